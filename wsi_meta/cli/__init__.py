@@ -1,0 +1,37 @@
+"""The ``wsi-meta`` command: one small module per subcommand, each a single call into the library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import wsi_meta
+from wsi_meta.cli.evaluate import evaluate
+from wsi_meta.cli.train import train
+from wsi_meta.errors import WsiMetaError
+
+__all__ = ["main"]
+
+
+class _OneLineErrors(click.Group):
+    """A group that turns bad input, full disks and the like into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (WsiMetaError, OSError) as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(wsi_meta.__version__, prog_name="wsi-meta")
+def main() -> None:
+    """Map tumor on whole-slide images of lymph nodes. A research tool, not a medical device.
+
+    Start with:  wsi-meta demo
+    """
+
+
+for _command in (train, evaluate):
+    main.add_command(_command)

@@ -1,0 +1,46 @@
+"""``wsi-meta evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["evaluate"]
+
+
+@click.command(epilog=options.example("wsi-meta evaluate default pcam/ --split valid --json"))
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
+@options.batch_size_option
+@options.workers_option
+@options.device_option
+@options.precision_option
+@options.as_json_option
+def evaluate(
+    model: str,
+    data: tuple[Path, ...],
+    split: str | None,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
+    """Tell how well MODEL (a file, or 'default') knows the labelled patches in DATA."""
+    from wsi_meta.training.evaluate import evaluate as evaluate_model
+
+    result = evaluate_model(
+        model,
+        data,
+        split=split,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        progress=True,
+    )
+    options.print_result(result.to_dict(), as_json=as_json)

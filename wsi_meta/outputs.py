@@ -1,0 +1,38 @@
+"""Where results may be written: refused before the work, not after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from wsi_meta.errors import OutputExistsError, OutputPathError
+
+__all__ = ["check_output"]
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> Path:
+    """Make sure that a file can be written.
+
+    Raises
+    ------
+    OutputExistsError
+        when it exists and not `overwrite`.
+    OutputPathError
+        when its folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    check_folder(path)
+    if path.is_dir():
+        raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
+    return path
+
+
+def check_folder(path: Path) -> None:
+    """Make sure that `path`'s folder exists and can be written to; OutputPathError if not."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another --out")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputPathError(f"{path}: the folder {folder} cannot be written to; choose another --out")

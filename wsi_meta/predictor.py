@@ -1,0 +1,163 @@
+"""From pixels to logits: device, precision, batches. Knows nothing of slides or stores."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import DeviceError
+from wsi_meta.model import Model
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "resolve_precision"]
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(device: str = "auto") -> str:
+    """Give the torch device to use: ``auto`` is the first CUDA GPU, else the CPU.
+
+    Raises
+    ------
+    DeviceError
+        when the device is unknown or not on this machine.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise DeviceError(f"--device {device}: not a device; expected auto, cpu, cuda or cuda:N") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"--device {device}: no CUDA GPU is to be had on this machine; use --device cpu")
+    if kind not in ("cpu", "cuda"):
+        raise DeviceError(f"--device {device}: not supported; expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Give ``fp32`` or ``bf16``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
+
+    On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32.
+
+    Raises
+    ------
+    DeviceError
+        when `precision` is none of :data:`PRECISIONS`.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise DeviceError(f"--precision {precision}: not supported; expected one of {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc's allocator to keep freed memory for the next batch instead of giving it back to the kernel.
+
+    Activations of hundreds of MB are otherwise mapped and zeroed anew for every layer: measured a quarter to a third of
+    the time on a CPU (docs/benchmarks.md). Does nothing on other systems.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 64 << 20)
+
+
+class Predictor:
+    """Applies a model to patches.
+
+    Every forward pass has exactly `batch_size` rows (the last one is padded), so a patch's logit depends neither on
+    its neighbours in the batch nor on how many there are. One pass runs at a time; threads may share a predictor.
+
+    Parameters
+    ----------
+    model : as :func:`wsi_meta.load_model` gives it
+    device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
+    precision : ``auto``, ``fp32`` or ``bf16``
+    batch_size : rows of one forward pass
+    """
+
+    def __init__(self, model: Model, *, device: str = "auto", precision: str = "auto", batch_size: int = 64) -> None:
+        import torch
+
+        self.model = model
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.batch_size = batch_size
+        self._lock = threading.Lock()
+        if self.device == "cpu":
+            keep_freed_memory()
+        if self.precision == "bf16":
+            # BatchNorm keeps fp32 parameters under autocast; only matrix products run in bf16
+            self._autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        else:
+            self._autocast = torch.autocast(torch.device(self.device).type, enabled=False)
+        self._network = model.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
+        """Give the logit of every patch.
+
+        Parameters
+        ----------
+        patches : uint8 tensor (n, patch_px, patch_px, 3), RGB, at the model's mpp
+
+        Returns
+        -------
+        float32 array (n,): raw logits, before calibration.
+        """
+        import torch
+
+        logits = [self._forward(patches[start : start + self.batch_size]) for start in range(0, len(patches), self.batch_size)]
+        return torch.cat(logits).numpy() if logits else np.empty(0, np.float32)
+
+    def predict_block(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
+        """Give the logit of every wanted cell of a block, a forward pass per patch.
+
+        Parameters
+        ----------
+        image : uint8 (height, width, 3) RGB at the model's mpp; the patch of cell (row, col) has its corner at
+            ``(row * stride_px, col * stride_px)`` of it
+        wanted : bool (rows, cols), the cells to predict
+        stride_px : side of a cell, pixels at the model's mpp
+
+        Returns
+        -------
+        float32 array (rows, cols): logits; NaN where not wanted.
+        """
+        import torch
+
+        side = self.model.card.preprocessing.patch_px
+        windows = torch.from_numpy(image).unfold(0, side, stride_px).unfold(1, side, stride_px)
+        rows, cols = np.nonzero(wanted)
+        logits = np.full(wanted.shape, np.nan, np.float32)
+        for start in range(0, len(rows), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            patches = windows[rows[part], cols[part]].permute(0, 2, 3, 1)
+            logits[rows[part], cols[part]] = self._forward(patches).numpy()
+        return logits
+
+    def _forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """One pass over at most `batch_size` patches; float32 logits on the CPU."""
+        import torch
+
+        batch = torch.zeros((self.batch_size, *patches.shape[1:]), dtype=torch.uint8)
+        batch[: len(patches)] = patches
+        with self._lock, torch.inference_mode(), self._autocast:
+            images = self.model.card.preprocessing.to_input(batch.to(self.device))
+            return self._network(images)[: len(patches), 0].float().cpu()

@@ -1,0 +1,76 @@
+"""What the network is shown: the one place that knows patch size, pixel size, mean and standard deviation.
+
+Training and scanning call the same :meth:`Preprocessing.to_input`, so the same patch gives bit-equal input on both routes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Preprocessing"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become model input. Part of every model's card.
+
+    The defaults are PatchCamelyon's geometry (Veeling et al. 2018: 96 px patches of level 2 of Camelyon16, the label
+    says whether the centre 32 px hold tumor) and the mean and deviation of ImageNet, which the trunk starts from.
+    """
+
+    patch_px: int = 96
+    """Side of the patch that the network sees, pixels at `mpp`."""
+    label_px: int = 32
+    """Side of the centre square that a label describes, pixels at `mpp`."""
+    mpp: float = 0.972
+    """Micrometres per pixel of the patch."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean per channel (RGB) of pixels scaled to 0..1."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation per channel (RGB) of pixels scaled to 0..1."""
+    resampling: str = "area"
+    """Filter that brings a finer pyramid level to `mpp`."""
+
+    def to_input(self, images: torch.Tensor) -> torch.Tensor:
+        """Turn pixels into model input.
+
+        Parameters
+        ----------
+        images : uint8 tensor (n, height, width, 3), RGB, on any device
+
+        Returns
+        -------
+        float32 tensor (n, 3, height, width) on the same device, in channels-last memory order.
+        """
+        import torch
+
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise TypeError(f"expected uint8 (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
+        mean = torch.tensor(self.mean, device=images.device) * 255
+        scale = 1 / (torch.tensor(self.std, device=images.device) * 255)
+        return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as plain JSON values."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
+        """Make one from :meth:`to_dict`'s fields.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            when a field is missing, unknown or no number.
+        """
+        fields = dict(fields)
+        fields["mean"] = tuple(float(v) for v in fields["mean"])
+        fields["std"] = tuple(float(v) for v in fields["std"])
+        made = cls(**fields)
+        if made.resampling != "area" or not made.mpp > 0 or made.patch_px < 1:
+            raise ValueError(f"preprocessing not supported: {fields}")
+        return made
