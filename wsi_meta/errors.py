@@ -15,6 +15,7 @@ __all__ = [
     "SlideReadError",
     "TrainingError",
     "WsiMetaError",
+    "first_line",
 ]
 
 
@@ -56,3 +57,8 @@ class TrainingError(WsiMetaError, RuntimeError):
 
 class DeviceError(WsiMetaError, RuntimeError):
     """The device or precision asked for is not to be had on this machine."""
+
+
+def first_line(error: BaseException) -> str:
+    """Give what another library's error says, as far as it fits into one line."""
+    return " ".join(str(error).split()[:40]) or type(error).__name__

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import math
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import ModelFileError
+import numpy as np
+
+from wsi_meta.errors import ModelFileError, first_line
 from wsi_meta.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
 __all__ = ["FORMAT_VERSION", "Calibration", "Model", "ModelCard", "build_network", "load_model", "read_card", "save_model"]
@@ -38,11 +42,15 @@ class Calibration:
     temperature: float = 1.0
     bias: float = 0.0
 
-    def to_probability(self, logits: torch.Tensor) -> torch.Tensor:
-        """Give calibrated probabilities (float32) of logits of any shape; NaN stays NaN."""
-        import torch
+    def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
 
-        return torch.sigmoid(logits.float() / self.temperature + self.bias)
+        An element's value does not depend on its neighbours: a vectorised sigmoid rounds its last few elements
+        differently, which would show as a difference between block sizes.
+        """
+        from scipy.special import expit
+
+        return np.asarray(expit(logits.astype(np.float64) / self.temperature + self.bias), np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,18 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> ModelCard:
-        """Make a card from :meth:`to_dict`'s fields; KeyError, TypeError or ValueError when they do not fit."""
+        """Make a card from :meth:`to_dict`'s fields, all of them; KeyError, TypeError or ValueError when they do not fit."""
+        if missing := {field.name for field in dataclass_fields(cls)} - set(fields):
+            raise KeyError(f"missing: {', '.join(sorted(missing))}")
         fields = dict(fields)
         fields["classes"] = tuple(fields["classes"])
         fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
-        fields["calibration"] = Calibration(**fields["calibration"])
-        return cls(**fields)
+        fields["calibration"] = Calibration(
+            temperature=fields["calibration"]["temperature"], bias=fields["calibration"]["bias"]
+        )
+        card = cls(**fields)
+        _refuse_senseless(card)
+        return card
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,7 @@ def load_model(path: str | Path | None = None) -> Model:
     try:
         network.load_state_dict(load(content))
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
-        raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({_first_line(error)})") from error
+        raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
     return Model(network.eval(), card, hashlib.sha256(content).hexdigest(), path)
 
 
@@ -165,54 +179,61 @@ def read_card(path: str | Path) -> ModelCard:
         as :func:`load_model`.
     """
     path = Path(path)
-    header = _read_header(path)
-    stored = header.get("__metadata__", {}).get("wsi_meta")
+    stored = _read_metadata(path).get("wsi_meta")
     if stored is None:
         raise ModelFileError(
-            f"{path}: safetensors without a wsi-meta card; expected a file from 'wsi-meta train' (bare weights go to 'train --init')"
+            f"{path}: safetensors without a wsi-meta card; expected a file from 'wsi-meta train' "
+            "(bare weights can go to 'train --init')"
         )
     try:
         fields = json.loads(stored)
         version = int(fields["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: its card cannot be read ({_first_line(error)}); train or download it again") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its card cannot be read ({first_line(error)}); train or download it again") from error
     if version > FORMAT_VERSION:
         raise ModelFileError(
             f"{path}: card format {version} is newer than {FORMAT_VERSION}, the newest known here; update wsi-meta"
         )
     try:
         card = ModelCard.from_dict(fields)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: its card is incomplete ({_first_line(error)}); train or download it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: its card is incomplete ({first_line(error)}); train or download it again") from error
     if card.architecture != "resnet50":
         raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected 'resnet50'")
     return card
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """Read the JSON header of a safetensors file: 8 bytes of length (little endian), then JSON, then tensors."""
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Read a safetensors file's metadata; safetensors itself checks that the file is whole."""
     if not path.exists():
         raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
     if path.is_dir():
         raise ModelFileError(f"{path}: a directory; expected a .safetensors model file")
-    with path.open("rb") as file:
-        start = file.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as content:
+            start = content.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
             raise ModelFileError(
-                f"{path}: a pickle, which can run code when it is opened; expected safetensors (weights can go to 'train --init')"
-            )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        try:
-            header = json.loads(file.read(length)) if 2 <= length <= path.stat().st_size - 8 else None
-            end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ModelFileError(f"{path}: not a safetensors file, or a truncated one; train or download it again") from None
-    if path.stat().st_size != 8 + length + end:
+                f"{path}: a pickle, which can run code when it is opened; expected safetensors "
+                "(weights can go to 'train --init')"
+            ) from None
         raise ModelFileError(
-            f"{path}: truncated: {path.stat().st_size} bytes, expected {8 + length + end}; train or download it again"
-        )
-    return dict(header)
+            f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
+        ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _refuse_senseless(card: ModelCard) -> None:
+    numbers = [*card.thresholds.values(), *card.metrics.values(), card.calibration.bias, card.calibration.temperature]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise ValueError("thresholds, metrics and calibration must be numbers")
+    if card.calibration.temperature <= 0 or not isinstance(card.dense, bool):
+        raise ValueError("temperature must be over 0, dense true or false")
+    if not isinstance(card.training, dict) or not all(isinstance(name, str) and len(name) > 1 for name in card.classes):
+        raise ValueError("training must be an object, classes a list of names")
+    if not all(isinstance(value, str) for value in card.versions.values()):
+        raise ValueError("versions must be texts")

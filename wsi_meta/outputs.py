@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
@@ -34,5 +34,10 @@ def check_folder(path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another --out")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputPathError(f"{path}: the folder {folder} cannot be written to; choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputPathError(
+            f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another --out"
+        ) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import DeviceError
+from wsi_meta.errors import DeviceError, ModelFileError
 from wsi_meta.model import Model
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Predictor:
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
         self._lock = threading.Lock()
+        self._stopped = False
         if self.device == "cpu":
             keep_freed_memory()
         if self.precision == "bf16":
@@ -152,12 +153,21 @@ class Predictor:
             logits[rows[part], cols[part]] = self._forward(patches).numpy()
         return logits
 
+    def stop(self) -> None:
+        """Let passes that other threads still ask for fail at once, so that an interrupted scan ends soon."""
+        self._stopped = True
+
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
         """One pass over at most `batch_size` patches; float32 logits on the CPU."""
         import torch
 
+        if self._stopped:
+            raise InterruptedError("the predictor was stopped")
         batch = torch.zeros((self.batch_size, *patches.shape[1:]), dtype=torch.uint8)
         batch[: len(patches)] = patches
         with self._lock, torch.inference_mode(), self._autocast:
             images = self.model.card.preprocessing.to_input(batch.to(self.device))
-            return self._network(images)[: len(patches), 0].float().cpu()
+            logits: torch.Tensor = self._network(images)[: len(patches), 0].float().cpu()
+        if not torch.isfinite(logits).all():
+            raise ModelFileError(f"{self.model.path}: gives logits that are no numbers; train or download it again")
+        return logits

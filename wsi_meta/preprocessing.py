@@ -6,6 +6,7 @@ Training and scanning call the same :meth:`Preprocessing.to_input`, so the same 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -67,10 +68,13 @@ class Preprocessing:
         KeyError, TypeError, ValueError
             when a field is missing, unknown or no number.
         """
-        fields = dict(fields)
-        fields["mean"] = tuple(float(v) for v in fields["mean"])
-        fields["std"] = tuple(float(v) for v in fields["std"])
-        made = cls(**fields)
-        if made.resampling != "area" or not made.mpp > 0 or made.patch_px < 1:
+        if unknown := set(fields) - set(cls.__dataclass_fields__):
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        numbers = {name: fields[name] for name in ("patch_px", "label_px", "mpp")}
+        mean, std = (tuple(fields[name]) for name in ("mean", "std"))
+        made = cls(**numbers, mean=mean, std=std, resampling=fields["resampling"])
+        whole = all(type(side) is int and side > 0 for side in (made.patch_px, made.label_px))
+        real = all(type(value) in (int, float) and isfinite(value) for value in (*mean, *std, made.mpp))
+        if not (whole and real and len(mean) == len(std) == 3 and made.mpp > 0 and min(std) > 0 and made.resampling == "area"):
             raise ValueError(f"preprocessing not supported: {fields}")
         return made

@@ -11,27 +11,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, first_line
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "open_patches", "split_for_training"]
+__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
 
 SPLITS = ("train", "valid", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class Patches:
+class Patches(Dataset[tuple[torch.Tensor, int]]):
     """Labelled patches that are read one by one when asked for; a map-style dataset for torch's ``DataLoader``."""
 
     files: tuple[Path, ...]
@@ -47,8 +49,6 @@ class Patches:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """Give patch and label: uint8 tensor (patch_px, patch_px, 3), RGB, and 0 or 1; DataError if it cannot be read."""
-        import torch
-
         return torch.from_numpy(self.read(index)), int(self.labels[index])
 
     def read(self, index: int) -> NDArray[np.uint8]:
@@ -60,15 +60,11 @@ class Patches:
             when it does not decode or is not `patch_px` square.
         """
         if self.rows[index] >= 0:
-            return _read_hdf5_row(self.files[index], int(self.rows[index]))
-        from PIL import Image
-
+            row = int(self.rows[index])
+            return np.asarray(_read_hdf5(self.files[index], "x", lambda patches: patches[row], f"row {row}"))
         path = self.files[index]
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"{path}: does not decode as an image ({error}); remove or replace it") from error
+        with _opened_image(path) as image:
+            pixels = np.array(image.convert("RGB"))
         self._check_shape(path, (pixels.shape[1], pixels.shape[0]))
         return pixels
 
@@ -80,14 +76,9 @@ class Patches:
         DataError
             for the first file that is no image or not `patch_px` square, and when there is only one class.
         """
-        from PIL import Image
-
         for path in (path for path, row in zip(self.files, self.rows, strict=True) if row < 0):
-            try:
-                with Image.open(path) as image:
-                    self._check_shape(path, image.size)
-            except OSError as error:
-                raise DataError(f"{path}: does not decode as an image ({error}); remove or replace it") from error
+            with _opened_image(path) as image:
+                self._check_shape(path, image.size)
         tumor = int(self.labels.sum())
         if tumor in (0, len(self)):
             only = "normal (0)" if tumor == 0 else "tumor (1)"
@@ -126,13 +117,17 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
         when a folder is missing or in none of the layouts, or its parts contradict each other.
     """
     found: dict[str, list[Patches]] = {}
-    for folder in [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]:
+    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    for number, folder in enumerate(folders):
+        if folder.resolve() in {other.resolve() for other in folders[:number]}:
+            raise DataError(f"{folder}: given twice; expected each folder once")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected a folder of labelled patches")
         parts = [*_open_hdf5(folder), *_open_kaggle(folder), *_open_class_folders(folder)]
         if not parts:
             raise DataError(
-                f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, or folders 0/ and 1/"
+                f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
+                "or folders 0/ and 1/"
             )
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
@@ -151,7 +146,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     Raises
     ------
     DataError
-        when there is nothing to train on or either part holds only one class.
+        when there is no train split.
     """
     if "train" not in data:
         raise DataError(f"{_place(next(iter(data.values())).files)}: only {', '.join(data)} patches; expected a train split")
@@ -166,9 +161,18 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
-def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
-    import h5py
+def read_batches(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Give a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
 
+    A DataError from a process that decodes patches comes out as it was raised there, without that process's traceback.
+    """
+    try:
+        yield from loader
+    except DataError as error:
+        raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
+
+
+def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
     for split in SPLITS:
         x_path, y_path = (folder / f"camelyonpatch_level_2_split_{split}_{part}.h5" for part in "xy")
         if not x_path.exists() and not y_path.exists():
@@ -176,13 +180,10 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
         for path in (x_path, y_path):
             if not path.exists():
                 raise DataError(f"{path}: missing; expected beside its other half (x: patches, y: labels)")
-        try:
-            with h5py.File(x_path) as x_file, h5py.File(y_path) as y_file:
-                shape, labels = x_file["x"].shape, np.asarray(y_file["y"]).reshape(-1)
-        except (OSError, KeyError) as error:
-            raise DataError(f"{x_path}: not a PCam HDF5 pair with 'x' and 'y' ({error}); download it again") from error
-        if shape[1:] != (96, 96, 3):
-            raise DataError(f"{x_path}: patches of shape {shape[1:]}; expected (96, 96, 3)")
+        shape, dtype = _read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype))
+        labels = _read_hdf5(y_path, "y", np.asarray).reshape(-1)
+        if shape[1:] != (96, 96, 3) or dtype != np.uint8:
+            raise DataError(f"{x_path}: patches {dtype} of shape {shape[1:]}; expected uint8 (96, 96, 3)")
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
         yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), _checked_labels(labels, y_path))
@@ -192,12 +193,20 @@ def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
     table = folder / "train_labels.csv"
     if not table.exists():
         return
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"id", "label"} <= set(reader.fieldnames or ()):
-            raise DataError(f"{table}: columns {reader.fieldnames}; expected 'id' and 'label'")
-        labels = {str(row["id"]): row["label"] for row in reader}
-    images = {path.stem: path for path in sorted((folder / "train").glob("*.tif"))}
+    labels: dict[str, str] = {}
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"id", "label"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{table}: columns {reader.fieldnames}; expected 'id' and 'label'")
+            for row in reader:
+                if labels.setdefault(row["id"], row["label"]) != row["label"]:
+                    raise DataError(f"{table}: id '{row['id']}' has two labels; expected one")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: not a table of labels ({first_line(error)}); expected CSV with 'id' and 'label'") from error
+    if not labels:
+        raise DataError(f"{table}: no labels in it; expected a row per image")
+    images = {path.stem: path for path in _images(folder / "train") if path.suffix.lower() in (".tif", ".tiff")}
     _refuse_mismatch(table, sorted(set(labels) - set(images)), "ids without an image in train/")
     _refuse_mismatch(table, sorted(set(images) - set(labels)), "images in train/ without a label")
     names = sorted(labels)
@@ -211,7 +220,7 @@ def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
             continue
         files, labels = [], []
         for label in (0, 1):
-            of_class = sorted(path for path in (place / str(label)).glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+            of_class = _images(place / str(label))
             files += of_class
             labels += [label] * len(of_class)
         if not files:
@@ -228,11 +237,12 @@ def _join(parts: list[Patches]) -> Patches:
 
 
 def _checked_labels(values: Iterable[object], path: Path) -> NDArray[np.uint8]:
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
     texts = [str(value).strip() for value in values]
     for row, text in enumerate(texts):
-        if text not in ("0", "1"):
+        if text not in known:
             raise DataError(f"{path}: label '{text}' in row {row}; expected 0 or 1")
-    return np.array(texts).astype(np.uint8)
+    return np.array([known[text] for text in texts], np.uint8)
 
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
@@ -244,11 +254,31 @@ def _place(files: Sequence[Path]) -> Path:
     return files[0].parent if files else Path()
 
 
-def _read_hdf5_row(path: Path, row: int) -> NDArray[np.uint8]:
+def _images(folder: Path) -> list[Path]:
+    """List a folder's images by name, without the hidden twins that macOS leaves."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+
+
+@contextmanager
+def _opened_image(path: Path) -> Iterator[Any]:
+    """Open an image; DataError for whatever goes wrong while it is open."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except DataError:
+        raise
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: does not decode as an image ({first_line(error)}); remove or replace it") from error
+
+
+def _read_hdf5(path: Path, name: str, read: Callable[[Any], Any], what: str = "the file") -> Any:
+    """Give what `read` makes of the data set `name` of one of PCam's HDF5 files; an error says that `what` failed."""
     import h5py
 
     try:
         with h5py.File(path) as file:
-            return np.asarray(file["x"][row])
-    except OSError as error:
-        raise DataError(f"{path}: row {row} cannot be read ({error}); download the file again") from error
+            return read(file[name])
+    except (OSError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{path}: {what} cannot be read as PCam's '{name}' ({first_line(error)}); download it again") from error

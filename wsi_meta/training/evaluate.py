@@ -13,7 +13,7 @@ from wsi_meta.errors import DataError
 from wsi_meta.model import Model, load_model
 from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
-from wsi_meta.training.datasets import Patches, open_patches
+from wsi_meta.training.datasets import Patches, open_patches, read_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,7 +68,8 @@ def evaluate(
     splits = open_patches(data)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
-        raise DataError(f"{data}: no '{wanted}' split; found {', '.join(splits)}")
+        folders = data if isinstance(data, str | Path) else " ".join(map(str, data))
+        raise DataError(f"{folders}: no '{wanted}' split; found {', '.join(splits)}")
     patches = splits[wanted]
     patches.check()
     model = model if isinstance(model, Model) else load_model(model)
@@ -78,17 +79,16 @@ def evaluate(
 
 def evaluate_patches(predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False) -> Evaluation:
     """Evaluate a predictor on patches that are already opened; see :func:`evaluate`."""
-    import torch
     from sklearn.metrics import log_loss, roc_auc_score
     from torch.utils.data import DataLoader
 
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers)
     logits = []
     with progress_bar(len(patches), "patches", "evaluating", enabled=progress) as bar:
-        for images, _ in loader:
+        for images, _ in read_batches(loader):
             logits.append(predictor.predict_patches(images))
             bar.update(len(images))
-    probabilities = predictor.model.card.calibration.to_probability(torch.from_numpy(np.concatenate(logits))).numpy()
+    probabilities = predictor.model.card.calibration.to_probability(np.concatenate(logits))
     truth = patches.labels.astype(bool)
     called = probabilities >= 0.5
     return Evaluation(

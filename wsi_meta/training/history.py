@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.training.evaluate import Evaluation
 
-__all__ = ["Epoch", "draw_curves", "write_history"]
+__all__ = ["Epoch", "curves_path", "draw_curves", "history_path", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,19 @@ class Epoch:
         )
 
 
+def history_path(out: Path) -> Path:
+    """Give the place of the history of the model file `out`."""
+    return out.with_suffix(".history.csv")
+
+
+def curves_path(out: Path) -> Path:
+    """Give the place of the curves of the model file `out`."""
+    return out.with_suffix(".curves.png")
+
+
 def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
     """Write ``<stem>.history.csv`` beside the model file `out`; give its path."""
-    path = out.with_suffix(".history.csv")
+    path = history_path(out)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
         writer.writeheader()
@@ -70,6 +80,6 @@ def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    path = out.with_suffix(".curves.png")
+    path = curves_path(out)
     figure.savefig(path, dpi=120)
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, first_line
 
 __all__ = ["STAGES", "Start", "initialise", "stage_of"]
 
@@ -71,23 +71,25 @@ def _download_imagenet() -> dict[str, torch.Tensor]:
 
     try:
         return dict(ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
-    except OSError as error:
+    except Exception as error:  # no network, a broken download, a wrong hash: each its own kind, all mean the same here
         raise ModelFileError(
-            f"--init imagenet: the download failed ({error}); pass a file of weights as --init FILE, or --init none"
+            f"--init imagenet: the download failed ({first_line(error)}); pass a file of weights as --init FILE, or --init none"
         ) from error
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{path}: its weights cannot be read ({str(error).splitlines()[0]})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {name.removeprefix("module."): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of old pickles, which it then refuses
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
+    content = content.get("state_dict", content) if isinstance(content, dict) else None
+    entries = content.items() if isinstance(content, dict) else ()
+    return {str(name).removeprefix("module."): tensor for name, tensor in entries if isinstance(tensor, torch.Tensor)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from wsi_meta.errors import TrainingError
+from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.model import Model, ModelCard, build_network, half_precision, save_model
 from wsi_meta.outputs import check_output
 from wsi_meta.predictor import Predictor, keep_freed_memory, resolve_device, resolve_precision
 from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.augment import augment
-from wsi_meta.training.datasets import Patches, open_patches, split_for_training
+from wsi_meta.training.datasets import Patches, open_patches, read_batches, split_for_training
 from wsi_meta.training.evaluate import Evaluation, evaluate_patches
-from wsi_meta.training.history import Epoch, draw_curves, write_history
+from wsi_meta.training.history import Epoch, curves_path, draw_curves, history_path, write_history
 from wsi_meta.training.init import STAGES, Start, initialise, stage_of
 from wsi_meta.versions import library_versions
 
@@ -51,6 +51,10 @@ class Recipe:
     """Share of each class held out where the data bring no validation split."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 2:
+            raise ValueError(f"{self.epochs} epochs with batches of {self.batch_size}; expected at least 1 and 2")
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -69,7 +73,7 @@ class _Learner:
     """A network and what changes it."""
 
     network: nn.Module
-    forward: nn.Module
+    forward: Callable[[torch.Tensor], torch.Tensor]
     """`network`, compiled where that pays."""
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
@@ -118,6 +122,8 @@ def train(
     """
     recipe = recipe or Recipe()
     out = check_output(out, overwrite=overwrite)
+    for beside in (history_path(out), curves_path(out)):
+        check_output(beside, overwrite=overwrite)
     train_set, valid_set = _open_checked(data, recipe)
     torch.manual_seed(recipe.seed)
     start = initialise(build_network(), init)
@@ -132,14 +138,13 @@ def train(
         loss, seconds = _train_epoch(learner, loader, f"epoch {number}/{recipe.epochs}", progress=progress)
         state = half_precision(learner.network.state_dict())
         validation = _judge(state, valid_set, learner, workers, progress=progress)
-        epochs.append(Epoch.of(number, learner.schedule.get_last_lr()[-1], loss, validation, len(train_set), seconds))
+        epochs.append(Epoch.of(number, float(learner.schedule.get_last_lr()[-1]), loss, validation, len(train_set), seconds))
         note(epochs[-1].summary, enabled=progress)
         history, curves = write_history(out, epochs), draw_curves(out, epochs)
         if best is None or validation.auc > best.validation.auc:
             save_model(out, state, _make_card(start, recipe, train_set, valid_set, epochs[-1]))
             best = TrainResult(out, history, curves, number, validation)
-    if best is None:
-        raise TrainingError(f"{recipe.epochs} epochs asked for; expected at least 1")
+    assert best is not None  # a recipe has at least one epoch
     return best
 
 
@@ -173,24 +178,23 @@ def _make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, device: st
     keep_freed_memory()
     network = start.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     named = dict(network.named_parameters())
-    groups = [
-        {"params": [named[name] for name in named if name in start.loaded], "max_lr": recipe.lr_loaded},
-        {"params": [named[name] for name in named if name not in start.loaded], "max_lr": recipe.lr},
-    ]
-    groups = [group for group in groups if group["params"]]
-    optimiser = torch.optim.AdamW([{"params": group["params"]} for group in groups], weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [group["max_lr"] for group in groups], recipe.epochs * steps_per_epoch, pct_start=recipe.warm_up
-    )
+    loaded = [named[name] for name in named if name in start.loaded]
+    new = [named[name] for name in named if name not in start.loaded]
+    groups = [(group, lr) for group, lr in ((loaded, recipe.lr_loaded), (new, recipe.lr)) if group]
+    optimiser = torch.optim.AdamW([{"params": group} for group, _ in groups], weight_decay=recipe.weight_decay)
+    steps = recipe.epochs * steps_per_epoch
+    if math.isclose(steps * recipe.warm_up, 1):
+        steps += 1  # OneCycleLR divides by steps * warm_up - 1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr for _, lr in groups], steps, pct_start=recipe.warm_up)
     # eager bf16 training on a CPU falls back to slow kernels (measured: docs/benchmarks.md); compiled it does not
-    compiled = torch.compile(network) if precision == "bf16" and device == "cpu" else network
+    forward = torch.compile(network) if precision == "bf16" and device == "cpu" else network
     generator = torch.Generator(device).manual_seed(recipe.seed)
-    return _Learner(network, compiled, optimiser, schedule, generator, device, precision)
+    return _Learner(network, forward, optimiser, schedule, generator, device, precision)
 
 
 def _freeze(start: Start, recipe: Recipe, epoch: int) -> None:
     """Let only those parameters learn that this epoch is meant for."""
-    last = STAGES[-1] if epoch <= recipe.head_epochs else recipe.freeze
+    last = STAGES[-2] if epoch <= recipe.head_epochs else recipe.freeze
     frozen = STAGES[: STAGES.index(last) + 1]
     for name, parameter in start.network.named_parameters():
         parameter.requires_grad_(not (name in start.loaded and stage_of(name) in frozen))
@@ -203,7 +207,7 @@ def _train_epoch(
     learner.network.train()
     began, total, seen = time.perf_counter(), 0.0, 0
     with progress_bar(len(loader) * (loader.batch_size or 1), "images", title, enabled=progress) as bar:
-        for images, labels in loader:
+        for images, labels in read_batches(loader):
             loss = _step(learner, images, labels)
             if not math.isfinite(loss):
                 raise TrainingError(
@@ -235,7 +239,12 @@ def _judge(state: dict[str, torch.Tensor], patches: Patches, learner: _Learner, 
     network.load_state_dict(state)
     model = Model(network.eval(), ModelCard(preprocessing=learner.preprocessing), "", Path())
     predictor = Predictor(model, device=learner.device, precision=learner.precision)
-    return evaluate_patches(predictor, patches, workers=workers, progress=progress)
+    try:
+        return evaluate_patches(predictor, patches, workers=workers, progress=progress)
+    except ModelFileError as error:
+        raise TrainingError(
+            "the weights grew until their logits were no numbers; lower --lr (the best epoch so far is kept)"
+        ) from error
 
 
 def _make_card(start: Start, recipe: Recipe, train_set: Patches, valid_set: Patches, epoch: Epoch) -> ModelCard:

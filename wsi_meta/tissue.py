@@ -1,0 +1,152 @@
+"""Where there is tissue. Made for recall: what is left out is never scanned, so doubt counts as tissue."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import DataError
+from wsi_meta.grid import PatchGrid
+from wsi_meta.slide import Slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TissueMask", "find_tissue", "read_tissue_mask"]
+
+MASK_MPP = 7.776
+"""Resolution of the mask: 8 model pixels, a quarter of a cell (level 5 of a Camelyon slide)."""
+MIN_SATURATION = 0.07
+"""PCam's own rule: patches whose blurred HSV saturation nowhere reached this were thrown away (Veeling et al. 2018)."""
+BLUR_UM = 8.0
+"""Standard deviation of the blur before saturation is taken."""
+MAX_DARKNESS = 0.2
+"""HSV value under which a grey pixel is a black border or ink, not a nucleus (averaged over 8 um, none is as dark)."""
+PEN_HUE = (0.22, 0.62)
+"""HSV hue from green to blue: ink. Haematoxylin and eosin lie beyond, from violet to red."""
+PEN_SATURATION = 0.25
+"""Ink is at least this saturated; paler pixels are kept whatever their hue, but at its edge."""
+PEN_EDGE_UM = 40.0
+"""How far the soft edge of ink reaches."""
+CLOSE_UM = 40.0
+"""Gaps up to about twice this are bridged."""
+FILL_MM2 = 0.5
+"""Holes up to this are filled: fat inside a node is pale, and nodal tissue runs through it."""
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Tissue on a slide at low resolution."""
+
+    mask: NDArray[np.bool_]
+    """True where there is tissue; shape (rows, cols) over the whole slide."""
+    downsample: tuple[float, float]
+    """Level-0 pixels per pixel of the mask: (rows, cols)."""
+    source: str
+    """``found``, ``none`` (everything counts as tissue) or the file it was read from."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the slide that is tissue."""
+        return float(self.mask.mean())
+
+    def cells(self, grid: PatchGrid) -> NDArray[np.bool_]:
+        """Give the grid's cells that hold any tissue: bool (rows, cols)."""
+        sums = np.pad(self.mask.astype(np.int32), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        (top, bottom), (left, right) = (
+            _covering(count, grid.cell_l0 / step, length)
+            for count, step, length in zip(grid.shape, self.downsample, self.mask.shape, strict=True)
+        )
+        inside = sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
+        return np.asarray(inside > 0)
+
+    def fingerprint(self) -> str:
+        """Give a SHA-256 (hexadecimal) over mask and place."""
+        return hashlib.sha256(np.packbits(self.mask).tobytes() + repr((self.mask.shape, self.downsample)).encode()).hexdigest()
+
+
+def find_tissue(slide: Slide) -> TissueMask:
+    """Find tissue by colour saturation on an overview of about 8 um per pixel.
+
+    Tissue is whatever is coloured beyond PCam's own floor of 0.07; ink and black borders are taken out, gaps and
+    smaller holes filled. Parts of the overview that cannot be read count as tissue.
+
+    Raises
+    ------
+    SlideReadError
+        when nothing of the overview can be read.
+    MissingMppError
+    """
+    mpp = max(MASK_MPP, slide.mpp)
+    image, readable = slide.read_overview(mpp)
+    coloured, ink = _tell_colours(image, mpp)
+    return TissueMask((_bridge(coloured & ~ink, mpp) & ~ink) | ~readable, (mpp / slide.mpp,) * 2, "found")
+
+
+def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
+    """Read a mask from an image over the whole slide (png, tif, jpg) or a ``.npy`` array; what is not 0 is tissue.
+
+    The word ``none`` makes everything tissue.
+
+    Raises
+    ------
+    DataError
+        when it cannot be read or its shape is not the slide's, larger or smaller.
+    """
+    if str(path) == "none":
+        return TissueMask(np.ones((1, 1), bool), (float(slide.height), float(slide.width)), "none")
+    from PIL import Image
+
+    path = Path(path)
+    try:
+        pixels = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a tissue mask ({error}); expected an image or .npy, 0 for background, or 'none'"
+        ) from error
+    mask = np.asarray(pixels.any(-1) if pixels.ndim == 3 else pixels != 0)
+    if mask.ndim != 2 or not mask.size:
+        raise DataError(f"{path}: shape {pixels.shape}; expected an image (rows, cols) over the whole slide")
+    downsample = (slide.height / mask.shape[0], slide.width / mask.shape[1])
+    # a mask of rounded size may be off by a pixel on either side
+    if abs(downsample[0] - downsample[1]) > 2 * max(downsample) / min(mask.shape):
+        raise DataError(
+            f"{path}: {mask.shape[1]}x{mask.shape[0]} px do not fit the slide's {slide.width}x{slide.height}; "
+            "expected the same shape, scaled; is it the mask of another slide?"
+        )
+    return TissueMask(mask, downsample, path.name)
+
+
+def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Give what is stained (not glass, not black) and what is ink, its soft edge included."""
+    from skimage.color import rgb2hsv
+    from skimage.filters import gaussian
+    from skimage.morphology import dilation, disk
+
+    hue, saturation, value = np.moveaxis(rgb2hsv(gaussian(image, BLUR_UM / mpp, channel_axis=-1)), -1, 0)
+    of_ink = (hue > PEN_HUE[0]) & (hue < PEN_HUE[1])
+    ink = of_ink & dilation(of_ink & (saturation >= PEN_SATURATION), disk(round(PEN_EDGE_UM / mpp)))
+    return np.asarray((saturation >= MIN_SATURATION) & (value > MAX_DARKNESS)), np.asarray(ink)
+
+
+def _bridge(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
+    """Close gaps, then fill the smaller of the holes: background that is enclosed by tissue."""
+    from scipy.ndimage import binary_fill_holes
+    from skimage.morphology import closing, disk, remove_small_objects
+
+    radius = round(CLOSE_UM / mpp)
+    rows, cols = mask.shape
+    closed = closing(np.pad(mask, radius, mode="edge"), disk(radius))[radius : radius + rows, radius : radius + cols]
+    holes = binary_fill_holes(closed) & ~closed
+    return np.asarray(closed | holes & ~remove_small_objects(holes, max_size=round(FILL_MM2 * 1e6 / mpp**2)))
+
+
+def _covering(count: int, step: float, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give first and end index of the mask pixels that each of `count` cells of side `step` touches."""
+    edges = step * np.arange(count + 1)
+    first = np.floor(edges[:-1] + 1e-6).astype(np.int64).clip(0, length - 1)
+    return first, np.ceil(edges[1:] - 1e-6).astype(np.int64).clip(first + 1, length)
