@@ -7,7 +7,11 @@ from typing import Any
 import click
 
 import wsi_meta
+from wsi_meta.cli.demo import demo
 from wsi_meta.cli.evaluate import evaluate
+from wsi_meta.cli.info import info
+from wsi_meta.cli.overlay import overlay
+from wsi_meta.cli.scan import scan
 from wsi_meta.cli.train import train
 from wsi_meta.errors import WsiMetaError
 
@@ -22,6 +26,8 @@ class _OneLineErrors(click.Group):
             return super().invoke(ctx)
         except (WsiMetaError, OSError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            raise click.ClickException("interrupted; what was done is kept, the same command goes on from there") from None
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,5 +39,5 @@ def main() -> None:
     """
 
 
-for _command in (train, evaluate):
+for _command in (demo, scan, overlay, info, train, evaluate):
     main.add_command(_command)

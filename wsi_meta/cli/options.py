@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +16,7 @@ __all__ = [
     "overwrite_option",
     "precision_option",
     "print_result",
+    "print_results",
     "workers_option",
 ]
 
@@ -47,13 +47,21 @@ def example(text: str) -> str:
 
 def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result to stdout: JSON, or a line per figure."""
-    if as_json:
-        print(json.dumps(result))
-        return
+    print(json.dumps(result) if as_json else "\n".join(_lines(result)))
+
+
+def print_results(results: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print one result as :func:`print_result`; several as a JSON list, or below each other."""
+    if len(results) == 1:
+        print_result(results[0], as_json=as_json)
+    else:
+        print(json.dumps(results) if as_json else "\n\n".join("\n".join(_lines(result)) for result in results))
+
+
+def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in result.items():
-        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
-
-
-def show_progress() -> bool:
-    """Say whether bars make sense: always, unless stderr was closed."""
-    return sys.stderr is not None
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        elif value is not None:
+            yield f"{indent}{name}: {round(value, 4) if isinstance(value, float) else value}"

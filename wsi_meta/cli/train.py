@@ -15,7 +15,7 @@ __all__ = ["train"]
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model file to write (.safetensors).")
 @click.option("--init", default="imagenet", show_default=True, help="imagenet (a download), none, or a file of weights.")
-@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak step, new layers.")
 @click.option("--lr-loaded", type=click.FloatRange(0), default=3e-4, show_default=True, help="Peak step, loaded layers.")
@@ -27,7 +27,7 @@ __all__ = ["train"]
     show_default=True,
     help="Last stage whose loaded kernels stay as they are.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of split, order, weights and augmentation.")
 @options.workers_option
 @options.device_option
 @options.precision_option

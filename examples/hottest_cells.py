@@ -1,0 +1,33 @@
+"""Read a heatmap with nothing but zarr and print its hottest cells in level-0 pixels, to look them up in a viewer.
+
+python examples/hottest_cells.py heat.zarr
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+
+def main(store: Path, count: int = 10) -> None:
+    group = zarr.open_group(store, mode="r")
+    attributes: Any = group.attrs
+    scale, translation = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    mpp = attributes["wsi_meta"]["slide"]["mpp"]
+    probability = np.asarray(group["0"])
+    order = np.argsort(np.nan_to_num(probability, nan=-1), axis=None)[::-1][:count]
+    print("probability      x      y   (centre of the cell, level-0 pixels)")
+    for index in order:
+        row, col = np.unravel_index(index, probability.shape)
+        if np.isnan(probability[row, col]):
+            break
+        y, x = (np.array([row, col]) * scale["scale"] + translation["translation"]) / mpp
+        print(f"{probability[row, col]:11.4f} {x:6.0f} {y:6.0f}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

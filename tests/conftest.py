@@ -1,0 +1,68 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from PIL import Image
+
+from wsi_meta.model import ModelCard, build_network, half_precision, save_model
+
+# a busy machine is no failure: time limits are pytest-timeout's
+settings.register_profile("wsi-meta", deadline=None)
+settings.load_profile("wsi-meta")
+# two threads that share busy cores wait for each other: measured ten times slower than one
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file with random weights (seed 0) in half precision and a default card; never change it.
+
+    Its head is scaled so that tissue gets probabilities on both sides of 0.5 instead of 1.0 everywhere.
+    """
+    path = tmp_path_factory.mktemp("model") / "random.safetensors"
+    torch.manual_seed(0)
+    state = build_network().state_dict()
+    state["fc.weight"] *= -0.1
+    state["fc.bias"].fill_(2.8)
+    save_model(path, half_precision(state), ModelCard())
+    return path
+
+
+@pytest.fixture(scope="session")
+def patch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 16 training and 8 validation patches, told apart by colour; never change it."""
+    folder = tmp_path_factory.mktemp("patches")
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 8), ("valid", 4)):
+        for label, colour in enumerate(((230, 200, 215), (110, 60, 140))):
+            place = folder / split / str(label)
+            place.mkdir(parents=True)
+            for number in range(n):
+                pixels = np.clip(np.array(colour) + rng.normal(0, 20, (96, 96, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{split}{number}.png", compress_level=1)
+    return folder
+
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real patches and slides beside the checkout, for tests marked so."""
+    return SHARED_DATA
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out (and count as deselected) the tests whose data or hardware are not here."""
+    here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available()}
+    missing = {name for name, present in here.items() if not present}
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

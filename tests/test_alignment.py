@@ -1,0 +1,57 @@
+"""Every mark on a huge slide lies in the cell that the store's own metadata says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from fakes import DarknessPredictor
+from slides import write_sparse_slide
+
+import wsi_meta.scanning
+from wsi_meta.scanning import scan
+
+SIDE = 100_000
+MARK = 24
+"""Side of a mark, level-0 pixels."""
+
+
+def _marks(mpp: float) -> list[tuple[int, int, int]]:
+    """Near the corners and in the middle, each in the middle of a cell by plain arithmetic."""
+    cell = 32 * 0.972 / mpp
+    last = int(SIDE / cell) - 1
+    places = [(0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2), (last // 3, last - 1)]
+    return [(round((col + 0.5) * cell) - MARK // 2, round((row + 0.5) * cell) - MARK // 2, MARK) for row, col in places]
+
+
+@pytest.mark.parametrize("mpp", [0.243, 0.25, 0.499])
+def test_marks_lie_where_the_metadata_says(
+    mpp: float, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    marks = _marks(mpp)
+    slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
+    tissue = np.zeros((1000, 1000), bool)
+    for x, y, _ in marks:
+        row, col = y * 1000 // SIDE, x * 1000 // SIDE
+        tissue[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = True
+    np.save(tmp_path / "tissue.npy", tissue)
+    scan(slide, tmp_path / "heat.zarr", model=model_file, tissue_mask=tmp_path / "tissue.npy", block_px=960)
+
+    group = zarr.open_group(tmp_path / "heat.zarr", mode="r")
+    ome: dict[str, list[dict[str, list[dict[str, list[dict[str, list[float]]]]]]]] = group.attrs["ome"]  # type: ignore[assignment]
+    scale, translation = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    darkness = np.asarray(group["0"])
+    expected = set()
+    for x, y, side in marks:
+        centre_um = np.array([(y + side / 2) * mpp, (x + side / 2) * mpp])
+        row, col = np.rint((centre_um - translation["translation"]) / scale["scale"]).astype(int)
+        expected.add((int(row), int(col)))
+    dark = {(int(row), int(col)) for row, col in np.argwhere(darkness > 0.503)}
+    assert dark == expected
+    assert len(expected) == len(marks)
+    area = (MARK * mpp / (32 * 0.972)) ** 2
+    for place in expected:
+        assert 2 * darkness[place] - 1 == pytest.approx(np.tanh(area / 2), rel=0.1), "the mark lies wholly in its cell"

@@ -1,0 +1,175 @@
+"""The commands: what they print, how they fail. What they do is tested where it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from fakes import DarknessPredictor
+from slides import damage_tile, texture, write_slide
+
+import wsi_meta
+import wsi_meta.scanning
+from wsi_meta.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _darkness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(300, 400))
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def _one_line_error(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in result.output
+    return errors[0]
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = _run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example:\n    wsi-meta {command}" in result.output
+
+
+def test_every_option_has_help() -> None:
+    for command in main.commands.values():
+        for option in command.params:
+            if option.param_type_name == "option":
+                assert getattr(option, "help", None), f"{command.name} {option.opts}"
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    code = (
+        "import sys, wsi_meta, wsi_meta.cli; heavy = {'torch', 'numpy', 'zarr', 'dask', 'openslide', 'matplotlib', 'skimage'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_public_names_are_there() -> None:
+    public = set(dir(wsi_meta))
+    assert {
+        "scan",
+        "open_slide",
+        "find_tissue",
+        "load_model",
+        "Heatmap",
+        "score_slide",
+        "draw_overlay",
+        "train",
+        "evaluate",
+    } <= public
+    stub = Path(wsi_meta.__file__).with_suffix(".pyi").read_text()
+    for name in [line.split(" as ")[1] for line in stub.splitlines() if " as " in line]:
+        assert getattr(wsi_meta, name).__doc__, name
+        assert name in public
+
+
+def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    out = tmp_path / "heat.zarr"
+    result = _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64, "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["complete"] is True
+    assert 0 <= facts["score"] <= 1
+    assert facts["heatmap"] == str(out)
+    assert _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64).exit_code == 0
+    assert "holds another scan" in _one_line_error(_run("scan", slide_file, "--out", out, "--model", model_file))
+    result = _run("overlay", out, "--slide", slide_file, "--out", tmp_path / "o.png", "--max-side", 300)
+    assert result.stdout.strip() == str(tmp_path / "o.png")
+    assert (tmp_path / "o.png").stat().st_size > 1000
+    for path, kind in [(slide_file, "slide"), (out, "heatmap"), (model_file, "model")]:
+        assert json.loads(_run("info", path, "--json").stdout)["kind"] == kind
+        assert f"kind: {kind}" in _run("info", path).stdout
+
+
+def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    other = write_slide(tmp_path / "other.tif", texture(200, 200, seed=2))
+    result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, "--json")
+    assert result.exit_code == 0
+    assert [Path(row["heatmap"]).name for row in json.loads(result.stdout)] == ["node.zarr", "other.zarr"]
+    result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file)
+    assert result.exit_code == 1
+    assert "no such file" in result.stderr
+
+
+def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, model_file: Path) -> None:
+    path = write_slide(tmp_path / "torn.tif", texture(256, 2200))
+    damage_tile(path, 0)
+    result = _run("scan", path, "--out", tmp_path / "h.zarr", "--model", model_file, "--tissue-mask", "none", "--json")
+    assert "cells could not be read" in _one_line_error(result)
+    assert json.loads(result.stdout.splitlines()[0])["complete"] is False
+    assert (tmp_path / "h.zarr").is_dir()
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.tif").write_text("no slide")
+    (tmp_path / "cut.tif").write_bytes(slide_file.read_bytes()[: slide_file.stat().st_size // 2])
+    coarse = write_slide(tmp_path / "coarse.tif", texture(64, 64), 28.0)
+    torch.save({"fc.weight": torch.zeros(1, 2048)}, tmp_path / "pickle.pth")
+    (tmp_path / "cut.safetensors").write_bytes(model_file.read_bytes()[:5000])
+    out = tmp_path / "h.zarr"
+    cases: list[tuple[object, object, str]] = [
+        (tmp_path / "gone.tif", model_file, "gone.tif: no such file"),
+        (tmp_path, model_file, "a directory"),
+        (tmp_path / "empty.tif", model_file, "empty.tif: an empty file"),
+        (tmp_path / "text.tif", model_file, "text.tif: not a slide"),
+        (tmp_path / "cut.tif", model_file, "cut.tif"),
+        (coarse, model_file, "coarse.tif: 28 um per pixel is too coarse"),
+        (slide_file, tmp_path / "gone.safetensors", "no such model file"),
+        (slide_file, tmp_path / "pickle.pth", "a pickle"),
+        (slide_file, tmp_path / "cut.safetensors", "truncated"),
+    ]
+    for slide, model, told in cases:
+        assert told in _one_line_error(_run("scan", slide, "--out", out, "--model", model))
+        assert not out.exists()
+    assert "no such store" in _one_line_error(_run("overlay", tmp_path / "gone.zarr", "--out", tmp_path / "o.png"))
+    for name in ("gone.tif", "gone.safetensors", "gone.zarr"):
+        assert name in _one_line_error(_run("info", tmp_path / name))
+
+
+def test_usage_errors(slide_file: Path) -> None:
+    for arguments in [
+        ("scan", slide_file),
+        ("scan", "--out", "x.zarr"),
+        ("scan", slide_file, "--out", "x.zarr", "--stride", 20),
+        ("scan", slide_file, "--out", "x.zarr", "--stride", 128),
+        ("scan", slide_file, "--out", "x.zarr", "--mode", "psychic"),
+        ("overlay", "x.zarr", "--out", "x.png", "--alpha", 2),
+        ("nonsense",),
+    ]:
+        assert _run(*arguments).exit_code == 2, arguments
+
+
+def test_the_console_script_runs() -> None:
+    script = Path(sys.executable).with_name("wsi-meta")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert done.stdout.strip() == f"wsi-meta, version {wsi_meta.__version__}"
+
+
+@pytest.mark.shared_data
+def test_shared_bad_slides(tmp_path: Path, shared_data: Path, model_file: Path) -> None:
+    for name in ("broken.svs", "plain_not_pyramidal.tif", "camelyon16_overview_28um.dcm"):
+        error = _one_line_error(
+            _run("scan", shared_data / "slides" / name, "--out", tmp_path / "h.zarr", "--model", model_file)
+        )
+        assert name in error
+        assert not (tmp_path / "h.zarr").exists()

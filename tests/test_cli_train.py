@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError
+from wsi_meta.training.evaluate import evaluate
+from wsi_meta.training.train import Recipe, train
+
+HERE = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one line on stderr with which a command fails on bad input."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert "Traceback" not in line
+    return line
+
+
+def write_classes(folder: Path, n: tuple[int, int] = (2, 2)) -> Path:
+    for number in range(sum(n)):
+        place = folder / ("0" if number < n[0] else "1")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (96, 96), (40 * number, 90, 120)).save(place / f"{number}.png")
+    return folder
+
+
+# --- help
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_names_every_command(flag: str) -> None:
+    result = run(flag)
+
+    assert result.exit_code == 0
+    assert all(f"\n  {name} " in result.stdout for name in ("train", "evaluate", *main.commands))
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_help_of_a_command_has_an_example(name: str) -> None:
+    result = run(name, "--help")
+
+    assert result.exit_code == 0
+    assert f"Example:\n    wsi-meta {name}" in result.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from wsi_meta.cli import main; main(['--help'], standalone_mode=False);"
+        "print({'torch', 'torchvision', 'zarr', 'dask', 'distributed', 'skimage', 'matplotlib'} & set(sys.modules))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "Commands:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+# --- commands say what the library says
+
+
+def call_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a command calls the library's function of the same name."""
+    calls = []
+
+    def stand_in(*values: Any, **options: Any) -> Any:
+        calls.append((values, options))
+        raise DataError("far enough")
+
+    monkeypatch.setattr(importlib.import_module(f"wsi_meta.training.{command}"), command, stand_in)
+    assert "far enough" in refusal(command, *arguments)
+    (call,) = calls
+    return call
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
+
+
+def test_train_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, options = call_of(monkeypatch, "train", "one", "two", "--out", "m.safetensors")
+
+    assert values == ((Path("one"), Path("two")), Path("m.safetensors"))
+    assert options == defaults(train) | {"recipe": Recipe(), "progress": True}
+
+
+def test_evaluate_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, options = call_of(monkeypatch, "evaluate", "default", "one", "two")
+
+    assert values == ("default", (Path("one"), Path("two")))
+    assert options == defaults(evaluate) | {"progress": True}
+
+
+def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(epochs=7, head_epochs=2, freeze="layer3", batch_size=5, lr=0.25, lr_loaded=0.125, seed=11)
+    words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --seed 11"
+    more = "--init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
+
+    _, options = call_of(monkeypatch, "train", "data", "--out", "m", *words.split(), *more.split())
+
+    assert options.pop("recipe") == recipe
+    assert options == {
+        "init": "w.pth",
+        "device": "cpu",
+        "precision": "bf16",
+        "workers": 3,
+        "overwrite": True,
+        "progress": True,
+    }
+
+
+def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--split train --device cpu --precision bf16 --workers 3 --batch-size 5"
+
+    _, options = call_of(monkeypatch, "evaluate", "m", "data", *words.split())
+
+    assert options == {
+        "split": "train",
+        "device": "cpu",
+        "precision": "bf16",
+        "workers": 3,
+        "batch_size": 5,
+        "progress": True,
+    }
+
+
+# --- results
+
+
+def test_train_then_evaluate_print_the_same_figures(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+
+    made = run("train", patch_folder, "--out", out, "--init", "none", "--epochs", "1", "--batch-size", "16", "--json", *HERE)
+    assert made.exit_code == 0, made.output
+    known = run("evaluate", out, patch_folder, "--split", "valid", "--json", *HERE)
+    assert known.exit_code == 0, known.output
+
+    trained, evaluated = json.loads(made.stdout), json.loads(known.stdout)
+    assert evaluated["n"] == 8
+    assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
+    assert 0 <= evaluated["auc"] <= 1
+    assert {name: trained[name] for name in evaluated} == evaluated
+    assert trained["best_epoch"] == 1
+    assert {Path(trained[name]).name for name in ("model", "history", "curves")} == {path.name for path in tmp_path.iterdir()}
+    assert "epoch 1: training loss" in made.stderr
+
+
+def test_evaluate_prints_a_line_for_each_figure(model_file: Path, patch_folder: Path) -> None:
+    result = run("evaluate", model_file, patch_folder, "--batch-size", "8", *HERE)
+
+    assert result.exit_code == 0
+    figures = dict(line.split(": ") for line in result.stdout.splitlines())
+    assert figures["n"] == "8"
+    assert {"auc", "accuracy"} <= set(figures)
+    assert 0 <= float(figures["auc"]) <= 1
+
+
+# --- bad input
+
+
+def test_train_on_bad_data_names_the_place(tmp_path: Path) -> None:
+    out: tuple[str | Path, ...] = ("--out", tmp_path / "m.safetensors", "--init", "none", *HERE)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wrong_size = write_classes(tmp_path / "wrong")
+    Image.new("RGB", (50, 96)).save(wrong_size / "1" / "9.png")
+    no_image = write_classes(tmp_path / "none")
+    (no_image / "0" / "9.jpg").write_text("no image")
+
+    assert str(tmp_path / "gone") in refusal("train", tmp_path / "gone", *out)
+    assert str(empty) in refusal("train", empty, *out)
+    assert "9.png: 50x96 px" in refusal("train", wrong_size, *out)
+    assert "9.jpg: does not decode" in refusal("train", no_image, *out)
+    assert "expected both classes" in refusal("train", write_classes(tmp_path / "single", (0, 3)), *out)
+    assert "do not fill one batch" in refusal("train", write_classes(tmp_path / "few"), *out)
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_train_refuses_outputs_it_may_not_write(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_text("precious")
+
+    assert "--overwrite" in refusal("train", patch_folder, "--out", out)
+    assert "there is no folder" in refusal("train", patch_folder, "--out", tmp_path / "gone" / "m.safetensors")
+    assert "a directory" in refusal("train", patch_folder, "--out", tmp_path)
+    assert out.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_train_refuses_an_init_that_is_none(patch_folder: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pth"
+    torch.save({"weights": torch.zeros(3)}, bad)
+    out: tuple[str | Path, ...] = ("--out", tmp_path / "m.safetensors", "--batch-size", "8", *HERE)
+
+    assert "none of its 1 tensors fits" in refusal("train", patch_folder, "--init", bad, *out)
+    assert "gone.pth: no such file" in refusal("train", patch_folder, "--init", tmp_path / "gone.pth", *out)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_train_ends_in_one_line_when_the_loss_is_no_number(
+    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("wsi_meta.training.train")
+    monkeypatch.setattr(module, "_step", lambda *_values: float("nan"))
+
+    result = run("train", patch_folder, "--out", tmp_path / "m.safetensors", "--init", "none", "--batch-size", "8", *HERE)
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: the loss became nan")
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_evaluate_on_bad_input_names_the_place(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    pickled, cut = tmp_path / "m.pth", tmp_path / "cut.safetensors"
+    torch.save({}, pickled)
+    cut.write_bytes(model_file.read_bytes()[:1000])
+
+    assert "gone.safetensors: no such model file" in refusal("evaluate", tmp_path / "gone.safetensors", patch_folder)
+    assert f"{tmp_path}: a directory" in refusal("evaluate", tmp_path, patch_folder)
+    assert "m.pth: a pickle" in refusal("evaluate", pickled, patch_folder)
+    assert "cut.safetensors: not a safetensors file, or a truncated one" in refusal("evaluate", cut, patch_folder)
+    assert "gone: no such folder" in refusal("evaluate", model_file, tmp_path / "gone")
+    assert "no 'test' split" in refusal("evaluate", model_file, patch_folder, "--split", "test")
+
+
+def test_a_device_that_is_none_is_one_line(model_file: Path, patch_folder: Path) -> None:
+    assert "--device mars" in refusal("evaluate", model_file, patch_folder, "--device", "mars")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads
+def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_path: Path, workers: int) -> None:
+    data = write_classes(tmp_path / "data")
+    path = data / "1" / "2.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+    result = run("evaluate", model_file, data, "--batch-size", "4", *HERE, "--workers", str(workers))
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert f"Error: {path}: does not decode" in last
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "train",
+        "train data",
+        "train --out m.safetensors",
+        "train data --out m.safetensors --epochs 0",
+        "train data --out m.safetensors --epochs many",
+        "train data --out m.safetensors --batch-size 1",
+        "train data --out m.safetensors --lr 0",
+        "train data --out m.safetensors --freeze layer9",
+        "train data --out m.safetensors --workers -1",
+        "train data --out m.safetensors --precision fp8",
+        "train data --out m.safetensors --dropout 0.5",
+        "evaluate",
+        "evaluate default",
+        "evaluate default data --split all",
+        "evaluate default data --batch-size 0",
+        "evaluate default data --out m.safetensors",
+        "diagnose",
+    ],
+)
+def test_wrong_usage_exits_2(arguments: str) -> None:
+    result = run(*arguments.split())
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage:" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsi_meta.errors import DataError
+from wsi_meta.training.datasets import Patches, open_patches, split_for_training
+
+
+def draw(n: int, seed: int = 0, side: int = 96) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def hdf5_path(folder: Path, part: str, split: str = "train") -> Path:
+    return folder / f"camelyonpatch_level_2_split_{split}_{part}.h5"
+
+
+def write_hdf5(folder: Path, split: str, patches: Any, labels: Sequence[int]) -> None:
+    with h5py.File(hdf5_path(folder, "x", split), "w") as file:
+        file["x"] = patches
+    with h5py.File(hdf5_path(folder, "y", split), "w") as file:
+        file["y"] = np.array(labels, np.uint8).reshape(-1, 1, 1, 1)
+
+
+def write_kaggle(folder: Path, patches: Any, table: str) -> None:
+    (folder / "train").mkdir()
+    for name, pixels in zip("abcdefgh", patches, strict=False):
+        Image.fromarray(pixels).save(folder / "train" / f"{name}.tif")
+    (folder / "train_labels.csv").write_text(table)
+
+
+def write_classes(folder: Path, n: tuple[int, int] = (2, 2), suffix: str = "png", seed: int = 0) -> NDArray[np.uint8]:
+    patches = draw(sum(n), seed)
+    for number, pixels in enumerate(patches):
+        place = folder / ("0" if number < n[0] else "1")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"{number}.{suffix}")
+    return patches
+
+
+def open_and_check(paths: Path | list[Path]) -> None:
+    for patches in open_patches(paths).values():
+        patches.check()
+
+
+def refusal(paths: Path | list[Path], named: Path) -> str:
+    """The one line that says why data are not opened; it names `named`."""
+    with pytest.raises(DataError) as caught:
+        open_and_check(paths)
+    text = str(caught.value)
+    assert str(named) in text
+    assert "\n" not in text
+    return text
+
+
+def in_memory(labels: Sequence[int]) -> Patches:
+    """Patches that are never read."""
+    files = tuple(Path(f"{number}.png") for number in range(len(labels)))
+    return Patches(files, np.full(len(labels), -1), np.array(labels, np.uint8))
+
+
+# --- PCam's HDF5 pairs
+
+
+def test_hdf5_pairs_give_pixels_and_labels_of_each_split(tmp_path: Path) -> None:
+    patches = {"train": draw(5), "valid": draw(3, seed=1), "test": draw(2, seed=2)}
+    labels = {"train": [0, 1, 1, 0, 1], "valid": [1, 0, 0], "test": [0, 1]}
+    for split in patches:
+        write_hdf5(tmp_path, split, patches[split], labels[split])
+
+    data = open_patches(tmp_path)
+
+    assert list(data) == ["train", "valid", "test"]
+    for split, opened in data.items():
+        opened.check()
+        assert opened.labels.tolist() == labels[split]
+        assert opened.labels.dtype == np.uint8
+        for number in range(len(opened)):
+            assert np.array_equal(opened.read(number), patches[split][number])
+
+
+def test_an_item_is_a_uint8_tensor_and_a_label(tmp_path: Path) -> None:
+    patches = draw(2)
+    write_hdf5(tmp_path, "train", patches, [0, 1])
+
+    image, label = open_patches(str(tmp_path))["train"][1]
+
+    assert image.dtype == torch.uint8
+    assert image.shape == (96, 96, 3)
+    assert torch.equal(image, torch.from_numpy(patches[1]))
+    assert label == 1
+
+
+@pytest.mark.parametrize("part", ["x", "y"])
+def test_half_a_pair_is_refused(tmp_path: Path, part: str) -> None:
+    write_hdf5(tmp_path, "valid", draw(2), [0, 1])
+    hdf5_path(tmp_path, part, "valid").unlink()
+
+    assert "missing" in refusal(tmp_path, hdf5_path(tmp_path, part, "valid"))
+
+
+def test_a_pair_of_different_lengths_is_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(3), [0, 1])
+
+    assert "2 labels for 3 patches" in refusal(tmp_path, hdf5_path(tmp_path, "y"))
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 64, 3), (2, 96, 96), (2, 96, 96, 4), (2, 3, 96, 96)], ids=str)
+def test_hdf5_patches_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    write_hdf5(tmp_path, "train", np.zeros(shape, np.uint8), [0, 1])
+
+    text = refusal(tmp_path, hdf5_path(tmp_path, "x"))
+
+    assert str(shape[1:]) in text
+    assert "(96, 96, 3)" in text
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", b"\x89HDF\r\n\x1a\n"])
+def test_a_file_that_is_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    hdf5_path(tmp_path, "x").write_bytes(content)
+
+    refusal(tmp_path, hdf5_path(tmp_path, "x"))
+
+
+def test_a_truncated_hdf5_file_is_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    path = hdf5_path(tmp_path, "x")
+    path.write_bytes(path.read_bytes()[:20_000])
+
+    refusal(tmp_path, path)
+
+
+def test_hdf5_without_the_patches_is_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    with h5py.File(hdf5_path(tmp_path, "x"), "w") as file:
+        file["images"] = draw(2)
+
+    refusal(tmp_path, hdf5_path(tmp_path, "x"))
+
+
+def test_hdf5_labels_other_than_0_and_1_are_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(3), [0, 1, 2])
+
+    assert "label '2' in row 2" in refusal(tmp_path, hdf5_path(tmp_path, "y"))
+
+
+def test_a_damaged_hdf5_row_is_named_when_it_is_read(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    path = hdf5_path(tmp_path, "x")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=draw(2), chunks=(1, 96, 96, 3), compression="gzip")
+        start = file["x"].id.get_chunk_info(1).byte_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 5000] = b"\x55" * 5000
+    path.write_bytes(content)
+    patches = open_patches(tmp_path)["train"]
+
+    assert np.array_equal(patches.read(0), draw(2)[0])
+    with pytest.raises(DataError, match=r"_train_x\.h5: row 1 cannot be read"):
+        patches.read(1)
+
+
+# --- Kaggle's folder
+
+
+def test_kaggle_labels_go_to_their_images(tmp_path: Path) -> None:
+    patches = draw(3)
+    write_kaggle(tmp_path, patches, "id,label\nc,1\na,0\nb,1\n")
+
+    data = open_patches(tmp_path)
+
+    assert list(data) == ["train"]
+    data["train"].check()
+    found = {data["train"].files[i].stem: (data["train"].read(i), int(data["train"].labels[i])) for i in range(3)}
+    assert {name: label for name, (_, label) in found.items()} == {"a": 0, "b": 1, "c": 1}
+    assert all(np.array_equal(found[name][0], pixels) for name, pixels in zip("abc", patches, strict=True))
+
+
+def test_labels_of_missing_images_are_refused(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(2), "id,label\na,0\nb,1\nlost,1\ngone,0\n")
+
+    assert "2 ids without an image in train/, first 'gone'" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+def test_labels_without_the_image_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train_labels.csv").write_text("id,label\na,0\nb,1\n")
+
+    assert "2 ids without an image" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+def test_images_without_labels_are_refused(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(3), "id,label\na,0\nc,1\n")
+
+    assert "1 images in train/ without a label, first 'b'" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+@pytest.mark.parametrize("header", ["name,label", "id,class", "0,1", ""], ids=str)
+def test_other_columns_are_refused(tmp_path: Path, header: str) -> None:
+    write_kaggle(tmp_path, draw(2), f"{header}\na,0\nb,1\n" if header else "")
+
+    assert "expected 'id' and 'label'" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+@pytest.mark.parametrize("row", ["b,2", "b,-1", "b,tumor", "b,0.5", "b,", "b"])
+def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, row: str) -> None:
+    write_kaggle(tmp_path, draw(2), f"id,label\na,0\n{row}\n")
+
+    assert "expected 0 or 1" in refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+# --- class folders
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "tiff", "PNG"])
+def test_class_folders_without_splits_are_for_training(tmp_path: Path, suffix: str) -> None:
+    patches = write_classes(tmp_path, (2, 3), suffix)
+
+    data = open_patches(tmp_path)
+
+    assert list(data) == ["train"]
+    data["train"].check()
+    assert data["train"].labels.tolist() == [0, 0, 1, 1, 1]
+    assert all(np.array_equal(data["train"].read(i), patches[i]) for i in range(5))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
+def test_jpeg_patches_are_read(tmp_path: Path, suffix: str) -> None:
+    for label, colour in enumerate([(220, 180, 200), (90, 40, 120)]):
+        (tmp_path / str(label)).mkdir()
+        Image.new("RGB", (96, 96), colour).save(tmp_path / str(label) / f"a.{suffix}", quality=95)
+
+    patches = open_patches(tmp_path)["train"]
+
+    assert np.abs(patches.read(0).astype(int) - (220, 180, 200)).max() <= 3
+    assert np.abs(patches.read(1).astype(int) - (90, 40, 120)).max() <= 3
+
+
+def test_class_folders_with_splits_are_kept_apart(tmp_path: Path) -> None:
+    patches = {
+        split: write_classes(tmp_path / split, (1, 1), seed=seed) for seed, split in enumerate(["test", "valid", "train"])
+    }
+
+    data = open_patches(tmp_path)
+
+    assert list(data) == ["train", "valid", "test"]
+    for split, opened in data.items():
+        assert np.array_equal(opened.read(1), patches[split][1])
+
+
+def test_files_that_are_no_images_by_name_are_left_out(tmp_path: Path) -> None:
+    write_classes(tmp_path, (1, 1))
+    (tmp_path / "0" / "notes.txt").write_text("by hand")
+
+    assert len(open_patches(tmp_path)["train"]) == 2
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_other_colour_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    write_classes(tmp_path, (1, 1))
+    Image.new("RGB", (96, 96), (51, 51, 51)).convert(mode).save(tmp_path / "0" / "0.png")
+
+    pixels = open_patches(tmp_path)["train"].read(0)
+
+    assert pixels.shape == (96, 96, 3)
+    assert pixels.dtype == np.uint8
+    assert np.unique(pixels).tolist() == [51]
+
+
+@pytest.mark.parametrize("size", [(95, 96), (96, 97), (32, 32), (192, 192)], ids=str)
+def test_an_image_of_another_size_is_named(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_classes(tmp_path)
+    path = tmp_path / "1" / "2.png"
+    Image.new("RGB", size).save(path)
+
+    text = refusal(tmp_path, path)
+
+    assert f"{size[0]}x{size[1]} px" in text
+    assert "expected 96x96" in text
+    with pytest.raises(DataError, match="expected 96x96"):
+        open_patches(tmp_path)["train"].read(2)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"II*\0", b"\xff\xd8\xff"])
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    write_classes(tmp_path)
+    path = tmp_path / "1" / "2.png"
+    path.write_bytes(content)
+
+    assert "does not decode" in refusal(tmp_path, path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_an_image_whose_pixels_do_not_decode_is_named_when_it_is_read(tmp_path: Path, suffix: str) -> None:
+    write_classes(tmp_path, suffix=suffix)
+    path = tmp_path / "1" / f"2.{suffix}"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    patches = open_patches(tmp_path)["train"]
+
+    with pytest.raises(DataError, match=f"2.{suffix}: does not decode") as caught:
+        patches.read(2)
+
+    assert str(path) in str(caught.value)
+    assert patches.read(3).shape == (96, 96, 3)
+
+
+# --- folders, joined
+
+
+def test_folders_of_different_layouts_are_joined(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("hdf5", "kaggle", "classes")]
+    for folder in folders:
+        folder.mkdir()
+    write_hdf5(folders[0], "train", draw(2), [1, 0])
+    write_kaggle(folders[1], draw(3, seed=1), "id,label\na,0\nb,1\nc,1\n")
+    write_classes(folders[2] / "train", (1, 1))
+    write_classes(folders[2] / "valid", (1, 2))
+
+    data = open_patches(folders)
+
+    assert {split: len(patches) for split, patches in data.items()} == {"train": 7, "valid": 3}
+    assert data["train"].labels.tolist() == [1, 0, 0, 1, 1, 0, 1]
+    assert np.array_equal(data["train"].read(1), draw(2)[1])
+    assert np.array_equal(data["train"].read(4), draw(3, seed=1)[2])
+
+
+def test_layouts_within_one_folder_are_joined(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [1, 0])
+    write_classes(tmp_path, (1, 1))
+
+    assert open_patches(tmp_path)["train"].labels.tolist() == [1, 0, 0, 1]
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "here")
+
+    assert "no such folder" in refusal([tmp_path / "here", tmp_path / "gone"], tmp_path / "gone")
+
+
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "patches.zip"
+    path.touch()
+
+    assert "no such folder" in refusal(path, path)
+
+
+def test_a_folder_without_patches_is_refused(tmp_path: Path) -> None:
+    assert "no labelled patches found" in refusal(tmp_path, tmp_path)
+
+
+def test_class_folders_without_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "1").mkdir()
+
+    assert "hold no images" in refusal(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("n", "only"), [((3, 0), "all 3 patches are normal"), ((0, 2), "all 2 patches are tumor")])
+def test_a_single_class_is_refused(tmp_path: Path, n: tuple[int, int], only: str) -> None:
+    write_classes(tmp_path, n)
+
+    assert only in refusal(tmp_path, tmp_path)
+
+
+# --- validation
+
+
+def test_the_datas_own_validation_split_is_kept() -> None:
+    train, valid, test = in_memory([0, 1] * 5), in_memory([0, 1]), in_memory([1, 0])
+
+    parts = split_for_training({"train": train, "valid": valid, "test": test}, fraction=0.5, seed=3)
+
+    assert parts[0] is train
+    assert parts[1] is valid
+
+
+LABELS = st.tuples(st.integers(2, 30), st.integers(2, 30), st.randoms(use_true_random=False)).map(
+    lambda drawn: drawn[2].sample([0] * drawn[0] + [1] * drawn[1], drawn[0] + drawn[1])
+)
+
+
+@given(labels=LABELS, fraction=st.floats(0.01, 0.5), seed=st.integers(0, 2**32 - 1))
+def test_a_seeded_split_is_disjoint_complete_and_stratified(labels: list[int], fraction: float, seed: int) -> None:
+    data = in_memory(labels)
+
+    train, valid = split_for_training({"train": data}, fraction=fraction, seed=seed)
+    again = split_for_training({"train": data}, fraction=fraction, seed=seed)
+
+    assert set(train.files).isdisjoint(valid.files)
+    assert sorted([*train.files, *valid.files]) == sorted(data.files)
+    truth = dict(zip(data.files, labels, strict=True))
+    for part in (train, valid):
+        assert set(part.labels.tolist()) == {0, 1}
+        assert [truth[path] for path in part.files] == part.labels.tolist()
+    for label in (0, 1):
+        assert abs(int((valid.labels == label).sum()) - fraction * labels.count(label)) <= 1
+    assert (again[0].files, again[1].files) == (train.files, valid.files)
+
+
+def test_another_seed_splits_otherwise() -> None:
+    data = in_memory([0, 1] * 100)
+
+    held_out = [set(split_for_training({"train": data}, fraction=0.2, seed=seed)[1].files) for seed in range(5)]
+
+    assert all(held_out[i] != held_out[j] for i in range(5) for j in range(i))
+
+
+def test_a_tenth_is_held_out_unless_told_otherwise() -> None:
+    train, valid = split_for_training({"train": in_memory([0] * 60 + [1] * 40)})
+
+    assert np.bincount(valid.labels).tolist() == [6, 4]
+    assert np.bincount(train.labels).tolist() == [54, 36]
+
+
+def test_data_without_training_patches_are_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "valid")
+
+    with pytest.raises(DataError, match="only valid patches; expected a train split") as caught:
+        split_for_training(open_patches(tmp_path))
+
+    assert str(tmp_path) in str(caught.value)
+
+
+# --- fingerprints
+
+
+def test_a_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    write_classes(tmp_path / "one")
+    write_classes(tmp_path / "other")
+
+    prints = [open_patches(tmp_path / name)["train"].fingerprint() for name in ("one", "other")]
+
+    assert prints[0] == prints[1]
+    assert len(bytes.fromhex(prints[0])) == 32
+
+
+def test_a_fingerprint_depends_on_names_rows_labels_and_order() -> None:
+    files, rows, labels = (Path("a.png"), Path("b.png")), np.array([-1, -1]), np.array([0, 1], np.uint8)
+    variants = [
+        Patches(files, rows, labels),
+        Patches(files, rows, labels[::-1].copy()),
+        Patches((Path("a.png"), Path("c.png")), rows, labels),
+        Patches(files, np.array([-1, 0]), labels),
+        Patches(files, rows, labels).select(np.array([1, 0])),
+        Patches(files, rows, labels).select(np.array([0])),
+    ]
+
+    assert len({patches.fingerprint() for patches in variants}) == len(variants)
+
+
+@given(labels=LABELS, data=st.data())
+def test_selecting_keeps_files_rows_and_labels_together(labels: list[int], data: st.DataObject) -> None:
+    patches = Patches(in_memory(labels).files, np.arange(len(labels)), np.array(labels, np.uint8))
+    wanted = data.draw(st.lists(st.integers(0, len(labels) - 1), min_size=1))
+
+    chosen = patches.select(np.array(wanted))
+
+    assert len(chosen) == len(wanted)
+    assert chosen.rows.tolist() == wanted
+    assert chosen.labels.tolist() == [labels[i] for i in wanted]
+    assert chosen.files == tuple(patches.files[i] for i in wanted)
+
+
+def test_hdf5_patches_of_another_type_are_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2) / 255, [0, 1])
+    refusal(tmp_path, hdf5_path(tmp_path, "x"))
+
+
+def test_a_damaged_label_file_is_named(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    hdf5_path(tmp_path, "y").write_text("no")
+    refusal(tmp_path, hdf5_path(tmp_path, "y"))
+
+
+def test_labels_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(2), "id,label\na,0\nb,1\na,1\n")
+    refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+def test_a_label_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(2), "")
+    (tmp_path / "train_labels.csv").write_bytes(b"id,label\n\xff\xfe\x80,0\n")
+    refusal(tmp_path, tmp_path / "train_labels.csv")
+
+
+def test_an_empty_label_file_is_named(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, [], "id,label\n")
+    refusal(tmp_path, tmp_path)
+
+
+def test_a_label_file_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(2), "\ufeffid,label\na,0\nb,1\n")
+    assert open_patches(tmp_path)["train"].labels.tolist() == [0, 1]
+
+
+def test_a_folder_given_twice_does_not_leak_into_validation(tmp_path: Path) -> None:
+    write_classes(tmp_path, (4, 4))
+    with pytest.raises(DataError, match="given twice"):
+        open_patches([tmp_path, tmp_path])

@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+
+from wsi_meta.errors import ModelFileError, WsiMetaError
+from wsi_meta.model import (
+    FORMAT_VERSION,
+    Calibration,
+    ModelCard,
+    build_network,
+    half_precision,
+    load_model,
+    read_card,
+    save_model,
+)
+from wsi_meta.preprocessing import Preprocessing
+
+FULL_CARD = ModelCard(
+    classes=("normal", "tumor"),
+    preprocessing=Preprocessing(patch_px=64, label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+    dense=True,
+    calibration=Calibration(temperature=1.7, bias=-0.25),
+    thresholds={"default": 0.5, "sensitive": 0.125},
+    training={"recipe": {"epochs": 3, "freeze": "stem"}, "train": {"n": 7, "sha256": "ab"}, "note": None},
+    metrics={"auc": 0.9375, "n": 8},
+    versions={"python": "3.11.0", "torch": "2.6"},
+)
+TINY_STATE = {"fc.bias": torch.zeros(1)}
+
+
+def write_tiny(path: Path, change: Callable[[dict[str, Any]], object] = lambda _fields: None) -> Path:
+    """A model file of one tensor, whose card was changed on the way."""
+    fields = ModelCard().to_dict()
+    change(fields)
+    path.write_bytes(save(TINY_STATE, metadata={"wsi_meta": json.dumps(fields)}))
+    return path
+
+
+def refusal(path: Path) -> str:
+    """The one line that says why a file is not loaded."""
+    with pytest.raises(ModelFileError) as caught:
+        load_model(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    return text
+
+
+# --- the file and what it holds
+
+
+def test_every_field_of_a_card_survives_the_file(tmp_path: Path) -> None:
+    changed = {f.name for f in dataclasses.fields(ModelCard) if getattr(FULL_CARD, f.name) != getattr(ModelCard(), f.name)}
+    assert changed == {f.name for f in dataclasses.fields(ModelCard)} - {"architecture", "format_version"}
+    path = tmp_path / "m.safetensors"
+
+    save_model(path, TINY_STATE, FULL_CARD)
+
+    assert read_card(path) == FULL_CARD
+
+
+def test_half_precision_weights_load_as_they_were_rounded(model_file: Path) -> None:
+    torch.manual_seed(0)
+    state = build_network().state_dict()
+    state["fc.weight"] *= -0.1  # as the fixture does
+    state["fc.bias"].fill_(2.8)
+    rounded = half_precision(state)
+
+    loaded = load_model(model_file).network.state_dict()
+
+    assert loaded.keys() == rounded.keys()
+    for name, tensor in loaded.items():
+        assert tensor.dtype == (torch.int64 if name.endswith("num_batches_tracked") else torch.float32), name
+        assert torch.equal(tensor, rounded[name].to(tensor.dtype)), name
+
+
+def test_half_precision_rounds_kernels_only_and_copies() -> None:
+    state = {"kernel": torch.full((2, 2), 1 / 3), "bias": torch.full((2,), 1 / 3), "count": torch.tensor(5)}
+
+    rounded = half_precision(state)
+    rounded["bias"][0] = 9
+
+    assert {name: tensor.dtype for name, tensor in rounded.items()} == {
+        "kernel": torch.float16,
+        "bias": torch.float32,
+        "count": torch.int64,
+    }
+    assert state["bias"][0] == torch.tensor(1 / 3)
+    assert state["kernel"].dtype == torch.float32
+
+
+def test_a_half_precision_model_is_under_50_mb(model_file: Path) -> None:
+    assert model_file.stat().st_size < 50_000_000
+
+
+def test_a_loaded_model_is_ready_to_predict(model_file: Path) -> None:
+    model = load_model(str(model_file))
+
+    assert not any(module.training for module in model.network.modules())
+    assert model.card == ModelCard()
+    assert model.path == model_file
+    assert model.hash == hashlib.sha256(model_file.read_bytes()).hexdigest()
+    with torch.inference_mode():
+        images = model.card.preprocessing.to_input(torch.zeros((2, 96, 96, 3), dtype=torch.uint8))
+        assert model.network(images).shape == (2, 1)
+
+
+def test_network_has_torchvisions_names(model_file: Path) -> None:
+    state = load_file(model_file)
+
+    assert state["conv1.weight"].shape == (64, 3, 7, 7)
+    assert state["layer4.2.conv3.weight"].shape == (2048, 512, 1, 1)
+    assert state["fc.weight"].shape == (1, 2048)
+    assert state["fc.bias"].shape == (1,)
+
+
+def test_reading_a_card_does_not_import_torch(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.safetensors")
+    code = (
+        "import sys; from wsi_meta.model import read_card; print(read_card(sys.argv[1]).architecture, 'torch' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["resnet50", "False"]
+
+
+# --- calibration
+
+
+def test_neutral_calibration_is_the_sigmoid() -> None:
+    logits = np.array([[-3.0, 0.0], [2.5, np.nan]], np.float32)
+
+    np.testing.assert_allclose(Calibration().to_probability(logits)[:, 0], 1 / (1 + np.exp(-logits[:, 0])), rtol=1e-6)
+    assert Calibration().to_probability(logits).shape == (2, 2)
+
+
+@given(logit=st.floats(-20, 20), temperature=st.floats(0.1, 10), bias=st.floats(-5, 5))
+def test_calibration_follows_its_formula(logit: float, temperature: float, bias: float) -> None:
+    expected = torch.sigmoid(torch.tensor(logit / temperature + bias, dtype=torch.float64))
+
+    shown = Calibration(temperature, bias).to_probability(np.array([logit], np.float32))
+
+    assert shown.dtype == np.float32
+    assert abs(float(shown[0]) - float(expected)) < 1e-5
+
+
+def test_a_probability_does_not_depend_on_its_neighbours() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, 1001).astype(np.float32)
+    whole = Calibration().to_probability(logits)
+    for start, stop in [(0, 1), (1, 8), (8, 25), (25, 1001)]:
+        np.testing.assert_array_equal(Calibration().to_probability(logits[start:stop]), whole[start:stop])
+
+
+def test_calibration_keeps_nan() -> None:
+    shown = Calibration(2.0, 1.0).to_probability(np.array([np.nan, 0.0], np.float32))
+
+    assert np.isnan(shown).tolist() == [True, False]
+
+
+# --- saving
+
+
+def test_saving_replaces_a_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_text("old")
+
+    save_model(path, TINY_STATE, FULL_CARD)
+
+    assert read_card(path) == FULL_CARD
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_text("old")
+
+    def disk_full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(path, TINY_STATE, FULL_CARD)
+
+    assert path.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_save_is_whole_before_it_takes_the_old_files_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_text("old")
+    ready = []
+
+    def interrupted(self: Path, target: Path) -> None:
+        ready.append((read_card(self), target, path.read_text()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(path, TINY_STATE, FULL_CARD)
+
+    assert ready == [(FULL_CARD, path, "old")]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    assert path.read_text() == "old"
+
+
+def test_a_card_that_is_no_json_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_model(tmp_path / "m.safetensors", TINY_STATE, ModelCard(training={"seen": {1, 2}}))
+
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_saving_stores_views_of_one_tensor_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tensor = torch.arange(6.0).reshape(2, 3)
+
+    save_model(path, {"transposed": tensor.t(), "row": tensor[1]}, ModelCard())
+
+    assert torch.equal(load_file(path)["transposed"], tensor.t())
+    assert load_file(path)["row"].tolist() == [3, 4, 5]
+
+
+# --- files that are no model
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "no such model file" in refusal(tmp_path / "none.safetensors")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    assert "a directory" in refusal(tmp_path)
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.touch()
+
+    assert "not a safetensors file" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
+def test_a_checkpoint_of_torch_is_refused_as_a_pickle(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    torch.save(TINY_STATE, path)
+
+    assert "a pickle" in refusal(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_plain_pickle_is_refused_without_running_it(tmp_path: Path, protocol: int) -> None:
+    path, trace = tmp_path / "m.safetensors", tmp_path / "trace"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trace),)
+
+    path.write_bytes(pickle.dumps(Trap(), protocol))
+
+    assert "a pickle" in refusal(path)
+    assert not trace.exists()
+
+
+def test_a_file_truncated_anywhere_is_refused(tmp_path: Path) -> None:
+    content = write_tiny(tmp_path / "whole.safetensors").read_bytes()
+    path = tmp_path / "cut.safetensors"
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        refusal(path)
+
+
+def test_a_real_model_without_its_last_byte_is_refused(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(model_file.read_bytes()[:-1])
+
+    assert "truncated" in refusal(path)
+
+
+def test_a_file_with_bytes_to_spare_is_refused(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.safetensors")
+    path.write_bytes(path.read_bytes() + b"\0")
+
+    refusal(path)
+    with pytest.raises(ModelFileError):
+        read_card(path)
+
+
+@given(content=st.binary(max_size=64), length=st.none() | st.integers(0, 2**64 - 1) | st.integers(0, 64))
+def test_random_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, length: int | None) -> None:
+    path = tmp_path_factory.getbasetemp() / "random-bytes.safetensors"
+    path.write_bytes(content if length is None else struct.pack("<Q", length) + content)
+
+    refusal(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}], ids=str)
+def test_weights_without_a_card_are_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save(TINY_STATE, metadata=metadata))
+
+    assert "without a wsi-meta card" in refusal(path)
+
+
+@pytest.mark.parametrize("card", ["", "{", "[]", "null", "{}", '{"format_version": "new"}'])
+def test_a_card_that_is_none_is_refused(tmp_path: Path, card: str) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(save(TINY_STATE, metadata={"wsi_meta": card}))
+
+    assert "its card cannot be read" in refusal(path)
+
+
+def test_a_card_of_a_newer_format_is_refused_whatever_it_holds(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update(format_version=FORMAT_VERSION + 1, new="field"))
+
+    text = refusal(path)
+
+    assert f"card format {FORMAT_VERSION + 1} is newer than {FORMAT_VERSION}" in text
+    assert "update wsi-meta" in text
+
+
+@pytest.mark.parametrize("name", ["classes", "preprocessing", "calibration", "format_version"])
+def test_a_card_without_a_field_is_refused(tmp_path: Path, name: str) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields.pop(name))
+
+    assert name in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stain": "H&E"},
+        {"classes": None},
+        {"preprocessing": []},
+        {"preprocessing": {"mpp": 0.972}},
+        {"preprocessing": Preprocessing().to_dict() | {"resampling": "lanczos"}},
+        {"calibration": {"slope": 1.0}},
+        {"calibration": None},
+    ],
+    ids=str,
+)
+def test_a_card_with_a_field_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert "card is incomplete" in refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update(change)))
+
+
+def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update(architecture="vit_b_16"))
+
+    assert "vit_b_16" in refusal(path)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, TINY_STATE, ModelCard())
+
+    assert "weights do not fit" in refusal(path)
+
+
+def test_weights_of_another_shape_are_refused(model_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(path, load_file(model_file) | {"fc.weight": torch.zeros(1000, 2048)}, ModelCard())
+
+    assert "weights do not fit" in refusal(path)
+
+
+def test_a_refusal_is_also_a_value_error(tmp_path: Path) -> None:
+    assert issubclass(ModelFileError, ValueError)
+    with pytest.raises(WsiMetaError):
+        read_card(tmp_path / "none.safetensors")
+
+
+def test_no_length_of_card_turns_a_model_into_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    for n in range(256):
+        card = ModelCard(training={"note": "x" * n})
+        save_model(path, TINY_STATE, card)
+        assert read_card(path) == card, n
+
+
+@pytest.mark.parametrize("name", ["architecture", "dense", "thresholds", "training", "metrics", "versions"])
+def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
+    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.pop(name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("calibration", {}),
+        ("calibration", {"temperature": 0, "bias": 0}),
+        ("calibration", {"temperature": "a", "bias": 0}),
+        ("dense", "no"),
+        ("classes", "tumor"),
+        ("thresholds", 3),
+        ("training", None),
+        ("metrics", {"auc": "high"}),
+        ("versions", {"torch": 2}),
+    ],
+    ids=str,
+)
+def test_a_card_of_senseless_values_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({name: value})))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b'{"__metadata__":[1],"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}}',
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,null]}}',
+        (
+            b'{"__metadata__":{"wsi_meta":"{\\"format_version\\": Infinity}"},'
+            b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+        ),
+        b"[" * 9000,
+    ],
+)
+def test_an_odd_header_is_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    refusal(path)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import DarknessPredictor
+from numpy.typing import NDArray
+from PIL import Image
+from slides import texture, write_slide
+
+import wsi_meta.scanning
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.overlay import VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.scanning import scan
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image = np.full((640, 960, 3), 244, np.uint8)
+    image[100:500, 100:500] = texture(400, 400)
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", image)
+
+
+@pytest.fixture(scope="module")
+def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+        return scan(slide_file, tmp_path_factory.mktemp("heat") / "node.zarr", model=model_file)
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_picture_over_the_slide_and_alone(heatmap: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+    over = _pixels(draw_overlay(heatmap, tmp_path / "over.png", slide=slide_file, max_side=900))
+    alone = _pixels(draw_overlay(heatmap.path, tmp_path / "alone.png", max_side=900))
+    assert over.shape == alone.shape
+    assert 900 <= over.shape[1] < 1300
+    assert (over != alone).any(-1).mean() > 0.1, "the slide shows through"
+
+
+def test_max_side(heatmap: Heatmap, tmp_path: Path) -> None:
+    small = _pixels(draw_overlay(heatmap, tmp_path / "s.png", max_side=600))
+    large = _pixels(draw_overlay(heatmap, tmp_path / "l.png", max_side=1800))
+    assert large.shape[1] - small.shape[1] == pytest.approx(1200, abs=60)
+
+
+def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
+    """A cell without a value has a colour of its own; a cell of probability 0 leaves the slide as it is."""
+    colours = _colour_cells(heatmap, 0.7, 0.0)
+    status, probability = heatmap.status, heatmap.probability
+    np.testing.assert_allclose(
+        colours[status == Status.BACKGROUND], np.tile(VEIL[Status.BACKGROUND][0], ((status == 1).sum(), 1))
+    )
+    scanned = status == Status.SCANNED
+    np.testing.assert_allclose(colours[scanned, 3], 0.7 * probability[scanned], rtol=1e-6)
+    assert len({colour for colour, _ in VEIL.values()}) == len(VEIL) == 3
+
+
+def test_threshold_hides_what_is_below(heatmap: Heatmap) -> None:
+    middle = float(np.nanmedian(heatmap.probability))
+    colours, scanned = _colour_cells(heatmap, 0.7, middle), heatmap.status == Status.SCANNED
+    np.testing.assert_array_equal(colours[scanned, 3] > 0, heatmap.probability[scanned] >= middle)
+    assert (colours[~scanned, 3] > 0.5).all(), "not scanned stays marked"
+
+
+def test_title_says_what_is_unknown(heatmap: Heatmap, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _title(heatmap).startswith("node: score 0.")
+    results = {
+        "node: scan not finished": None,
+        "node: no score, nothing scanned": {"score": None, "cells": {"unreadable": 0}},
+        "node: score 0.250 (incomplete: 7 cells unreadable)": {"score": 0.25, "cells": {"unreadable": 7}},
+    }
+    for title, result in results.items():
+        monkeypatch.setattr(Heatmap, "result", result)
+        assert _title(heatmap) == title
+
+
+def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
+    other = write_slide(tmp_path / "other.tif", texture(300, 300, seed=9))
+    with pytest.raises(HeatmapError, match=r"made from node\.tif, not from .*other\.tif"):
+        draw_overlay(heatmap, tmp_path / "o.png", slide=other)
+    with pytest.raises(SlideReadError, match="no such file"):
+        draw_overlay(heatmap, tmp_path / "o.png", slide=tmp_path / "gone.tif")
+    with pytest.raises(HeatmapError, match="no such store"):
+        draw_overlay(tmp_path / "gone.zarr", tmp_path / "o.png")
+    with pytest.raises(OutputPathError, match="there is no folder"):
+        draw_overlay(heatmap, tmp_path / "gone" / "o.png")
+    assert not (tmp_path / "o.png").exists()
+    (tmp_path / "o.png").write_text("precious")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        draw_overlay(heatmap, tmp_path / "o.png")
+    assert (tmp_path / "o.png").read_text() == "precious"

@@ -1,0 +1,299 @@
+"""Scans from end to end: what is written, resumed, refused and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from fakes import DarknessPredictor
+from PIL import Image
+from slides import MODEL_MPP, damage_tile, texture, write_slide
+
+import wsi_meta.scanning
+from wsi_meta.errors import MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
+from wsi_meta.predictor import Predictor
+from wsi_meta.scanning import scan
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.evaluate import evaluate_patches
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tissue of 20 x 24 cells within glass."""
+    image = np.full((640, 768, 3), 244, np.uint8)
+    image[:, :512] = texture(640, 512)
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", image)
+
+
+@pytest.fixture
+def darkness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Count the cells wanted in each block that is predicted."""
+    seen: list[tuple[int, ...]] = []
+
+    class Counting(DarknessPredictor):
+        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+            seen.append((int(wanted.sum()),))
+            return super().predict_block(image, wanted, stride_px)
+
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Counting)
+    return seen
+
+
+def test_parity_with_evaluate(tmp_path: Path, model_file: Path) -> None:
+    """A slide put together from patches, scanned at stride 96, gives each patch what evaluate gives it."""
+    patches = [texture(96, 96, seed) for seed in range(12)]
+    for number, patch in enumerate(patches):
+        folder = tmp_path / "patches" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(patch).save(folder / f"{number:02}.png")
+    canvas = np.vstack([np.hstack(patches[row * 4 : row * 4 + 4]) for row in range(3)])
+    slide = write_slide(tmp_path / "assembled.tif", canvas)
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, stride_px=96, tissue_mask="none", precision="fp32")
+    data = open_patches(tmp_path / "patches")["train"]
+    evaluation = evaluate_patches(Predictor(load_model(model_file), precision="fp32"), data, workers=0)
+    by_name = {path.stem: value for path, value in zip(data.files, evaluation.probabilities, strict=True)}
+    assert heatmap.probability.shape == (3, 4)
+    for number, value in enumerate(heatmap.probability.ravel()):
+        assert value == pytest.approx(by_name[f"{number:02}"], abs=1e-5)
+    assert np.ptp(heatmap.probability) > 1e-3, "or the comparison would say nothing"
+
+
+def test_every_cell_has_a_status_and_only_scanned_ones_a_value(
+    tmp_path: Path, slide_file: Path, model_file: Path, darkness: None
+) -> None:
+    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    status, probability = heatmap.status, heatmap.probability
+    assert probability.shape == (20, 24)
+    assert set(np.unique(status)) == {Status.BACKGROUND, Status.SCANNED}
+    np.testing.assert_array_equal(np.isfinite(probability), status == Status.SCANNED)
+    assert (status[:, :16] == Status.SCANNED).all()
+    assert (status[:, 18:] == Status.BACKGROUND).all()
+    assert heatmap.finished
+    assert heatmap.result is not None
+    assert heatmap.result["cells"]["scanned"] == int((status == Status.SCANNED).sum())
+    assert 0 < heatmap.result["score"] < 1
+    facts = heatmap.facts
+    assert facts["slide"]["width"] == 768
+    assert facts["identity"]["model"] == load_model(model_file).hash
+    assert facts["model"]["preprocessing"]["mpp"] == MODEL_MPP
+    assert facts["versions"]["torch"]
+
+
+@pytest.mark.parametrize("stride_px", [8, 24, 32, 96])
+def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(
+    stride_px: int, tmp_path: Path, model_file: Path, darkness: None
+) -> None:
+    image = np.full((300, 400, 3), 255, np.uint8)
+    image[160:200, 250:300] = 0
+    slide = write_slide(tmp_path / "s.tif", image)
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, stride_px=stride_px, tissue_mask="none")
+    assert heatmap.probability.shape == (-(-300 // stride_px), -(-400 // stride_px))
+    padded = np.full((600, 700), 0.0)
+    padded[100:400, 100:500] = 1 - image[..., 0] / 255
+    for (row, col), value in np.ndenumerate(heatmap.probability):
+        y, x = 100 + round((row + 0.5) * stride_px), 100 + round((col + 0.5) * stride_px)
+        share = padded[y - 16 : y + 16, x - 16 : x + 16].mean()
+        assert value == pytest.approx(1 / (1 + np.exp(-share)), abs=1e-5)
+
+
+def test_calibration_is_applied(tmp_path: Path, slide_file: Path, darkness: None) -> None:
+    card = ModelCard(calibration=Calibration(temperature=2.0, bias=-0.5))
+    save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), card)
+    save_model(tmp_path / "plain.safetensors", half_precision(build_network().state_dict()), ModelCard())
+    calibrated = scan(slide_file, tmp_path / "c.zarr", model=tmp_path / "m.safetensors").probability
+    plain = scan(slide_file, tmp_path / "p.zarr", model=tmp_path / "plain.safetensors").probability
+    logit = np.log(plain / (1 - plain))
+    np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
+
+
+def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, model_file: Path, calls: list[Any]) -> None:
+    first = scan(slide_file, tmp_path / "h.zarr", model=model_file).result
+    calls.clear()
+    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).result == first
+    assert calls == []
+    scan(slide_file, tmp_path / "h.zarr", model=model_file, overwrite=True)
+    assert calls
+
+
+def test_an_interrupted_scan_goes_on(
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    whole = scan(slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous").probability
+    seen: list[int] = []
+
+    class Interrupted(DarknessPredictor):
+        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+            if len(seen) == 5:
+                raise KeyboardInterrupt
+            seen.append(1)
+            return super().predict_block(image, wanted, stride_px)
+
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, scheduler="synchronous")
+    half = Heatmap.open(tmp_path / "h.zarr")
+    assert not half.finished
+    assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    resumed = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
+    np.testing.assert_array_equal(resumed.probability, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"stride_px": 64}, "grid is stride 32"),
+        ({"tissue_mask": "none"}, "tissue is"),
+        ({"precision": "bf16"}, "precision is fp32, now bf16"),
+        ({"mpp": 0.9}, "0.9 um per pixel"),
+        ({"block_px": 320}, "blocks of 320 px"),
+    ],
+)
+def test_another_scan_is_refused(
+    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, model_file: Path, darkness: None
+) -> None:
+    before = scan(slide_file, tmp_path / "h.zarr", model=model_file, precision="fp32").probability
+    settings: dict[str, Any] = {"model": model_file, "precision": "fp32"} | change
+    with pytest.raises(OutputExistsError, match="holds another scan") as caught:
+        scan(slide_file, tmp_path / "h.zarr", **settings)
+    assert named in str(caught.value)
+    np.testing.assert_array_equal(Heatmap.open(tmp_path / "h.zarr").probability, before)
+
+
+def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, model_file: Path, darkness: None) -> None:
+    scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    other = write_slide(tmp_path / "other.tif", texture(640, 768, seed=5))
+    with pytest.raises(OutputExistsError, match=r"slide is \w+, now \w+"):
+        scan(other, tmp_path / "h.zarr", model=model_file)
+    save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), ModelCard(dense=True))
+    with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
+        scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors")
+
+
+def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="not a heatmap store"):
+            scan(slide_file, tmp_path / "notes", model=model_file, overwrite=overwrite)
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+def test_unreadable_region(tmp_path: Path, model_file: Path, darkness: None) -> None:
+    """Only the block over the bad tile is lost; the rest is scanned, and a later scan tries again."""
+    image = texture(768, 768)
+    path = write_slide(tmp_path / "s.tif", image, levels=4)
+    good = path.read_bytes()
+    damage_tile(path, 4)  # the middle one of 3 x 3 tiles of 256 px
+    heatmap = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    status, probability = heatmap.status, heatmap.probability
+    unreadable = status == Status.UNREADABLE
+    assert heatmap.result is not None
+    assert heatmap.result["complete"] is False
+    assert heatmap.result["cells"]["unreadable"] == unreadable.sum() > 0
+    assert np.isnan(probability[unreadable]).all()
+    assert (status[~unreadable] == Status.SCANNED).all()
+    assert np.isfinite(probability[~unreadable]).all()
+    assert not heatmap.finished
+    still = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    np.testing.assert_array_equal(still.status, status)
+    path.write_bytes(good)
+    again = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    assert again.finished
+    assert (again.status == Status.SCANNED).all()
+    np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
+
+
+def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path, darkness: None) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(256, 256))
+    damage_tile(path, 0)
+    for mask in (None, "none"):
+        with pytest.raises(SlideReadError, match=r"s\.tif: (none of its tissue|nothing of it) can be read"):
+            scan(path, tmp_path / "h.zarr", model=model_file, tissue_mask=mask)
+        assert not (tmp_path / "h.zarr").exists()
+
+
+def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_slide(tmp_path / "glass.tif", np.full((300, 300, 3), 244, np.uint8))
+    heatmap = scan(path, tmp_path / "h.zarr", model=model_file)
+    assert "NO TISSUE FOUND" in caplog.text
+    assert heatmap.result is not None
+    assert heatmap.result["score"] is None, "unknown, not 0"
+    assert np.isnan(heatmap.probability).all()
+
+
+def test_mpp_is_never_guessed(tmp_path: Path, model_file: Path, darkness: None) -> None:
+    import tifffile
+
+    path = tmp_path / "no-mpp.tif"
+    tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
+    with pytest.raises(MissingMppError, match="pass --mpp"):
+        scan(path, tmp_path / "h.zarr", model=model_file)
+    assert not (tmp_path / "h.zarr").exists()
+    assert scan(path, tmp_path / "h.zarr", model=model_file, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
+
+
+def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    coarse = write_slide(tmp_path / "coarse.tif", texture(300, 300), 28.0)
+    nan = tmp_path / "nan.safetensors"
+    state = half_precision(build_network().state_dict())
+    state["fc.bias"][:] = float("nan")
+    save_model(nan, state, ModelCard())
+    cases: list[tuple[type[Exception], str, Path, Path, Path]] = [
+        (SlideReadError, "too coarse", coarse, model_file, tmp_path / "h.zarr"),
+        (SlideReadError, "no such file", tmp_path / "none.tif", model_file, tmp_path / "h.zarr"),
+        (ModelFileError, "no such model", slide_file, tmp_path / "none.safetensors", tmp_path / "h.zarr"),
+        (OutputPathError, "there is no folder", slide_file, model_file, tmp_path / "nowhere" / "h.zarr"),
+        (OutputPathError, "cannot be written", slide_file, model_file, Path("/proc/h.zarr")),
+    ]
+    for kind, found, slide, model, out in cases:
+        with pytest.raises(kind, match=found):
+            scan(slide, out, model=model)
+        assert not out.exists()
+    with pytest.raises(ModelFileError, match="no numbers"):
+        scan(slide_file, tmp_path / "nan.zarr", model=nan)
+    assert not (Heatmap.open(tmp_path / "nan.zarr").status == Status.SCANNED).any()
+
+
+def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"mode": "psychic"}, {"stride_px": 20}, {"stride_px": 104}, {"stride_px": 0}]
+    for settings in wrong:
+        with pytest.raises(ValueError, match="expected one of"):
+            scan(slide_file, tmp_path / "h.zarr", **settings)
+
+
+def test_identity_stands_before_the_first_block(
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+
+    class Looking(DarknessPredictor):
+        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+            found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
+            return super().predict_block(image, wanted, stride_px)
+
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Looking)
+    scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
+    assert found[0]["ome"]["version"] == "0.5"
+
+
+@pytest.mark.shared_data
+def test_real_slide(tmp_path: Path, model_file: Path, shared_data: Path) -> None:
+    heatmap = scan(shared_data / "slides" / "CMU-1-Small-Region.svs", tmp_path / "h.zarr", model=model_file)
+    assert heatmap.probability.shape == (48, 36)
+    assert heatmap.finished
+    assert 0.3 < heatmap.facts["tissue"]["fraction"] < 0.5
+    assert isinstance(zarr.open_group(tmp_path / "h.zarr", mode="r")["status"], zarr.Array)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from slides import damage_tile, texture, write_slide, write_sparse_slide
+
+from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.pyramid import write_pyramid
+from wsi_meta.resampling import average_area, exact_ratio
+from wsi_meta.slide import Slide, open_slide
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return texture(700, 900)
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory, image: NDArray[np.uint8]) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slide") / "a.tif", image, levels=2)
+
+
+def test_facts(slide_file: Path) -> None:
+    with open_slide(slide_file) as slide:
+        assert (slide.width, slide.height) == (900, 700)
+        assert slide.mpp == pytest.approx(0.972, rel=1e-6)
+        assert slide.level_dimensions == ((900, 700), (450, 350))
+        assert slide.name == "a"
+
+
+def test_pixels_are_the_stored_ones(slide_file: Path, image: NDArray[np.uint8]) -> None:
+    region = open_slide(slide_file).read_region(100, 50, 300, 200)
+    assert region.dtype == np.uint8
+    np.testing.assert_array_equal(region, image[50:250, 100:400])
+
+
+def test_level_pixels_are_averages(slide_file: Path, image: NDArray[np.uint8]) -> None:
+    region = open_slide(slide_file).read_region(100, 60, 100, 80, level=1)
+    expected = image[60:220, 100:300].reshape(80, 2, 100, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(region, expected, atol=0.51)
+
+
+@pytest.mark.parametrize(("x", "y"), [(-40, -30), (850, 650), (-1000, 0), (900, 700)])
+def test_outside_is_white(slide_file: Path, image: NDArray[np.uint8], x: int, y: int) -> None:
+    region = open_slide(slide_file).read_region(x, y, 120, 110)
+    whole = np.full((700 + 3000, 900 + 3000, 3), 255, np.uint8)
+    whole[1500:2200, 1500:2400] = image
+    np.testing.assert_array_equal(region, whole[1500 + y : 1610 + y, 1500 + x : 1620 + x])
+
+
+def test_transparent_is_background(tmp_path: Path) -> None:
+    slide = open_slide(write_sparse_slide(tmp_path / "sparse.tif", 2000, 0.5, [(600, 600, 50)], tile_px=512))
+    region = slide.read_region(0, 0, 2000, 2000)
+    assert (region[600:650, 600:650] == 0).all()
+    assert int((region == 0).sum()) == 50 * 50 * 3
+    assert (region[0, 0] == 255).all()
+
+
+def test_own_background_colour(slide_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slide = open_slide(slide_file)
+    slide.background = (10, 20, 30)
+    assert slide.read_region(-5, -5, 2, 2).tolist() == [[[10, 20, 30]] * 2] * 2
+
+
+def test_reads_larger_than_openslide_may(tmp_path: Path) -> None:
+    image = np.tile(texture(256, 256, seed=3), (2, 34, 1))  # level 1 is 4352 wide, over the 4,096 of openslide issue 612
+    slide = open_slide(write_pyramid(tmp_path / "wide.tif", image, mpp=0.5, lossless=True, levels=2))
+    level = image.reshape(256, 2, 4352, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(slide.read_region(0, 0, 4352, 256, level=1), level, atol=0.51)
+
+
+def test_read_at_the_slides_own_resolution(slide_file: Path, image: NDArray[np.uint8]) -> None:
+    np.testing.assert_array_equal(open_slide(slide_file).read_at(0.972, -10, 20, 200, 100)[:, 10:], image[20:120, :190])
+
+
+def test_read_at_takes_the_level_that_fits(slide_file: Path) -> None:
+    slide = open_slide(slide_file)
+    np.testing.assert_array_equal(slide.read_at(1.944, 30, 40, 100, 90), slide.read_region(60, 80, 100, 90, level=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    scale=st.floats(1.0, 8.0),
+    start=st.tuples(st.floats(0, 3), st.floats(0, 3)),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    seed=st.integers(0, 99),
+)
+def test_area_average_is_the_integral(scale: float, start: tuple[float, float], shape: tuple[int, int], seed: int) -> None:
+    height, width = (int(np.ceil(begin + scale * count)) for begin, count in zip(start, shape, strict=True))
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    averaged = average_area(pixels, start, scale, shape)
+    integral = np.pad(pixels.astype(float), ((1, 0), (1, 0), (0, 0))).cumsum(0).cumsum(1)
+    rows = start[0] + scale * np.arange(shape[0] + 1)
+    cols = start[1] + scale * np.arange(shape[1] + 1)
+    down = np.array(
+        [[np.interp(rows, np.arange(height + 1), integral[:, col, c]) for c in range(3)] for col in range(width + 1)]
+    )
+    both = np.array([[np.interp(cols, np.arange(width + 1), down[:, c, row]) for c in range(3)] for row in range(shape[0] + 1)])
+    expected = np.diff(np.diff(both, axis=0), axis=2).transpose(0, 2, 1) / scale**2
+    np.testing.assert_allclose(averaged, expected, atol=0.502)
+
+
+def test_0499_works_as_well_as_0243(tmp_path: Path) -> None:
+    """A smooth picture, stored at both resolutions, reads alike at the model's."""
+
+    def picture(mpp: float) -> NDArray[np.uint8]:
+        side = round(500 / mpp)
+        y, x = (np.mgrid[0:side, 0:side] + 0.5) * mpp
+        return np.stack([127 + 100 * np.sin(x / 9), 127 + 100 * np.cos(y / 7), 127 + 90 * np.sin((x + y) / 15)], -1).astype(
+            np.uint8
+        )
+
+    reads = [
+        open_slide(write_slide(tmp_path / f"{mpp}.tif", picture(mpp), mpp)).read_at(0.972, 0, 0, 500, 500).astype(int)
+        for mpp in (0.243, 0.499)
+    ]
+    assert np.abs(reads[0] - reads[1]).max() <= 3
+
+
+def test_too_coarse(tmp_path: Path) -> None:
+    slide = open_slide(write_slide(tmp_path / "coarse.tif", texture(64, 64), 28.0))
+    with pytest.raises(SlideReadError, match=r"coarse\.tif: 28 um per pixel is too coarse; expected 0\.972 or finer"):
+        slide.read_at(0.972, 0, 0, 10, 10)
+
+
+def test_a_little_coarser_is_read(tmp_path: Path) -> None:
+    slide = open_slide(write_slide(tmp_path / "bit.tif", texture(200, 200), 1.0))
+    assert slide.read_at(0.972, 0, 0, 96, 96).shape == (96, 96, 3)
+
+
+def test_missing_mpp(tmp_path: Path) -> None:
+    import tifffile
+
+    path = tmp_path / "no-mpp.tif"
+    tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
+    slide = open_slide(path)
+    assert not slide.has_mpp
+    with pytest.raises(MissingMppError, match=r"no-mpp\.tif: .* pass --mpp"):
+        _ = slide.mpp
+    assert open_slide(path, mpp=0.5).mpp == 0.5
+    with pytest.raises(MissingMppError, match="-1 um per pixel"):
+        open_slide(path, mpp=-1)
+
+
+def test_bad_files(tmp_path: Path, slide_file: Path) -> None:
+    (tmp_path / "empty.tif").touch()
+    (tmp_path / "text.svs").write_text("no slide")
+    (tmp_path / "cut.tif").write_bytes(slide_file.read_bytes()[:2000])
+    for name, found in [
+        ("none.tif", "no such file"),
+        ("", "a directory"),
+        ("empty.tif", "an empty file"),
+        ("text.svs", "not a slide"),
+        ("cut.tif", "not a slide"),
+    ]:
+        with pytest.raises(SlideReadError, match=found) as caught:
+            open_slide(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path / name) in str(caught.value)
+
+
+def test_one_bad_tile_does_not_spoil_the_rest(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    path = write_slide(tmp_path / "bad.tif", image)
+    damage_tile(path, 0)
+    slide = open_slide(path)
+    with pytest.raises(SlideReadError, match="cannot be decoded at x=10 y=10"):
+        slide.read_region(10, 10, 20, 20)
+    np.testing.assert_array_equal(slide.read_region(300, 300, 50, 50), image[300:350, 300:350])
+    overview, readable = slide.read_overview(0.972)
+    assert not readable[0, 0]
+    assert readable[300:, 300:].all()
+    np.testing.assert_array_equal(overview[512:, 512:], image[512:, 512:])
+
+
+def test_nothing_readable(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "bad.tif", texture(256, 256))
+    damage_tile(path, 0)
+    with pytest.raises(SlideReadError, match="nothing of it can be read"):
+        open_slide(path).read_overview(0.972)
+
+
+def test_threads_share_a_slide(slide_file: Path, image: NDArray[np.uint8]) -> None:
+    slide = open_slide(slide_file)
+    right: list[bool] = []
+
+    def read(offset: int) -> None:
+        for x in range(0, 400, 40):
+            region = slide.read_region(x, offset, 64, 64)
+            right.append(np.array_equal(region, image[offset : offset + 64, x : x + 64]))
+
+    threads = [threading.Thread(target=read, args=(offset,)) for offset in (0, 100, 200, 300)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 40
+
+
+def test_fingerprint_follows_content_not_name(tmp_path: Path, slide_file: Path) -> None:
+    copy = tmp_path / "copy.tif"
+    copy.write_bytes(slide_file.read_bytes())
+    other = write_slide(tmp_path / "other.tif", texture(700, 900, seed=1), levels=2)
+    assert open_slide(copy).fingerprint() == open_slide(slide_file).fingerprint()
+    assert open_slide(other).fingerprint() != open_slide(slide_file).fingerprint()
+
+
+def test_exact_ratio() -> None:
+    assert exact_ratio(0.972, 0.243) == 4
+    assert float(exact_ratio(0.972, 0.25)) == 3.888
+
+
+def test_repr_names_the_file(slide_file: Path) -> None:
+    assert repr(Slide(slide_file)).endswith("a.tif', 900x700)")

@@ -1,0 +1,90 @@
+"""Many slides in one call: a store each, and one table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wsi_meta.errors import DataError, OutputPathError, WsiMetaError
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.outputs import check_folder
+from wsi_meta.progress import note
+from wsi_meta.scanning import scan
+
+__all__ = ["COLUMNS", "scan_slides", "summarise"]
+
+COLUMNS = ("slide", "heatmap", "score", "complete", "tissue_fraction", "scanned", "background", "unreadable", "error")
+"""Columns of ``summary.csv``; what a failed slide lacks is empty, never 0."""
+
+
+def scan_slides(
+    slides: Sequence[str | Path], out: str | Path, *, progress: bool = False, **settings: Any
+) -> list[dict[str, Any]]:
+    """Scan slides one after the other into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
+
+    A slide that cannot be scanned gets a row with its error; the others go on. Slides that were finished before are
+    not scanned again.
+
+    Parameters
+    ----------
+    slides : whole-slide images, no two of the same name
+    out : folder, made if it does not exist
+    progress, settings : as :func:`wsi_meta.scan`
+
+    Returns
+    -------
+    A dict with :data:`COLUMNS` per slide, in order; None where unknown.
+
+    Raises
+    ------
+    DataError
+        when two slides have the same name.
+    OutputPathError
+        when `out` is a file or cannot be made.
+    """
+    out, names = Path(out), [Path(slide).stem for slide in slides]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{min(twice)}: the name of several slides; expected names of their own; scan them into several --out")
+    if out.exists() and not out.is_dir():
+        raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {len(slides)} slides")
+    check_folder(out)
+    out.mkdir(exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for number, slide in enumerate(slides, 1):
+        note(f"[{number}/{len(slides)}] {slide}", enabled=progress)
+        store = out / f"{Path(slide).stem}.zarr"
+        try:
+            rows.append(summarise(slide, scan(slide, store, progress=progress, **settings)))
+        except (WsiMetaError, OSError) as error:
+            told = " ".join(str(error).split())
+            note(f"Error: {told}", enabled=progress)
+            rows.append(dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told})
+        _write_summary(out / "summary.csv", rows)
+    return rows
+
+
+def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
+    """Give a finished scan's row of the summary: a dict with :data:`COLUMNS`."""
+    facts = heatmap.facts
+    cells = facts["result"]["cells"]
+    error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
+    return {
+        "slide": str(slide),
+        "heatmap": str(heatmap.path),
+        "score": facts["result"]["score"],
+        "complete": facts["result"]["complete"],
+        "tissue_fraction": facts["tissue"]["fraction"],
+        "scanned": cells["scanned"],
+        "background": cells["background"],
+        "unreadable": cells["unreadable"],
+        "error": error,
+    }
+
+
+def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,28 @@
+"""``wsi-meta overlay``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["overlay"]
+
+
+@click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --out overlay.png"))
+@click.argument("heatmap", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
+@click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of probability 1.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Colour none below this.")
+@click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
+@options.overwrite_option
+def overlay(
+    heatmap: Path, out: Path, slide: Path | None, alpha: float, threshold: float, max_side: int, overwrite: bool
+) -> None:
+    """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
+    from wsi_meta.overlay import draw_overlay
+
+    print(draw_overlay(heatmap, out, slide=slide, alpha=alpha, threshold=threshold, max_side=max_side, overwrite=overwrite))

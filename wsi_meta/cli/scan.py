@@ -1,0 +1,60 @@
+"""``wsi-meta scan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["scan"]
+
+
+def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int) -> int:
+    if value % 8:
+        raise click.BadParameter(f"{value} is not a multiple of 8.")
+    return value
+
+
+@click.command(epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
+@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
+@click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
+@click.option(
+    "--mode", type=click.Choice(["auto", "patch"]), default="auto", show_default=True, help="How cells are predicted."
+)
+@click.option(
+    "--stride",
+    "stride_px",
+    type=click.IntRange(8, 96),
+    callback=_multiple_of_8,
+    default=32,
+    show_default=True,
+    help="Side of a cell, pixels at the model's mpp; a multiple of 8.",
+)
+@click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
+@click.option("--tissue-mask", help="Image over the slide, 0 = background; 'none' scans everything. Default: found by colour.")
+@options.device_option
+@options.precision_option
+@options.batch_size_option
+@options.workers_option
+@options.overwrite_option
+@options.as_json_option
+def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
+    """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
+
+    One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
+    goes on where an interrupted one stopped.
+    """
+    from wsi_meta.batch import scan_slides, summarise
+    from wsi_meta.scanning import scan as scan_slide
+
+    if len(slides) == 1:
+        rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
+    else:
+        rows = scan_slides(slides, out, progress=True, **settings)
+    options.print_results(rows, as_json=as_json)
+    if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
+        raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

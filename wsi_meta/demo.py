@@ -1,0 +1,92 @@
+"""A demonstration from nothing: draw a synthetic slide, scan it, look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import OutputPathError
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.overlay import draw_overlay
+from wsi_meta.progress import note
+from wsi_meta.pyramid import write_pyramid
+from wsi_meta.scanning import scan
+from wsi_meta.synthetic import draw_lymph_node
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Demo", "run_demo"]
+
+SLIDE_MPP = 0.243
+"""Micrometres per pixel of Camelyon16's level 0."""
+MASK_DOWNSAMPLE = 4
+"""Slide pixels per pixel of the drawn tumor's mask."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What :func:`run_demo` made."""
+
+    slide: Path
+    heatmap: Path
+    overlay: Path
+    score: float | None
+    auc: float
+    """Of the heatmap, between cells whose label square is all drawn tumor and scanned cells with none in it."""
+
+
+def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: str = "auto", progress: bool = False) -> Demo:
+    """Draw a slide of synthetic lymph-node tissue with tumor islands, scan it with the default model, draw the overlay.
+
+    Parameters
+    ----------
+    folder : where slide, heatmap and overlay go; made if it does not exist, what an earlier demo left is replaced
+    side_px : side of the slide, level-0 pixels of 0.243 um
+    seed : of the drawing
+    device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
+    progress : show notes and bars on stderr
+
+    Raises
+    ------
+    OutputPathError
+        when the folder cannot be made.
+    """
+    folder = _make_folder(Path(folder))
+    note("drawing a slide of synthetic lymph-node tissue", enabled=progress)
+    image, tumor = draw_lymph_node(side_px, side_px, seed=seed)
+    slide = write_pyramid(folder / "synthetic-node.tif", image, mpp=SLIDE_MPP)
+    heatmap = scan(slide, folder / "synthetic-node.zarr", device=device, overwrite=True, progress=progress)
+    overlay = draw_overlay(heatmap, folder / "synthetic-node.png", slide=slide, overwrite=True)
+    score = heatmap.result["score"] if heatmap.result else None
+    return Demo(slide, heatmap.path, overlay, score, _separation(heatmap, tumor))
+
+
+def _make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputPathError(f"{folder}: cannot be made ({error}); choose another folder") from error
+    return folder
+
+
+def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float:
+    """Give the AUC between cells drawn as tumor and as normal; NaN when there is only one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    share = _share_of_tumor(tumor, heatmap.grid.shape, round(heatmap.grid.cell_l0 / MASK_DOWNSAMPLE))
+    probability = heatmap.probability
+    judged = np.isfinite(probability) & ((share == 0) | (share == 1))
+    truth = share[judged] == 1
+    return float(roc_auc_score(truth, probability[judged])) if 0 < truth.sum() < truth.size else float("nan")
+
+
+def _share_of_tumor(tumor: NDArray[np.bool_], shape: tuple[int, int], side: int) -> NDArray[np.float64]:
+    """Give the share of each cell that is drawn tumor; shape (rows, cols)."""
+    rows, cols = shape
+    padded = np.zeros((rows * side, cols * side))
+    padded[: tumor.shape[0], : tumor.shape[1]] = tumor
+    return np.asarray(padded.reshape(rows, side, cols, side).mean((1, 3)))

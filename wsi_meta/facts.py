@@ -1,0 +1,64 @@
+"""The facts of a slide, a model or a heatmap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.model import DEFAULT_MODEL, read_card
+from wsi_meta.slide import open_slide
+
+__all__ = ["info"]
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """Tell what a file is and says of itself.
+
+    Parameters
+    ----------
+    path : slide, model file, heatmap store, or the word ``default`` for the embedded model
+
+    Returns
+    -------
+    dict of plain JSON values; ``kind`` is ``slide``, ``model`` or ``heatmap``.
+
+    Raises
+    ------
+    SlideReadError, ModelFileError, HeatmapError
+    """
+    if str(path) == "default":
+        return _model_facts(DEFAULT_MODEL)
+    path = Path(path)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
+        return _model_facts(path)
+    if path.suffix == ".zarr" or (path / "zarr.json").exists():
+        return _heatmap_facts(path)
+    return _slide_facts(path)
+
+
+def _model_facts(path: Path) -> dict[str, Any]:
+    return {"kind": "model", "path": str(path), **read_card(path).to_dict()}
+
+
+def _heatmap_facts(path: Path) -> dict[str, Any]:
+    heatmap = Heatmap.open(path)
+    rows, cols = heatmap.grid.shape
+    return {"kind": "heatmap", "path": str(path), "rows": rows, "cols": cols, "cell_um": heatmap.grid.cell_um, **heatmap.facts}
+
+
+def _slide_facts(path: Path) -> dict[str, Any]:
+    with open_slide(path) as slide:
+        return {
+            "kind": "slide",
+            "path": str(path),
+            "vendor": slide.vendor,
+            "width": slide.width,
+            "height": slide.height,
+            "mpp": slide.mpp if slide.has_mpp else None,
+            "levels": [
+                {"width": width, "height": height, "downsample": downsample}
+                for (width, height), downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+            ],
+            "fingerprint": slide.fingerprint(),
+        }

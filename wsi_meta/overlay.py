@@ -1,0 +1,148 @@
+"""The heatmap as a picture, over the slide or alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import HeatmapError
+from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.outputs import check_output
+from wsi_meta.slide import open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["draw_overlay"]
+
+COLOUR_MAP = "viridis"
+"""Perceptually even; its bright end, yellow, is the complement of haematoxylin's purple."""
+VEIL = {
+    Status.BACKGROUND: ((0.62, 0.62, 0.66, 0.75), "not scanned: no tissue found"),
+    Status.PENDING: ((1.0, 0.6, 0.0, 0.85), "not scanned yet"),
+    Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
+}
+"""Colour (RGBA) and words for every cell that has no probability."""
+DPI = 150
+
+
+def draw_overlay(
+    heatmap: str | Path | Heatmap,
+    out: str | Path,
+    *,
+    slide: str | Path | None = None,
+    alpha: float = 0.7,
+    threshold: float = 0.0,
+    max_side: int = 2000,
+    overwrite: bool = False,
+) -> Path:
+    """Draw a heatmap over its slide, with colour bar, scale bar, name and score; write it as a picture.
+
+    Opacity follows probability, so tissue scored 0 is seen as it is; cells not scanned lie under a grey veil.
+
+    Parameters
+    ----------
+    heatmap : store, or path of one
+    out : picture to write (png, or what else matplotlib writes by its ending)
+    slide : the slide it was made from; None draws the heatmap alone
+    alpha : opacity of probability 1
+    threshold : probabilities below it are not coloured
+    max_side : longer side of the map, pixels of the picture
+    overwrite : replace `out` if it exists
+
+    Returns
+    -------
+    `out`.
+
+    Raises
+    ------
+    HeatmapError
+        when there is no heatmap, or `slide` is not the slide it was made from.
+    SlideReadError, OutputExistsError, OutputPathError
+    """
+    from matplotlib.figure import Figure
+
+    out = check_output(out, overwrite=overwrite)
+    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    grid = heatmap.grid
+    width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
+    side = max_side / DPI / max(width_mm, height_mm)
+    figure = Figure(figsize=(max(width_mm * side, 4) + 1.6, max(height_mm * side, 3) + 1.2), layout="constrained", dpi=DPI)
+    axes = figure.add_subplot()
+    if slide is not None:
+        axes.imshow(_thumbnail(heatmap, slide, max_side), extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
+    rows, cols = grid.shape
+    cell_mm = grid.cell_um / 1000
+    colours = _colour_cells(heatmap, alpha if slide is not None else None, threshold)
+    axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
+    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap))
+    _add_colour_bar(figure, axes)
+    _add_scale_bar(axes, width_mm)
+    _add_legend(axes, heatmap.status)
+    figure.savefig(out)
+    return out
+
+
+def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
+    grid = heatmap.grid
+    with open_slide(slide, mpp=grid.slide_mpp) as opened:
+        if opened.fingerprint() != heatmap.facts["identity"]["slide"]:
+            raise HeatmapError(
+                f"{heatmap.path}: made from {heatmap.facts['slide']['file']}, not from {slide}; pass that slide, or none"
+            )
+        image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
+    return image
+
+
+def _colour_cells(heatmap: Heatmap, alpha: float | None, threshold: float) -> NDArray[np.float64]:
+    """Give RGBA of every cell; `alpha` None: opaque, for there is nothing beneath."""
+    from matplotlib import colormaps
+
+    probability, status = heatmap.probability, heatmap.status
+    colours = np.asarray(colormaps[COLOUR_MAP](np.nan_to_num(probability)))
+    if alpha is not None:
+        colours[..., 3] = alpha * np.nan_to_num(probability)
+    colours[np.nan_to_num(probability) < threshold, 3] = 0
+    for state, (colour, _) in VEIL.items():
+        colours[status == state] = colour
+    return colours
+
+
+def _title(heatmap: Heatmap) -> str:
+    name, result = heatmap.facts["slide"]["name"], heatmap.result
+    if result is None:
+        return f"{name}: scan not finished"
+    score = "no score, nothing scanned" if result["score"] is None else f"score {result['score']:.3f}"
+    unread = result["cells"]["unreadable"]
+    return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
+
+
+def _add_colour_bar(figure: Any, axes: Any) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOUR_MAP), ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("probability of tumor (research use only)")
+
+
+def _add_scale_bar(axes: Any, width_mm: float) -> None:
+    """Add a bar of a round length, about a fifth of the width."""
+    from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
+    from matplotlib.patches import Rectangle
+
+    round_lengths = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
+    length = max((value for value in round_lengths if value <= width_mm / 4), default=round_lengths[0])
+    bar = AuxTransformBox(axes.transData)
+    bar.add_artist(Rectangle((0, 0), length, width_mm / 150, color="black"))
+    packed = VPacker(children=[bar, TextArea(f"{length:g} mm")], align="center", pad=0, sep=3)
+    axes.add_artist(AnchoredOffsetbox("lower left", child=packed, pad=0.4, borderpad=0.6, frameon=True))
+
+
+def _add_legend(axes: Any, status: NDArray[np.uint8]) -> None:
+    from matplotlib.patches import Patch
+
+    present = [Patch(facecolor=colour, label=words) for state, (colour, words) in VEIL.items() if (status == state).any()]
+    if present:
+        axes.legend(handles=present, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False)
