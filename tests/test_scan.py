@@ -50,23 +50,38 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return seen
 
 
+def _assert_parity(folder: Path, model: Path | None, tmp_path: Path) -> None:
+    """A slide put together from a folder's patches gives, at stride 96, each of them what evaluate gives it."""
+    data = open_patches(folder)["train"]
+    cols = 8
+    blank = np.full((96, 96, 3), 255, np.uint8)
+    patches = [data.read(index) for index in range(len(data))] + [blank] * (-len(data) % cols)
+    canvas = np.vstack([np.hstack(patches[start : start + cols]) for start in range(0, len(patches), cols)])
+    slide = write_slide(tmp_path / "assembled.tif", canvas)
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model, stride_px=96, tissue_mask="none", precision="fp32")
+    evaluation = evaluate_patches(Predictor(load_model(model), precision="fp32"), data, workers=0)
+    assert heatmap.probability.shape == (len(patches) // cols, cols)
+    scanned = heatmap.probability.ravel()[: len(data)]
+    np.testing.assert_allclose(scanned, evaluation.probabilities, rtol=0, atol=1e-5)
+    assert np.ptp(scanned) > 1e-3, "or the comparison would say nothing"
+
+
 def test_parity_with_evaluate(tmp_path: Path, model_file: Path) -> None:
-    """A slide put together from patches, scanned at stride 96, gives each patch what evaluate gives it."""
-    patches = [texture(96, 96, seed) for seed in range(12)]
-    for number, patch in enumerate(patches):
+    for number in range(12):
         folder = tmp_path / "patches" / str(number % 2)
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patch).save(folder / f"{number:02}.png")
-    canvas = np.vstack([np.hstack(patches[row * 4 : row * 4 + 4]) for row in range(3)])
-    slide = write_slide(tmp_path / "assembled.tif", canvas)
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, stride_px=96, tissue_mask="none", precision="fp32")
-    data = open_patches(tmp_path / "patches")["train"]
-    evaluation = evaluate_patches(Predictor(load_model(model_file), precision="fp32"), data, workers=0)
-    by_name = {path.stem: value for path, value in zip(data.files, evaluation.probabilities, strict=True)}
-    assert heatmap.probability.shape == (3, 4)
-    for number, value in enumerate(heatmap.probability.ravel()):
-        assert value == pytest.approx(by_name[f"{number:02}"], abs=1e-5)
-    assert np.ptp(heatmap.probability) > 1e-3, "or the comparison would say nothing"
+        Image.fromarray(texture(96, 96, number)).save(folder / f"{number:02}.png")
+    _assert_parity(tmp_path / "patches", model_file, tmp_path)
+
+
+@pytest.mark.shared_data
+def test_parity_on_real_patches(tmp_path: Path, shared_data: Path) -> None:
+    for label in "01":
+        folder = tmp_path / "patches" / label
+        folder.mkdir(parents=True)
+        for path in sorted((shared_data / "pcam" / "patches" / "valid" / label).glob("*.jpg"))[:60]:
+            (folder / path.name).symlink_to(path)
+    _assert_parity(tmp_path / "patches", None, tmp_path)
 
 
 def test_every_cell_has_a_status_and_only_scanned_ones_a_value(
