@@ -1,4 +1,5 @@
 from .batch import scan_slides as scan_slides
+from .benchmark.staging import stage as stage
 from .demo import run_demo as run_demo
 from .errors import DataError as DataError
 from .errors import DeviceError as DeviceError

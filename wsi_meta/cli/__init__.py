@@ -12,6 +12,7 @@ from wsi_meta.cli.evaluate import evaluate
 from wsi_meta.cli.info import info
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.scan import scan
+from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
 from wsi_meta.errors import WsiMetaError
 
@@ -27,7 +28,7 @@ class _OneLineErrors(click.Group):
         except (WsiMetaError, OSError) as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted; what was done is kept, the same command goes on from there") from None
+            raise click.ClickException("interrupted; what was finished is kept (the same scan goes on from there)") from None
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate):
+for _command in (demo, scan, overlay, info, train, evaluate, stage):
     main.add_command(_command)

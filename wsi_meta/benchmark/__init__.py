@@ -1,0 +1,1 @@
+"""The yardsticks of the Camelyon challenges, by their own protocols."""

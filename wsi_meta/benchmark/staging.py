@@ -1,0 +1,166 @@
+"""CAMELYON17: a patient's pN stage from the labels of five lymph nodes, and its agreement with a reference.
+
+Rules and file format by the challenge (Bandi et al. 2019, "From detection of individual metastases to classification of
+lymph node status at the patient level: the CAMELYON17 challenge", IEEE TMI 38(2)):
+
+    patient,stage
+    patient_000.zip,pN1
+    patient_000_node_0.tif,macro
+    ...
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_meta.errors import DataError, first_line
+from wsi_meta.outputs import check_output
+
+__all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
+
+NODE_LABELS = ("negative", "itc", "micro", "macro")
+"""Labels of a node: none, isolated tumor cells only, micrometastasis, macrometastasis."""
+STAGES = ("pN0", "pN0(i+)", "pN1mi", "pN1", "pN2")
+"""Stages of a patient, in order of severity."""
+NODES = 5
+"""Nodes per patient in the challenge."""
+
+
+@dataclass(frozen=True)
+class StageTable:
+    """A CSV file in the challenge's format."""
+
+    nodes: dict[str, dict[str, str]]
+    """Label of each node by patient and node; both as they stand in the file, without ending."""
+    stages: dict[str, str]
+    """Stage by patient, for the patients whose row is there."""
+
+
+@dataclass(frozen=True)
+class Staging:
+    """What :func:`stage` found."""
+
+    stages: dict[str, str]
+    """Stage by patient."""
+    kappa: float | None
+    """Quadratic weighted kappa against the reference; None without one, or where it is not defined."""
+    agreeing: int | None
+    """Patients with the reference's stage; None without one."""
+
+
+def stage(
+    nodes: str | Path, *, reference: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False
+) -> Staging:
+    """Stage patients from a table of node labels.
+
+    Parameters
+    ----------
+    nodes : CSV in the challenge's format with a row per node; stages of patients in it are not looked at
+    reference : CSV in the same format with a row per patient; it may be the same file
+    out : CSV to write, nodes and stages in the challenge's format
+    overwrite : replace `out` if it exists
+
+    Raises
+    ------
+    DataError
+        when a file is missing or not in the format, a patient has not five nodes, or the reference lacks one.
+    OutputExistsError, OutputPathError
+    """
+    target = check_output(out, overwrite=overwrite) if out is not None else None
+    table = read_stage_table(nodes)
+    if not table.nodes:
+        raise DataError(f"{nodes}: no row of a node; expected rows like 'patient_000_node_0.tif,macro'")
+    stages = {patient: _stage_of(nodes, patient, labels.values()) for patient, labels in table.nodes.items()}
+    if target is not None:
+        _write_stage_table(target, table.nodes, stages)
+    if reference is None:
+        return Staging(stages, None, None)
+    expected = read_stage_table(reference).stages
+    if missing := sorted(set(stages) - set(expected)):
+        raise DataError(f"{reference}: no stage of {len(missing)} patients, first '{missing[0]}'; expected a row for each")
+    pairs = [(stages[patient], expected[patient]) for patient in stages]
+    return Staging(stages, weighted_kappa(*zip(*pairs, strict=True)), sum(ours == theirs for ours, theirs in pairs))
+
+
+def stage_patient(labels: Iterable[str]) -> str:
+    """Give a patient's pN stage from the labels of the nodes.
+
+    Isolated tumor cells do not make a node positive. pN2: four nodes or more with metastases, at least one macro; pN1: one
+    to three, at least one macro; pN1mi: only micrometastases; pN0(i+): only isolated tumor cells; pN0: nothing.
+
+    Raises
+    ------
+    ValueError
+        for a label that is none of :data:`NODE_LABELS`.
+    """
+    counts = dict.fromkeys(NODE_LABELS, 0)
+    for label in labels:
+        if label not in counts:
+            raise ValueError(f"label '{label}'; expected one of {', '.join(NODE_LABELS)}")
+        counts[label] += 1
+    positive = counts["micro"] + counts["macro"]
+    if counts["macro"]:
+        return "pN1" if positive <= 3 else "pN2"
+    if counts["micro"]:
+        return "pN1mi"
+    return "pN0(i+)" if counts["itc"] else "pN0"
+
+
+def weighted_kappa(first: Iterable[str], second: Iterable[str]) -> float | None:
+    """Give Cohen's kappa with quadratic weights over the five stages; None where every patient has one and the same."""
+    from sklearn.metrics import cohen_kappa_score
+
+    ranks = [[STAGES.index(value) for value in values] for values in (first, second)]
+    if len(set(ranks[0] + ranks[1])) == 1:
+        return None
+    kappa = float(cohen_kappa_score(*ranks, weights="quadratic", labels=range(len(STAGES))))
+    return kappa if math.isfinite(kappa) else None
+
+
+def read_stage_table(path: str | Path) -> StageTable:
+    """Read a CSV in the challenge's format.
+
+    Raises
+    ------
+    DataError
+        when it is missing, not in the format, or holds an unknown label or stage, or two for one name.
+    """
+    path = Path(path)
+    nodes: dict[str, dict[str, str]] = {}
+    stages: dict[str, str] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"patient", "stage"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path}: columns {reader.fieldnames}; expected 'patient' and 'stage'")
+            for row in reader:
+                name, value = Path(row["patient"] or "").stem, (row["stage"] or "").strip()
+                patient, is_node, _ = name.partition("_node_")
+                known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if is_node else (STAGES, stages)
+                if value not in known or place.setdefault(name, value) != value:
+                    raise DataError(f"{path}: '{value}' for '{row['patient']}'; expected one of {', '.join(known)}, once")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: not a table of stages ({first_line(error)}); expected CSV with 'patient' and 'stage'"
+        ) from error
+    return StageTable(nodes, stages)
+
+
+def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:
+    labels = list(labels)
+    if len(labels) != NODES:
+        raise DataError(f"{path}: '{patient}' has {len(labels)} nodes; expected {NODES}")
+    return stage_patient(labels)
+
+
+def _write_stage_table(path: Path, nodes: Mapping[str, Mapping[str, str]], stages: Mapping[str, str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["patient", "stage"])
+        for patient, labels in nodes.items():
+            writer.writerow([f"{patient}.zip", stages[patient]])
+            writer.writerows([f"{node}.tif", label] for node, label in labels.items())
