@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,10 +13,18 @@ from wsi_meta.predictor import Predictor
 class DarknessPredictor(Predictor):
     """Gives as logit the share of dark pixels in the label square of each patch."""
 
-    def predict_block(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
+    def predict_block(
+        self,
+        image: NDArray[np.uint8],
+        wanted: NDArray[np.bool_],
+        stride_px: int,
+        report: Callable[[int], None] | None = None,
+    ) -> NDArray[np.float32]:
         logits = np.full(wanted.shape, np.nan, np.float32)
         for row, col in np.argwhere(wanted):
             patch = image[row * stride_px : row * stride_px + 96, col * stride_px : col * stride_px + 96]
             assert patch.shape == (96, 96, 3)
             logits[row, col] = (1 - patch[32:64, 32:64] / 255).mean()
+        if report is not None:
+            report(int(wanted.sum()))
         return logits

@@ -9,7 +9,7 @@ from slides import damage_tile, texture, write_slide
 
 import wsi_meta.scanning
 from wsi_meta.batch import COLUMNS, scan_slides
-from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,20 @@ def test_bad_calls(tmp_path: Path, model_file: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputPathError, match="expected a folder"):
         scan_slides([slide, tmp_path / "b.tif"], tmp_path / "file", model=model_file)
+
+
+def test_a_second_run_keeps_the_rows_of_the_first(tmp_path: Path, model_file: Path) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
+    scan_slides(slides[:2], tmp_path / "out", model=model_file)
+    scan_slides(slides[1:], tmp_path / "out", model=model_file)
+    with (tmp_path / "out" / "summary.csv").open(newline="") as file:
+        assert [Path(row["slide"]).stem for row in csv.DictReader(file)] == ["a", "b", "c"]
+
+
+def test_a_foreign_summary_is_never_replaced(tmp_path: Path, model_file: Path) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300)) for name in "ab"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary.csv").write_text("my,own,table\n1,2,3\n")
+    with pytest.raises(OutputExistsError, match="not a summary of scans"):
+        scan_slides(slides, tmp_path / "out", model=model_file)
+    assert (tmp_path / "out" / "summary.csv").read_text() == "my,own,table\n1,2,3\n"

@@ -46,6 +46,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     result = _run(command, "--help")
     assert result.exit_code == 0
     assert f"Example:\n    wsi-meta {command}" in result.output
+    assert "--json" in result.output
 
 
 def test_every_option_has_help() -> None:
@@ -93,7 +94,7 @@ def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -
     assert _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64).exit_code == 0
     assert "holds another scan" in _one_line_error(_run("scan", slide_file, "--out", out, "--model", model_file))
     result = _run("overlay", out, "--slide", slide_file, "--out", tmp_path / "o.png", "--max-side", 300)
-    assert result.stdout.strip() == str(tmp_path / "o.png")
+    assert result.stdout.strip() == f"overlay: {tmp_path / 'o.png'}"
     assert (tmp_path / "o.png").stat().st_size > 1000
     for path, kind in [(slide_file, "slide"), (out, "heatmap"), (model_file, "model")]:
         assert json.loads(_run("info", path, "--json").stdout)["kind"] == kind

@@ -18,6 +18,7 @@ from wsi_meta.errors import MissingMppError, ModelFileError, OutputExistsError, 
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
 from wsi_meta.predictor import Predictor
+from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
@@ -42,9 +43,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
 
     class Counting(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             seen.append((int(wanted.sum()),))
-            return super().predict_block(image, wanted, stride_px)
+            return super().predict_block(image, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.scanning, "Predictor", Counting)
     return seen
@@ -149,11 +150,11 @@ def test_an_interrupted_scan_goes_on(
     seen: list[int] = []
 
     class Interrupted(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             if len(seen) == 5:
                 raise KeyboardInterrupt
             seen.append(1)
-            return super().predict_block(image, wanted, stride_px)
+            return super().predict_block(image, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.scanning, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -240,6 +241,23 @@ def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path, dark
         assert not (tmp_path / "h.zarr").exists()
 
 
+def test_the_bar_moves_with_every_batch(
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[int] = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        bar = progress_bar(*arguments, **options)
+        bar.update = moves.append
+        return bar
+
+    monkeypatch.setattr(wsi_meta.scanning, "progress_bar", watched)
+    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=320, batch_size=32)
+    assert heatmap.result is not None
+    assert sum(moves) == heatmap.result["cells"]["scanned"]
+    assert max(moves) <= 32
+
+
 def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_slide(tmp_path / "glass.tif", np.full((300, 300, 3), 244, np.uint8))
     heatmap = scan(path, tmp_path / "h.zarr", model=model_file)
@@ -295,9 +313,9 @@ def test_identity_stands_before_the_first_block(
     found: list[dict[str, Any]] = []
 
     class Looking(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int) -> Any:
+        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
-            return super().predict_block(image, wanted, stride_px)
+            return super().predict_block(image, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.scanning, "Predictor", Looking)
     scan(slide_file, tmp_path / "h.zarr", model=model_file)

@@ -13,7 +13,7 @@ from slides import damage_tile, texture, write_slide, write_sparse_slide
 from wsi_meta.errors import MissingMppError, SlideReadError
 from wsi_meta.pyramid import write_pyramid
 from wsi_meta.resampling import average_area, exact_ratio
-from wsi_meta.slide import Slide, open_slide
+from wsi_meta.slide import open_slide
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_missing_mpp(tmp_path: Path) -> None:
     path = tmp_path / "no-mpp.tif"
     tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
     slide = open_slide(path)
-    assert not slide.has_mpp
+    assert slide.known_mpp is None
     with pytest.raises(MissingMppError, match=r"no-mpp\.tif: .* pass --mpp"):
         _ = slide.mpp
     assert open_slide(path, mpp=0.5).mpp == 0.5
@@ -213,7 +213,3 @@ def test_fingerprint_follows_content_not_name(tmp_path: Path, slide_file: Path) 
 def test_exact_ratio() -> None:
     assert exact_ratio(0.972, 0.243) == 4
     assert float(exact_ratio(0.972, 0.25)) == 3.888
-
-
-def test_repr_names_the_file(slide_file: Path) -> None:
-    assert repr(Slide(slide_file)).endswith("a.tif', 900x700)")

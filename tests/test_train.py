@@ -609,3 +609,13 @@ def test_a_broken_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, er
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     with pytest.raises(ModelFileError, match="the download failed"):
         initialise(Tiny(), "imagenet")
+
+
+def test_bf16_on_a_cpu_needs_a_compiler_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "resolve_precision", lambda asked, _device: "bf16" if asked == "auto" else asked)
+    monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/c++")
+    assert module._choose_precision("auto", "cpu") == "bf16"
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert module._choose_precision("auto", "cpu") == "fp32"
+    assert module._choose_precision("bf16", "cpu") == "bf16"
+    assert module._choose_precision("auto", "cuda") == "bf16"

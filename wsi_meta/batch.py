@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import DataError, OutputPathError, WsiMetaError
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMetaError
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note
@@ -25,7 +25,7 @@ def scan_slides(
     """Scan slides one after the other into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
 
     A slide that cannot be scanned gets a row with its error; the others go on. Slides that were finished before are
-    not scanned again.
+    not scanned again; rows of slides that are not among `slides` stay in the table.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ def scan_slides(
         when two slides have the same name.
     OutputPathError
         when `out` is a file or cannot be made.
+    OutputExistsError
+        when ``summary.csv`` is there and not ours.
     """
     out, names = Path(out), [Path(slide).stem for slide in slides]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -51,6 +53,8 @@ def scan_slides(
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {len(slides)} slides")
     check_folder(out)
     out.mkdir(exist_ok=True)
+    summary = out / "summary.csv"
+    table = _read_summary(summary)
     rows: list[dict[str, Any]] = []
     for number, slide in enumerate(slides, 1):
         note(f"[{number}/{len(slides)}] {slide}", enabled=progress)
@@ -61,7 +65,7 @@ def scan_slides(
             told = " ".join(str(error).split())
             note(f"Error: {told}", enabled=progress)
             rows.append(dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told})
-        _write_summary(out / "summary.csv", rows)
+        _write_summary(summary, table | {row["slide"]: row for row in rows})
     return rows
 
 
@@ -83,8 +87,21 @@ def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
     }
 
 
-def _write_summary(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
+def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
+    """Give an earlier summary's rows by slide; OutputExistsError if the file is not a summary."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) == COLUMNS:
+            return {row["slide"]: row for row in reader}
+    raise OutputExistsError(f"{path}: exists and is not a summary of scans; it is never replaced; choose another --out")
+
+
+def _write_summary(path: Path, table: dict[str, dict[str, Any]]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(table.values())
+    partial.replace(path)

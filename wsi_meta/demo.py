@@ -35,8 +35,9 @@ class Demo:
     heatmap: Path
     overlay: Path
     score: float | None
-    auc: float
-    """Of the heatmap, between cells whose label square is all drawn tumor and scanned cells with none in it."""
+    auc: float | None
+    """Of the heatmap, between cells whose label square is all drawn tumor and scanned cells with none in it; None where
+    the drawing has only one kind."""
 
 
 def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: str = "auto", progress: bool = False) -> Demo:
@@ -73,15 +74,15 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float:
-    """Give the AUC between cells drawn as tumor and as normal; NaN when there is only one kind."""
+def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float | None:
+    """Give the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
     from sklearn.metrics import roc_auc_score
 
     share = _share_of_tumor(tumor, heatmap.grid.shape, round(heatmap.grid.cell_l0 / MASK_DOWNSAMPLE))
     probability = heatmap.probability
     judged = np.isfinite(probability) & ((share == 0) | (share == 1))
     truth = share[judged] == 1
-    return float(roc_auc_score(truth, probability[judged])) if 0 < truth.sum() < truth.size else float("nan")
+    return float(roc_auc_score(truth, probability[judged])) if 0 < truth.sum() < truth.size else None
 
 
 def _share_of_tumor(tumor: NDArray[np.bool_], shape: tuple[int, int], side: int) -> NDArray[np.float64]:

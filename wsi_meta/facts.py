@@ -55,7 +55,7 @@ def _slide_facts(path: Path) -> dict[str, Any]:
             "vendor": slide.vendor,
             "width": slide.width,
             "height": slide.height,
-            "mpp": slide.mpp if slide.has_mpp else None,
+            "mpp": slide.known_mpp,
             "levels": [
                 {"width": width, "height": height, "downsample": downsample}
                 for (width, height), downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)

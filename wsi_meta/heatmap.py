@@ -103,8 +103,6 @@ class Heatmap:
         ------
         OutputExistsError, OutputPathError
         """
-        import zarr
-
         check_folder(path)
         if path.exists():
             _refuse_foreign(path)
@@ -112,23 +110,13 @@ class Heatmap:
                 raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        group = zarr.create_group(partial, zarr_format=3)
-        chunks = (grid.block_cells, grid.block_cells)
-        axes = ("y", "x")
-        group.create_array("0", shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
-        status = group.create_array(
-            "status", shape=grid.shape, chunks=chunks, dtype="uint8", fill_value=0, dimension_names=axes
-        )
-        status[...] = np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
-        group.attrs.put(
-            {
-                "ome": _multiscales(path.stem, grid.cell_um, 1),
-                "wsi_meta": {"format_version": FORMAT_VERSION, "grid": grid.to_dict(), **facts, "result": None},
-            }
-        )
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+        try:
+            _write_empty(partial, path.stem, grid, tissue, facts)
+            if path.exists():
+                shutil.rmtree(path)
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return cls.open(path)
 
     @property
@@ -218,6 +206,22 @@ class Heatmap:
 
     def _read(self, name: str, part: tuple[slice, slice]) -> NDArray[Any]:
         return np.asarray(self._array(name)[part])
+
+
+def _write_empty(path: Path, name: str, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any]) -> None:
+    import zarr
+
+    group = zarr.create_group(path, zarr_format=3)
+    chunks, axes = (grid.block_cells, grid.block_cells), ("y", "x")
+    group.create_array("0", shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
+    status = group.create_array("status", shape=grid.shape, chunks=chunks, dtype="uint8", fill_value=0, dimension_names=axes)
+    status[...] = np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
+    group.attrs.put(
+        {
+            "ome": _multiscales(name, grid.cell_um, 1),
+            "wsi_meta": {"format_version": FORMAT_VERSION, "grid": grid.to_dict(), **facts, "result": None},
+        }
+    )
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -13,6 +13,8 @@ from wsi_meta.errors import DeviceError, ModelFileError
 from wsi_meta.model import Model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
@@ -127,7 +129,13 @@ class Predictor:
         logits = [self._forward(patches[start : start + self.batch_size]) for start in range(0, len(patches), self.batch_size)]
         return torch.cat(logits).numpy() if logits else np.empty(0, np.float32)
 
-    def predict_block(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
+    def predict_block(
+        self,
+        image: NDArray[np.uint8],
+        wanted: NDArray[np.bool_],
+        stride_px: int,
+        report: Callable[[int], None] | None = None,
+    ) -> NDArray[np.float32]:
         """Give the logit of every wanted cell of a block, a forward pass per patch.
 
         Parameters
@@ -136,6 +144,7 @@ class Predictor:
             ``(row * stride_px, col * stride_px)`` of it
         wanted : bool (rows, cols), the cells to predict
         stride_px : side of a cell, pixels at the model's mpp
+        report : called after each forward pass with the number of cells it predicted
 
         Returns
         -------
@@ -151,6 +160,8 @@ class Predictor:
             part = slice(start, start + self.batch_size)
             patches = windows[rows[part], cols[part]].permute(0, 2, 3, 1)
             logits[rows[part], cols[part]] = self._forward(patches).numpy()
+            if report is not None:
+                report(len(patches))
         return logits
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,8 +101,8 @@ def scan(
     if mode not in MODES or stride_px not in STRIDES:
         raise ValueError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
     job = _make_job(slide, mpp, model, device, precision, batch_size)
+    worker = _open(job)
     try:
-        worker = _open(job)
         grid = _make_grid(worker, stride_px, block_px)
         tissue = find_tissue(worker.slide) if tissue_mask is None else read_tissue_mask(tissue_mask, worker.slide)
         heatmap = _open_or_create(Path(out), worker, grid, tissue, overwrite=overwrite)
@@ -208,15 +209,18 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
                 bar.update(future.result())
         else:
             from dask.base import compute
-            from dask.callbacks import Callback
             from dask.delayed import delayed
 
-            tasks = [delayed(_scan_block, pure=False, traverse=False)(job, heatmap.path, block) for block in blocks]
-            with Callback(posttask=lambda _key, cells, *_: bar.update(cells)):
-                compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
+            def report(cells: int) -> None:
+                with bar.get_lock():
+                    bar.update(cells)
+
+            task = delayed(_scan_block, pure=False, traverse=False)
+            tasks = [task(job, heatmap.path, block, report) for block in blocks]
+            compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
 
 
-def _scan_block(job: _Job, store: Path, block: Block) -> int:
+def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], None] | None = None) -> int:
     """Read, predict and write one block; give the number of its cells that were dealt with."""
     worker, heatmap = _open(job), Heatmap.open(store)
     card, grid = worker.predictor.model.card, heatmap.grid
@@ -226,7 +230,7 @@ def _scan_block(job: _Job, store: Path, block: Block) -> int:
     except SlideReadError:
         heatmap.write_block(block, None, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND).astype(np.uint8))
         return int(wanted.sum())
-    logits = worker.predictor.predict_block(image, wanted, grid.stride_px)
+    logits = worker.predictor.predict_block(image, wanted, grid.stride_px, report)
     probability = card.calibration.to_probability(logits)
     heatmap.write_block(block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
     return int(wanted.sum())

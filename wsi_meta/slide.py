@@ -55,16 +55,17 @@ class Slide:
 
     Attributes
     ----------
-    path : the file
+    path, name : the file, and its name without ending
     width, height : level-0 pixels
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
+    known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
     """
 
     def __init__(self, path: Path, mpp: float | None = None) -> None:
-        self.path = path
+        self.path, self.name = path, path.stem
         self._local = threading.local()
         handle = self._handle()
         properties = dict(handle.properties)
@@ -74,24 +75,14 @@ class Slide:
         self.vendor = str(properties.get("openslide.vendor"))
         self.background = tuple(bytes.fromhex(properties.get("openslide.background-color", "FFFFFF")))
         self._quickhash = properties.get("openslide.quickhash-1", "")
-        self._mpp = _checked_mpp(path, mpp) if mpp is not None else _stored_mpp(path, properties)
+        self.known_mpp = _checked_mpp(path, mpp) if mpp is not None else _stored_mpp(path, properties)
 
     @property
     def mpp(self) -> float:
         """Micrometres per level-0 pixel; MissingMppError when the file does not say and none was given."""
-        if self._mpp is None:
+        if self.known_mpp is None:
             raise MissingMppError(f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)")
-        return self._mpp
-
-    @property
-    def has_mpp(self) -> bool:
-        """Whether :attr:`mpp` is known."""
-        return self._mpp is not None
-
-    @property
-    def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        return self.known_mpp
 
     def fingerprint(self) -> str:
         """Give a SHA-256 (hexadecimal) of what tells slides apart, quick on any size.
@@ -237,9 +228,6 @@ class Slide:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"Slide({str(self.path)!r}, {self.width}x{self.height})"
-
     def _best_level(self, l0_per_px: float, extent_px: int) -> tuple[int, float]:
         """Give the coarsest level that is fine enough, and its pixels per pixel asked for."""
         slack = SAME_SCALE_PX / extent_px
@@ -291,9 +279,9 @@ def _open_handle(path: Path) -> Any:
 
 
 def _stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
-    stored = [properties.get(f"openslide.mpp-{axis}") for axis in "xy"]
-    if None in stored:
+    if not {"openslide.mpp-x", "openslide.mpp-y"} <= set(properties):
         return None
+    stored = [properties[f"openslide.mpp-{axis}"] for axis in "xy"]
     x, y = (_checked_mpp(path, value) for value in stored)
     if abs(x - y) > 0.02 * x:
         raise MissingMppError(f"{path}: pixels of {x:g} x {y:g} um; expected square ones; pass --mpp to choose one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,10 +20,9 @@ __all__ = ["overlay"]
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Colour none below this.")
 @click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
 @options.overwrite_option
-def overlay(
-    heatmap: Path, out: Path, slide: Path | None, alpha: float, threshold: float, max_side: int, overwrite: bool
-) -> None:
+@options.as_json_option
+def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
     from wsi_meta.overlay import draw_overlay
 
-    print(draw_overlay(heatmap, out, slide=slide, alpha=alpha, threshold=threshold, max_side=max_side, overwrite=overwrite))
+    options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -174,7 +176,7 @@ def _make_loader(patches: Patches, recipe: Recipe, workers: int) -> DataLoader[t
 
 def _make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, device: str, precision: str) -> _Learner:
     device = resolve_device(device)
-    precision = resolve_precision(precision, device)
+    precision = _choose_precision(precision, device)
     keep_freed_memory()
     network = start.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     named = dict(network.named_parameters())
@@ -186,10 +188,18 @@ def _make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, device: st
     if math.isclose(steps * recipe.warm_up, 1):
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr for _, lr in groups], steps, pct_start=recipe.warm_up)
-    # eager bf16 training on a CPU falls back to slow kernels (measured: docs/benchmarks.md); compiled it does not
     forward = torch.compile(network) if precision == "bf16" and device == "cpu" else network
     generator = torch.Generator(device).manual_seed(recipe.seed)
     return _Learner(network, forward, optimiser, schedule, generator, device, precision)
+
+
+def _choose_precision(precision: str, device: str) -> str:
+    """Resolve ``auto`` for training: bf16 on a CPU needs a C++ compiler, for only compiled does it use the fast kernels."""
+    resolved = resolve_precision(precision, device)
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    if precision == "auto" and device == "cpu" and not any(map(shutil.which, compilers)):
+        return "fp32"
+    return resolved
 
 
 def _freeze(start: Start, recipe: Recipe, epoch: int) -> None:
