@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMetaError, one_line
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note
@@ -62,7 +62,7 @@ def scan_slides(
         try:
             rows.append(summarise(slide, scan(slide, store, progress=progress, **settings)))
         except (WsiMetaError, OSError) as error:
-            told = " ".join(str(error).split())
+            told = one_line(error)
             note(f"Error: {told}", enabled=progress)
             rows.append(dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told})
         _write_summary(summary, table | {row["slide"]: row for row in rows})

@@ -16,6 +16,7 @@ __all__ = [
     "TrainingError",
     "WsiMetaError",
     "first_line",
+    "one_line",
 ]
 
 
@@ -59,6 +60,11 @@ class DeviceError(WsiMetaError, RuntimeError):
     """The device or precision asked for is not to be had on this machine."""
 
 
+def one_line(error: BaseException) -> str:
+    """Give an error's message with its line breaks taken out."""
+    return " ".join(str(error).split())
+
+
 def first_line(error: BaseException) -> str:
     """Give what another library's error says, as far as it fits into one line."""
-    return " ".join(str(error).split()[:40]) or type(error).__name__
+    return " ".join(one_line(error).split()[:40]) or type(error).__name__

@@ -14,7 +14,7 @@ from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.scan import scan
 from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
-from wsi_meta.errors import WsiMetaError
+from wsi_meta.errors import WsiMetaError, one_line
 
 __all__ = ["main"]
 
@@ -26,7 +26,7 @@ class _OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except (WsiMetaError, OSError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(one_line(error)) from error
         except KeyboardInterrupt:
             raise click.ClickException("interrupted; what was finished is kept (the same scan goes on from there)") from None
 
