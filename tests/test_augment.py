@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.training.augment import augment, dihedral, jitter_brightness, jitter_stain
+from wsi_meta.training.augment import augment, jitter_brightness, jitter_stain
+from wsi_meta.views import dihedral
 
 # the module, even where its package gives the function the same name
 module = importlib.import_module("wsi_meta.training.augment")

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["FORMAT_VERSION", "Calibration", "Model", "ModelCard", "build_network", "load_model", "read_card", "save_model"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Calibration",
+    "Model",
+    "ModelCard",
+    "build_network",
+    "cell_logits",
+    "load_model",
+    "read_card",
+    "save_model",
+]
 
 FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
@@ -113,6 +123,34 @@ def build_network() -> nn.Module:
     network: nn.Module = resnet50(weights=None)
     network.fc = nn.Linear(2048, 1)
     return network
+
+
+def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
+    """Give the logit of every cell of larger images by one pass of the trunk: dense mode.
+
+    ResNet50's trunk has a stride of 32 px, so each of its features stands for a cell, and a patch of 96 px is 3x3 of them:
+    their mean is what the head of the patch classifier sees. A single patch gives one logit, the same as ``network(inputs)``.
+
+    Parameters
+    ----------
+    network : ResNet50 as :func:`build_network` makes it
+    inputs : float32 tensor (n, 3, height, width), sides in multiples of 32 and at least 96
+    step : features from one window to the next: 1 scores every cell, 3 every patch of a mosaic
+
+    Returns
+    -------
+    tensor (n, rows, cols): ``(side / 32 - 3) // step + 1`` logits a side.
+    """
+    from torch.nn.functional import avg_pool2d
+
+    features = inputs
+    for name, stage in network.named_children():
+        if name == "avgpool":
+            break
+        features = stage(features)
+    pooled = avg_pool2d(features, kernel_size=3, stride=step)
+    logits: torch.Tensor = network.get_submodule("fc")(pooled.permute(0, 2, 3, 1))[..., 0]
+    return logits
 
 
 def load_model(path: str | Path | None = None) -> Model:

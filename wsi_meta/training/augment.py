@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["augment", "dihedral", "jitter_brightness", "jitter_stain"]
+from wsi_meta.views import VIEWS, dihedral
+
+__all__ = ["augment", "jitter_brightness", "jitter_stain"]
 
 STAIN_SCALE = 0.2
 """Largest relative change of a stain's amount (Tellez et al. 2019, "HED-strong")."""
@@ -34,25 +36,9 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     -------
     uint8 tensor of the same shape; `images` is left as it was.
     """
-    view = torch.randint(8, (len(images),), generator=generator, device=images.device)
+    view = torch.randint(VIEWS, (len(images),), generator=generator, device=images.device)
     turned = dihedral(images, view)
     return jitter_brightness(jitter_stain(turned.float(), generator), generator).round().clamp(0, 255).to(torch.uint8)
-
-
-def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Give each image in one of the square's eight views.
-
-    Parameters
-    ----------
-    images : tensor (n, side, side, channels)
-    view : int64 tensor (n,), 0 to 7: quarter turns ``view % 4``, mirrored first when ``view >= 4``
-    """
-    seen = torch.empty_like(images)
-    for value in range(8):
-        chosen = view == value
-        part = images[chosen].flip(2) if value >= 4 else images[chosen]
-        seen[chosen] = torch.rot90(part, value % 4, (1, 2))
-    return seen
 
 
 def jitter_stain(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
