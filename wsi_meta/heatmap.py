@@ -3,10 +3,11 @@
     0           float32 (rows, cols)  calibrated probability of tumor; NaN = not scanned, never 0
     1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
+    uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": identity of the scan, slide, grid, model card, versions, result
 
-A block's status is written after its probabilities: that is its commit mark, and what an interrupted scan resumes from.
+A block's status is written after its values: that is its commit mark, and what an interrupted scan resumes from.
 """
 
 from __future__ import annotations
@@ -89,7 +90,14 @@ class Heatmap:
 
     @classmethod
     def create(
-        cls, path: Path, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any], *, overwrite: bool
+        cls,
+        path: Path,
+        grid: PatchGrid,
+        tissue: NDArray[np.bool_],
+        facts: dict[str, Any],
+        *,
+        uncertainty: bool = False,
+        overwrite: bool,
     ) -> Heatmap:
         """Make an empty store, whole or not at all: cells with tissue are pending, the others background.
 
@@ -97,6 +105,7 @@ class Heatmap:
         ----------
         tissue : bool, the grid's shape
         facts : attributes to keep under ``wsi_meta``; with ``identity``
+        uncertainty : make room for the spread over the eight views
         overwrite : replace an older heatmap at `path`; anything else that stands there is never replaced
 
         Raises
@@ -111,7 +120,7 @@ class Heatmap:
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            _write_empty(partial, path.stem, grid, tissue, facts)
+            _write_empty(partial, path.stem, grid, tissue, facts, uncertainty=uncertainty)
             if path.exists():
                 shutil.rmtree(path)
             partial.rename(path)
@@ -141,6 +150,16 @@ class Heatmap:
         return self._read("status", (slice(None), slice(None)))
 
     @property
+    def uncertainty(self) -> NDArray[np.float32] | None:
+        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
+        return self._read("uncertainty", (slice(None), slice(None))) if self.has_uncertainty else None
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether the store keeps the spread over the eight views."""
+        return "uncertainty" in self.group
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """Score and counts once the scan came to its end, else None."""
         result: dict[str, Any] | None = self.facts["result"]
@@ -155,10 +174,17 @@ class Heatmap:
         """Give the status of a block's cells."""
         return self._read("status", block.cells)
 
-    def write_block(self, block: Block, probability: NDArray[np.float32] | None, status: NDArray[np.uint8]) -> None:
-        """Write a block's probabilities (None: none could be had), then its status, which commits it."""
-        if probability is not None:
-            self._array("0")[block.cells] = probability
+    def write_block(
+        self,
+        block: Block,
+        probability: NDArray[np.float32] | None,
+        status: NDArray[np.uint8],
+        uncertainty: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Write a block's values (None: none could be had, or none are kept), then its status, which commits it."""
+        for name, values in (("0", probability), ("uncertainty", uncertainty)):
+            if values is not None:
+                self._array(name)[block.cells] = values
         self._array("status")[block.cells] = status
 
     def open_blocks(self) -> list[Block]:
@@ -208,12 +234,15 @@ class Heatmap:
         return np.asarray(self._array(name)[part])
 
 
-def _write_empty(path: Path, name: str, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any]) -> None:
+def _write_empty(
+    path: Path, name: str, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any], *, uncertainty: bool
+) -> None:
     import zarr
 
     group = zarr.create_group(path, zarr_format=3)
     chunks, axes = (grid.block_cells, grid.block_cells), ("y", "x")
-    group.create_array("0", shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
+    for values in ("0", "uncertainty") if uncertainty else ("0",):
+        group.create_array(values, shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
     status = group.create_array("status", shape=grid.shape, chunks=chunks, dtype="uint8", fill_value=0, dimension_names=axes)
     status[...] = np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
     group.attrs.put(

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import DeviceError, ModelFileError
 from wsi_meta.model import Model
+from wsi_meta.views import VIEWS, dihedral, mean_over_views
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,16 +93,21 @@ class Predictor:
     model : as :func:`wsi_meta.load_model` gives it
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
-    batch_size : rows of one forward pass
+    batch_size : rows of one forward pass; a row is one view of one patch
+    tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
+        the work
     """
 
-    def __init__(self, model: Model, *, device: str = "auto", precision: str = "auto", batch_size: int = 64) -> None:
+    def __init__(
+        self, model: Model, *, device: str = "auto", precision: str = "auto", batch_size: int = 64, tta: bool = False
+    ) -> None:
         import torch
 
         self.model = model
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
+        self.views = VIEWS if tta else 1
         self._lock = threading.Lock()
         self._stopped = False
         if self.device == "cpu":
@@ -114,7 +120,7 @@ class Predictor:
         self._network = model.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Give the logit of every patch.
+        """Give the logit of every patch; with `tta` the mean logit over its eight views.
 
         Parameters
         ----------
@@ -124,10 +130,20 @@ class Predictor:
         -------
         float32 array (n,): raw logits, before calibration.
         """
-        import torch
+        return mean_over_views(self.predict_views(patches))
 
-        logits = [self._forward(patches[start : start + self.batch_size]) for start in range(0, len(patches), self.batch_size)]
-        return torch.cat(logits).numpy() if logits else np.empty(0, np.float32)
+    def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
+        """Give the logit of every view of every patch.
+
+        Parameters
+        ----------
+        patches : as for :meth:`predict_patches`
+
+        Returns
+        -------
+        float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`wsi_meta.views.dihedral`.
+        """
+        return self._predict(len(patches), lambda chosen: patches[chosen])
 
     def predict_block(
         self,
@@ -136,7 +152,7 @@ class Predictor:
         stride_px: int,
         report: Callable[[int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Give the logit of every wanted cell of a block, a forward pass per patch.
+        """Give the logit of every view of every wanted cell of a block, each from a patch of its own.
 
         Parameters
         ----------
@@ -144,29 +160,41 @@ class Predictor:
             ``(row * stride_px, col * stride_px)`` of it
         wanted : bool (rows, cols), the cells to predict
         stride_px : side of a cell, pixels at the model's mpp
-        report : called after each forward pass with the number of cells it predicted
+        report : called after each forward pass with the number of cells it finished
 
         Returns
         -------
-        float32 array (rows, cols): logits; NaN where not wanted.
+        float32 array (rows, cols, views): raw logits as :meth:`predict_views` gives them; NaN where not wanted.
         """
         import torch
 
         side = self.model.card.preprocessing.patch_px
         windows = torch.from_numpy(image).unfold(0, side, stride_px).unfold(1, side, stride_px)
-        rows, cols = np.nonzero(wanted)
-        logits = np.full(wanted.shape, np.nan, np.float32)
-        for start in range(0, len(rows), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            patches = windows[rows[part], cols[part]].permute(0, 2, 3, 1)
-            logits[rows[part], cols[part]] = self._forward(patches).numpy()
-            if report is not None:
-                report(len(patches))
+        rows, cols = torch.nonzero(torch.from_numpy(wanted), as_tuple=True)
+        logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
+        logits[rows, cols] = self._predict(
+            len(rows), lambda chosen: windows[rows[chosen], cols[chosen]].permute(0, 2, 3, 1), report
+        )
         return logits
 
     def stop(self) -> None:
         """Let passes that other threads still ask for fail at once, so that an interrupted scan ends soon."""
         self._stopped = True
+
+    def _predict(
+        self, n: int, take: Callable[[torch.Tensor], torch.Tensor], report: Callable[[int], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Give logits (n, views) of the patches that `take` gives by index; all views of a patch follow each other."""
+        import torch
+
+        logits = torch.empty(n * self.views)
+        for start in range(0, len(logits), self.batch_size):
+            stop = min(start + self.batch_size, len(logits))
+            rows = torch.arange(start, stop)
+            logits[start:stop] = self._forward(dihedral(take(rows // self.views), rows % self.views))
+            if report is not None:
+                report(stop // self.views - start // self.views)
+        return logits.reshape(n, self.views).numpy()
 
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
         """One pass over at most `batch_size` patches; float32 logits on the CPU."""

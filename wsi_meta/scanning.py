@@ -21,6 +21,7 @@ from wsi_meta.scoring import score_slide
 from wsi_meta.slide import Slide, open_slide
 from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
+from wsi_meta.views import mean_over_views, spread_over_views
 
 __all__ = ["MODES", "scan"]
 
@@ -39,6 +40,7 @@ class _Job:
     device: str
     precision: str
     batch_size: int
+    tta: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def scan(
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
+    tta: bool = False,
+    uncertainty: bool = False,
     workers: int = 2,
     tissue_mask: str | Path | None = None,
     block_px: int = 1920,
@@ -77,7 +81,9 @@ def scan(
     mode : ``patch``, a forward pass per cell; ``auto`` is the same until there is another
     stride_px : side of a cell, pixels at the model's mpp; a multiple of 8 up to 96
     mpp : micrometres per level-0 pixel, where the slide does not say
-    device, precision, batch_size : see :class:`wsi_meta.predictor.Predictor`
+    device, precision, batch_size, tta : see :class:`wsi_meta.predictor.Predictor`; with `tta` a cell's probability is the
+        calibrated mean logit of its eight views
+    uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image over the slide, not 0 = tissue; ``none`` scans everything; None finds it by colour
     block_px : side of a block, pixels at the model's mpp; part of the store's layout
@@ -96,16 +102,18 @@ def scan(
     OutputExistsError
         when `out` is something else, or the heatmap of another scan; it names the difference.
     ValueError
-        for a mode or stride that does not exist.
+        for a mode or stride that does not exist, or `uncertainty` without `tta`.
     """
     if mode not in MODES or stride_px not in STRIDES:
         raise ValueError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
-    job = _make_job(slide, mpp, model, device, precision, batch_size)
+    if uncertainty and not tta:
+        raise ValueError("uncertainty is the spread over the eight views of test-time averaging; expected tta=True with it")
+    job = _make_job(slide, mpp, model, device, precision, batch_size, tta)
     worker = _open(job)
     try:
         grid = _make_grid(worker, stride_px, block_px)
         tissue = find_tissue(worker.slide) if tissue_mask is None else read_tissue_mask(tissue_mask, worker.slide)
-        heatmap = _open_or_create(Path(out), worker, grid, tissue, overwrite=overwrite)
+        heatmap = _open_or_create(Path(out), worker, grid, tissue, uncertainty=uncertainty, overwrite=overwrite)
         if not heatmap.finished:
             _warn_of_tissue(tissue, worker.slide, enabled=progress)
             _scan_blocks(job, heatmap, workers, scheduler, progress=progress)
@@ -119,18 +127,26 @@ def scan(
 
 
 def _make_job(
-    slide: str | Path, mpp: float | None, model: str | Path | None, device: str, precision: str, batch_size: int
+    slide: str | Path,
+    mpp: float | None,
+    model: str | Path | None,
+    device: str,
+    precision: str,
+    batch_size: int,
+    tta: bool,
 ) -> _Job:
     device = resolve_device(device)
     model = "default" if model is None or str(model) == "default" else str(Path(model).absolute())
-    return _Job(str(Path(slide).absolute()), mpp, model, device, resolve_precision(precision, device), batch_size)
+    return _Job(str(Path(slide).absolute()), mpp, model, device, resolve_precision(precision, device), batch_size, tta)
 
 
 @lru_cache(maxsize=1)
 def _open(job: _Job) -> _Worker:
     """Open slide and model once per process, whatever the number of blocks."""
     slide = open_slide(job.slide, mpp=job.mpp)
-    predictor = Predictor(load_model(job.model), device=job.device, precision=job.precision, batch_size=job.batch_size)
+    predictor = Predictor(
+        load_model(job.model), device=job.device, precision=job.precision, batch_size=job.batch_size, tta=job.tta
+    )
     return _Worker(slide, predictor)
 
 
@@ -142,7 +158,9 @@ def _make_grid(worker: _Worker, stride_px: int, block_px: int) -> PatchGrid:
     )
 
 
-def _open_or_create(out: Path, worker: _Worker, grid: PatchGrid, tissue: TissueMask, *, overwrite: bool) -> Heatmap:
+def _open_or_create(
+    out: Path, worker: _Worker, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool, overwrite: bool
+) -> Heatmap:
     """Open the store of this very scan, or make a new one."""
     slide, predictor = worker.slide, worker.predictor
     identity = {
@@ -153,7 +171,8 @@ def _open_or_create(out: Path, worker: _Worker, grid: PatchGrid, tissue: TissueM
         "tissue": tissue.fingerprint(),
         "precision": predictor.precision,
         "compiled": False,
-        "test_time_averaging": False,
+        "test_time_averaging": predictor.views > 1,
+        "uncertainty": uncertainty,
     }
     if out.exists() and not overwrite:
         return _reopen(out, identity)
@@ -165,7 +184,7 @@ def _open_or_create(out: Path, worker: _Worker, grid: PatchGrid, tissue: TissueM
         "device": predictor.device,
         "versions": library_versions(),
     }
-    return Heatmap.create(out, grid, tissue.cells(grid), facts, overwrite=overwrite)
+    return Heatmap.create(out, grid, tissue.cells(grid), facts, uncertainty=uncertainty, overwrite=overwrite)
 
 
 def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
@@ -174,7 +193,7 @@ def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
         heatmap = Heatmap.open(out)
     except HeatmapError as error:
         raise OutputExistsError(f"{out}: exists and is not a heatmap store ({error}); choose another --out") from error
-    there = heatmap.facts["identity"]
+    there = {"uncertainty": False} | heatmap.facts["identity"]  # the first stores say nothing of it
     if different := [name for name, value in identity.items() if there.get(name) != value]:
         told = "; ".join(f"{name} is {_brief(there.get(name))}, now {_brief(identity[name])}" for name in different)
         raise OutputExistsError(f"{out}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it")
@@ -223,7 +242,7 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
 def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], None] | None = None) -> int:
     """Read, predict and write one block; give the number of its cells that were dealt with."""
     worker, heatmap = _open(job), Heatmap.open(store)
-    card, grid = worker.predictor.model.card, heatmap.grid
+    calibration, grid = worker.predictor.model.card.calibration, heatmap.grid
     wanted = heatmap.read_status(block) != Status.BACKGROUND
     try:
         image = worker.slide.read_at(grid.mpp, *grid.window(block))
@@ -231,8 +250,11 @@ def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], No
         heatmap.write_block(block, None, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND).astype(np.uint8))
         return int(wanted.sum())
     logits = worker.predictor.predict_block(image, wanted, grid.stride_px, report)
-    probability = card.calibration.to_probability(logits)
-    heatmap.write_block(block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
+    # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
+    probability = calibration.to_probability(mean_over_views(logits))
+    uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
+    status = np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
+    heatmap.write_block(block, probability, status, uncertainty)
     return int(wanted.sum())
 
 

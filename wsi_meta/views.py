@@ -1,17 +1,20 @@
 """The eight views of a square: four quarter turns, each also mirrored (the dihedral group D4).
 
 A patch of tissue has no up or left, so every view is an equally good picture of it: training draws one at random, test-time
-averaging takes the mean of all.
+averaging takes the mean of all, and their spread tells how sure it is.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
-__all__ = ["VIEWS", "dihedral"]
+__all__ = ["VIEWS", "dihedral", "mean_over_views", "spread_over_views"]
 
 VIEWS = 8
 """How many views a square has."""
@@ -37,3 +40,41 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
         part = images[chosen].flip(2) if value >= 4 else images[chosen]
         seen[chosen] = torch.rot90(part, value % 4, (1, 2))
     return seen
+
+
+def mean_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the mean over the last axis; a single view is given back unchanged.
+
+    The views are added one after the other in float64, so an element's mean does not depend on the array around it.
+
+    Parameters
+    ----------
+    values : float32 array (..., views); NaN stays NaN
+
+    Returns
+    -------
+    float32 array (...).
+    """
+    return _mean(values).astype(np.float32)
+
+
+def spread_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the population standard deviation over the last axis, summed as in :func:`mean_over_views`.
+
+    Parameters
+    ----------
+    values : float32 array (..., views); NaN stays NaN
+
+    Returns
+    -------
+    float32 array (...); exactly 0 where all views agree, at most 0.5 for probabilities.
+    """
+    return np.sqrt(_mean(np.square(values - _mean(values)[..., None]))).astype(np.float32)
+
+
+def _mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = np.zeros(values.shape[:-1])
+    for view in range(values.shape[-1]):
+        total += values[..., view]
+    total /= values.shape[-1]
+    return total

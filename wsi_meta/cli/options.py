@@ -17,6 +17,7 @@ __all__ = [
     "precision_option",
     "print_result",
     "print_results",
+    "tta_option",
     "workers_option",
 ]
 
@@ -32,6 +33,9 @@ precision_option = click.option(
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."
+)
+tta_option = click.option(
+    "--tta", is_flag=True, help="Test-time averaging: mean over eight turned and mirrored views, eight times the work."
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(0), default=2, show_default=True, help="How many read at the same time."

@@ -39,6 +39,8 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.device_option
 @options.precision_option
 @options.batch_size_option
+@options.tta_option
+@click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the eight views.")
 @options.workers_option
 @options.overwrite_option
 @options.as_json_option
@@ -48,6 +50,8 @@ def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) ->
     One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
     goes on where an interrupted one stopped.
     """
+    if settings["uncertainty"] and not settings["tta"]:
+        raise click.UsageError("--uncertainty is the spread over the eight views of --tta; pass --tta with it.")
     from wsi_meta.batch import scan_slides, summarise
     from wsi_meta.scanning import scan as scan_slide
 
