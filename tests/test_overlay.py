@@ -12,7 +12,7 @@ from slides import texture, write_slide
 import wsi_meta.scanning
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.overlay import VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.scanning import scan
 
 
@@ -27,7 +27,8 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
-        return scan(slide_file, tmp_path_factory.mktemp("heat") / "node.zarr", model=model_file)
+        out = tmp_path_factory.mktemp("heat") / "node.zarr"
+        return scan(slide_file, out, model=model_file, tta=True, uncertainty=True)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
@@ -50,8 +51,8 @@ def test_max_side(heatmap: Heatmap, tmp_path: Path) -> None:
 
 def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
     """A cell without a value has a colour of its own; a cell of probability 0 leaves the slide as it is."""
-    colours = _colour_cells(heatmap, 0.7, 0.0)
     status, probability = heatmap.status, heatmap.probability
+    colours = _colour_cells(probability, status, _LAYERS["probability"], 0.7, 0.0)
     np.testing.assert_allclose(
         colours[status == Status.BACKGROUND], np.tile(VEIL[Status.BACKGROUND][0], ((status == 1).sum(), 1))
     )
@@ -62,9 +63,31 @@ def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
 
 def test_threshold_hides_what_is_below(heatmap: Heatmap) -> None:
     middle = float(np.nanmedian(heatmap.probability))
-    colours, scanned = _colour_cells(heatmap, 0.7, middle), heatmap.status == Status.SCANNED
+    colours = _colour_cells(heatmap.probability, heatmap.status, _LAYERS["probability"], 0.7, middle)
+    scanned = heatmap.status == Status.SCANNED
     np.testing.assert_array_equal(colours[scanned, 3] > 0, heatmap.probability[scanned] >= middle)
     assert (colours[~scanned, 3] > 0.5).all(), "not scanned stays marked"
+
+
+def test_the_uncertainty_is_another_picture(heatmap: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+    probable, uncertain = (
+        _pixels(draw_overlay(heatmap, tmp_path / f"{layer}.png", slide=slide_file, layer=layer, max_side=600))
+        for layer in LAYERS
+    )
+    height, width = (min(pair) for pair in zip(probable.shape[:2], uncertain.shape[:2], strict=True))
+    assert (probable[:height, :width] != uncertain[:height, :width]).any(-1).mean() > 0.05
+    assert len({(layer.colour_map, layer.label) for layer in _LAYERS.values()}) == len(LAYERS) == 2
+    assert "spread over eight views" in _LAYERS["uncertainty"].label
+
+
+def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
+    """No spread leaves the slide as it is; from a quarter on it is as opaque as can be."""
+    values = np.array([[0, 0.125, 0.25, 0.4, 0.5, np.nan]], np.float32)
+    status = np.array([[2, 2, 2, 2, 2, 1]], np.uint8)
+    colours = _colour_cells(values, status, _LAYERS["uncertainty"], 0.8, 0.0)
+    np.testing.assert_allclose(colours[0, :5, 3], [0, 0.4, 0.8, 0.8, 0.8], rtol=1e-6)
+    assert len({tuple(colour) for colour in colours[0, :5, :3]}) == 5
+    np.testing.assert_allclose(colours[0, 5], VEIL[Status.BACKGROUND][0])
 
 
 def test_title_says_what_is_unknown(heatmap: Heatmap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +112,8 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
         draw_overlay(tmp_path / "gone.zarr", tmp_path / "o.png")
     with pytest.raises(OutputPathError, match="there is no folder"):
         draw_overlay(heatmap, tmp_path / "gone" / "o.png")
+    with pytest.raises(ValueError, match="layer 'status'; expected one of"):
+        draw_overlay(heatmap, tmp_path / "o.png", layer="status")
     assert not (tmp_path / "o.png").exists()
     (tmp_path / "o.png").write_text("precious")
     with pytest.raises(OutputExistsError, match="--overwrite"):

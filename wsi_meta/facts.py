@@ -44,7 +44,16 @@ def _model_facts(path: Path) -> dict[str, Any]:
 def _heatmap_facts(path: Path) -> dict[str, Any]:
     heatmap = Heatmap.open(path)
     rows, cols = heatmap.grid.shape
-    return {"kind": "heatmap", "path": str(path), "rows": rows, "cols": cols, "cell_um": heatmap.grid.cell_um, **heatmap.facts}
+    return {
+        "kind": "heatmap",
+        "path": str(path),
+        "rows": rows,
+        "cols": cols,
+        "cell_um": heatmap.grid.cell_um,
+        "tta": heatmap.facts["identity"]["test_time_averaging"],
+        "uncertainty": heatmap.has_uncertainty,
+        **heatmap.facts,
+    }
 
 
 def _slide_facts(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,36 @@ from wsi_meta.slide import open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["draw_overlay"]
+__all__ = ["LAYERS", "draw_overlay"]
 
-COLOUR_MAP = "viridis"
-"""Perceptually even; its bright end, yellow, is the complement of haematoxylin's purple."""
+
+@dataclass(frozen=True)
+class _Layer:
+    """How one of the store's maps is drawn."""
+
+    colour_map: str
+    top: float
+    """Value of the last colour; fixed, so that pictures of two slides compare."""
+    opaque: float
+    """Value from which on the slide beneath shows through no further."""
+    label: str
+
+
+_LAYERS = {
+    # viridis is perceptually even; its bright end, yellow, is the complement of haematoxylin's purple
+    "probability": _Layer("viridis", 1.0, 1.0, "probability of tumor (research use only)"),
+    # pale yellow over teal to blue: no colours of H&E. Half of the views 0 and half 1 would be 0.5, the most there is; on real
+    # tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
+    "uncertainty": _Layer("YlGnBu", 0.5, 0.25, "uncertainty: spread over eight views (SD of the probability)"),
+}
+LAYERS = tuple(_LAYERS)
+"""What can be drawn of a heatmap."""
 VEIL = {
     Status.BACKGROUND: ((0.62, 0.62, 0.66, 0.75), "not scanned: no tissue found"),
     Status.PENDING: ((1.0, 0.6, 0.0, 0.85), "not scanned yet"),
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
-"""Colour (RGBA) and words for every cell that has no probability."""
+"""Colour (RGBA) and words for every cell that has no value."""
 DPI = 150
 
 
@@ -33,6 +54,7 @@ def draw_overlay(
     out: str | Path,
     *,
     slide: str | Path | None = None,
+    layer: str = "probability",
     alpha: float = 0.7,
     threshold: float = 0.0,
     max_side: int = 2000,
@@ -40,15 +62,16 @@ def draw_overlay(
 ) -> Path:
     """Draw a heatmap over its slide, with colour bar, scale bar, name and score; write it as a picture.
 
-    Opacity follows probability, so tissue scored 0 is seen as it is; cells not scanned lie under a grey veil.
+    Opacity follows the value, so tissue scored 0 is seen as it is; cells not scanned lie under a grey veil.
 
     Parameters
     ----------
     heatmap : store, or path of one
     out : picture to write (png, or what else matplotlib writes by its ending)
     slide : the slide it was made from; None draws the heatmap alone
-    alpha : opacity of probability 1
-    threshold : probabilities below it are not coloured
+    layer : ``probability``, or ``uncertainty``: the spread over the eight views, where the scan kept it
+    alpha : opacity of the highest value
+    threshold : values below it are not coloured
     max_side : longer side of the map, pixels of the picture
     overwrite : replace `out` if it exists
 
@@ -59,14 +82,18 @@ def draw_overlay(
     Raises
     ------
     HeatmapError
-        when there is no heatmap, or `slide` is not the slide it was made from.
+        when there is no heatmap, it has no such layer, or `slide` is not the slide it was made from.
     SlideReadError, OutputExistsError, OutputPathError
+    ValueError
+        for a layer that is none of :data:`LAYERS`.
     """
     from matplotlib.figure import Figure
 
+    if layer not in LAYERS:
+        raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
     out = check_output(out, overwrite=overwrite)
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
-    grid = heatmap.grid
+    values, grid = _values(heatmap, layer), heatmap.grid
     width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
     side = max_side / DPI / max(width_mm, height_mm)
     figure = Figure(figsize=(max(width_mm * side, 4) + 1.6, max(height_mm * side, 3) + 1.2), layout="constrained", dpi=DPI)
@@ -75,10 +102,10 @@ def draw_overlay(
         axes.imshow(_thumbnail(heatmap, slide, max_side), extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
     rows, cols = grid.shape
     cell_mm = grid.cell_um / 1000
-    colours = _colour_cells(heatmap, alpha if slide is not None else None, threshold)
+    colours = _colour_cells(values, heatmap.status, _LAYERS[layer], alpha if slide is not None else None, threshold)
     axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
     axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap))
-    _add_colour_bar(figure, axes)
+    _add_colour_bar(figure, axes, _LAYERS[layer])
     _add_scale_bar(axes, width_mm)
     _add_legend(axes, heatmap.status)
     figure.savefig(out)
@@ -96,15 +123,27 @@ def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np
     return image
 
 
-def _colour_cells(heatmap: Heatmap, alpha: float | None, threshold: float) -> NDArray[np.float64]:
+def _values(heatmap: Heatmap, layer: str) -> NDArray[np.float32]:
+    if layer == "probability":
+        return heatmap.probability
+    if (uncertainty := heatmap.uncertainty) is None:
+        raise HeatmapError(
+            f"{heatmap.path}: holds no uncertainty; expected a heatmap from 'wsi-meta scan --tta --uncertainty'; scan again"
+        )
+    return uncertainty
+
+
+def _colour_cells(
+    values: NDArray[np.float32], status: NDArray[np.uint8], layer: _Layer, alpha: float | None, threshold: float
+) -> NDArray[np.float64]:
     """Give RGBA of every cell; `alpha` None: opaque, for there is nothing beneath."""
     from matplotlib import colormaps
 
-    probability, status = heatmap.probability, heatmap.status
-    colours = np.asarray(colormaps[COLOUR_MAP](np.nan_to_num(probability)))
+    known = np.nan_to_num(values)
+    colours = np.asarray(colormaps[layer.colour_map](known / layer.top))
     if alpha is not None:
-        colours[..., 3] = alpha * np.nan_to_num(probability)
-    colours[np.nan_to_num(probability) < threshold, 3] = 0
+        colours[..., 3] = alpha * np.minimum(known / layer.opaque, 1)
+    colours[known < threshold, 3] = 0
     for state, (colour, _) in VEIL.items():
         colours[status == state] = colour
     return colours
@@ -119,12 +158,13 @@ def _title(heatmap: Heatmap) -> str:
     return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
 
 
-def _add_colour_bar(figure: Any, axes: Any) -> None:
+def _add_colour_bar(figure: Any, axes: Any, layer: _Layer) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLOUR_MAP), ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label("probability of tumor (research use only)")
+    colours = ScalarMappable(Normalize(0, layer.top), layer.colour_map)
+    bar = figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label(layer.label)
 
 
 def _add_scale_bar(axes: Any, width_mm: float) -> None:

@@ -16,7 +16,14 @@ __all__ = ["overlay"]
 @click.argument("heatmap", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of probability 1.")
+@click.option(
+    "--layer",
+    type=click.Choice(["probability", "uncertainty"]),
+    default="probability",
+    show_default=True,
+    help="What to draw; uncertainty needs a heatmap from scan --tta --uncertainty.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Colour none below this.")
 @click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
 @options.overwrite_option
