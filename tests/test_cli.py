@@ -101,6 +101,23 @@ def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -
         assert f"kind: {kind}" in _run("info", path).stdout
 
 
+def test_test_time_averaging(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    out, picture = tmp_path / "heat.zarr", tmp_path / "o.png"
+    common = ("scan", slide_file, "--model", model_file, "--stride", 96, "--tissue-mask", "none")
+    assert _run(*common, "--out", out, "--tta", "--uncertainty").exit_code == 0
+    facts = json.loads(_run("info", out, "--json").stdout)
+    assert (facts["tta"], facts["uncertainty"]) == (True, True)
+    draw = ("--out", picture, "--max-side", 300, "--layer", "uncertainty")
+    assert _run("overlay", out, "--slide", slide_file, *draw).stdout.strip() == f"overlay: {picture}"
+    picture.unlink()
+    assert _run(*common, "--out", tmp_path / "plain.zarr").exit_code == 0
+    facts = json.loads(_run("info", tmp_path / "plain.zarr", "--json").stdout)
+    assert (facts["tta"], facts["uncertainty"]) == (False, False)
+    told = _one_line_error(_run("overlay", tmp_path / "plain.zarr", *draw))
+    assert "plain.zarr: holds no uncertainty; expected a heatmap from 'wsi-meta scan --tta --uncertainty'" in told
+    assert not picture.exists()
+
+
 def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     other = write_slide(tmp_path / "other.tif", texture(200, 200, seed=2))
     result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, "--json")
@@ -154,7 +171,9 @@ def test_usage_errors(slide_file: Path) -> None:
         ("scan", slide_file, "--out", "x.zarr", "--stride", 20),
         ("scan", slide_file, "--out", "x.zarr", "--stride", 128),
         ("scan", slide_file, "--out", "x.zarr", "--mode", "psychic"),
+        ("scan", slide_file, "--out", "x.zarr", "--uncertainty"),
         ("overlay", "x.zarr", "--out", "x.png", "--alpha", 2),
+        ("overlay", "x.zarr", "--out", "x.png", "--layer", "status"),
         ("nonsense",),
     ]:
         assert _run(*arguments).exit_code == 2, arguments

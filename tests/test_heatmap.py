@@ -18,11 +18,11 @@ from wsi_meta.heatmap import Heatmap, Status, _halve
 GRID = PatchGrid(200 * 128, 150 * 128, 0.243, 0.972, 96, 32, block_px=1920)
 
 
-def _create(path: Path, *, overwrite: bool = False) -> Heatmap:
+def _create(path: Path, *, uncertainty: bool = False, overwrite: bool = False) -> Heatmap:
     tissue = np.zeros(GRID.shape, bool)
     tissue[10:140, 10:190] = True
     facts = {"identity": {"slide": "abc"}, "slide": {"name": "s", "file": "s.tif"}}
-    return Heatmap.create(path, GRID, tissue, facts, overwrite=overwrite)
+    return Heatmap.create(path, GRID, tissue, facts, uncertainty=uncertainty, overwrite=overwrite)
 
 
 def _fill(heatmap: Heatmap, seed: int = 0) -> None:
@@ -46,7 +46,7 @@ def test_a_new_store_knows_nothing(tmp_path: Path) -> None:
 
 def test_a_blocks_status_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the two writes, a block stays open."""
-    heatmap = _create(tmp_path / "h.zarr")
+    heatmap = _create(tmp_path / "h.zarr", uncertainty=True)
     block = heatmap.open_blocks()[0]
     order: list[str] = []
     array_of = Heatmap._array
@@ -57,8 +57,34 @@ def test_a_blocks_status_is_written_last(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Heatmap, "_array", noted)
     shape = (block.rows, block.cols)
-    heatmap.write_block(block, np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+    values, status = np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8)
+    heatmap.write_block(block, values, status)
     assert order == ["0", "status"]
+    heatmap.write_block(block, values, status, values)
+    assert order[2:] == ["0", "uncertainty", "status"]
+
+
+def test_uncertainty_is_a_map_beside_the_pyramid(tmp_path: Path) -> None:
+    assert _create(tmp_path / "without.zarr").uncertainty is None
+    assert not (tmp_path / "without.zarr" / "uncertainty").exists()
+    heatmap = _create(tmp_path / "h.zarr", uncertainty=True)
+    block = heatmap.open_blocks()[0]
+    spread = np.random.default_rng(0).random((block.rows, block.cols), np.float32)
+    heatmap.write_block(block, spread[::-1], np.full(spread.shape, Status.SCANNED, np.uint8), spread)
+    heatmap.finalise({"score": 0.5, "complete": True})
+    again = Heatmap.open(tmp_path / "h.zarr")
+    assert again.has_uncertainty
+    uncertainty = again.uncertainty
+    assert uncertainty is not None
+    np.testing.assert_array_equal(uncertainty[block.cells], spread)
+    np.testing.assert_array_equal(np.isnan(uncertainty), np.isnan(again.probability))
+    first, beside = again.group["0"], again.group["uncertainty"]
+    assert isinstance(first, zarr.Array)
+    assert isinstance(beside, zarr.Array)
+    assert (beside.shape, beside.chunks, beside.dtype) == (first.shape, first.chunks, first.dtype)
+    assert beside.metadata.dimension_names == ("y", "x")  # type: ignore[union-attr]
+    ome: Any = again.group.attrs["ome"]
+    assert [level["path"] for level in ome["multiscales"][0]["datasets"]] == ["0", "1", "2"]
 
 
 def test_open_blocks_shrink_as_they_are_written(tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_an_interrupted_scan_goes_on(
         ({"precision": "bf16"}, "precision is fp32, now bf16"),
         ({"mpp": 0.9}, "0.9 um per pixel"),
         ({"block_px": 320}, "blocks of 320 px"),
+        ({"tta": True}, "test_time_averaging is False, now True"),
+        ({"tta": True, "uncertainty": True}, "uncertainty is False, now True"),
     ],
 )
 def test_another_scan_is_refused(
@@ -320,6 +322,7 @@ def test_identity_stands_before_the_first_block(
     monkeypatch.setattr(wsi_meta.scanning, "Predictor", Looking)
     scan(slide_file, tmp_path / "h.zarr", model=model_file)
     assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
+    assert {"test_time_averaging", "uncertainty"} <= set(found[0]["wsi_meta"]["identity"])
     assert found[0]["ome"]["version"] == "0.5"
 
 
