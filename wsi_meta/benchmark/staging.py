@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
 from wsi_meta.outputs import check_output
+from wsi_meta.tables import read_table
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
 
@@ -132,21 +133,12 @@ def read_stage_table(path: str | Path) -> StageTable:
     path = Path(path)
     nodes: dict[str, dict[str, str]] = {}
     stages: dict[str, str] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"patient", "stage"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: columns {reader.fieldnames}; expected 'patient' and 'stage'")
-            for row in reader:
-                name, value = Path(row["patient"] or "").stem, (row["stage"] or "").strip()
-                patient, is_node, _ = name.partition("_node_")
-                known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if is_node else (STAGES, stages)
-                if value not in known or place.setdefault(name, value) != value:
-                    raise DataError(f"{path}: '{value}' for '{row['patient']}'; expected one of {', '.join(known)}, once")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: not a table of stages ({first_line(error)}); expected CSV with 'patient' and 'stage'"
-        ) from error
+    for full_name, value in read_table(path, ("patient", "stage"), "stages"):
+        name = Path(full_name).stem
+        patient, is_node, _ = name.partition("_node_")
+        known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if is_node else (STAGES, stages)
+        if value not in known or place.setdefault(name, value) != value:
+            raise DataError(f"{path}: {value!r} for {full_name!r}; expected one of {', '.join(known)}, once")
     return StageTable(nodes, stages)
 
 

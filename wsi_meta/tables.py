@@ -1,0 +1,40 @@
+"""CSV tables that people bring: opened once, checked once, wrong in one line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsi_meta.errors import DataError, first_line
+
+__all__ = ["read_table"]
+
+
+def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[str, ...]]:
+    """Read some columns of a CSV file with a header; other columns, named or not, are passed over.
+
+    Parameters
+    ----------
+    path : UTF-8 file, with or without the byte order mark that spreadsheets write
+    columns : names that the header must hold
+    what : the rows' matter in plural, for the error ("labels")
+
+    Returns
+    -------
+    list with a tuple per row: the values of `columns` in that order, stripped; "" where a row is too short.
+
+    Raises
+    ------
+    DataError
+        when the file is missing, no text, no CSV, or lacks a column.
+    """
+    wanted = " and ".join(f"'{column}'" for column in columns)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not set(columns) <= set(reader.fieldnames or ()):
+                raise DataError(f"{path}: columns {reader.fieldnames or 'none'}; expected {wanted}")
+            return [tuple((row[column] or "").strip() for column in columns) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
