@@ -1,7 +1,9 @@
 """Labelled patches from disk, in the three layouts people have.
 
-- PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1)
-- Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``
+- PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1);
+  the slide of each patch is known where ``..._meta.csv`` lies beside them
+- Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
+  an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage shows
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
 
 A folder may hold several; several folders are joined.
@@ -9,19 +11,19 @@ A folder may hold several; several folders are joined.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
+from wsi_meta.tables import read_table
+from wsi_meta.training.hdf5 import read_hdf5
+from wsi_meta.training.patches import Patches, join
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,74 +32,6 @@ __all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_train
 
 SPLITS = ("train", "valid", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-
-
-@dataclass(frozen=True)
-class Patches(Dataset[tuple[torch.Tensor, int]]):
-    """Labelled patches that are read one by one when asked for; a map-style dataset for torch's ``DataLoader``."""
-
-    files: tuple[Path, ...]
-    """File of each patch; the HDF5 file itself for the official layout."""
-    rows: NDArray[np.int64]
-    """Row within the HDF5 file, -1 for an image file; shape (n,)."""
-    labels: NDArray[np.uint8]
-    """1 tumor, 0 normal; shape (n,)."""
-    patch_px: int = 96
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Give patch and label: uint8 tensor (patch_px, patch_px, 3), RGB, and 0 or 1; DataError if it cannot be read."""
-        return torch.from_numpy(self.read(index)), int(self.labels[index])
-
-    def read(self, index: int) -> NDArray[np.uint8]:
-        """Read one patch as uint8 array (patch_px, patch_px, 3), RGB.
-
-        Raises
-        ------
-        DataError
-            when it does not decode or is not `patch_px` square.
-        """
-        if self.rows[index] >= 0:
-            row = int(self.rows[index])
-            return np.asarray(_read_hdf5(self.files[index], "x", lambda patches: patches[row], f"row {row}"))
-        path = self.files[index]
-        with _opened_image(path) as image:
-            pixels = np.array(image.convert("RGB"))
-        self._check_shape(path, (pixels.shape[1], pixels.shape[0]))
-        return pixels
-
-    def check(self) -> None:
-        """Look at every image's header, so that a bad file is named before the first step rather than hours later.
-
-        Raises
-        ------
-        DataError
-            for the first file that is no image or not `patch_px` square, and when there is only one class.
-        """
-        for path in (path for path, row in zip(self.files, self.rows, strict=True) if row < 0):
-            with _opened_image(path) as image:
-                self._check_shape(path, image.size)
-        tumor = int(self.labels.sum())
-        if tumor in (0, len(self)):
-            only = "normal (0)" if tumor == 0 else "tumor (1)"
-            raise DataError(f"{_place(self.files)}: all {len(self)} patches are {only}; expected both classes")
-
-    def select(self, indices: NDArray[np.int64]) -> Patches:
-        """Give the patches at `indices`, in that order."""
-        return replace(self, files=tuple(self.files[i] for i in indices), rows=self.rows[indices], labels=self.labels[indices])
-
-    def fingerprint(self) -> str:
-        """Give a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
-        digest = hashlib.sha256()
-        for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
-            digest.update(f"{path.name} {row} {label}\n".encode())
-        return digest.hexdigest()
-
-    def _check_shape(self, path: Path, size: tuple[int, int]) -> None:
-        if size != (self.patch_px, self.patch_px):
-            raise DataError(f"{path}: {size[0]}x{size[1]} px; expected {self.patch_px}x{self.patch_px}; remove or resize it")
 
 
 def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]:
@@ -131,7 +65,7 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
             )
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
-    return {split: _join(found[split]) for split in SPLITS if split in found}
+    return {split: join(found[split]) for split in SPLITS if split in found}
 
 
 def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
@@ -174,19 +108,45 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.
 
 def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
     for split in SPLITS:
-        x_path, y_path = (folder / f"camelyonpatch_level_2_split_{split}_{part}.h5" for part in "xy")
-        if not x_path.exists() and not y_path.exists():
+        stem = f"camelyonpatch_level_2_split_{split}_"
+        x_path, y_path = paths = [folder / f"{stem}{part}.h5" for part in "xy"]
+        packed = [path.with_name(f"{path.name}.gz") for path in paths if not path.exists()]
+        for path in packed:
+            if path.exists():
+                raise DataError(f"{path}: still packed; expected the HDF5 file itself; unpack it with gunzip")
+        if len(packed) == 2:
             continue
-        for path in (x_path, y_path):
+        for path in paths:
             if not path.exists():
                 raise DataError(f"{path}: missing; expected beside its other half (x: patches, y: labels)")
-        shape, dtype = _read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype))
-        labels = _read_hdf5(y_path, "y", np.asarray).reshape(-1)
+        shape, dtype = read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype))
+        labels = _checked_labels(read_hdf5(y_path, "y", np.asarray).reshape(-1), y_path)
         if shape[1:] != (96, 96, 3) or dtype != np.uint8:
             raise DataError(f"{x_path}: patches {dtype} of shape {shape[1:]}; expected uint8 (96, 96, 3)")
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
-        yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), _checked_labels(labels, y_path))
+        slides = _read_slides(folder / f"{stem}meta.csv", labels)
+        yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), labels, slides=slides)
+
+
+def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | None:
+    """Read the slide of each patch from PCam's meta table, which must agree with the labels; None where it is not there."""
+    if not path.exists():
+        return None
+    table = read_table(path, ("center_tumor_patch", "wsi"), "patches and their slides")
+    if len(table) != len(labels):
+        raise DataError(f"{path}: {len(table)} rows for {len(labels)} patches; expected a row for each")
+    contrary = np.flatnonzero(_checked_labels((label for label, _ in table), path) != labels)
+    if contrary.size:
+        row = contrary[0]
+        raise DataError(
+            f"{path}: center_tumor_patch of {contrary.size} rows contradicts y, first row {row} "
+            f"('{table[row][0]}', y has {labels[row]}); expected the same labels; download both again"
+        )
+    slides = np.array([slide for _, slide in table], np.str_)
+    if not slides.astype(bool).all():
+        raise DataError(f"{path}: no wsi in row {int(np.argmin(slides.astype(bool)))}; expected a slide's name in every row")
+    return slides
 
 
 def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
@@ -194,16 +154,9 @@ def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
     if not table.exists():
         return
     labels: dict[str, str] = {}
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"id", "label"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{table}: columns {reader.fieldnames}; expected 'id' and 'label'")
-            for row in reader:
-                if labels.setdefault(row["id"], row["label"]) != row["label"]:
-                    raise DataError(f"{table}: id '{row['id']}' has two labels; expected one")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: not a table of labels ({first_line(error)}); expected CSV with 'id' and 'label'") from error
+    for name, label in read_table(table, ("id", "label"), "labels"):
+        if labels.setdefault(name, label) != label:
+            raise DataError(f"{table}: id {name!r} has two labels; expected one")
     if not labels:
         raise DataError(f"{table}: no labels in it; expected a row per image")
     images = {path.stem: path for path in _images(folder / "train") if path.suffix.lower() in (".tif", ".tiff")}
@@ -211,7 +164,8 @@ def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
     _refuse_mismatch(table, sorted(set(images) - set(labels)), "images in train/ without a label")
     names = sorted(labels)
     values = _checked_labels([labels[name] for name in names], table)
-    yield "train", Patches(tuple(images[name] for name in names), np.full(len(names), -1), values)
+    by_sha1 = np.array([re.fullmatch("[0-9a-fA-F]{40}", name) is not None for name in names])
+    yield "train", Patches(tuple(images[name] for name in names), np.full(len(names), -1), values, named_by_sha1=by_sha1)
 
 
 def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
@@ -228,20 +182,12 @@ def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
         yield split, Patches(tuple(files), np.full(len(files), -1), np.array(labels, np.uint8))
 
 
-def _join(parts: list[Patches]) -> Patches:
-    return Patches(
-        tuple(path for part in parts for path in part.files),
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-    )
-
-
 def _checked_labels(values: Iterable[object], path: Path) -> NDArray[np.uint8]:
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
     texts = [str(value).strip() for value in values]
     for row, text in enumerate(texts):
         if text not in known:
-            raise DataError(f"{path}: label '{text}' in row {row}; expected 0 or 1")
+            raise DataError(f"{path}: label {text!r} in row {row}; expected 0 or 1")
     return np.array([known[text] for text in texts], np.uint8)
 
 
@@ -257,28 +203,3 @@ def _place(files: Sequence[Path]) -> Path:
 def _images(folder: Path) -> list[Path]:
     """List a folder's images by name, without the hidden twins that macOS leaves."""
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
-
-
-@contextmanager
-def _opened_image(path: Path) -> Iterator[Any]:
-    """Open an image; DataError for whatever goes wrong while it is open."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: does not decode as an image ({first_line(error)}); remove or replace it") from error
-
-
-def _read_hdf5(path: Path, name: str, read: Callable[[Any], Any], what: str = "the file") -> Any:
-    """Give what `read` makes of the data set `name` of one of PCam's HDF5 files; an error says that `what` failed."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return read(file[name])
-    except (OSError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: {what} cannot be read as PCam's '{name}' ({first_line(error)}); download it again") from error

@@ -1,0 +1,115 @@
+"""Patches out of HDF5 files, many rows at a time, each file opened once in a process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Hdf5Rows", "read_hdf5"]
+
+LEAST_CACHE, MOST_CACHE = 2**20, 2**28
+"""Bytes of decoded chunks that are kept for an open file: room for eight rows of chunks, between these two."""
+_ERRORS = (OSError, RuntimeError, KeyError, IndexError, ValueError, AttributeError, TypeError)
+"""What h5py raises for a damaged file or one of another making."""
+
+
+class Hdf5Rows:
+    """Rows of the data set ``x`` of HDF5 files, which stay open from the first read until this object goes.
+
+    A handle belongs to the process that opened it: after a fork, and in a copy sent to another process, each file is
+    opened anew. Compressed files are stored in chunks that may hold many rows (h5py's own choice for 262,144 patches
+    is 8,192), so rows are read in ascending order, neighbours together, and decoded chunks are kept: none is decoded
+    twice for one batch, as long as the chunks of one row fit into the largest cache.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._open: dict[Path, tuple[Any, Any]] = {}  # file and data set: the file's handle must outlive the other
+
+    def __reduce__(self) -> tuple[type[Hdf5Rows], tuple[()]]:
+        return Hdf5Rows, ()
+
+    def read(self, path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read rows of one file.
+
+        Parameters
+        ----------
+        path : HDF5 file
+        rows : indices in any order, also repeated; shape (n,)
+
+        Returns
+        -------
+        Array with the rows in the order asked for; uint8, shape (n, patch_px, patch_px, 3).
+
+        Raises
+        ------
+        DataError
+            that names the file and the first row that cannot be read.
+        """
+        wanted, places = np.unique(rows, return_inverse=True)
+        try:
+            return self._read_ascending(path, wanted)[places]
+        except _ERRORS as error:
+            self._open.pop(path, None)
+            if len(wanted) > 1:
+                for row in wanted:
+                    self.read(path, np.array([row]))
+            raise _unreadable(path, "x", f"row {wanted[0]}", error) from error
+
+    def _read_ascending(self, path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        data = self._opened(path)
+        pixels = np.empty((len(rows), *data.shape[1:]), np.uint8)
+        bounds = [0, *(np.flatnonzero(np.diff(rows) > 1) + 1).tolist(), len(rows)]
+        for start, stop in pairwise(bounds):
+            # a slice, not a list of rows: h5py needs up to 5 ms for each row of a list
+            pixels[start:stop] = data[rows[start] : rows[stop - 1] + 1]
+        return pixels
+
+    def _opened(self, path: Path) -> Any:
+        import h5py
+
+        if self._process != os.getpid():
+            self._process, self._open = os.getpid(), {}
+        if path not in self._open:
+            file = h5py.File(path)
+            chunks = file["x"].chunks
+            access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+            if chunks:
+                row_of_chunks = chunks[0] * int(np.prod(file["x"].shape[1:]))
+                size = int(np.clip(8 * row_of_chunks, LEAST_CACHE, MOST_CACHE))
+                # a hash table of a hundred slots a chunk, as HDF5's manual recommends
+                slots = 100 * (size // int(np.prod(chunks)) + 1) + 1
+                access.set_chunk_cache(min(slots, 1_000_003), size, 1.0)
+            self._open[path] = file, h5py.Dataset(h5py.h5d.open(file.id, b"x", access))
+        return self._open[path][1]
+
+
+def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
+    """Give what `read` makes of the data set `name` of one of PCam's HDF5 files, and close it again.
+
+    Raises
+    ------
+    DataError
+        when the file is none of PCam's, or damaged.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return read(file[name])
+    except _ERRORS as error:
+        raise _unreadable(path, name, "the file", error) from error
+
+
+def _unreadable(path: Path, name: str, what: str, error: Exception) -> DataError:
+    return DataError(f"{path}: {what} cannot be read as PCam's '{name}' ({first_line(error)}); download it again")

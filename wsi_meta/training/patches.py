@@ -1,0 +1,170 @@
+"""Labelled patches that are read when asked for: the one thing that training and evaluation are fed with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from wsi_meta.errors import DataError, first_line
+from wsi_meta.training.hdf5 import Hdf5Rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Patches", "join"]
+
+
+@dataclass(frozen=True)
+class Patches(Dataset[tuple[torch.Tensor, int]]):
+    """Labelled patches that are read when asked for; a map-style dataset for torch's ``DataLoader``."""
+
+    files: tuple[Path, ...]
+    """File of each patch; the HDF5 file itself for the official layout."""
+    rows: NDArray[np.int64]
+    """Row within the HDF5 file, -1 for an image file; shape (n,)."""
+    labels: NDArray[np.uint8]
+    """1 tumor, 0 normal; shape (n,)."""
+    patch_px: int = 96
+    slides: NDArray[np.str_] | None = None
+    """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
+    named_by_sha1: NDArray[np.bool_] | None = None
+    """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
+    hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
+    """The open HDF5 files."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Give patch and label: uint8 tensor (patch_px, patch_px, 3), RGB, and 0 or 1; DataError if it cannot be read."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+        """Give patches and labels at `indices`, in that order: what a ``DataLoader`` calls for a whole batch."""
+        patches = self.read_many(indices)
+        return [(torch.from_numpy(pixels), int(self.labels[index])) for pixels, index in zip(patches, indices, strict=True)]
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Read one patch; see :meth:`read_many`."""
+        return self.read_many([index])[0]
+
+    def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Read patches as uint8 arrays (patch_px, patch_px, 3), RGB, in the order of `indices`.
+
+        Rows of one HDF5 file are read together (see :class:`wsi_meta.training.hdf5.Hdf5Rows`).
+
+        Raises
+        ------
+        DataError
+            for a patch that does not decode, is not `patch_px` square, or is not what its name promises.
+        """
+        pixels: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(indices)
+        places_in: dict[Path, list[int]] = {}
+        for place, index in enumerate(indices):
+            if self.rows[index] >= 0:
+                places_in.setdefault(self.files[index], []).append(place)
+            else:
+                pixels[place] = self._read_image(index)
+        for path, places in places_in.items():
+            read = self.hdf5.read(path, self.rows[[indices[place] for place in places]])
+            for place, patch in zip(places, read, strict=True):
+                pixels[place] = patch
+        return pixels
+
+    def name(self, index: int) -> str:
+        """Give a patch's name for people: its file's, or ``<HDF5 file's>[row]``."""
+        row = self.rows[index]
+        return self.files[index].name if row < 0 else f"{self.files[index].name}[{row}]"
+
+    def check(self) -> None:
+        """Look at every image's header, so that a bad file is named before the first step rather than hours later.
+
+        Raises
+        ------
+        DataError
+            for the first file that is no image or not `patch_px` square, and when there is only one class.
+        """
+        for path in (path for path, row in zip(self.files, self.rows, strict=True) if row < 0):
+            with _opened_image(path) as image:
+                self._check_shape(path, image.size)
+        self.check_classes()
+
+    def check_classes(self) -> None:
+        """Raise a DataError when there is only one class, or nothing."""
+        tumor = int(self.labels.sum())
+        if tumor in (0, len(self)):
+            only = "normal (0)" if tumor == 0 else "tumor (1)"
+            place = self.files[0].parent if self.files else "patches"
+            raise DataError(f"{place}: all {len(self)} patches are {only}; expected both classes")
+
+    def select(self, indices: NDArray[np.int64]) -> Patches:
+        """Give the patches at `indices`, in that order."""
+        return replace(
+            self,
+            files=tuple(self.files[i] for i in indices),
+            rows=self.rows[indices],
+            labels=self.labels[indices],
+            slides=None if self.slides is None else self.slides[indices],
+            named_by_sha1=None if self.named_by_sha1 is None else self.named_by_sha1[indices],
+        )
+
+    def fingerprint(self) -> str:
+        """Give a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
+        digest = hashlib.sha256()
+        for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
+            digest.update(f"{path.name} {row} {label}\n".encode())
+        return digest.hexdigest()
+
+    def _read_image(self, index: int) -> NDArray[np.uint8]:
+        path = self.files[index]
+        with _opened_image(path) as image:
+            pixels = np.array(image.convert("RGB"))
+        self._check_shape(path, (pixels.shape[1], pixels.shape[0]))
+        if self.named_by_sha1 is not None and self.named_by_sha1[index]:
+            found = hashlib.sha1(pixels.tobytes(), usedforsecurity=False).hexdigest()
+            if found != path.stem.lower():
+                raise DataError(
+                    f"{path}: damaged or re-encoded: SHA-1 of its pixels is {found}, not its name; download it again"
+                )
+        return pixels
+
+    def _check_shape(self, path: Path, size: tuple[int, int]) -> None:
+        if size != (self.patch_px, self.patch_px):
+            raise DataError(f"{path}: {size[0]}x{size[1]} px; expected {self.patch_px}x{self.patch_px}; remove or resize it")
+
+
+def join(parts: Sequence[Patches]) -> Patches:
+    """Give the patches of all parts, one after the other; slides stay unknown unless every part knows them."""
+    slides = [part.slides for part in parts if part.slides is not None]
+    named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
+    return Patches(
+        tuple(path for part in parts for path in part.files),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        slides=np.concatenate(slides) if len(slides) == len(parts) else None,
+        named_by_sha1=np.concatenate(named) if any(flags.any() for flags in named) else None,
+    )
+
+
+@contextmanager
+def _opened_image(path: Path) -> Iterator[Any]:
+    """Open an image; DataError for whatever goes wrong while it is open."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected an image") from error
+    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: does not decode as an image ({first_line(error)}); remove or replace it") from error
