@@ -27,13 +27,13 @@ def run(*arguments: str | Path) -> Result:
 
 
 def refusal(*arguments: str | Path) -> str:
-    """The one line on stderr with which a command fails on bad input."""
+    """The one line with which a command fails on bad input: the last on stderr, after bars and notes."""
     result = run(*arguments)
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    *before, line = result.stderr.splitlines()
     assert line.startswith("Error: ")
-    assert "Traceback" not in line
+    assert not any("Error" in text or "Traceback" in text for text in before)
     return line
 
 
@@ -115,13 +115,14 @@ def test_evaluate_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> 
 def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(epochs=7, head_epochs=2, freeze="layer3", batch_size=5, lr=0.25, lr_loaded=0.125, seed=11)
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --seed 11"
-    more = "--init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
+    more = "--init w.pth --drop-duplicates --device cpu --precision bf16 --workers 3 --overwrite"
 
     _, options = call_of(monkeypatch, "train", "data", "--out", "m", *words.split(), *more.split())
 
     assert options.pop("recipe") == recipe
     assert options == {
         "init": "w.pth",
+        "drop_duplicates": True,
         "device": "cpu",
         "precision": "bf16",
         "workers": 3,

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import hashlib
+import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from wsi_meta.errors import DataError
-from wsi_meta.training.datasets import Patches, open_patches, split_for_training
+from wsi_meta.training.datasets import Patches, open_patches, read_batches, split_for_training
 
 
 def draw(n: int, seed: int = 0, side: int = 96) -> NDArray[np.uint8]:
@@ -171,7 +176,229 @@ def test_a_damaged_hdf5_row_is_named_when_it_is_read(tmp_path: Path) -> None:
         patches.read(1)
 
 
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "contiguous": {},
+    "a chunk each": {"chunks": (1, 96, 96, 3), "compression": "gzip"},
+    "chunks of 16": {"chunks": (16, 96, 96, 3), "compression": "gzip"},
+    "h5py's own": {"chunks": True, "compression": "gzip"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_batch_has_the_rows_in_the_order_asked_for(tmp_path: Path, layout: str) -> None:
+    pixels = draw(40)
+    labels = np.random.default_rng(1).integers(0, 2, 40).tolist()
+    write_hdf5(tmp_path, "train", pixels, labels)
+    with h5py.File(hdf5_path(tmp_path, "x"), "w") as file:
+        file.create_dataset("x", data=pixels, **LAYOUTS[layout])
+    patches = open_patches(tmp_path)["train"]
+
+    for wanted in ([3], [39, 0, 7, 8, 9, 31], [5, 5, 4, 5], list(range(40)), list(range(39, -1, -1))):
+        batch = patches.__getitems__(wanted)
+        assert [label for _, label in batch] == [labels[row] for row in wanted]
+        assert all(torch.equal(image, torch.from_numpy(pixels[row])) for (image, _), row in zip(batch, wanted, strict=True))
+
+
+def test_a_batch_of_files_and_rows_keeps_its_order(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    first, second = draw(3, seed=1), draw(3, seed=2)
+    write_hdf5(tmp_path / "one", "train", first, [0, 1, 1])
+    write_hdf5(tmp_path / "two", "train", second, [1, 0, 1])
+    images = write_classes(tmp_path / "three", (1, 1))
+    patches = open_patches([tmp_path / name for name in ("one", "three", "two")])["train"]
+    expected = [*first, *images, *second]
+
+    wanted = [7, 0, 3, 5, 4, 2, 6, 1]
+
+    assert all(np.array_equal(found, expected[i]) for found, i in zip(patches.read_many(wanted), wanted, strict=True))
+    assert [patches.name(i) for i in (1, 3, 7)] == [
+        f"{hdf5_path(tmp_path, 'x').name}[1]",
+        "0.png",
+        f"{hdf5_path(tmp_path, 'x').name}[2]",
+    ]
+
+
+def test_each_hdf5_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_hdf5(tmp_path, "train", draw(8), [0, 1] * 4)
+    patches = open_patches(tmp_path)["train"]
+    opened = []
+
+    class Counted(h5py.File):  # type: ignore[misc]
+        def __init__(self, path: Path) -> None:
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(h5py, "File", Counted)
+
+    for wanted in ([0, 5], [7], [1, 2, 3]):
+        patches.read_many(wanted)
+        patches.select(np.array([6, 4])).read(0)
+
+    assert opened == [hdf5_path(tmp_path, "x")]
+
+
+def test_a_copy_for_another_process_reads_with_its_own_handle(tmp_path: Path) -> None:
+    pixels = draw(2)
+    write_hdf5(tmp_path, "train", pixels, [0, 1])
+    patches = open_patches(tmp_path)["train"]
+    patches.read(0)
+
+    copy = pickle.loads(pickle.dumps(patches))
+
+    assert copy.hdf5 is not patches.hdf5
+    assert np.array_equal(copy.read(1), pixels[1])
+
+
+def test_files_are_closed_when_the_patches_go(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    patches = open_patches(tmp_path)["train"]
+    patches.read(0)
+    with pytest.raises(OSError, match="already open"):
+        h5py.File(hdf5_path(tmp_path, "x"), "w")
+
+    del patches
+    gc.collect()
+
+    h5py.File(hdf5_path(tmp_path, "x"), "w").close()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # where fewer cores are to be had
+def test_other_processes_read_the_same_and_name_a_damaged_row(tmp_path: Path) -> None:
+    pixels = draw(12)
+    write_hdf5(tmp_path, "train", pixels, [0, 1] * 6)
+    path = hdf5_path(tmp_path, "x")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=pixels, chunks=(1, 96, 96, 3), compression="gzip")
+        start = file["x"].id.get_chunk_info(9).byte_offset
+    patches = open_patches(tmp_path)["train"]
+    patches.read(0)  # this process's handle is no other's
+    loader = DataLoader(patches, batch_size=4, num_workers=2)
+    assert np.array_equal(torch.cat([images for images, _ in read_batches(loader)]).numpy(), pixels)
+
+    content = bytearray(path.read_bytes())
+    content[start : start + 5000] = b"\x55" * 5000
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: row 9 cannot be read") as caught:
+        list(read_batches(DataLoader(open_patches(tmp_path)["train"], batch_size=4, num_workers=2)))
+    assert "\n" not in str(caught.value)
+
+
+def test_packed_files_are_named(tmp_path: Path) -> None:
+    hdf5_path(tmp_path, "x").with_suffix(".h5.gz").touch()
+
+    assert "gunzip" in refusal(tmp_path, hdf5_path(tmp_path, "x").with_suffix(".h5.gz"))
+
+
+# --- PCam's meta table
+
+META = ",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi\n"
+
+
+def write_meta(folder: Path, rows: Sequence[tuple[bool, str]], header: str = META) -> Path:
+    path = folder / "camelyonpatch_level_2_split_train_meta.csv"
+    lines = [f"{row},{96 * row},{32 * row},True,{label},{slide}\n" for row, (label, slide) in enumerate(rows)]
+    path.write_text(header + "".join(line if header.startswith(",") else line.split(",", 1)[1] for line in lines))
+    return path
+
+
+@pytest.mark.parametrize("header", [META, META[1:]], ids=["with an index", "without"])
+def test_slides_come_from_the_meta_table(tmp_path: Path, header: str) -> None:
+    write_hdf5(tmp_path, "train", draw(3), [1, 0, 1])
+    write_meta(tmp_path, [(True, "tumor_001"), (False, "normal_010"), (True, "tumor_001")], header)
+
+    patches = open_patches(tmp_path)["train"]
+
+    assert patches.slides is not None
+    assert patches.slides.tolist() == ["tumor_001", "normal_010", "tumor_001"]
+    chosen = patches.select(np.array([1, 0])).slides
+    assert chosen is not None
+    assert chosen.tolist() == ["normal_010", "tumor_001"]
+
+
+def test_slides_are_unknown_unless_every_part_knows_them(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        write_hdf5(tmp_path / name, "train", draw(2), [0, 1])
+    for name in ("one", "two"):
+        write_meta(tmp_path / name, [(False, f"{name}_a"), (True, f"a_longer_name_of_{name}")])
+
+    known = open_patches([tmp_path / "one", tmp_path / "two"])["train"].slides
+    assert known is not None
+    assert known.tolist() == ["one_a", "a_longer_name_of_one", "two_a", "a_longer_name_of_two"]
+    assert open_patches([tmp_path / "one", tmp_path / "three"])["train"].slides is None
+    assert open_patches(tmp_path / "three")["train"].slides is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([(True, "a"), (False, "a")], "2 rows for 3 patches"),
+        ([(True, "a")] * 4, "4 rows for 3 patches"),
+        ([(True, "a"), (True, "a"), (False, "a")], "center_tumor_patch of 2 rows contradicts y, first row 1 ('True', y has 0)"),
+        ([(True, "a"), (False, ""), (True, "a")], "no wsi in row 1"),
+    ],
+    ids=["fewer", "more", "labels", "slide"],
+)
+def test_a_meta_table_that_contradicts_the_patches_is_refused(tmp_path: Path, rows: list[tuple[bool, str]], told: str) -> None:
+    write_hdf5(tmp_path, "train", draw(3), [1, 0, 1])
+    assert told in refusal(tmp_path, write_meta(tmp_path, rows))
+
+
+def test_a_meta_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [1, 0])
+    path = write_meta(tmp_path, [(True, "a"), (False, "b")], ",coord_y,coord_x,tumor_patch,label,slide\n")
+    assert "expected 'center_tumor_patch' and 'wsi'" in refusal(tmp_path, path)
+
+
 # --- Kaggle's folder
+
+
+def write_kaggle_by_sha1(folder: Path, n: int = 4) -> list[Path]:
+    """A folder whose ids are what Kaggle's are; labels 0 and 1 in turn, by name."""
+    patches = {hashlib.sha1(pixels.tobytes()).hexdigest(): pixels for pixels in draw(n)}
+    (folder / "train").mkdir(parents=True)
+    for name, pixels in patches.items():
+        Image.fromarray(pixels).save(folder / "train" / f"{name}.tif")
+    rows = [f"{name},{number % 2}\n" for number, name in enumerate(sorted(patches))]
+    (folder / "train_labels.csv").write_text("id,label\n" + "".join(rows))
+    return [folder / "train" / f"{name}.tif" for name in sorted(patches)]
+
+
+def test_a_patch_that_does_not_give_its_id_is_named_when_it_is_read(tmp_path: Path) -> None:
+    paths = write_kaggle_by_sha1(tmp_path)
+    pixels = np.array(Image.open(paths[2]))
+    pixels[50, 50, 1] ^= 1
+    Image.fromarray(pixels).save(paths[2])
+    patches = open_patches(tmp_path)["train"]
+
+    assert all(patches.read(i).shape == (96, 96, 3) for i in (0, 1, 3))
+    for chosen, index in ((patches, 2), (patches.select(np.array([3, 2])), 1)):
+        with pytest.raises(DataError, match=f"^{re.escape(str(paths[2]))}: damaged or re-encoded"):
+            chosen.read(index)
+
+
+def test_names_in_class_folders_promise_nothing(tmp_path: Path) -> None:
+    write_classes(tmp_path / "classes")
+    (tmp_path / "classes" / "0" / "0.png").rename(tmp_path / "classes" / "0" / f"{'ab' * 20}.png")
+    write_kaggle_by_sha1(tmp_path / "kaggle")
+
+    patches = open_patches([tmp_path / "classes", tmp_path / "kaggle"])["train"]
+
+    assert len(patches.read_many(range(8))) == 8
+    assert patches.named_by_sha1 is not None
+    assert patches.named_by_sha1.tolist() == [False] * 4 + [True] * 4
+
+
+@pytest.mark.shared_data
+def test_real_ids_are_what_their_pixels_give(shared_data: Path) -> None:
+    patches = open_patches(shared_data / "pcam" / "kaggle")["train"]
+
+    assert len(patches.read_many(range(len(patches)))) == 111
+    assert patches.named_by_sha1 is not None
+    assert patches.named_by_sha1.all()
 
 
 def test_kaggle_labels_go_to_their_images(tmp_path: Path) -> None:

@@ -328,7 +328,8 @@ def test_progress_is_told_on_stderr_only_when_asked(
 
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "16 training and 8 validation patches; all weights random" in shown.err
+    assert "16 training patches (8 tumor, 50 %), 8 validation patches (4 tumor, 50 %); no patch in both" in shown.err
+    assert "all weights random" in shown.err
     assert "AUC 0.7000" in shown.err
     assert "images/s" in shown.err
 

@@ -28,6 +28,7 @@ __all__ = ["train"]
     help="Last stage whose loaded kernels stay as they are.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of split, order, weights and augmentation.")
+@click.option("--drop-duplicates", is_flag=True, help="Drop training patches that are also in validation.")
 @options.workers_option
 @options.device_option
 @options.precision_option
@@ -37,6 +38,7 @@ def train(
     data: tuple[Path, ...],
     out: Path,
     init: str,
+    drop_duplicates: bool,
     device: str,
     precision: str,
     workers: int,
@@ -56,6 +58,7 @@ def train(
         out,
         init=init,
         recipe=Recipe(**recipe),  # type: ignore[arg-type]
+        drop_duplicates=drop_duplicates,
         device=device,
         precision=precision,
         workers=workers,

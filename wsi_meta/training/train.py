@@ -25,6 +25,7 @@ from wsi_meta.training.augment import augment
 from wsi_meta.training.datasets import Patches, open_patches, read_batches, split_for_training
 from wsi_meta.training.evaluate import Evaluation, evaluate_patches
 from wsi_meta.training.history import Epoch, curves_path, draw_curves, history_path, write_history
+from wsi_meta.training.hygiene import check_patches
 from wsi_meta.training.init import STAGES, Start, initialise, stage_of
 from wsi_meta.versions import library_versions
 
@@ -91,6 +92,7 @@ def train(
     *,
     init: str | Path = "imagenet",
     recipe: Recipe | None = None,
+    drop_duplicates: bool = False,
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
@@ -108,6 +110,7 @@ def train(
     out : model file to write (``.safetensors``)
     init : ``imagenet`` (torchvision's download), ``none``, or a file of weights (``.safetensors``, ``.pth``)
     recipe : settings; None for the defaults
+    drop_duplicates : drop training patches that are also in validation instead of refusing them
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
     workers : processes that decode patches; 0 decodes in this one
@@ -126,10 +129,10 @@ def train(
     out = check_output(out, overwrite=overwrite)
     for beside in (history_path(out), curves_path(out)):
         check_output(beside, overwrite=overwrite)
-    train_set, valid_set = _open_checked(data, recipe)
+    train_set, valid_set = _open_checked(data, recipe, drop_duplicates, workers, progress=progress)
     torch.manual_seed(recipe.seed)
     start = initialise(build_network(), init)
-    note(f"{len(train_set)} training and {len(valid_set)} validation patches; {start.summary}", enabled=progress)
+    note(start.summary, enabled=progress)
     loader = _make_loader(train_set, recipe, workers)
     learner = _make_learner(start, recipe, len(loader), device, precision)
 
@@ -150,10 +153,14 @@ def train(
     return best
 
 
-def _open_checked(data: str | Path | Sequence[str | Path], recipe: Recipe) -> tuple[Patches, Patches]:
+def _open_checked(
+    data: str | Path | Sequence[str | Path], recipe: Recipe, drop_duplicates: bool, workers: int, *, progress: bool
+) -> tuple[Patches, Patches]:
     train_set, valid_set = split_for_training(open_patches(data), fraction=recipe.valid_fraction, seed=recipe.seed)
-    train_set.check()
-    valid_set.check()
+    duplicates = "drop" if drop_duplicates else "refuse"
+    checked = check_patches(train_set, valid_set, duplicates=duplicates, workers=workers, progress=progress)
+    note(checked.summary, enabled=progress)
+    train_set, valid_set = checked.train, checked.valid
     if len(train_set) < recipe.batch_size:
         raise TrainingError(
             f"{len(train_set)} training patches do not fill one batch of {recipe.batch_size}; lower --batch-size"

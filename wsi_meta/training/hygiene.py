@@ -1,0 +1,145 @@
+"""What must hold of labelled patches before a training on them means anything.
+
+Every patch is read once: that finds the files that do not decode, Kaggle's ids that their pixels do not give, and, by
+content, patches that stand in training and in validation. A model that has seen its judge's patches is judged too well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from wsi_meta.errors import DataError
+from wsi_meta.progress import progress_bar
+from wsi_meta.training.patches import Patches, join
+
+__all__ = ["CheckedPatches", "check_patches"]
+
+BATCH = 256
+"""Patches that a process reads at a time."""
+
+
+@dataclass(frozen=True)
+class CheckedPatches:
+    """Patches that passed :func:`check_patches`."""
+
+    train: Patches
+    valid: Patches
+    summary: str
+    """One line for people: numbers, classes, slides, and what stands twice."""
+
+
+def check_patches(
+    train: Patches, valid: Patches, *, duplicates: str = "refuse", workers: int = 0, progress: bool = False
+) -> CheckedPatches:
+    """Read all patches once and see that they can be trained on.
+
+    Two patches are the same when the SHA-1 of their decoded RGB bytes is.
+
+    Parameters
+    ----------
+    train, valid : patches to learn from and to judge by
+    duplicates : ``refuse`` training patches that are also in `valid`, or ``drop`` them from training
+    workers : processes that decode patches; 0 decodes in this one
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    the patches, and a summary of them; patches that stand more than once within `train` stay and are counted.
+
+    Raises
+    ------
+    DataError
+        when patches cannot be read (all are counted, the first is named), when there is only one class, or when a
+        patch is in both and is not to be dropped.
+    ValueError
+        for another value of `duplicates`.
+    """
+    if duplicates not in ("refuse", "drop"):
+        raise ValueError(f"duplicates '{duplicates}'; expected 'refuse' or 'drop'")
+    train.check_classes()
+    valid.check_classes()
+    contents = _read_contents(join([train, valid]), workers, progress=progress)
+    of_train, of_valid = contents[: len(train)], contents[len(train) :]
+    in_valid = {content: index for index, content in enumerate(of_valid)}
+    shared = [index for index, content in enumerate(of_train) if content in in_valid]
+    if shared and duplicates == "refuse":
+        first = shared[0]
+        raise DataError(
+            f"{train.files[first].parent / train.name(first)}: the same pixels as validation's "
+            f"{valid.name(in_valid[of_train[first]])}, and {len(shared)} such in all; expected no training patch in "
+            "validation; --drop-duplicates drops them from training"
+        )
+    if shared:
+        kept = np.setdiff1d(np.arange(len(train)), shared)
+        train, of_train = train.select(kept), [of_train[index] for index in kept]
+        train.check_classes()
+    dropped = f"{len(shared)} that are also in validation dropped from training" if shared else "no patch in both"
+    parts = [f"{_describe(train, 'training')}, {_describe(valid, 'validation')}", dropped]
+    return CheckedPatches(train, valid, "; ".join([*parts, *_compare_slides(train, valid), *_count_repeats(train, of_train)]))
+
+
+def _describe(patches: Patches, what: str) -> str:
+    tumor = int(patches.labels.sum())
+    slides = "" if patches.slides is None else f" of {len(set(patches.slides.tolist()))} slides"
+    return f"{len(patches)} {what} patches{slides} ({tumor} tumor, {100 * tumor / len(patches):.0f} %)"
+
+
+def _compare_slides(train: Patches, valid: Patches) -> list[str]:
+    if train.slides is None or valid.slides is None:
+        return []
+    shared = len(set(train.slides.tolist()) & set(valid.slides.tolist()))
+    return [f"{shared or 'no'} slide{'s' if shared > 1 else ''} in both"]
+
+
+def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:
+    """Say how many patches stand again within training, and how many of the contents have both labels."""
+    labels: dict[bytes, set[int]] = {}
+    for content, label in zip(contents, patches.labels.tolist(), strict=True):
+        labels.setdefault(content, set()).add(label)
+    if len(labels) == len(patches):
+        return []
+    contrary = sum(len(found) > 1 for found in labels.values())
+    return [f"{len(patches) - len(labels)} repeated within training, {contrary or 'none'} with both labels"]
+
+
+class _Contents(Dataset[tuple[bytes, str]]):
+    """Content of each patch, and why it cannot be read; one of the two is empty."""
+
+    def __init__(self, patches: Patches) -> None:
+        self.patches = patches
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index: int) -> tuple[bytes, str]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[bytes, str]]:
+        try:
+            patches = self.patches.read_many(indices)
+        except DataError as error:
+            if len(indices) == 1:
+                return [(b"", str(error))]
+            return [self[index] for index in indices]
+        return [(hashlib.sha1(patch.tobytes(), usedforsecurity=False).digest(), "") for patch in patches]
+
+
+def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[bytes]:
+    """Read all patches; give the SHA-1 of each one's pixels."""
+    loader = DataLoader(_Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list)
+    contents: list[bytes] = []
+    failures: list[str] = []
+    with progress_bar(len(patches), "patches", "checking", enabled=progress) as bar:
+        for batch in loader:
+            contents += [content for content, _ in batch]
+            failures += [failure for _, failure in batch if failure]
+            bar.update(len(batch))
+    if failures:
+        more = f" ({len(failures)} such patches in all)" if len(failures) > 1 else ""
+        raise DataError(failures[0] + more)
+    return contents
