@@ -132,16 +132,19 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = "--split train --device cpu --precision bf16 --workers 3 --batch-size 5"
+    words = "--split train --out report --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
 
     _, options = call_of(monkeypatch, "evaluate", "m", "data", *words.split())
 
     assert options == {
         "split": "train",
+        "out": Path("report"),
+        "tta": True,
         "device": "cpu",
         "precision": "bf16",
         "workers": 3,
         "batch_size": 5,
+        "overwrite": True,
         "progress": True,
     }
 
@@ -161,7 +164,9 @@ def test_train_then_evaluate_print_the_same_figures(patch_folder: Path, tmp_path
     assert evaluated["n"] == 8
     assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
     assert 0 <= evaluated["auc"] <= 1
+    intervals = {name: evaluated.pop(name) for name in list(evaluated) if name.endswith("_ci")}
     assert {name: trained[name] for name in evaluated} == evaluated
+    assert intervals["auc_ci"][0] <= evaluated["auc"] <= intervals["auc_ci"][1]
     assert trained["best_epoch"] == 1
     assert {Path(trained[name]).name for name in ("model", "history", "curves")} == {path.name for path in tmp_path.iterdir()}
     assert "epoch 1: training loss" in made.stderr
@@ -284,7 +289,7 @@ def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_
         "evaluate default",
         "evaluate default data --split all",
         "evaluate default data --batch-size 0",
-        "evaluate default data --out m.safetensors",
+        "evaluate default data --tta yes --out",
         "diagnose",
     ],
 )

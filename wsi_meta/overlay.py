@@ -16,7 +16,7 @@ from wsi_meta.slide import open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LAYERS", "draw_overlay"]
+__all__ = ["COLOUR_MAP", "LAYERS", "draw_overlay"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class _Layer:
     label: str
 
 
+COLOUR_MAP = "viridis"
+"""Of probability wherever it is drawn: perceptually even; its bright end is the complement of haematoxylin's purple."""
 _LAYERS = {
-    # viridis is perceptually even; its bright end, yellow, is the complement of haematoxylin's purple
-    "probability": _Layer("viridis", 1.0, 1.0, "probability of tumor (research use only)"),
+    "probability": _Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
     # pale yellow over teal to blue: no colours of H&E. Half of the views 0 and half 1 would be 0.5, the most there is; on real
     # tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
     "uncertainty": _Layer("YlGnBu", 0.5, 0.25, "uncertainty: spread over eight views (SD of the probability)"),

@@ -68,4 +68,10 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ")
         elif value is not None:
-            yield f"{indent}{name}: {round(value, 4) if isinstance(value, float) else value}"
+            yield f"{indent}{name}: {_rounded(value)}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return round(value, 4) if isinstance(value, float) else value

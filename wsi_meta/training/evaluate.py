@@ -14,6 +14,7 @@ from wsi_meta.model import Model, load_model
 from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
 from wsi_meta.training.datasets import Patches, open_patches, read_batches
+from wsi_meta.training.metrics import bootstrap_intervals, figures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,20 +24,46 @@ __all__ = ["Evaluation", "evaluate", "evaluate_patches"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model on one set of patches; the decision is tumor where the calibrated probability is >= 0.5."""
+    """Figures of one model on one set of patches, as :func:`wsi_meta.training.metrics.figures_of` defines them.
+
+    A decision is tumor where the calibrated probability is at least 0.5; in the figures that end in ``_at_threshold``,
+    at least `threshold`.
+    """
 
     n: int
     auc: float
+    average_precision: float
     accuracy: float
     sensitivity: float
     specificity: float
+    f1: float
+    threshold: float
+    """The card's default operating point; never chosen on these patches."""
+    accuracy_at_threshold: float
+    sensitivity_at_threshold: float
+    specificity_at_threshold: float
+    f1_at_threshold: float
     log_loss: float
+    brier: float
+    ece: float
+    """Expected calibration error of the probability of tumor, 15 equal bins."""
     probabilities: NDArray[np.float32]
     """Calibrated probability of each patch, in the order of the patches; shape (n,)."""
+    logits: NDArray[np.float32]
+    """Logit of each patch before calibration, its mean over the views where those were averaged; shape (n,)."""
+    intervals: dict[str, tuple[float, float]] | None = None
+    """95 % bootstrap interval (low, high) of each figure; None where they were not asked for."""
 
-    def to_dict(self) -> dict[str, float]:
-        """Give the figures without the probabilities."""
-        return {name: value for name, value in vars(self).items() if name != "probabilities"}
+    def to_dict(self) -> dict[str, int | float | list[float]]:
+        """Give the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
+        found: dict[str, int | float | list[float]] = {}
+        for name, value in vars(self).items():
+            if name in ("probabilities", "logits", "intervals"):
+                continue
+            found[name] = value
+            if name in (self.intervals or {}):
+                found[f"{name}_ci"] = list((self.intervals or {})[name])
+        return found
 
 
 def evaluate(
@@ -44,59 +71,82 @@ def evaluate(
     data: str | Path | Sequence[str | Path],
     *,
     split: str | None = None,
+    out: str | Path | None = None,
+    tta: bool = False,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
     workers: int = 2,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> Evaluation:
-    """Evaluate a model on labelled patches.
+    """Evaluate a model on labelled patches, with 95 % intervals and, where asked for, a report.
 
     Parameters
     ----------
     model : model file, ``default`` or None for the embedded one, or a loaded model
     data : folders of labelled patches (see :func:`wsi_meta.training.datasets.open_patches`)
     split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all there is
+    out : folder to make for the report (see :func:`wsi_meta.training.report.write_report`); None writes none
+    tta : average the logit over the eight views of each patch; takes eight times as long
     device, precision, batch_size : see :class:`wsi_meta.predictor.Predictor`
     workers : processes that decode patches; 0 decodes in this one
+    overwrite : replace a report at `out`
     progress : show a bar on stderr
 
     Raises
     ------
     DataError, ModelFileError, DeviceError
+    OutputExistsError
+        when `out` exists and not `overwrite`, or is no report.
+    OutputPathError
+        when `out` cannot be written.
     """
+    from wsi_meta.training import report
+
+    if out is not None:
+        report.check_report(out, overwrite=overwrite)
     splits = open_patches(data)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
+    folders = str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
     if wanted not in splits:
-        folders = data if isinstance(data, str | Path) else " ".join(map(str, data))
         raise DataError(f"{folders}: no '{wanted}' split; found {', '.join(splits)}")
     patches = splits[wanted]
     patches.check()
     model = model if isinstance(model, Model) else load_model(model)
-    predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size)
-    return evaluate_patches(predictor, patches, workers=workers, progress=progress)
+    words = "all there is" if split is None and list(splits) == ["train"] else wanted
+    subject = report.Subject.of(model, patches, data=folders, split=words, tta=tta) if out is not None else None
+    predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
+    evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True)
+    if out is not None and subject is not None:
+        report.write_report(out, subject, evaluation, overwrite=overwrite)
+    return evaluation
 
 
-def evaluate_patches(predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False) -> Evaluation:
-    """Evaluate a predictor on patches that are already opened; see :func:`evaluate`."""
-    from sklearn.metrics import log_loss, roc_auc_score
+def evaluate_patches(
+    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False, intervals: bool = False
+) -> Evaluation:
+    """Evaluate a predictor on patches that are already opened; see :func:`evaluate`.
+
+    With `intervals`, slides are drawn for the bootstrap where they are known, else patches.
+    """
     from torch.utils.data import DataLoader
 
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers)
-    logits = []
+    parts = []
     with progress_bar(len(patches), "patches", "evaluating", enabled=progress) as bar:
         for images, _ in read_batches(loader):
-            logits.append(predictor.predict_patches(images))
+            parts.append(predictor.predict_patches(images))
             bar.update(len(images))
-    probabilities = predictor.model.card.calibration.to_probability(np.concatenate(logits))
-    truth = patches.labels.astype(bool)
-    called = probabilities >= 0.5
+    logits = np.concatenate(parts)
+    card = predictor.model.card
+    probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
+    slides = getattr(patches, "slides", None)
     return Evaluation(
         n=len(patches),
-        auc=float(roc_auc_score(truth, probabilities)),
-        accuracy=float((called == truth).mean()),
-        sensitivity=float(called[truth].mean()),
-        specificity=float((~called[~truth]).mean()),
-        log_loss=float(log_loss(truth, probabilities.astype(np.float64))),
+        threshold=threshold,
+        **figures_of(probabilities, patches.labels, threshold),
         probabilities=probabilities,
+        logits=logits,
+        intervals=bootstrap_intervals(probabilities, patches.labels, threshold, slides) if intervals else None,
     )

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from wsi_meta.errors import DataError, first_line
 from wsi_meta.training.evaluate import Evaluation
 
-__all__ = ["Epoch", "curves_path", "draw_curves", "history_path", "write_history"]
+__all__ = ["Epoch", "curves_path", "draw_curves", "history_path", "read_losses", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,32 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in epochs)
     return path
+
+
+def read_losses(out: Path) -> dict[str, list[float]] | None:
+    """Read the losses from the history beside the model file `out`; None where there is none.
+
+    Returns
+    -------
+    dict of ``epoch``, ``train_loss`` and ``valid_loss``, a value for each row; other columns are passed over.
+
+    Raises
+    ------
+    DataError
+        when the file is no such table.
+    """
+    path = history_path(out)
+    if not path.exists():
+        return None
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")}
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a training's history ({first_line(error)}); expected epoch, train_loss and "
+            "valid_loss in each row; remove or restore it"
+        ) from error
 
 
 def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:

@@ -1,0 +1,252 @@
+"""The pictures of an evaluation, each as the bytes of a PNG, in light or in dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.overlay import COLOUR_MAP
+from wsi_meta.training.metrics import reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from wsi_meta.training.evaluate import Evaluation
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Case",
+    "Theme",
+    "draw_confusion",
+    "draw_gallery",
+    "draw_losses",
+    "draw_precision_recall",
+    "draw_reliability",
+    "draw_roc",
+    "encode_png",
+    "lay_heat",
+]
+
+DPI = 200
+SIDE_INCHES = (4.4, 4.2)
+HEAT = 0.65
+"""Opacity of the hottest place of a heatmap over its patch."""
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of the pictures; the report's page uses the same."""
+
+    paper: str
+    ink: str
+    faint: str
+    line: str
+    tumor: str
+    normal: str
+
+
+LIGHT = Theme(paper="#ffffff", ink="#22262e", faint="#69707d", line="#e3e5ea", tumor="#a8386b", normal="#2b6f99")
+DARK = Theme(paper="#191c22", ink="#e7e9ee", faint="#9aa2b0", line="#31363f", tumor="#e88fb4", normal="#7fbbe0")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patch of the gallery."""
+
+    name: str
+    verdict: str
+    """In words: missed tumor, false alarm, or what else it is."""
+    label: int
+    probability: float
+    patch: NDArray[np.uint8]
+    """uint8 (patch_px, patch_px, 3), RGB."""
+    heat: NDArray[np.float32]
+    """0 to 1, (patch_px, patch_px): what spoke for the error."""
+
+
+def draw_losses(losses: dict[str, list[float]], theme: Theme = LIGHT) -> bytes:
+    """Draw the loss of training and validation over the epochs, as :func:`wsi_meta.training.history.read_losses` gives them."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, axes = _start("Loss while training", theme)
+    for name, colour, words in (("train_loss", theme.normal, "training"), ("valid_loss", theme.tumor, "validation")):
+        axes.plot(losses["epoch"], losses[name], "o-", color=colour, lw=2, ms=4, label=words)
+    axes.set(xlabel="epoch", ylabel="cross-entropy")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _add_legend(axes, theme)
+    return _finish(figure)
+
+
+def draw_confusion(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
+    """Draw how many patches of each class are called what at the card's threshold, shaded by share of the class."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from sklearn.metrics import confusion_matrix
+
+    called = evaluation.probabilities >= evaluation.threshold
+    counts = confusion_matrix(labels, called, labels=[0, 1])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    figure, axes = _start(f"Confusion matrix at {evaluation.threshold:.3g}", theme)
+    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("", [theme.line, theme.normal]), vmin=0, vmax=1, aspect="auto")
+    for (row, col), count in np.ndenumerate(counts):
+        colour = theme.paper if shares[row, col] > 0.5 else theme.ink
+        axes.text(col, row - 0.05, f"{count:,}", ha="center", va="center", fontsize=17, color=colour)
+        axes.text(col, row + 0.16, f"{shares[row, col]:.1%}", ha="center", va="center", fontsize=9, color=colour)
+    axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="called", ylabel="truly")
+    axes.set_xticklabels(["normal", "tumor"])
+    axes.set_yticklabels(["normal", "tumor"], rotation=90, va="center")
+    axes.grid(visible=False)
+    axes.axhline(0.5, color=theme.paper, lw=4)
+    axes.axvline(0.5, color=theme.paper, lw=4)
+    return _finish(figure)
+
+
+def draw_roc(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
+    """Draw the ROC curve with the card's threshold on it."""
+    from sklearn.metrics import roc_curve
+
+    false_alarms, found, _ = roc_curve(labels, evaluation.probabilities)
+    figure, axes = _start(f"ROC, area {evaluation.auc:.3f}", theme)
+    axes.plot([0, 1], [0, 1], ":", color=theme.faint, lw=1.2, label="by chance")
+    axes.fill_between(false_alarms, found, color=theme.normal, alpha=0.10, lw=0)
+    axes.plot(false_alarms, found, color=theme.normal, lw=2)
+    _add_operating_point(
+        axes, (1 - evaluation.specificity_at_threshold, evaluation.sensitivity_at_threshold), evaluation, theme
+    )
+    axes.set(xlabel="false alarms (1 - specificity)", ylabel="tumor found (sensitivity)")
+    _set_unit_square(axes)
+    _add_legend(axes, theme, "lower right")
+    return _finish(figure)
+
+
+def draw_precision_recall(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
+    """Draw precision over recall with the card's threshold on it; the dotted line is the share of tumor."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(labels, evaluation.probabilities)
+    figure, axes = _start(f"Precision and recall, average precision {evaluation.average_precision:.3f}", theme)
+    axes.axhline(labels.mean(), ls=":", color=theme.faint, lw=1.2, label="by chance")
+    axes.fill_between(recall, precision, step="post", color=theme.normal, alpha=0.10, lw=0)
+    axes.step(recall, precision, where="post", color=theme.normal, lw=2)
+    called = evaluation.probabilities >= evaluation.threshold
+    if called.any():
+        point = (evaluation.sensitivity_at_threshold, float(labels[called].mean()))
+        _add_operating_point(axes, point, evaluation, theme)
+    axes.set(xlabel="recall (sensitivity)", ylabel="precision")
+    _set_unit_square(axes)
+    _add_legend(axes, theme, "lower left")
+    return _finish(figure)
+
+
+def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
+    """Draw the share of tumor over the mean probability of each bin, and below it how many patches the bins hold."""
+    bins = reliability(evaluation.probabilities, labels)
+    figure, axes = _start(f"Reliability, calibration error {evaluation.ece:.3f}", theme, below=True)
+    below = figure.axes[1]
+    axes.plot([0, 1], [0, 1], ":", color=theme.faint, lw=1.2, label="perfectly calibrated")
+    filled = bins.weight > 0
+    axes.vlines(bins.probability[filled], bins.probability[filled], bins.share[filled], color=theme.tumor, lw=2, alpha=0.5)
+    axes.plot(bins.probability[filled], bins.share[filled], "o-", color=theme.normal, lw=2, ms=4.5)
+    axes.set(ylabel="share of tumor")
+    _set_unit_square(axes)
+    axes.tick_params(labelbottom=False)
+    _add_legend(axes, theme, "upper left")
+    edges = np.linspace(0, 1, len(bins.weight) + 1)
+    below.bar(edges[:-1], bins.weight, np.diff(edges) * 0.9, align="edge", color=theme.normal, alpha=0.55)
+    below.set(xlabel="probability of tumor", ylabel="patches", xlim=(-0.02, 1.02))
+    below.grid(visible=False)
+    return _finish(figure)
+
+
+def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, columns: int = 4) -> bytes:
+    """Draw patches with their heatmaps beside them, the labelled centre framed, a case after the other."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    rows = -(-len(cases) // columns)
+    figure = Figure(figsize=(3.3 * columns, 2.15 * rows + 0.2), layout="constrained", facecolor=theme.paper)
+    for cell in figure.subplots(rows, columns, squeeze=False).flat[len(cases) :]:
+        cell.set_axis_off()
+    for axes, case in zip(figure.axes, cases, strict=False):
+        side = case.patch.shape[0]
+        gap = np.broadcast_to(np.array(_rgb(theme.paper)), (side, side // 24, 3))
+        axes.imshow(np.concatenate([case.patch, gap, lay_heat(case)], axis=1), interpolation="nearest")
+        corner = (side - label_px) / 2 - 0.5
+        for left in (corner, corner + side + side // 24):
+            axes.add_patch(Rectangle((left, corner), label_px, label_px, fill=False, ec="white", lw=1.2))
+        axes.set_axis_off()
+        colour = theme.tumor if case.label else theme.normal
+        axes.set_title(f"{case.verdict}, p = {case.probability:.3f}", fontsize=9, color=colour, loc="left", pad=3)
+        name = case.name if len(case.name) <= 38 else f"...{case.name[-35:]}"
+        axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=theme.faint)
+    return _finish(figure)
+
+
+def lay_heat(case: Case) -> NDArray[np.uint8]:
+    """Give the patch under its heatmap, opacity following the heat; uint8 (patch_px, patch_px, 3)."""
+    from matplotlib import colormaps
+
+    opacity = HEAT * case.heat[..., None]
+    colours = np.asarray(colormaps[COLOUR_MAP](case.heat))[..., :3] * 255
+    return np.asarray(np.rint(case.patch * (1 - opacity) + colours * opacity), np.uint8)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Give an RGB image (height, width, 3) as the bytes of a PNG."""
+    from PIL import Image
+
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "png")
+    return stream.getvalue()
+
+
+def _start(title: str, theme: Theme, *, below: bool = False) -> tuple[Figure, Axes]:
+    """Make a figure in the theme; with `below`, a second pair of axes under the first."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIDE_INCHES, facecolor=theme.paper)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    figure.suptitle(title, x=0.03, ha="left", fontsize=11, color=theme.ink)
+    if below:
+        figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
+    else:
+        figure.subplots()
+    for axes in figure.axes:
+        axes.set_facecolor(theme.paper)
+        axes.grid(color=theme.line, lw=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=theme.faint, labelsize=8.5, length=0)
+        axes.xaxis.label.set(color=theme.faint, fontsize=9)
+        axes.yaxis.label.set(color=theme.faint, fontsize=9)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return figure, figure.axes[0]
+
+
+def _finish(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": "wsi-meta"})
+    return stream.getvalue()
+
+
+def _add_operating_point(axes: Axes, point: tuple[float, float], evaluation: Evaluation, theme: Theme) -> None:
+    label = f"threshold {evaluation.threshold:.3g}"
+    axes.plot(*point, "o", ms=9, color=theme.tumor, mec=theme.paper, mew=1.5, label=label, clip_on=False, zorder=5)
+
+
+def _set_unit_square(axes: Axes) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
+
+
+def _add_legend(axes: Any, theme: Theme, place: str = "best") -> None:
+    axes.legend(loc=place, frameon=False, fontsize=8.5, labelcolor=theme.faint)
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[start : start + 2], 16) for start in (1, 3, 5)]

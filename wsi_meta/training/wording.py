@@ -1,0 +1,184 @@
+"""What the report of an evaluation says in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsi_meta.model import Model, ModelCard
+    from wsi_meta.training.evaluate import Evaluation
+    from wsi_meta.training.report import Subject
+
+__all__ = ["PLOTS", "data_facts", "explain_intervals", "model_facts", "rows", "summarise", "tiles", "verdict", "warn"]
+
+PLOTS = {
+    "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
+    "roc": ("ROC curve", "The tumor that is found, for every share of false alarms one may be willing to bear."),
+    "precision_recall": (
+        "Precision-recall curve",
+        "How much of what is called tumor is tumor, the more of the tumor is to be found.",
+    ),
+    "reliability": (
+        "Reliability diagram",
+        "Of the patches given 80 %, are 80 % tumor? On the dotted line they are. Below: how many patches each bin holds.",
+    ),
+    "losses": (
+        "Loss curves",
+        "From the history beside the model file. Validation rising while training falls means overfitting.",
+    ),
+}
+"""Title and caption of each plot."""
+
+FIGURES = {
+    "auc": ("AUC", "how often a tumor patch is given a higher probability than a normal one"),
+    "average_precision": ("Average precision", "precision, averaged over the tumor patches found one after the other"),
+    "accuracy": ("Accuracy", "patches called what they are"),
+    "sensitivity": ("Sensitivity", "tumor patches that are called tumor"),
+    "specificity": ("Specificity", "normal patches that are called normal"),
+    "f1": ("F1", "harmonic mean of precision and sensitivity"),
+    "log_loss": ("Log loss", "mean cross-entropy, natural logarithm; 0.693 knows nothing, 0 is perfect"),
+    "brier": ("Brier score", "mean squared error of the probability; 0 is perfect"),
+    "ece": (
+        "Calibration error",
+        "expected calibration error: mean |probability - share of tumor| over 15 equal bins, by patches",
+    ),
+}
+TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
+LEAKS = {
+    "train": "The model was trained on exactly these patches. The figures tell how well it remembers, not how well it will do "
+    "on patches it has not seen.",
+    "valid": "The model's best epoch was chosen on exactly these patches, so the figures lean a little to the good side. "
+    "Patches of a test split would judge it fairly.",
+}
+
+
+def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:
+    """Give the result in two sentences for a person."""
+    called = evaluation.probabilities >= evaluation.threshold
+    tumor, normal = int(labels.sum()), int((labels == 0).sum())
+    missed, alarms = int((~called[labels == 1]).sum()), int(called[labels == 0].sum())
+    interval = _interval(evaluation, "auc")
+    ranking = (
+        f"Shown a tumor patch and a normal one, the model gives the tumor patch the higher probability {evaluation.auc:.1%} of "
+        f"the time (AUC {evaluation.auc:.3f}{f', 95 % interval {interval}' if interval else ''})."
+    )
+    decisions = (
+        f"At its threshold of {evaluation.threshold:.3g} it misses {missed:,} of {tumor:,} tumor patches "
+        f"({missed / tumor:.1%}) and calls {alarms:,} of {normal:,} normal patches tumor ({alarms / normal:.1%}). "
+        f"Its probabilities are off by {100 * evaluation.ece:.1f} percentage points on average."
+    )
+    return [ranking, decisions]
+
+
+def explain_intervals(evaluation: Evaluation, slides: int | None) -> str:
+    """Say how the intervals came about; `slides` is their number, None where they are not known."""
+    if not evaluation.intervals:
+        return "Without intervals: there is too little to draw resamples from."
+    if slides is None:
+        return (
+            f"Intervals: 95 %, bootstrap over {evaluation.n:,} patches; by slide, which is not known here, they would be wider."
+        )
+    return f"Intervals: 95 %, bootstrap over {slides:,} slides."
+
+
+def warn(card: ModelCard, fingerprint: str) -> list[str]:
+    """Say whether these patches, by their fingerprint, had a part in making the model."""
+    parts = [name for name, part in card.training.items() if isinstance(part, dict) and part.get("sha256") == fingerprint]
+    return [LEAKS.get(name, f"Exactly these patches had a part in making the model ({name}).") for name in parts]
+
+
+def verdict(label: int, *, called: bool) -> str:
+    """Name what became of a patch."""
+    return {(1, False): "missed tumor", (0, True): "false alarm", (1, True): "tumor, found", (0, False): "normal, left alone"}[
+        label, called
+    ]
+
+
+def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Give the main figures with where their interval lies from 0 to 1, in percent."""
+    found = []
+    for name in TILES:
+        value = getattr(evaluation, name)
+        low, high = (evaluation.intervals or {}).get(name, (value, value))
+        found.append(_row(evaluation, name) | {"left": round(100 * low, 2), "width": round(100 * (high - low), 2)})
+    return found
+
+
+def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Give every figure with value, interval and meaning; those at the threshold only where it is not 0.5."""
+    ending = "_at_threshold"
+    found = []
+    for name in FIGURES:
+        found.append(_row(evaluation, name))
+        if hasattr(evaluation, name + ending) and evaluation.threshold != 0.5:
+            row = _row(evaluation, name + ending)
+            found.append(row | {"title": f"{row['title']} at {evaluation.threshold:.3g}"})
+    return found
+
+
+def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[str, str]]:
+    """Give the facts of the evaluated patches as terms and texts."""
+    labels = subject.patches.labels
+    tumor = int(labels.sum())
+    return [
+        ("folders", subject.data),
+        ("split", subject.split),
+        ("patches", f"{len(labels):,}"),
+        ("class balance", f"{tumor:,} tumor ({tumor / len(labels):.1%}), {len(labels) - tumor:,} normal"),
+        ("slides", "not known" if slides is None else f"{len(set(slides.tolist())):,}"),
+        ("averaged views", "eight of each patch" if subject.tta else "none"),
+        ("fingerprint", subject.patches.fingerprint()[:12]),
+    ]
+
+
+def model_facts(model: Model) -> list[tuple[str, str]]:
+    """Give the facts of the model's card as terms and texts."""
+    card = model.card
+    shown, calibration = card.preprocessing, card.calibration
+    neutral = (calibration.temperature, calibration.bias) == (1, 0)
+    return [
+        ("file", model.path.name),
+        ("hash", model.hash[:12]),
+        ("network", f"{card.architecture}, {'also' if card.dense else 'not'} trained for dense mode"),
+        ("sees", f"{shown.patch_px} px at {shown.mpp:g} µm per px; the label describes the centre {shown.label_px} px"),
+        (
+            "calibration",
+            "none" if neutral else f"temperature {calibration.temperature:.4g}, bias {calibration.bias:.4g}",
+        ),
+        ("thresholds", _in_words(card.thresholds)),
+        *((name.replace("_", " "), _in_words(value)) for name, value in card.training.items()),
+        ("then measured", _in_words(card.metrics)),
+        ("libraries", _in_words(card.versions)),
+    ]
+
+
+def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    title, words = FIGURES[name.removesuffix("_at_threshold")]
+    return {
+        "title": title,
+        "value": f"{getattr(evaluation, name):.3f}",
+        "interval": _interval(evaluation, name),
+        "words": words,
+    }
+
+
+def _interval(evaluation: Evaluation, name: str) -> str:
+    if name not in (evaluation.intervals or {}):
+        return ""
+    low, high = (evaluation.intervals or {})[name]
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _in_words(value: Any) -> str:
+    """Give a value of the card as text, whatever a later version puts there; a hash by its first twelve digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_in_words, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
