@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.overlay import COLOUR_MAP
-from wsi_meta.training.metrics import reliability
+from wsi_meta.training.metrics import ECE_BINS, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ __all__ = [
     "draw_gallery",
     "draw_losses",
     "draw_precision_recall",
+    "draw_probabilities",
     "draw_reliability",
     "draw_roc",
     "encode_png",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 DPI = 200
-SIDE_INCHES = (4.4, 4.2)
+SIDE_INCHES = (3.9, 3.7)
 HEAT = 0.65
 """Opacity of the hottest place of a heatmap over its patch."""
 
@@ -64,7 +65,8 @@ class Case:
     verdict: str
     """In words: missed tumor, false alarm, or what else it is."""
     label: int
-    probability: float
+    probability: str
+    """Three decimals, as words where it is closer to 0 or 1 than those tell."""
     patch: NDArray[np.uint8]
     """uint8 (patch_px, patch_px, 3), RGB."""
     heat: NDArray[np.float32]
@@ -96,8 +98,8 @@ def draw_confusion(labels: NDArray[np.uint8], evaluation: Evaluation, theme: The
     axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("", [theme.line, theme.normal]), vmin=0, vmax=1, aspect="auto")
     for (row, col), count in np.ndenumerate(counts):
         colour = theme.paper if shares[row, col] > 0.5 else theme.ink
-        axes.text(col, row - 0.05, f"{count:,}", ha="center", va="center", fontsize=17, color=colour)
-        axes.text(col, row + 0.16, f"{shares[row, col]:.1%}", ha="center", va="center", fontsize=9, color=colour)
+        axes.text(col, row - 0.06, f"{count:,}", ha="center", va="center", fontsize=18, color=colour)
+        axes.text(col, row + 0.16, f"{100 * shares[row, col]:.1f} %", ha="center", va="center", fontsize=10.5, color=colour)
     axes.set(xticks=[0, 1], yticks=[0, 1], xlabel="called", ylabel="truly")
     axes.set_xticklabels(["normal", "tumor"])
     axes.set_yticklabels(["normal", "tumor"], rotation=90, va="center")
@@ -130,7 +132,7 @@ def draw_precision_recall(labels: NDArray[np.uint8], evaluation: Evaluation, the
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(labels, evaluation.probabilities)
-    figure, axes = _start(f"Precision and recall, average precision {evaluation.average_precision:.3f}", theme)
+    figure, axes = _start(f"Precision-recall, average {evaluation.average_precision:.3f}", theme)
     axes.axhline(labels.mean(), ls=":", color=theme.faint, lw=1.2, label="by chance")
     axes.fill_between(recall, precision, step="post", color=theme.normal, alpha=0.10, lw=0)
     axes.step(recall, precision, where="post", color=theme.normal, lw=2)
@@ -145,27 +147,38 @@ def draw_precision_recall(labels: NDArray[np.uint8], evaluation: Evaluation, the
 
 
 def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
-    """Draw the share of tumor over the mean probability of each bin, and below it how many patches the bins hold."""
+    """Draw the share of tumor over the mean probability of each bin; a dot's area follows the patches in it."""
     bins = reliability(evaluation.probabilities, labels)
-    figure, axes = _start(f"Reliability, calibration error {evaluation.ece:.3f}", theme, below=True)
-    below = figure.axes[1]
-    axes.plot([0, 1], [0, 1], ":", color=theme.faint, lw=1.2, label="perfectly calibrated")
     filled = bins.weight > 0
-    axes.vlines(bins.probability[filled], bins.probability[filled], bins.share[filled], color=theme.tumor, lw=2, alpha=0.5)
-    axes.plot(bins.probability[filled], bins.share[filled], "o-", color=theme.normal, lw=2, ms=4.5)
-    axes.set(ylabel="share of tumor")
+    stated, true, held = bins.probability[filled], bins.share[filled], bins.weight[filled] / bins.weight.max()
+    figure, axes = _start(f"Reliability, calibration error {evaluation.ece:.3f}", theme)
+    axes.plot([0, 1], [0, 1], ":", color=theme.faint, lw=1.2, label="perfectly calibrated")
+    axes.vlines(stated, stated, true, color=theme.tumor, lw=2, alpha=0.6, label="too high or too low")
+    axes.plot(stated, true, color=theme.normal, lw=1.5)
+    axes.scatter(stated, true, 14 + 130 * held, color=theme.normal, edgecolor=theme.paper, zorder=3, clip_on=False)
+    axes.set(xlabel="probability of tumor, mean of the bin", ylabel="share of tumor")
     _set_unit_square(axes)
-    axes.tick_params(labelbottom=False)
     _add_legend(axes, theme, "upper left")
-    edges = np.linspace(0, 1, len(bins.weight) + 1)
-    below.bar(edges[:-1], bins.weight, np.diff(edges) * 0.9, align="edge", color=theme.normal, alpha=0.55)
-    below.set(xlabel="probability of tumor", ylabel="patches", xlim=(-0.02, 1.02))
-    below.grid(visible=False)
+    return _finish(figure)
+
+
+def draw_probabilities(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
+    """Draw how the probabilities of either class are spread, normal downwards, with the card's threshold between them."""
+    edges = np.linspace(0, 1, 2 * ECE_BINS + 1)
+    figure, axes = _start("Probabilities by class", theme)
+    for label, direction, colour, words in ((1, 1, theme.tumor, "tumor"), (0, -1, theme.normal, "normal")):
+        shares = np.histogram(evaluation.probabilities[labels == label], edges)[0] / (labels == label).sum()
+        axes.bar(edges[:-1], direction * shares, np.diff(edges) * 0.86, align="edge", color=colour, label=words)
+    axes.axhline(0, color=theme.faint, lw=0.8)
+    axes.axvline(evaluation.threshold, color=theme.ink, lw=1.2, ls="--", label=f"threshold {evaluation.threshold:.3g}")
+    axes.set(xlabel="probability of tumor", ylabel="share of the class", xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6))
+    axes.yaxis.set_major_formatter(lambda share, _position: f"{abs(share):.0%}")
+    _add_legend(axes, theme, "upper left")
     return _finish(figure)
 
 
 def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, columns: int = 4) -> bytes:
-    """Draw patches with their heatmaps beside them, the labelled centre framed, a case after the other."""
+    """Draw cases one after the other: patch and, beside it, its heatmap, the labelled centre framed."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -182,7 +195,7 @@ def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, 
             axes.add_patch(Rectangle((left, corner), label_px, label_px, fill=False, ec="white", lw=1.2))
         axes.set_axis_off()
         colour = theme.tumor if case.label else theme.normal
-        axes.set_title(f"{case.verdict}, p = {case.probability:.3f}", fontsize=9, color=colour, loc="left", pad=3)
+        axes.set_title(f"{case.verdict}, probability {case.probability}", fontsize=9, color=colour, loc="left", pad=3)
         name = case.name if len(case.name) <= 38 else f"...{case.name[-35:]}"
         axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=theme.faint)
     return _finish(figure)
@@ -206,27 +219,23 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _start(title: str, theme: Theme, *, below: bool = False) -> tuple[Figure, Axes]:
-    """Make a figure in the theme; with `below`, a second pair of axes under the first."""
+def _start(title: str, theme: Theme) -> tuple[Figure, Axes]:
+    """Make a figure in the theme."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIDE_INCHES, facecolor=theme.paper)
-    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     figure.suptitle(title, x=0.03, ha="left", fontsize=11, color=theme.ink)
-    if below:
-        figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
-    else:
-        figure.subplots()
-    for axes in figure.axes:
-        axes.set_facecolor(theme.paper)
-        axes.grid(color=theme.line, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=theme.faint, labelsize=8.5, length=0)
-        axes.xaxis.label.set(color=theme.faint, fontsize=9)
-        axes.yaxis.label.set(color=theme.faint, fontsize=9)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return figure, figure.axes[0]
+    axes = figure.subplots()
+    axes.set_facecolor(theme.paper)
+    axes.grid(color=theme.line, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=theme.faint, labelsize=9, length=0)
+    axes.xaxis.label.set(color=theme.faint, fontsize=9.5)
+    axes.yaxis.label.set(color=theme.faint, fontsize=9.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure, axes
 
 
 def _finish(figure: Figure) -> bytes:
@@ -245,7 +254,7 @@ def _set_unit_square(axes: Axes) -> None:
 
 
 def _add_legend(axes: Any, theme: Theme, place: str = "best") -> None:
-    axes.legend(loc=place, frameon=False, fontsize=8.5, labelcolor=theme.faint)
+    axes.legend(loc=place, facecolor=theme.paper, framealpha=0.85, edgecolor="none", fontsize=8.5, labelcolor=theme.faint)
 
 
 def _rgb(colour: str) -> list[int]:

@@ -46,8 +46,8 @@ def grad_cam(
         return np.empty(patches.shape[:3], np.float32)
     device = next(model.network.parameters()).device
     towards = np.ones(len(patches), bool) if towards_tumor is None else towards_tumor
-    signs = torch.from_numpy(np.where(towards, 1.0, -1.0)).to(device, torch.float32)
     with torch.inference_mode(False), torch.enable_grad(), _judging(model.network), _watched(model.network) as seen:
+        signs = torch.from_numpy(np.where(towards, 1.0, -1.0)).to(device, torch.float32)
         logits = model.network(model.card.preprocessing.to_input(torch.from_numpy(patches).to(device)))[:, 0]
         (features,) = seen
         (gradients,) = torch.autograd.grad((signs * logits).sum(), features)

@@ -22,7 +22,7 @@ from wsi_meta.outputs import check_folder
 from wsi_meta.training import figures, wording
 from wsi_meta.training.datasets import Patches
 from wsi_meta.training.gradcam import grad_cam
-from wsi_meta.training.history import read_losses
+from wsi_meta.training.history import history_path, read_losses
 from wsi_meta.training.metrics import losses_of
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation) -> None:
         "dark": asdict(figures.DARK),
         "model_name": subject.model.path.name,
         "split": subject.split,
+        "n": f"{len(labels):,}",
+        "history_name": None if subject.losses is not None else history_path(subject.model.path).name,
         "threshold": f"{evaluation.threshold:.3g}",
         "one_threshold": evaluation.threshold == 0.5,
         "frame_inset": round(50 * (1 - preprocessing.label_px / preprocessing.patch_px), 3),
@@ -169,6 +171,7 @@ def _plots(subject: Subject, evaluation: Evaluation) -> Iterator[tuple[str, Call
     yield "roc", lambda theme: figures.draw_roc(labels, evaluation, theme)
     yield "precision_recall", lambda theme: figures.draw_precision_recall(labels, evaluation, theme)
     yield "reliability", lambda theme: figures.draw_reliability(labels, evaluation, theme)
+    yield "probabilities", lambda theme: figures.draw_probabilities(labels, evaluation, theme)
     if (losses := subject.losses) is not None:
         yield "losses", lambda theme: figures.draw_losses(losses, theme)
 
@@ -186,7 +189,7 @@ def _find_cases(subject: Subject, evaluation: Evaluation) -> list[figures.Case]:
                 int(patches.labels[index]), called=bool(evaluation.probabilities[index] >= evaluation.threshold)
             ),
             label=int(patches.labels[index]),
-            probability=float(evaluation.probabilities[index]),
+            probability=wording.probability(float(evaluation.probabilities[index])),
             patch=patch,
             heat=heat,
         )
@@ -199,7 +202,7 @@ def _show(case: figures.Case) -> dict[str, Any]:
         "name": case.name,
         "verdict": case.verdict,
         "label": case.label,
-        "probability": f"{case.probability:.3f}",
+        "probability": case.probability,
         "patch": _uri(figures.encode_png(case.patch)),
         "heat": _uri(figures.encode_png(figures.lay_heat(case))),
     }

@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from wsi_meta.training.evaluate import Evaluation
     from wsi_meta.training.report import Subject
 
-__all__ = ["PLOTS", "data_facts", "explain_intervals", "model_facts", "rows", "summarise", "tiles", "verdict", "warn"]
+__all__ = [
+    "PLOTS",
+    "data_facts",
+    "explain_intervals",
+    "model_facts",
+    "probability",
+    "rows",
+    "summarise",
+    "tiles",
+    "verdict",
+    "warn",
+]
 
 PLOTS = {
     "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
@@ -23,7 +34,11 @@ PLOTS = {
     ),
     "reliability": (
         "Reliability diagram",
-        "Of the patches given 80 %, are 80 % tumor? On the dotted line they are. Below: how many patches each bin holds.",
+        "Of the patches given 80 %, are 80 % tumor? On the dotted line they are. A larger dot stands for more patches.",
+    ),
+    "probabilities": (
+        "Probabilities by class",
+        "How tumor patches (up) and normal ones (down) spread over the probabilities. The middle is where the model is unsure.",
     ),
     "losses": (
         "Loss curves",
@@ -62,12 +77,12 @@ def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:
     missed, alarms = int((~called[labels == 1]).sum()), int(called[labels == 0].sum())
     interval = _interval(evaluation, "auc")
     ranking = (
-        f"Shown a tumor patch and a normal one, the model gives the tumor patch the higher probability {evaluation.auc:.1%} of "
-        f"the time (AUC {evaluation.auc:.3f}{f', 95 % interval {interval}' if interval else ''})."
+        "Shown a tumor patch and a normal one, the model gives the tumor patch the higher probability "
+        f"{_percent(evaluation.auc)} of the time (AUC {evaluation.auc:.3f}{f', 95 % interval {interval}' if interval else ''})."
     )
     decisions = (
         f"At its threshold of {evaluation.threshold:.3g} it misses {missed:,} of {tumor:,} tumor patches "
-        f"({missed / tumor:.1%}) and calls {alarms:,} of {normal:,} normal patches tumor ({alarms / normal:.1%}). "
+        f"({_percent(missed / tumor)}) and calls {alarms:,} of {normal:,} normal patches tumor ({_percent(alarms / normal)}). "
         f"Its probabilities are off by {100 * evaluation.ece:.1f} percentage points on average."
     )
     return [ranking, decisions]
@@ -95,6 +110,11 @@ def verdict(label: int, *, called: bool) -> str:
     return {(1, False): "missed tumor", (0, True): "false alarm", (1, True): "tumor, found", (0, False): "normal, left alone"}[
         label, called
     ]
+
+
+def probability(value: float) -> str:
+    """Give a probability with three decimals, and none as certain that is not."""
+    return "over 0.999" if value > 0.9995 else "under 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -127,7 +147,7 @@ def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[
         ("folders", subject.data),
         ("split", subject.split),
         ("patches", f"{len(labels):,}"),
-        ("class balance", f"{tumor:,} tumor ({tumor / len(labels):.1%}), {len(labels) - tumor:,} normal"),
+        ("class balance", f"{tumor:,} tumor ({_percent(tumor / len(labels))}), {len(labels) - tumor:,} normal"),
         ("slides", "not known" if slides is None else f"{len(set(slides.tolist())):,}"),
         ("averaged views", "eight of each patch" if subject.tta else "none"),
         ("fingerprint", subject.patches.fingerprint()[:12]),
@@ -163,6 +183,10 @@ def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
         "interval": _interval(evaluation, name),
         "words": words,
     }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _interval(evaluation: Evaluation, name: str) -> str:

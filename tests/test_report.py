@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.model import Calibration, Model, ModelCard, load_model
+from wsi_meta.predictor import Predictor
+from wsi_meta.training import report as module
+from wsi_meta.training.datasets import Patches, open_patches
+from wsi_meta.training.evaluate import Evaluation, evaluate
+from wsi_meta.training.history import read_losses
+from wsi_meta.training.metrics import bootstrap_intervals, figures_of
+from wsi_meta.training.report import Subject, check_report, write_report
+from wsi_meta.training.wording import explain_intervals, probability, warn
+from wsi_meta.views import VIEWS, dihedral
+
+HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
+HISTORY = "epoch,stage,lr,train_loss,valid_loss\n1,head,0.1,0.9,0.8\n2,all,0.01,0.5,0.6\n"
+
+
+class Page(HTMLParser):
+    """What a page asks its browser for, and what it says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.said: list[str] = []
+        self.feed(path.read_text())
+        self.text = " ".join(" ".join(self.said).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] != ["style"]:
+            self.said.append(data)
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The random model in a folder of its own, with a history beside it; never change it."""
+    folder = tmp_path_factory.mktemp("named")
+    shutil.copy(model_file, folder / "my <model>.safetensors")
+    (folder / "my <model>.history.csv").write_text(HISTORY)
+    return load_model(folder / "my <model>.safetensors")
+
+
+@pytest.fixture(scope="module")
+def valid(patch_folder: Path) -> Patches:
+    return open_patches(patch_folder)["valid"]
+
+
+def evaluation_of(
+    patches: Patches, probabilities: list[float], threshold: float = 0.5, *, intervals: bool = True
+) -> Evaluation:
+    values = np.array(probabilities, np.float32)
+    return Evaluation(
+        n=len(patches),
+        threshold=threshold,
+        **figures_of(values, patches.labels, threshold),
+        probabilities=values,
+        logits=np.log(values / (1 - values)),
+        intervals=bootstrap_intervals(values, patches.labels, threshold, n=50) if intervals else None,
+    )
+
+
+WRONG_ON_TWO = [0.1, 0.9, 0.2, 0.3, 0.8, 0.05, 0.7, 0.6]
+"""Of the eight validation patches (four normal, then four tumor): the second and the sixth are called wrongly."""
+
+
+@pytest.fixture(scope="module")
+def written(model: Model, valid: Patches, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report; never change it."""
+    subject = Subject.of(model, valid, data="folder & <more>", split="valid", tta=True)
+    return write_report(tmp_path_factory.mktemp("out") / "report", subject, evaluation_of(valid, WRONG_ON_TWO))
+
+
+# --- what it holds
+
+
+def test_a_report_is_a_page_and_its_pictures(written: Path) -> None:
+    names = {path.name for path in written.parent.iterdir()}
+
+    assert names == {
+        "report.html",
+        "confusion.png",
+        "roc.png",
+        "precision_recall.png",
+        "reliability.png",
+        "probabilities.png",
+        "losses.png",
+        "top_losses.png",
+    }
+    assert [path.name for path in written.parent.parent.iterdir()] == ["report"]
+    for path in written.parent.glob("*.png"):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 500
+
+
+def test_the_page_needs_no_network_and_no_script(written: Path) -> None:
+    page = Page(written)
+
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert len(page.links) == 6 * 2 + 8 * 2
+    for link in page.links:
+        Image.open(BytesIO(base64.b64decode(link.removeprefix("data:image/png;base64,"), validate=True))).verify()
+    style = written.read_text().split("</style>")[0]
+    assert "prefers-color-scheme: dark" in style
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_the_page_says_what_was_found(written: Path, model: Model) -> None:
+    text = Page(written).text.replace("\N{NO-BREAK SPACE}", " ")
+
+    assert "AUC 0.750, 95 % interval" in text
+    assert "misses 1 of 4 tumor patches (25.0 %) and calls 1 of 4 normal patches tumor (25.0 %)" in text
+    assert "bootstrap over 8 patches" in text
+    assert "A research tool, not a medical device" in text
+    assert "4 tumor (50.0 %), 4 normal" in text
+    assert "eight of each patch" in text
+    assert model.hash[:12] in text
+    assert "default 0.5" in text
+
+
+def test_names_are_text_and_never_markup(written: Path) -> None:
+    page = Page(written)
+
+    assert "my <model>.safetensors" in page.text
+    assert "folder & <more>" in page.text
+    assert not {"model", "more"} & set(page.tags)
+
+
+def test_the_gallery_shows_the_worst_first(written: Path, valid: Patches) -> None:
+    html = written.read_text()
+
+    cases = re.findall(r"<em>(.*?)</em><span>(.*?)</span>.*?label (\w+) &middot; (.*?)<", html)
+    order = [5, 1, 7, 6, 3, 2, 4, 0]  # by -log of the truth's probability
+    assert [name for *_, name in cases] == [valid.files[index].name for index in order]
+    assert [case[:3] for case in cases[:3]] == [
+        ("missed tumor", "0.050", "tumor"),
+        ("false alarm", "0.900", "normal"),
+        ("tumor, found", "0.600", "tumor"),
+    ]
+    first = re.search(r'class="pair".*?base64,(.*?)"', html)
+    assert first is not None
+    assert np.array_equal(np.asarray(Image.open(BytesIO(base64.b64decode(first[1])))), valid.read(5))
+    assert "inset: 33.333%" in html  # the centre 32 of 96 px
+
+
+def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_against(
+    model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stand_in(_model: Model, patches: Any, *, towards_tumor: Any) -> Any:
+        asked.append(towards_tumor.tolist())
+        return np.zeros(patches.shape[:3], np.float32)
+
+    monkeypatch.setattr(module, "grad_cam", stand_in)
+    monkeypatch.setattr(module, "TOP_LOSSES", 2)
+
+    page = write_report(tmp_path / "r", Subject(model, valid, "", "", False, None), evaluation_of(valid, WRONG_ON_TWO))
+
+    assert asked == [[False, True]]  # a miss, a false alarm
+    assert page.read_text().count('class="pair"') == 2
+
+
+def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patches, tmp_path: Path) -> None:
+    evaluation = evaluation_of(valid, WRONG_ON_TWO, threshold=0.65, intervals=False)
+
+    page = write_report(tmp_path / "r", Subject(model, valid, "", "all", False, None), evaluation)
+
+    text = Page(page).text
+    assert not (tmp_path / "r" / "losses.png").exists()
+    assert "there is no my <model>.history.csv beside the model file" in text
+    assert "Without intervals" in text
+    assert "Sensitivity 0.750" in text
+    assert "Sensitivity at 0.65 0.500" in text
+
+
+def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
+    evaluation = evaluation_of(valid, WRONG_ON_TWO)
+
+    assert explain_intervals(evaluation, 5) == "Intervals: 95 %, bootstrap over 5 slides."
+    assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, None)
+
+
+def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
+    training = {"recipe": {"epochs": 1}, "train": {"sha256": "a"}, "valid": {"sha256": "b"}, "calibration": {"sha256": "b"}}
+    card = ModelCard(training=training)
+
+    assert warn(card, "c") == []
+    (trained,) = warn(card, "a")
+    assert "trained on exactly these patches" in trained
+    best, calibrated = warn(card, "b")
+    assert "best epoch was chosen on exactly these" in best
+    assert "calibration" in calibrated
+
+
+def test_no_probability_is_shown_as_certain() -> None:
+    shown = [probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
+
+    assert shown == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
+
+
+# --- where it may write
+
+
+def put(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_report_is_refused_and_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    ours = '<meta name="generator" content="wsi-meta evaluate">'
+    foreign = put(tmp_path / "foreign", report__html=ours, notes__txt="mine")
+    alike = put(tmp_path / "alike", report__html="<h1>mine</h1>", roc__png="mine")
+    pictures = put(tmp_path / "pictures", roc__png="mine")
+    before = {path: path.read_text() for path in tmp_path.rglob("*.*")}
+
+    for folder in (foreign, alike, pictures):
+        with pytest.raises(OutputExistsError, match="choose another --out") as caught:
+            check_report(folder, overwrite=overwrite)
+        assert str(folder) in str(caught.value)
+    assert {path: path.read_text() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_files_links_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(put(tmp_path / "real"))
+
+    for name in ("file", "link"):
+        with pytest.raises(OutputPathError, match="a file or a link"):
+            check_report(tmp_path / name, overwrite=True)
+    with pytest.raises(OutputPathError, match="there is no folder"):
+        check_report(tmp_path / "gone" / "report", overwrite=False)
+
+
+def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    shutil.copytree(written.parent, out)
+    subject = Subject(model, valid, "", "second", False, None)
+
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO))
+    page = write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO), overwrite=True)
+
+    assert "second" in page.read_text()
+    assert not (out / "losses.png").exists()  # the new one has none
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_report_that_fails_leaves_nothing_and_the_old_one_stays(
+    written: Path, model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: Any) -> Any:
+        raise DataError("a patch went away")
+
+    monkeypatch.setattr(module, "_show", fail)
+    subject, evaluation = Subject(model, valid, "", "", False, None), evaluation_of(valid, WRONG_ON_TWO)
+    out = tmp_path / "report"
+
+    with pytest.raises(DataError):
+        write_report(out, subject, evaluation)
+    assert list(tmp_path.iterdir()) == []
+
+    shutil.copytree(written.parent, out)
+    before = (out / "report.html").read_bytes()
+    with pytest.raises(DataError):
+        write_report(out, subject, evaluation, overwrite=True)
+    assert (out / "report.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+# --- the history beside a model
+
+
+def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None:
+    (tmp_path / "m.history.csv").write_text(HISTORY)
+
+    assert read_losses(tmp_path / "m.safetensors") == {"epoch": [1, 2], "train_loss": [0.9, 0.5], "valid_loss": [0.8, 0.6]}
+    assert read_losses(tmp_path / "other.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["epoch,loss\n1,2\n", "epoch,train_loss,valid_loss\n1,2\n", "epoch,train_loss,valid_loss\n1,a,2\n"]
+)
+def test_a_history_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.history.csv").write_text(text)
+
+    with pytest.raises(DataError, match=r"m\.history\.csv: cannot be read") as caught:
+        read_losses(tmp_path / "m.safetensors")
+
+    assert "\n" not in str(caught.value)
+
+
+# --- evaluate
+
+
+def test_evaluate_writes_the_report_of_what_it_returns(model: Model, patch_folder: Path, tmp_path: Path) -> None:
+    result = evaluate(model, patch_folder, out=tmp_path / "report", **HERE)
+
+    assert f"AUC {result.auc:.3f}" in Page(tmp_path / "report" / "report.html").text
+    figures = result.to_dict()
+    assert figures["n"] == 8
+    assert {f"{name}_ci" for name in figures_of(np.array([0.0, 1.0]), np.array([0, 1]))} <= set(figures)
+    assert all(isinstance(value, int | float) for name, value in figures.items() if not name.endswith("_ci"))
+    assert all(isinstance(value, list) and len(value) == 2 for name, value in figures.items() if name.endswith("_ci"))
+
+
+def test_evaluate_refuses_a_report_before_anything_is_read(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+
+    with pytest.raises(OutputExistsError):
+        evaluate(model, tmp_path / "no data", out=tmp_path / "report", **HERE)
+
+
+def test_evaluate_judges_calibrated_probabilities_at_the_cards_threshold(model: Model, patch_folder: Path) -> None:
+    plain = evaluate(model, patch_folder, **HERE)
+    middle = float(np.median(plain.logits))
+    calibration = Calibration(temperature=2.0, bias=-middle / 2)
+    card = replace(model.card, calibration=calibration, thresholds={"default": 0.6})
+
+    result = evaluate(replace(model, card=card), patch_folder, **HERE)
+
+    assert np.array_equal(result.logits, plain.logits)
+    assert np.array_equal(result.probabilities, calibration.to_probability(plain.logits))
+    assert (result.probabilities >= 0.5).sum() == 4
+    truth = np.arange(8) >= 4
+    assert result.threshold == 0.6
+    assert result.accuracy == ((result.probabilities >= 0.5) == truth).mean()
+    assert result.accuracy_at_threshold == ((result.probabilities >= 0.6) == truth).mean()
+
+
+def test_intervals_are_drawn_by_slide_where_slides_are_known(
+    model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = np.array(["a", "b"] * 4)
+    known = replace(valid)
+    object.__setattr__(known, "slides", slides)
+    monkeypatch.setattr("wsi_meta.training.evaluate.open_patches", lambda _data: {"valid": known})
+
+    result = evaluate(model, "data", **HERE)
+
+    assert result.intervals == bootstrap_intervals(result.probabilities, valid.labels, 0.5, slides)
+    assert result.intervals != bootstrap_intervals(result.probabilities, valid.labels, 0.5)
+
+
+def test_tta_is_the_mean_logit_of_eight_views(model: Model, patch_folder: Path, valid: Patches) -> None:
+    patches = torch.from_numpy(np.stack([valid.read(index) for index in range(8)]))
+    predictor = Predictor(model, device="cpu", precision="fp32", batch_size=8)
+    views = [predictor.predict_patches(dihedral(patches, torch.full((8,), view))) for view in range(VIEWS)]
+
+    result = evaluate(model, patch_folder, tta=True, **HERE)
+
+    assert result.logits == pytest.approx(np.mean(views, axis=0), abs=1e-5)
+    assert not np.array_equal(result.logits, views[0])
+
+
+def test_the_command_writes_a_report_and_refuses_to_write_it_twice(model: Model, patch_folder: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(model.path), str(patch_folder), "--out", str(tmp_path / "r"), "--batch-size", "8"]
+    here = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
+
+    made = CliRunner().invoke(main, [*words, *here])
+    again = CliRunner().invoke(main, [*words, *here])
+
+    assert made.exit_code == 0, made.output
+    assert re.search(r"^auc_ci: \[\d(\.\d{1,4})?, \d(\.\d{1,4})?\]$", made.stdout, re.MULTILINE)
+    assert (tmp_path / "r" / "report.html").is_file()
+    assert again.exit_code == 1
+    assert again.stdout == ""
+    assert again.stderr.startswith("Error: ")
+    assert "--overwrite" in again.stderr
+    assert len(again.stderr.splitlines()) == 1
