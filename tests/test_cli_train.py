@@ -289,7 +289,7 @@ def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_
         "evaluate default",
         "evaluate default data --split all",
         "evaluate default data --batch-size 0",
-        "evaluate default data --tta yes --out",
+        "evaluate default data --threshold 0.3",
         "diagnose",
     ],
 )

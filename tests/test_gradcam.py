@@ -20,12 +20,13 @@ class Small(nn.Module):
 
     def __init__(self, sign: float) -> None:
         super().__init__()
-        self.layer4 = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.AvgPool2d(32))
+        darkness = nn.Conv2d(3, 2, 1)
+        self.layer4 = nn.Sequential(darkness, nn.ReLU(), nn.AvgPool2d(32))
         self.dropout = nn.Dropout(0.5)
         self.fc = nn.Linear(2, 1)
         with torch.no_grad():
-            self.layer4[0].weight.copy_(torch.tensor([[-1.0] * 3, [0.0] * 3])[..., None, None])
-            self.layer4[0].bias.zero_()
+            darkness.weight.copy_(torch.tensor([[-1.0] * 3, [0.0] * 3])[..., None, None])
+            darkness.get_parameter("bias").zero_()
             self.fc.weight.copy_(torch.tensor([[sign, 0.0]]))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]
 def some_patches(kind: str, n: int = 400) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     rng = np.random.default_rng(n)
     labels = (rng.random(n) < 0.4).astype(np.uint8)
-    values = np.clip(rng.normal(0.35 + 0.3 * labels, 0.25), 0, 1)
+    values: NDArray[Any] = np.clip(rng.normal(0.35 + 0.3 * labels, 0.25), 0, 1)
     if kind == "ties":
         values = np.round(values * 4) / 4
     elif kind == "extremes":

@@ -409,6 +409,8 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
         ("dense", "no"),
         ("classes", "tumor"),
         ("thresholds", 3),
+        ("thresholds", {}),
+        ("thresholds", {"sensitive": 0.125}),
         ("training", None),
         ("metrics", {"auc": "high"}),
         ("versions", {"torch": 2}),

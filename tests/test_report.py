@@ -80,7 +80,7 @@ def evaluation_of(
     )
 
 
-WRONG_ON_TWO = [0.1, 0.9, 0.2, 0.3, 0.8, 0.05, 0.7, 0.6]
+WRONG_ON_TWO = [0.1, 0.9, 0.2, 0.25, 0.85, 0.05, 0.7, 0.6]
 """Of the eight validation patches (four normal, then four tumor): the second and the sixth are called wrongly."""
 
 
@@ -89,6 +89,15 @@ def written(model: Model, valid: Patches, tmp_path_factory: pytest.TempPathFacto
     """A report; never change it."""
     subject = Subject.of(model, valid, data="folder & <more>", split="valid", tta=True)
     return write_report(tmp_path_factory.mktemp("out") / "report", subject, evaluation_of(valid, WRONG_ON_TWO))
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without plots, gallery and heatmaps, which take seconds, where only the folder or the words matter."""
+    plots = module._plots
+    monkeypatch.setattr(module, "_plots", lambda *args: ((name, lambda _theme: b"") for name, _ in plots(*args)))
+    monkeypatch.setattr("wsi_meta.training.figures.draw_gallery", lambda *_args: b"")
+    monkeypatch.setattr(module, "grad_cam", lambda _model, patches, **_options: np.zeros(patches.shape[:3], np.float32))
 
 
 # --- what it holds
@@ -129,7 +138,7 @@ def test_the_page_needs_no_network_and_no_script(written: Path) -> None:
 def test_the_page_says_what_was_found(written: Path, model: Model) -> None:
     text = Page(written).text.replace("\N{NO-BREAK SPACE}", " ")
 
-    assert "AUC 0.750, 95 % interval" in text
+    assert f"AUC {9 / 16:.3f}, 95 % interval" in text
     assert "misses 1 of 4 tumor patches (25.0 %) and calls 1 of 4 normal patches tumor (25.0 %)" in text
     assert "bootstrap over 8 patches" in text
     assert "A research tool, not a medical device" in text
@@ -164,6 +173,7 @@ def test_the_gallery_shows_the_worst_first(written: Path, valid: Patches) -> Non
     assert "inset: 33.333%" in html  # the centre 32 of 96 px
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_against(
     model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +192,7 @@ def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_a
     assert page.read_text().count('class="pair"') == 2
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patches, tmp_path: Path) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO, threshold=0.65, intervals=False)
 
@@ -256,6 +267,7 @@ def test_files_links_and_missing_folders_are_refused(tmp_path: Path) -> None:
         check_report(tmp_path / "gone" / "report", overwrite=False)
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches, tmp_path: Path) -> None:
     out = tmp_path / "report"
     shutil.copytree(written.parent, out)
@@ -270,6 +282,7 @@ def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_report_that_fails_leaves_nothing_and_the_old_one_stays(
     written: Path, model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +330,7 @@ def test_a_history_that_is_none_is_named(tmp_path: Path, text: str) -> None:
 # --- evaluate
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_evaluate_writes_the_report_of_what_it_returns(model: Model, patch_folder: Path, tmp_path: Path) -> None:
     result = evaluate(model, patch_folder, out=tmp_path / "report", **HERE)
 
@@ -366,17 +380,20 @@ def test_intervals_are_drawn_by_slide_where_slides_are_known(
     assert result.intervals != bootstrap_intervals(result.probabilities, valid.labels, 0.5)
 
 
-def test_tta_is_the_mean_logit_of_eight_views(model: Model, patch_folder: Path, valid: Patches) -> None:
-    patches = torch.from_numpy(np.stack([valid.read(index) for index in range(8)]))
-    predictor = Predictor(model, device="cpu", precision="fp32", batch_size=8)
-    views = [predictor.predict_patches(dihedral(patches, torch.full((8,), view))) for view in range(VIEWS)]
+def test_tta_is_the_mean_logit_of_eight_views(model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = valid.select(np.array([0, 4]))
+    monkeypatch.setattr("wsi_meta.training.evaluate.open_patches", lambda _data: {"valid": pair})
+    patches = torch.from_numpy(np.stack([pair.read(0), pair.read(1)]))
+    predictor = Predictor(model, device="cpu", precision="fp32", batch_size=2)
+    views = [predictor.predict_patches(dihedral(patches, torch.full((2,), view))) for view in range(VIEWS)]
 
-    result = evaluate(model, patch_folder, tta=True, **HERE)
+    result = evaluate(model, "data", tta=True, **HERE | {"batch_size": 2})
 
     assert result.logits == pytest.approx(np.mean(views, axis=0), abs=1e-5)
     assert not np.array_equal(result.logits, views[0])
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_the_command_writes_a_report_and_refuses_to_write_it_twice(model: Model, patch_folder: Path, tmp_path: Path) -> None:
     words = ["evaluate", str(model.path), str(patch_folder), "--out", str(tmp_path / "r"), "--batch-size", "8"]
     here = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]

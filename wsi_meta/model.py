@@ -269,6 +269,8 @@ def _refuse_senseless(card: ModelCard) -> None:
     numbers = [*card.thresholds.values(), *card.metrics.values(), card.calibration.bias, card.calibration.temperature]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
         raise ValueError("thresholds, metrics and calibration must be numbers")
+    if "default" not in card.thresholds:
+        raise ValueError("thresholds must name a default")
     if card.calibration.temperature <= 0 or not isinstance(card.dense, bool):
         raise ValueError("temperature must be over 0, dense true or false")
     if not isinstance(card.training, dict) or not all(isinstance(name, str) and len(name) > 1 for name in card.classes):

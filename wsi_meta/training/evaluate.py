@@ -56,13 +56,13 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, int | float | list[float]]:
         """Give the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
+        intervals = self.intervals or {}
         found: dict[str, int | float | list[float]] = {}
         for name, value in vars(self).items():
-            if name in ("probabilities", "logits", "intervals"):
-                continue
-            found[name] = value
-            if name in (self.intervals or {}):
-                found[f"{name}_ci"] = list((self.intervals or {})[name])
+            if name not in ("probabilities", "logits", "intervals"):
+                found[name] = value
+            if name in intervals:
+                found[f"{name}_ci"] = list(intervals[name])
         return found
 
 

@@ -79,8 +79,8 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Give the 95 % interval of every figure: the percentile bootstrap (Efron & Tibshirani 1993).
 
-    Patches of one slide resemble each other, so whole slides are drawn where they are known; drawing patches would make the
-    intervals too narrow. Resamples that lack a class are left out.
+    Patches of one slide resemble each other: drawn one by one they give intervals that are too narrow, so whole slides are
+    drawn where they are known. Resamples that lack a class are left out. A resample's ``ece`` leans upwards.
 
     Parameters
     ----------
@@ -91,8 +91,7 @@ def bootstrap_intervals(
 
     Returns
     -------
-    dict from a figure's name to (2.5th, 97.5th percentile); empty where there is only one group or no resample has both
-    classes.
+    dict from a figure's name to (2.5th, 97.5th percentile); empty with one group, or where no resample has both classes.
     """
     _, member = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)
     count = int(member.max()) + 1
