@@ -1,17 +1,33 @@
 from __future__ import annotations
 
 import importlib
+import io
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from wsi_meta.training.augment import augment, jitter_brightness, jitter_stain
+from wsi_meta.training.augment import augment, blur, damage_as_jpeg, jitter_brightness, jitter_stain, shift
+from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.views import dihedral
 
 # the module, even where its package gives the function the same name
 module = importlib.import_module("wsi_meta.training.augment")
+
+ALL = Augmentation(blur=0.5, jpeg=0.5)
+CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
+
+
+def only(name: str) -> Augmentation:
+    """One change alone, for every patch."""
+    return Augmentation(blur=1, jpeg=1).without(*(other for other in CHANGES if other != name))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -20,6 +36,21 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def draw(n: int, side: int = 96, seed: int = 0) -> torch.Tensor:
     return torch.randint(256, (n, side, side, 3), dtype=torch.uint8, generator=seeded(seed))
+
+
+def tissue(n: int = 1, side: int = 96) -> torch.Tensor:
+    """Smooth purple blobs on pink, with grain: pixels as JPEG is made for."""
+    rng = np.random.default_rng(5)
+    rows, cols = np.mgrid[:side, :side]
+    images = np.empty((n, side, side, 3))
+    for image in images:
+        amount = np.zeros((side, side))
+        for _ in range(25):
+            row, col, radius = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(3, 8)
+            amount = np.maximum(amount, 1 / (1 + np.exp(np.hypot(rows - row, cols - col) - radius)))
+        image[:] = np.array([235, 190, 215]) * (1 - amount[..., None]) + np.array([110, 60, 150]) * amount[..., None]
+        image += rng.normal(0, 6, image.shape)
+    return torch.from_numpy(images.clip(0, 255).round().astype(np.uint8))
 
 
 def all_views(image: torch.Tensor) -> torch.Tensor:
@@ -74,81 +105,165 @@ def test_a_batch_without_images_stays_empty() -> None:
 # --- the whole
 
 
-@given(n=st.integers(1, 5), side=st.integers(2, 20), seed=st.integers(0, 2**31))
+@given(n=st.integers(0, 5), side=st.sampled_from([8, 24, 40]), seed=st.integers(0, 2**31))
 def test_augment_gives_uint8_of_the_same_shape_and_leaves_its_input(n: int, side: int, seed: int) -> None:
     images = draw(n, side, seed)
     before = images.clone()
 
-    seen = augment(images, seeded(seed))
+    seen = augment(images, ALL, seeded(seed))
 
     assert seen.dtype == torch.uint8
     assert seen.shape == images.shape
     assert torch.equal(images, before)
 
 
+def test_with_everything_off_images_stay_as_they_are_and_nothing_is_drawn() -> None:
+    images, generator = draw(4), seeded(1)
+
+    seen = augment(images, Augmentation().without(*CHANGES), generator)
+
+    assert torch.equal(seen, images)
+    assert torch.equal(generator.get_state(), seeded(1).get_state())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_alone_changes_images(name: str) -> None:
+    images = tissue(8)
+
+    assert not torch.equal(augment(images, only(name), seeded()), images)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("turn", lambda image: image[16:32, 8:24]),
+        ("shift", lambda image: image.flatten().sort().values),
+        ("stain", lambda image: image.float().mean((0, 1))),
+        ("brightness", lambda image: image.float().mean((0, 1))),
+    ],
+)
+def test_a_change_that_is_off_does_not_happen(name: str, kept: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """What only this change touches stays as it was where it is off, and does not where it is on."""
+    off = {"turn": CHANGES, "shift": CHANGES, "stain": ("brightness",), "brightness": ("stain",)}[name]
+    image = tissue()[0]
+    with_it = Augmentation().without("blur", "jpeg", *(other for other in off if other != name))
+    without_it = Augmentation().without("blur", "jpeg", *off, name)
+
+    def changed(how: Augmentation) -> bool:
+        seen = augment(image.expand(16, -1, -1, -1), how, seeded())
+        return any(not torch.allclose(kept(one), kept(image), atol=2) for one in seen)
+
+    assert changed(with_it)
+    assert not changed(without_it)
+
+
 def test_the_same_seed_gives_the_same_images() -> None:
-    assert torch.equal(augment(draw(8), seeded(1)), augment(draw(8), seeded(1)))
+    assert torch.equal(augment(draw(8), ALL, seeded(1)), augment(draw(8), ALL, seeded(1)))
 
 
 def test_another_seed_gives_other_images() -> None:
-    assert not torch.equal(augment(draw(8), seeded(1)), augment(draw(8), seeded(2)))
+    assert not torch.equal(augment(draw(8), ALL, seeded(1)), augment(draw(8), ALL, seeded(2)))
 
 
 def test_the_generator_is_the_only_source_of_randomness() -> None:
     torch.manual_seed(1)
-    first = augment(draw(8), seeded(1))
+    first = augment(draw(8), ALL, seeded(1))
     state = torch.random.get_rng_state()
-    augment(draw(8), seeded(5))
+    augment(draw(8), ALL, seeded(5))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(2)
 
-    assert torch.equal(augment(draw(8), seeded(1)), first)
+    assert torch.equal(augment(draw(8), ALL, seeded(1)), first)
 
 
 def test_a_generator_goes_on_from_batch_to_batch() -> None:
     generator = seeded(1)
 
-    assert not torch.equal(augment(draw(8), generator), augment(draw(8), generator))
+    assert not torch.equal(augment(draw(8), ALL, generator), augment(draw(8), ALL, generator))
 
 
 def test_equal_images_of_a_batch_are_drawn_independently() -> None:
-    seen = augment(draw(1).expand(16, -1, -1, -1), seeded())
+    seen = augment(draw(1).expand(16, -1, -1, -1), ALL, seeded())
 
     assert len({tuple(image.flatten().tolist()) for image in seen}) == 16
 
 
-def test_all_eight_views_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    switch_off(monkeypatch)
+def test_all_eight_views_are_drawn() -> None:
     image = draw(1, side=8)
     views = [tuple(view.flatten().tolist()) for view in all_views(image[0])]
 
-    seen = augment(image.expand(400, -1, -1, -1), seeded())
+    seen = augment(image.expand(400, -1, -1, -1), only("turn"), seeded())
     counts = [sum(tuple(one.flatten().tolist()) == view for one in seen) for view in views]
 
     assert sum(counts) == 400
     assert min(counts) > 20
 
 
+@pytest.mark.parametrize("name", ["blur", "jpeg"])
+def test_a_share_of_the_patches_is_damaged(name: str) -> None:
+    images = tissue(1).expand(400, -1, -1, -1)[:, :16, :16]
+
+    def damaged(share: float) -> int:
+        how = Augmentation(blur=share, jpeg=share).without(*(other for other in CHANGES if other != name))
+        return int((augment(images, how, seeded()) != images).flatten(1).any(1).sum())
+
+    assert 60 < damaged(0.2) < 100
+    assert damaged(1.0) > 390
+    assert damaged(1e-9) == 0, "no image chosen"
+
+
+# --- place
+
+
+@given(most=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_a_shift_moves_each_image_whole_and_no_further_than_asked(most: int, seed: int) -> None:
+    images = draw(6, side=24, seed=seed)
+
+    seen = shift(images, most, seeded(seed))
+
+    for image, moved in zip(images, seen, strict=True):
+        inner = moved[most : 24 - most, most : 24 - most]
+        side = 24 - 2 * most
+        places = [
+            (row, col)
+            for row in range(2 * most + 1)
+            for col in range(2 * most + 1)
+            if torch.equal(inner, image[row : row + side, col : col + side])
+        ]
+        assert len(places) == 1
+        mirrored = np.pad(image.numpy(), ((most, most), (most, most), (0, 0)), mode="reflect")
+        row, col = places[0]
+        assert np.array_equal(moved.numpy(), mirrored[row : row + 24, col : col + 24])
+
+
+def test_every_shift_up_to_the_largest_is_drawn() -> None:
+    image = torch.zeros((1, 96, 96, 3), dtype=torch.uint8)
+    image[0, 32:64, 32:64] = 1
+    images = image.expand(2000, -1, -1, -1)
+
+    seen = augment(images, only("shift"), seeded())
+
+    rows = seen.any(3).any(2).to(torch.uint8).argmax(1) - 32
+    cols = seen.any(3).any(1).to(torch.uint8).argmax(1) - 32
+    assert len(set(zip(rows.tolist(), cols.tolist(), strict=True))) == 81
+    assert int(rows.abs().max()) == int(cols.abs().max()) == Augmentation().shift_px == 4
+    assert torch.equal(seen.flatten(1).sum(1), images.flatten(1).sum(1)), "the labelled centre stays in the picture"
+
+
 # --- colour
 
 
-def switch_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STAIN_SCALE", "STAIN_SHIFT", "BRIGHTNESS", "CONTRAST"):
-        monkeypatch.setattr(module, name, 0.0)
-
-
-def test_jitter_of_nothing_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    switch_off(monkeypatch)
+def test_jitter_of_nothing_is_the_identity() -> None:
     images = draw(4).float()
 
-    assert torch.allclose(jitter_stain(images, seeded()), images, atol=0.05)
-    assert torch.allclose(jitter_brightness(images, seeded()), images, atol=1e-3)
+    assert torch.allclose(jitter_stain(images, 0, seeded()), images, atol=0.05)
+    assert torch.allclose(jitter_brightness(images, 0, seeded()), images, atol=1e-3)
 
 
 def test_colour_jitter_changes_colours_within_0_and_255() -> None:
     images = draw(64).float()
     for jitter in (jitter_stain, jitter_brightness):
-        seen = jitter(images, seeded())
+        seen = jitter(images, 0.2, seeded())
         assert seen.shape == images.shape
         assert float(seen.min()) >= 0
         assert float(seen.max()) <= 255
@@ -159,14 +274,14 @@ def test_colour_jitter_leaves_its_input_as_it_was() -> None:
     images = draw(4).float()
     before = images.clone()
 
-    jitter_stain(images, seeded())
-    jitter_brightness(images, seeded())
+    jitter_stain(images, 0.2, seeded())
+    jitter_brightness(images, 0.1, seeded())
 
     assert torch.equal(images, before)
 
 
 def test_stain_jitter_keeps_white_nearly_white() -> None:
-    seen = jitter_stain(torch.full((200, 2, 2, 3), 255.0), seeded())
+    seen = jitter_stain(torch.full((200, 2, 2, 3), 255.0), 0.2, seeded())
 
     assert float(seen.min()) > 240
 
@@ -175,7 +290,7 @@ def test_stain_jitter_leaves_the_place_of_things_alone() -> None:
     image = torch.full((1, 9, 9, 3), 220.0)
     image[0, 2, 7] = 60.0
 
-    seen = jitter_stain(image.expand(20, -1, -1, -1), seeded())
+    seen = jitter_stain(image.expand(20, -1, -1, -1), 0.2, seeded())
 
     assert seen.mean(-1).flatten(1).argmin(1).tolist() == [2 * 9 + 7] * 20
     background = seen[:, 0, 0, :]
@@ -183,12 +298,11 @@ def test_stain_jitter_leaves_the_place_of_things_alone() -> None:
 
 
 def test_stain_jitter_scales_one_stains_density(monkeypatch: pytest.MonkeyPatch) -> None:
-    switch_off(monkeypatch)
-    monkeypatch.setattr(module, "STAIN_SCALE", 0.2)
+    monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
     hematoxylin = torch.nn.functional.normalize(torch.tensor([0.65, 0.70, 0.29]), dim=0)
     image = (256 * torch.exp(-0.8 * hematoxylin) - 1).expand(50, 2, 2, 3)
 
-    density = -torch.log((jitter_stain(image, seeded()) + 1) / 256)[:, 0, 0]
+    density = -torch.log((jitter_stain(image, 0.2, seeded()) + 1) / 256)[:, 0, 0]
     amount = density @ hematoxylin
 
     assert torch.allclose(density, amount[:, None] * hematoxylin, atol=1e-4)
@@ -200,7 +314,7 @@ def test_brightness_and_contrast_stay_within_their_limits() -> None:
     images = torch.full((200, 4, 4, 3), 100.0)
     images[:, :2] += 20
 
-    seen = jitter_brightness(images, seeded())
+    seen = jitter_brightness(images, 0.1, seeded())
     brightness = seen.mean((1, 2, 3)) / 110
     contrast = (seen[:, 0, 0, 0] - seen[:, 3, 3, 0]) / 20 / brightness
 
@@ -208,3 +322,128 @@ def test_brightness_and_contrast_stay_within_their_limits() -> None:
     assert 1.08 < float(brightness.max()) <= 1.1 + 1e-4
     assert 0.85 - 1e-4 <= float(contrast.min()) < 0.88
     assert 1.12 < float(contrast.max()) <= 1.15 + 1e-4
+
+
+# --- focus
+
+
+def test_blur_keeps_a_constant_image_and_the_mean() -> None:
+    constant = torch.full((5, 32, 40, 3), 137.0)
+    assert torch.allclose(blur(constant, seeded()), constant, atol=1e-3)
+
+    image = tissue(4).float()
+    seen = blur(image, seeded())
+
+    assert torch.allclose(seen.mean((1, 2)), image.mean((1, 2)), atol=0.5)
+    assert bool((seen.var((1, 2)) < image.var((1, 2))).all())
+    assert not torch.equal(seen[0], blur(image[:1], seeded(1))[0])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.2])
+def test_blur_is_a_gaussian_of_its_width(monkeypatch: pytest.MonkeyPatch, sigma: float) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    monkeypatch.setattr(module, "BLUR_SIGMA_PX", (sigma, sigma))
+    image = tissue()[0].numpy().astype(np.float64)
+
+    seen = blur(torch.from_numpy(image).float()[None], seeded())[0].numpy()
+
+    expected = gaussian_filter(image, (sigma, sigma, 0), mode="mirror", truncate=6)
+    assert np.abs(seen - expected).max() < 0.6, "the kernel ends at three of its largest widths"
+
+
+def test_each_image_is_blurred_by_itself() -> None:
+    images = torch.zeros((3, 32, 32, 3))
+    images[1, 16, 16, 2] = 255
+
+    seen = blur(images, seeded())
+
+    assert not seen[0].any()
+    assert not seen[2].any()
+    assert not seen[1, :, :, :2].any()
+    assert float(seen[1].sum()) == pytest.approx(255, rel=1e-4)
+
+
+# --- compression
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (230, 200, 215), (110, 60, 140), (200, 30, 90)])
+def test_a_constant_image_survives_compression_within_a_grey_level_or_so(colour: tuple[int, int, int]) -> None:
+    """Only the mean of each block is coded then, in steps of the table's first entry: an eighth of it, half up or down."""
+    image = torch.tensor(colour).float().expand(4, 16, 16, 3)
+
+    seen = damage_as_jpeg(image, seeded())
+
+    assert float((seen - image).abs().max()) < 4
+    assert float((seen - seen[:, :1, :1]).abs().max()) < 1e-3, "and stays constant"
+
+
+def test_the_best_quality_is_exact_within_a_grey_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "JPEG_QUALITY", (100, 100))
+    for images in (tissue(3).float(), torch.full((1, 16, 16, 3), 137.0), draw(2).float()):
+        seen = damage_as_jpeg(images, seeded())
+        assert float((seen - images).abs().mean()) < 1
+        assert seen.shape == images.shape
+
+
+def error_of_ours(monkeypatch: pytest.MonkeyPatch, images: torch.Tensor, quality: int) -> float:
+    monkeypatch.setattr(module, "JPEG_QUALITY", (quality, quality))
+    return float((damage_as_jpeg(images.float(), seeded()) - images).square().mean().sqrt())
+
+
+def error_of_pils(images: torch.Tensor, quality: int, planes: str) -> float:
+    total = 0.0
+    for image in images.numpy():
+        file = io.BytesIO()
+        Image.fromarray(image).convert(planes).save(file, "JPEG", quality=quality, subsampling=0)
+        seen = np.asarray(Image.open(file).convert(planes), np.float64)
+        total += ((seen - np.asarray(Image.fromarray(image).convert(planes), np.float64)) ** 2).mean()
+    return float(np.sqrt(total / len(images)))
+
+
+def test_damage_is_that_of_real_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In grey the tables are the same, so the error is; in colour ours has no coarser table for colour."""
+    images = tissue(3)
+    grey = images.float().mean(3, keepdim=True).round().expand(-1, -1, -1, 3).to(torch.uint8).contiguous()
+    ours, coloured = [], []
+    for quality in (30, 50, 70, 90):
+        ours.append(error_of_ours(monkeypatch, grey, quality))
+        coloured.append(error_of_ours(monkeypatch, images, quality))
+        assert ours[-1] == pytest.approx(error_of_pils(grey, quality, "L"), rel=0.05)
+        assert 0.6 < coloured[-1] / error_of_pils(images, quality, "RGB") < 1.1
+    assert ours == sorted(ours, reverse=True)
+    assert coloured == sorted(coloured, reverse=True)
+    assert coloured[0] > 1.4 * coloured[-1]
+
+
+def test_blocks_do_not_touch_each_other() -> None:
+    images = tissue(1).float()
+    other = images.clone()
+    other[0, 8:16, 24:32] = 0
+
+    one, two = damage_as_jpeg(images, seeded()), damage_as_jpeg(other, seeded())
+
+    changed = (one != two).any(3)[0]
+    assert changed[8:16, 24:32].any()
+    changed[8:16, 24:32] = False
+    assert not changed.any()
+
+
+# --- a look at it
+
+
+def test_the_contact_sheet_shows_patches_as_they_are_and_augmented(patch_folder: Path, tmp_path: Path) -> None:
+    patches = open_patches(patch_folder)["train"]
+
+    path = draw_contact_sheet(tmp_path / "m.safetensors", patches, Recipe())
+
+    assert path == contact_sheet_path(tmp_path / "m.safetensors") == tmp_path / "m.augmented.png"
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 800
+    framed = [(pixels == colour).all(2).sum() for colour in ((220, 20, 60), (0, 191, 255))]
+    assert min(framed) > 2000, "each class is framed in its colour"
+    again = draw_contact_sheet(tmp_path / "n.safetensors", patches, Recipe())
+    other = draw_contact_sheet(tmp_path / "o.safetensors", patches, Recipe(augmentation=Augmentation().without("stain")))
+    assert again.read_bytes() == path.read_bytes() != other.read_bytes()

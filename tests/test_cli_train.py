@@ -13,10 +13,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from tiny import logits_of_auc, script
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError
 from wsi_meta.training.evaluate import evaluate
+from wsi_meta.training.recipe import Augmentation
 from wsi_meta.training.train import Recipe, train
 
 HERE = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
@@ -113,11 +115,29 @@ def test_evaluate_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(epochs=7, head_epochs=2, freeze="layer3", batch_size=5, lr=0.25, lr_loaded=0.125, seed=11)
-    words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --seed 11"
-    more = "--init w.pth --drop-duplicates --device cpu --precision bf16 --workers 3 --overwrite"
+    recipe = Recipe(
+        epochs=7,
+        head_epochs=2,
+        freeze="layer3",
+        batch_size=5,
+        lr=0.25,
+        lr_loaded=0.125,
+        lr_decay=0.5,
+        mosaics=0.75,
+        ema_epochs=1.5,
+        label_smoothing=0.2,
+        clip_norm=2.5,
+        batchnorm="frozen",
+        patience=9,
+        augmentation=Augmentation().without("stain", "jpeg"),
+        seed=11,
+    )
+    words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
+    more = "--mosaics 0.75 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
+    rest = "--without stain --without jpeg --init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
+    flags = "--resume --keep-checkpoint --drop-duplicates"
 
-    _, options = call_of(monkeypatch, "train", "data", "--out", "m", *words.split(), *more.split())
+    _, options = call_of(monkeypatch, "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
 
     assert options.pop("recipe") == recipe
     assert options == {
@@ -126,6 +146,8 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
         "device": "cpu",
         "precision": "bf16",
         "workers": 3,
+        "resume": True,
+        "keep_checkpoint": True,
         "overwrite": True,
         "progress": True,
     }
@@ -168,8 +190,9 @@ def test_train_then_evaluate_print_the_same_figures(patch_folder: Path, tmp_path
     assert {name: trained[name] for name in evaluated} == evaluated
     assert intervals["auc_ci"][0] <= evaluated["auc"] <= intervals["auc_ci"][1]
     assert trained["best_epoch"] == 1
-    assert {Path(trained[name]).name for name in ("model", "history", "curves")} == {path.name for path in tmp_path.iterdir()}
-    assert "epoch 1: training loss" in made.stderr
+    made_files = {path.name for path in tmp_path.iterdir()} - {"m.augmented.png"}
+    assert {Path(trained[name]).name for name in ("model", "history", "curves")} == made_files
+    assert "epoch 1 (all): training loss" in made.stderr
 
 
 def test_evaluate_prints_a_line_for_each_figure(model_file: Path, patch_folder: Path) -> None:
@@ -227,15 +250,40 @@ def test_train_refuses_an_init_that_is_none(patch_folder: Path, tmp_path: Path) 
 def test_train_ends_in_one_line_when_the_loss_is_no_number(
     patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("wsi_meta.training.train")
-    monkeypatch.setattr(module, "_step", lambda *_values: float("nan"))
+    script(monkeypatch, [float("nan")] * 2, [])
 
     result = run("train", patch_folder, "--out", tmp_path / "m.safetensors", "--init", "none", "--batch-size", "8", *HERE)
 
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("Error: the loss became nan")
     assert "Traceback" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["m.augmented.png"]
+
+
+def test_a_training_that_stops_early_says_why(patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--init", "none", "--batch-size", "8", "--mosaics", "0", "--epochs", "4", "--patience", "1"]
+    script(monkeypatch, [0.6, 0.6, 0.5, 0.5], [logits_of_auc(12), logits_of_auc(12, 3)])
+    shown = run("train", patch_folder, "--out", tmp_path / "m.safetensors", *words, *HERE)
+    script(monkeypatch, [0.6, 0.6, 0.5, 0.5], [logits_of_auc(12), logits_of_auc(12, 3)])
+    printed = run("train", patch_folder, "--out", tmp_path / "n.safetensors", *words, *HERE, "--json")
+
+    assert (shown.exit_code, printed.exit_code) == (0, 0)
+    reason = json.loads(printed.stdout)["stopped"]
+    assert reason.startswith("stopped early: the validation loss has not come below")
+    assert f"stopped: {reason}" in shown.stdout.splitlines()
+    assert reason in shown.stderr.splitlines()
+
+
+def test_resume_without_an_unfinished_training_is_one_line(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_text("finished")
+
+    assert "its training is finished" in refusal("train", patch_folder, "--out", out, "--resume")
+    out.with_suffix(".checkpoint").write_text("damaged")
+    words = ("--init", "none", "--batch-size", "8", *HERE)
+    assert "m.checkpoint: not a checkpoint" in refusal("train", patch_folder, "--out", out, "--resume", *words)
+    assert "go on with --resume, start anew with --overwrite" in refusal("train", patch_folder, "--out", out, *words)
+    assert out.read_text() == "finished"
 
 
 def test_evaluate_on_bad_input_names_the_place(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
@@ -285,6 +333,20 @@ def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_
         "train data --out m.safetensors --workers -1",
         "train data --out m.safetensors --precision fp8",
         "train data --out m.safetensors --dropout 0.5",
+        "train data --out m.safetensors --lr nan",
+        "train data --out m.safetensors --lr inf",
+        "train data --out m.safetensors --lr 1e7",
+        "train data --out m.safetensors --lr-loaded nan",
+        "train data --out m.safetensors --lr-decay 2",
+        "train data --out m.safetensors --mosaics 1.5",
+        "train data --out m.safetensors --mosaics nan",
+        "train data --out m.safetensors --label-smoothing 0.95",
+        "train data --out m.safetensors --ema-epochs inf",
+        "train data --out m.safetensors --batchnorm off",
+        "train data --out m.safetensors --patience -1",
+        "train data --out m.safetensors --without colour",
+        "train data --out m.safetensors --seed -1",
+        "train data --out m.safetensors --seed 4294967296",
         "evaluate",
         "evaluate default",
         "evaluate default data --split all",

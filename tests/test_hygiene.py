@@ -275,7 +275,7 @@ def stop_before_steps(monkeypatch: pytest.MonkeyPatch) -> list[Patches]:
         reached.append(patches)
         raise DataError("far enough")
 
-    monkeypatch.setattr(module, "_make_loader", stop)
+    monkeypatch.setattr(module, "make_loader", stop)
     return reached
 
 

@@ -25,7 +25,7 @@ from wsi_meta.training.evaluate import Evaluation, evaluate
 from wsi_meta.training.history import read_losses
 from wsi_meta.training.metrics import bootstrap_intervals, figures_of
 from wsi_meta.training.report import Subject, check_report, write_report
-from wsi_meta.training.wording import explain_intervals, probability, warn
+from wsi_meta.training.wording import describe_losses, explain_intervals, probability, warn
 from wsi_meta.views import VIEWS, dihedral
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
@@ -311,8 +311,27 @@ def test_a_report_that_fails_leaves_nothing_and_the_old_one_stays(
 def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None:
     (tmp_path / "m.history.csv").write_text(HISTORY)
 
-    assert read_losses(tmp_path / "m.safetensors") == {"epoch": [1, 2], "train_loss": [0.9, 0.5], "valid_loss": [0.8, 0.6]}
+    losses = {"epoch": [1, 2], "train_loss": [0.9, 0.5], "valid_loss": [0.8, 0.6], "stage": ["head", "all"]}
+    assert read_losses(tmp_path / "m.safetensors") == losses
     assert read_losses(tmp_path / "other.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "told"),
+    [
+        ([0.9, 0.5, 0.3], [0.8, 0.6, 0.5], "at its lowest at the end"),
+        ([0.9, 0.5, 0.3], [0.8, 0.6, 0.7], "lowest after epoch 2 and rose while the training loss kept falling"),
+        ([0.9, 0.5, 0.6], [0.8, 0.6, 0.7], "lowest after epoch 2; the training loss did not fall further"),
+    ],
+)
+def test_how_training_went_is_told_in_words(training: list[float], validation: list[float], told: str) -> None:
+    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0], "train_loss": training, "valid_loss": validation}
+    losses["stage"] = ["head", "all", "all"]
+
+    words = describe_losses(losses)
+
+    assert told in words
+    assert words.startswith("3 epochs, the first 1 with the new layers only.")
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,13 @@ from .slide import open_slide as open_slide
 from .tissue import TissueMask as TissueMask
 from .tissue import find_tissue as find_tissue
 from .tissue import read_tissue_mask as read_tissue_mask
+from .training.calibrate import calibrate as calibrate
 from .training.datasets import Patches as Patches
 from .training.datasets import open_patches as open_patches
 from .training.evaluate import Evaluation as Evaluation
 from .training.evaluate import evaluate as evaluate
-from .training.train import Recipe as Recipe
+from .training.recipe import Augmentation as Augmentation
+from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
 

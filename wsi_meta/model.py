@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.outputs import written_whole
 from wsi_meta.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "build_network",
     "cell_logits",
     "load_model",
+    "model_path",
     "read_card",
     "save_model",
 ]
@@ -153,6 +155,11 @@ def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> t
     return logits
 
 
+def model_path(path: str | Path | None) -> Path:
+    """Give the place of a model file; None and the word ``default`` stand for the embedded default model."""
+    return DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
+
+
 def load_model(path: str | Path | None = None) -> Model:
     """Load a model file; without a path, or with the word ``default``, the embedded default model.
 
@@ -165,7 +172,7 @@ def load_model(path: str | Path | None = None) -> Model:
     ModelFileError
         when the file is missing, damaged, a pickle, has no card, or a card of a newer format.
     """
-    path = DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
+    path = model_path(path)
     card = read_card(path)
     from safetensors.torch import load
 
@@ -185,17 +192,17 @@ def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard
     ----------
     path : where to write; replaced if it exists
     state : the network's ``state_dict``, stored as it is (see :func:`half_precision`)
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written; an older file stays.
     """
     from safetensors.torch import save
 
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    try:
+    with written_whole(Path(path)) as partial:
         partial.write_bytes(save(tensors, metadata={"wsi_meta": json.dumps(card.to_dict())}))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def half_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 
-__all__ = ["check_output"]
+__all__ = ["check_folder", "check_output", "written_whole"]
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -41,3 +43,25 @@ def check_folder(path: Path) -> None:
         raise OutputPathError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another --out"
         ) from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Let a file be written under a temporary name beside it and rename it into place, so that it is whole or the old one.
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written (a full disk, say); what stood there before stays.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        kept = "; the one before is kept" if path.exists() else ""
+        raise OutputPathError(
+            f"{path}: cannot be written ({error.strerror or first_line(error)}); make room and run it again{kept}"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["VIEWS", "dihedral", "mean_over_views", "spread_over_views"]
+__all__ = ["VIEWS", "dihedral", "mean_over_views", "spread_over_views", "turn", "turn_back"]
 
 VIEWS = 8
 """How many views a square has."""
@@ -34,12 +34,21 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
-    seen = torch.empty_like(images)
-    for value in range(VIEWS):
-        chosen = view == value
-        part = images[chosen].flip(2) if value >= 4 else images[chosen]
-        seen[chosen] = torch.rot90(part, value % 4, (1, 2))
-    return seen
+    n, side = images.shape[:2]
+    places = torch.arange(side * side, device=images.device).view(1, side, side)
+    seen = torch.stack([turn(places, value).flatten() for value in range(VIEWS)])[view]  # where each pixel comes from
+    return images.flatten(1, 2)[torch.arange(n, device=images.device)[:, None], seen].view_as(images)
+
+
+def turn(images: torch.Tensor, view: int) -> torch.Tensor:
+    """Give images, tensor (n, height, width, ...), in one of the eight views; odd quarter turns swap the sides."""
+    return (images.flip(2) if view >= 4 else images).rot90(view % 4, (1, 2))
+
+
+def turn_back(maps: torch.Tensor, view: int) -> torch.Tensor:
+    """Undo :func:`turn`: lay what was computed from a view, tensor (n, rows, cols, ...), over the image as it was."""
+    back = maps.rot90(-(view % 4), (1, 2))
+    return back.flip(2) if view >= 4 else back
 
 
 def mean_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import wsi_meta
+from wsi_meta.cli.calibrate import calibrate
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.evaluate import evaluate
 from wsi_meta.cli.info import info
@@ -28,7 +29,9 @@ class _OneLineErrors(click.Group):
         except (WsiMetaError, OSError) as error:
             raise click.ClickException(one_line(error)) from error
         except KeyboardInterrupt:
-            raise click.ClickException("interrupted; what was finished is kept (the same scan goes on from there)") from None
+            raise click.ClickException(
+                "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+            ) from None
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,5 +43,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate, stage):
+for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ __all__ = ["train"]
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak step, new layers.")
-@click.option("--lr-loaded", type=click.FloatRange(0), default=3e-4, show_default=True, help="Peak step, loaded layers.")
+@click.option("--lr-loaded", type=click.FloatRange(0), default=4e-4, show_default=True, help="Peak step, loaded layers.")
 @click.option("--head-epochs", type=click.IntRange(0), default=1, show_default=True, help="First epochs for new layers alone.")
 @click.option(
     "--freeze",
@@ -27,7 +28,42 @@ __all__ = ["train"]
     show_default=True,
     help="Last stage whose loaded kernels stay as they are.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of split, order, weights and augmentation.")
+@click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="Step factor a stage earlier.")
+@click.option("--mosaics", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of steps on mosaics.")
+@click.option(
+    "--ema-epochs",
+    type=click.FloatRange(0),
+    default=0.3,
+    show_default=True,
+    help="Span of the weights' moving average; 0: none.",
+)
+@click.option(
+    "--label-smoothing", type=click.FloatRange(0, 0.9), default=0.05, show_default=True, help="Targets' distance from 0 and 1."
+)
+@click.option(
+    "--clip-norm", type=click.FloatRange(0), default=5.0, show_default=True, help="Longest gradient of a step; 0: any."
+)
+@click.option(
+    "--batchnorm",
+    type=click.Choice(["adapt", "frozen"]),
+    default="adapt",
+    show_default=True,
+    help="Statistics: adapt, or as loaded.",
+)
+@click.option(
+    "--patience", type=click.IntRange(0), default=3, show_default=True, help="Epochs past the best validation loss; 0: any."
+)
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["turn", "shift", "stain", "brightness", "blur", "jpeg"]),
+    help="Augmentation to turn off; may be given several times.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of split, order, weights and augmentation."
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out, if there is one.")
+@click.option("--keep-checkpoint", is_flag=True, help="Leave the last checkpoint there at the end.")
 @click.option("--drop-duplicates", is_flag=True, help="Drop training patches that are also in validation.")
 @options.workers_option
 @options.device_option
@@ -42,28 +78,39 @@ def train(
     device: str,
     precision: str,
     workers: int,
+    resume: bool,
+    keep_checkpoint: bool,
     overwrite: bool,
     as_json: bool,
+    without: tuple[str, ...],
     **recipe: float,
 ) -> None:
     """Train a ResNet50 on labelled patches: PCam HDF5 files, the Kaggle folder, or folders 0/ and 1/.
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
-    from wsi_meta.training.train import Recipe
+    from wsi_meta.training.recipe import Augmentation, Recipe
     from wsi_meta.training.train import train as train_model
 
+    try:
+        chosen = Recipe(**recipe, augmentation=Augmentation().without(*without))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     result = train_model(
         data,
         out,
         init=init,
-        recipe=Recipe(**recipe),  # type: ignore[arg-type]
+        recipe=chosen,
         drop_duplicates=drop_duplicates,
         device=device,
         precision=precision,
         workers=workers,
+        resume=resume,
+        keep_checkpoint=keep_checkpoint,
         overwrite=overwrite,
         progress=True,
     )
-    printed = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}
-    options.print_result(printed | {"best_epoch": result.best_epoch} | result.validation.to_dict(), as_json=as_json)
+    if result.rank == 0:
+        printed: dict[str, Any] = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}
+        printed |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
+        options.print_result(printed | result.validation.to_dict(), as_json=as_json)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.model import Model, load_model
+from wsi_meta.model import Model, ModelCard, load_model
 from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
 from wsi_meta.training.datasets import Patches, open_patches, read_batches
@@ -53,6 +53,35 @@ class Evaluation:
     """Logit of each patch before calibration, its mean over the views where those were averaged; shape (n,)."""
     intervals: dict[str, tuple[float, float]] | None = None
     """95 % bootstrap interval (low, high) of each figure; None where they were not asked for."""
+
+    @classmethod
+    def of(
+        cls,
+        logits: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        card: ModelCard,
+        *,
+        slides: NDArray[np.str_] | None = None,
+        intervals: bool = False,
+    ) -> Evaluation:
+        """Judge logits of patches by a card's calibration and threshold.
+
+        Parameters
+        ----------
+        logits, labels : shapes (n,)
+        card : of the model
+        slides : slide of each patch, shape (n,): what the bootstrap draws; None: patches
+        intervals : compute the bootstrap's intervals as well
+        """
+        probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
+        return cls(
+            n=len(labels),
+            threshold=threshold,
+            **figures_of(probabilities, labels, threshold),
+            probabilities=probabilities,
+            logits=logits,
+            intervals=bootstrap_intervals(probabilities, labels, threshold, slides) if intervals else None,
+        )
 
     def to_dict(self) -> dict[str, int | float | list[float]]:
         """Give the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
@@ -138,15 +167,5 @@ def evaluate_patches(
         for images, _ in read_batches(loader):
             parts.append(predictor.predict_patches(images))
             bar.update(len(images))
-    logits = np.concatenate(parts)
-    card = predictor.model.card
-    probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
-    slides = getattr(patches, "slides", None)
-    return Evaluation(
-        n=len(patches),
-        threshold=threshold,
-        **figures_of(probabilities, patches.labels, threshold),
-        probabilities=probabilities,
-        logits=logits,
-        intervals=bootstrap_intervals(probabilities, patches.labels, threshold, slides) if intervals else None,
-    )
+    logits, card = np.concatenate(parts), predictor.model.card
+    return Evaluation.of(logits, patches.labels, card, slides=patches.slides, intervals=intervals)

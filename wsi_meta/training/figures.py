@@ -73,13 +73,15 @@ class Case:
     """0 to 1, (patch_px, patch_px): what spoke for the error."""
 
 
-def draw_losses(losses: dict[str, list[float]], theme: Theme = LIGHT) -> bytes:
+def draw_losses(losses: dict[str, list[Any]], theme: Theme = LIGHT) -> bytes:
     """Draw the loss of training and validation over the epochs, as :func:`wsi_meta.training.history.read_losses` gives them."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _start("Loss while training", theme)
     for name, colour, words in (("train_loss", theme.normal, "training"), ("valid_loss", theme.tumor, "validation")):
         axes.plot(losses["epoch"], losses[name], "o-", color=colour, lw=2, ms=4, label=words)
+    if heads := [epoch for epoch, stage in zip(losses["epoch"], losses["stage"], strict=True) if stage == "head"]:
+        axes.axvspan(min(heads) - 0.5, max(heads) + 0.5, color=theme.line, lw=0, zorder=0, label="new layers only")
     axes.set(xlabel="epoch", ylabel="cross-entropy")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _add_legend(axes, theme)

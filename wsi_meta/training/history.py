@@ -6,11 +6,12 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.training.evaluate import Evaluation
+from wsi_meta.outputs import written_whole
 
-__all__ = ["Epoch", "curves_path", "draw_curves", "history_path", "read_losses", "write_history"]
+__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "history_path", "read_losses", "turned", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -18,29 +19,52 @@ class Epoch:
     """One row of the history."""
 
     epoch: int
+    stage: str
+    """``head``: only layers that were not loaded learn; ``all``: everything but what the recipe freezes."""
     lr: float
     """Step at the end of the epoch, of the layers with the largest one."""
     train_loss: float
+    """Of the augmented patches with smoothed labels, as it was minimised."""
     valid_loss: float
+    """Cross-entropy before calibration, without smoothing."""
     valid_auc: float
     valid_accuracy: float
+    """Of the calibrated probability at 0.5, as the model would decide."""
     images_per_s: float
     seconds: float
     """Of the training part, validation left out."""
-
-    @classmethod
-    def of(cls, epoch: int, lr: float, loss: float, validation: Evaluation, images: int, seconds: float) -> Epoch:
-        """Make the row of an epoch that saw `images` patches in `seconds`."""
-        rate = images / seconds
-        return cls(epoch, lr, loss, validation.log_loss, validation.auc, validation.accuracy, rate, seconds)
 
     @property
     def summary(self) -> str:
         """One line for a person."""
         return (
-            f"epoch {self.epoch}: training loss {self.train_loss:.4f}, validation loss {self.valid_loss:.4f}, "
+            f"epoch {self.epoch} ({self.stage}): training loss {self.train_loss:.4f}, validation loss {self.valid_loss:.4f}, "
             f"AUC {self.valid_auc:.4f}, accuracy {self.valid_accuracy:.4f}, {self.images_per_s:.0f} images/s"
         )
+
+
+def best_epoch(epochs: Sequence[Epoch]) -> int:
+    """Give the number of the epoch with the highest validation AUC, the first among equals."""
+    return max(epochs, key=lambda epoch: epoch.valid_auc).epoch
+
+
+def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
+    """Say in words that training should stop, or give None: the validation loss turned while the training loss falls.
+
+    Parameters
+    ----------
+    epochs : so far
+    patience : epochs in a row over the lowest validation loss that are one too many; 0: any number is allowed
+    """
+    lowest = min(epochs, key=lambda epoch: epoch.valid_loss)
+    since, last = epochs[-1].epoch - lowest.epoch, epochs[-1]
+    if not patience or since < patience or last.train_loss >= lowest.train_loss:
+        return None
+    return (
+        f"stopped early: the validation loss has not come below {lowest.valid_loss:.4f} (epoch {lowest.epoch}) "
+        f"for {since} epochs while the training loss fell from {lowest.train_loss:.4f} to {last.train_loss:.4f}: "
+        "the network learns its patches by heart"
+    )
 
 
 def history_path(out: Path) -> Path:
@@ -56,19 +80,20 @@ def curves_path(out: Path) -> Path:
 def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
     """Write ``<stem>.history.csv`` beside the model file `out`; give its path."""
     path = history_path(out)
-    with path.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in epochs)
     return path
 
 
-def read_losses(out: Path) -> dict[str, list[float]] | None:
+def read_losses(out: Path) -> dict[str, list[Any]] | None:
     """Read the losses from the history beside the model file `out`; None where there is none.
 
     Returns
     -------
-    dict of ``epoch``, ``train_loss`` and ``valid_loss``, a value for each row; other columns are passed over.
+    dict of ``epoch``, ``train_loss``, ``valid_loss`` and ``stage`` (``all`` where it is not told), a value for each row;
+    other columns are passed over.
 
     Raises
     ------
@@ -81,7 +106,10 @@ def read_losses(out: Path) -> dict[str, list[float]] | None:
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        return {name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")}
+        losses: dict[str, list[Any]] = {
+            name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")
+        }
+        return losses | {"stage": [row.get("stage", "all") for row in rows]}
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read as a training's history ({first_line(error)}); expected epoch, train_loss and "
@@ -103,10 +131,14 @@ def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
     right.plot(number, [epoch.valid_auc for epoch in epochs], "o-", label="validation AUC")
     right.plot(number, [epoch.valid_accuracy for epoch in epochs], "o-", label="validation accuracy")
     right.set(xlabel="epoch", ylabel="share")
+    heads = [epoch.epoch for epoch in epochs if epoch.stage == "head"]
     for axes in (left, right):
+        if heads:
+            axes.axvspan(0.5, max(heads) + 0.5, color="0.9", zorder=0, label="new layers only")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
     path = curves_path(out)
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     return path

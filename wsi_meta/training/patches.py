@@ -123,6 +123,10 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
             digest.update(f"{path.name} {row} {label}\n".encode())
         return digest.hexdigest()
 
+    def summary(self) -> dict[str, int | str]:
+        """Give number, tumor patches and fingerprint, as a card tells them."""
+        return {"n": len(self), "tumor": int(self.labels.sum()), "sha256": self.fingerprint()}
+
     def _read_image(self, index: int) -> NDArray[np.uint8]:
         path = self.files[index]
         with _opened_image(path) as image:

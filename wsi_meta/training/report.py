@@ -48,7 +48,7 @@ class Subject:
     """The folders, as they were named."""
     split: str
     tta: bool
-    losses: dict[str, list[float]] | None
+    losses: dict[str, list[Any]] | None
     """Of the model's training; None where no history lies beside the model file."""
 
     @classmethod
@@ -135,9 +135,11 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation) -> None:
         light = draw(figures.LIGHT)
         (folder / f"{name}.png").write_bytes(light)
         title, caption = wording.PLOTS[name]
+        if name == "losses" and subject.losses is not None:
+            caption = wording.describe_losses(subject.losses)
         plots.append({"title": title, "caption": caption, "light": _uri(light), "dark": _uri(draw(figures.DARK))})
     labels = subject.patches.labels
-    slides = getattr(subject.patches, "slides", None)
+    slides = subject.patches.slides
     values: dict[str, Any] = {
         "generator": GENERATOR,
         "version": wsi_meta.__version__,
@@ -184,7 +186,7 @@ def _find_cases(subject: Subject, evaluation: Evaluation) -> list[figures.Case]:
     heats = grad_cam(subject.model, pixels, towards_tumor=patches.labels[worst] == 0)
     return [
         figures.Case(
-            name=_name(patches, int(index)),
+            name=patches.name(int(index)),
             verdict=wording.verdict(
                 int(patches.labels[index]), called=bool(evaluation.probabilities[index] >= evaluation.threshold)
             ),
@@ -206,11 +208,6 @@ def _show(case: figures.Case) -> dict[str, Any]:
         "patch": _uri(figures.encode_png(case.patch)),
         "heat": _uri(figures.encode_png(figures.lay_heat(case))),
     }
-
-
-def _name(patches: Patches, index: int) -> str:
-    row = int(patches.rows[index])
-    return patches.files[index].name + (f" row {row}" if row >= 0 else "")
 
 
 def _uri(png: bytes) -> str:

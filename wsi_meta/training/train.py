@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
-from wsi_meta.errors import ModelFileError, TrainingError
-from wsi_meta.model import Model, ModelCard, build_network, half_precision, save_model
+from wsi_meta.errors import OutputExistsError, TrainingError
+from wsi_meta.model import build_network, half_precision, save_model
 from wsi_meta.outputs import check_output
-from wsi_meta.predictor import Predictor, keep_freed_memory, resolve_device, resolve_precision
-from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.progress import note, progress_bar
-from wsi_meta.training.augment import augment
+from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
 from wsi_meta.training.datasets import Patches, open_patches, read_batches, split_for_training
-from wsi_meta.training.evaluate import Evaluation, evaluate_patches
-from wsi_meta.training.history import Epoch, curves_path, draw_curves, history_path, write_history
+from wsi_meta.training.evaluate import Evaluation
+from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, history_path, turned, write_history
 from wsi_meta.training.hygiene import check_patches
-from wsi_meta.training.init import STAGES, Start, initialise, stage_of
-from wsi_meta.versions import library_versions
+from wsi_meta.training.init import initialise
+from wsi_meta.training.judge import Judge
+from wsi_meta.training.learner import Learner, make_learner
+from wsi_meta.training.loader import EpochBatches, make_loader
+from wsi_meta.training.mosaics import mosaic_side
+from wsi_meta.training.processes import Processes, joined_processes
+from wsi_meta.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Recipe", "TrainResult", "train"]
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; stored in its card."""
-
-    epochs: int = 4
-    head_epochs: int = 1
-    """First epochs in which every loaded layer stays as it is and only the new ones learn (none where nothing was loaded)."""
-    freeze: str = "layer1"
-    """Last stage whose loaded kernels stay as they are to the end: none, stem, layer1, layer2 or layer3.
-    BatchNorm's running statistics adapt everywhere."""
-    batch_size: int = 64
-    lr: float = 1e-3
-    """Peak step of AdamW for layers that start from random weights."""
-    lr_loaded: float = 3e-4
-    """Peak step for layers that start from loaded weights."""
-    weight_decay: float = 0.01
-    warm_up: float = 0.2
-    """Share of all steps in which the one-cycle schedule (Smith & Topin 2018) climbs to its peak."""
-    valid_fraction: float = 0.1
-    """Share of each class held out where the data bring no validation split."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 2:
-            raise ValueError(f"{self.epochs} epochs with batches of {self.batch_size}; expected at least 1 and 2")
+CHECK_STEPS = 20
+"""Steps from one look at the loss to the next: each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +49,34 @@ class TrainResult:
     curves: Path
     best_epoch: int
     validation: Evaluation
-    """Of the best epoch, with the weights as stored."""
+    """Of the best epoch, with the weights and the calibration as stored."""
+    stopped: str | None
+    """Why training ended before its last epoch, in words; None when it did not."""
+    rank: int
+    """Of this process; only the first (0) wrote files."""
 
 
-@dataclass
-class _Learner:
-    """A network and what changes it."""
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first epoch to the last."""
 
-    network: nn.Module
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    """`network`, compiled where that pays."""
-    optimiser: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-    generator: torch.Generator
-    device: str
-    precision: str
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    out: Path
+    recipe: Recipe
+    learner: Learner
+    judge: Judge
+    identity: dict[str, Any]
+    """What must be the same for a checkpoint to be this training's."""
+    facts: dict[str, Any]
+    """Recipe and data, for the card."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process validates, writes and prints."""
+        return self.learner.processes.first
+
+    @property
+    def progress(self) -> bool:
+        return self.judge.progress
 
 
 def train(
@@ -96,13 +89,17 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     workers: int = 2,
+    resume: bool = False,
+    keep_checkpoint: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> TrainResult:
-    """Train a ResNet50 on labelled patches and write the best epoch as a model file.
+    """Train a ResNet50 on labelled patches and write the best epoch, calibrated, as a model file.
 
-    Beside `out` it writes ``<stem>.history.csv`` and ``<stem>.curves.png`` after every epoch. Best is the epoch of
-    highest validation AUC; every epoch is judged with its weights rounded as they are stored.
+    First the new layers alone, then everything that the recipe does not freeze. Beside `out` it writes
+    ``<stem>.history.csv``, ``<stem>.curves.png`` and a checkpoint after every epoch, and ``<stem>.augmented.png`` at the start.
+    Best is the epoch of highest validation AUC; every epoch is judged with its weights rounded as they are stored.
+    Started by ``torchrun``, its processes train together as one.
 
     Parameters
     ----------
@@ -114,6 +111,8 @@ def train(
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
     workers : processes that decode patches; 0 decodes in this one
+    resume : go on from the checkpoint beside `out`, if there is one
+    keep_checkpoint : leave the last checkpoint there when training is finished
     overwrite : replace `out` if it exists
     progress : show bars and notes on stderr
 
@@ -121,156 +120,164 @@ def train(
     ------
     DataError, ModelFileError, DeviceError
     OutputExistsError
-        when `out` exists and not `overwrite`, or cannot be written.
+        when `out` exists and neither `overwrite` nor `resume`, or the checkpoint is another training's.
+    OutputPathError
+        when a file cannot be written; the last good checkpoint and model are kept.
     TrainingError
         when the loss is not a number; the best epoch until then is kept.
     """
-    recipe = recipe or Recipe()
-    out = check_output(out, overwrite=overwrite)
-    for beside in (history_path(out), curves_path(out)):
-        check_output(beside, overwrite=overwrite)
-    train_set, valid_set = _open_checked(data, recipe, drop_duplicates, workers, progress=progress)
-    torch.manual_seed(recipe.seed)
-    start = initialise(build_network(), init)
-    note(start.summary, enabled=progress)
-    loader = _make_loader(train_set, recipe, workers)
-    learner = _make_learner(start, recipe, len(loader), device, precision)
+    recipe, out = recipe or Recipe(), Path(out)
+    _check_outputs(out, resume=resume, overwrite=overwrite)
+    with joined_processes(device) as processes:
+        _refuse_batches(recipe, processes)
+        progress &= processes.first
+        torch.manual_seed(recipe.seed)
+        start = initialise(build_network(), init)
+        note(start.summary, enabled=progress)
+        train_set, valid_set = _open_checked(data, recipe, processes, drop_duplicates, workers, progress=progress)
+        identity = identify(recipe, start, train_set, valid_set, processes.count)
+        checkpoint = read_checkpoint(out, identity) if resume else None
+        if recipe.mosaics and mosaic_side(recipe.batch_size // processes.count) == 1:
+            note("no mosaics: a multiple of 4 as --batch-size (for each process) would make them", enabled=progress)
+        batches = EpochBatches(len(train_set), recipe, processes)
+        learner = make_learner(start, recipe, len(batches), processes, precision)
+        judge = Judge(valid_set, processes.device, learner.precision, workers, progress)
+        facts: dict[str, Any] = {"recipe": asdict(recipe), "init": start.source}
+        facts |= {"train": train_set.summary(), "valid": valid_set.summary()}
+        facts |= {"precision": learner.precision, "processes": processes.count}
+        run = _Run(out, recipe, learner, judge, identity, facts)
+        if processes.first and checkpoint is None:
+            checkpoint_path(out).unlink(missing_ok=True)  # of the training that is overwritten
+            draw_contact_sheet(out, train_set, recipe)
+        result = _train_epochs(run, make_loader(train_set, batches, workers, processes), checkpoint)
+        if processes.first and not keep_checkpoint:
+            checkpoint_path(out).unlink(missing_ok=True)
+        return result
 
-    epochs: list[Epoch] = []
-    best: TrainResult | None = None
-    for number in range(1, recipe.epochs + 1):
-        _freeze(start, recipe, number)
-        loss, seconds = _train_epoch(learner, loader, f"epoch {number}/{recipe.epochs}", progress=progress)
-        state = half_precision(learner.network.state_dict())
-        validation = _judge(state, valid_set, learner, workers, progress=progress)
-        epochs.append(Epoch.of(number, float(learner.schedule.get_last_lr()[-1]), loss, validation, len(train_set), seconds))
-        note(epochs[-1].summary, enabled=progress)
-        history, curves = write_history(out, epochs), draw_curves(out, epochs)
-        if best is None or validation.auc > best.validation.auc:
-            save_model(out, state, _make_card(start, recipe, train_set, valid_set, epochs[-1]))
-            best = TrainResult(out, history, curves, number, validation)
-    assert best is not None  # a recipe has at least one epoch
-    return best
+
+def _check_outputs(out: Path, *, resume: bool, overwrite: bool) -> None:
+    checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
+    if resume and not overwrite and out.exists() and not checkpoint.exists():
+        raise OutputExistsError(f"{out}: exists without a checkpoint, so its training is finished; {otherwise}")
+    if checkpoint.is_file() and not resume and not overwrite:
+        raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
+    for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
+        check_output(path, overwrite=overwrite or resume)
+
+
+def _refuse_batches(recipe: Recipe, processes: Processes) -> None:
+    if recipe.batch_size % processes.count:
+        raise TrainingError(
+            f"a batch of {recipe.batch_size} does not divide by {processes.count} processes; change --batch-size"
+        )
 
 
 def _open_checked(
-    data: str | Path | Sequence[str | Path], recipe: Recipe, drop_duplicates: bool, workers: int, *, progress: bool
+    data: str | Path | Sequence[str | Path],
+    recipe: Recipe,
+    processes: Processes,
+    drop_duplicates: bool,
+    workers: int,
+    *,
+    progress: bool,
 ) -> tuple[Patches, Patches]:
+    """Open training and validation patches; the first process reads each of them once before anything is trained."""
     train_set, valid_set = split_for_training(open_patches(data), fraction=recipe.valid_fraction, seed=recipe.seed)
-    duplicates = "drop" if drop_duplicates else "refuse"
-    checked = check_patches(train_set, valid_set, duplicates=duplicates, workers=workers, progress=progress)
-    note(checked.summary, enabled=progress)
-    train_set, valid_set = checked.train, checked.valid
+    if processes.first:
+        duplicates = "drop" if drop_duplicates else "refuse"
+        checked = check_patches(train_set, valid_set, duplicates=duplicates, workers=workers, progress=progress)
+        note(checked.summary, enabled=progress)
+        train_set, valid_set = checked.train, checked.valid
+    train_set, valid_set = processes.share((train_set, valid_set))
+    _refuse_too_few(train_set, valid_set, recipe)
+    return train_set, valid_set
+
+
+def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> None:
     if len(train_set) < recipe.batch_size:
         raise TrainingError(
             f"{len(train_set)} training patches do not fill one batch of {recipe.batch_size}; lower --batch-size"
         )
-    return train_set, valid_set
-
-
-def _make_loader(patches: Patches, recipe: Recipe, workers: int) -> DataLoader[tuple[torch.Tensor, int]]:
-    return DataLoader(
-        patches,
-        batch_size=recipe.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(recipe.seed),
-    )
-
-
-def _make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, device: str, precision: str) -> _Learner:
-    device = resolve_device(device)
-    precision = _choose_precision(precision, device)
-    keep_freed_memory()
-    network = start.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    named = dict(network.named_parameters())
-    loaded = [named[name] for name in named if name in start.loaded]
-    new = [named[name] for name in named if name not in start.loaded]
-    groups = [(group, lr) for group, lr in ((loaded, recipe.lr_loaded), (new, recipe.lr)) if group]
-    optimiser = torch.optim.AdamW([{"params": group} for group, _ in groups], weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * steps_per_epoch
-    if math.isclose(steps * recipe.warm_up, 1):
-        steps += 1  # OneCycleLR divides by steps * warm_up - 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [lr for _, lr in groups], steps, pct_start=recipe.warm_up)
-    forward = torch.compile(network) if precision == "bf16" and device == "cpu" else network
-    generator = torch.Generator(device).manual_seed(recipe.seed)
-    return _Learner(network, forward, optimiser, schedule, generator, device, precision)
-
-
-def _choose_precision(precision: str, device: str) -> str:
-    """Resolve ``auto`` for training: bf16 on a CPU needs a C++ compiler, for only compiled does it use the fast kernels."""
-    resolved = resolve_precision(precision, device)
-    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
-    if precision == "auto" and device == "cpu" and not any(map(shutil.which, compilers)):
-        return "fp32"
-    return resolved
-
-
-def _freeze(start: Start, recipe: Recipe, epoch: int) -> None:
-    """Let only those parameters learn that this epoch is meant for."""
-    last = STAGES[-2] if epoch <= recipe.head_epochs else recipe.freeze
-    frozen = STAGES[: STAGES.index(last) + 1]
-    for name, parameter in start.network.named_parameters():
-        parameter.requires_grad_(not (name in start.loaded and stage_of(name) in frozen))
-
-
-def _train_epoch(
-    learner: _Learner, loader: DataLoader[tuple[torch.Tensor, int]], title: str, *, progress: bool
-) -> tuple[float, float]:
-    """Train once over the loader; give mean loss and seconds."""
-    learner.network.train()
-    began, total, seen = time.perf_counter(), 0.0, 0
-    with progress_bar(len(loader) * (loader.batch_size or 1), "images", title, enabled=progress) as bar:
-        for images, labels in read_batches(loader):
-            loss = _step(learner, images, labels)
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss became {loss} after {seen} images of {title}; lower --lr (the best epoch so far is kept)"
-                )
-            total, seen = total + loss * len(images), seen + len(images)
-            bar.update(len(images))
-            bar.set_postfix(loss=f"{total / seen:.4f}", refresh=False)
-    return total / seen, time.perf_counter() - began
-
-
-def _step(learner: _Learner, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Take one optimiser step on a batch; give its loss."""
-    images = augment(images.to(learner.device, non_blocking=True), learner.generator)
-    targets = labels.to(learner.device, torch.float32, non_blocking=True)
-    with torch.autocast(torch.device(learner.device).type, torch.bfloat16, enabled=learner.precision == "bf16"):
-        logits = learner.forward(learner.preprocessing.to_input(images))[:, 0]
-    loss = binary_cross_entropy_with_logits(logits.float(), targets)
-    learner.optimiser.zero_grad()
-    loss.backward()
-    learner.optimiser.step()
-    learner.schedule.step()
-    return loss.item()
-
-
-def _judge(state: dict[str, torch.Tensor], patches: Patches, learner: _Learner, workers: int, *, progress: bool) -> Evaluation:
-    """Evaluate weights exactly as a model file would hold them."""
-    network = build_network()
-    network.load_state_dict(state)
-    model = Model(network.eval(), ModelCard(preprocessing=learner.preprocessing), "", Path())
-    predictor = Predictor(model, device=learner.device, precision=learner.precision)
-    try:
-        return evaluate_patches(predictor, patches, workers=workers, progress=progress)
-    except ModelFileError as error:
+    tumor = int(valid_set.labels.sum())
+    if min(tumor, len(valid_set) - tumor) < 2:
         raise TrainingError(
-            "the weights grew until their logits were no numbers; lower --lr (the best epoch so far is kept)"
-        ) from error
+            f"{tumor} tumor and {len(valid_set) - tumor} normal patches to validate on; "
+            "expected at least 2 of each, one to calibrate on and one to judge: add patches"
+        )
 
 
-def _make_card(start: Start, recipe: Recipe, train_set: Patches, valid_set: Patches, epoch: Epoch) -> ModelCard:
-    training = {
-        "recipe": asdict(recipe),
-        "init": start.source,
-        "best_epoch": epoch.epoch,
-        "train": {"n": len(train_set), "tumor": int(train_set.labels.sum()), "sha256": train_set.fingerprint()},
-        "valid": {"n": len(valid_set), "tumor": int(valid_set.labels.sum()), "sha256": valid_set.fingerprint()},
-    }
-    metrics = {"auc": epoch.valid_auc, "accuracy": epoch.valid_accuracy, "log_loss": epoch.valid_loss, "n": len(valid_set)}
-    return ModelCard(training=training, metrics=metrics, versions=library_versions())
+def _train_epochs(run: _Run, loader: DataLoader[tuple[torch.Tensor, int]], checkpoint: Checkpoint | None) -> TrainResult:
+    """Train to the last epoch, or until it gets worse; after each epoch judge, store and leave a checkpoint."""
+    learner, recipe = run.learner, run.recipe
+    epochs = [Epoch(**row) for row in checkpoint.epochs] if checkpoint else []
+    best_logits = checkpoint.best_logits.numpy() if checkpoint else np.empty(0, np.float32)
+    if checkpoint:
+        learner.restore(checkpoint.learner)
+        note(f"going on after epoch {len(epochs)}", enabled=run.progress)
+    stopped = turned(epochs, recipe.patience) if epochs else None
+    while len(epochs) < recipe.epochs and not stopped:
+        loss, seconds = _train_epoch(run, loader, len(epochs) + 1)
+        state = half_precision(learner.weights())
+        logits = learner.processes.share(run.judge.logits(state) if run.first else None)
+        epochs.append(_make_row(run, len(epochs) + 1, loss, seconds, logits))
+        note(epochs[-1].summary, enabled=run.progress)
+        if best_epoch(epochs) == len(epochs):
+            best_logits = logits
+        if run.first:
+            _store(run, epochs, state, best_logits)
+        stopped = turned(epochs, recipe.patience)
+    note(stopped or f"finished after {len(epochs)} epochs", enabled=run.progress)
+    best, validation = best_epoch(epochs), run.judge.calibrated(best_logits)
+    rank = learner.processes.rank
+    return TrainResult(run.out, history_path(run.out), curves_path(run.out), best, validation, stopped, rank)
+
+
+def _store(run: _Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_logits: NDArray[np.float32]) -> None:
+    """Write what an epoch leaves behind; the checkpoint last, for it says that the epoch is done."""
+    if best_epoch(epochs) == len(epochs):
+        facts = run.facts | {"best_epoch": len(epochs)}
+        save_model(run.out, state, run.judge.card(state, best_logits, facts, mosaics=run.recipe.mosaics > 0))
+    write_history(run.out, epochs)
+    draw_curves(run.out, epochs)
+    rows = [asdict(epoch) for epoch in epochs]
+    write_checkpoint(run.out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))
+
+
+def _train_epoch(run: _Run, loader: DataLoader[tuple[torch.Tensor, int]], number: int) -> tuple[float, float]:
+    """Train once over the loader; give mean loss and seconds."""
+    recipe, learner, processes = run.recipe, run.learner, run.learner.processes
+    loader.batch_sampler.epoch = number  # type: ignore[union-attr]
+    learner.enter(number)
+    generator = torch.Generator(processes.device).manual_seed((recipe.seed * 10_007 + number) * 1_009 + processes.rank)
+    in_mosaics = np.random.default_rng((recipe.seed, number, 1)).random(len(loader)) < recipe.mosaics
+    side = mosaic_side(recipe.batch_size // processes.count)
+    began, total = time.perf_counter(), torch.zeros((), device=processes.device)
+    title = f"epoch {number}/{recipe.epochs}"
+    with progress_bar(len(loader) * recipe.batch_size, "images", title, enabled=run.progress) as bar:
+        for step, (images, labels) in enumerate(read_batches(loader), 1):
+            total += learner.step(images, labels, generator, side if in_mosaics[step - 1] else 1)
+            bar.update(recipe.batch_size)
+            if step % CHECK_STEPS == 0 or step == len(loader):
+                mean = processes.mean(total) / step
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                if not math.isfinite(mean):
+                    raise TrainingError(
+                        f"the loss became {mean} within {step * recipe.batch_size} images of {title}; "
+                        "lower --lr (the best epoch so far is kept)"
+                    )
+    return mean, time.perf_counter() - began
+
+
+def _make_row(run: _Run, number: int, loss: float, seconds: float, logits: NDArray[np.float32]) -> Epoch:
+    learner, decided = run.learner, run.judge.calibrated(logits)
+    return Epoch(
+        epoch=number,
+        stage=learner.stage(number),
+        lr=float(max(learner.schedule.get_last_lr())),
+        train_loss=loss,
+        valid_loss=run.judge.raw(logits).log_loss,
+        valid_auc=decided.auc,
+        valid_accuracy=decided.accuracy,
+        images_per_s=learner.steps_per_epoch * run.recipe.batch_size / seconds,
+        seconds=seconds,
+    )

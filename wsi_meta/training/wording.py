@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PLOTS",
     "data_facts",
+    "describe_losses",
     "explain_intervals",
     "model_facts",
     "probability",
@@ -42,7 +43,7 @@ PLOTS = {
     ),
     "losses": (
         "Loss curves",
-        "From the history beside the model file. Validation rising while training falls means overfitting.",
+        "From the history beside the model file.",
     ),
 }
 """Title and caption of each plot."""
@@ -68,6 +69,24 @@ LEAKS = {
     "valid": "The model's best epoch was chosen on exactly these patches, so the figures lean a little to the good side. "
     "Patches of a test split would judge it fairly.",
 }
+
+
+def describe_losses(losses: dict[str, list[Any]]) -> str:
+    """Say how training went, by its losses as :func:`wsi_meta.training.history.read_losses` gives them."""
+    training, validation, epochs = losses["train_loss"], losses["valid_loss"], [int(epoch) for epoch in losses["epoch"]]
+    heads = losses["stage"].count("head")
+    words = f"{epochs[-1]} epochs" + (f", the first {heads} with the new layers only" if heads else "") + ". "
+    lowest = validation.index(min(validation))
+    if lowest == len(epochs) - 1:
+        return words + "The validation loss was at its lowest at the end: nothing speaks of overfitting."
+    if training[-1] < training[lowest]:
+        return words + (
+            f"The validation loss was lowest after epoch {epochs[lowest]} and rose while the training loss kept falling: "
+            "from there on the network learnt its patches by heart."
+        )
+    return (
+        words + f"The validation loss was lowest after epoch {epochs[lowest]}; the training loss did not fall further either."
+    )
 
 
 def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from tiny import HERE
+
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError, OutputExistsError
+from wsi_meta.model import Calibration, read_card
+from wsi_meta.training.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.evaluate import evaluate
+
+# the module, even where its package gives the function the same name
+module = importlib.import_module("wsi_meta.training.calibrate")
+
+
+def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Logits of which ``sigmoid(logit / temperature + bias)`` is the truth, and labels drawn from it."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3 * temperature, n).astype(np.float32)
+    return logits, (rng.random(n) < 1 / (1 + np.exp(-(logits / temperature + bias)))).astype(np.uint8)
+
+
+def loss(calibration: Calibration, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float:
+    shown = logits.astype(np.float64) / calibration.temperature + calibration.bias
+    return float(np.mean(np.logaddexp(0, shown) - labels * shown))
+
+
+# --- temperature and bias
+
+
+@pytest.mark.parametrize(("temperature", "bias"), [(1.0, 0.0), (2.5, -1.0), (0.4, 0.7), (12.0, 2.0)])
+def test_a_known_calibration_is_found_again(temperature: float, bias: float) -> None:
+    found = fit_calibration(*draw(200_000, temperature, bias))
+
+    assert found.temperature == pytest.approx(temperature, rel=0.02)
+    assert found.bias == pytest.approx(bias, abs=0.03)
+
+
+def test_no_other_calibration_has_a_smaller_loss() -> None:
+    """So 0.5 is the decision that the log loss asks for, and the probabilities are those of the data."""
+    logits, labels = draw(5000, 2.0, -0.5)
+    best = fit_calibration(logits, labels)
+
+    least = loss(best, logits, labels)
+
+    for stretch in (0.97, 1.03):
+        assert loss(Calibration(best.temperature * stretch, best.bias), logits, labels) > least
+    for shift in (-0.03, 0.03):
+        assert loss(Calibration(best.temperature, best.bias + shift), logits, labels) > least
+    assert best.to_probability(logits).mean() == pytest.approx(labels.mean(), abs=1e-3)
+    unlike = Calibration(2 * best.temperature, best.bias + 1).to_probability(logits)
+    assert abs(unlike.mean() - labels.mean()) > 0.05
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 1000.0])
+def test_classes_that_do_not_overlap_have_a_finite_calibration(distance: float) -> None:
+    logits = np.array([-distance, -distance - 1, distance + 1, distance + 2], np.float32)
+
+    found = fit_calibration(logits, np.array([0, 0, 1, 1], np.uint8))
+
+    assert 1 / 20.001 < found.temperature < 20.001
+    assert np.isfinite(found.bias)
+    assert (found.to_probability(logits) >= 0.5).tolist() == [False, False, True, True]
+
+
+def test_logits_that_say_nothing_give_the_share_of_tumor() -> None:
+    found = fit_calibration(np.zeros(1000, np.float32), np.array([1] * 100 + [0] * 900, np.uint8))
+
+    assert found.to_probability(np.zeros(1, np.float32))[0] == pytest.approx(0.1, abs=0.002)
+
+
+@pytest.mark.parametrize("prior", [0.001, 0.3, 0.9])
+def test_a_prior_moves_the_log_odds_by_the_difference(prior: float) -> None:
+    logits, labels = draw(2000, 1.5, 1.0)
+    plain, shifted = fit_calibration(logits, labels), fit_calibration(logits, labels, prior=prior)
+    share = labels.mean()
+
+    assert shifted.temperature == plain.temperature
+    difference = np.log(prior / (1 - prior)) - np.log(share / (1 - share))
+    assert shifted.bias - plain.bias == pytest.approx(difference, abs=1e-9)
+    same = fit_calibration(logits, labels, prior=float(share))
+    assert same.bias == pytest.approx(plain.bias, abs=1e-9)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_cannot_be_calibrated_on(label: int) -> None:
+    with pytest.raises(DataError, match="expected both classes"):
+        fit_calibration(np.zeros(3, np.float32), np.full(3, label, np.uint8))
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
+def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
+    with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):
+        fit_calibration(np.zeros(2, np.float32), np.array([0, 1], np.uint8), prior=prior)
+
+
+# --- operating points
+
+PROBABILITIES = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1, width=32))
+
+
+@st.composite
+def judged(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    n = draw(st.integers(2, 60))
+    labels = draw(arrays(np.uint8, n, elements=st.integers(0, 1)))
+    labels[:2] = (0, 1)
+    return draw(arrays(np.float32, n, elements=PROBABILITIES)), labels
+
+
+def thresholds_of(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every threshold that makes a difference: each probability, and just above it."""
+    return np.unique(np.concatenate([probabilities, np.nextafter(probabilities, np.float32(2))]))
+
+
+@given(case=judged())
+def test_operating_points_are_what_they_are_called(case: tuple[NDArray[np.float32], NDArray[np.uint8]]) -> None:
+    probabilities, labels = case
+    found, false = probabilities[labels == 1], probabilities[labels == 0]
+    possible = thresholds_of(probabilities)
+
+    points = operating_points(probabilities, labels)
+
+    for name, share in (("sensitivity_95", 95), ("sensitivity_99", 99)):
+        enough = [float(one) for one in possible if 100 * (found >= one).sum() >= share * len(found)]
+        assert points[name] == max(enough)
+    threshold = np.float32(points["specificity_99"])
+    assert threshold == points["specificity_99"]
+    assert 100 * (false >= threshold).sum() <= len(false)
+    assert 100 * (false >= np.nextafter(threshold, np.float32(-1))).sum() > len(false)
+    assert set(points) == {"default", "sensitivity_95", "sensitivity_99", "specificity_99"}
+
+
+@given(case=judged())
+def test_the_default_threshold_is_the_most_accurate(case: tuple[NDArray[np.float32], NDArray[np.uint8]]) -> None:
+    probabilities, labels = case
+    between = [one for one in thresholds_of(probabilities) if 0 < one <= 1]
+
+    chosen = operating_points(probabilities, labels)["default"]
+
+    assert 0 < chosen <= 1
+    right = ((probabilities >= chosen) == labels).sum()
+    assert right == max(((probabilities >= one) == labels).sum() for one in [*between, np.float32(1), np.float32(1e-45)])
+
+
+def test_the_default_threshold_keeps_its_distance_from_both_classes() -> None:
+    probabilities = np.array([0.1, 0.3, 0.7, 0.9], np.float32)
+
+    assert operating_points(probabilities, np.array([0, 0, 1, 1], np.uint8))["default"] == pytest.approx(0.5)
+
+
+def test_the_default_threshold_separates_neighbouring_numbers() -> None:
+    """There is no float32 between them: a middle that is rounded down would call the normal patch tumor."""
+    for low in np.array([0.1, 0.3, 0.5, 0.7], np.float32):
+        for _ in range(4):
+            high = np.nextafter(low, np.float32(1))
+            chosen = operating_points(np.array([low, high]), np.array([0, 1], np.uint8))["default"]
+            assert (np.array([low, high]) >= chosen).tolist() == [False, True]
+            low = high
+
+
+# --- figures that are not of what they were fitted on
+
+
+@pytest.mark.parametrize("n", [4, 7, 50])
+def test_no_patch_is_judged_by_what_its_own_label_had_a_part_in(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Each patch is its own logit, each fit gives away which patches it saw."""
+    logits, labels = np.arange(n, dtype=np.float32), (np.arange(n) % 2).astype(np.uint8)
+    saw: list[set[int]] = []
+    fitted: list[Any] = []
+
+    class Telling(Calibration):
+        def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+            return np.full(len(logits), (len(saw) - 1 + 0.25) / 4, np.float32)
+
+    def fit(seen: NDArray[np.float32], their_labels: NDArray[np.uint8]) -> Calibration:
+        saw.append(set(seen.astype(int).tolist()))
+        assert {0, 1} == set(their_labels.tolist())
+        return Telling()
+
+    def points(_probabilities: NDArray[np.float32], their_labels: NDArray[np.uint8]) -> dict[str, float]:
+        fitted.append(their_labels)
+        return {"default": 0.0 if len(saw) == 1 else 1.0}
+
+    monkeypatch.setattr(module, "fit_calibration", fit)
+    monkeypatch.setattr(module, "operating_points", points)
+
+    probabilities, called = cross_fit(logits, labels)
+
+    by = (probabilities * 4).astype(int)
+    assert all(patch not in saw[by[patch]] for patch in range(n))
+    assert saw[0] | saw[1] == set(range(n))
+    assert not saw[0] & saw[1]
+    assert called.tolist() == (by == 0).tolist()
+    assert [len(theirs) for theirs in fitted] == [len(seen) for seen in saw]
+
+
+def test_noise_is_not_judged_better_than_chance() -> None:
+    cross, own = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        logits, labels = rng.normal(size=12).astype(np.float32), rng.permutation(np.repeat([0, 1], 6)).astype(np.uint8)
+        cross.append((cross_fit(logits, labels)[1] == labels).mean())
+        shown = fit_calibration(logits, labels).to_probability(logits)
+        own.append(((shown >= operating_points(shown, labels)["default"]) == labels).mean())
+
+    assert np.mean(own) > 0.62
+    assert np.mean(cross) < 0.53
+
+
+def test_the_halves_depend_on_the_seed_alone() -> None:
+    logits, labels = draw(40, 1.0, 0.0)
+
+    once, again, other = cross_fit(logits, labels), cross_fit(logits, labels), cross_fit(logits, labels, seed=1)
+
+    assert np.array_equal(once[0], again[0])
+    assert np.array_equal(once[1], again[1])
+    assert not np.array_equal(once[0], other[0])
+
+
+def test_metrics_are_those_of_the_cross_fitted_probabilities() -> None:
+    logits, labels = draw(400, 2.0, -0.5)
+    probabilities, called = cross_fit(logits, labels)
+    above = logits[labels == 1][:, None] > logits[labels == 0]
+
+    metrics = validation_metrics(logits, labels)
+
+    assert metrics["n"] == 400
+    assert metrics["auc"] == pytest.approx(above.mean())
+    assert metrics["accuracy"] == ((probabilities >= 0.5) == labels).mean()
+    assert metrics["accuracy_at_threshold"] == (called == labels).mean()
+    right = np.where(labels == 1, probabilities, 1 - probabilities.astype(np.float64))
+    assert metrics["log_loss"] == pytest.approx(-np.log(right).mean())
+
+
+# --- a model file anew
+
+
+def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.safetensors"
+    labels = open_patches(patch_folder)["valid"].labels
+
+    card = calibrate(model_file, patch_folder, out, prior=0.2, **HERE)
+
+    assert read_card(out) == card
+    before, after = load_file(model_file), load_file(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    judged = evaluate(out, patch_folder, **HERE)
+    assert card.calibration == fit_calibration(judged.logits, labels, prior=0.2)
+    assert card.thresholds == operating_points(judged.probabilities, labels)
+    assert judged.threshold == card.thresholds["default"]
+    assert card.training["calibrated_on"]["n"] == 8
+    assert card.training["calibrated_on"]["prior"] == 0.2
+    assert card.metrics == validation_metrics(judged.logits, labels)
+
+
+def test_which_patches_it_is_calibrated_on(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    unsplit = tmp_path / "unsplit"
+    shutil.copytree(patch_folder / "train", unsplit)
+    apart = tmp_path / "apart"
+    for split in ("train", "test"):
+        shutil.copytree(patch_folder / "train", apart / split)
+
+    def n(data: Path, split: str | None = None) -> int:
+        card = calibrate(model_file, data, tmp_path / "m.safetensors", split=split, overwrite=True, **HERE)
+        return int(card.training["calibrated_on"]["n"])
+
+    assert [n(patch_folder), n(patch_folder, "train"), n(unsplit), n(apart, "test")] == [8, 16, 16, 16]
+    with pytest.raises(DataError, match="no 'valid' split; found train, test; name one with --split"):
+        n(apart)
+    with pytest.raises(DataError, match="no 'test' split; found train, valid"):
+        n(patch_folder, "test")
+
+
+def test_an_existing_file_is_not_calibrated_over(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    out.write_text("precious")
+
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        calibrate(model_file, patch_folder, out, **HERE)
+
+    assert out.read_text() == "precious"
+
+
+def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0"]
+    result = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--json"])
+
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    card = read_card(out)
+    assert printed["model"] == str(out)
+    assert printed["calibration"] == {"temperature": card.calibration.temperature, "bias": card.calibration.bias}
+    assert printed["thresholds"] == card.thresholds
+    assert printed["metrics"]["n"] == 8
+
+    wrong = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--prior", "1"])
+    assert wrong.exit_code == 2

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import csv
+import os
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import HERE, Tiny, end_of, start_child, train_module, use_tiny
+
+from wsi_meta.cli import main
+from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.init import Start
+from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.train import train
+
+RECIPE = Recipe(epochs=3, batch_size=8, mosaics=0.5, ema_epochs=1)
+CHECKPOINT = Checkpoint({"recipe": {"lr": 1.0}}, {"weights": torch.arange(5000.0)}, [{"epoch": 1}], torch.ones(3))
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny(monkeypatch)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- the file
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A model file with a checkpoint beside it."""
+    path = tmp_path / "m.safetensors"
+    path.write_text("model")
+    write_checkpoint(path, CHECKPOINT)
+    return path
+
+
+def test_a_checkpoint_comes_back_as_it_was(out: Path) -> None:
+    read = read_checkpoint(out, CHECKPOINT.identity)
+
+    assert read is not None
+    assert (read.identity, read.epochs) == (CHECKPOINT.identity, CHECKPOINT.epochs)
+    assert torch.equal(read.learner["weights"], CHECKPOINT.learner["weights"])
+    assert torch.equal(read.best_logits, CHECKPOINT.best_logits)
+    assert names_in(out.parent) == ["m.checkpoint", "m.safetensors"]
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert read_checkpoint(tmp_path / "m.safetensors", {}) is None
+
+
+def test_every_damage_is_noticed(out: Path) -> None:
+    """A flipped byte anywhere is refused or makes no difference; torch alone would give other weights."""
+    path = checkpoint_path(out)
+    whole = path.read_bytes()
+    refusals = []
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read = read_checkpoint(out, CHECKPOINT.identity)
+        except OutputPathError as error:
+            refusals.append(str(error))
+        else:
+            assert read is not None
+            assert torch.equal(read.learner["weights"], CHECKPOINT.learner["weights"])
+    assert len(refusals) > 0.9 * len(range(0, len(whole), 97))
+    assert all(told.startswith(f"{path}: not a checkpoint (") for told in refusals)
+    assert all(told.endswith("remove it and train from the start") for told in refusals)
+    assert not any("\n" in told for told in refusals)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no checkpoint", b"\0" * 1000], ids=str)
+def test_what_is_no_checkpoint_is_one_line(out: Path, content: bytes) -> None:
+    checkpoint_path(out).write_bytes(content)
+
+    with pytest.raises(OutputPathError, match="not a checkpoint"):
+        read_checkpoint(out, CHECKPOINT.identity)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_one_line(out: Path, share: float) -> None:
+    whole = checkpoint_path(out).read_bytes()
+    checkpoint_path(out).write_bytes(whole[: int(share * len(whole))])
+
+    with pytest.raises(OutputPathError, match="not a checkpoint"):
+        read_checkpoint(out, CHECKPOINT.identity)
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), {"state_dict": {}}, {"wsi_meta_checkpoint": 2}], ids=str)
+def test_another_file_of_torchs_is_no_checkpoint(out: Path, content: Any) -> None:
+    torch.save(content, checkpoint_path(out))
+
+    with pytest.raises(OutputPathError, match="not a checkpoint"):
+        read_checkpoint(out, CHECKPOINT.identity)
+
+
+def test_a_checkpoint_runs_no_code(out: Path) -> None:
+    trace = out.parent / "trace"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trace),)
+
+    torch.save({"wsi_meta_checkpoint": 1, "identity": Trap()}, checkpoint_path(out))
+
+    with pytest.raises(OutputPathError, match="not a checkpoint"):
+        read_checkpoint(out, CHECKPOINT.identity)
+    assert not trace.exists()
+
+
+def test_a_checkpoint_whose_model_is_gone_is_no_start(out: Path) -> None:
+    out.unlink()
+
+    with pytest.raises(OutputPathError, match=r"m\.safetensors: missing, though m\.checkpoint"):
+        read_checkpoint(out, CHECKPOINT.identity)
+
+
+# --- whose it is
+
+
+def identity(data: Path, recipe: Recipe = RECIPE, *, weights: float = 1.0, processes: int = 1) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = Tiny()
+    network.get_parameter("conv1.weight").data.fill_(weights)
+    splits = open_patches(data)
+    start = Start(network, frozenset({"conv1.weight"}), "w.pth", "")
+    return identify(recipe, start, splits["train"], splits["valid"], processes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"recipe": replace(RECIPE, lr=0.5, epochs=9)}, "epochs was 3, now 9; lr was 0.001, now 0.5; choose"),
+        ({"recipe": replace(RECIPE, augmentation=Augmentation().without("jpeg"))}, "training: jpeg was 0.2, now 0; choose"),
+        ({"weights": 2.0}, "training: initial weights was "),
+        ({"processes": 2}, "training: processes was 1, now 2; choose"),
+    ],
+    ids=["recipe", "augmentation", "weights", "processes"],
+)
+def test_the_checkpoint_of_another_training_is_refused_and_the_difference_named(
+    out: Path, patch_folder: Path, change: dict[str, Any], told: str
+) -> None:
+    write_checkpoint(out, replace(CHECKPOINT, identity=identity(patch_folder)))
+    assert read_checkpoint(out, identity(patch_folder)) is not None
+
+    with pytest.raises(OutputExistsError, match="of another training") as caught:
+        read_checkpoint(out, identity(patch_folder, **change))
+
+    assert told in str(caught.value)
+    assert str(checkpoint_path(out)) in str(caught.value)
+
+
+def test_other_data_are_another_training(out: Path, patch_folder: Path, tmp_path: Path) -> None:
+    write_checkpoint(out, replace(CHECKPOINT, identity=identity(patch_folder)))
+    other = tmp_path / "other"
+    for path in patch_folder.rglob("*.png"):
+        copy = other / path.relative_to(patch_folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(path)
+    assert read_checkpoint(out, identity(other)) is not None
+    (other / "train" / "0" / "train0.png").rename(other / "train" / "0" / "train99.png")
+
+    with pytest.raises(OutputExistsError, match=r"training: training patches was .*, now "):
+        read_checkpoint(out, identity(other))
+
+
+# --- a training that is killed
+
+
+def in_child(work: Callable[[], object], log: Path) -> int:
+    return end_of(start_child(work, log))
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """The history but for how long it took."""
+    with out.with_suffix(".history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if name not in ("seconds", "images_per_s")} for row in rows]
+
+
+def state_of(out: Path) -> dict[str, Any]:
+    """Every tensor and number of a checkpoint's learner, by a name."""
+
+    def flatten(name: str, value: Any) -> None:
+        if isinstance(value, dict | list | tuple):
+            for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+                flatten(f"{name}.{key}", one)
+        else:
+            flat[name] = value
+
+    flat: dict[str, Any] = {}
+    flatten("", torch.load(checkpoint_path(out), weights_only=True)["learner"])
+    return flat
+
+
+def kill_on(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int, *, after: bool = False) -> None:
+    """Let the kernel kill this process at some call (from 1) of a function, before or after what it does."""
+    original, calls = getattr(place, name), count(1)
+
+    def deadly(*values: Any) -> Any:
+        last = next(calls) == call
+        result = None if last and not after else original(*values)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    monkeypatch.setattr(place, name, deadly)
+
+
+@pytest.fixture(scope="module")
+def start_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(9)
+    path = tmp_path_factory.mktemp("start") / "start.pth"
+    torch.save(Tiny().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("when", ["between epochs", "within an epoch", "before the model", "before the checkpoint"])
+def test_a_training_that_was_killed_goes_on_to_the_same_end(
+    patch_folder: Path, start_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Killed in the second epoch (between epochs: after the first), then resumed in another process; each epoch is the best."""
+    monkeypatch.setattr(train_module, "best_epoch", len)
+    options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True}
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+    unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
+    expected = train(patch_folder, unbroken, **options)
+
+    def killed() -> None:
+        if when == "between epochs":
+            kill_on(monkeypatch, train_module, "write_checkpoint", 1, after=True)
+        elif when == "within an epoch":
+            kill_on(monkeypatch, train_module.Learner, "step", 4)
+        else:
+            # each epoch renames the model, the history and the checkpoint into place
+            kill_on(monkeypatch, Path, "replace", {"before the model": 4, "before the checkpoint": 6}[when])
+        train(patch_folder, out, **options)
+
+    assert in_child(killed, tmp_path / "log") == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert len(rows_of(out)) == (2 if when == "before the checkpoint" else 1)
+
+    resumed = train(patch_folder, out, resume=True, **options)
+
+    assert rows_of(out) == rows_of(unbroken)
+    assert [row["stage"] for row in rows_of(out)] == ["head", "all", "all"]
+    ended, wanted = state_of(out), state_of(unbroken)
+    assert {".network.fc.weight", ".average.fc.weight", ".steps"} < set(ended) == set(wanted)
+    assert any(name.endswith("exp_avg_sq") for name in ended)
+    for name, value in wanted.items():
+        assert torch.equal(ended[name], value) if isinstance(value, torch.Tensor) else ended[name] == value, name
+    assert names_in(out.parent) == names_in(unbroken.parent)
+    assert resumed.validation.to_dict() == expected.validation.to_dict()
+    assert out.read_bytes() == unbroken.read_bytes()
+
+
+def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    options = HERE | {"init": "none", "recipe": replace(RECIPE, epochs=1)}
+    first = train(patch_folder, out, keep_checkpoint=True, **options)
+    assert checkpoint_path(out).exists()
+    written = out.read_bytes()
+
+    again = train(patch_folder, out, resume=True, **options)
+
+    assert not checkpoint_path(out).exists()
+    assert again.validation.to_dict() == first.validation.to_dict()
+    assert out.read_bytes() == written
+    with pytest.raises(OutputExistsError, match="its training is finished"):
+        train(patch_folder, out, resume=True, **options)
+    assert out.read_bytes() == written
+
+
+def test_resume_without_anything_to_resume_starts(patch_folder: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, epochs=1)
+
+    result = train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=recipe, resume=True, **HERE)
+
+    assert result.best_epoch == 1
+
+
+def test_resume_of_another_training_changes_nothing(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    options = HERE | {"init": "none"}
+    train(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **options)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with pytest.raises(OutputExistsError, match="epochs was 1, now 2"):
+        train(patch_folder, out, recipe=replace(RECIPE, epochs=2), resume=True, **options)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(
+    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.safetensors"
+    train(patch_folder, out, init="none", recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
+    monkeypatch.setattr(train_module, "_train_epochs", lambda *_values: pytest.fail("interrupted"))
+
+    with pytest.raises(pytest.fail.Exception):
+        train(patch_folder, out, init="none", recipe=RECIPE, overwrite=True, **HERE)
+
+    assert not checkpoint_path(out).exists()
+
+
+# --- a full disk
+
+
+@pytest.mark.parametrize(("limit", "file"), [(20_000, "m.safetensors"), (100_000, "m.checkpoint")])
+def test_a_full_disk_is_one_line_and_what_was_good_is_kept(
+    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, file: str
+) -> None:
+    """The kernel refuses to write files over a limit from the second epoch on; each epoch is the best so far."""
+    out, log = tmp_path / "m.safetensors", tmp_path / "log"
+    words = f"train {patch_folder} --out {out} --init none --epochs 3 --batch-size 8 --device cpu --precision fp32 --workers 0"
+
+    def filled() -> None:
+        epoch = train_module._train_epoch
+        good: dict[str, bytes] = {}
+
+        def fill(*values: Any) -> Any:
+            if values[-1] == 2:
+                good.update({path.name: path.read_bytes() for path in (out, checkpoint_path(out))})
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            return epoch(*values)
+
+        monkeypatch.setattr(train_module, "_train_epoch", fill)
+        monkeypatch.setattr(train_module, "best_epoch", len)
+        try:
+            main(words.split())
+        finally:
+            assert checkpoint_path(out).read_bytes() == good["m.checkpoint"]
+            assert (out.read_bytes() == good["m.safetensors"]) == (file == "m.safetensors")
+
+    assert in_child(filled, log) == 1
+    lines = log.read_text().splitlines()
+    assert lines[-1] == (
+        f"Error: {tmp_path / file}: cannot be written (File too large); make room and run it again; the one before is kept"
+    )
+    assert "Traceback" not in log.read_text()
+    assert not list(tmp_path.glob("*.partial"))
+    assert len(torch.load(tmp_path / "m.checkpoint", weights_only=True)["epochs"]) == 1
+
+
+def test_a_first_write_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_values: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(
+        OutputPathError, match=r"m\.checkpoint: cannot be written \(No space left on device\); make room"
+    ) as caught:
+        write_checkpoint(tmp_path / "m.safetensors", CHECKPOINT)
+
+    assert "is kept" not in str(caught.value)
+    assert names_in(tmp_path) == []

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import HERE
+
+from wsi_meta.errors import DataError
+from wsi_meta.model import load_model
+from wsi_meta.training.evaluate import evaluate
+
+
+def test_evaluate_takes_test_else_valid_else_all(model_file: Path, tmp_path: Path) -> None:
+    model = load_model(model_file)
+    sizes = {"train": 4, "valid": 3, "test": 2}
+    chosen = []
+    for split, n in sizes.items():
+        for number in range(n):
+            place = tmp_path / split / str(number % 2)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (96, 96), (50 * number, 0, 0)).save(place / f"{number}.png")
+        chosen.append(evaluate(model, tmp_path, batch_size=4, **HERE).n)
+
+    assert chosen == [4, 3, 2]
+    assert {split: evaluate(model, tmp_path, split=split, batch_size=4, **HERE).n for split in sizes} == sizes
+
+
+def test_evaluate_refuses_a_split_that_is_not_there(model_file: Path, patch_folder: Path) -> None:
+    with pytest.raises(DataError, match="no 'test' split; found train, valid") as caught:
+        evaluate(model_file, patch_folder, split="test", **HERE)
+
+    assert str(patch_folder) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads
+def test_reading_in_other_processes_gives_the_same_probabilities(model_file: Path, patch_folder: Path) -> None:
+    model = load_model(model_file)
+
+    alone = evaluate(model, patch_folder, split="valid", batch_size=8, **HERE)
+    shared = evaluate(model, patch_folder, split="valid", batch_size=8, **HERE | {"workers": 1})
+
+    assert np.array_equal(alone.probabilities, shared.probabilities)
+    assert len(set(alone.probabilities.tolist())) == 8
+
+
+def test_evaluate_counts_what_the_probabilities_say(model_file: Path, tmp_path: Path) -> None:
+    for number, grey in enumerate([0, 200, 120, 250, 90, 160, 230]):
+        (tmp_path / str(int(number > 2))).mkdir(exist_ok=True)
+        Image.new("RGB", (96, 96), (grey, grey // 2, 250 - grey)).save(tmp_path / str(int(number > 2)) / f"{number}.png")
+
+    result = evaluate(model_file, tmp_path, batch_size=7, **HERE)
+
+    truth, called = np.array([0] * 3 + [1] * 4, bool), result.probabilities >= 0.5
+    assert 0 < called.sum() < 7
+    assert 0 < result.auc < 1
+    pairs = result.probabilities[truth][:, None] > result.probabilities[~truth]
+
+    assert result.accuracy == (called == truth).mean()
+    assert (result.sensitivity, result.specificity) == (called[truth].mean(), (~called[~truth]).mean())
+    assert result.auc == pytest.approx(pairs.mean())
+    assert result.log_loss == pytest.approx(
+        -np.log(np.where(truth, result.probabilities, 1 - result.probabilities.astype(float))).mean()
+    )
+    assert "probabilities" not in result.to_dict()

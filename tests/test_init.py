@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import http.client
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import Tiny
+from torch import nn
+
+from wsi_meta.errors import ModelFileError
+from wsi_meta.model import ModelCard, build_network, read_card
+from wsi_meta.training.init import initialise, stage_of
+
+TENSORS = len(Tiny().state_dict())
+
+
+@pytest.fixture(scope="module")
+def partial_init(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stem and layer1 of a ResNet50, a head for 1,000 classes, and a tensor that nobody knows."""
+    state = {name: tensor for name, tensor in load_file(model_file).items() if stage_of(name) in ("stem", "layer1")}
+    path = tmp_path_factory.mktemp("init") / "stem.safetensors"
+    save_file(state | {"fc.weight": torch.zeros(1000, 2048), "stain.weight": torch.zeros(3)}, path)
+    return path
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(5)
+    return build_network()
+
+
+def test_a_partial_file_fills_what_fits_and_says_what_not(network: nn.Module, partial_init: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    stored = load_file(partial_init)
+
+    start = initialise(network, partial_init)
+
+    after = network.state_dict()
+    assert start.loaded == set(stored) - {"fc.weight", "stain.weight"}
+    for name, tensor in after.items():
+        expected = stored[name].to(tensor.dtype) if name in start.loaded else before[name]
+        assert torch.equal(tensor, expected), name
+    assert f"loaded {len(start.loaded)} tensors from stem.safetensors" in start.summary
+    assert "random: layer2, layer3, layer4, head" in start.summary
+    assert "not used: 2" in start.summary
+    assert start.source == "stem.safetensors"
+
+
+def test_a_checkpoint_of_torch_is_read_in_its_usual_wrappings(tmp_path: Path) -> None:
+    wanted = Tiny().state_dict()
+    for name, content in {
+        "bare.pth": wanted,
+        "wrapped.pt": {"epoch": 3, "state_dict": wanted},
+        "parallel.pth": {f"module.{key}": tensor for key, tensor in wanted.items()},
+    }.items():
+        torch.save(content, tmp_path / name)
+        network = Tiny()
+
+        start = initialise(network, tmp_path / name)
+
+        assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items()), name
+        assert start.summary == f"loaded {TENSORS} tensors from {name}; nothing left random"
+
+
+def test_init_none_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Tiny()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    start = initialise(network, "none")
+
+    assert start.loaded == frozenset()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def refusal(init: Path) -> str:
+    """The one line that says why a file is no start; the network stays as it was."""
+    network = Tiny()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ModelFileError) as caught:
+        initialise(network, init)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert str(init) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_init_file_is_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "gone.pth")
+    assert "no such file" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_an_init_file_with_nothing_that_fits_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"vit.{suffix}"
+    state = {"patch_embed.weight": torch.zeros(3), "fc.weight": torch.zeros(1000, 5)}
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+
+    assert "none of its 2 tensors fits" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.safetensors", b""),
+        ("text.safetensors", b"no weights at all"),
+        ("zeros.safetensors", b"\0" * 100),
+        ("text.pth", b"no weights at all"),
+        ("zeros.pth", b"\0" * 100),
+    ],
+)
+def test_an_init_file_that_is_damaged_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    assert "cannot be read" in refusal(path)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(Tiny().state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+    assert "cannot be read" in refusal(path)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
+def test_a_malicious_checkpoint_is_refused_without_running_it(tmp_path: Path, form: str) -> None:
+    path, trace = tmp_path / "a.pth", tmp_path / "trace"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(trace),)
+
+    if form == "plain":
+        path.write_bytes(pickle.dumps({"conv1.weight": Trap()}, protocol=2))
+    else:
+        torch.save({"conv1.weight": Trap()}, path, _use_new_zipfile_serialization=form == "zip")
+
+    refusal(path)
+
+    assert not trace.exists()
+
+
+def test_imagenet_without_a_network_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def offline(request: Any, *args: Any, **options: Any) -> Any:
+        asked.append(getattr(request, "full_url", request))
+        raise URLError("[Errno -2] Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+
+    with pytest.raises(ModelFileError, match="--init imagenet: the download failed") as caught:
+        initialise(Tiny(), "imagenet")
+
+    assert len(asked) == 1
+    assert "Name or service not known" in str(caught.value)
+    assert "--init FILE" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+def test_imagenet_takes_torchvisions_weights_but_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = {"conv1.weight": torch.ones(4, 3, 32, 32), "fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
+    monkeypatch.setattr("torchvision.models.ResNet50_Weights.get_state_dict", lambda *_args, **_options: stored)
+    network = Tiny()
+
+    start = initialise(network, "imagenet")
+
+    assert torch.equal(network.conv1.weight, torch.ones(4, 3, 32, 32))
+    assert start.loaded == {"conv1.weight"}
+    assert start.source == "imagenet"
+    assert "not used: 2" in start.summary
+
+
+def test_a_model_without_a_card_is_a_start_all_the_same(model_file: Path, network: nn.Module) -> None:
+    start = initialise(network, model_file)
+
+    assert start.summary.endswith("nothing left random")
+    assert ModelCard() == read_card(model_file)
+
+
+def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").touch()
+    refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [{"state_dict": torch.zeros(3)}, {"state_dict": None}, {1: torch.zeros(3)}], ids=str)
+def test_a_checkpoint_that_is_no_state_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("invalid hash value"), http.client.IncompleteRead(b"")], ids=str)
+def test_a_broken_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(ModelFileError, match="the download failed"):
+        initialise(Tiny(), "imagenet")

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsi_meta.training.recipe import Augmentation, Recipe
+
+CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_can_be_turned_off_by_itself(name: str) -> None:
+    normal, without = dataclasses.asdict(Augmentation()), dataclasses.asdict(Augmentation().without(name))
+
+    different = {known for known in normal if normal[known] != without[known]}
+
+    assert {known.removesuffix("_px") for known in different} == {name}
+    assert all(not without[known] for known in different)
+
+
+def test_all_changes_can_be_turned_off_together() -> None:
+    off = Augmentation().without(*CHANGES)
+
+    assert not any(vars(off).values())
+    assert Augmentation().without() == Augmentation()
+
+
+def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
+    with pytest.raises(ValueError, match="augmentation colour: not known; expected some of turn, shift, stain") as caught:
+        Augmentation().without("stain", "colour")
+
+    assert all(name in str(caught.value) for name in CHANGES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs 0; expected at least 1"),
+        ({"batch_size": 1}, "batch_size 1; expected at least 2"),
+        ({"head_epochs": -1}, "head_epochs -1; expected at least 0"),
+        ({"lr": math.nan}, "lr nan; expected 0 to"),
+        ({"lr_loaded": math.inf}, "lr_loaded inf; expected 0 to"),
+        ({"lr_decay": 1.1}, "lr_decay 1.1; expected 0 to 1"),
+        ({"mosaics": 1.5}, "mosaics 1.5; expected 0 to 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing 1.0; expected 0 to 0.9"),
+        ({"warm_up": 1.0}, "warm_up 1.0; expected 0 to 0.9"),
+        ({"seed": -1}, "seed -1; expected 0 to"),
+        ({"seed": 2**32}, "expected 0 to"),
+        ({"freeze": "layer9"}, "freeze 'layer9'; expected one of none, stem, layer1, layer2, layer3"),
+        ({"batchnorm": "off"}, "batchnorm 'off'; expected one of adapt, frozen"),
+    ],
+    ids=str,
+)
+def test_settings_that_no_training_can_use_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"shift_px": 33}, {"stain": -0.1}, {"blur": 1.5}, {"jpeg": math.nan}], ids=str)
+def test_augmentation_beyond_its_limits_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} .*; expected 0 to"):
+        Augmentation(**wrong)
+
+
+def test_every_number_has_limits() -> None:
+    """A new setting is not forgotten."""
+    for kind in (Recipe, Augmentation):
+        for name, value in vars(kind()).items():
+            if type(value) in (int, float):
+                wrong: dict[str, Any] = {name: math.nan}
+                with pytest.raises(ValueError, match=f"{name} nan"):
+                    kind(**wrong)
+
+
+def test_a_recipe_is_plain_json() -> None:
+    fields = dataclasses.asdict(Recipe())
+
+    assert json.loads(json.dumps(fields)) == fields
+    assert Recipe(**fields | {"augmentation": Augmentation(**fields["augmentation"])}) == Recipe()
+
+
+@given(epochs=st.floats(0.01, 5), per_epoch=st.integers(1, 5000), step=st.integers(1, 100_000))
+def test_the_average_forgets_within_its_time_constant(epochs: float, per_epoch: int, step: int) -> None:
+    decay = Recipe(ema_epochs=epochs).ema_decay(per_epoch, step)
+
+    assert 0 <= decay <= math.exp(-1 / (epochs * per_epoch))
+    assert decay == math.exp(-1 / (epochs * per_epoch)) or decay == (1 + step) / (10 + step)
+    assert Recipe(ema_epochs=0).ema_decay(per_epoch, step) == 0

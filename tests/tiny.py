@@ -1,0 +1,125 @@
+"""A tiny network in the ResNet50's place, and processes of one's own, for tests of the course of a training."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from wsi_meta.training.contact_sheet import contact_sheet_path
+from wsi_meta.training.history import curves_path
+from wsi_meta.training.init import Start
+from wsi_meta.training.judge import Judge
+from wsi_meta.training.learner import Learner, make_learner
+from wsi_meta.training.processes import Processes
+from wsi_meta.training.recipe import Recipe
+
+# the module, even where its package gives the function the same name
+train_module = importlib.import_module("wsi_meta.training.train")
+
+HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0}
+ALONE = Processes(0, 1, "cpu")
+
+
+class Tiny(nn.Module):
+    """Stages by a ResNet50's names and its stride of 32 px; each feature sees its own 32 px and nothing beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 32, stride=32)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.layer1 = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU())
+        self.layer4 = nn.Sequential(nn.Conv2d(6, 5, 1), nn.ReLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(5, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        features = self.layer4(self.layer1(self.bn1(self.conv1(inputs))))
+        logits: torch.Tensor = self.fc(self.avgpool(features).flatten(1))
+        return logits
+
+
+def use_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training build, store and load the tiny network, and spare it the time that pictures take."""
+    monkeypatch.setattr(train_module, "build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.training.judge.build_network", Tiny)
+    monkeypatch.setattr(train_module, "draw_contact_sheet", lambda out, *_values: contact_sheet_path(out).write_text("picture"))
+    monkeypatch.setattr(train_module, "draw_curves", lambda out, *_values: curves_path(out).write_text("picture"))
+
+
+def tiny_learner(recipe: Recipe, *, loaded: tuple[str, ...] = (), steps_per_epoch: int = 4) -> Learner:
+    """A learner of the tiny network (seed 0), of which the stages `loaded` count as loaded, in its first epoch."""
+    torch.manual_seed(0)
+    network = Tiny()
+    names = frozenset(name for name in network.state_dict() if name.split(".")[0] in loaded)
+    learner = make_learner(Start(network, names, "file", ""), recipe, steps_per_epoch, ALONE, "fp32")
+    learner.enter(1)
+    return learner
+
+
+def draw_batch(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random patches and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (n, 96, 96, 3), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(2, (n,), generator=generator)
+
+
+def logits_of_auc(sixteenths: int, spread: float = 1.0) -> NDArray[np.float32]:
+    """Logits of four normal and then four tumor patches whose AUC is so many sixteenths."""
+    below = [min(4, max(0, sixteenths - 4 * tumor)) for tumor in range(4)]
+    return np.array([0, 1, 2, 3, *(normals - 0.5 for normals in below)], np.float32) * spread
+
+
+def script(monkeypatch: pytest.MonkeyPatch, losses: list[float], judged: list[NDArray[np.float32]]) -> None:
+    """Let a training take its course without arithmetic: given losses of its steps, given validation logits of its epochs."""
+    loss, logits = iter(losses), iter(judged)
+
+    def step(learner: Learner, *_values: Any) -> torch.Tensor:
+        with torch.no_grad():
+            learner.network.get_parameter("fc.bias").add_(1)
+        learner.optimiser.step()  # without gradients: does nothing
+        learner.schedule.step()
+        return torch.tensor(next(loss))
+
+    use_tiny(monkeypatch)
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Judge, "logits", lambda *_values: next(logits))
+
+
+def start_child(work: Callable[[], object], log: Path) -> int:
+    """Run `work` in a process of its own, all that it prints going to the file `log`; give its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12: fork beside torch's threads
+        child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        with log.open("w", buffering=1) as file:
+            sys.stdout = sys.stderr = file
+            try:
+                work()
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def end_of(child: int) -> int:
+    """Wait for a process; give its exit code, negative for the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

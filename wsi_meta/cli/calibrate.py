@@ -1,0 +1,59 @@
+"""``wsi-meta calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["calibrate"]
+
+
+@click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
+@click.argument("model")
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model file to write (.safetensors).")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: valid, or the only one there is.")
+@click.option("--prior", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of tumor to expect in use.")
+@options.batch_size_option
+@options.workers_option
+@options.device_option
+@options.precision_option
+@options.overwrite_option
+@options.as_json_option
+def calibrate(
+    model: str,
+    data: tuple[Path, ...],
+    out: Path,
+    split: str | None,
+    prior: float | None,
+    batch_size: int,
+    workers: int,
+    device: str,
+    precision: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Fit the probabilities and thresholds of MODEL (a file, or 'default') to labelled patches that it has not seen.
+
+    The weights stay as they are. With --prior, probabilities are those for this share of tumor instead of the share in DATA.
+    """
+    from wsi_meta.training.calibrate import calibrate as calibrate_model
+
+    card = calibrate_model(
+        model,
+        data,
+        out,
+        split=split,
+        prior=prior,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        overwrite=overwrite,
+        progress=True,
+    ).to_dict()
+    result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}
+    options.print_result(result, as_json=as_json)

@@ -1,0 +1,193 @@
+"""From logits to probabilities that mean what they say, and the operating points on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import DataError
+from wsi_meta.model import Calibration, ModelCard, load_model, save_model
+from wsi_meta.outputs import check_output
+from wsi_meta.predictor import Predictor
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.evaluate import evaluate_patches
+from wsi_meta.training.metrics import figures_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["calibrate", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
+
+LARGEST_CHANGE = 20.0
+"""Temperatures are kept between 1/20 and 20."""
+
+
+def calibrate(
+    model: str | Path | None,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    split: str | None = None,
+    prior: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> ModelCard:
+    """Fit a model's calibration and operating points anew, on patches from where it will be used; the weights stay.
+
+    Parameters
+    ----------
+    model : model file, ``default`` or None for the embedded one
+    data : folders of labelled patches that the model was not trained on
+    out : model file to write
+    split : ``train``, ``valid`` or ``test``; None takes ``valid``, or the only one there is
+    prior : share of tumor to expect where the model is used (a slide has far less than a balanced set of patches)
+    device, precision, batch_size : see :class:`wsi_meta.predictor.Predictor`
+    workers : processes that decode patches; 0 decodes in this one
+    overwrite : replace `out` if it exists
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    The new card; its metrics are of these patches, each half calibrated on the other.
+
+    Raises
+    ------
+    DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
+    """
+    from safetensors.torch import load_file
+
+    out = check_output(out, overwrite=overwrite)
+    splits = open_patches(data)
+    wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
+    if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
+        raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    patches, loaded = splits[wanted], load_model(model)
+    patches.check()
+    predictor = Predictor(loaded, device=device, precision=precision, batch_size=batch_size)
+    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
+    calibration = fit_calibration(logits, patches.labels, prior=prior)
+    card = replace(
+        loaded.card,
+        calibration=calibration,
+        thresholds=operating_points(calibration.to_probability(logits), patches.labels),
+        training=loaded.card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
+        metrics=validation_metrics(logits, patches.labels),
+    )
+    save_model(out, load_file(loaded.path), card)
+    return card
+
+
+def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:
+    """Fit temperature and bias by maximum likelihood, so that 0.5 is the fitted decision.
+
+    Platt scaling with Platt's targets (Platt 1999: (N+ + 1) / (N+ + 2) and 1 / (N- + 2), which keep it finite where the
+    classes do not overlap).
+
+    Parameters
+    ----------
+    logits : float (n,), before calibration
+    labels : (n,), 1 tumor, 0 normal; both must occur
+    prior : share of tumor to expect where the model is used; None: that of `labels`. The bias moves by the difference of
+        the log odds (Saerens et al. 2002).
+
+    Raises
+    ------
+    DataError
+        when there is only one class, or the prior is no share.
+    """
+    from scipy.optimize import minimize
+
+    tumor = labels.astype(bool)
+    positive, negative = int(tumor.sum()), int((~tumor).sum())
+    if not positive or not negative:
+        raise DataError(f"calibration: {positive} tumor and {negative} normal patches; expected both classes")
+    if prior is not None and not 0 < prior < 1:
+        raise DataError(f"calibration: prior {prior}; expected a share of tumor between 0 and 1")
+    target = np.where(tumor, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    values = logits.astype(np.float64)
+
+    def negative_likelihood(fit: NDArray[np.float64]) -> float:
+        shown = values * np.exp(-fit[0]) + fit[1]
+        return float(np.mean(np.logaddexp(0, shown) - target * shown))
+
+    most = np.log(LARGEST_CHANGE)
+    best = minimize(negative_likelihood, np.zeros(2), method="L-BFGS-B", bounds=[(-most, most), (None, None)]).x
+    expected = 0.0 if prior is None else np.log(prior / (1 - prior)) - np.log(positive / negative)
+    return Calibration(temperature=float(np.exp(best[0])), bias=float(best[1] + expected))
+
+
+def operating_points(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
+    """Choose thresholds on calibrated probabilities; a cell counts as tumor where its probability is at or over one.
+
+    Returns
+    -------
+    dict with ``default`` (highest accuracy), ``sensitivity_95`` and ``sensitivity_99`` (the highest threshold that still finds
+    this share of tumor), ``specificity_99`` (the lowest that calls at most 1 % of normal patches tumor).
+    """
+    tumor = labels.astype(bool)
+    found, false = np.sort(probabilities[tumor]), np.sort(probabilities[~tumor])
+    points = {"default": _most_accurate(found, false)}
+    for share in (0.95, 0.99):
+        points[f"sensitivity_{share:.0%}".rstrip("%")] = float(found[int(np.floor((1 - share) * len(found) + 1e-9))])
+    highest = false[max(0, int(np.ceil(0.99 * len(false) - 1e-9)) - 1)]
+    points["specificity_99"] = float(np.nextafter(highest, np.float32(2)))
+    return points
+
+
+def cross_fit(
+    logits: NDArray[np.float32], labels: NDArray[np.uint8], *, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Calibrate each half of the patches by what the other half says, so that a figure is not of what it was fitted on.
+
+    Parameters
+    ----------
+    logits, labels : as for :func:`fit_calibration`
+    seed : of the random halves; each class is halved
+
+    Returns
+    -------
+    probabilities : float32 (n,)
+    called : bool (n,), the decision at the threshold that was most accurate on the other half
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    probabilities, called = np.empty(len(labels), np.float32), np.empty(len(labels), bool)
+    for fitted, judged in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+        calibration = fit_calibration(logits[fitted], labels[fitted])
+        threshold = operating_points(calibration.to_probability(logits[fitted]), labels[fitted])["default"]
+        probabilities[judged] = calibration.to_probability(logits[judged])
+        called[judged] = probabilities[judged] >= threshold
+    return probabilities, called
+
+
+def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
+    """Give the figures that a card tells, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
+    from sklearn.metrics import roc_auc_score
+
+    probabilities, called = cross_fit(logits, labels)
+    figures = figures_of(probabilities, labels)
+    kept = ("accuracy", "sensitivity", "specificity", "log_loss", "brier", "ece")
+    return {
+        "n": len(labels),
+        "auc": float(roc_auc_score(labels, logits)),
+        "accuracy_at_threshold": float((called == labels.astype(bool)).mean()),
+    } | {name: figures[name] for name in kept}
+
+
+def _most_accurate(found: NDArray[np.float32], false: NDArray[np.float32]) -> float:
+    """Give the threshold of highest accuracy: the middle of a best stretch between probabilities, that nearest to 0.5."""
+    edges = np.unique(np.concatenate([found, false, np.array([0, 1], np.float32)]))
+    low, high = edges[:-1], edges[1:]
+    middles = low + (high - low) / 2
+    middles = np.where(middles > low, middles, high)  # between neighbouring float32 there is none
+    right = len(found) - np.searchsorted(found, middles) + np.searchsorted(false, middles)
+    best = middles[right == right.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])

@@ -1,0 +1,128 @@
+"""What a long training leaves behind after every epoch, so that it survives being killed.
+
+All randomness of an epoch is drawn from generators seeded with (seed, epoch), so an epoch that is done again is the same epoch:
+no generator's state has to be kept, and a training that was killed and resumed ends with the weights of an unbroken one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
+from wsi_meta.outputs import written_whole
+from wsi_meta.training.datasets import Patches
+from wsi_meta.training.init import Start
+from wsi_meta.training.recipe import Recipe
+
+__all__ = ["Checkpoint", "checkpoint_path", "identify", "read_checkpoint", "write_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training between two epochs."""
+
+    identity: dict[str, Any]
+    """As :func:`identify` gives it."""
+    learner: dict[str, Any]
+    """As ``Learner.state`` gives it."""
+    epochs: list[dict[str, Any]]
+    """Rows of the history so far."""
+    best_logits: torch.Tensor
+    """Validation logits of the best epoch; shape (n,)."""
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Give the place of the checkpoint of the model file `out`."""
+    return out.with_suffix(".checkpoint")
+
+
+def identify(recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int) -> dict[str, Any]:
+    """Give what must be the same for a training to go on; `start` as it is before the first step."""
+    state = start.network.state_dict()
+    return {
+        "recipe": asdict(recipe),
+        "init": start.source,
+        "initial weights": _digest({name: state[name] for name in start.loaded}),
+        "training patches": train_set.fingerprint(),
+        "validation patches": valid_set.fingerprint(),
+        "processes": processes,
+    }
+
+
+def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint beside the model file `out`, whole or not at all.
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written (a full disk, say); the one before stays.
+    """
+    content = io.BytesIO()  # torch hides why a file could not be written
+    torch.save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
+    with written_whole(checkpoint_path(out)) as partial:
+        partial.write_bytes(content.getbuffer())
+
+
+def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
+    """Read the checkpoint of the model file `out`; None where there is none.
+
+    Parameters
+    ----------
+    identity : of the training that wants to go on
+
+    Raises
+    ------
+    OutputPathError
+        when the file is damaged or no checkpoint.
+    OutputExistsError
+        when it belongs to another training; the message names the difference.
+    """
+    path = checkpoint_path(out)
+    if not path.exists():
+        return None
+    try:
+        _refuse_damage(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if stored.pop("wsi_meta_checkpoint") != 1:
+            raise ValueError("of a newer version")
+        checkpoint = Checkpoint(**stored)
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise OutputPathError(f"{path}: not a checkpoint ({first_line(error)}); remove it and train from the start") from error
+    if told := "; ".join(_differences(checkpoint.identity, identity)):
+        raise OutputExistsError(f"{path}: of another training: {told}; choose another --out, or --overwrite without --resume")
+    if not out.exists():
+        raise OutputPathError(f"{out}: missing, though {path.name} is of a training that wrote it; remove that and start anew")
+    return checkpoint
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_damage(path: Path) -> None:
+    """Compare the checksums of the file's parts, which torch stores but does not look at."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    """Say of each setting that differs what it is there and here."""
+    for name, value in here.items():
+        other = there.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences(other, value)
+        elif other != value:
+            yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"

@@ -1,0 +1,52 @@
+"""Batches of training patches: which patches, in which order, for which process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from wsi_meta.training.datasets import Patches
+from wsi_meta.training.processes import Processes
+from wsi_meta.training.recipe import Recipe
+
+__all__ = ["EpochBatches", "make_loader"]
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of an epoch: a permutation by (seed, epoch), cut into batches, of each of them this process's share.
+
+    Parameters
+    ----------
+    n : training patches; what does not fill a last batch is left out of the epoch
+    recipe : for its batch size and seed
+    processes : among which each batch is dealt out
+    """
+
+    def __init__(self, n: int, recipe: Recipe, processes: Processes) -> None:
+        self.n, self.recipe, self.processes = n, recipe, processes
+        self.epoch = 1
+        """Set it before iterating."""
+
+    def __len__(self) -> int:
+        return self.n // self.recipe.batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.recipe.seed, self.epoch)).permutation(self.n)
+        batches = order[: len(self) * self.recipe.batch_size].reshape(len(self), -1)
+        return iter(batches[:, self.processes.rank :: self.processes.count].tolist())
+
+
+def make_loader(
+    patches: Patches, batches: EpochBatches, workers: int, processes: Processes
+) -> DataLoader[tuple[torch.Tensor, int]]:
+    """Make a loader of uint8 batches that decodes in `workers` processes, pinned where they go to a GPU."""
+    return DataLoader(
+        patches,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=processes.device.startswith("cuda"),
+    )
