@@ -35,3 +35,23 @@ def test_scan_and_train_run(tmp_path: Path, model_file: Path, patch_folder: Path
         patch_folder, tmp_path / "m.safetensors", init="none", recipe=Recipe(epochs=1, batch_size=8), device="cuda", workers=0
     )
     assert 0 <= result.validation.auc <= 1
+
+
+def test_training_steps_in_bf16_follow_those_in_fp32(tmp_path: Path, patch_folder: Path) -> None:
+    """The same order, augmentation and mosaics on the GPU: the loss of an epoch differs by rounding only."""
+    losses = []
+    for precision in ("fp32", "bf16"):
+        recipe = Recipe(epochs=1, batch_size=16)
+        result = train(
+            patch_folder, tmp_path / f"{precision}.safetensors", init="none", recipe=recipe, device="cuda", precision=precision
+        )
+        losses.append(float(result.history.read_text().splitlines()[1].split(",")[3]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_dense_mode_agrees_with_the_cpu(model_file: Path) -> None:
+    model = load_model(model_file)
+    image, wanted = texture(416, 416), np.ones((5, 5), bool)
+    on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_block(image, wanted, 32)
+    on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_block(image, wanted, 32)
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.02)

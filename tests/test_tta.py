@@ -212,7 +212,7 @@ def test_an_unfinished_store_without_it_cannot_go_on_with_it(
 
 
 def test_uncertainty_needs_views(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    with pytest.raises(ValueError, match="expected tta=True"):
+    with pytest.raises(ValueError, match="expected tta with it"):
         scan(slide_file, tmp_path / "h.zarr", model=model_file, uncertainty=True)
     assert not (tmp_path / "h.zarr").exists()
 

@@ -88,11 +88,16 @@ class PatchGrid:
             for col in range(0, cols, side)
         ]
 
-    def window(self, block: Block) -> tuple[int, int, int, int]:
-        """Give the pixels that a block's patches cover: x, y, width, height at the model's mpp; x, y may be negative."""
-        margin = (self.patch_px - self.stride_px) // 2
+    def window(self, block: Block, halo_px: int = 0) -> tuple[int, int, int, int]:
+        """Give the pixels that a block's patches cover, and `halo_px` more on each side.
+
+        Returns
+        -------
+        x, y, width, height at the model's mpp; x, y may be negative.
+        """
+        margin = (self.patch_px - self.stride_px) // 2 + halo_px
         x, y = block.col * self.stride_px - margin, block.row * self.stride_px - margin
-        return x, y, (block.cols - 1) * self.stride_px + self.patch_px, (block.rows - 1) * self.stride_px + self.patch_px
+        return x, y, block.cols * self.stride_px + 2 * margin, block.rows * self.stride_px + 2 * margin
 
     def cell_at(self, x: float, y: float) -> tuple[int, int]:
         """Give (row, col) of the cell that holds a level-0 position."""

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DeviceError, ModelFileError
-from wsi_meta.model import Model
-from wsi_meta.views import VIEWS, dihedral, mean_over_views
+from wsi_meta.model import Model, cell_logits
+from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
     from numpy.typing import NDArray
+    from torch import nn
 
 __all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "resolve_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16")
+DENSE_STRIDE_PX = 32
+"""Side of a cell in dense mode: the trunk's own stride."""
+DENSE_HALO_PX = 96
+"""What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
 
 
 def resolve_device(device: str = "auto") -> str:
@@ -85,7 +90,7 @@ def keep_freed_memory() -> None:
 class Predictor:
     """Applies a model to patches.
 
-    Every forward pass has exactly `batch_size` rows (the last one is padded), so a patch's logit depends neither on
+    Every forward pass has the same number of rows (the last one is padded), so a patch's logit depends neither on
     its neighbours in the batch nor on how many there are. One pass runs at a time; threads may share a predictor.
 
     Parameters
@@ -96,10 +101,18 @@ class Predictor:
     batch_size : rows of one forward pass; a row is one view of one patch
     tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
         the work
+    dense : predict blocks by one pass of the trunk over the whole of them (:func:`wsi_meta.model.cell_logits`)
     """
 
     def __init__(
-        self, model: Model, *, device: str = "auto", precision: str = "auto", batch_size: int = 64, tta: bool = False
+        self,
+        model: Model,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 64,
+        tta: bool = False,
+        dense: bool = False,
     ) -> None:
         import torch
 
@@ -107,7 +120,11 @@ class Predictor:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
+        self._rows = -(-batch_size // 4) * 4  # a row's logit depends on its place in batches of other sizes
         self.views = VIEWS if tta else 1
+        self.halo_px = DENSE_HALO_PX if dense else 0
+        """Pixels beyond a block's patches that :meth:`predict_block` wants to see on each side."""
+        self._dense = dense
         self._lock = threading.Lock()
         self._stopped = False
         if self.device == "cpu":
@@ -152,14 +169,14 @@ class Predictor:
         stride_px: int,
         report: Callable[[int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Give the logit of every view of every wanted cell of a block, each from a patch of its own.
+        """Give the logit of every view of every wanted cell of a block.
 
         Parameters
         ----------
-        image : uint8 (height, width, 3) RGB at the model's mpp; the patch of cell (row, col) has its corner at
-            ``(row * stride_px, col * stride_px)`` of it
+        image : uint8 (height, width, 3) RGB at the model's mpp, with `halo_px` more on each side than the block's patches:
+            without that halo the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``
         wanted : bool (rows, cols), the cells to predict
-        stride_px : side of a cell, pixels at the model's mpp
+        stride_px : side of a cell, pixels at the model's mpp; 32 for a dense predictor
         report : called after each forward pass with the number of cells it finished
 
         Returns
@@ -168,10 +185,15 @@ class Predictor:
         """
         import torch
 
+        logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
+        if self._dense:
+            logits[wanted] = self._predict_densely(image)[wanted]
+            if report is not None:
+                report(int(wanted.sum()))
+            return logits
         side = self.model.card.preprocessing.patch_px
         windows = torch.from_numpy(image).unfold(0, side, stride_px).unfold(1, side, stride_px)
         rows, cols = torch.nonzero(torch.from_numpy(wanted), as_tuple=True)
-        logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
         logits[rows, cols] = self._predict(
             len(rows), lambda chosen: windows[rows[chosen], cols[chosen]].permute(0, 2, 3, 1), report
         )
@@ -196,17 +218,35 @@ class Predictor:
                 report(stop // self.views - start // self.views)
         return logits.reshape(n, self.views).numpy()
 
+    def _predict_densely(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give logits (rows, cols, views) of all cells of a block by a pass of the trunk for each view."""
+        import torch
+
+        halo, whole = self.halo_px // DENSE_STRIDE_PX, torch.from_numpy(image)[None]
+        logits = []
+        for view in range(self.views):
+            seen = self._run(turn(whole, view), cell_logits)
+            rows, cols = seen.shape[1] - halo, seen.shape[2] - halo
+            logits.append(turn_back(seen[:, halo:rows, halo:cols], view)[0])
+        return torch.stack(logits, -1).numpy()
+
     def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """One pass over at most `batch_size` patches; float32 logits on the CPU."""
+        """One pass over at most `batch_size` patches; their logits (n,)."""
+        import torch
+
+        batch = torch.zeros((self._rows, *patches.shape[1:]), dtype=torch.uint8)
+        batch[: len(patches)] = patches
+        return self._run(batch, lambda network, inputs: network(inputs)[: len(patches), 0])
+
+    def _run(self, images: torch.Tensor, forward: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Run the network over uint8 images (n, height, width, 3); float32 logits on the CPU."""
         import torch
 
         if self._stopped:
             raise InterruptedError("the predictor was stopped")
-        batch = torch.zeros((self.batch_size, *patches.shape[1:]), dtype=torch.uint8)
-        batch[: len(patches)] = patches
         with self._lock, torch.inference_mode(), self._autocast:
-            images = self.model.card.preprocessing.to_input(batch.to(self.device))
-            logits: torch.Tensor = self._network(images)[: len(patches), 0].float().cpu()
+            inputs = self.model.card.preprocessing.to_input(images.to(self.device))
+            logits = forward(self._network, inputs).float().cpu()
         if not torch.isfinite(logits).all():
             raise ModelFileError(f"{self.model.path}: gives logits that are no numbers; train or download it again")
         return logits

@@ -14,8 +14,8 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, OutputExistsError, SlideReadError
 from wsi_meta.grid import STRIDES, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.model import load_model
-from wsi_meta.predictor import Predictor, resolve_device, resolve_precision
+from wsi_meta.model import ModelCard, load_model, model_path, read_card
+from wsi_meta.predictor import DENSE_STRIDE_PX, Predictor, resolve_device, resolve_precision
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.scoring import score_slide
 from wsi_meta.slide import Slide, open_slide
@@ -23,11 +23,15 @@ from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
 from wsi_meta.views import mean_over_views, spread_over_views
 
-__all__ = ["MODES", "scan"]
+__all__ = ["MODES", "ScanOptionsError", "scan"]
 
 logger = logging.getLogger("wsi_meta")
 
-MODES = ("auto", "patch")
+MODES = ("auto", "patch", "dense")
+
+
+class ScanOptionsError(ValueError):
+    """Options of a scan that do not go together: wrong usage, not bad input."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class _Job:
     slide: str
     mpp: float | None
     model: str
+    mode: str
     device: str
     precision: str
     batch_size: int
@@ -78,7 +83,8 @@ def scan(
     slide : whole-slide image
     out : store to write (a folder, by custom ``.zarr``)
     model : model file; ``default`` or None for the embedded one
-    mode : ``patch``, a forward pass per cell; ``auto`` is the same until there is another
+    mode : ``patch``, a patch of its own for every cell; ``dense``, one pass of the network over a whole block, for cells of
+        32 px and models whose card says ``dense``; ``auto``, dense where that is possible
     stride_px : side of a cell, pixels at the model's mpp; a multiple of 8 up to 96
     mpp : micrometres per level-0 pixel, where the slide does not say
     device, precision, batch_size, tta : see :class:`wsi_meta.predictor.Predictor`; with `tta` a cell's probability is the
@@ -101,14 +107,23 @@ def scan(
     SlideReadError, MissingMppError, ModelFileError, DataError, DeviceError, OutputPathError
     OutputExistsError
         when `out` is something else, or the heatmap of another scan; it names the difference.
-    ValueError
-        for a mode or stride that does not exist, or `uncertainty` without `tta`.
+    ScanOptionsError
+        (a ValueError) for a mode or stride that does not exist or that the model does not allow, or `uncertainty` without
+        `tta`.
     """
-    if mode not in MODES or stride_px not in STRIDES:
-        raise ValueError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
     if uncertainty and not tta:
-        raise ValueError("uncertainty is the spread over the eight views of test-time averaging; expected tta=True with it")
-    job = _make_job(slide, mpp, model, device, precision, batch_size, tta)
+        raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+    device, model_file = resolve_device(device), model_path(model)
+    job = _Job(
+        slide=str(Path(slide).absolute()),
+        mpp=mpp,
+        model=str(model_file.absolute()),
+        mode=_resolve_mode(mode, stride_px, read_card(model_file)),
+        device=device,
+        precision=resolve_precision(precision, device),
+        batch_size=batch_size,
+        tta=tta,
+    )
     worker = _open(job)
     try:
         grid = _make_grid(worker, stride_px, block_px)
@@ -126,18 +141,17 @@ def scan(
         _open.cache_clear()
 
 
-def _make_job(
-    slide: str | Path,
-    mpp: float | None,
-    model: str | Path | None,
-    device: str,
-    precision: str,
-    batch_size: int,
-    tta: bool,
-) -> _Job:
-    device = resolve_device(device)
-    model = "default" if model is None or str(model) == "default" else str(Path(model).absolute())
-    return _Job(str(Path(slide).absolute()), mpp, model, device, resolve_precision(precision, device), batch_size, tta)
+def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
+    """Give ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
+    if mode not in MODES or stride_px not in STRIDES:
+        raise ScanOptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
+    if mode == "dense" and stride_px != DENSE_STRIDE_PX:
+        raise ScanOptionsError(f"mode dense, stride {stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
+    if mode == "dense" and not card.dense:
+        raise ScanOptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
+    if mode == "auto":
+        return "dense" if card.dense and stride_px == DENSE_STRIDE_PX else "patch"
+    return mode
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +159,12 @@ def _open(job: _Job) -> _Worker:
     """Open slide and model once per process, whatever the number of blocks."""
     slide = open_slide(job.slide, mpp=job.mpp)
     predictor = Predictor(
-        load_model(job.model), device=job.device, precision=job.precision, batch_size=job.batch_size, tta=job.tta
+        load_model(job.model),
+        device=job.device,
+        precision=job.precision,
+        batch_size=job.batch_size,
+        tta=job.tta,
+        dense=job.mode == "dense",
     )
     return _Worker(slide, predictor)
 
@@ -166,7 +185,7 @@ def _open_or_create(
     identity = {
         "slide": slide.fingerprint(),
         "model": predictor.model.hash,
-        "mode": "patch",
+        "mode": "dense" if predictor.halo_px else "patch",
         "grid": grid.to_dict(),
         "tissue": tissue.fingerprint(),
         "precision": predictor.precision,
@@ -245,7 +264,7 @@ def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], No
     calibration, grid = worker.predictor.model.card.calibration, heatmap.grid
     wanted = heatmap.read_status(block) != Status.BACKGROUND
     try:
-        image = worker.slide.read_at(grid.mpp, *grid.window(block))
+        image = worker.slide.read_at(grid.mpp, *grid.window(block, worker.predictor.halo_px))
     except SlideReadError:
         heatmap.write_block(block, None, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND).astype(np.uint8))
         return int(wanted.sum())

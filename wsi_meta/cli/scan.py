@@ -23,7 +23,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
 @click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
 @click.option(
-    "--mode", type=click.Choice(["auto", "patch"]), default="auto", show_default=True, help="How cells are predicted."
+    "--mode", type=click.Choice(["auto", "patch", "dense"]), default="auto", show_default=True, help="Dense: a pass per block."
 )
 @click.option(
     "--stride",
@@ -50,15 +50,17 @@ def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) ->
     One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
     goes on where an interrupted one stopped.
     """
-    if settings["uncertainty"] and not settings["tta"]:
-        raise click.UsageError("--uncertainty is the spread over the eight views of --tta; pass --tta with it.")
     from wsi_meta.batch import scan_slides, summarise
+    from wsi_meta.scanning import ScanOptionsError
     from wsi_meta.scanning import scan as scan_slide
 
-    if len(slides) == 1:
-        rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
-    else:
-        rows = scan_slides(slides, out, progress=True, **settings)
+    try:
+        if len(slides) == 1:
+            rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
+        else:
+            rows = scan_slides(slides, out, progress=True, **settings)
+    except ScanOptionsError as error:
+        raise click.UsageError(str(error)) from error
     options.print_results(rows, as_json=as_json)
     if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
