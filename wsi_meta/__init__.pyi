@@ -1,4 +1,7 @@
 from .batch import scan_slides as scan_slides
+from .benchmark.annotations import Annotations as Annotations
+from .benchmark.annotations import Outline as Outline
+from .benchmark.annotations import read_annotations as read_annotations
 from .benchmark.staging import stage as stage
 from .demo import run_demo as run_demo
 from .errors import DataError as DataError

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.path import Path as MatplotlibPath
+from numpy.typing import NDArray
+from shapely.geometry import Polygon
+
+from wsi_meta.benchmark.annotations import Annotations, Outline, fill_outlines, read_annotations
+from wsi_meta.benchmark.masks import read_mask
+from wsi_meta.errors import DataError
+
+# no edge runs through a pixel's centre, where another implementation may put the pixel on the other side
+quarters = arrays(np.float64, st.tuples(st.integers(3, 12), st.just(2)), elements=st.integers(-24, 88).map(lambda n: n / 4))
+rings = quarters.map(lambda ring: ring + np.array([1 / 7, 2**0.5 / 10]))
+
+
+def _square(left: float, top: float, side: float) -> NDArray[np.float64]:
+    return np.array([[left, top], [left + side, top], [left + side, top + side], [left, top + side]], np.float64)
+
+
+def _asap(path: Path, annotations: list[tuple[str, str, NDArray[np.float64]]]) -> Path:
+    rows = []
+    for name, group, ring in annotations:
+        # written out of order: what counts is the attribute
+        points = [f'<Coordinate Order="{i}" X="{x}" Y="{y}" />' for i, (x, y) in enumerate(ring)][::-1]
+        rows.append(f'<Annotation Name="{name}" Type="Polygon" PartOfGroup="{group}"><Coordinates>{"".join(points)}')
+        rows.append("</Coordinates></Annotation>")
+    path.write_text(f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{"".join(rows)}</Annotations></ASAP_Annotations>')
+    return path
+
+
+@given(rings)
+def test_a_ring_is_filled_as_matplotlib_tells_inside_from_outside(ring: NDArray[np.float64]) -> None:
+    """Also rings that cross themselves, and parts left of, above, right of and below the mask."""
+    rows, cols = np.mgrid[:16, :20]
+    centres = np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
+    # _path.point_in_path counts crossings (even-odd) as long as the ring is closed by hand
+    inside = MatplotlibPath(np.vstack([ring, ring[:1]])).contains_points(centres).reshape(16, 20)
+    np.testing.assert_array_equal(fill_outlines([Outline(ring)], (16, 20), 1), inside)
+
+
+@given(rings, st.integers(-5, 5), st.integers(-5, 5), st.sampled_from([0.5, 1.0, 2.0, 3.3]))
+def test_a_window_is_cut_from_the_whole(ring: NDArray[np.float64], x: int, y: int, downsample: float) -> None:
+    drawn = Annotations((Outline(ring),))
+    whole = drawn.mask((80, 80), downsample, corner=(-20, -20))
+    window = drawn.mask((9, 11), downsample, corner=(x, y))
+    np.testing.assert_array_equal(window, whole[y + 20 : y + 29, x + 20 : x + 31])
+
+
+def test_edges_on_the_centres_of_pixels_belong_to_one_side_only() -> None:
+    """Four squares that meet on centres: every pixel is in exactly one."""
+    squares = [Outline(_square(left, top, 4)) for left in (0.5, 4.5) for top in (0.5, 4.5)]
+    count = sum(fill_outlines([square], (10, 10), 1).astype(int) for square in squares)
+    expected = np.zeros((10, 10), int)
+    expected[:8, :8] = 1
+    np.testing.assert_array_equal(count, expected)
+    assert fill_outlines([Outline(_square(2, 3, 4))], (10, 10), 1).sum() == 16
+    assert fill_outlines([Outline(_square(2, 3, 0.4))], (10, 10), 1).sum() == 0, "no centre within"
+
+
+def test_holes_and_exclusions() -> None:
+    ring, hole, cut = _square(0, 0, 80), _square(16, 16, 24), _square(64, 64, 80)
+    outline = Outline(ring, (hole,))
+    assert outline.area == Polygon(ring, [hole]).area == 80**2 - 24**2
+    mask = Annotations((outline,), (Outline(cut),)).mask((20, 20), 8)
+    expected = np.zeros((20, 20), bool)
+    expected[:10, :10] = True
+    expected[2:5, 2:5] = expected[8:, 8:] = False
+    np.testing.assert_array_equal(mask, expected)
+    island = Annotations((outline, Outline(_square(24, 24, 8)))).mask((20, 20), 8)
+    assert island[3, 3], "tumor outlined within a hole is tumor"
+    assert not island[2, 2]
+    assert not Annotations().mask((3, 4), 8).any()
+
+
+def test_outside_the_slide() -> None:
+    outline = Outline(_square(-50, -50, 1000))
+    assert fill_outlines([outline], (7, 9), 4).all()
+    assert not fill_outlines([Outline(_square(100, 100, 50)), Outline(_square(-90, -90, 50))], (7, 9), 4).any()
+
+
+def test_asap_xml(tmp_path: Path) -> None:
+    squares = [_square(10 * number, 10, 8) for number in range(7)]
+    groups = ["Tumor", "Exclusion", "_0", "_1", "_2", "Metastases", "None"]
+    names = [*(f"Annotation {number}" for number in range(6)), "_0"]
+    found = read_annotations(_asap(tmp_path / "t.xml", list(zip(names, groups, squares, strict=True))))
+    assert [outline.name for outline in found.tumor] == [names[number] for number in (0, 2, 3, 5, 6)]
+    assert [outline.name for outline in found.excluded] == [names[1], names[4]]
+    np.testing.assert_array_equal(found.tumor[1].vertices, squares[2])
+
+
+def _feature(kind: str, coordinates: Any, properties: Any) -> dict[str, Any]:
+    return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}
+
+
+def test_qupath_geojson(tmp_path: Path) -> None:
+    outer, hole = ([*ring.tolist(), ring[0].tolist()] for ring in (_square(0, 0, 40), _square(8, 8, 8)))
+    other = _square(100, 0, 16).tolist()
+    features = [
+        _feature("Polygon", [outer, hole], {"classification": {"name": "Tumor: Positive", "color": [200, 0, 0]}, "name": "A"}),
+        _feature("MultiPolygon", [[other], [hole]], {"classification": {"names": ["Tumor", "Negative"]}}),
+        _feature("Polygon", [hole], {"classification": {"name": "Exclusion"}}),
+        _feature("Polygon", [other], {"objectType": "annotation"}),
+    ]
+    for content in (features, {"type": "FeatureCollection", "features": features}):
+        (tmp_path / "t.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
+        found = read_annotations(tmp_path / "t.geojson")
+        assert [round(outline.area) for outline in found.tumor] == [40**2 - 64, 256, 64, 256]
+        assert [round(outline.area) for outline in found.excluded] == [64]
+        assert found.tumor[0].name == "A"
+    (tmp_path / "one.geojson").write_text(json.dumps(features[0]))
+    assert len(read_annotations(tmp_path / "one.geojson").tumor) == 1
+    stroma = _feature("Polygon", [outer], {"classification": {"name": "Stroma"}})
+    (tmp_path / "s.geojson").write_text(json.dumps([stroma]))
+    assert len(read_annotations(tmp_path / "s.geojson", excluded=["stroma"]).excluded) == 1
+
+
+def test_camelyon_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    regions = [{"name": "_2", "vertices": _square(0, 0, 8).tolist()}, {"name": "line", "vertices": [[0, 0], [1, 1]]}]
+    (tmp_path / "t.json").write_text(json.dumps({"positive": regions, "negative": regions[:1]}))
+    with caplog.at_level(logging.WARNING):
+        found = read_annotations(tmp_path / "t.json")
+    assert [outline.name for outline in found.tumor] == ["_2"]
+    assert len(found.excluded) == 1
+    assert "1 outlines of one or two vertices" in caplog.text
+    (tmp_path / "n.json").write_text('{"positive": [], "negative": []}')
+    assert read_annotations(tmp_path / "n.json").tumor == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.txt", "", "ending '.txt'"),
+        ("gone.xml", None, "No such file"),
+        ("a.xml", "<ASAP_Annotations>", "ParseError"),
+        ("b.xml", "<svg/>", "root element 'svg'"),
+        ("a.json", "{", "JSONDecodeError"),
+        ("b.json", '{"positive": [{"name": "x"}]}', "vertices"),
+        ("c.json", '{"positive": [{"vertices": [[1, 2], [3, NaN], [4, 5]]}]}', "no number"),
+        ("d.json", "3", "TypeError"),
+        ("e.json", '{"positive": [{"vertices": [[1], [2], [3]]}]}', "ValueError"),
+        ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "a Point, expected Polygon"),
+        ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "ValueError"),
+        (
+            "h.geojson",
+            json.dumps([_feature("Polygon", [[[0, 0], [1, 0], [1, 1]]], {"classification": {"name": "Fat"}})]),
+            "'Fat'",
+        ),
+    ],
+)
+def test_damaged_files(tmp_path: Path, name: str, content: str | None, told: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=name) as caught:
+        read_annotations(tmp_path / name)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_xml_bomb_is_refused(tmp_path: Path) -> None:
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
+    (tmp_path / "bomb.xml").write_text(f'<!DOCTYPE a [<!ENTITY e0 "ha">{entities}]><a>&e9;</a>')
+    with pytest.raises(DataError, match=r"bomb\.xml.*amplification"):
+        read_annotations(tmp_path / "bomb.xml")
+
+
+def _write_mask(path: Path, mask: NDArray[np.uint8], *, levels: int = 1) -> Path:
+    with tifffile.TiffWriter(path) as file:
+        for level in range(levels):
+            settings: Any = {"subfiletype": 1} if level else {"subifds": levels - 1}
+            step = 2**level  # the value under the centre, as everywhere here
+            file.write(
+                mask[step // 2 :: step, step // 2 :: step],
+                tile=(64, 64),
+                compression="lzw",
+                photometric="minisblack",
+                **settings,
+            )
+    return path
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_mask_tiff(tmp_path: Path, value: int) -> None:
+    drawn = Annotations((Outline(_square(100, 200, 300)), Outline(_square(600, 40, 100))))
+    mask = drawn.mask((700, 900), 1).astype(np.uint8) * value
+    for levels in (1, 4):
+        path = _write_mask(tmp_path / f"{levels}.tif", mask, levels=levels)
+        for downsample in (1, 8, 32):
+            found = read_mask(path, downsample)
+            assert found.shape == tuple(math.ceil(length / downsample - 0.5) for length in (700, 900))
+            # the eighth, the coarsest level stored, has every fourth pixel's value from half of its own pixel further on
+            exact = downsample < 32 or levels == 1
+            assert (found != drawn.mask(found.shape, downsample)).sum() <= (0 if exact else 20)
+    small = _write_mask(tmp_path / "small.tif", mask[16::32, 16::32])
+    np.testing.assert_array_equal(read_mask(small, 32, first_downsample=32), read_mask(tmp_path / "1.tif", 32))
+
+
+def test_values_of_masks(tmp_path: Path) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    assert not read_mask(_write_mask(tmp_path / "empty.tif", mask), 1).any()
+    mask[:8] = 2
+    with pytest.raises(DataError, match=r"two\.tif: values up to 2"):
+        read_mask(_write_mask(tmp_path / "two.tif", mask), 1)
+    mask[8:16] = 1
+    assert read_mask(_write_mask(tmp_path / "both.tif", mask), 1).sum() == 8 * 64, "1 is tumor, 2 normal"
+    mask[16:24] = 255
+    assert read_mask(_write_mask(tmp_path / "all.tif", mask), 1).sum() == 8 * 64
+    with pytest.raises(DataError, match=r"two\.tif: pixels 32 times as large as asked"):
+        read_mask(tmp_path / "two.tif", 1, first_downsample=32)
+    (tmp_path / "text.tif").write_text("no TIFF")
+    for name in ("text.tif", "gone.tif"):
+        with pytest.raises(DataError, match=f"{name}: not a mask"):
+            read_mask(tmp_path / name, 1)
+
+
+def test_tiles_that_a_mask_leaves_out_are_no_tumor(tmp_path: Path) -> None:
+    tile = np.full((64, 64), 255, np.uint8)
+    tifffile.imwrite(tmp_path / "s.tif", iter([tile, None, None, None]), shape=(128, 128), dtype=np.uint8, tile=(64, 64))
+    found = read_mask(tmp_path / "s.tif", 32)
+    np.testing.assert_array_equal(found, np.kron([[1, 0], [0, 0]], np.ones((2, 2))))
+
+
+@pytest.mark.shared_data
+def test_real_outlines(shared_data: Path) -> None:
+    """Areas as shapely has them, and as many pixels at level 5 as the areas say."""
+    files = sorted((shared_data / "annotations" / "camelyon16_json").glob("*.json"))
+    assert files
+    for file in files:
+        found = read_annotations(file)
+        ours = [outline.area for outline in found.tumor]
+        theirs = [Polygon(outline.vertices).area for outline in found.tumor]
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+        right, lower = np.concatenate([outline.vertices for outline in found.tumor]).max(0)
+        mask = found.mask((int(lower / 32) + 1, int(right / 32) + 1), 32)
+        assert mask.sum() * 32**2 == pytest.approx(sum(ours), rel=0.02)
