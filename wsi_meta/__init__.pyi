@@ -2,6 +2,10 @@ from .batch import scan_slides as scan_slides
 from .benchmark.annotations import Annotations as Annotations
 from .benchmark.annotations import Outline as Outline
 from .benchmark.annotations import read_annotations as read_annotations
+from .benchmark.camelyon16 import froc as froc
+from .benchmark.detections import Detections as Detections
+from .benchmark.detections import read_detections as read_detections
+from .benchmark.detections import write_detections as write_detections
 from .benchmark.staging import stage as stage
 from .demo import run_demo as run_demo
 from .errors import DataError as DataError

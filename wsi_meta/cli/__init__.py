@@ -10,6 +10,7 @@ import wsi_meta
 from wsi_meta.cli.calibrate import calibrate
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.evaluate import evaluate
+from wsi_meta.cli.froc import froc
 from wsi_meta.cli.info import info
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.scan import scan
@@ -43,5 +44,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage):
+for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc):
     main.add_command(_command)

@@ -72,6 +72,6 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
 
 
 def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_rounded(part) for part in value]
     return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage import measure
+from sklearn.metrics import roc_auc_score
+
+from wsi_meta.benchmark.auc import delong
+from wsi_meta.benchmark.camelyon16 import FILES, froc
+from wsi_meta.benchmark.cohort import EXCLUDED, loose, read_excluded
+from wsi_meta.benchmark.detections import Detections, read_detections, write_detections
+from wsi_meta.benchmark.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+
+HEIGHT, WIDTH = 100, 120
+Slide = tuple[list[tuple[float, int, int]], "NDArray[np.bool_] | None"]
+
+
+def _oracle(slides: list[Slide]) -> tuple[list[float], list[float], float]:
+    """The organisers' algorithm, step by step and slowly: false positives a slide, sensitivity, score."""
+    all_false: list[float] = []
+    all_best: list[float] = []
+    tumors = 0
+    for detections, tumor in slides:
+        if tumor is None:
+            all_false += [score for score, _, _ in detections]
+            continue
+        distance = ndimage.distance_transform_edt(~tumor) if tumor.any() else np.full(tumor.shape, np.inf)
+        binary = distance < 75 / (0.243 * pow(2, 5) * 2)
+        mask = measure.label(ndimage.binary_fill_holes(binary), connectivity=2)
+        isolated = [
+            region.label for region in measure.regionprops(mask) if region.axis_major_length < 275 / (0.243 * pow(2, 5))
+        ]
+        best = [0.0] * int(mask.max())
+        for score, x, y in detections:
+            label = int(mask[y // 32, x // 32])
+            if label == 0:
+                all_false.append(score)
+            elif label not in isolated and score > best[label - 1]:
+                best[label - 1] = score
+        all_best += best
+        tumors += len(best) - len(isolated)
+    thresholds = sorted(set(all_false + all_best))[1:]
+    total_false = [sum(score >= threshold for score in all_false) for threshold in thresholds] + [0]
+    total_found = [sum(score >= threshold for score in all_best) for threshold in thresholds] + [0]
+    false_positives = [false / len(slides) for false in total_false]
+    sensitivity = [found / tumors if tumors else float("nan") for found in total_found]
+    at = np.interp([1 / 4, 1 / 2, 1, 2, 4, 8], false_positives[::-1], sensitivity[::-1])
+    return false_positives, sensitivity, float(np.mean(at))
+
+
+@st.composite
+def _tumors(draw: st.DrawFn) -> NDArray[np.bool_]:
+    """Rectangles, some of them rings, of which some lie near each other, some are small and some reach the border."""
+    tumor = np.zeros((HEIGHT, WIDTH), bool)
+    for _ in range(draw(st.integers(0, 5))):
+        height, width = draw(st.integers(1, 55)), draw(st.integers(1, 55))
+        row, col = draw(st.integers(-5, HEIGHT - 1)), draw(st.integers(-5, WIDTH - 1))
+        tumor[max(0, row) : row + height, max(0, col) : col + width] = True
+        if draw(st.booleans()):
+            tumor[max(0, row) + 3 : max(0, row + height - 3), max(0, col) + 3 : max(0, col + width - 3)] = False
+    return tumor
+
+
+# few different scores, so that there are ties, or many
+_scores = st.one_of(st.integers(1, 20).map(lambda n: n / 20), st.floats(0, 1))
+_points = st.tuples(_scores, st.integers(0, WIDTH * 32 - 1), st.integers(0, HEIGHT * 32 - 1))
+_slides = st.tuples(st.lists(_points, max_size=25), st.one_of(st.none(), _tumors()))
+
+
+def _detections(points: list[tuple[float, int, int]]) -> Detections:
+    scores, x, y = np.array(points, np.float64).reshape(-1, 3).T
+    return Detections(scores, x.astype(np.int64), y.astype(np.int64))
+
+
+@settings(max_examples=200)
+@given(st.lists(_slides, min_size=1, max_size=7))
+def test_as_the_organisers_compute_it(slides: list[Slide]) -> None:
+    false_positives, sensitivity, score = _oracle(slides)
+    curve = froc_curve([match(_detections(points), tumor) for points, tumor in slides])
+    np.testing.assert_allclose(curve.false_positives, false_positives, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(curve.sensitivity, sensitivity, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(curve.score, score, rtol=0, atol=1e-9)
+
+
+def _mask(*squares: tuple[int, int, int]) -> NDArray[np.bool_]:
+    tumor = np.zeros((HEIGHT, WIDTH), bool)
+    for row, col, side in squares:
+        tumor[row : row + side, col : col + side] = True
+    return tumor
+
+
+def test_lesions_merge_below_75_um() -> None:
+    """Each grows by less than 4.82 px; with eight pixels between them they touch, with ten they do not."""
+    for gap, lesions in ((1, 1), (8, 1), (10, 2)):
+        labels, isolated = label_lesions(_mask((20, 5, 35), (20, 40 + gap, 35)))
+        assert labels.max() == len(isolated) == lesions
+        assert not isolated.any()
+    assert label_lesions(_mask())[0].max() == 0
+
+
+def test_isolated_tumor_cells_are_under_275_um() -> None:
+    """A square of n px grows to about n + 8; its major axis is that times 2 / sqrt(3) and must reach 35.4 px."""
+    assert label_lesions(_mask((20, 20, 10)))[1].tolist() == [True]
+    assert label_lesions(_mask((20, 20, 30)))[1].tolist() == [False]
+    far, isolated = label_lesions(_mask((2, 2, 3), (50, 60, 40)))
+    assert isolated.tolist() == [True, False]
+    assert far[3, 3] == 1
+    assert far[60, 70] == 2
+
+
+def test_detections_on_isolated_cells_count_neither_way() -> None:
+    tumor = _mask((2, 2, 3), (50, 60, 40))
+    points = [(0.9, 3 * 32, 3 * 32), (0.8, 70 * 32 + 31, 60 * 32 + 31), (0.7, 72 * 32, 60 * 32), (0.6, 100, 3000)]
+    hits = match(_detections(points), tumor)
+    assert hits.false_positives.tolist() == [0.6]
+    assert hits.best.tolist() == [0, 0.8], "several hits keep the best"
+    assert (hits.lesions, hits.isolated) == (1, 1)
+    normal = match(_detections(points), None)
+    assert sorted(normal.false_positives) == [0.6, 0.7, 0.8, 0.9]
+    beyond = match(_detections([(0.5, 10**9, 10**9)]), tumor)
+    assert beyond.false_positives.tolist() == [0.5]
+
+
+def test_slides_without_detections_are_in_the_mean() -> None:
+    empty, points = _detections([]), _detections([(0.9, 2000, 2000), (0.5, 0, 0)])
+    tumor = _mask((50, 50, 40))
+    few = froc_curve([match(points, tumor)])
+    many = froc_curve([match(points, tumor), match(empty, None), match(empty, None), match(empty, None)])
+    np.testing.assert_allclose(many.false_positives, few.false_positives / 4)
+
+
+def test_a_perfect_and_a_blind_method() -> None:
+    tumor = _mask((50, 50, 40))
+    assert froc_curve([match(_detections([(0.9, 2000, 2000), (0.1, 0, 0)]), tumor)]).score == 1
+    blind = froc_curve([match(_detections([(0.9, 0, 0)]), tumor)])
+    assert blind.score == 0
+    assert np.isnan(froc_curve([match(_detections([]), None)]).score)
+
+
+def test_the_interval_holds_the_score_and_is_the_same_again() -> None:
+    rng = np.random.default_rng(3)
+    slides = []
+    for number in range(20):
+        points = [(float(score), int(x), int(y)) for score, x, y in rng.uniform(0, (1, 3800, 3200), (6, 3))]
+        slides.append(match(_detections(points), _mask((30, 30, 60)) if number % 2 else None))
+    interval = bootstrap_interval(slides)
+    assert interval is not None
+    assert 0 <= interval[0] < froc_curve(slides).score < interval[1] <= 1
+    assert interval == bootstrap_interval(slides) != bootstrap_interval(slides, seed=1)
+    assert bootstrap_interval(slides[:1]) is None
+    assert bootstrap_interval(slides[::2]) is None, "no lesions"
+
+
+# AUC of slides
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=4, max_size=40))
+def test_delong_by_its_definition(slides: list[tuple[bool, int]]) -> None:
+    labels, scores = np.array([tumor for tumor, _ in slides]), np.array([score for _, score in slides], np.float64)
+    if labels.all() or not labels.any():
+        with pytest.raises(ValueError, match="both classes"):
+            delong(scores, labels)
+        return
+    auc, interval = delong(scores, labels)
+    assert auc == pytest.approx(roc_auc_score(labels, scores))
+    wins = np.subtract.outer(scores[labels], scores[~labels])
+    kernel = (wins > 0) + 0.5 * (wins == 0)
+    if min(kernel.shape) < 2:
+        assert interval is None
+        return
+    variance = kernel.mean(1).var(ddof=1) / kernel.shape[0] + kernel.mean(0).var(ddof=1) / kernel.shape[1]
+    half = 1.959964 * variance**0.5
+    assert interval == pytest.approx((max(0, auc - half), min(1, auc + half)), abs=1e-6)
+
+
+def test_delongs_interval_covers_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) < 40
+    covered = 0
+    for _ in range(400):
+        _, interval = delong(rng.normal(labels * 1.0, 1), labels)
+        assert interval is not None
+        covered += interval[0] <= 0.7602 <= interval[1]  # the AUC of two normal distributions one deviation apart
+    assert 0.91 < covered / 400 < 0.985
+
+
+# folders and files
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> tuple[Path, Path]:
+    """Four slides: outlines, a mask, a normal one with a false alarm, a normal one with an empty file."""
+    found, truth = tmp_path / "found", tmp_path / "truth"
+    found.mkdir()
+    truth.mkdir()
+    square = (np.array([[0, 0], [60, 0], [60, 60], [0, 60]]) * 32 + 320).tolist()
+    (truth / "Test_001.json").write_text(json.dumps({"positive": [{"name": "a", "vertices": square}], "negative": []}))
+    tifffile.imwrite(truth / "test_002_Mask.tif", _mask((50, 50, 40)).astype(np.uint8) * 255)
+    (found / "test_001.csv").write_text("probability,x,y\n0.9,1000,1000\n0.3,3500.0,3100.5\n")
+    (found / "Test_002.csv").write_text("0.4,100,100\n0.2,2000,2000\n")
+    (found / "test_003.csv").write_text("0.5,100,100\n")
+    (found / "test_004.csv").write_text("")
+    return found, truth
+
+
+def test_folders(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    result = froc(*cohort, mask_level=5, out=tmp_path / "out")
+    assert (result.slides, result.lesions, result.isolated, result.excluded) == (4, 2, 0, {})
+    # thresholds 0.2 (dropped), 0.3, 0.4, 0.5, 0.9
+    np.testing.assert_allclose(result.curve.false_positives, [3 / 4, 2 / 4, 1 / 4, 0, 0])
+    np.testing.assert_allclose(result.curve.sensitivity, [0.5, 0.5, 0.5, 0.5, 0])
+    assert result.score == 0.5
+    assert result.slide_auc is not None
+    assert result.slide_auc.auc == 0.75, "0.9 and 0.4 against 0.5 and 0"
+    assert result.slide_auc.delong is not None
+    assert result.slide_auc.bootstrap is not None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    with (tmp_path / "out" / "froc.csv").open() as file:
+        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
+    np.testing.assert_array_equal(
+        np.array(rows).T, [result.curve.thresholds, result.curve.false_positives, result.curve.sensitivity]
+    )
+    assert json.loads((tmp_path / "out" / "froc.json").read_text())["score"] == 0.5
+    assert np.ptp(np.asarray(Image.open(tmp_path / "out" / "froc.png").convert("RGB"))) > 100
+
+
+def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = ["froc", *map(str, cohort), "--mask-level", "5", "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads(json.dumps(froc(*cohort, mask_level=5).to_dict()))
+    (tmp_path / "leave.csv").write_text("slide,task,reason\ntest_1,both,mine\n")
+    result = CliRunner().invoke(main, [*arguments, "--exclude", str(tmp_path / "leave.csv")])
+    assert json.loads(result.stdout)["excluded"] == {"test_001": "both: mine"}
+    assert json.loads(result.stdout)["slides"] == 3
+
+
+def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    froc(*cohort, mask_level=5, out=out)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        froc(*cohort, mask_level=5, out=out)
+    froc(*cohort, mask_level=5, out=out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    with pytest.raises(OutputPathError, match="a file; expected a folder"):
+        froc(*cohort, mask_level=5, out=out / "notes.txt")
+
+
+def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:
+    found, truth = cohort
+    assert {name: exclusion.task for name, exclusion in read_excluded(EXCLUDED).items()} == {
+        "normal_86": "both",
+        "normal_144": "both",
+        "test_49": "both",
+        "test_114": "lesions",
+    }
+    assert loose("Normal_086") == loose("normal_86") == "normal_86"
+    assert loose("test_100") == "test_100"
+    (found / "test_001.csv").rename(found / "test_114.csv")
+    (truth / "Test_001.json").rename(truth / "Test_114.json")
+    (found / "test_049.csv").write_text("0.99,0,0\n")
+    (truth / "test_049.tif").write_text("never read")
+    result = froc(found, truth, mask_level=5)
+    assert list(result.excluded) == ["test_049", "test_114"]
+    assert (result.slides, result.lesions) == (3, 1)
+    assert result.slide_auc is not None
+    assert (result.slide_auc.tumor, result.slide_auc.normal) == (2, 2), "test_114 is out of the lesions only"
+    (truth / "test_049.tif").unlink()
+    everything = froc(found, truth, mask_level=5, exclude=None)
+    assert (everything.slides, everything.lesions, everything.excluded) == (5, 2, {})
+
+
+def test_scores_of_slides_from_a_table(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    table = tmp_path / "summary.csv"
+    table.write_text("slide,score\nslides/Test_001.tif,0.9\ntest_002,0.8\ntest_003.tif,0.1\ntest_004.tif,0.2\n")
+    result = froc(*cohort, mask_level=5, scores=table)
+    assert result.slide_auc is not None
+    assert result.slide_auc.auc == 1
+    for content, told in [
+        ("slide,score\ntest_001,0.5\n", "no score of 3 slides, first 'test_002'"),
+        ("slide,score\ntest_001,\n", "score '' of 'test_001'"),
+        ("slide,score\ntest_001,nan\n", "not finite"),
+        ("name,score\n", "expected 'slide' and 'score'"),
+    ]:
+        table.write_text(content)
+        with pytest.raises(DataError, match=r"summary\.csv") as caught:
+            froc(*cohort, mask_level=5, scores=table)
+        assert told in str(caught.value)
+
+
+def test_only_normal_slides_or_only_isolated_cells_have_no_score(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = cohort
+    (truth / "Test_001.json").write_text('{"positive": []}')
+    tifffile.imwrite(truth / "test_002_Mask.tif", _mask((50, 50, 2)).astype(np.uint8))
+    result = froc(found, truth, mask_level=5, out=tmp_path / "out")
+    assert (result.score, result.interval, result.sensitivity, result.lesions, result.isolated) == (None, None, {}, 0, 1)
+    assert result.slide_auc is not None, "cells are tumor all the same"
+    json.loads((tmp_path / "out" / "froc.json").read_text())
+
+
+def test_contradictions(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = cohort
+    cases: list[tuple[str, Any]] = [
+        ("no such folder", lambda: froc(tmp_path / "gone", truth)),
+        ("not a folder", lambda: froc(found, truth / "Test_001.json")),
+        ("holds no such file; expected <slide>.csv", lambda: froc(truth, truth)),
+        ("covers 128 x 96 level-0 pixels, but a detection lies at x 2000, y 2000", lambda: froc(found, truth)),
+    ]
+    for told, call in cases:
+        with pytest.raises(DataError) as caught:
+            call()
+        assert told in str(caught.value)
+    (truth / "test_009.xml").write_text("<ASAP_Annotations/>")
+    with pytest.raises(DataError, match=r"1 slides with truth have no detections, first 'test_009'; expected test_009\.csv"):
+        froc(found, truth, mask_level=5)
+    (truth / "test_002.xml").write_text("<ASAP_Annotations/>")
+    with pytest.raises(DataError, match=r"is for the same slide as"):
+        froc(found, truth, mask_level=5)
+    (tmp_path / "leave.csv").write_text("slide,task,reason\ntest_001,all,x\n")
+    with pytest.raises(DataError, match="task 'all' of 'test_001'"):
+        froc(found, truth, exclude=tmp_path / "leave.csv")
+    (tmp_path / "leave.csv").write_text("slide,task,reason\n" + "".join(f"test_{n},both,x\n" for n in (1, 2, 3, 4, 9)))
+    (truth / "test_002.xml").unlink()
+    with pytest.raises(DataError, match="every slide is left out"):
+        froc(found, truth, exclude=tmp_path / "leave.csv")
+
+
+@pytest.mark.parametrize("line", ["0.5,1", "0.5,a,3", "nan,1,2", "0.5,-1,2", "-0.1,1,2", "0.5,1,2,3", "0.5,1e300,2", "p,1,2"])
+def test_bad_detections(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(f"0.5,1,2\n{line}\n")
+    with pytest.raises(DataError, match=r"d\.csv: line 2 is"):
+        read_detections(path)
+    path.write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(DataError, match=r"d\.csv: not a list of detections"):
+        read_detections(path)
+
+
+@given(st.lists(_points, max_size=8))
+def test_detections_come_back_as_written(
+    tmp_path_factory: pytest.TempPathFactory, points: list[tuple[float, int, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("d") / "slide.csv"
+    write_detections(path, _detections(points))
+    back = read_detections(path)
+    assert list(zip(back.scores.tolist(), back.x.tolist(), back.y.tolist(), strict=True)) == points
+    assert (path.stat().st_size == 0) == (not points)
+    with pytest.raises(OutputExistsError):
+        write_detections(path, back)
+
+
+def test_spaces_blank_lines_and_headers(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("\ufeffconfidence, X, Y\n\n 0.5 , 1.9 , 2 \n , , \n")
+    found = read_detections(path)
+    assert (found.scores.tolist(), found.x.tolist(), found.y.tolist()) == ([0.5], [1], [2])
+
+
+def test_level_five_of_the_protocol() -> None:
+    assert DOWNSAMPLE == 2**5

@@ -1,0 +1,204 @@
+"""Camelyon16's two yardsticks for a folder of detections: lesions by FROC, slides by the area under the ROC curve."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_meta.benchmark.auc import delong
+from wsi_meta.benchmark.cohort import EXCLUDED, JudgedSlide, judge_slides, read_excluded, read_scores
+from wsi_meta.benchmark.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
+from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.outputs import check_folder, check_output, written_whole
+from wsi_meta.training.metrics import bootstrap_intervals
+
+__all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
+
+LINE, DOTS = "#2b6f99", "#a8386b"
+FILES = ("froc.json", "froc.csv", "froc.png")
+"""What is written: all figures; the curve; its picture."""
+
+
+@dataclass(frozen=True)
+class SlideAuc:
+    """How well the slides' scores tell those with tumor from the others."""
+
+    auc: float
+    delong: tuple[float, float] | None
+    """95 % interval; None where a class has one slide."""
+    bootstrap: tuple[float, float] | None
+    """95 % interval, percentile bootstrap over slides."""
+    tumor: int
+    """Slides with tumor."""
+    normal: int
+    """Slides without."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrocResult:
+    """What :func:`froc` found."""
+
+    curve: FrocCurve
+    score: float | None
+    """Mean sensitivity at 1/4 to 8 false positives a slide; None where the truth has no lesion that counts."""
+    interval: tuple[float, float] | None
+    """95 %, percentile bootstrap over slides."""
+    sensitivity: dict[str, float]
+    """By false positives a slide; empty where there is no score."""
+    slides: int
+    """All that were judged for lesions, those without detections included."""
+    lesions: int
+    """That count."""
+    isolated: int
+    """Isolated tumor cells, which count neither way."""
+    slide_auc: SlideAuc | None
+    """None where the slides are all of one class."""
+    excluded: dict[str, str]
+    """Slides that the table names, of what they were left out, and why."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all but the curve as plain JSON values."""
+        fields = {name: value for name, value in vars(self).items() if name != "curve"}
+        return fields | {"slide_auc": asdict(self.slide_auc) if self.slide_auc else None}
+
+
+def froc(
+    detections: str | Path,
+    truth: str | Path,
+    *,
+    out: str | Path | None = None,
+    exclude: str | Path | None = EXCLUDED,
+    scores: str | Path | None = None,
+    mask_level: int = 0,
+    overwrite: bool = False,
+) -> FrocResult:
+    """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.benchmark.froc` for the protocol.
+
+    Slides are the CSV files in `detections`; their truth is the file of the same name in `truth` (case and an ending
+    ``_mask`` do not matter), and a slide without one is normal. Outlines do not tell the slide's size, so a detection
+    beyond them is on background, wherever it is. Intervals come from 1,000 resamples of the slides, always the same ones.
+
+    Parameters
+    ----------
+    detections : folder of ``<slide>.csv`` with lines ``probability,x,y``, level-0 pixels; an empty file for none
+    truth : folder of ``<slide>.xml``, ``.json``, ``.geojson`` (outlines), ``.tif`` or ``.tiff`` (mask)
+    out : folder for :data:`FILES`, made if it does not exist
+    exclude : CSV with columns ``slide``, ``task`` (lesions, slides or both) and ``reason``; None leaves out nothing; the
+        default leaves out the slides of Camelyon16 that are known to be wrong
+    scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
+        detection, 0 without any
+    mask_level : level of the slide at which the first image of each mask TIFF stands; 0 is as large as the slide
+    overwrite : replace those files in `out`
+
+    Raises
+    ------
+    DataError
+        when a folder or file is missing, damaged or contradicts another: a truth without detections, detections outside
+        a mask, a slide without a score.
+    OutputExistsError, OutputPathError
+    """
+    target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
+    left_out = {} if exclude is None else read_excluded(exclude)
+    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, mask_level=mask_level)
+    hits = [slide.hits for slide in cohort.of("lesions")]
+    if not hits:
+        raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
+    curve, lesions = froc_curve(hits), sum(slide.lesions for slide in hits)
+    result = FrocResult(
+        curve=curve,
+        score=curve.score if lesions else None,
+        interval=bootstrap_interval(hits),
+        sensitivity=dict(zip(map(str, FALSE_POSITIVES), curve.at.tolist(), strict=True)) if lesions else {},
+        slides=len(hits),
+        lesions=lesions,
+        isolated=sum(slide.isolated for slide in hits),
+        slide_auc=_slide_auc(cohort.of("slides"), scores),
+        excluded={name: f"{exclusion.task}: {exclusion.reason}" for name, exclusion in cohort.excluded.items()},
+    )
+    if target is not None:
+        _write(target, result)
+    return result
+
+
+def draw_froc(result: FrocResult, out: Path) -> None:
+    """Draw sensitivity over false positives a slide, logarithmic from 1/8 to 16, the score's six points on it; a PNG."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    figure = Figure(figsize=(6, 4.2), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    places = np.geomspace(1 / 8, 16, 500)  # straight between points of the curve is not straight on this scale
+    curve = np.interp(places, result.curve.false_positives[::-1], result.curve.sensitivity[::-1])
+    axes.plot(places, curve, color=LINE, lw=2)
+    axes.plot(FALSE_POSITIVES, result.curve.at, "o", color=DOTS, ms=7, mec="white", clip_on=False, label="make the score")
+    axes.set(xscale="log", xlim=(1 / 8, 16), ylim=(0, 1.02), xlabel="false positives per slide", ylabel="lesions found")
+    axes.xaxis.set_major_locator(FixedLocator([1 / 8, *FALSE_POSITIVES, 16]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
+    axes.grid(color="#e3e5ea")
+    axes.set_axisbelow(True)
+    axes.legend(loc="lower right", frameon=False)
+    axes.set_title(_title(result), loc="left", fontsize=11)
+    figure.savefig(out, format="png")
+
+
+def _title(result: FrocResult) -> str:
+    score = "no score: no lesions" if result.score is None else f"score {result.score:.3f}"
+    interval = f" (95 %: {result.interval[0]:.3f} to {result.interval[1]:.3f})" if result.interval else ""
+    return f"FROC, {score}{interval}, {result.lesions} lesions on {result.slides} slides"
+
+
+def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
+    """Give the AUC of the slides' scores, from the table at `path`, else of each slide's highest detection."""
+    scores = {slide.name: slide.highest for slide in slides}
+    if path is not None:
+        table = read_scores(path)
+        if missing := sorted(set(scores) - set(table)):
+            raise DataError(f"{path}: no score of {len(missing)} slides, first '{missing[0]}'; expected a row for each")
+        scores = {name: table[name] for name in scores}
+    labels = np.array([slide.tumor for slide in slides], bool)
+    values = np.array(list(scores.values()), np.float64)
+    if labels.all() or not labels.any():
+        return None
+    auc, interval = delong(values, labels)
+    return SlideAuc(
+        auc=auc,
+        delong=interval,
+        bootstrap=bootstrap_intervals(values, labels.astype(np.int64)).get("auc"),
+        tumor=int(labels.sum()),
+        normal=int((~labels).sum()),
+    )
+
+
+def _check_out(folder: Path, *, overwrite: bool) -> Path:
+    """Make sure that the files can be written; the folder is made last, when there is something to write."""
+    if folder.is_dir():
+        for name in FILES:
+            check_output(folder / name, overwrite=overwrite)
+    elif folder.exists():
+        raise OutputPathError(f"{folder}: a file; expected a folder for {', '.join(FILES)}")
+    else:
+        check_folder(folder)
+    return folder
+
+
+def _write(folder: Path, result: FrocResult) -> None:
+    folder.mkdir(exist_ok=True)
+    figures, table, picture = (folder / name for name in FILES)
+    with written_whole(figures) as partial:
+        partial.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
+    with written_whole(table) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["threshold", "false_positives_per_slide", "sensitivity"])
+        curve = result.curve
+        writer.writerows(
+            zip(*(part.tolist() for part in (curve.thresholds, curve.false_positives, curve.sensitivity)), strict=True)
+        )
+    with written_whole(picture) as partial:
+        draw_froc(result, partial)

@@ -1,0 +1,164 @@
+"""A challenge's slides: each one's detections held against its truth, the known bad ones left out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.benchmark.annotations import read_annotations
+from wsi_meta.benchmark.detections import Detections, read_detections
+from wsi_meta.benchmark.froc import DOWNSAMPLE, SlideHits, match
+from wsi_meta.benchmark.masks import read_mask
+from wsi_meta.errors import DataError
+from wsi_meta.tables import read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["EXCLUDED", "TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_excluded", "read_scores"]
+
+EXCLUDED = Path(__file__).parent / "camelyon16_excluded.csv"
+"""Slides of Camelyon16 that are known to be wrong, with the task they are left out of and the reason."""
+TASKS = ("lesions", "slides", "both")
+OUTLINES = (".xml", ".json", ".geojson")
+MASKS = (".tif", ".tiff")
+MARGIN_PX = 8
+"""Pixels of the evaluation mask beyond outlines: more than lesions grow by where they are merged."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Why a slide is left out, and of what."""
+
+    task: str
+    """One of :data:`TASKS`."""
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedSlide:
+    """One slide's detections against its truth."""
+
+    name: str
+    hits: SlideHits
+    tumor: bool
+    """Whether its truth holds any tumor."""
+    highest: float
+    """Highest score of a detection; 0 without."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """The slides of a challenge, judged."""
+
+    slides: tuple[JudgedSlide, ...]
+    """By name; those that are left out of both tasks are not among them."""
+    excluded: dict[str, Exclusion]
+    """By name, those that are left out of a task or of both."""
+
+    def of(self, task: str) -> list[JudgedSlide]:
+        """Give the slides that count for ``lesions`` or ``slides``."""
+        return [slide for slide in self.slides if slide.name not in self.excluded or self.excluded[slide.name].task != task]
+
+
+def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], mask_level: int = 0) -> Cohort:
+    """Read and judge slide after slide; parameters and errors as :func:`wsi_meta.froc`."""
+    found = _files_by_slide(detections, (".csv",), "<slide>.csv")
+    truths = _files_by_slide(truth, OUTLINES + MASKS, f"<slide>{', '.join(OUTLINES + MASKS)}")
+    left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
+    skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
+    if alone := sorted(set(truths) - set(found) - skipped):
+        told = f"{len(alone)} slides with truth have no detections, first '{alone[0]}'"
+        raise DataError(f"{detections}: {told}; expected {alone[0]}.csv, empty where nothing was found")
+    judged = (_judge(name, found[name], truths.get(name), mask_level) for name in sorted(set(found) - skipped))
+    return Cohort(tuple(judged), left_out)
+
+
+def read_excluded(path: str | Path) -> dict[str, Exclusion]:
+    """Read a table of slides to leave out: columns ``slide``, ``task`` (one of :data:`TASKS`) and ``reason``.
+
+    Returns
+    -------
+    dict by the slide's name as :func:`loose` gives it.
+
+    Raises
+    ------
+    DataError
+    """
+    path = Path(path)
+    table: dict[str, Exclusion] = {}
+    for slide, task, reason in read_table(path, ("slide", "task", "reason"), "slides to leave out"):
+        if task not in TASKS:
+            raise DataError(f"{path}: task '{task}' of '{slide}'; expected one of {', '.join(TASKS)}")
+        table[loose(slide)] = Exclusion(task, reason)
+    return table
+
+
+def read_scores(path: str | Path) -> dict[str, float]:
+    """Read slides' scores: columns ``slide`` (name or file) and ``score``, as ``summary.csv`` of a scan has them.
+
+    Raises
+    ------
+    DataError
+        when the table is damaged, or a score no number.
+    """
+    path = Path(path)
+    scores: dict[str, float] = {}
+    for slide, score in read_table(path, ("slide", "score"), "slide scores"):
+        try:
+            scores[Path(slide).stem.lower()] = float(score)
+        except ValueError:
+            raise DataError(f"{path}: score '{score}' of '{slide}'; expected a number for each slide") from None
+    if not np.isfinite([*scores.values()]).all():
+        raise DataError(f"{path}: a score that is not finite; expected a number for each slide")
+    return scores
+
+
+def loose(name: str) -> str:
+    """Give a slide's name in lower case and without the zeros before its numbers: ``Normal_086`` is ``normal_86``."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.lower())
+
+
+def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
+    """Give the folder's files by slide: name in lower case, ``_mask`` taken off; DataError when two are one slide's."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in endings and not path.name.startswith("."):
+            name = re.sub(r"(_evaluation)?_mask$", "", path.stem.lower())
+            if files.setdefault(name, path) != path:
+                raise DataError(f"{path}: is for the same slide as {files[name].name}; expected one file a slide")
+    if not files:
+        raise DataError(f"{folder}: holds no such file; expected {expected}")
+    return files
+
+
+def _judge(name: str, found: Path, truth: Path | None, mask_level: int) -> JudgedSlide:
+    points = read_detections(found)
+    tumor = None if truth is None else _draw_truth(truth, points, mask_level)
+    return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)
+
+
+def _draw_truth(path: Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
+    """Give the evaluation mask, bool (height, width) at level 5."""
+    if path.suffix.lower() in OUTLINES:
+        annotations = read_annotations(path)
+        corners = [outline.vertices.max(0) for outline in annotations.tumor] or [np.zeros(2)]
+        width, height = np.maximum(0, np.ceil(np.max(corners, 0) / DOWNSAMPLE)).astype(int) + MARGIN_PX
+        return annotations.mask((int(height), int(width)), DOWNSAMPLE)
+    mask = read_mask(path, DOWNSAMPLE, first_downsample=2**mask_level)
+    # a slide's last pixels may be less than half a pixel of the mask
+    outside = (points.y // DOWNSAMPLE > mask.shape[0]) | (points.x // DOWNSAMPLE > mask.shape[1])
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        size = f"{mask.shape[1] * DOWNSAMPLE} x {mask.shape[0] * DOWNSAMPLE} level-0 pixels"
+        raise DataError(
+            f"{path}: covers {size}, but a detection lies at x {points.x[first]}, y {points.y[first]}; "
+            "expected the mask of the same slide; see --mask-level"
+        )
+    return mask

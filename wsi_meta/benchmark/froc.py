@@ -1,0 +1,171 @@
+"""Camelyon16's lesion score: free-response ROC as its organisers compute it. Pure numpy and scikit-image.
+
+The protocol of the challenge's evaluation code (Ehteshami Bejnordi et al. 2017, JAMA 318(22):2199-2210): the tumor's mask
+at level 5 of 0.243 um/px; lesions closer than 75 um are one; lesions under 275 um are isolated tumor cells, which count
+neither way. Scores are compared in float64; the organisers' script keeps the best hits in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.benchmark.detections import Detections
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = [
+    "DOWNSAMPLE",
+    "FALSE_POSITIVES",
+    "FrocCurve",
+    "SlideHits",
+    "bootstrap_interval",
+    "froc_curve",
+    "label_lesions",
+    "match",
+]
+
+DOWNSAMPLE = 32
+"""Level-0 pixels along a side of the evaluation mask's pixel: level 5."""
+PIXEL_UM = 0.243 * DOWNSAMPLE
+"""Side of the mask's pixel, um; the organisers take 0.243 um per level-0 pixel for every slide."""
+MERGE_UM = 75.0
+"""Lesions nearer than this to each other are one (five tumor cells, say the organisers)."""
+ISOLATED_UM = 275.0
+"""Lesions whose major axis is shorter are isolated tumor cells."""
+FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives a slide at which sensitivity is averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlideHits:
+    """What a slide's detections hit."""
+
+    false_positives: NDArray[np.float64]
+    """Scores of detections on no lesion; shape (n,)."""
+    best: NDArray[np.float64]
+    """Best score on each lesion, 0 where missed; shape (lesions,). Isolated tumor cells are among them, with 0."""
+    lesions: int
+    """Lesions that count: all but the isolated tumor cells."""
+
+    @property
+    def isolated(self) -> int:
+        """Lesions that are isolated tumor cells."""
+        return len(self.best) - self.lesions
+
+
+@dataclass(frozen=True, eq=False)
+class FrocCurve:
+    """Sensitivity over false positives; arrays (n,), from the lowest threshold to the highest and then (0, 0)."""
+
+    thresholds: NDArray[np.float64]
+    """A detection counts at or over it; the last is infinite."""
+    false_positives: NDArray[np.float64]
+    """Mean false positives a slide, falling to 0."""
+    sensitivity: NDArray[np.float64]
+    """Share of lesions found; NaN where there are no lesions."""
+
+    @property
+    def at(self) -> NDArray[np.float64]:
+        """Sensitivity at each of :data:`FALSE_POSITIVES`, between points of the curve on straight lines."""
+        return np.interp(FALSE_POSITIVES, self.false_positives[::-1], self.sensitivity[::-1])
+
+    @property
+    def score(self) -> float:
+        """Mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false positives a slide; NaN where there are no lesions."""
+        return float(self.at.mean())
+
+
+def label_lesions(tumor: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Label a slide's lesions and tell which of them are isolated tumor cells.
+
+    Parameters
+    ----------
+    tumor : bool (height, width) at level 5
+
+    Returns
+    -------
+    labels : int32 (height, width); 0 is no lesion
+    isolated : bool (lesions,); index 0 is lesion 1
+    """
+    from scipy.ndimage import binary_fill_holes, distance_transform_edt
+    from skimage.measure import label, regionprops
+
+    labels = np.zeros(tumor.shape, np.int32)
+    if not tumor.any():
+        return labels, np.zeros(0, bool)
+    reach = MERGE_UM / (PIXEL_UM * 2)
+    # only what lies round the tumor can be labelled; the margin keeps holes apart from what is open to the outside
+    window = tuple(_span(np.asarray(tumor.any(axis)), int(reach) + 2) for axis in (1, 0))
+    near = distance_transform_edt(~tumor[window]) < reach
+    labels[window] = label(binary_fill_holes(near), connectivity=2)
+    shortest = ISOLATED_UM / PIXEL_UM
+    return labels, np.array([region.axis_major_length < shortest for region in regionprops(labels[window])], bool)
+
+
+def match(detections: Detections, tumor: NDArray[np.bool_] | None) -> SlideHits:
+    """Hold a slide's detections against its tumor.
+
+    Parameters
+    ----------
+    detections : of the slide, level-0 pixels
+    tumor : bool (height, width) at level 5, what lies outside it is not tumor; None for a normal slide
+    """
+    labels, isolated = label_lesions(np.zeros((0, 0), bool) if tumor is None else tumor)
+    row, col = detections.y // DOWNSAMPLE, detections.x // DOWNSAMPLE
+    inside = (row < labels.shape[0]) & (col < labels.shape[1])
+    hit = np.zeros(len(row), np.int64)
+    hit[inside] = labels[row[inside], col[inside]]
+    best = np.zeros(len(isolated))
+    counts = (hit > 0) & ~np.append(False, isolated)[hit]
+    np.maximum.at(best, hit[counts] - 1, detections.scores[counts])
+    return SlideHits(detections.scores[hit == 0], best, int((~isolated).sum()))
+
+
+def froc_curve(slides: Sequence[SlideHits]) -> FrocCurve:
+    """Compute the curve over all slides, those without detections included.
+
+    The thresholds are the distinct scores of all false positives and of every lesion's best hit (0 for missed lesions and
+    isolated tumor cells), the lowest dropped, as the organisers do.
+    """
+    nothing = np.zeros(0)
+    false = np.sort(np.concatenate([nothing, *(slide.false_positives for slide in slides)]))
+    best = np.sort(np.concatenate([nothing, *(slide.best for slide in slides)]))
+    thresholds = np.unique(np.concatenate([false, best]))[1:]
+    lesions = sum(slide.lesions for slide in slides)
+    alarms = np.append(len(false) - np.searchsorted(false, thresholds), 0)
+    found = np.append(len(best) - np.searchsorted(best, thresholds), 0)
+    sensitivity = found / lesions if lesions else np.full(len(found), np.nan)
+    return FrocCurve(np.append(thresholds, np.inf), alarms / max(1, len(slides)), sensitivity)
+
+
+def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """Give the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993).
+
+    Parameters
+    ----------
+    slides : as :func:`froc_curve`
+    n : resamples; those without lesions are left out
+    seed : of the draws
+
+    Returns
+    -------
+    2.5th and 97.5th percentile; None with one slide or without lesions.
+    """
+    if len(slides) < 2 or not any(slide.lesions for slide in slides):
+        return None
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(len(slides), size=len(slides)) for _ in range(n))
+    scores = np.array([froc_curve([slides[index] for index in indices]).score for indices in drawn])
+    low, high = np.nanpercentile(scores, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _span(there: NDArray[np.bool_], margin: int) -> slice:
+    """Give from the first to the last True and `margin` more on each side."""
+    first, last = np.flatnonzero(there)[[0, -1]].tolist()
+    return slice(max(0, first - margin), last + margin + 1)

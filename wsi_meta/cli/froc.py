@@ -1,0 +1,41 @@
+"""``wsi-meta froc``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["froc"]
+
+
+@click.command(epilog=options.example("wsi-meta froc detections/ annotations/ --out froc/"))
+@click.argument("detections", type=click.Path(path_type=Path))
+@click.argument("truth", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for froc.json, froc.csv (the curve) and froc.png.")
+@click.option(
+    "--exclude",
+    default="camelyon16",
+    show_default=True,
+    help="CSV slide,task,reason of slides to leave out; camelyon16: its known bad ones; none: nothing.",
+)
+@click.option("--scores", type=click.Path(path_type=Path), help="CSV slide,score; default: each slide's highest detection.")
+@click.option(
+    "--mask-level", type=click.IntRange(0, 20), default=0, show_default=True, help="Level of a mask TIFF's first image."
+)
+@options.overwrite_option
+@options.as_json_option
+def froc(detections: Path, truth: Path, exclude: str, as_json: bool, **settings: Any) -> None:
+    """Judge detections by Camelyon16's lesion score (FROC), and slides by AUC, with 95 % intervals.
+
+    DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels, empty for none; TRUTH one of
+    <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
+    """
+    from wsi_meta.benchmark.camelyon16 import froc as judge
+
+    if exclude != "camelyon16":
+        settings["exclude"] = None if exclude == "none" else Path(exclude)
+    options.print_result(judge(detections, truth, **settings).to_dict(), as_json=as_json)
