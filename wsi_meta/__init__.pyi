@@ -23,6 +23,10 @@ from .grid import Block as Block
 from .grid import PatchGrid as PatchGrid
 from .heatmap import Heatmap as Heatmap
 from .heatmap import Status as Status
+from .lesions import Lesion as Lesion
+from .lesions import find_lesions as find_lesions
+from .lesions import to_detections as to_detections
+from .lesions import write_lesions as write_lesions
 from .model import Model as Model
 from .model import ModelCard as ModelCard
 from .model import load_model as load_model

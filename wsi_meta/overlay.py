@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.lesions import Lesion, find_lesions
 from wsi_meta.outputs import check_output
 from wsi_meta.slide import open_slide
 
@@ -48,6 +50,8 @@ VEIL = {
 }
 """Colour (RGBA) and words for every cell that has no value."""
 DPI = 150
+NUMBERED = 60
+"""Only so many lesions get their number; more would cover each other."""
 
 
 def draw_overlay(
@@ -59,6 +63,7 @@ def draw_overlay(
     alpha: float = 0.7,
     threshold: float = 0.0,
     max_side: int = 2000,
+    lesions: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Draw a heatmap over its slide, with colour bar, scale bar, name and score; write it as a picture.
@@ -74,6 +79,7 @@ def draw_overlay(
     alpha : opacity of the highest value
     threshold : values below it are not coloured
     max_side : longer side of the map, pixels of the picture
+    lesions : outline the lesions that :func:`wsi_meta.find_lesions` finds by its defaults, with their numbers
     overwrite : replace `out` if it exists
 
     Returns
@@ -106,6 +112,8 @@ def draw_overlay(
     colours = _colour_cells(values, heatmap.status, _LAYERS[layer], alpha if slide is not None else None, threshold)
     axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
     axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap))
+    if lesions:
+        _add_lesions(axes, find_lesions(heatmap), grid.slide_mpp / 1000)
     _add_colour_bar(figure, axes, _LAYERS[layer])
     _add_scale_bar(axes, width_mm)
     _add_legend(axes, heatmap.status)
@@ -166,6 +174,22 @@ def _add_colour_bar(figure: Any, axes: Any, layer: _Layer) -> None:
     colours = ScalarMappable(Normalize(0, layer.top), layer.colour_map)
     bar = figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label(layer.label)
+
+
+def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None:
+    """Outline lesions along their cells, dark on light so that it shows on any colour; number the largest."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
+
+    rings = [ring for lesion in lesions for outline in lesion.outlines for ring in (outline.vertices, *outline.holes)]
+    halo = [withStroke(linewidth=2.4, foreground="white")]
+    closed = [np.vstack([ring, ring[:1]]) * mm_per_px for ring in rings]
+    axes.add_collection(LineCollection(closed, colors="black", linewidths=0.9, path_effects=halo), autolim=False)
+    for lesion in lesions[:NUMBERED]:
+        x, y = lesion.outlines[0].vertices[np.lexsort(lesion.outlines[0].vertices.T * [[1], [-1]])[-1]] * mm_per_px
+        axes.annotate(
+            str(lesion.number), (x, y), (2, 2), textcoords="offset points", fontsize=8, path_effects=halo, annotation_clip=True
+        )
 
 
 def _add_scale_bar(axes: Any, width_mm: float) -> None:

@@ -12,6 +12,7 @@ from wsi_meta.cli.demo import demo
 from wsi_meta.cli.evaluate import evaluate
 from wsi_meta.cli.froc import froc
 from wsi_meta.cli.info import info
+from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.scan import scan
 from wsi_meta.cli.stage import stage
@@ -44,5 +45,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc):
+for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc, lesions):
     main.add_command(_command)

@@ -67,6 +67,11 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"{indent}{name}:"
+            for part in value:
+                first, *rest = _lines(part)
+                yield from (f"{indent}- {first}", *(f"{indent}  {line}" for line in rest))
         elif value is not None:
             yield f"{indent}{name}: {_rounded(value)}"
 

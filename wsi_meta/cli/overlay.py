@@ -26,6 +26,7 @@ __all__ = ["overlay"]
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
 @click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Colour none below this.")
 @click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
+@click.option("--lesions", is_flag=True, help="Outline and number the lesions, as wsi-meta lesions finds them.")
 @options.overwrite_option
 @options.as_json_option
 def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from shapely.geometry import Point, Polygon
+
+from wsi_meta.benchmark.annotations import Annotations, read_annotations
+from wsi_meta.benchmark.camelyon16 import froc
+from wsi_meta.benchmark.detections import read_detections
+from wsi_meta.cli import main
+from wsi_meta.contours import trace_cells
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.grid import PatchGrid
+from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.lesions import (
+    LesionOptionsError,
+    _longest,
+    _measure,
+    find_lesions,
+    label_regions,
+    to_detections,
+    write_lesions,
+)
+from wsi_meta.model import ModelCard
+from wsi_meta.overlay import draw_overlay
+
+CELL_UM = 31.104
+SLIDE_MPP = 0.243
+
+
+def _store(path: Path, probability: NDArray[np.float32], *, mpp: float = SLIDE_MPP, cut: int = 0, **card: object) -> Heatmap:
+    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
+    rows, cols = probability.shape
+    side = 0.972 / mpp * 32
+    grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32)
+    assert grid.shape == probability.shape
+    facts = {
+        "identity": {"slide": "none", "test_time_averaging": False},
+        "slide": {"file": "s.tif", "name": path.stem},
+        "model": ModelCard(thresholds={"default": 0.5} | dict(card)).to_dict(),  # type: ignore[arg-type]
+    }
+    heatmap = Heatmap.create(path, grid, np.isfinite(probability), facts, overwrite=True)
+    for block in grid.blocks():
+        part = probability[block.cells]
+        heatmap.write_block(block, part, np.where(np.isfinite(part), Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
+    heatmap.finalise({"score": 0.5, "complete": True, "cells": {"unreadable": 0}})
+    return Heatmap.open(path)
+
+
+def _map(rows: int, cols: int, *rectangles: tuple[int, int, int, int, float]) -> NDArray[np.float32]:
+    probability = np.zeros((rows, cols), np.float32)
+    for row, col, height, width, value in rectangles:
+        probability[row : row + height, col : col + width] = value
+    return probability
+
+
+# borders
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)))
+def test_borders_are_valid_polygons_of_the_same_area(region: NDArray[np.bool_]) -> None:
+    polygons = [Polygon(rings[0], rings[1:]) for rings in trace_cells(region)]
+    assert all(polygon.is_valid for polygon in polygons)
+    assert sum(polygon.area for polygon in polygons) == region.sum()
+    for row, col in np.argwhere(region):
+        assert any(polygon.contains(Point(col + 0.5, row + 0.5)) for polygon in polygons)
+
+
+def test_borders_of_a_ring_of_cells() -> None:
+    region = np.ones((4, 5), bool)
+    region[1:3, 1] = False
+    (rings,) = trace_cells(region)
+    assert [sorted(map(tuple, ring.tolist())) for ring in rings] == [
+        [(0, 0), (0, 4), (5, 0), (5, 4)],
+        [(1, 1), (1, 3), (2, 1), (2, 3)],
+    ]
+    assert trace_cells(np.zeros((3, 3), bool)) == []
+    assert len(trace_cells(np.eye(3, dtype=bool))) == 3, "corners do not join polygons"
+
+
+# regions
+
+
+def test_hysteresis() -> None:
+    probability = _map(8, 20, (2, 1, 3, 4, 0.3), (3, 2, 1, 1, 0.6), (2, 8, 3, 4, 0.4), (2, 14, 3, 4, 0.2), (3, 15, 1, 1, 0.9))
+    regions = label_regions(probability, 0.5, 0.25)
+    assert regions.max() == 2
+    assert (regions == 1).sum() == 12, "as far as the extent reaches"
+    assert (regions == 2).sum() == 1, "only the peak"
+    assert label_regions(probability, 0.95, 0.25).max() == 0
+    assert label_regions(np.array([[0.5]], np.float32), 0.5, 0.5).max() == 1, "at the threshold is over it"
+
+
+def test_cells_that_were_not_scanned_never_join() -> None:
+    probability = _map(3, 9, (0, 0, 3, 9, 0.9))
+    assert label_regions(probability, 0.5, 0.25).max() == 1
+    probability[:, 4] = np.nan
+    regions = label_regions(probability, 0.5, 0.25)
+    assert regions.max() == 2
+    assert (regions[:, 4] == 0).all()
+    assert label_regions(np.full((2, 2), np.nan, np.float32), 0.5, 0.25).max() == 0
+    assert label_regions(np.array([[0.9, 0], [0, 0.9]], np.float32), 0.5, 0.25).max() == 1, "cells join at corners"
+
+
+# measures
+
+
+def test_measures(tmp_path: Path) -> None:
+    probability = _map(40, 60, (5, 10, 4, 6, 0.75), (6, 12, 1, 1, 1.0), (20, 30, 1, 1, 0.5), (30, 2, 2, 2, 0.25))
+    first, second = find_lesions(_store(tmp_path / "h.zarr", probability))
+    cell = 128
+    assert (first.x, first.y) == pytest.approx((13 * cell, 7 * cell))
+    assert (first.peak_x, first.peak_y) == (round(12.5 * cell), round(6.5 * cell))
+    assert first.area_mm2 == pytest.approx(24 * (CELL_UM / 1000) ** 2)
+    assert first.max_probability == 1
+    assert first.mean_probability == pytest.approx((23 * 0.75 + 1) / 24)
+    assert (first.number, first.cells) == (1, 24)
+    assert [outline.vertices.tolist() for outline in first.outlines] == [
+        [[10 * cell, 5 * cell], [16 * cell, 5 * cell], [16 * cell, 9 * cell], [10 * cell, 9 * cell]]
+    ]
+    assert (second.number, second.cells, second.max_probability) == (2, 1, 0.5)
+    assert second.diameter_mm == pytest.approx(CELL_UM / 1000), "one cell is one side long"
+    assert second.size_class == "isolated tumor cells"
+
+
+@pytest.mark.parametrize(
+    ("cells", "size_class"),
+    [(4, "isolated tumor cells"), (9, "micrometastasis"), (62, "micrometastasis"), (67, "macrometastasis")],
+)
+def test_size_classes(tmp_path: Path, cells: int, size_class: str) -> None:
+    """0.2 mm is 6.4 cells, 2 mm 64.3."""
+    probability = _map(70, 70, (1, 1, 1, cells, 0.9))
+    (lesion,) = find_lesions(_store(tmp_path / "h.zarr", probability))
+    assert lesion.diameter_mm == pytest.approx(cells * CELL_UM / 1000)
+    assert lesion.size_class == size_class
+
+
+@given(st.floats(3, 90), st.floats(0.5, 1), st.floats(0, np.pi), st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)))
+def test_diameter_of_discs_within_one_cell_and_of_ellipses_within_two(
+    diameter: float, ratio: float, angle: float, offset: tuple[float, float]
+) -> None:
+    """On the perfect map: a cell is tumor where its centre is."""
+    side = int(diameter) + 8
+    y, x = np.mgrid[:side, :side] + 0.5 - side / 2 - np.reshape(offset, (2, 1, 1))
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    for wide, allowed in ((1.0, 1.0), (ratio, 2.0)):
+        cells = np.argwhere(along**2 + (across / wide) ** 2 <= diameter**2 / 4)
+        assert abs(_longest(cells) - diameter) <= allowed
+
+
+def test_the_peak_lies_in_the_densest_place_of_equals(tmp_path: Path) -> None:
+    probability = _map(20, 20, (2, 2, 1, 8, 1.0), (3, 2, 5, 5, 1.0))
+    (lesion,) = find_lesions(_store(tmp_path / "h.zarr", probability))
+    row, col = lesion.peak_y // 128, lesion.peak_x // 128
+    assert (probability[row - 1 : row + 2, col - 1 : col + 2] == 1).all()
+
+
+def test_other_resolutions_and_the_edge_of_the_slide(tmp_path: Path) -> None:
+    """At 0.25 um a cell is 124.416 level-0 pixels; the last cells reach over the edge."""
+    heatmap = _store(tmp_path / "h.zarr", _map(30, 30, (25, 25, 5, 5, 0.9)), mpp=0.25, cut=100)
+    (lesion,) = find_lesions(heatmap)
+    (outline,) = lesion.outlines
+    assert outline.vertices.max(0).tolist() == [heatmap.grid.width, heatmap.grid.height]
+    assert outline.vertices.min(0) == pytest.approx([25 * 124.416] * 2)
+    assert lesion.area_mm2 == pytest.approx(outline.area * 0.25**2 / 1e6)
+    assert lesion.x <= heatmap.grid.width
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_every_cell_of_a_region_and_no_other_lies_in_its_outlines(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    probability = ndimage.gaussian_filter(rng.random((24, 30)), 1.2).astype(np.float32)
+    probability[rng.random(probability.shape) < 0.05] = np.nan
+    regions = label_regions(probability, 0.55, 0.5)
+    grid = PatchGrid(30 * 128, 24 * 128, SLIDE_MPP, 0.972, 96, 32)
+    lesions = _measure(probability, regions, grid, 0)
+    drawn = sum(Annotations(lesion.outlines).mask(probability.shape, 128).astype(int) for lesion in lesions)
+    np.testing.assert_array_equal(drawn, regions > 0)
+    assert len(lesions) == regions.max()
+    assert [lesion.area_mm2 for lesion in lesions] == sorted((lesion.area_mm2 for lesion in lesions), reverse=True)
+
+
+def test_thresholds(tmp_path: Path) -> None:
+    probability = _map(20, 20, (2, 2, 4, 4, 0.35), (10, 10, 2, 2, 0.8), (15, 3, 1, 1, 0.9))
+    heatmap = _store(tmp_path / "h.zarr", probability, default=0.7)
+    assert len(find_lesions(heatmap)) == 2, "the model's own threshold"
+    assert len(find_lesions(heatmap, threshold=0.3)) == 3
+    assert len(find_lesions(heatmap, threshold=0.85)) == 1
+    assert len(find_lesions(heatmap, min_area=0.003)) == 1
+    assert find_lesions(heatmap, threshold=1.0) == ()
+    wrong: tuple[dict[str, Any], ...] = ({"threshold": 0.5, "extent": 0.6}, {"threshold": 1.5}, {"extent": 0.0})
+    for settings in wrong:
+        with pytest.raises(LesionOptionsError, match="expected 0 < extent <= threshold <= 1"):
+            find_lesions(heatmap, **settings)
+
+
+# files and commands
+
+
+@pytest.fixture
+def heatmap(tmp_path: Path) -> Heatmap:
+    probability = _map(60, 90, (5, 5, 20, 30, 0.9), (10, 10, 5, 5, 0.05), (40, 60, 8, 8, 0.7), (50, 10, 2, 3, 0.6))
+    probability[:3] = np.nan
+    return _store(tmp_path / "node.zarr", probability)
+
+
+def test_table_and_outlines(heatmap: Heatmap, tmp_path: Path) -> None:
+    found = find_lesions(heatmap, out=tmp_path / "l.csv")
+    with (tmp_path / "l.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["size_class"] for row in rows] == [lesion.size_class for lesion in found]
+    assert [float(row["diameter_mm"]) for row in rows] == [lesion.diameter_mm for lesion in found]
+    assert list(rows[0]) == list(found[0].to_dict())
+    write_lesions(tmp_path / "l.geojson", found)
+    back = read_annotations(tmp_path / "l.geojson")
+    assert sum(outline.area for outline in back.tumor) == pytest.approx(
+        sum(lesion.area_mm2 for lesion in found) / 0.243**2 * 1e6
+    )
+    assert len(back.tumor[0].holes) == 1
+    ring = json.loads((tmp_path / "l.geojson").read_text())["features"][0]["geometry"]["coordinates"][0][0]
+    assert ring[0] == ring[-1], "GeoJSON closes its rings"
+
+
+def test_none_found_is_an_empty_table(tmp_path: Path) -> None:
+    heatmap = _store(tmp_path / "h.zarr", _map(4, 4))
+    assert find_lesions(heatmap, out=tmp_path / "l.csv", detections=tmp_path / "d.csv") == ()
+    assert len((tmp_path / "l.csv").read_text().splitlines()) == 1
+    assert (tmp_path / "d.csv").read_text() == ""
+    find_lesions(heatmap, out=tmp_path / "l.geojson")
+    assert read_annotations(tmp_path / "l.geojson").tumor == ()
+
+
+def test_the_chain_ends_in_a_perfect_score(heatmap: Heatmap, tmp_path: Path) -> None:
+    """What is found, judged against its own outlines: each lesion is hit by its peak."""
+    (tmp_path / "found").mkdir()
+    (tmp_path / "truth").mkdir()
+    found = find_lesions(heatmap, out=tmp_path / "truth" / "node.geojson", detections=tmp_path / "found" / "node.csv")
+    (tmp_path / "found" / "normal.csv").write_text("0.01,5,5\n")
+    points = read_detections(tmp_path / "found" / "node.csv")
+    assert points.scores.tolist() == to_detections(found).scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
+    result = froc(tmp_path / "found", tmp_path / "truth")
+    assert (result.score, result.lesions + result.isolated) == (1.0, 3)
+
+
+def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("mine")
+    taken: tuple[dict[str, Any], ...] = (
+        {"out": tmp_path / "l.csv"},
+        {"detections": tmp_path / "l.csv", "out": tmp_path / "new.csv"},
+    )
+    for settings in taken:
+        with pytest.raises(OutputExistsError, match="--overwrite"):
+            find_lesions(heatmap, **settings)
+    assert not (tmp_path / "new.csv").exists()
+    with pytest.raises(OutputPathError, match=r"ending '\.txt'; expected \.csv or \.geojson"):
+        find_lesions(heatmap, out=tmp_path / "l.txt")
+    with pytest.raises(HeatmapError, match="no such store"):
+        find_lesions(tmp_path / "gone.zarr")
+    find_lesions(heatmap, out=tmp_path / "l.csv", overwrite=True)
+    assert (tmp_path / "l.csv").read_text().startswith("lesion,size_class,x,y")
+
+
+def test_command(heatmap: Heatmap, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--json"])
+    assert json.loads(result.stdout)["lesions"] == [lesion.to_dict() for lesion in find_lesions(heatmap)]
+    text = CliRunner().invoke(main, ["lesions", str(heatmap.path)]).stdout
+    assert text.count("size_class:") == 3
+    assert "- lesion: 1\n  size_class: micrometastasis" in text
+    wrong = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--threshold", "0.2", "--extent", "0.4"])
+    assert (wrong.exit_code, "expected 0 < extent" in wrong.output) == (2, True)
+    gone = CliRunner().invoke(main, ["lesions", str(tmp_path / "gone.zarr")])
+    assert (gone.exit_code, "no such store" in gone.output) == (1, True)
+
+
+def test_overlay_outlines_and_numbers_lesions(heatmap: Heatmap, tmp_path: Path) -> None:
+    plain, outlined = (
+        np.asarray(
+            Image.open(draw_overlay(heatmap, tmp_path / f"{drawn}.png", lesions=drawn, max_side=900)).convert("RGB")
+        ).astype(int)
+        for drawn in (False, True)
+    )
+    assert plain.shape == outlined.shape
+    changed = np.abs(plain - outlined).sum(-1) > 60
+    assert 0.002 < changed.mean() < 0.1, "lines, not areas"
+    assert (outlined[changed] < 60).all(-1).any(), "dark"
+    assert (outlined[changed] > 200).all(-1).any(), "on light"
