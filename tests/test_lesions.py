@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from shapely.geometry import Point, Polygon
+from stores import SLIDE_MPP, write_store
 
 from wsi_meta.benchmark.annotations import Annotations, read_annotations
 from wsi_meta.benchmark.camelyon16 import froc
@@ -23,7 +24,7 @@ from wsi_meta.cli import main
 from wsi_meta.contours import trace_cells
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.grid import PatchGrid
-from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.heatmap import Heatmap
 from wsi_meta.lesions import (
     LesionOptionsError,
     _longest,
@@ -33,30 +34,9 @@ from wsi_meta.lesions import (
     to_detections,
     write_lesions,
 )
-from wsi_meta.model import ModelCard
 from wsi_meta.overlay import draw_overlay
 
 CELL_UM = 31.104
-SLIDE_MPP = 0.243
-
-
-def _store(path: Path, probability: NDArray[np.float32], *, mpp: float = SLIDE_MPP, cut: int = 0, **card: object) -> Heatmap:
-    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
-    rows, cols = probability.shape
-    side = 0.972 / mpp * 32
-    grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32)
-    assert grid.shape == probability.shape
-    facts = {
-        "identity": {"slide": "none", "test_time_averaging": False},
-        "slide": {"file": "s.tif", "name": path.stem},
-        "model": ModelCard(thresholds={"default": 0.5} | dict(card)).to_dict(),  # type: ignore[arg-type]
-    }
-    heatmap = Heatmap.create(path, grid, np.isfinite(probability), facts, overwrite=True)
-    for block in grid.blocks():
-        part = probability[block.cells]
-        heatmap.write_block(block, part, np.where(np.isfinite(part), Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
-    heatmap.finalise({"score": 0.5, "complete": True, "cells": {"unreadable": 0}})
-    return Heatmap.open(path)
 
 
 def _map(rows: int, cols: int, *rectangles: tuple[int, int, int, int, float]) -> NDArray[np.float32]:
@@ -95,23 +75,23 @@ def test_borders_of_a_ring_of_cells() -> None:
 
 def test_hysteresis() -> None:
     probability = _map(8, 20, (2, 1, 3, 4, 0.3), (3, 2, 1, 1, 0.6), (2, 8, 3, 4, 0.4), (2, 14, 3, 4, 0.2), (3, 15, 1, 1, 0.9))
-    regions = label_regions(probability, 0.5, 0.25)
+    regions = label_regions(probability, 0.25, 0.5)
     assert regions.max() == 2
-    assert (regions == 1).sum() == 12, "as far as the extent reaches"
+    assert (regions == 1).sum() == 12, "as far as the threshold reaches"
     assert (regions == 2).sum() == 1, "only the peak"
-    assert label_regions(probability, 0.95, 0.25).max() == 0
+    assert label_regions(probability, 0.25, 0.95).max() == 0
     assert label_regions(np.array([[0.5]], np.float32), 0.5, 0.5).max() == 1, "at the threshold is over it"
 
 
 def test_cells_that_were_not_scanned_never_join() -> None:
     probability = _map(3, 9, (0, 0, 3, 9, 0.9))
-    assert label_regions(probability, 0.5, 0.25).max() == 1
+    assert label_regions(probability, 0.25, 0.5).max() == 1
     probability[:, 4] = np.nan
-    regions = label_regions(probability, 0.5, 0.25)
+    regions = label_regions(probability, 0.25, 0.5)
     assert regions.max() == 2
     assert (regions[:, 4] == 0).all()
-    assert label_regions(np.full((2, 2), np.nan, np.float32), 0.5, 0.25).max() == 0
-    assert label_regions(np.array([[0.9, 0], [0, 0.9]], np.float32), 0.5, 0.25).max() == 1, "cells join at corners"
+    assert label_regions(np.full((2, 2), np.nan, np.float32), 0.25, 0.5).max() == 0
+    assert label_regions(np.array([[0.9, 0], [0, 0.9]], np.float32), 0.25, 0.5).max() == 1, "cells join at corners"
 
 
 # measures
@@ -119,7 +99,7 @@ def test_cells_that_were_not_scanned_never_join() -> None:
 
 def test_measures(tmp_path: Path) -> None:
     probability = _map(40, 60, (5, 10, 4, 6, 0.75), (6, 12, 1, 1, 1.0), (20, 30, 1, 1, 0.5), (30, 2, 2, 2, 0.25))
-    first, second = find_lesions(_store(tmp_path / "h.zarr", probability))
+    first, second = find_lesions(write_store(tmp_path / "h.zarr", probability))
     cell = 128
     assert (first.x, first.y) == pytest.approx((13 * cell, 7 * cell))
     assert (first.peak_x, first.peak_y) == (round(12.5 * cell), round(6.5 * cell))
@@ -142,7 +122,7 @@ def test_measures(tmp_path: Path) -> None:
 def test_size_classes(tmp_path: Path, cells: int, size_class: str) -> None:
     """0.2 mm is 6.4 cells, 2 mm 64.3."""
     probability = _map(70, 70, (1, 1, 1, cells, 0.9))
-    (lesion,) = find_lesions(_store(tmp_path / "h.zarr", probability))
+    (lesion,) = find_lesions(write_store(tmp_path / "h.zarr", probability))
     assert lesion.diameter_mm == pytest.approx(cells * CELL_UM / 1000)
     assert lesion.size_class == size_class
 
@@ -162,14 +142,14 @@ def test_diameter_of_discs_within_one_cell_and_of_ellipses_within_two(
 
 def test_the_peak_lies_in_the_densest_place_of_equals(tmp_path: Path) -> None:
     probability = _map(20, 20, (2, 2, 1, 8, 1.0), (3, 2, 5, 5, 1.0))
-    (lesion,) = find_lesions(_store(tmp_path / "h.zarr", probability))
+    (lesion,) = find_lesions(write_store(tmp_path / "h.zarr", probability))
     row, col = lesion.peak_y // 128, lesion.peak_x // 128
     assert (probability[row - 1 : row + 2, col - 1 : col + 2] == 1).all()
 
 
 def test_other_resolutions_and_the_edge_of_the_slide(tmp_path: Path) -> None:
     """At 0.25 um a cell is 124.416 level-0 pixels; the last cells reach over the edge."""
-    heatmap = _store(tmp_path / "h.zarr", _map(30, 30, (25, 25, 5, 5, 0.9)), mpp=0.25, cut=100)
+    heatmap = write_store(tmp_path / "h.zarr", _map(30, 30, (25, 25, 5, 5, 0.9)), mpp=0.25, cut=100)
     (lesion,) = find_lesions(heatmap)
     (outline,) = lesion.outlines
     assert outline.vertices.max(0).tolist() == [heatmap.grid.width, heatmap.grid.height]
@@ -183,7 +163,7 @@ def test_every_cell_of_a_region_and_no_other_lies_in_its_outlines(seed: int) -> 
     rng = np.random.default_rng(seed)
     probability = ndimage.gaussian_filter(rng.random((24, 30)), 1.2).astype(np.float32)
     probability[rng.random(probability.shape) < 0.05] = np.nan
-    regions = label_regions(probability, 0.55, 0.5)
+    regions = label_regions(probability, 0.5, 0.55)
     grid = PatchGrid(30 * 128, 24 * 128, SLIDE_MPP, 0.972, 96, 32)
     lesions = _measure(probability, regions, grid, 0)
     drawn = sum(Annotations(lesion.outlines).mask(probability.shape, 128).astype(int) for lesion in lesions)
@@ -194,15 +174,20 @@ def test_every_cell_of_a_region_and_no_other_lies_in_its_outlines(seed: int) -> 
 
 def test_thresholds(tmp_path: Path) -> None:
     probability = _map(20, 20, (2, 2, 4, 4, 0.35), (10, 10, 2, 2, 0.8), (15, 3, 1, 1, 0.9))
-    heatmap = _store(tmp_path / "h.zarr", probability, default=0.7)
+    heatmap = write_store(tmp_path / "h.zarr", probability, default=0.7)
     assert len(find_lesions(heatmap)) == 2, "the model's own threshold"
     assert len(find_lesions(heatmap, threshold=0.3)) == 3
-    assert len(find_lesions(heatmap, threshold=0.85)) == 1
+    assert len(find_lesions(heatmap, threshold=0.3, peak=0.85)) == 1
     assert len(find_lesions(heatmap, min_area=0.003)) == 1
     assert find_lesions(heatmap, threshold=1.0) == ()
-    wrong: tuple[dict[str, Any], ...] = ({"threshold": 0.5, "extent": 0.6}, {"threshold": 1.5}, {"extent": 0.0})
+    strict = write_store(tmp_path / "s.zarr", probability, default=0.3, specificity_99=0.75)
+    assert [lesion.max_probability for lesion in find_lesions(strict)] == pytest.approx([0.8, 0.9]), "and its stricter one"
+    assert len(find_lesions(strict, peak=0.3)) == 3
+    loose = write_store(tmp_path / "l.zarr", probability, default=0.7, specificity_99=0.1)
+    assert len(find_lesions(loose)) == 2, "which cannot be the laxer"
+    wrong: tuple[dict[str, Any], ...] = ({"threshold": 0.6, "peak": 0.5}, {"threshold": 1.5}, {"threshold": 0.0})
     for settings in wrong:
-        with pytest.raises(LesionOptionsError, match="expected 0 < extent <= threshold <= 1"):
+        with pytest.raises(LesionOptionsError, match="expected 0 < threshold <= peak <= 1"):
             find_lesions(heatmap, **settings)
 
 
@@ -213,7 +198,7 @@ def test_thresholds(tmp_path: Path) -> None:
 def heatmap(tmp_path: Path) -> Heatmap:
     probability = _map(60, 90, (5, 5, 20, 30, 0.9), (10, 10, 5, 5, 0.05), (40, 60, 8, 8, 0.7), (50, 10, 2, 3, 0.6))
     probability[:3] = np.nan
-    return _store(tmp_path / "node.zarr", probability)
+    return write_store(tmp_path / "node.zarr", probability)
 
 
 def test_table_and_outlines(heatmap: Heatmap, tmp_path: Path) -> None:
@@ -234,7 +219,7 @@ def test_table_and_outlines(heatmap: Heatmap, tmp_path: Path) -> None:
 
 
 def test_none_found_is_an_empty_table(tmp_path: Path) -> None:
-    heatmap = _store(tmp_path / "h.zarr", _map(4, 4))
+    heatmap = write_store(tmp_path / "h.zarr", _map(4, 4))
     assert find_lesions(heatmap, out=tmp_path / "l.csv", detections=tmp_path / "d.csv") == ()
     assert len((tmp_path / "l.csv").read_text().splitlines()) == 1
     assert (tmp_path / "d.csv").read_text() == ""
@@ -278,8 +263,8 @@ def test_command(heatmap: Heatmap, tmp_path: Path) -> None:
     text = CliRunner().invoke(main, ["lesions", str(heatmap.path)]).stdout
     assert text.count("size_class:") == 3
     assert "- lesion: 1\n  size_class: micrometastasis" in text
-    wrong = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--threshold", "0.2", "--extent", "0.4"])
-    assert (wrong.exit_code, "expected 0 < extent" in wrong.output) == (2, True)
+    wrong = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--threshold", "0.4", "--peak", "0.2"])
+    assert (wrong.exit_code, "expected 0 < threshold" in wrong.output) == (2, True)
     gone = CliRunner().invoke(main, ["lesions", str(tmp_path / "gone.zarr")])
     assert (gone.exit_code, "no such store" in gone.output) == (1, True)
 

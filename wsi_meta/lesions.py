@@ -36,8 +36,8 @@ __all__ = [
 
 SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
 """Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
-EXTENT = 0.5
-"""A lesion reaches as far as cells have this share of the threshold, unless told otherwise."""
+PEAK = "specificity_99"
+"""Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the stricter."""
 ENDINGS = (".csv", ".geojson")
 
 
@@ -83,7 +83,7 @@ def find_lesions(
     heatmap: str | Path | Heatmap,
     *,
     threshold: float | None = None,
-    extent: float | None = None,
+    peak: float | None = None,
     min_area: float = 0.0,
     out: str | Path | None = None,
     detections: str | Path | None = None,
@@ -91,8 +91,9 @@ def find_lesions(
 ) -> tuple[Lesion, ...]:
     """Find the lesions of a heatmap.
 
-    Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners, that all have at least `extent` and one
-    of which at least `threshold`. Cells that were not scanned belong to none and join none.
+    Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners, that all have at least `threshold` and
+    one of which at least `peak`: as large as what looks like tumor, but only where something surely does. Cells that were not
+    scanned belong to none and join none.
 
     The diameter is the longest distance between midpoints of the cells' sides. Where cells are tumor whose centre is, discs
     of 3 to 60 cells come out 0.9 cells too short to 1.0 too long, 0.65 too long on average; ellipses half as wide 1.8 too
@@ -102,8 +103,10 @@ def find_lesions(
     Parameters
     ----------
     heatmap : store, or path of one
-    threshold : calibrated probability; None takes the model's threshold ``default``, which the store keeps
-    extent : calibrated probability; None takes half of `threshold`
+    threshold : calibrated probability that all cells of a lesion have; None takes the operating point ``default`` of the
+        model, which the store keeps
+    peak : calibrated probability that one of its cells has; None takes the model's ``specificity_99`` where that is higher
+        than `threshold`, else `threshold`. Equal to `threshold` it keeps unsure lesions too, which a FROC curve can rank
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson)
     detections : file to write in Camelyon16's format: a line ``probability,x,y`` per lesion, its peak
@@ -117,7 +120,7 @@ def find_lesions(
     ------
     HeatmapError, OutputExistsError, OutputPathError
     LesionOptionsError
-        unless 0 < `extent` <= `threshold` <= 1.
+        unless 0 < `threshold` <= `peak` <= 1.
     """
     files = [Path(path) for path in (out, detections) if path is not None]
     for path in files:
@@ -126,11 +129,11 @@ def find_lesions(
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
     threshold = default_threshold(heatmap) if threshold is None else threshold
-    extent = threshold * EXTENT if extent is None else extent
-    if not 0 < extent <= threshold <= 1:
-        raise LesionOptionsError(f"threshold {threshold}, extent {extent}; expected 0 < extent <= threshold <= 1")
+    peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
+    if not 0 < threshold <= peak <= 1:
+        raise LesionOptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
     probability = heatmap.probability
-    found = _measure(probability, label_regions(probability, threshold, extent), heatmap.grid, min_area)
+    found = _measure(probability, label_regions(probability, threshold, peak), heatmap.grid, min_area)
     if out is not None:
         write_lesions(out, found, overwrite=overwrite)
     if detections is not None:
@@ -143,7 +146,7 @@ def default_threshold(heatmap: Heatmap) -> float:
     return float(heatmap.facts["model"]["thresholds"]["default"])
 
 
-def label_regions(probability: NDArray[np.float32], threshold: float, extent: float) -> NDArray[np.int32]:
+def label_regions(probability: NDArray[np.float32], threshold: float, peak: float) -> NDArray[np.int32]:
     """Label connected regions by hysteresis; parameters as :func:`find_lesions`.
 
     Parameters
@@ -156,9 +159,9 @@ def label_regions(probability: NDArray[np.float32], threshold: float, extent: fl
     """
     from scipy.ndimage import label
 
-    regions, count = label(probability >= extent, structure=np.ones((3, 3)))
+    regions, count = label(probability >= threshold, structure=np.ones((3, 3)))
     sure = np.zeros(count + 1, bool)
-    sure[regions[probability >= threshold]] = True
+    sure[regions[probability >= peak]] = True
     sure[0] = False
     return np.asarray((np.cumsum(sure) * sure)[regions], np.int32)
 

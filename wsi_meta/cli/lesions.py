@@ -15,10 +15,12 @@ __all__ = ["lesions"]
 @click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
 @click.argument("heatmap", type=click.Path(path_type=Path))
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1, min_open=True), help="Probability that a lesion's peak must have.  [model's]"
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Probability that all cells of a lesion have.  [model's default]",
 )
 @click.option(
-    "--extent", type=click.FloatRange(0, 1, min_open=True), help="Probability that all its cells have.  [half of that]"
+    "--peak", type=click.FloatRange(0, 1, min_open=True), help="Probability that one of them has.  [model's specificity_99]"
 )
 @click.option("--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out what is smaller, mm2.")
 @click.option("--out", type=click.Path(path_type=Path), help="Table (.csv), or outlines for QuPath (.geojson).")
