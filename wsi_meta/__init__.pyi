@@ -35,6 +35,10 @@ from .overlay import draw_overlay as draw_overlay
 from .predictor import Predictor as Predictor
 from .preprocessing import Preprocessing as Preprocessing
 from .scanning import scan as scan
+from .score_model import ScoreModel as ScoreModel
+from .score_model import SlideScore as SlideScore
+from .score_model import fit_score as fit_score
+from .score_model import score_heatmap as score_heatmap
 from .scoring import score_slide as score_slide
 from .slide import Slide as Slide
 from .slide import open_slide as open_slide

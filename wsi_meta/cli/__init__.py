@@ -15,6 +15,7 @@ from wsi_meta.cli.info import info
 from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.scan import scan
+from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
 from wsi_meta.errors import WsiMetaError, one_line
@@ -45,5 +46,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc, lesions):
+for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):
     main.add_command(_command)

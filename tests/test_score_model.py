@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from stores import write_store
+
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError, HeatmapError, OutputExistsError
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.score_model import FEATURES, fit_score, load_score_model, map_features, score_heatmap
+from wsi_meta.scoring import score_slide
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten patients with two nodes each; the first five have tumor in node 0: a lesion of 12 x 12 cells.
+
+    Every node has a spot of 6 x 6 cells of probability 1, so the default score cannot tell them apart.
+    """
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        patient, node = divmod(number, 2)
+        probability = rng.uniform(0, 0.2, (40, 50)).astype(np.float32)
+        probability[30:36, 30:36] = 1
+        if patient < 5 and node == 0:
+            probability[5 : 15 + patient, 5:17] = 0.95
+        write_store(folder / f"patient_{patient:03}_node_{node}.zarr", probability)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "labels.csv"
+    names = sorted(store.stem for store in scans.iterdir())
+    rows = [f"{name}.tif,{'macro' if name.endswith('node_0') and int(name[8:11]) < 5 else 'negative'}" for name in names]
+    path.write_text("slide,label\n" + "\n".join([*rows, "patient_099_node_0.tif,itc"]) + "\n")
+    return path
+
+
+def test_features_of_a_known_map(tmp_path: Path) -> None:
+    probability = np.zeros((30, 40), np.float32)
+    probability[:2] = np.nan
+    probability[5:15, 5:25] = 0.8
+    probability[20, 30] = 0.5
+    heatmap = write_store(tmp_path / "h.zarr", probability)
+    features = map_features(heatmap)
+    side = 0.031104
+    assert features == pytest.approx(
+        {
+            "score": 0.8,
+            "log_diameter": math.log1p(side * math.hypot(20, 9)),
+            "log_area": math.log1p(201 * side**2),
+            "log_metastases": math.log(2),
+            "surest_mean": 0.8,
+            "share": 201 / (28 * 40),
+        }
+    )
+    assert list(features) == list(FEATURES)
+    found = score_heatmap(heatmap.path)
+    assert (found.slide, found.score, found.complete) == ("h", score_slide(probability), True)
+
+
+def test_a_fitted_score_learns_what_the_default_cannot_tell(scans: Path, labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "score.json"
+    model = fit_score(scans, labels, out=out)
+    assert model.validation["auc"] == 1
+    assert model.validation["auc_of_default_score"] < 0.9
+    assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (20, 5, 10)
+    assert load_score_model(out) == model
+    sick, well = (score_heatmap(scans / f"patient_00{n}_node_0.zarr", model=out).score for n in (1, 8))
+    assert well < 0.5 < sick
+    again = fit_score(scans, labels, out=tmp_path / "again.json")
+    assert again == model
+    with pytest.raises(OutputExistsError):
+        fit_score(scans, labels, out=out)
+
+
+def test_its_probability_is_scikit_learns(scans: Path, labels: Path, tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    model = fit_score(scans, labels, out=tmp_path / "score.json")
+    rows = [map_features(Heatmap.open(store)) for store in sorted(scans.iterdir())]
+    values = StandardScaler().fit_transform([list(row.values()) for row in rows])
+    truth = [number % 2 == 0 and number < 10 for number in range(20)]
+    expected = LogisticRegression(C=1.0).fit(values, truth).predict_proba(values)[:, 1]
+    np.testing.assert_allclose([model.probability(row) for row in rows], expected, atol=1e-6)
+    extreme = dict.fromkeys(FEATURES, -1e6)
+    assert 0 <= model.probability(extreme) < 1e-9
+
+
+def test_a_patients_slides_are_never_on_both_sides(scans: Path, labels: Path, tmp_path: Path) -> None:
+    """With one patient for each class nothing can be held out."""
+    table = tmp_path / "labels.csv"
+    rows = [line.split(",") for line in labels.read_text().splitlines()[1:]]
+    table.write_text("slide,label,patient\n" + "\n".join(f"{slide},{label},{label}" for slide, label in rows))
+    with pytest.raises(DataError, match="1 patients in the smaller class"):
+        fit_score(scans, table, out=tmp_path / "s.json")
+    table.write_text("slide,label,patient\n" + "\n".join(f"{slide},{label},p{n % 4}" for n, (slide, label) in enumerate(rows)))
+    assert fit_score(scans, table, out=tmp_path / "s.json").validation["patients"] == 4
+
+
+def test_bad_input(scans: Path, labels: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    for content, told in [
+        ("slide,label\na,maybe\n", "label 'maybe' of 'a'"),
+        ("slide,label\na,tumor\n", "no label of 20 scans, first 'patient_000_node_0'"),
+        ("slide\na\n", "expected 'slide' and 'label'"),
+    ]:
+        table.write_text(content)
+        with pytest.raises(DataError, match=r"labels\.csv") as caught:
+            fit_score(scans, table, out=tmp_path / "s.json")
+        assert told in str(caught.value)
+    with pytest.raises(DataError, match="no heatmap stores"):
+        fit_score(tmp_path, labels, out=tmp_path / "s.json")
+    with pytest.raises(HeatmapError, match="no such store"):
+        score_heatmap(tmp_path / "gone.zarr")
+    nothing = write_store(tmp_path / "n.zarr", np.full((4, 4), np.nan, np.float32))
+    with pytest.raises(HeatmapError, match="no cell was scanned"):
+        score_heatmap(nothing)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}', '{"format": "wsi-meta slide score 1"}', "broken"])
+def test_files_that_are_no_score_model(scans: Path, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"score\.json: not a score model"):
+        load_score_model(path)
+
+
+def test_numbers_that_cannot_be(scans: Path, labels: Path, tmp_path: Path) -> None:
+    path = tmp_path / "score.json"
+    fit_score(scans, labels, out=path)
+    whole = json.loads(path.read_text())
+    for part, value in (("scale", 0), ("mean", float("nan")), ("coefficients", "x")):
+        path.write_text(json.dumps(whole | {part: whole[part] | {"score": value}}))
+        with pytest.raises(DataError, match="not a score model"):
+            load_score_model(path)
+
+
+def test_commands(scans: Path, labels: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "score.json")
+    fitted = CliRunner().invoke(main, ["fit-score", str(scans), "--labels", str(labels), "--out", out, "--json"])
+    assert json.loads(fitted.stdout)["validation"]["auc"] == 1
+    stores = [str(scans / f"patient_00{n}_node_0.zarr") for n in (0, 9)]
+    scored = json.loads(CliRunner().invoke(main, ["score", *stores, "--model", out, "--json"]).stdout)
+    assert [row["slide"] for row in scored] == ["patient_000_node_0", "patient_009_node_0"]
+    assert scored[0]["score"] > 0.5 > scored[1]["score"]
+    plain = json.loads(CliRunner().invoke(main, ["score", stores[0], "--json"]).stdout)
+    assert plain["score"] == plain["features"]["score"]

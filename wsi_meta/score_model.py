@@ -1,0 +1,233 @@
+"""A slide's score learned from few interpretable facts of its map: a logistic regression that is a JSON file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import DataError, HeatmapError, first_line
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.lesions import SIZE_CLASSES, default_threshold, find_lesions
+from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.scoring import score_slide
+from wsi_meta.tables import read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FEATURES", "ScoreModel", "SlideScore", "fit_score", "load_score_model", "map_features", "score_heatmap"]
+
+FEATURES = {
+    "score": "mean of the ten highest cells after 3x3 averaging",
+    "log_diameter": "log(1 + longest diameter of a lesion, mm)",
+    "log_area": "log(1 + area of all lesions, mm2)",
+    "log_metastases": "log(1 + lesions over 0.2 mm)",
+    "surest_mean": "mean probability of the lesion where that is highest; 0 without",
+    "share": "share of scanned cells at or over the threshold",
+}
+"""What the model looks at, in order."""
+FORMAT = "wsi-meta slide score 1"
+STRENGTH = 1.0
+"""Inverse of the L2 penalty on standardised features (scikit-learn's C)."""
+FOLDS = 5
+"""At most so many parts for cross-validation."""
+POSITIVE = {"0": False, "1": True, "normal": False, "negative": False, "tumor": True, "itc": True, "micro": True, "macro": True}
+"""Words for a slide's label."""
+
+
+@dataclass(frozen=True)
+class SlideScore:
+    """A slide's score, and what it rests on."""
+
+    slide: str
+    score: float
+    """Default: 0..1, see :func:`wsi_meta.score_slide`; with a model: its probability of tumor."""
+    complete: bool
+    """Whether all tissue was scanned."""
+    features: dict[str, float]
+    """By the names of :data:`FEATURES`."""
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """A logistic regression on standardised features."""
+
+    mean: dict[str, float]
+    """Of each feature over the slides it was fitted on."""
+    scale: dict[str, float]
+    """Standard deviation of each."""
+    coefficients: dict[str, float]
+    """Of each standardised feature, so that they compare."""
+    intercept: float
+    validation: dict[str, float]
+    """AUC of slides scored by models fitted without their patient, the default score's AUC on the same slides, and counts."""
+
+    def probability(self, features: dict[str, float]) -> float:
+        """Give the probability of tumor."""
+        logit = self.intercept + sum(
+            weight * (features[name] - self.mean[name]) / self.scale[name] for name, weight in self.coefficients.items()
+        )
+        return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def score_heatmap(heatmap: str | Path | Heatmap, *, model: str | Path | None = None) -> SlideScore:
+    """Score a slide from its heatmap.
+
+    Parameters
+    ----------
+    heatmap : store, or path of one
+    model : file from :func:`fit_score`; None takes the default score, which needs no training
+
+    Raises
+    ------
+    HeatmapError
+        when there is no heatmap, or nothing was scanned.
+    DataError
+        when `model` is none.
+    """
+    learned = None if model is None else load_score_model(model)
+    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    features = map_features(heatmap)
+    score = features["score"] if learned is None else learned.probability(features)
+    return SlideScore(str(heatmap.facts["slide"]["name"]), score, heatmap.finished, features)
+
+
+def map_features(heatmap: Heatmap) -> dict[str, float]:
+    """Give the :data:`FEATURES` of a heatmap, lesions by the defaults of :func:`wsi_meta.find_lesions`.
+
+    Raises
+    ------
+    HeatmapError
+        when nothing was scanned.
+    """
+    probability = heatmap.probability
+    if (score := score_slide(probability)) is None:
+        raise HeatmapError(
+            f"{heatmap.path}: no cell was scanned, so there is no score; look at the slide, or scan it to the end"
+        )
+    lesions, scanned = find_lesions(heatmap), probability[np.isfinite(probability)]
+    micro = dict(SIZE_CLASSES)["micrometastasis"]
+    return {
+        "score": score,
+        "log_diameter": math.log1p(max((lesion.diameter_mm for lesion in lesions), default=0.0)),
+        "log_area": math.log1p(sum(lesion.area_mm2 for lesion in lesions)),
+        "log_metastases": math.log1p(sum(lesion.diameter_mm > micro for lesion in lesions)),
+        "surest_mean": max((lesion.mean_probability for lesion in lesions), default=0.0),
+        "share": float((scanned >= default_threshold(heatmap)).mean()),
+    }
+
+
+def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: int = 0, overwrite: bool = False) -> ScoreModel:
+    """Fit a score to slides whose label is known; L2-regularised logistic regression (scikit-learn).
+
+    Parameters
+    ----------
+    scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
+    labels : CSV with columns ``slide`` (name or file), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and, where
+        known, ``patient``; without it a name's part before ``_node_`` is the patient. Slides without a store are passed over.
+    out : JSON file to write
+    seed : of the folds
+    overwrite : replace `out` if it exists
+
+    Returns
+    -------
+    The model fitted on all slides; ``validation`` has the AUC of slides scored without their patient.
+
+    Raises
+    ------
+    DataError
+        when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
+    HeatmapError, OutputExistsError, OutputPathError
+    """
+    target = check_output(out, overwrite=overwrite)
+    stores = sorted(Path(scans).glob("*.zarr"))
+    if not stores:
+        raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
+    table = _read_labels(Path(labels))
+    if missing := [store.stem for store in stores if store.stem not in table]:
+        raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
+    truth, patients = (np.array([table[store.stem][part] for store in stores]) for part in (0, 1))
+    fewest = min(len(set(patients[truth == label])) for label in (False, True))
+    if fewest < 2:
+        raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
+    features = [map_features(Heatmap.open(store)) for store in stores]
+    values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
+    validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
+    model = _fit(values, truth, validation)
+    with written_whole(target) as partial:
+        partial.write_text(json.dumps({"format": FORMAT, **asdict(model)}, indent=1) + "\n")
+    return model
+
+
+def load_score_model(path: str | Path) -> ScoreModel:
+    """Read a file from :func:`fit_score`; DataError when it is none."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise ValueError("another format")
+        model = ScoreModel(**content)
+        parts = [[float(part[name]) for name in FEATURES] for part in (model.mean, model.scale, model.coefficients)]
+        if not np.isfinite([*parts[0], *parts[1], *parts[2], float(model.intercept)]).all() or min(parts[1]) <= 0:
+            raise ValueError("numbers that cannot be")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{path}: not a score model ({told}); expected a file from 'wsi-meta fit-score'") from error
+    return model
+
+
+def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:
+    """Give label and patient by slide."""
+    rows: Sequence[tuple[str, ...]]
+    try:
+        rows = read_table(path, ("slide", "label", "patient"), "labels")
+    except DataError:  # patients may not be told
+        rows = [(*row, "") for row in read_table(path, ("slide", "label"), "labels")]
+    table = {}
+    for slide, label, patient in rows:
+        if label.lower() not in POSITIVE:
+            raise DataError(f"{path}: label '{label}' of '{slide}'; expected one of {', '.join(POSITIVE)}")
+        name = Path(slide).stem
+        table[name] = (POSITIVE[label.lower()], patient or name.partition("_node_")[0])
+    return table
+
+
+def _regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+
+
+def _fit(values: NDArray[np.float64], truth: NDArray[np.bool_], validation: dict[str, float]) -> ScoreModel:
+    scaler, regression = (step for _, step in _regression().fit(values, truth).steps)
+    mean, scale, weights = (
+        dict(zip(FEATURES, part.tolist(), strict=True)) for part in (scaler.mean_, scaler.scale_, regression.coef_[0])
+    )
+    return ScoreModel(mean, scale, weights, float(regression.intercept_[0]), validation)
+
+
+def _validate(
+    values: NDArray[np.float64], truth: NDArray[np.bool_], patients: NDArray[np.str_], folds: int, seed: int
+) -> dict[str, float]:
+    """Score each slide by a model fitted on other patients."""
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    outside = cross_val_predict(_regression(), values, truth, groups=patients, cv=parts, method="predict_proba")[:, 1]
+    return {
+        "auc": float(roc_auc_score(truth, outside)),
+        "auc_of_default_score": float(roc_auc_score(truth, values[:, 0])),
+        "slides": len(truth),
+        "tumor": int(truth.sum()),
+        "patients": len(set(patients)),
+        "folds": folds,
+    }
