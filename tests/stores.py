@@ -15,7 +15,13 @@ SLIDE_MPP = 0.243
 
 
 def write_store(
-    path: Path, probability: NDArray[np.float32], *, mpp: float = SLIDE_MPP, cut: int = 0, **thresholds: float
+    path: Path,
+    probability: NDArray[np.float32],
+    *,
+    mpp: float = SLIDE_MPP,
+    cut: int = 0,
+    complete: bool = True,
+    **thresholds: float,
 ) -> Heatmap:
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
     rows, cols = probability.shape
@@ -31,5 +37,5 @@ def write_store(
     for block in grid.blocks():
         part = probability[block.cells]
         heatmap.write_block(block, part, np.where(np.isfinite(part), Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
-    heatmap.finalise({"score": 0.5, "complete": True, "cells": {"unreadable": 0}})
+    heatmap.finalise({"score": 0.5, "complete": complete, "cells": {"unreadable": 0}})
     return Heatmap.open(path)

@@ -191,6 +191,13 @@ def test_thresholds(tmp_path: Path) -> None:
             find_lesions(heatmap, **settings)
 
 
+def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    find_lesions(write_store(tmp_path / "whole.zarr", _map(4, 4)))
+    assert not caplog.records
+    find_lesions(write_store(tmp_path / "part.zarr", _map(4, 4), complete=False))
+    assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
+
+
 # files and commands
 
 

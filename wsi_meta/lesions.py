@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ __all__ = [
     "to_detections",
     "write_lesions",
 ]
+
+logger = logging.getLogger(__name__)
 
 SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
 """Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
@@ -93,7 +96,7 @@ def find_lesions(
 
     Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners, that all have at least `threshold` and
     one of which at least `peak`: as large as what looks like tumor, but only where something surely does. Cells that were not
-    scanned belong to none and join none.
+    scanned belong to none and join none; a heatmap that is not complete gives a warning.
 
     The diameter is the longest distance between midpoints of the cells' sides. Where cells are tumor whose centre is, discs
     of 3 to 60 cells come out 0.9 cells too short to 1.0 too long, 0.65 too long on average; ellipses half as wide 1.8 too
@@ -132,6 +135,8 @@ def find_lesions(
     peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
     if not 0 < threshold <= peak <= 1:
         raise LesionOptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
+    if not heatmap.finished:
+        logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to go on", heatmap.path)
     probability = heatmap.probability
     found = _measure(probability, label_regions(probability, threshold, peak), heatmap.grid, min_area)
     if out is not None:

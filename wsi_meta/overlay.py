@@ -186,9 +186,17 @@ def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None
     closed = [np.vstack([ring, ring[:1]]) * mm_per_px for ring in rings]
     axes.add_collection(LineCollection(closed, colors="black", linewidths=0.9, path_effects=halo), autolim=False)
     for lesion in lesions[:NUMBERED]:
-        x, y = lesion.outlines[0].vertices[np.lexsort(lesion.outlines[0].vertices.T * [[1], [-1]])[-1]] * mm_per_px
+        corners = lesion.outlines[0].vertices * mm_per_px
+        x, y = corners[np.lexsort((-corners[:, 1], corners[:, 0]))[-1]]  # the upper one of those farthest right
+        inwards = x > 0.95 * axes.get_xlim()[1]
         axes.annotate(
-            str(lesion.number), (x, y), (2, 2), textcoords="offset points", fontsize=8, path_effects=halo, annotation_clip=True
+            str(lesion.number),
+            (x, y),
+            (-2 if inwards else 2, 2),
+            textcoords="offset points",
+            fontsize=10,
+            ha="right" if inwards else "left",
+            path_effects=halo,
         )
 
 
