@@ -26,6 +26,8 @@ SAME_GREY_LEVELS = 2
 """Decoders may round differently by this much."""
 SAME_SHARE = 0.999
 """Share of the values of a tile that must agree with OpenSlide's."""
+WHOLE_PX = 1 / 512
+"""Cairo, with which OpenSlide composes, tells positions apart to 1/256 of a pixel."""
 
 Tile = tuple[int, int, int]
 """Level, row and column of a stored tile."""
@@ -140,10 +142,11 @@ class DirectReader:
     def _check(self, level: int, judge: OpenSlideReader) -> None:
         """Compare the level's busiest tile with OpenSlide's pixels: a wrong guess at its colours shows there."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
-        rows, cols = -(-level_height // stored.tile_height), -(-level_width // stored.tile_width)
-        lengths = stored.lengths.reshape(-1, stored.columns)[:rows, :cols]
-        row, col = divmod(int(lengths.argmax()), cols)
-        left, top = col * stored.tile_width, row * stored.tile_height
+        tops, lefts = np.arange(0, level_height, stored.tile_height), np.arange(0, level_width, stored.tile_width)
+        lengths = stored.lengths.reshape(-1, stored.columns)[: len(tops), : len(lefts)]
+        whole = _whole(tops, self._downsamples[level])[:, None] & _whole(lefts, self._downsamples[level])
+        row, col = divmod(int(np.where(whole, lengths, -1).argmax()), len(lefts))
+        left, top = int(lefts[col]), int(tops[row])
         shape = (min(stored.tile_height, level_height - top), min(stored.tile_width, level_width - left), 3)
         ours, theirs = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         failed = []
@@ -156,6 +159,11 @@ class DirectReader:
             raise NotPlainError(f"a tile that one decoder reads and the other does not: {failed[0]}")
         if not failed and (np.abs(ours.astype(np.int16) - theirs) <= SAME_GREY_LEVELS).mean() < SAME_SHARE:
             raise NotPlainError(f"tiles of level {level} decode to other pixels than OpenSlide's")
+
+
+def _whole(positions: NDArray[np.int64], downsample: float) -> NDArray[np.bool_]:
+    """Tell from where OpenSlide reads a level's pixels as stored; it blends neighbours where level 0 has no such place."""
+    return np.asarray(np.abs(np.round(positions * downsample) / downsample - positions) < WHOLE_PX)
 
 
 class _Descriptor:
