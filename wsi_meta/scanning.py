@@ -239,7 +239,7 @@ def _warn_of_tissue(tissue: TissueMask, slide: Slide, *, enabled: bool) -> None:
 
 
 def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, progress: bool) -> None:
-    """Run one task per open block on a dask scheduler."""
+    """Run one task per open block on a dask scheduler, in the order of their names: neighbours share stored tiles."""
     blocks, status = heatmap.open_blocks(), heatmap.status
     cells = sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in blocks)
     worker, grid = _open(job), heatmap.grid
@@ -260,11 +260,7 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
                     bar.update(cells)
 
             task = delayed(_scan_block, pure=False, traverse=False)
-            # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
-            tasks = [
-                task(job, heatmap.path, block, report, dask_key_name=f"block-{number:08d}")
-                for number, block in enumerate(blocks)
-            ]
+            tasks = [task(job, heatmap.path, block, report, dask_key_name=f"block-{n:08}") for n, block in enumerate(blocks)]
             compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
 
 
