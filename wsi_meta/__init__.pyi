@@ -52,6 +52,8 @@ from .training.evaluate import Evaluation as Evaluation
 from .training.evaluate import evaluate as evaluate
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
+from .training.sampling import Sampled as Sampled
+from .training.sampling import sample as sample
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,13 +208,8 @@ def load_score_model(path: str | Path) -> ScoreModel:
 
 def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:
     """Give label and patient by slide."""
-    rows: Sequence[tuple[str, ...]]
-    try:
-        rows = read_table(path, ("slide", "label", "patient"), "labels")
-    except DataError:  # patients may not be told
-        rows = [(*row, "") for row in read_table(path, ("slide", "label"), "labels")]
     table = {}
-    for slide, label, patient in rows:
+    for slide, label, patient in read_table(path, ("slide", "label"), "labels", optional=("patient",)):
         if label.lower() not in POSITIVE:
             raise DataError(f"{path}: label '{label}' of '{slide}'; expected one of {', '.join(POSITIVE)}")
         name = Path(slide).stem
