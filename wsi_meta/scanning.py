@@ -14,9 +14,11 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, OutputExistsError, SlideReadError
 from wsi_meta.grid import STRIDES, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.lesions import lesion_facts
 from wsi_meta.model import ModelCard, load_model, model_path, read_card
 from wsi_meta.predictor import DENSE_STRIDE_PX, Predictor, resolve_device, resolve_precision
 from wsi_meta.progress import note, progress_bar
+from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
 from wsi_meta.slide import Slide, open_slide
 from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
@@ -73,6 +75,7 @@ def scan(
     uncertainty: bool = False,
     workers: int = 2,
     tissue_mask: str | Path | None = None,
+    score_model: str | Path | None = None,
     block_px: int = 1920,
     scheduler: Any = "threads",
     overwrite: bool = False,
@@ -94,6 +97,7 @@ def scan(
     uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image over the slide, not 0 = tissue; ``none`` scans everything; None finds it by colour
+    score_model : file from :func:`wsi_meta.fit_score`; its score is kept beside the default one, as ``learned_score``
     block_px : side of a block, pixels at the model's mpp; part of the store's layout
     scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``
     overwrite : replace an older heatmap at `out`
@@ -101,8 +105,8 @@ def scan(
 
     Returns
     -------
-    The finished store. Its ``result`` holds ``score`` and counts; where regions could not be read ``complete`` is False
-    and scanning again retries them.
+    The finished store. Its ``result`` holds ``score`` and counts, ``facts["lesions"]`` the lesions; where regions could not
+    be read ``complete`` is False and scanning again retries them.
 
     Raises
     ------
@@ -110,11 +114,12 @@ def scan(
     OutputExistsError
         when `out` is something else, or the heatmap of another scan; it names the difference.
     ScanOptionsError
-        (a ValueError) for a mode or stride that does not exist or that the model does not allow, or `uncertainty` without
-        `tta`.
+        (a ValueError) for a mode or stride that does not exist or the model does not allow, or `uncertainty` without `tta`.
     """
     if uncertainty and not tta:
         raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+    if score_model is not None:
+        load_score_model(score_model)  # refused before the work, not after it
     device, model_file = resolve_device(device), model_path(model)
     job = _Job(
         slide=str(Path(slide).absolute()),
@@ -135,8 +140,11 @@ def scan(
         if not heatmap.finished:
             _warn_of_tissue(tissue, worker.slide, enabled=progress)
             _scan_blocks(job, heatmap, workers, scheduler, progress=progress)
-            heatmap.finalise(_sum_up(heatmap))
-        return _refuse_nothing(heatmap, worker.slide)
+            heatmap.finalise(_sum_up(heatmap), lesion_facts(heatmap))
+        _refuse_nothing(heatmap, worker.slide)
+        if score_model is not None:
+            heatmap.amend(learned_score=learned_score(heatmap, score_model))
+        return heatmap
     except KeyboardInterrupt:
         worker.predictor.stop()
         raise
@@ -290,10 +298,9 @@ def _sum_up(heatmap: Heatmap) -> dict[str, Any]:
     return {"score": score_slide(heatmap.probability), "complete": complete, "cells": counts}
 
 
-def _refuse_nothing(heatmap: Heatmap, slide: Slide) -> Heatmap:
+def _refuse_nothing(heatmap: Heatmap, slide: Slide) -> None:
     """Leave no store behind that holds nothing but unreadable tissue."""
     counts = heatmap.result["cells"] if heatmap.result else {}
     if counts.get("unreadable") and not counts["scanned"]:
         heatmap.remove()
         raise SlideReadError(f"{slide.path}: none of its tissue can be read; no heatmap was kept; copy the slide again")
-    return heatmap
