@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -51,6 +52,79 @@ def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[
         bigtiff=True,
     )
     return path
+
+
+def write_jpeg_slide(
+    path: Path,
+    levels: Sequence[NDArray[np.uint8]],
+    *,
+    tile_px: int = 256,
+    photometric: str = "ycbcr",
+    subsampling: str = "420",
+    tables: str = "own",
+    left_out: Collection[int] = (),
+    descriptions: Sequence[str] = (),
+    software: str = "tests",
+    bigtiff: bool = False,
+) -> Path:
+    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, ``shared`` by all, without a word on colours, or ``lying``."""
+    factors = {"444": (1, 1), "422": (2, 1), "420": (2, 2)}[subsampling if photometric == "ycbcr" else "444"]
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
+        for number, image in enumerate(levels):
+            encoded = list(_jpegs(image, tile_px, photometric, subsampling))
+            shared, bare = _split(encoded[0])[0], [_split(jpeg)[1] for jpeg in encoded]
+            if tables == "lying":
+                ycbcr = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
+                encoded = [b"\xff\xd8" + ycbcr + shared[2:-2] + jpeg[2:] for jpeg in bare]
+            stored = bare if tables == "shared" else encoded
+            file.write(
+                (b"" if place in left_out else jpeg for place, jpeg in enumerate(stored)),
+                shape=image.shape,
+                dtype=np.uint8,
+                tile=(tile_px, tile_px),
+                photometric=photometric,
+                subsampling=factors if photometric == "ycbcr" else None,
+                compression="jpeg",
+                compressionargs={"outcolorspace": photometric},  # else tifffile tags RGB as YCbCr
+                jpegtables=shared if tables == "shared" else None,
+                subfiletype=int(number > 0),
+                resolution=(1e4 / MODEL_MPP, 1e4 / MODEL_MPP),
+                resolutionunit="CENTIMETER",
+                description=descriptions[number] if descriptions else None,
+                software=software,
+                metadata=None,
+            )
+    return path
+
+
+def _jpegs(image: NDArray[np.uint8], tile_px: int, photometric: str, subsampling: str) -> Iterator[bytes]:
+    """Cut into tiles, those at the edges filled up with grey, and encode them."""
+    for row in range(0, image.shape[0], tile_px):
+        for col in range(0, image.shape[1], tile_px):
+            part = image[row : row + tile_px, col : col + tile_px]
+            tile = np.full((tile_px, tile_px, 3), 90, np.uint8)
+            tile[: part.shape[0], : part.shape[1]] = part
+            if photometric == "ycbcr":
+                yield bytes(imagecodecs.jpeg8_encode(tile, level=90, subsampling=subsampling))
+            else:
+                yield bytes(imagecodecs.jpeg8_encode(tile, level=90, outcolorspace="rgb"))
+
+
+def _split(jpeg: bytes) -> tuple[bytes, bytes]:
+    """Split a JPEG into its tables and the rest, which says nothing of its colours: components 1, 2, 3, no APP marker."""
+    tables, rest, at = b"", b"", 2
+    while True:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        segment = bytearray(jpeg[at : at + 2 + length])
+        at += 2 + length
+        if marker in (0xDB, 0xC4):
+            tables += segment
+        elif marker == 0xC0:
+            segment[10::3] = b"\x01\x02\x03"
+            rest += segment
+        elif marker == 0xDA:
+            segment[5:11:2] = b"\x01\x02\x03"
+            return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + segment + jpeg[at:]
 
 
 def damage_tile(path: Path, index: int, level: int = 0) -> None:

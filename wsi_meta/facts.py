@@ -12,12 +12,13 @@ from wsi_meta.slide import open_slide
 __all__ = ["info"]
 
 
-def info(path: str | Path) -> dict[str, Any]:
+def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
     """Tell what a file is and says of itself.
 
     Parameters
     ----------
     path : slide, model file, heatmap store, or the word ``default`` for the embedded model
+    reader : who decodes a slide; see :func:`wsi_meta.open_slide`
 
     Returns
     -------
@@ -34,7 +35,7 @@ def info(path: str | Path) -> dict[str, Any]:
         return _model_facts(path)
     if path.suffix == ".zarr" or (path / "zarr.json").exists():
         return _heatmap_facts(path)
-    return _slide_facts(path)
+    return _slide_facts(path, reader)
 
 
 def _model_facts(path: Path) -> dict[str, Any]:
@@ -56,12 +57,14 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _slide_facts(path: Path) -> dict[str, Any]:
-    with open_slide(path) as slide:
+def _slide_facts(path: Path, reader: str) -> dict[str, Any]:
+    with open_slide(path, reader=reader) as slide:
         return {
             "kind": "slide",
             "path": str(path),
             "vendor": slide.vendor,
+            "reader": slide.reader,
+            "reader_reason": slide.reader_reason,
             "width": slide.width,
             "height": slide.height,
             "mpp": slide.known_mpp,

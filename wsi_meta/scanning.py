@@ -40,6 +40,7 @@ class _Job:
 
     slide: str
     mpp: float | None
+    reader: str
     model: str
     mode: str
     device: str
@@ -64,6 +65,7 @@ def scan(
     mode: str = "auto",
     stride_px: int = 32,
     mpp: float | None = None,
+    reader: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
@@ -86,7 +88,7 @@ def scan(
     mode : ``patch``, a patch of its own for every cell; ``dense``, one pass of the network over a whole block, for cells of
         32 px and models whose card says ``dense``; ``auto``, dense where that is possible
     stride_px : side of a cell, pixels at the model's mpp; a multiple of 8 up to 96
-    mpp : micrometres per level-0 pixel, where the slide does not say
+    mpp, reader : micrometres per level-0 pixel, where the slide does not say; who decodes it: see :func:`wsi_meta.open_slide`
     device, precision, batch_size, tta : see :class:`wsi_meta.predictor.Predictor`; with `tta` a cell's probability is the
         calibrated mean logit of its eight views
     uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
@@ -117,6 +119,7 @@ def scan(
     job = _Job(
         slide=str(Path(slide).absolute()),
         mpp=mpp,
+        reader=reader,
         model=str(model_file.absolute()),
         mode=_resolve_mode(mode, stride_px, read_card(model_file)),
         device=device,
@@ -157,7 +160,7 @@ def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
 @lru_cache(maxsize=1)
 def _open(job: _Job) -> _Worker:
     """Open slide and model once per process, whatever the number of blocks."""
-    slide = open_slide(job.slide, mpp=job.mpp)
+    slide = open_slide(job.slide, mpp=job.mpp, reader=job.reader)
     predictor = Predictor(
         load_model(job.model),
         device=job.device,
@@ -184,6 +187,7 @@ def _open_or_create(
     slide, predictor = worker.slide, worker.predictor
     identity = {
         "slide": slide.fingerprint(),
+        "reader": slide.reader,
         "model": predictor.model.hash,
         "mode": "dense" if predictor.halo_px else "patch",
         "grid": grid.to_dict(),
@@ -212,7 +216,7 @@ def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
         heatmap = Heatmap.open(out)
     except HeatmapError as error:
         raise OutputExistsError(f"{out}: exists and is not a heatmap store ({error}); choose another --out") from error
-    there = {"uncertainty": False} | heatmap.facts["identity"]  # the first stores say nothing of it
+    there = {"uncertainty": False, "reader": "openslide"} | heatmap.facts["identity"]  # the first stores do not say
     if different := [name for name, value in identity.items() if there.get(name) != value]:
         told = "; ".join(f"{name} is {_brief(there.get(name))}, now {_brief(identity[name])}" for name in different)
         raise OutputExistsError(f"{out}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it")
@@ -238,6 +242,8 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
     """Run one task per open block on a dask scheduler."""
     blocks, status = heatmap.open_blocks(), heatmap.status
     cells = sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in blocks)
+    worker, grid = _open(job), heatmap.grid
+    worker.slide.expect(grid.mpp, [grid.window(block, worker.predictor.halo_px) for block in blocks])
     with progress_bar(cells, "cells", "scanning", enabled=progress) as bar:
         if hasattr(scheduler, "submit"):
             from distributed import as_completed
@@ -254,7 +260,11 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
                     bar.update(cells)
 
             task = delayed(_scan_block, pure=False, traverse=False)
-            tasks = [task(job, heatmap.path, block, report) for block in blocks]
+            # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
+            tasks = [
+                task(job, heatmap.path, block, report, dask_key_name=f"block-{number:08d}")
+                for number, block in enumerate(blocks)
+            ]
             compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
 
 

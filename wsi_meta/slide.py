@@ -1,4 +1,4 @@
-"""Whole-slide images: where a file becomes pixels. Every format that OpenSlide reads.
+"""Whole-slide images: where a file becomes pixels. Every format that OpenSlide reads; plain JPEG TIFFs faster than that.
 
 Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pixels of the level that is read.
 """
@@ -6,7 +6,7 @@ Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pi
 from __future__ import annotations
 
 import hashlib
-import threading
+from collections.abc import Iterable
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.levels import LevelWindow, find_window
+from wsi_meta.openslide_reader import OpenSlideReader
+from wsi_meta.readers import READERS, choose_reader
 from wsi_meta.resampling import average_area, exact_ratio
 
 if TYPE_CHECKING:
@@ -24,34 +27,36 @@ __all__ = ["Slide", "open_slide"]
 
 COARSER_ALLOWED = 1.05
 """A slide may be this much coarser than what is asked of it before it is refused."""
-SAME_SCALE_PX = 0.25
-"""A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
 OVERVIEW_TILE_PX = 256
 """Side of one read of an overview."""
-MAX_READ_PX = 4000
-"""OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "auto") -> Slide:
     """Open a whole-slide image.
 
     Parameters
     ----------
     path : file in any format that OpenSlide reads
     mpp : micrometres per level-0 pixel, where the file does not say or is wrong
+    reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
+        of JPEG tiles (Camelyon, Philips, most Aperio); ``auto``, direct where that is possible
 
     Raises
     ------
     SlideReadError
-        when the file is missing, a folder, empty, damaged or of no known format.
+        when the file is missing, a folder, empty, damaged or of no known format, or not for the reader asked for.
     MissingMppError
         when `mpp` is not a positive number.
+    ValueError
+        when there is no such reader.
     """
-    return Slide(Path(path), mpp)
+    if reader not in READERS:
+        raise ValueError(f"reader {reader!r}; expected one of {READERS}")
+    return Slide(Path(path), mpp, reader)
 
 
 class Slide:
-    """An opened slide; see :func:`open_slide`. Threads may share it: each gets a handle of its own.
+    """An opened slide; see :func:`open_slide`. Threads may share it.
 
     Attributes
     ----------
@@ -62,20 +67,21 @@ class Slide:
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
+    reader : ``direct`` or ``openslide``: who decodes its pixels
+    reader_reason : why that one
     """
 
-    def __init__(self, path: Path, mpp: float | None = None) -> None:
+    def __init__(self, path: Path, mpp: float | None = None, reader: str = "auto") -> None:
         self.path, self.name = path, path.stem
-        self._local = threading.local()
-        handle = self._handle()
-        properties = dict(handle.properties)
-        self.width, self.height = handle.dimensions
-        self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
-        self.level_downsamples: tuple[float, ...] = handle.level_downsamples
-        self.vendor = str(properties.get("openslide.vendor"))
-        self.background = tuple(bytes.fromhex(properties.get("openslide.background-color", "FFFFFF")))
-        self._quickhash = properties.get("openslide.quickhash-1", "")
-        self.known_mpp = _checked_mpp(path, mpp) if mpp is not None else _stored_mpp(path, properties)
+        facts = OpenSlideReader(path)
+        self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.level_downsamples
+        self.width, self.height = self.level_dimensions[0]
+        self.vendor = str(facts.properties.get("openslide.vendor"))
+        self.background = facts.background
+        self._quickhash = facts.properties.get("openslide.quickhash-1", "")
+        self.known_mpp = _checked_mpp(path, mpp) if mpp is not None else _stored_mpp(path, facts.properties)
+        self._reader, self.reader_reason = choose_reader(facts, reader)
+        self.reader = self._reader.name
 
     @property
     def mpp(self) -> float:
@@ -104,7 +110,7 @@ class Slide:
 
         Parameters
         ----------
-        x, y : corner, level-0 pixels; may lie outside the slide
+        x, y : corner, level-0 pixels, rounded to whole pixels of `level`; may lie outside the slide
         width, height : pixels of `level`
         level : pyramid level, 0 finest
 
@@ -118,18 +124,7 @@ class Slide:
             when the stored pixels cannot be decoded. The slide stays usable for other regions.
         """
         downsample = self.level_downsamples[level]
-        region = np.empty((height, width, 3), np.uint8)
-        region[:] = self.background
-        left, top = round(x / downsample), round(y / downsample)
-        level_width, level_height = self.level_dimensions[level]
-        for l_y in range(max(0, top), min(level_height, top + height), MAX_READ_PX):
-            for l_x in range(max(0, left), min(level_width, left + width), MAX_READ_PX):
-                l_width = min(MAX_READ_PX, level_width - l_x, left + width - l_x)
-                l_height = min(MAX_READ_PX, level_height - l_y, top + height - l_y)
-                corner = (x + round((l_x - left) * downsample), y + round((l_y - top) * downsample))
-                part = self._read_opaque(corner, level, (l_width, l_height))
-                region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width] = part
-        return region
+        return self._read_level(level, round(x / downsample), round(y / downsample), width, height)
 
     def read_at(self, mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read a rectangle at a given resolution.
@@ -153,18 +148,9 @@ class Slide:
             when the slide is more than 5 % coarser than `mpp`, or cannot be decoded there.
         MissingMppError
         """
-        l0_per_px = self.check_resolution(mpp)
-        level, scale = self._best_level(float(l0_per_px), max(width, height))
-        downsample = self.level_downsamples[level]
-        # exact position of the region's corner, in pixels of the level; rounded once, here
-        left, top = (float(position * l0_per_px) / downsample for position in (x, y))
-        if abs(scale - 1) * max(width, height) < SAME_SCALE_PX:
-            return self.read_region(round(round(left) * downsample), round(round(top) * downsample), width, height, level=level)
-        l_left, l_top = int(np.floor(left)), int(np.floor(top))
-        l_width, l_height = (int(np.ceil(end)) for end in (left + width * scale - l_left, top + height * scale - l_top))
-        l0_left, l0_top = round(l_left * downsample), round(l_top * downsample)
-        pixels = self.read_region(l0_left, l0_top, l_width, l_height, level=level)
-        return average_area(pixels, (top - l_top, left - l_left), scale, (height, width))
+        window = self._window(mpp, x, y, width, height)
+        pixels = self._read_level(*window.rectangle)
+        return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
 
     def read_overview(self, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the whole slide, tile by tile, so that damage in one place does not hide the rest.
@@ -216,11 +202,29 @@ class Slide:
             )
         return ratio
 
+    def expect(self, mpp: float, windows: Iterable[tuple[int, int, int, int]]) -> int | None:
+        """Say what :meth:`read_at` will be asked for, so that stored tiles which several windows share are decoded once.
+
+        Parameters
+        ----------
+        mpp : micrometres per pixel of the windows
+        windows : (x, y, width, height) each, as :meth:`read_at`; soon to be read, neighbours near each other
+
+        Returns
+        -------
+        Number of stored tiles that they need; None from OpenSlide, which takes no advice.
+        """
+        whole = (self._window(mpp, *window).rectangle for window in windows)
+        return self._reader.expect([part for part in map(self._inside, whole) if part[3] > 0 and part[4] > 0])
+
+    @property
+    def tiles_decoded(self) -> int | None:
+        """Stored tiles decoded since the slide was opened; None where OpenSlide reads, which does not tell."""
+        return self._reader.tiles_decoded
+
     def close(self) -> None:
-        """Close this thread's handle; a later read opens a new one."""
-        if (handle := getattr(self._local, "handle", None)) is not None:
-            handle.close()
-        self._local.handle = None
+        """Close what this thread has open (directly read: the file); a later read opens it again."""
+        self._reader.close()
 
     def __enter__(self) -> Slide:
         return self
@@ -228,54 +232,26 @@ class Slide:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _best_level(self, l0_per_px: float, extent_px: int) -> tuple[int, float]:
-        """Give the coarsest level that is fine enough, and its pixels per pixel asked for."""
-        slack = SAME_SCALE_PX / extent_px
-        fine = [k for k, downsample in enumerate(self.level_downsamples) if l0_per_px / downsample > 1 - slack]
-        level = max(fine, key=lambda k: self.level_downsamples[k]) if fine else 0
-        return level, l0_per_px / self.level_downsamples[level]
+    def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Read pixels of a level; those outside it have the background colour."""
+        region = np.empty((height, width, 3), np.uint8)
+        _, l_x, l_y, l_width, l_height = self._inside((level, left, top, width, height))
+        if (l_width, l_height) != (width, height):
+            region[:] = self.background
+        if l_width > 0 and l_height > 0:
+            part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
+            self._reader.read_into(part, level, l_x, l_y)
+        return region
 
-    def _read_opaque(self, corner: tuple[int, int], level: int, dimensions: tuple[int, int]) -> NDArray[np.uint8]:
-        from openslide import OpenSlideError
+    def _inside(self, rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
+        """Cut (level, left, top, width, height) down to its level; nothing is left where width or height is not above 0."""
+        level, left, top, width, height = rectangle
+        level_width, level_height = self.level_dimensions[level]
+        x, y = max(0, left), max(0, top)
+        return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
 
-        try:
-            pixels = np.asarray(self._handle().read_region(corner, level, dimensions))
-        except OpenSlideError as error:
-            self.close()  # OpenSlide latches: after one bad tile every later read of that handle fails
-            raise SlideReadError(
-                f"{self.path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({error})"
-            ) from error
-        alpha = pixels[..., 3:]
-        if alpha.min() == 255:
-            return pixels[..., :3]
-        blend = pixels[..., :3] * (alpha / 255) + np.array(self.background) * (1 - alpha / 255)
-        return blend.round().astype(np.uint8)
-
-    def _handle(self) -> Any:
-        """Give this thread's OpenSlide handle, opened when first needed."""
-        if getattr(self._local, "handle", None) is None:
-            self._local.handle = _open_handle(self.path)
-        return self._local.handle
-
-
-def _open_handle(path: Path) -> Any:
-    from openslide import OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
-
-    if not path.exists():
-        raise SlideReadError(f"{path}: no such file; expected a whole-slide image")
-    if path.is_dir():
-        raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")
-    if path.stat().st_size == 0:
-        raise SlideReadError(f"{path}: an empty file; expected a whole-slide image; copy it again")
-    try:
-        return OpenSlide(path)
-    except OpenSlideUnsupportedFormatError as error:
-        raise SlideReadError(
-            f"{path}: not a slide that OpenSlide knows (a plain or truncated image?); expected a tiled, pyramidal one; "
-            "convert it (vips tiffsave --tile --pyramid) or copy it again"
-        ) from error
-    except OpenSlideError as error:
-        raise SlideReadError(f"{path}: damaged or truncated ({error}); copy the slide again") from error
+    def _window(self, mpp: float, x: int, y: int, width: int, height: int) -> LevelWindow:
+        return find_window(self.level_downsamples, self.check_resolution(mpp), x, y, width, height)
 
 
 def _stored_mpp(path: Path, properties: dict[str, str]) -> float | None:

@@ -11,9 +11,10 @@ __all__ = ["info"]
 
 @click.command(epilog=options.example("wsi-meta info slide.tif"))
 @click.argument("path")
+@options.reader_option
 @options.as_json_option
-def info(path: str, as_json: bool) -> None:
+def info(path: str, reader: str, as_json: bool) -> None:
     """Print the facts of a slide, a model file (or 'default') or a heatmap."""
     from wsi_meta.facts import info as tell
 
-    options.print_result(tell(path), as_json=as_json)
+    options.print_result(tell(path, reader=reader), as_json=as_json)

@@ -17,6 +17,7 @@ __all__ = [
     "precision_option",
     "print_result",
     "print_results",
+    "reader_option",
     "tta_option",
     "workers_option",
 ]
@@ -36,6 +37,13 @@ batch_size_option = click.option(
 )
 tta_option = click.option(
     "--tta", is_flag=True, help="Test-time averaging: mean over eight turned and mirrored views, eight times the work."
+)
+reader_option = click.option(
+    "--reader",
+    type=click.Choice(["auto", "openslide", "direct"]),
+    default="auto",
+    show_default=True,
+    help="Who decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles.",
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(0), default=2, show_default=True, help="How many read at the same time."

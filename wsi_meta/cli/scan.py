@@ -35,6 +35,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
     help="Side of a cell, pixels at the model's mpp; a multiple of 8.",
 )
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
+@options.reader_option
 @click.option("--tissue-mask", help="Image over the slide, 0 = background; 'none' scans everything. Default: found by colour.")
 @options.device_option
 @options.precision_option

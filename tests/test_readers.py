@@ -1,0 +1,318 @@
+"""The direct reader beside OpenSlide, which judges its pixels; the cache that both threads and blocks share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from slides import damage_tile, texture, write_jpeg_slide, write_slide
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.facts import info
+from wsi_meta.slide import Slide, open_slide
+from wsi_meta.tile_cache import TileCache
+
+REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
+"""x, y, width, height at level 0: inside, over each edge, over all of them."""
+
+
+@pytest.fixture(scope="module")
+def levels() -> list[NDArray[np.uint8]]:
+    image = texture(556, 696, seed=5)
+    return [image, image[::4, ::4]]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, levels: list[NDArray[np.uint8]]) -> Path:
+    return write_jpeg_slide(tmp_path_factory.mktemp("plain") / "plain.tif", levels, tables="shared")
+
+
+def assert_same_pixels(path: Path) -> Slide:
+    """Read with both; they agree within 2 grey levels on 99.9 % of values."""
+    ours, theirs = open_slide(path), open_slide(path, reader="openslide")
+    assert (ours.reader, theirs.reader) == ("direct", "openslide")
+    assert (ours.level_dimensions, ours.level_downsamples) == (theirs.level_dimensions, theirs.level_downsamples)
+    assert (ours.fingerprint(), ours.known_mpp, ours.vendor) == (theirs.fingerprint(), theirs.known_mpp, theirs.vendor)
+    for level, downsample in enumerate(ours.level_downsamples):
+        for x, y, width, height in REGIONS:
+            x, y = (round(round(at / downsample) * downsample) for at in (x, y))
+            a, b = (slide.read_region(x, y, width, height, level=level) for slide in (ours, theirs))
+            assert a.shape == b.shape == (height, width, 3)
+            assert (np.abs(a.astype(int) - b) <= 2).mean() >= 0.999, (level, x, y)
+    return ours
+
+
+@pytest.mark.parametrize("tables", ["own", "shared"])
+@pytest.mark.parametrize(
+    ("photometric", "subsampling", "tile_px", "bigtiff"),
+    [
+        ("ycbcr", "420", 256, False),
+        ("ycbcr", "422", 240, True),
+        ("ycbcr", "444", 512, False),
+        ("rgb", "444", 240, False),
+        ("rgb", "444", 512, True),
+    ],
+)
+def test_pixels_are_openslides(
+    tmp_path: Path,
+    levels: list[NDArray[np.uint8]],
+    photometric: str,
+    subsampling: str,
+    tile_px: int,
+    bigtiff: bool,
+    tables: str,
+) -> None:
+    path = write_jpeg_slide(
+        tmp_path / "s.tif",
+        levels,
+        tile_px=tile_px,
+        photometric=photometric,
+        subsampling=subsampling,
+        tables=tables,
+        bigtiff=bigtiff,
+    )
+    slide = assert_same_pixels(path)
+    assert np.abs(slide.read_region(0, 0, 696, 556).astype(int) - levels[0]).mean() < 12, "and both are the picture"
+
+
+def test_aperio(tmp_path: Path, levels: list[NDArray[np.uint8]]) -> None:
+    told = "Aperio Image Library v11.2.1 \r\n696x556 (240x240) JPEG/RGB Q=90|AppMag = 20|MPP = 0.9720"
+    path = write_jpeg_slide(
+        tmp_path / "a.svs", levels, tile_px=240, photometric="rgb", tables="shared", descriptions=[told] * 2
+    )
+    assert assert_same_pixels(path).vendor == "aperio"
+
+
+def test_stored_pixels_where_levels_do_not_divide(tmp_path: Path) -> None:
+    """At downsample 4.003 OpenSlide blends neighbours; the direct reader gives what is stored, at the nearest whole pixel."""
+    image = texture(601, 803, seed=7)
+    path = write_jpeg_slide(tmp_path / "odd.tif", [image, image[::4, ::4][:150, :200]], tables="shared", tile_px=128)
+    slide = open_slide(path, reader="direct")
+    stored = tifffile.imread(path, level=None, key=1)
+    x = round(120 * slide.level_downsamples[1])
+    np.testing.assert_array_equal(slide.read_region(x, x, 60, 20, level=1), stored[120:140, 120:180])
+
+
+def _philips(downsamples: list[int]) -> str:
+    spacing = "".join(
+        f'<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" '
+        f'Element="0x0030" PMSVR="IDoubleArray">"{0.000972 * k}" "{0.000972 * k}"</Attribute></DataObject>'
+        for k in downsamples
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport"><Attribute Name="PIM_DP_SCANNED_IMAGES">'
+        '<Array><DataObject ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE">WSI</Attribute>'
+        '<Attribute Name="DICOM_PIXEL_SPACING">"0.000972" "0.000972"</Attribute>'
+        f'<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE"><Array>{spacing}</Array></Attribute>'
+        "</DataObject></Array></Attribute></DataObject>"
+    )
+
+
+def test_philips_levels_are_padded_to_whole_tiles(tmp_path: Path) -> None:
+    image = texture(768, 1280, seed=6)
+    padded = np.full((512, 768, 3), 255, np.uint8)
+    padded[:384, :640] = image[::2, ::2]
+    path = write_jpeg_slide(
+        tmp_path / "p.tiff",
+        [image, padded],
+        tile_px=256,
+        descriptions=[_philips([1, 2]), "level=1"],
+        software="Philips DP v1.0",
+    )
+    slide = assert_same_pixels(path)
+    assert slide.vendor == "philips"
+    assert slide.level_dimensions == ((1280, 768), (640, 384))
+
+
+def test_left_out_tiles_are_background(tmp_path: Path, levels: list[NDArray[np.uint8]]) -> None:
+    path = write_jpeg_slide(tmp_path / "sparse.tif", levels[:1], left_out=[0, 4])
+    ours = assert_same_pixels(path)
+    assert (ours.read_region(0, 0, 256, 256) == 255).all()
+    assert (ours.read_region(256, 0, 256, 256) == 255).mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["overwritten", "flipped", "cut"])
+def test_damage_is_told_as_by_openslide(plain: Path, tmp_path: Path, levels: list[NDArray[np.uint8]], kind: str) -> None:
+    path = tmp_path / "bad.tif"
+    path.write_bytes(plain.read_bytes())
+    slide = open_slide(path)  # damaged afterwards: what is damaged when opened may be left to OpenSlide
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        assert isinstance(page, tifffile.TiffPage)
+        start, length = page.dataoffsets[4], page.databytecounts[4]
+    if kind == "overwritten":
+        damage_tile(path, 4)
+    elif kind == "flipped":  # still a JPEG, of other pixels: libjpeg goes on after no more than a warning
+        with path.open("r+b") as file:
+            file.seek(start + length // 2)
+            file.write(np.random.default_rng(0).integers(0, 255, 60).astype(np.uint8).tobytes())
+    else:
+        with path.open("r+b") as file:
+            file.truncate(start + length // 2)
+    with pytest.raises(SlideReadError, match=r"bad\.tif: cannot be decoded at x=300 y=300 level 0 \(.+\)$") as caught:
+        slide.read_region(300, 300, 20, 20)
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(slide.read_region(0, 0, 200, 200), open_slide(plain).read_region(0, 0, 200, 200))
+    with pytest.raises(SlideReadError, match="x=300 y=300"):
+        slide.read_region(300, 300, 20, 20)
+
+
+def test_damaged_before_opening(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.tif"
+    path.write_bytes(plain.read_bytes())
+    for index in range(9):
+        damage_tile(path, index)
+    slide = open_slide(path)
+    assert slide.reader == "direct", "neither reads its busiest tile"
+    with pytest.raises(SlideReadError, match="nothing of it can be read"):
+        slide.read_overview(0.972)
+
+
+def test_a_file_that_went_away(plain: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.tif"
+    path.write_bytes(plain.read_bytes())
+    with open_slide(path) as slide:
+        slide.read_region(0, 0, 10, 10)
+    slide.read_region(0, 0, 10, 10)
+    slide.close()
+    path.unlink()
+    with pytest.raises(SlideReadError, match=r"gone\.tif: cannot be decoded at x=0 y=0 level 0 \(.*No such file"):
+        slide.read_region(0, 0, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path, levels: write_slide(path, levels[0]), "ADOBE_DEFLATE"),
+        (lambda path, levels: write_jpeg_slide(path, [levels[0], levels[0]]), "told apart by their size"),
+        (
+            lambda path, levels: write_jpeg_slide(path, levels, photometric="rgb", tables="lying"),
+            "other pixels than OpenSlide's",
+        ),
+        (
+            lambda path, levels: write_jpeg_slide(path, levels, descriptions=["Aperio 1|MPP = 0.5"] * 2, left_out=[1]),
+            "tiles left out",
+        ),
+    ],
+    ids=["codec", "twins", "colours", "aperio"],
+)
+def test_the_rest_is_openslides(tmp_path: Path, levels: list[NDArray[np.uint8]], make: object, reason: str) -> None:
+    assert callable(make)
+    path = make(tmp_path / "odd.tif", levels)
+    slide = open_slide(path)
+    assert slide.reader == "openslide"
+    assert reason in slide.reader_reason
+    assert slide.tiles_decoded is None
+    assert slide.expect(slide.mpp, [(0, 0, 9, 9)]) is None
+    with pytest.raises(SlideReadError, match=r"odd\.tif: .*; the direct reader expects .*leave --reader out$"):
+        open_slide(path, reader="direct")
+
+
+def test_no_such_reader(plain: Path) -> None:
+    with pytest.raises(ValueError, match="reader 'fast'; expected one of"):
+        open_slide(plain, reader="fast")
+
+
+def test_info_tells_the_reader(plain: Path) -> None:
+    assert (info(plain)["reader"], info(plain)["reader_reason"]) == ("direct", "a plain TIFF of JPEG tiles")
+    assert info(plain, reader="openslide")["reader"] == "openslide"
+
+
+def _blocks(side: int = 150, halo: int = 40) -> list[tuple[int, int, int, int]]:
+    return [(x - halo, y - halo, side + 2 * halo, side + 2 * halo) for y in range(0, 556, side) for x in range(0, 696, side)]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_overlapping_blocks_decode_each_tile_once(plain: Path, threads: int) -> None:
+    slide, blocks = open_slide(plain), _blocks()
+    needed, before = slide.expect(slide.mpp, blocks), slide.tiles_decoded
+    assert needed == 9
+    assert before is not None
+    waiting, pixels = iter(enumerate(blocks)), {}
+    lock, together = threading.Lock(), threading.Barrier(threads)
+
+    def work() -> None:
+        together.wait()
+        while True:
+            with lock:
+                number, window = next(waiting, (None, None))
+            if number is None or window is None:
+                return
+            pixels[number] = slide.read_at(slide.mpp, *window)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert slide.tiles_decoded == before + needed
+    whole = open_slide(plain, reader="openslide")
+    for number, window in enumerate(blocks):
+        np.testing.assert_array_equal(pixels[number], whole.read_at(slide.mpp, *window))
+
+
+def test_expected_tiles_are_let_go_after_their_last_use() -> None:
+    cache, tile = TileCache(), np.zeros((8, 8, 3), np.uint8)
+    cache.expect({"twice": 2})
+    for key, held in [("once", 0), ("twice", tile.nbytes), ("once", tile.nbytes), ("twice", 0)]:
+        cache.get(key, lambda: tile)
+        assert cache.held_bytes == held
+    assert cache.decoded == 3
+
+
+def test_the_cache_stays_within_its_bounds() -> None:
+    tile = np.zeros((8, 8, 3), np.uint8)
+    cache = TileCache(casual_bytes=3 * tile.nbytes, expected_bytes=5 * tile.nbytes)
+    for number in range(10):
+        cache.get(number, lambda: tile)
+        assert cache.held_bytes == min(number + 1, 3) * tile.nbytes
+    for number in (9, 8, 7):
+        cache.get(number, lambda: tile)
+    assert cache.decoded == 10, "the latest are the ones that stayed"
+    cache.expect(dict.fromkeys(range(20), 2))
+    for number in range(20):
+        cache.get(number, lambda: tile)
+        assert cache.held_bytes <= 5 * tile.nbytes
+    cache.clear()
+    assert cache.held_bytes == 0
+
+
+def test_who_asks_second_waits_for_the_first() -> None:
+    cache, started, answers = TileCache(), threading.Event(), []
+
+    def slow() -> NDArray[np.uint8]:
+        started.set()
+        time.sleep(0.05)
+        return np.ones((2, 2, 3), np.uint8)
+
+    first = threading.Thread(target=lambda: answers.append(cache.get("a", slow)))
+    first.start()
+    started.wait()
+    answers.append(cache.get("a", lambda: pytest.fail("decoded twice")))
+    first.join()
+    assert answers[0] is answers[1]
+
+
+def test_a_tile_that_failed_is_tried_again() -> None:
+    cache = TileCache()
+
+    def broken() -> NDArray[np.uint8]:
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        cache.get("a", broken)
+    assert cache.get("a", lambda: np.ones((1, 1, 3), np.uint8)).all()
+    assert (cache.decoded, cache.held_bytes) == (1, 3)
+
+
+@pytest.mark.shared_data
+def test_a_real_aperio_slide(shared_data: Path) -> None:
+    path = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    slide = assert_same_pixels(path)
+    expected = open_slide(path, reader="openslide").read_at(0.972, -50, -50, 300, 700)
+    np.testing.assert_array_equal(slide.read_at(0.972, -50, -50, 300, 700), expected)

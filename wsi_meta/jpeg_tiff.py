@@ -1,0 +1,109 @@
+"""Which TIFFs are plain: levels of JPEG tiles side by side, and where in the file each tile lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["NotPlainError", "TiledLevel", "find_levels"]
+
+VENDORS = ("generic-tiff", "aperio", "philips")
+"""OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
+JPEG, RGB, YCBCR, CONTIGUOUS = 7, 2, 6, 1
+"""TIFF 6.0 with Technical Note 2: compression, photometric interpretations, planar configuration."""
+
+
+class NotPlainError(ValueError):
+    """Why a file is not for reading tiles directly; never leaves this package's reading modules."""
+
+
+@dataclass(frozen=True)
+class TiledLevel:
+    """Where a level's tiles lie, row by row of the tile grid.
+
+    `head` goes before a tile's own bytes (without their first two) to make a JPEG that stands alone: start of image, a
+    marker that says whether it holds RGB or YCbCr, and the tables that the tiles share.
+    """
+
+    tile_width: int
+    tile_height: int
+    columns: int
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    head: bytes
+
+
+def find_levels(path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...]) -> list[TiledLevel]:
+    """Find the tiles of each of OpenSlide's levels.
+
+    Parameters
+    ----------
+    path : TIFF file that OpenSlide opened
+    vendor, level_dimensions : what OpenSlide says of it
+
+    Raises
+    ------
+    NotPlainError
+        with the reason, when a level is anything but JPEG tiles in RGB or YCbCr with 8 bits, or is not found.
+    """
+    import tifffile
+
+    if vendor not in VENDORS:
+        raise NotPlainError(f"{vendor} is laid out in its own way")
+    try:
+        with tifffile.TiffFile(path) as file:
+            everything: Iterable[Any] = file.pages
+            pages = [page for page in everything if page.is_tiled]
+            return [_level(page, vendor) for page in _match(pages, vendor, level_dimensions)]
+    except tifffile.TiffFileError as error:
+        raise NotPlainError(str(error)) from error
+
+
+def _match(pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int], ...]) -> list[Any]:
+    """Give the page of each level."""
+    if vendor == "philips":  # stored with padding up to whole tiles that OpenSlide cuts off
+        padded = all(
+            page.imagewidth >= width and page.imagelength >= height
+            for page, (width, height) in zip(pages, level_dimensions, strict=False)
+        )
+        if len(pages) != len(level_dimensions) or not padded:
+            raise NotPlainError(f"{len(pages)} tiled pages for {len(level_dimensions)} levels, or of other sizes")
+        return pages
+    found = [[page for page in pages if (page.imagewidth, page.imagelength) == level] for level in level_dimensions]
+    if any(len(fitting) != 1 for fitting in found):
+        raise NotPlainError("pages that cannot be told apart by their size")
+    return [fitting[0] for fitting in found]
+
+
+def _level(page: Any, vendor: str) -> TiledLevel:
+    """Give a page's tiles; NotPlainError when they are not plain."""
+    if page.compression != JPEG:
+        raise NotPlainError(f"tiles compressed with {page.compression.name}, not JPEG")
+    if page.photometric not in (RGB, YCBCR):
+        raise NotPlainError(f"colours stored as {page.photometric.name}, not RGB or YCbCr")
+    layout = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.imagedepth)
+    if layout != (8, 3, CONTIGUOUS, 1):
+        raise NotPlainError("samples that are not three interleaved bytes a pixel")
+    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+    offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
+    if len(offsets) != columns * rows or len(lengths) != columns * rows:
+        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows}")
+    if vendor != "generic-tiff" and not lengths.all():
+        raise NotPlainError("tiles left out, which OpenSlide draws from other levels")
+    return TiledLevel(page.tilewidth, page.tilelength, columns, offsets, lengths, _head(page))
+
+
+def _head(page: Any) -> bytes:
+    """Give the first bytes of every tile's JPEG. An Adobe marker settles the colours as OpenSlide does, by the TIFF's tag."""
+    tables = page.jpegtables or b"\xff\xd8\xff\xd9"
+    if tables[:2] != b"\xff\xd8" or tables[-2:] != b"\xff\xd9":
+        raise NotPlainError("shared JPEG tables that are damaged")
+    colours = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([page.photometric == YCBCR])
+    return b"\xff\xd8" + colours + bytes(tables[2:-2])

@@ -1,0 +1,40 @@
+"""Who turns a file into pixels: the direct reader where the file is plain, else OpenSlide."""
+
+from __future__ import annotations
+
+from wsi_meta.direct_reader import DirectReader
+from wsi_meta.errors import SlideReadError
+from wsi_meta.jpeg_tiff import NotPlainError
+from wsi_meta.openslide_reader import OpenSlideReader
+
+__all__ = ["READERS", "choose_reader"]
+
+READERS = ("auto", "openslide", "direct")
+"""``auto`` is direct for plain TIFFs of JPEG tiles, else OpenSlide."""
+
+
+def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader | DirectReader, str]:
+    """Give the reader for a file and why it is that one.
+
+    Parameters
+    ----------
+    facts : the file, opened with OpenSlide
+    asked : one of :data:`READERS`
+
+    Raises
+    ------
+    SlideReadError
+        when the direct reader was asked for and cannot read the file.
+    """
+    if asked == "openslide":
+        return facts, "asked for"
+    try:
+        direct = DirectReader(facts)
+    except NotPlainError as error:
+        if asked == "direct":
+            raise SlideReadError(
+                f"{facts.path}: {error}; the direct reader expects a plain TIFF of JPEG tiles; leave --reader out"
+            ) from error
+        return facts, str(error)
+    facts.close()
+    return direct, "a plain TIFF of JPEG tiles"

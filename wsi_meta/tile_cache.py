@@ -1,0 +1,105 @@
+"""Decoded tiles, shared by the reads that need them, each decoded once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TileCache"]
+
+CASUAL_BYTES = 32 << 20
+"""Room for tiles while nobody has said what will be read: a row of an overview, the neighbourhood of a block."""
+EXPECTED_BYTES = 256 << 20
+"""Room for tiles that are known to be needed again. A scan row by row keeps the strip that two rows of blocks share:
+about 40 MiB of a full Camelyon slide, and this much only where a slide is all tissue and has no level near the model's."""
+
+
+class TileCache:
+    """Tiles by key. Threads may ask at the same time; the second to ask for a tile waits for the first one's decoding.
+
+    Attributes
+    ----------
+    decoded : tiles decoded so far
+    held_bytes : bytes of the decoded tiles that are kept now
+    """
+
+    def __init__(self, casual_bytes: int = CASUAL_BYTES, expected_bytes: int = EXPECTED_BYTES) -> None:
+        self.decoded = self.held_bytes = 0
+        self._casual_bytes, self._expected_bytes = casual_bytes, expected_bytes
+        self._tiles: dict[Hashable, Future[NDArray[np.uint8]]] = {}  # least recently used first
+        self._uses: dict[Hashable, int] | None = None
+        self._lock = threading.Lock()
+
+    def expect(self, uses: Mapping[Hashable, int] | None) -> None:
+        """Say how often each tile will be asked for, where more than once: it is kept until then, others not at all.
+
+        None forgets that, and the most recently used are kept again.
+        """
+        with self._lock:
+            self._uses = None if uses is None else dict(uses)
+            self._drop_all()
+
+    def get(self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Give a tile, from `decode` when it is not here. What `decode` raises is raised; the next to ask tries again."""
+        with self._lock:
+            tile = self._tiles.pop(key, None)
+            ours = tile is None
+            self._tiles[key] = tile = tile or Future()
+        if ours:
+            self._fill(key, tile, decode)
+        pixels = tile.result()
+        self._note_use(key, tile)
+        return pixels
+
+    def clear(self) -> None:
+        """Drop every tile; what is expected stays so."""
+        with self._lock:
+            self._drop_all()
+
+    def _fill(self, key: Hashable, tile: Future[NDArray[np.uint8]], decode: Callable[[], NDArray[np.uint8]]) -> None:
+        try:
+            pixels = decode()
+        except BaseException as error:
+            with self._lock:
+                if self._tiles.get(key) is tile:
+                    del self._tiles[key]
+            tile.set_exception(error)
+            return
+        with self._lock:
+            self.decoded += 1
+            if self._tiles.get(key) is tile:
+                self.held_bytes += pixels.nbytes
+            tile.set_result(pixels)
+            self._make_room()
+
+    def _note_use(self, key: Hashable, tile: Future[NDArray[np.uint8]]) -> None:
+        """Let go of a tile that nobody else is known to need."""
+        with self._lock:
+            if self._uses is None:
+                return
+            self._uses[key] = left = self._uses.get(key, 1) - 1
+            if left <= 0:
+                del self._uses[key]
+                if self._tiles.get(key) is tile:
+                    self._drop(key)
+
+    def _make_room(self) -> None:
+        room = self._casual_bytes if self._uses is None else self._expected_bytes
+        for key in [key for key, tile in self._tiles.items() if tile.done()] if self.held_bytes > room else ():
+            if self.held_bytes <= room:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        self.held_bytes -= self._tiles.pop(key).result().nbytes
+
+    def _drop_all(self) -> None:
+        self._tiles.clear()  # a tile being decoded now still reaches those who wait for it
+        self.held_bytes = 0
