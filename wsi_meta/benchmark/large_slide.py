@@ -21,12 +21,14 @@ from wsi_meta.synthetic import MPP as SLIDE_MPP
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FULL_SIZE", "TISSUE_PX", "assemble_tissue", "draw_tissue", "tissue_shape", "write_large_slide"]
+__all__ = ["FULL_SIZE", "SIZES", "TISSUE_PX", "assemble_tissue", "draw_tissue", "tissue_shape", "write_large_slide"]
 
 FULL_SIZE = (97_792, 221_184)
 """Width and height of a Camelyon16 slide, level-0 pixels."""
 TISSUE_PX = 171_000_000
 """Tissue of a mean Camelyon16 slide, pixels at 0.972 um."""
+SIZES = {"full": 1, "1/4": 2, "1/16": 4}
+"""Names of smaller slides, by their share of the area, and what each side is divided by."""
 TILE_PX = 512
 """Side of a stored tile, and the grain of the tissue's shape at level 0."""
 MODEL_DOWNSAMPLE = 4
