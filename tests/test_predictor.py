@@ -33,8 +33,8 @@ def tiny_model() -> Model:
     """A tiny dense network whose BatchNorm does something."""
     torch.manual_seed(0)
     network = Tiny().eval()
-    network.bn1.running_mean += 0.3
-    network.bn1.running_var *= 2.5
+    network.bn1.get_buffer("running_mean").add_(0.3)
+    network.bn1.get_buffer("running_var").mul_(2.5)
     network.bn1.weight.data *= 1.7
     network.fc.weight.data *= 8
     return Model(network, ModelCard(dense=True), "", Path())
