@@ -32,8 +32,8 @@ class Limits:
     """To read all blocks, on as many threads as the scan had workers."""
     predict_seconds: dict[str, float]
     """To predict each block, by :func:`block_name`."""
-    compile_seconds: float
-    """What the first block took longer than it did when it was predicted again: compiling, first use of memory."""
+    ready_seconds: float
+    """To fold and compile the loaded network, and what its first block took longer than the same block again."""
     cells: int
     """Scanned cells in those blocks."""
 
@@ -60,7 +60,8 @@ def measure_limits(
 ) -> Limits:
     """Read all blocks of a finished scan, predicting nothing; then predict them, already in memory.
 
-    The predictor is the scan's: mode and precision are taken from the store. To be called in a process of its own.
+    The predictor is the scan's: mode, precision and whether it is compiled are taken from the store. To be called in a process
+    of its own.
 
     Parameters
     ----------
@@ -72,14 +73,17 @@ def measure_limits(
     identity, grid, status = heatmap.facts["identity"], heatmap.grid, heatmap.status
     wanted = {block: status[block.cells] == Status.SCANNED for block in grid.blocks()}
     blocks = [block for block in grid.blocks() if wanted[block].any()][: 1 if first_only else None]
+    loaded, start = load_model(model_path(model)), time.perf_counter()
     predictor = Predictor(
-        load_model(model_path(model)),
+        loaded,
         device=device,
         precision=identity["precision"],
         batch_size=batch_size,
         tta=identity["test_time_averaging"],
         dense=identity["mode"] == "dense",
+        compiled=identity["compiled"],
     )
+    made_seconds = time.perf_counter() - start
     with open_slide(slide) as opened:
 
         def read(block: Block) -> Any:
@@ -88,6 +92,7 @@ def measure_limits(
         def predict(block: Block, image: Any) -> None:
             predictor.predict_block(image, wanted[block], grid.stride_px)
 
+        opened.expect(grid.mpp, [grid.window(block, predictor.halo_px) for block in blocks])
         read_seconds = _time_reading(read, blocks, workers)
         image = read(blocks[0])
         first, *again = (_seconds(predict, blocks[0], image) for _ in range(3))
@@ -95,7 +100,7 @@ def measure_limits(
     return Limits(
         read_seconds=read_seconds,
         predict_seconds={block_name(block): seconds for block, seconds in predict_seconds.items()},
-        compile_seconds=max(0.0, first - statistics.median(again)),
+        ready_seconds=made_seconds + max(0.0, first - statistics.median(again)),
         cells=int(sum(np.count_nonzero(wanted[block]) for block in blocks)),
     )
 

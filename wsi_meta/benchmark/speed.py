@@ -90,7 +90,7 @@ def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
 
 
 def figures(
-    cold: MeasuredScan, warm: Sequence[MeasuredScan], limits: Limits, cold_compile_seconds: float, stride_px: int
+    cold: MeasuredScan, warm: Sequence[MeasuredScan], limits: Limits, cold_ready_seconds: float, stride_px: int
 ) -> dict[str, float | None]:
     """Condense the measurements of one slide scanned one way.
 
@@ -99,7 +99,7 @@ def figures(
     cold : the scan that found no compiled kernels of an earlier process
     warm : scans that found them; figures are medians over these
     limits : reading alone and the network alone, on the same blocks
-    cold_compile_seconds : what compiling takes where nothing is in the cache
+    cold_ready_seconds : what making the network ready takes where nothing is in the cache
     stride_px : side of a cell, pixels at the model's mpp
 
     Returns
@@ -120,8 +120,8 @@ def figures(
         "start-up until tissue is found, s": median(lambda scan: scan.timeline.ready),
         "first cells written after, s": median(lambda scan: scan.timeline.first),
         "after the last block, s": median(lambda scan: scan.timing.seconds - scan.timeline.last),
-        "compiling, cache full, s": limits.compile_seconds,
-        "compiling, cache empty, s": cold_compile_seconds,
+        "network made ready, s": limits.ready_seconds,
+        "network made ready, nothing compiled before, s": cold_ready_seconds,
         "cells/s, end to end": cells / seconds,
         "cells/s, first block to last": steady,
         "Mpx/s of tissue, first block to last": steady * stride_px**2 / MEGA,
