@@ -5,7 +5,9 @@ Files only: other tools run in environments of their own, where this package is 
 
 from __future__ import annotations
 
+import copy
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +155,9 @@ def _write_torchscript(path: Path, model: Model, side: int) -> None:
             logit = self.network(images.contiguous(memory_format=torch.channels_last))
             return torch.cat([torch.zeros_like(logit), logit], 1)
 
-    network = TwoLogits(model.network.float().to(memory_format=torch.channels_last)).eval()
-    with torch.inference_mode(False), torch.no_grad():
+    network = TwoLogits(copy.deepcopy(model.network)).float().to(memory_format=torch.channels_last).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # WSInfer takes nothing else
         torch.jit.trace(network, torch.zeros(2, 3, side, side)).save(str(path))
 
 
