@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMe
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note
-from wsi_meta.scanning import scan
+from wsi_meta.relay import Turn
+from wsi_meta.scanning import forget, scan
 
 __all__ = ["COLUMNS", "scan_slides", "summarise"]
 
@@ -28,12 +30,17 @@ COLUMNS = (
     "error",
 )
 """Columns of ``summary.csv``; what a failed slide lacks is empty, never 0."""
+IN_WORK = 2
+"""Slides in work: one is computed, the next one prepared."""
 
 
 def scan_slides(
     slides: Sequence[str | Path], out: str | Path, *, progress: bool = False, **settings: Any
 ) -> list[dict[str, Any]]:
-    """Scan slides one after the other into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
+    """Scan slides as one stream into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
+
+    Model and compiled network are made once. While a slide is computed the next one is opened and its tissue found; its first
+    blocks are read while the last ones before are computed. The maps are those that :func:`wsi_meta.scan` makes of each.
 
     A slide that cannot be scanned gets a row with its error; the others go on. Slides that were finished before are
     not scanned again; rows of slides that are not among `slides` stay in the table.
@@ -66,18 +73,40 @@ def scan_slides(
     out.mkdir(exist_ok=True)
     summary = out / "summary.csv"
     table = _read_summary(summary)
+    turns = _line_up(len(slides))
     rows: list[dict[str, Any]] = []
-    for number, slide in enumerate(slides, 1):
-        note(f"[{number}/{len(slides)}] {slide}", enabled=progress)
-        store = out / f"{Path(slide).stem}.zarr"
+
+    def scan_one(number: int) -> dict[str, Any]:
+        slide = slides[number]
+        note(f"[{number + 1}/{len(slides)}] {slide}", enabled=progress)
         try:
-            rows.append(summarise(slide, scan(slide, store, progress=progress, **settings)))
+            store = out / f"{names[number]}.zarr"
+            return summarise(slide, scan(slide, store, progress=progress, turn=turns[number], **settings))
         except (WsiMetaError, OSError) as error:
             told = one_line(error)
             note(f"Error: {told}", enabled=progress)
-            rows.append(dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told})
-        _write_summary(summary, table | {row["slide"]: row for row in rows})
+            return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
+
+    with ThreadPoolExecutor(IN_WORK) as pool:
+        try:
+            for row in pool.map(scan_one, range(len(slides))):
+                rows.append(row)
+                _write_summary(summary, table | {row["slide"]: row for row in rows})
+        except BaseException:  # Ctrl-C above all: threads would go on
+            for turn in turns:
+                turn.interrupt()
+            raise
+        finally:
+            forget()
     return rows
+
+
+def _line_up(count: int) -> list[Turn]:
+    """Give each slide its turn, after the one before it."""
+    turns: list[Turn] = []
+    for _ in range(count):
+        turns.append(Turn(turns[-1] if turns else None))
+    return turns
 
 
 def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:

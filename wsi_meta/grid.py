@@ -10,17 +10,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wsi_meta.resampling import exact_ratio
 
-__all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid", "covering_boxes"]
 
 STRIDES = tuple(range(8, 97, 8))
 """Allowed sides of a cell, pixels at the model's mpp."""
 
 BLOCK_PX = 1920
 """Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells)."""
+
+PASS_COST = 60
+"""What one more pass of dense mode costs by itself, in cells."""
 
 SLIVER = Fraction(1, 1000)
 """A last cell that holds less of the slide than this is none: files store mpp rounded (0.24300000001 for 0.243)."""
@@ -107,3 +115,56 @@ class PatchGrid:
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
         return asdict(self)
+
+
+def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[tuple[slice, slice]]:
+    """Give rectangles of cells that hold all wanted ones and are cheap to compute densely.
+
+    A rectangle costs its cells and a margin round it. It is cut in two, at the best of all straight cuts, wherever the parts,
+    each shrunk to its wanted cells, cost less than the whole.
+
+    Parameters
+    ----------
+    wanted : bool (rows, cols)
+    margin : rows and columns that a rectangle needs beyond its own, both sides together
+
+    Returns
+    -------
+    Rows and columns of each rectangle; none where nothing is wanted.
+    """
+    if not wanted.any():
+        return []
+    rows, cols = _extents(wanted)
+    inner, height, width = wanted[rows, cols], rows.stop - rows.start, cols.stop - cols.start
+    cuts = [
+        (sum(_cost(part, margin) for part in np.split(inner, [place], axis)), axis, place)
+        for axis, length in ((0, height), (1, width))
+        for place in range(1, length)
+    ]
+    cost, axis, place = min(cuts, default=(_cost(inner, margin), 0, 0))
+    if cost >= _cost(inner, margin):
+        return [(rows, cols)]
+    corners = ((0, 0), (place, 0) if axis == 0 else (0, place))
+    return [
+        (_shifted(box[0], rows.start + corner[0]), _shifted(box[1], cols.start + corner[1]))
+        for corner, part in zip(corners, np.split(inner, [place], axis), strict=True)
+        for box in covering_boxes(part, margin)
+    ]
+
+
+def _cost(wanted: NDArray[np.bool_], margin: int) -> int:
+    """Give the features that the wanted cells' bounding box takes, and a fixed price for one more pass."""
+    if not wanted.any():
+        return 0
+    height, width = (extent.stop - extent.start for extent in _extents(wanted))
+    return int(height + margin) * int(width + margin) + PASS_COST
+
+
+def _extents(wanted: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Give the rows and columns from the first to the last True."""
+    rows, cols = (np.flatnonzero(np.any(wanted, axis)) for axis in (1, 0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_meta.errors import DeviceError, ModelFileError
-from wsi_meta.model import Model, cell_logits
+from wsi_meta.grid import covering_boxes
+from wsi_meta.model import Model
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
     from numpy.typing import NDArray
-    from torch import nn
 
 __all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "resolve_precision"]
 
@@ -88,20 +89,29 @@ def keep_freed_memory() -> None:
 
 
 class Predictor:
-    """Applies a model to patches.
+    """Applies a model to patches and blocks.
 
-    Every forward pass has the same number of rows (the last one is padded), so a patch's logit depends neither on
-    its neighbours in the batch nor on how many there are. One pass runs at a time; threads may share a predictor.
+    Every pass over patches has the same number of rows (the last one is padded), so a patch's logit depends neither on
+    its neighbours in the batch nor on how many there are.
+
+    Threads may share a predictor, and should: on a CPU one of them computes at a time, on all cores, while others read and
+    write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time.
 
     Parameters
     ----------
-    model : as :func:`wsi_meta.load_model` gives it
+    model : as :func:`wsi_meta.load_model` gives it; it is not changed
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
     batch_size : rows of one forward pass; a row is one view of one patch
     tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
         the work
-    dense : predict blocks by one pass of the trunk over the whole of them (:func:`wsi_meta.model.cell_logits`)
+    dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.model.cell_logits`)
+    compiled : compile the network first, which takes seconds, or a minute the first time; needs a C++ compiler
+
+    Raises
+    ------
+    DeviceError
+        when the device is not to be had, or there is no C++ compiler to compile with.
     """
 
     def __init__(
@@ -113,31 +123,31 @@ class Predictor:
         batch_size: int = 64,
         tta: bool = False,
         dense: bool = False,
+        compiled: bool = False,
     ) -> None:
-        import torch
+        from wsi_meta.network import FastNetwork, compile_network
 
         self.model = model
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.batch_size = batch_size
-        self._rows = -(-batch_size // 4) * 4  # a row's logit depends on its place in batches of other sizes
+        self.compiled = compiled
         self.views = VIEWS if tta else 1
         self.halo_px = DENSE_HALO_PX if dense else 0
         """Pixels beyond a block's patches that :meth:`predict_block` wants to see on each side."""
+        self._rows = -(-batch_size // 4) * 4  # a row's logit depends on its place in batches of other sizes
         self._dense = dense
         self._lock = threading.Lock()
+        self._local = threading.local()
         self._stopped = False
         if self.device == "cpu":
             keep_freed_memory()
-        if self.precision == "bf16":
-            # BatchNorm keeps fp32 parameters under autocast; only matrix products run in bf16
-            self._autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16)
-        else:
-            self._autocast = torch.autocast(torch.device(self.device).type, enabled=False)
-        self._network = model.network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        network = FastNetwork(model, precision=self.precision, dense=dense).to(self.device)
+        patch_px = model.card.preprocessing.patch_px
+        self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Give the logit of every patch; with `tta` the mean logit over its eight views.
+        """Give the logit of every patch; with `tta` the mean logit over its eight views. Not for a dense predictor.
 
         Parameters
         ----------
@@ -160,7 +170,9 @@ class Predictor:
         -------
         float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`wsi_meta.views.dihedral`.
         """
-        return self._predict(len(patches), lambda chosen: patches[chosen])
+        with self._turn():
+            sent = self._send(patches)
+            return self._fetch(self._by_patch(len(sent), lambda chosen: sent[chosen]))
 
     def predict_block(
         self,
@@ -186,67 +198,99 @@ class Predictor:
         import torch
 
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
-        if self._dense:
-            logits[wanted] = self._predict_densely(image)[wanted]
-            if report is not None:
-                report(int(wanted.sum()))
-            return logits
-        side = self.model.card.preprocessing.patch_px
-        windows = torch.from_numpy(image).unfold(0, side, stride_px).unfold(1, side, stride_px)
-        rows, cols = torch.nonzero(torch.from_numpy(wanted), as_tuple=True)
-        logits[rows, cols] = self._predict(
-            len(rows), lambda chosen: windows[rows[chosen], cols[chosen]].permute(0, 2, 3, 1), report
-        )
+        with self._turn():
+            sent = self._send(torch.from_numpy(image))
+            if self._dense:
+                logits[wanted] = self._fetch(self._by_block(sent, wanted, report))[wanted]
+                return logits
+            side = self.model.card.preprocessing.patch_px
+            windows = sent.unfold(0, side, stride_px).unfold(1, side, stride_px)
+            rows, cols = (torch.from_numpy(places).to(self.device) for places in np.nonzero(wanted))
+            logits[wanted] = self._fetch(
+                self._by_patch(len(rows), lambda chosen: windows[rows[chosen], cols[chosen]].permute(0, 2, 3, 1), report)
+            )
         return logits
 
     def stop(self) -> None:
         """Let passes that other threads still ask for fail at once, so that an interrupted scan ends soon."""
         self._stopped = True
 
-    def _predict(
+    def _by_patch(
         self, n: int, take: Callable[[torch.Tensor], torch.Tensor], report: Callable[[int], None] | None = None
-    ) -> NDArray[np.float32]:
+    ) -> torch.Tensor:
         """Give logits (n, views) of the patches that `take` gives by index; all views of a patch follow each other."""
         import torch
 
-        logits = torch.empty(n * self.views)
+        logits = torch.empty(n * self.views, device=self.device)
         for start in range(0, len(logits), self.batch_size):
             stop = min(start + self.batch_size, len(logits))
-            rows = torch.arange(start, stop)
-            logits[start:stop] = self._forward(dihedral(take(rows // self.views), rows % self.views))
+            rows = torch.arange(start, stop, device=self.device)
+            seen = dihedral(take(rows // self.views), rows % self.views)
+            batch = seen.new_zeros((self._rows, *seen.shape[1:]))
+            batch[: len(seen)] = seen
+            logits[start:stop] = self._pass(batch)[: len(seen)]
             if report is not None:
                 report(stop // self.views - start // self.views)
-        return logits.reshape(n, self.views).numpy()
+        return logits.view(n, self.views)
 
-    def _predict_densely(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give logits (rows, cols, views) of all cells of a block by a pass of the trunk for each view."""
+    def _by_block(self, image: torch.Tensor, wanted: NDArray[np.bool_], report: Callable[[int], None] | None) -> torch.Tensor:
+        """Give logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each part that is wanted."""
         import torch
 
-        halo, whole = self.halo_px // DENSE_STRIDE_PX, torch.from_numpy(image)[None]
-        logits = []
-        for view in range(self.views):
-            seen = self._run(turn(whole, view), cell_logits)
-            rows, cols = seen.shape[1] - halo, seen.shape[2] - halo
-            logits.append(turn_back(seen[:, halo:rows, halo:cols], view)[0])
-        return torch.stack(logits, -1).numpy()
+        halo = self.halo_px // DENSE_STRIDE_PX
+        margin = 2 * halo + self.model.card.preprocessing.patch_px // DENSE_STRIDE_PX - 1
+        logits = torch.zeros((*wanted.shape, self.views), device=self.device)
+        for part in covering_boxes(wanted, margin):
+            rows, cols = (slice(ends.start * DENSE_STRIDE_PX, (ends.stop + margin) * DENSE_STRIDE_PX) for ends in part)
+            for view in range(self.views):
+                seen = self._pass(turn(image[None, rows, cols], view).contiguous())
+                inner = seen[:, halo : seen.shape[1] - halo, halo : seen.shape[2] - halo]
+                logits[(*part, view)] = turn_back(inner, view)[0]
+            if report is not None:
+                report(int(wanted[part].sum()))
+        return logits
 
-    def _forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """One pass over at most `batch_size` patches; their logits (n,)."""
-        import torch
-
-        batch = torch.zeros((self._rows, *patches.shape[1:]), dtype=torch.uint8)
-        batch[: len(patches)] = patches
-        return self._run(batch, lambda network, inputs: network(inputs)[: len(patches), 0])
-
-    def _run(self, images: torch.Tensor, forward: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Run the network over uint8 images (n, height, width, 3); float32 logits on the CPU."""
-        import torch
-
+    def _pass(self, images: torch.Tensor) -> torch.Tensor:
+        """Run the network over uint8 images (n, height, width, 3) on the device."""
         if self._stopped:
             raise InterruptedError("the predictor was stopped")
-        with self._lock, torch.inference_mode(), self._autocast:
-            inputs = self.model.card.preprocessing.to_input(images.to(self.device))
-            logits = forward(self._network, inputs).float().cpu()
+        logits: torch.Tensor = self._network(images)
+        return logits
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let a thread compute: on a CPU one at a time, on a GPU each in its own stream."""
+        import torch
+
+        if self.device == "cpu":
+            with self._lock, torch.inference_mode():
+                yield
+            return
+        if not hasattr(self._local, "stream"):
+            self._local.stream = torch.cuda.Stream(self.device)
+            # the weights came by another stream
+            self._local.stream.wait_stream(torch.cuda.default_stream(torch.device(self.device)))
+        with torch.cuda.stream(self._local.stream), torch.inference_mode():
+            yield
+
+    def _send(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Bring pixels to the device: from pinned memory, so that a GPU goes on with other threads' work meanwhile."""
+        return pixels if self.device == "cpu" else pixels.pin_memory().to(self.device, non_blocking=True)
+
+    def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        """Bring logits back; waits for this thread's own work only.
+
+        Raises
+        ------
+        ModelFileError
+            when they are no numbers.
+        """
+        import torch
+
+        if self.device != "cpu":
+            here = torch.empty(logits.shape, pin_memory=True).copy_(logits, non_blocking=True)
+            self._local.stream.synchronize()
+            logits = here
         if not torch.isfinite(logits).all():
             raise ModelFileError(f"{self.model.path}: gives logits that are no numbers; train or download it again")
-        return logits
+        return logits.numpy()

@@ -51,9 +51,12 @@ class Preprocessing:
 
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise TypeError(f"expected uint8 (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
-        mean = torch.tensor(self.mean, device=images.device) * 255
-        scale = 1 / (torch.tensor(self.std, device=images.device) * 255)
-        return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
+        # filled on the device: copying three numbers there would make a GPU's stream wait
+        mean, std = (
+            torch.stack([torch.full((), value, device=images.device) for value in row]) for row in (self.mean, self.std)
+        )
+        scale = 1 / (std * 255)
+        return ((images.float() - mean * 255) * scale).permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""

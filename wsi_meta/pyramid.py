@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["write_pyramid"]
+__all__ = ["JPEG_QUALITY", "halved", "write_pyramid"]
 
 JPEG_QUALITY = 90
 """Quality of the JPEG tiles, on libjpeg's scale."""
@@ -98,12 +98,12 @@ def _levels(image: NDArray[np.uint8], levels: int | None) -> Iterator[NDArray[np
     yield image
     number = 1
     while number < levels if levels is not None else min(image.shape[:2]) >= COARSEST_PX:
-        image = _halved(image)
+        image = halved(image)
         number += 1
         yield image
 
 
-def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Average every 2 x 2 pixels: uint8 (height // 2, width // 2, 3)."""
     height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
     total = image[0:height:2, 0:width:2].astype(np.uint16)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, SlideReadError
-from wsi_meta.grid import STRIDES, Block, PatchGrid
+from wsi_meta.errors import SlideReadError
+from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
-from wsi_meta.model import ModelCard, load_model, model_path, read_card
-from wsi_meta.predictor import DENSE_STRIDE_PX, Predictor, resolve_device, resolve_precision
+from wsi_meta.model import Model, load_model, model_path
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.progress import note, progress_bar
+from wsi_meta.relay import Turn
+from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
 from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
 from wsi_meta.slide import Slide, open_slide
@@ -25,30 +28,19 @@ from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
 from wsi_meta.views import mean_over_views, spread_over_views
 
-__all__ = ["MODES", "ScanOptionsError", "scan"]
+__all__ = ["ScanOptionsError", "forget", "scan"]
 
 logger = logging.getLogger("wsi_meta")
-
-MODES = ("auto", "patch", "dense")
-
-
-class ScanOptionsError(ValueError):
-    """Options of a scan that do not go together: wrong usage, not bad input."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to open slide, model and store by itself; travels instead of pixels."""
+    """What a worker needs to open slide and model by itself; travels instead of pixels."""
 
     slide: str
     mpp: float | None
     reader: str
-    model: str
-    mode: str
-    device: str
-    precision: str
-    batch_size: int
-    tta: bool
+    network: NetworkChoice
 
 
 @dataclass(frozen=True)
@@ -70,6 +62,7 @@ def scan(
     reader: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    compiled: str = "auto",
     batch_size: int = 64,
     tta: bool = False,
     uncertainty: bool = False,
@@ -80,6 +73,7 @@ def scan(
     scheduler: Any = "threads",
     overwrite: bool = False,
     progress: bool = False,
+    turn: Turn | None = None,
 ) -> Heatmap:
     """Scan a slide into a heatmap store; go on where an interrupted scan of the same identity stopped.
 
@@ -94,6 +88,8 @@ def scan(
     mpp, reader : micrometres per level-0 pixel, where the slide does not say; who decodes it: see :func:`wsi_meta.open_slide`
     device, precision, batch_size, tta : see :class:`wsi_meta.predictor.Predictor`; with `tta` a cell's probability is the
         calibrated mean logit of its eight views
+    compiled : ``yes`` or ``no`` to compile the network first; ``auto`` does so where the slide is long enough to repay it
+        (:func:`wsi_meta.network.worth_compiling`) and there is a C++ compiler, and goes on with a store as it was begun
     uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image over the slide, not 0 = tissue; ``none`` scans everything; None finds it by colour
@@ -102,6 +98,7 @@ def scan(
     scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``
     overwrite : replace an older heatmap at `out`
     progress : show a bar and notes on stderr
+    turn : the slide's place in a stream, see :func:`wsi_meta.batch.scan_slides`
 
     Returns
     -------
@@ -116,126 +113,107 @@ def scan(
     ScanOptionsError
         (a ValueError) for a mode or stride that does not exist or the model does not allow, or `uncertainty` without `tta`.
     """
-    if uncertainty and not tta:
-        raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
-    if score_model is not None:
-        load_score_model(score_model)  # refused before the work, not after it
-    device, model_file = resolve_device(device), model_path(model)
-    job = _Job(
-        slide=str(Path(slide).absolute()),
-        mpp=mpp,
-        reader=reader,
-        model=str(model_file.absolute()),
-        mode=_resolve_mode(mode, stride_px, read_card(model_file)),
-        device=device,
-        precision=resolve_precision(precision, device),
-        batch_size=batch_size,
-        tta=tta,
-    )
-    worker = _open(job)
+    place = turn or Turn()
     try:
-        grid = _make_grid(worker, stride_px, block_px)
-        tissue = find_tissue(worker.slide) if tissue_mask is None else read_tissue_mask(tissue_mask, worker.slide)
-        heatmap = _open_or_create(Path(out), worker, grid, tissue, uncertainty=uncertainty, overwrite=overwrite)
+        if uncertainty and not tta:
+            raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+        if score_model is not None:
+            load_score_model(score_model)  # refused before the work, not after it
+        asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
+        job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
+        place.prepare()
+        opened, loaded, out = _open_slide(job.slide, job.mpp, job.reader), _load(job.network.model), Path(out)
+        grid = _make_grid(opened, loaded, stride_px, block_px)
+        tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
+        cells = tissue.cells(grid)
+        use = choose_compiled(job.network, int(cells.sum()), None if overwrite else out, progress=progress)
+        job = replace(job, network=replace(job.network, compiled=use))
+        heatmap = open_or_create(
+            out, grid, cells, _facts(job, opened, loaded, grid, tissue, uncertainty=uncertainty), overwrite=overwrite
+        )
         if not heatmap.finished:
-            _warn_of_tissue(tissue, worker.slide, enabled=progress)
-            _scan_blocks(job, heatmap, workers, scheduler, progress=progress)
+            _warn_of_tissue(tissue, opened, enabled=progress)
+            _scan_blocks(job, heatmap, workers, scheduler, place, progress=progress)
             heatmap.finalise(_sum_up(heatmap), lesion_facts(heatmap))
-        _refuse_nothing(heatmap, worker.slide)
+        _refuse_nothing(heatmap, opened)
         if score_model is not None:
             heatmap.amend(learned_score=learned_score(heatmap, score_model))
         return heatmap
     except KeyboardInterrupt:
-        worker.predictor.stop()
+        place.interrupt()
         raise
     finally:
-        _open.cache_clear()
+        place.end()
+        if turn is None:
+            forget()
 
 
-def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
-    """Give ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
-    if mode not in MODES or stride_px not in STRIDES:
-        raise ScanOptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
-    if mode == "dense" and stride_px != DENSE_STRIDE_PX:
-        raise ScanOptionsError(f"mode dense, stride {stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
-    if mode == "dense" and not card.dense:
-        raise ScanOptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
-    if mode == "auto":
-        return "dense" if card.dense and stride_px == DENSE_STRIDE_PX else "patch"
-    return mode
+def forget() -> None:
+    """Let go of the slides, models and predictors that scans of this process keep open for their blocks."""
+    for kept in (_open_slide, _load, _make_predictor, compiler_at_hand):
+        kept.cache_clear()
+
+
+def _open(job: _Job) -> _Worker:
+    """Open slide and model once per process, whatever the number of blocks."""
+    return _Worker(_open_slide(job.slide, job.mpp, job.reader), _make_predictor(job.network))
+
+
+@lru_cache(maxsize=2)
+def _open_slide(path: str, mpp: float | None, reader: str) -> Slide:
+    """Open a slide; in a stream, the next one as well."""
+    return open_slide(path, mpp=mpp, reader=reader)
 
 
 @lru_cache(maxsize=1)
-def _open(job: _Job) -> _Worker:
-    """Open slide and model once per process, whatever the number of blocks."""
-    slide = open_slide(job.slide, mpp=job.mpp, reader=job.reader)
-    predictor = Predictor(
-        load_model(job.model),
-        device=job.device,
-        precision=job.precision,
-        batch_size=job.batch_size,
-        tta=job.tta,
-        dense=job.mode == "dense",
+def _load(path: str) -> Model:
+    return load_model(path)
+
+
+@lru_cache(maxsize=2)
+def _make_predictor(network: NetworkChoice) -> Predictor:
+    """Make a predictor, compiled or not: a stream may hold slides of both kinds."""
+    return Predictor(
+        _load(network.model),
+        device=network.device,
+        precision=network.precision,
+        batch_size=network.batch_size,
+        tta=network.tta,
+        dense=network.mode == "dense",
+        compiled=network.compiled == "yes",
     )
-    return _Worker(slide, predictor)
 
 
-def _make_grid(worker: _Worker, stride_px: int, block_px: int) -> PatchGrid:
-    slide, preprocessing = worker.slide, worker.predictor.model.card.preprocessing
+def _make_grid(slide: Slide, model: Model, stride_px: int, block_px: int) -> PatchGrid:
+    preprocessing = model.card.preprocessing
     slide.check_resolution(preprocessing.mpp)
     return PatchGrid(
         slide.width, slide.height, slide.mpp, preprocessing.mpp, preprocessing.patch_px, stride_px, block_px=block_px
     )
 
 
-def _open_or_create(
-    out: Path, worker: _Worker, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool, overwrite: bool
-) -> Heatmap:
-    """Open the store of this very scan, or make a new one."""
-    slide, predictor = worker.slide, worker.predictor
+def _facts(job: _Job, slide: Slide, model: Model, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool) -> dict[str, Any]:
+    """Give what the store says of its scan; under ``identity`` all that makes two scans the same."""
     identity = {
         "slide": slide.fingerprint(),
-        "reader": slide.reader,
-        "model": predictor.model.hash,
-        "mode": "dense" if predictor.halo_px else "patch",
+        "model": model.hash,
+        "mode": job.network.mode,
+        "halo_px": DENSE_HALO_PX if job.network.mode == "dense" else 0,
         "grid": grid.to_dict(),
         "tissue": tissue.fingerprint(),
-        "precision": predictor.precision,
-        "compiled": False,
-        "test_time_averaging": predictor.views > 1,
+        "precision": job.network.precision,
+        "compiled": job.network.compiled == "yes",
+        "test_time_averaging": job.network.tta,
         "uncertainty": uncertainty,
     }
-    if out.exists() and not overwrite:
-        return _reopen(out, identity)
-    facts = {
+    return {
         "identity": identity,
         "slide": {"file": slide.path.name, "name": slide.name, "width": slide.width, "height": slide.height, "mpp": slide.mpp},
         "tissue": {"source": tissue.source, "fraction": tissue.fraction},
-        "model": predictor.model.card.to_dict(),
-        "device": predictor.device,
+        "model": model.card.to_dict(),
+        "device": job.network.device,
         "versions": library_versions(),
     }
-    return Heatmap.create(out, grid, tissue.cells(grid), facts, uncertainty=uncertainty, overwrite=overwrite)
-
-
-def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
-    """Open an existing store if it is this scan's; OutputExistsError that names the difference if not."""
-    try:
-        heatmap = Heatmap.open(out)
-    except HeatmapError as error:
-        raise OutputExistsError(f"{out}: exists and is not a heatmap store ({error}); choose another --out") from error
-    there = {"uncertainty": False, "reader": "openslide"} | heatmap.facts["identity"]  # the first stores do not say
-    if different := [name for name, value in identity.items() if there.get(name) != value]:
-        told = "; ".join(f"{name} is {_brief(there.get(name))}, now {_brief(identity[name])}" for name in different)
-        raise OutputExistsError(f"{out}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it")
-    return heatmap
-
-
-def _brief(value: Any) -> str:
-    """Give a fingerprint's first letters, a grid's stride, any other value as it is."""
-    if isinstance(value, dict):
-        return f"stride {value.get('stride_px')}, {value.get('slide_mpp')} um per pixel, blocks of {value.get('block_px')} px"
-    return str(value)[:12]
 
 
 def _warn_of_tissue(tissue: TissueMask, slide: Slide, *, enabled: bool) -> None:
@@ -246,18 +224,23 @@ def _warn_of_tissue(tissue: TissueMask, slide: Slide, *, enabled: bool) -> None:
     note(f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide", enabled=enabled)
 
 
-def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, progress: bool) -> None:
-    """Run one task per open block on a dask scheduler, in the order of their names: neighbours share stored tiles."""
-    blocks, status = heatmap.open_blocks(), heatmap.status
+def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, place: Turn, *, progress: bool) -> None:
+    """Run one task per open block on a dask scheduler, when it is this slide's turn."""
+    blocks, status, grid = heatmap.open_blocks(), heatmap.status, heatmap.grid
     cells = sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in blocks)
-    worker, grid = _open(job), heatmap.grid
+    place.begin(len(blocks))
+    how = f"{job.network.mode} mode, {job.network.precision}{', compiled' if job.network.compiled == 'yes' else ''}"
+    note(f"{heatmap.path.stem}: {cells:,} cells, {how}", enabled=progress)
+    worker = _open(job)
     worker.slide.expect(grid.mpp, [grid.window(block, worker.predictor.halo_px) for block in blocks])
+    place.stop = worker.predictor.stop
     with progress_bar(cells, "cells", "scanning", enabled=progress) as bar:
         if hasattr(scheduler, "submit"):
             from distributed import as_completed
 
             futures = [scheduler.submit(_scan_block, job, heatmap.path, block, pure=False) for block in blocks]
             for future in as_completed(futures):
+                place.take_block()
                 bar.update(future.result())
         else:
             from dask.base import compute
@@ -267,8 +250,13 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, *, p
                 with bar.get_lock():
                     bar.update(cells)
 
-            task = delayed(_scan_block, pure=False, traverse=False)
-            tasks = [task(job, heatmap.path, block, report, dask_key_name=f"block-{n:08}") for n, block in enumerate(blocks)]
+            def run(block: Block) -> None:
+                place.take_block()
+                _scan_block(job, heatmap.path, block, report)
+
+            task = delayed(run, pure=False, traverse=False)
+            # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
+            tasks = [task(block, dask_key_name=f"block-{number:08d}") for number, block in enumerate(blocks)]
             compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,10 @@ MIN_SATURATION = 0.07
 """PCam's own rule: patches whose blurred HSV saturation nowhere reached this were thrown away (Veeling et al. 2018)."""
 BLUR_UM = 8.0
 """Standard deviation of the blur before saturation is taken."""
+BLUR_TRUNCATE = 4.0
+"""Deviations at which the blur ends."""
+BAND_ROWS = 256
+"""Rows of the overview that are looked at together."""
 MAX_DARKNESS = 0.2
 """HSV value under which a grey pixel is a black border or ink, not a nucleus (averaged over 8 um, none is as dark)."""
 PEN_HUE = (0.22, 0.62)
@@ -122,15 +127,34 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
 
 
 def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Give what is stained (not glass, not black) and what is ink, its soft edge included."""
+    """Give what is stained (not glass, not black) and what is ink, its soft edge included; in bands, for little memory."""
+    margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
+    stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
+    for top in range(0, len(image), BAND_ROWS):
+        first, inner = max(0, top - margin), slice(top, top + BAND_ROWS)
+        band = _tell_band(image[first : top + BAND_ROWS + margin], mpp)
+        stained[inner], ink[inner] = (part[top - first : top - first + BAND_ROWS] for part in band)
+    return stained, ink
+
+
+def _tell_band(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    from scipy.ndimage import gaussian_filter
     from skimage.color import rgb2hsv
-    from skimage.filters import gaussian
     from skimage.morphology import dilation, disk
 
-    hue, saturation, value = np.moveaxis(rgb2hsv(gaussian(image, BLUR_UM / mpp, channel_axis=-1)), -1, 0)
+    sigma = (BLUR_UM / mpp,) * 2 + (0,)
+    blurred = gaussian_filter(image.astype(np.float32) / 255, sigma, mode="nearest", truncate=BLUR_TRUNCATE)
+    value = blurred.max(-1)
+    saturation = np.divide(value - blurred.min(-1), value, out=np.zeros_like(value), where=value > 0)
+    stained = (saturation >= MIN_SATURATION) & (value > MAX_DARKNESS)
+    strong = saturation >= PEN_SATURATION
+    if not strong.any():
+        return stained, strong
+    hue = rgb2hsv(blurred)[..., 0]
     of_ink = (hue > PEN_HUE[0]) & (hue < PEN_HUE[1])
-    ink = of_ink & dilation(of_ink & (saturation >= PEN_SATURATION), disk(round(PEN_EDGE_UM / mpp)))
-    return np.asarray((saturation >= MIN_SATURATION) & (value > MAX_DARKNESS)), np.asarray(ink)
+    if not (strong & of_ink).any():
+        return stained, strong & of_ink
+    return stained, of_ink & np.asarray(dilation(of_ink & strong, disk(round(PEN_EDGE_UM / mpp))))
 
 
 def _bridge(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:

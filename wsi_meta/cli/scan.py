@@ -40,6 +40,13 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--score-model", type=click.Path(path_type=Path), help="File from fit-score; its score joins the default one.")
 @options.device_option
 @options.precision_option
+@click.option(
+    "--compiled",
+    type=click.Choice(["auto", "yes", "no"]),
+    default="auto",
+    show_default=True,
+    help="Compile the network first; auto does where the slide is long enough to repay it.",
+)
 @options.batch_size_option
 @options.tta_option
 @click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the eight views.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +13,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsi_meta.model import cell_logits
+from wsi_meta.network import compiler_found
 from wsi_meta.predictor import keep_freed_memory, resolve_precision
 from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment
@@ -193,15 +192,11 @@ def _peak_step(name: str, start: Start, recipe: Recipe) -> float:
 def _choose_precision(precision: str, device: str) -> str:
     """Resolve ``auto`` for training: bf16 on a CPU needs a C++ compiler, for only compiled does it use the fast kernels."""
     resolved = resolve_precision(precision, device)
-    return "fp32" if precision == "auto" and device == "cpu" and not _compiler_found() else resolved
+    return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
 
 
 def _worth_compiling(learner: Learner) -> bool:
     """Tell whether to compile: always for bf16 on a CPU (a fifth of the time), on a GPU where the steps repay it."""
     if learner.processes.device == "cpu":
         return learner.precision == "bf16"
-    return _compiler_found() and learner.recipe.epochs * learner.steps_per_epoch >= COMPILE_STEPS
-
-
-def _compiler_found() -> bool:
-    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+    return compiler_found() and learner.recipe.epochs * learner.steps_per_epoch >= COMPILE_STEPS

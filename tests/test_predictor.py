@@ -1,0 +1,205 @@
+"""The network made fast: the same answers, and compiling by rule."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from slides import texture, write_slide
+from tiny import Tiny
+
+import wsi_meta.network
+import wsi_meta.scan_options
+from wsi_meta.errors import DeviceError, OutputExistsError
+from wsi_meta.grid import PASS_COST, covering_boxes
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.model import Model, ModelCard, load_model, save_model
+from wsi_meta.network import CELLS_REPAY, PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.scan_options import ScanOptionsError
+from wsi_meta.scanning import scan
+
+
+def tiny_model() -> Model:
+    """A tiny dense network whose BatchNorm does something."""
+    torch.manual_seed(0)
+    network = Tiny().eval()
+    network.bn1.get_buffer("running_mean").add_(0.3)
+    network.bn1.get_buffer("running_var").mul_(2.5)
+    network.bn1.weight.data *= 1.7
+    network.fc.weight.data *= 8
+    return Model(network, ModelCard(dense=True), "", Path())
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    save_model(tmp_path / "tiny.safetensors", tiny_model().network.state_dict(), ModelCard(dense=True))
+    return tmp_path / "tiny.safetensors"
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for the compiler: what would have been compiled runs as it is, and is counted."""
+    made: list[str] = []
+
+    def compile_network(network: FastNetwork, device: str, **_: int) -> FastNetwork:
+        made.append(device)
+        return network
+
+    monkeypatch.setattr(wsi_meta.network, "compile_network", compile_network)
+    return made
+
+
+def test_folding_changes_nothing_but_rounding(model_file: Path) -> None:
+    model = load_model(model_file)
+    patches = torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(3)]))
+    before = copy.deepcopy(model.network.state_dict())
+    fast = FastNetwork(model, precision="fp32", dense=False)
+
+    with torch.inference_mode():
+        expected = model.network(model.card.preprocessing.to_input(patches))[:, 0]
+        np.testing.assert_allclose(fast(patches), expected, rtol=0, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
+    after = model.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the model is left as it was"
+
+
+def test_folding_is_seen_where_batchnorm_does_something() -> None:
+    model = tiny_model()
+    images = torch.rand(2, 3, 96, 96)
+    folded = fold_batchnorm(copy.deepcopy(model.network))
+
+    with torch.inference_mode():
+        np.testing.assert_allclose(folded(images), model.network(images), rtol=0, atol=1e-5)
+        assert not torch.allclose(folded.get_submodule("conv1")(images), model.network.get_submodule("conv1")(images), atol=0.1)
+
+
+def test_bf16_keeps_both_ends_in_float32(model_file: Path) -> None:
+    fast = FastNetwork(load_model(model_file), precision="bf16", dense=False)
+    kinds = {name: parameter.dtype for name, parameter in fast.network.named_parameters()}
+
+    assert {kinds[name] for name in kinds if name.startswith(("conv1.", "fc."))} == {torch.float32}
+    assert {kinds[name] for name in kinds if not name.startswith(("conv1.", "fc."))} == {torch.bfloat16}
+
+
+def test_bf16_stays_near_float32() -> None:
+    model, image = tiny_model(), texture(5 * 32 + 2 * (32 + DENSE_HALO_PX), 6 * 32 + 2 * (32 + DENSE_HALO_PX))
+    wanted = np.ones((5, 6), bool)
+    exact, rounded = (
+        Predictor(model, device="cpu", precision=precision, dense=True).predict_block(image, wanted, 32)
+        for precision in ("fp32", "bf16")
+    )
+
+    assert 0 < np.abs(exact - rounded).max() < 0.02 * np.abs(exact).max()
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(2, 8))
+def test_boxes_hold_all_wanted_cells_once_and_cost_no_more_than_one(wanted: NDArray[np.bool_], margin: int) -> None:
+    boxes = covering_boxes(wanted, margin)
+    times = np.zeros(wanted.shape, int)
+    for box in boxes:
+        times[box] += 1
+
+    assert times.max(initial=0) <= 1
+    assert times[wanted].all()
+    if wanted.any():
+        extents = [np.ptp(np.flatnonzero(wanted.any(axis))) + 1 + margin for axis in (1, 0)]
+        cost = sum((rows.stop - rows.start + margin) * (cols.stop - cols.start + margin) + PASS_COST for rows, cols in boxes)
+        assert cost <= extents[0] * extents[1] + PASS_COST
+    else:
+        assert boxes == []
+
+
+def test_boxes_leave_out_what_nobody_wants() -> None:
+    wanted = np.zeros((60, 60), bool)
+    wanted[3:20, 2:21] = wanted[40:58, 41:60] = True
+
+    assert covering_boxes(wanted, 8) == [(slice(3, 20), slice(2, 21)), (slice(40, 58), slice(41, 60))]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "cells", "views", "dense", "worth"),
+    [
+        ("cpu", "bf16", CELLS_REPAY, 1, True, True),
+        ("cpu", "bf16", CELLS_REPAY - 1, 1, True, False),
+        ("cpu", "bf16", CELLS_REPAY // 8, 8, True, True),
+        ("cpu", "bf16", PATCHES_REPAY, 1, False, True),
+        ("cpu", "bf16", PATCHES_REPAY - 1, 1, False, False),
+        ("cpu", "fp32", 10**7, 1, True, False),
+        ("cuda", "bf16", 10**7, 1, True, False),
+    ],
+)
+def test_the_rule_for_compiling(device: str, precision: str, cells: int, views: int, dense: bool, worth: bool) -> None:
+    assert worth_compiling(device, precision, cells=cells, views=views, dense=dense) is worth
+
+
+def test_a_scan_goes_on_as_it_was_begun(
+    tiny_file: Path, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
+    settings: dict[str, Any] = {"model": tiny_file, "device": "cpu", "precision": "bf16", "tissue_mask": "none"}
+    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: True)
+
+    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
+    assert compiled == []
+    monkeypatch.setattr(wsi_meta.network, "CELLS_REPAY", 100)
+    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False, "the rule does not overrule the store"
+    with pytest.raises(OutputExistsError, match="compiled is False, now True"):
+        scan(slide, out, compiled="yes", **settings)
+    assert scan(slide, out, overwrite=True, **settings).facts["identity"]["compiled"] is True
+    assert compiled == ["cpu"]
+    assert scan(slide, out, **settings).finished
+    assert compiled == ["cpu"], "a finished scan needs no network"
+    with pytest.raises(OutputExistsError, match="compiled is True, now False"):
+        scan(slide, out, compiled="no", **settings)
+
+
+def test_without_a_compiler(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = write_slide(tmp_path / "s.tif", texture(300, 300))
+    settings: dict[str, Any] = {"model": tiny_file, "device": "cpu", "precision": "bf16", "tissue_mask": "none"}
+    monkeypatch.setattr(wsi_meta.network, "CELLS_REPAY", 100)
+    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: False)
+
+    heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)
+
+    assert heatmap.facts["identity"]["compiled"] is False
+    assert capsys.readouterr().err.count("no C++ compiler") == 1
+    with pytest.raises(DeviceError, match=r"found no C\+\+ compiler"):
+        scan(slide, tmp_path / "other.zarr", compiled="yes", **settings)
+    assert not Heatmap.open(tmp_path / "other.zarr").finished
+    with pytest.raises(ScanOptionsError, match="expected one of"):
+        scan(slide, tmp_path / "h.zarr", compiled="perhaps", **settings)
+
+
+@pytest.mark.skipif(not wsi_meta.network.compiler_found(), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_blocks_do_not_depend_on_order_or_threads() -> None:
+    """The real compiler on a tiny network: blocks of several shapes, one after the other and by three threads at once."""
+    model, margin = tiny_model(), 2 * (32 + DENSE_HALO_PX)
+    shapes = [(4, 4), (3, 5), (5, 2), (1, 1), (4, 4)]
+    images = [texture(32 * rows + margin, 32 * cols + margin, seed) for seed, (rows, cols) in enumerate(shapes)]
+    settings: dict[str, Any] = {"device": "cpu", "precision": "bf16", "dense": True}
+    compiled, eager = Predictor(model, compiled=True, **settings), Predictor(model, **settings)
+
+    def predict(number: int, predictor: Predictor = compiled) -> NDArray[np.float32]:
+        return predictor.predict_block(images[number], np.ones(shapes[number], bool), 32)
+
+    one = [predict(number) for number in range(len(shapes))]
+    with ThreadPoolExecutor(3) as pool:
+        many = list(pool.map(predict, reversed(range(len(shapes)))))[::-1]
+    for number, logits in enumerate(one):
+        np.testing.assert_array_equal(many[number], logits)
+        np.testing.assert_allclose(logits, predict(number, eager), rtol=0.02, atol=0.02)
+    assert np.ptp(one[0]) > 0.05

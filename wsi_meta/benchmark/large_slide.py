@@ -1,0 +1,288 @@
+"""A slide as large as Camelyon's, written in seconds: for measuring speed and memory, not for judging anybody's model.
+
+One picture of tissue is repeated, tile by tile, wherever an irregular shape says tissue; the rest is glass. Every coarser level
+is the halved finer one, also along the tissue's edge. Every tile of every level has bytes of its own in the file, as in
+a scanner's, so no reader can serve a tile from what it kept of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import DataError
+from wsi_meta.pyramid import JPEG_QUALITY, halved
+from wsi_meta.synthetic import GLASS, draw_lymph_node
+from wsi_meta.synthetic import MPP as SLIDE_MPP
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FULL_SIZE", "SIZES", "TISSUE_PX", "assemble_tissue", "draw_tissue", "tissue_shape", "write_large_slide"]
+
+FULL_SIZE = (97_792, 221_184)
+"""Width and height of a Camelyon16 slide, level-0 pixels."""
+TISSUE_PX = 171_000_000
+"""Tissue of a mean Camelyon16 slide, pixels at 0.972 um."""
+SIZES = {"full": 1, "1/4": 2, "1/16": 4}
+"""Names of smaller slides, by their share of the area, and what each side is divided by."""
+TILE_PX = 512
+"""Side of a stored tile, and the grain of the tissue's shape at level 0."""
+MODEL_DOWNSAMPLE = 4
+"""Level-0 pixels per pixel of the patches that a picture is assembled from."""
+
+
+def draw_tissue(seed: int = 0) -> NDArray[np.uint8]:
+    """Draw a picture of tissue to repeat: the inner part of a synthetic lymph node, mirrored so that it has no seams.
+
+    Returns
+    -------
+    uint8 (4096, 4096, 3), RGB, pixels of 0.243 um.
+    """
+    image, _ = draw_lymph_node(4096, 4096, seed=seed)
+    inner = image[1024:3072, 1024:3072]
+    return np.ascontiguousarray(np.block([[[inner], [inner[:, ::-1]]], [[inner[::-1]], [inner[::-1, ::-1]]]]))
+
+
+def assemble_tissue(folder: str | Path, *, seed: int = 0, side_px: int = 2048) -> NDArray[np.uint8]:
+    """Assemble a picture of tissue to repeat from patches of 96 px at 0.972 um, chosen at random, side by side.
+
+    Finer levels than the patches' own cannot be had from them: they are enlarged smoothly, such that averaging 4 x 4 pixels
+    gives the patches back. Such tiles are smoother, so quicker to decode, than a scanner's level 0.
+
+    Parameters
+    ----------
+    folder : patches as image files, in it or below it
+    seed : of the choice
+    side_px : side of the picture at 0.972 um, a power of two times 128
+
+    Returns
+    -------
+    uint8 (4 * side_px, 4 * side_px, 3), RGB, pixels of 0.243 um.
+
+    Raises
+    ------
+    DataError
+        when the folder holds no images, or one is not 96 x 96.
+    """
+    from PIL import Image
+
+    files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in {".jpg", ".jpeg", ".png", ".tif"})
+    if not files:
+        raise DataError(f"{folder}: holds no images; expected patches of 96 x 96 px (jpg, png, tif), in it or in folders below")
+    count = -(-side_px // 96)
+    chosen = iter(np.random.default_rng(seed).choice(len(files), count * count, replace=len(files) < count * count))
+    picture = np.empty((count * 96, count * 96, 3), np.uint8)
+    for row in range(0, count * 96, 96):
+        for col in range(0, count * 96, 96):
+            file = files[next(chosen)]
+            patch = np.asarray(Image.open(file).convert("RGB"))
+            if patch.shape != (96, 96, 3):
+                raise DataError(f"{file}: {patch.shape[1]} x {patch.shape[0]} px; expected a patch of 96 x 96")
+            picture[row : row + 96, col : col + 96] = patch
+    return _enlarged(picture[:side_px, :side_px])
+
+
+def tissue_shape(rows: int, cols: int, count: int, *, seed: int = 0) -> NDArray[np.bool_]:
+    """Draw an irregular shape: a few pieces with ragged borders, away from the slide's edge.
+
+    Parameters
+    ----------
+    rows, cols : of the shape
+    count : elements that shall be tissue
+    seed : of the drawing
+
+    Returns
+    -------
+    bool (rows, cols), exactly `count` of them True.
+
+    Raises
+    ------
+    ValueError
+        when `count` is below 1 or more than there are.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    if not 1 <= count <= rows * cols:
+        raise ValueError(f"count: {count}; expected 1 to {rows * cols}, the tiles of the slide")
+    rng = np.random.default_rng(seed)
+    y, x = np.linspace(-1, 1, rows)[:, None], np.linspace(-1, 1, cols)[None, :]
+    field = -2.5 * np.maximum(np.abs(y), np.abs(x)) ** 4
+    for feature, weight in ((min(rows, cols) / 6, 1.0), (min(rows, cols) / 30, 0.25)):
+        noise = gaussian_filter(rng.standard_normal((rows, cols)), feature, mode="reflect")
+        field = field + weight * noise / noise.std()
+    shape = np.zeros(rows * cols, bool)
+    shape[np.argsort(field, axis=None, kind="stable")[-count:]] = True
+    return shape.reshape(rows, cols)
+
+
+def write_large_slide(
+    path: str | Path,
+    picture: NDArray[np.uint8],
+    *,
+    width: int = FULL_SIZE[0],
+    height: int = FULL_SIZE[1],
+    tissue_px: int = TISSUE_PX,
+    seed: int = 0,
+) -> Path:
+    """Write a tiled, pyramidal JPEG TIFF of 0.243 um per pixel, a BigTIFF that OpenSlide opens (``generic-tiff``).
+
+    Streamed: in memory are the picture, its encoded tiles, and two levels' tiles along the tissue's edge at half size.
+
+    Parameters
+    ----------
+    path : where to write; replaced if it exists
+    picture : uint8 (side, side, 3), RGB; the side a power of two times 512: level 0 of the tissue that is repeated
+    width, height : level-0 pixels
+    tissue_px : area of tissue, pixels at 0.972 um (16 of level 0 each); rounded to whole tiles of level 0
+    seed : of the tissue's shape
+
+    Returns
+    -------
+    `path`, as a Path.
+
+    Raises
+    ------
+    ValueError
+        when `picture` cannot be repeated, or there is not that much room for tissue.
+    """
+    side = picture.shape[0]
+    tiles = side // TILE_PX
+    if picture.dtype != np.uint8 or picture.shape != (side, side, 3) or side % TILE_PX or not tiles or tiles & (tiles - 1):
+        raise ValueError(
+            f"picture: {picture.dtype} {picture.shape}; expected uint8, a square, its side 512 times a power of two"
+        )
+    count = round(tissue_px * MODEL_DOWNSAMPLE**2 / TILE_PX**2)
+    tissue = tissue_shape(-(-height // TILE_PX), -(-width // TILE_PX), count, seed=seed)
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    try:
+        _write(partial, _levels(picture, tissue, width, height), width, height)
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: int) -> None:
+    """Write the levels' encoded tiles as the pages of one TIFF; all but the first are marked as reduced."""
+    import tifffile
+
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for number, tiles in enumerate(levels):
+            per_cm = 1e4 / SLIDE_MPP / 2**number
+            file.write(
+                tiles,
+                shape=(height >> number, width >> number, 3),
+                dtype=np.uint8,
+                tile=(TILE_PX, TILE_PX),
+                photometric="rgb",  # becomes YCbCr with colour at half the resolution, and is tagged so: as encoded
+                compression="jpeg",
+                subfiletype=int(number > 0),
+                resolution=(per_cm, per_cm),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
+
+
+def _levels(picture: NDArray[np.uint8], tissue: NDArray[np.bool_], width: int, height: int) -> Iterator[Iterator[bytes]]:
+    """Give each level's encoded tiles, row by row, level 0 first, until the slide's shorter side is below a tile.
+
+    A level's tiles must be drawn from it before the next level is asked for.
+    """
+    level = _Level(picture, tissue.astype(np.float64), None)
+    yield level.encoded()
+    while min(width, height) >= TILE_PX:
+        width, height = width // 2, height // 2
+        level = level.coarser()
+        yield level.encoded()
+
+
+class _Level:
+    """A level of the slide: tiles that are all tissue, all glass, or mixed, along the edge between them.
+
+    Parameters
+    ----------
+    picture : the repeated tissue at this level, a whole number of tiles
+    share : float64 (rows, cols) over the level's tiles, how much of each is tissue: 0 none, 1 all
+    finer : the level before, all of whose tiles were drawn; None at level 0, which has no mixed tiles
+    """
+
+    def __init__(self, picture: NDArray[np.uint8], share: NDArray[np.float64], finer: _Level | None) -> None:
+        self.picture, self.share, self.finer = picture, share, finer
+        self.coarser_picture = halved(picture if len(picture) > TILE_PX else np.tile(picture, (2, 2, 1)))
+        self.mixed_halves: dict[tuple[int, int], NDArray[np.uint8]] = {}
+
+    def encoded(self) -> Iterator[bytes]:
+        """Give all tiles as JPEG, row by row; what repeats is encoded once."""
+        glass, tissue = _encode(_glass(TILE_PX)), dict[tuple[int, int], bytes]()
+        for (row, col), share in np.ndenumerate(self.share):
+            if share == 0:
+                yield glass
+            elif share == 1:
+                phase = (row % self.period, col % self.period)
+                if phase not in tissue:
+                    tissue[phase] = _encode(_cut(self.picture, *phase, TILE_PX))
+                yield tissue[phase]
+            else:
+                pixels = self._mixed(row, col)
+                self.mixed_halves[row, col] = halved(pixels)
+                yield _encode(pixels)
+
+    @property
+    def period(self) -> int:
+        """Tiles after which the tissue repeats itself."""
+        return len(self.picture) // TILE_PX
+
+    def coarser(self) -> _Level:
+        """Give the next level: halves of this one, four tiles to one."""
+        rows, cols = (-(-count // 2) for count in self.share.shape)
+        padded = np.pad(self.share, ((0, self.share.shape[0] % 2), (0, self.share.shape[1] % 2)))
+        self.finer = None  # done with
+        return _Level(self.coarser_picture, padded.reshape(rows, 2, cols, 2).mean((1, 3)), self)
+
+    def _half(self, row: int, col: int) -> NDArray[np.uint8]:
+        """Give a tile at half its size; beyond the last row and column there is glass."""
+        if row >= self.share.shape[0] or col >= self.share.shape[1] or self.share[row, col] == 0:
+            return _glass(TILE_PX // 2)
+        if self.share[row, col] == 1:
+            return _cut(self.coarser_picture, row % self.period, col % self.period, TILE_PX // 2)
+        return self.mixed_halves[row, col]
+
+    def _mixed(self, row: int, col: int) -> NDArray[np.uint8]:
+        assert self.finer is not None  # level 0 has no mixed tiles
+        quarters = [[self.finer._half(2 * row + below, 2 * col + right) for right in (0, 1)] for below in (0, 1)]
+        return np.concatenate([np.concatenate(pair, 1) for pair in quarters])
+
+
+def _glass(side: int) -> NDArray[np.uint8]:
+    return np.full((side, side, 3), GLASS, np.uint8)
+
+
+def _cut(picture: NDArray[np.uint8], row: int, col: int, side: int) -> NDArray[np.uint8]:
+    return picture[row * side : (row + 1) * side, col * side : (col + 1) * side]
+
+
+def _encode(tile: NDArray[np.uint8]) -> bytes:
+    import imagecodecs
+
+    pixels = np.ascontiguousarray(tile)
+    return bytes(
+        imagecodecs.jpeg8_encode(pixels, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
+    )
+
+
+def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Enlarge four times, smoothly, then correct every 4 x 4 pixels so that their mean is the pixel they came from."""
+    from PIL import Image
+
+    height, width = (side * MODEL_DOWNSAMPLE for side in picture.shape[:2])
+    large = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    for row in range(0, len(picture), 128):
+        strip = large[row * MODEL_DOWNSAMPLE : (row + 128) * MODEL_DOWNSAMPLE]
+        wanted = picture[row : row + 128].astype(np.float32)
+        means = strip.reshape(len(wanted), MODEL_DOWNSAMPLE, -1, MODEL_DOWNSAMPLE, 3).mean((1, 3), dtype=np.float32)
+        lacking = (wanted - means).repeat(MODEL_DOWNSAMPLE, 0).repeat(MODEL_DOWNSAMPLE, 1)
+        strip[:] = (strip + lacking).round().clip(0, 255).astype(np.uint8)
+    return large

@@ -1,0 +1,155 @@
+"""Figures of a measured scan, from the clock outside and the times at which its store was written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_meta.benchmark.limits import Limits, block_name
+from wsi_meta.benchmark.stopwatch import Timing
+from wsi_meta.grid import Block
+from wsi_meta.heatmap import Heatmap, Status
+
+__all__ = ["Commit", "MeasuredScan", "Timeline", "figures", "scan_timeline", "share_of_limit", "table"]
+
+MEGA, GIGA = 1e6, 1e9
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A block of a scan that was written."""
+
+    block: Block
+    cells: int
+    """Scanned cells in it."""
+    at: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When a scan did what, seconds from the start of its process."""
+
+    ready: float
+    """The store was made: program and model loaded, tissue found."""
+    first: float
+    """The first block was written."""
+    last: float
+    """The last block was written."""
+    cells: int
+    """Scanned cells."""
+    steady: tuple[Commit, ...]
+    """Blocks written after the first that were surely not under way when the first was written."""
+
+    @property
+    def steady_cells_per_second(self) -> float:
+        """Scanned cells a second from the first block written to the last; nan where there are too few blocks to tell."""
+        return sum(commit.cells for commit in self.steady) / (self.last - self.first) if self.steady else float("nan")
+
+
+@dataclass(frozen=True)
+class MeasuredScan:
+    """A scan in a process of its own."""
+
+    timing: Timing
+    timeline: Timeline
+    tiles: Mapping[str, int] | None
+    """Stored tiles ``needed`` for its blocks, each counted once, and ``decoded``; None where the reader does not tell."""
+
+
+def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
+    """Read from a finished store's files when they were written: a block's status is its commit mark.
+
+    The scan itself is not asked, so nothing in it is changed by measuring it. When the first block is written up to
+    ``workers - 1`` others are under way; as many of the next ones are left out of what counts from then on.
+
+    Parameters
+    ----------
+    store : written by a single run of `scan`
+    began : when its process was started, seconds since the epoch
+    workers : blocks that were in work at the same time
+    """
+    heatmap = Heatmap.open(store)
+    status, side = heatmap.status, heatmap.grid.block_cells
+    commits = []
+    for block in heatmap.grid.blocks():
+        cells = int((status[block.cells] == Status.SCANNED).sum())
+        if cells:
+            chunk = store / "status" / "c" / str(block.row // side) / str(block.col // side)
+            commits.append(Commit(block, cells, chunk.stat().st_mtime))
+    commits.sort(key=lambda commit: commit.at)
+    return Timeline(
+        ready=(store / "0" / "zarr.json").stat().st_mtime - began,
+        first=commits[0].at - began,
+        last=commits[-1].at - began,
+        cells=sum(commit.cells for commit in commits),
+        steady=tuple(commits[max(1, workers) :]),
+    )
+
+
+def figures(
+    cold: MeasuredScan, warm: Sequence[MeasuredScan], limits: Limits, cold_ready_seconds: float, stride_px: int
+) -> dict[str, float | None]:
+    """Condense the measurements of one slide scanned one way.
+
+    Parameters
+    ----------
+    cold : the scan that found no compiled kernels of an earlier process
+    warm : scans that found them; figures are medians over these
+    limits : reading alone and the network alone, on the same blocks
+    cold_ready_seconds : what making the network ready takes where nothing is in the cache
+    stride_px : side of a cell, pixels at the model's mpp
+
+    Returns
+    -------
+    By name; None where it cannot be known.
+    """
+
+    def median(figure: Callable[[MeasuredScan], float]) -> float:
+        return statistics.median(figure(scan) for scan in warm)
+
+    cells, seconds = warm[0].timeline.cells, median(lambda scan: scan.timing.seconds)
+    steady = median(lambda scan: scan.timeline.steady_cells_per_second)
+    tiles = warm[0].tiles
+    return {
+        "tissue cells": cells,
+        "end to end, s": seconds,
+        "end to end, nothing compiled before, s": cold.timing.seconds,
+        "start-up until tissue is found, s": median(lambda scan: scan.timeline.ready),
+        "first cells written after, s": median(lambda scan: scan.timeline.first),
+        "after the last block, s": median(lambda scan: scan.timing.seconds - scan.timeline.last),
+        "network made ready, s": limits.ready_seconds,
+        "network made ready, nothing compiled before, s": cold_ready_seconds,
+        "cells/s, end to end": cells / seconds,
+        "cells/s, first block to last": steady,
+        "Mpx/s of tissue, first block to last": steady * stride_px**2 / MEGA,
+        "cells/s, reading alone": limits.cells / limits.read_seconds,
+        "cells/s, network alone": limits.cells / limits.model_seconds,
+        "share of the network's limit": median(lambda scan: share_of_limit(scan.timeline, limits)),
+        "tiles decoded / needed": tiles["decoded"] / tiles["needed"] if tiles else None,
+        "peak memory, GB": max(scan.timing.peak_bytes for scan in (cold, *warm)) / GIGA,
+    }
+
+
+def share_of_limit(timeline: Timeline, limits: Limits) -> float:
+    """Give what the network alone takes for the steady blocks, relative to what the scan took; nan if there are none."""
+    if not timeline.steady:
+        return float("nan")
+    alone = sum(limits.predict_seconds[block_name(commit.block)] for commit in timeline.steady)
+    return alone / (timeline.last - timeline.first)
+
+
+def table(columns: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
+    """Give the lines of a table in Markdown: a row per figure, a column per measured case."""
+    yield "| | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for name in dict.fromkeys(name for column in columns.values() for name in column):
+        yield f"| {name} | " + " | ".join(_shown(column.get(name)) for column in columns.values()) + " |"
+
+
+def _shown(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
