@@ -196,6 +196,7 @@ def _facts(job: _Job, slide: Slide, model: Model, grid: PatchGrid, tissue: Tissu
     """Give what the store says of its scan; under ``identity`` all that makes two scans the same."""
     identity = {
         "slide": slide.fingerprint(),
+        "reader": slide.reader,
         "model": model.hash,
         "mode": job.network.mode,
         "halo_px": DENSE_HALO_PX if job.network.mode == "dense" else 0,
