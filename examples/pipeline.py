@@ -25,12 +25,15 @@ def main(slides: Path, results: Path) -> None:
         if not row["complete"]:
             print(f"{file.name}: {row['error']}; no findings", file=sys.stderr)
             continue
+        if row["score"] is None:
+            print(f"{file.name}: no tissue was found; no findings", file=sys.stderr)
+            continue
         heatmap = Heatmap.open(row["heatmap"])
         lesions = find_lesions(heatmap, out=results / f"{file.stem}.geojson", overwrite=True)
         draw_overlay(heatmap, results / f"{file.stem}.png", slide=file, lesions=True, overwrite=True)
         widest = max(lesions, key=lambda lesion: lesion.diameter_mm, default=None)
         labels[file.name] = LABELS[widest.size_class] if widest else "negative"
-        print(f"{file.name}: score {row['score'] or 0:.3f}, {len(lesions)} lesions, {labels[file.name]}")
+        print(f"{file.name}: score {row['score']:.3f}, {len(lesions)} lesions, {labels[file.name]}")
     nodes = Counter(name.partition("_node_")[0] for name in labels if "_node_" in name)
     table = results / "nodes.csv"
     with table.open("w", newline="") as out:

@@ -20,6 +20,7 @@ class DarknessPredictor(Predictor):
         stride_px: int,
         report: Callable[[int], None] | None = None,
     ) -> NDArray[np.float32]:
+        image = image[self.halo_px : len(image) - self.halo_px, self.halo_px : image.shape[1] - self.halo_px]
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
         for row, col in np.argwhere(wanted):
             patch = image[row * stride_px : row * stride_px + 96, col * stride_px : col * stride_px + 96]

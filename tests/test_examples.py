@@ -6,16 +6,18 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import DarknessPredictor
 from slides import texture, write_slide
 
 import wsi_meta.scanning
 from wsi_meta.cli import main
-from wsi_meta.model import load_model
+from wsi_meta.model import Calibration, Model, load_model
 from wsi_meta.training.manifest import read_manifest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -46,9 +48,17 @@ else:
 """
 
 
+@lru_cache  # once for all slides: half of the time
+def _load_model(path: str) -> Model:
+    """The network, with a calibration under which a third of the way to black is half tumor."""
+    model = load_model(path)
+    card = replace(model.card, calibration=Calibration(temperature=0.05, bias=-20 / 3), thresholds={"default": 0.5})
+    return replace(model, card=card)
+
+
 def _run(name: str, *arguments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
-    monkeypatch.setattr(wsi_meta.scanning, "load_model", lru_cache(load_model))  # once for all slides: half of the time
+    monkeypatch.setattr(wsi_meta.scanning, "load_model", _load_model)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -69,17 +79,20 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The stand-in for the network calls whatever is dark tumor: every node with tissue is one lesion."""
+    """The stand-in for the network calls what is dark tumor: the third node is, the others are pale, one slide is glass."""
     (tmp_path / "slides").mkdir()
     for node in range(5):
-        image = texture(200, 320, node)
-        image[:] = image if node == 2 else 244
-        write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", image)
+        pale = 255 - (255 - texture(200, 320, node)) // 3
+        write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", texture(200, 320, 2) if node == 2 else pale)
+    write_slide(tmp_path / "slides" / "patient_008_node_0.tif", np.full((200, 320, 3), 244, np.uint8))
     (tmp_path / "slides" / "broken.tif").write_text("no slide")
     _run("pipeline.py", tmp_path / "slides", tmp_path / "results", monkeypatch=monkeypatch)
     told = capsys.readouterr()
     assert "broken.tif: " in told.err
-    assert "patient_007_node_2.tif: score 0.6" in told.out
+    assert "patient_008_node_0.tif: no tissue was found; no findings" in told.err
+    scores = {line.split(":")[0]: float(line.split()[2].rstrip(",")) for line in told.out.splitlines()[:-1]}
+    assert [name for name, score in scores.items() if score > 0.5] == ["patient_007_node_2.tif"]
+    assert len(scores) == 5
     assert told.out.splitlines()[-1] == "patient_007: pN1mi"
     with (tmp_path / "results" / "nodes.csv").open() as file:
         labels = [row["stage"] for row in csv.DictReader(file)]

@@ -79,7 +79,7 @@ def resnet() -> nn.Module:
         (("conv1", "bn1", "layer1", "layer4", "fc"), {"fc"}, {"layer4", "fc"}),
         ((), {"conv1", "bn1", "layer1", "layer4", "fc"}, {"conv1", "bn1", "layer1", "layer4", "fc"}),
     ],
-    ids=str,
+    ids=["all but layer3 and the head", "stem", "everything", "nothing"],
 )
 def test_only_what_learns_changes(loaded: tuple[str, ...], first: set[str], second: set[str]) -> None:
     recipe = plain(head_epochs=1, freeze="layer1", weight_decay=0.1)
