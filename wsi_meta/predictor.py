@@ -26,7 +26,7 @@ __all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "re
 PRECISIONS = ("auto", "fp32", "bf16")
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
-DENSE_HALO_PX = 96
+DENSE_HALO_PX = 128
 """What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
 
 
