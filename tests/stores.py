@@ -21,6 +21,7 @@ def write_store(
     mpp: float = SLIDE_MPP,
     cut: int = 0,
     complete: bool = True,
+    slide: str = "none",
     **thresholds: float,
 ) -> Heatmap:
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
@@ -29,7 +30,7 @@ def write_store(
     grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32)
     assert grid.shape == probability.shape
     facts = {
-        "identity": {"slide": "none", "test_time_averaging": False},
+        "identity": {"slide": slide, "test_time_averaging": False},
         "slide": {"file": "s.tif", "name": path.stem},
         "model": ModelCard(thresholds={"default": 0.5} | thresholds).to_dict(),
     }

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import csv
+import json
+import os
 import runpy
+import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -9,23 +14,131 @@ from fakes import DarknessPredictor
 from slides import texture, write_slide
 
 import wsi_meta.scanning
+from wsi_meta.cli import main
+from wsi_meta.model import load_model
+from wsi_meta.training.manifest import read_manifest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>
+<Coordinate Order="0" X="10" Y="10"/><Coordinate Order="1" X="90" Y="10"/><Coordinate Order="2" X="90" Y="90"/>
+</Coordinates></Annotation></Annotations></ASAP_Annotations>"""
+AWS = """
+import fnmatch, pathlib, shutil, sys
+*options, source, target = sys.argv[1:]
+assert options[:3] == ["s3", "sync", "--no-sign-request"], options
+patterns = [options[place + 1] for place, option in enumerate(options) if option == "--include"]
+pathlib.Path(target).mkdir(exist_ok=True)
+for path in sorted(pathlib.Path("BUCKET", source.removeprefix("s3://camelyon-dataset/CAMELYON16/")).iterdir()):
+    if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
+        shutil.copy(path, target)
+"""
+WSI_META = """
+import json, pathlib, sys
+with open("LOG", "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+arguments = dict(zip(sys.argv, sys.argv[1:]))
+out = pathlib.Path(arguments.get("--out") or arguments["--detections"])
+if sys.argv[1] == "scan":
+    for slide in (argument for argument in sys.argv if argument.startswith("images/")):
+        (out / (pathlib.Path(slide).stem + ".zarr")).mkdir(parents=True, exist_ok=True)
+else:
+    out.write_text("")
+"""
+
+
+def _run(name: str, *arguments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning, "load_model", lru_cache(load_model))  # once for all slides: half of the time
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
 def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
     (tmp_path / "slides").mkdir()
     write_slide(tmp_path / "slides" / "a.tif", texture(300, 300))
     (tmp_path / "slides" / "bad.svs").write_text("no slide")
-    monkeypatch.setattr(sys, "argv", ["scan_folder.py", str(tmp_path / "slides"), str(tmp_path / "results")])
-    runpy.run_path(str(EXAMPLES / "scan_folder.py"), run_name="__main__")
+    _run("scan_folder.py", tmp_path / "slides", tmp_path / "results", monkeypatch=monkeypatch)
     first, last = capsys.readouterr().out.splitlines()
     assert first.endswith("a.tif")
     assert last.lstrip().startswith("unknown  bad.svs")
-    monkeypatch.setattr(sys, "argv", ["hottest_cells.py", str(tmp_path / "results" / "a.zarr")])
-    runpy.run_path(str(EXAMPLES / "hottest_cells.py"), run_name="__main__")
+    _run("hottest_cells.py", tmp_path / "results" / "a.zarr", monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     values = [float(line.split()[0]) for line in lines[1:]]
     assert values == sorted(values, reverse=True)
+
+
+def test_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stand-in for the network calls whatever is dark tumor: every node with tissue is one lesion."""
+    (tmp_path / "slides").mkdir()
+    for node in range(5):
+        image = texture(200, 320, node)
+        image[:] = image if node == 2 else 244
+        write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", image)
+    (tmp_path / "slides" / "broken.tif").write_text("no slide")
+    _run("pipeline.py", tmp_path / "slides", tmp_path / "results", monkeypatch=monkeypatch)
+    told = capsys.readouterr()
+    assert "broken.tif: " in told.err
+    assert "patient_007_node_2.tif: score 0.6" in told.out
+    assert told.out.splitlines()[-1] == "patient_007: pN1mi"
+    with (tmp_path / "results" / "nodes.csv").open() as file:
+        labels = [row["stage"] for row in csv.DictReader(file)]
+    assert labels == ["negative", "negative", "micro", "negative", "negative"]
+    assert len(json.loads((tmp_path / "results" / "patient_007_node_2.geojson").read_text())["features"]) == 1
+    assert len(list((tmp_path / "results").glob("*.png"))) == 5
+
+
+@pytest.fixture
+def camelyon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bucket with a few slides, and an aws and a wsi-meta that stand in for the real ones."""
+    images, annotations = tmp_path / "bucket" / "images", tmp_path / "bucket" / "annotations"
+    for folder in (images, annotations, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    for name in ("normal_001", "normal_002", "tumor_001", "tumor_010", "test_001", "test_002", "tumor_101"):
+        (images / f"{name}.tif").write_text("a slide")
+    for name in ("tumor_001", "tumor_010", "test_001", "tumor_101"):
+        (annotations / f"{name}.xml").write_text(SQUARE)
+    programs = {
+        "aws": AWS.replace("BUCKET", str(tmp_path / "bucket")),
+        "wsi-meta": WSI_META.replace("LOG", str(tmp_path / "log")),
+    }
+    for name, code in programs.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!{sys.executable}\n{code}")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def _recipe(folder: Path, **environment: str) -> list[list[str]]:
+    """Run the recipe; give the commands that it called."""
+    (folder / "log").unlink(missing_ok=True)
+    command = ["bash", str(EXAMPLES / "camelyon16.sh"), str(folder / "data")]
+    subprocess.run(command, check=True, env=os.environ | environment, capture_output=True, text=True)
+    return [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+
+
+def test_camelyon16_recipe(camelyon: Path) -> None:
+    calls = _recipe(camelyon, ONLY="*_0*", HARD="1")
+    names = [call[0] for call in calls]
+    expected = "sample train scan sample train evaluate scan lesions lesions froc"
+    assert names == expected.split()
+    for name, *arguments in calls:  # the real commands know these options
+        main.commands[name].make_context(name, arguments)
+    assert calls[-1][1:] == ["detections", "truth", "--scores", "scans/summary.csv", "--out", "froc", "--overwrite"]
+    assert sorted(path.name for path in (camelyon / "data" / "truth").iterdir()) == ["test_001.xml"]
+    assert sorted(path.name for path in (camelyon / "data" / "detections").iterdir()) == ["test_001.csv", "test_002.csv"]
+    found = {slide.name: slide for slide in read_manifest(camelyon / "data" / "manifest.csv")}
+    assert sorted(found) == ["normal_001", "normal_002", "test_001", "test_002", "tumor_001", "tumor_010"], "as ONLY says"
+    assert {name for name, slide in found.items() if slide.truth} == {"test_001", "tumor_001", "tumor_010"}
+    assert {name for name, slide in found.items() if slide.split == "test"} == {"test_001", "test_002"}
+    assert found["tumor_010"].partly
+    again = [call[0] for call in _recipe(camelyon, ONLY="*_0*", HARD="1")]
+    assert again == ["scan", "scan", "lesions", "lesions", "froc"], "what is done is not done again"
+
+
+def test_the_recipe_stops_at_tumor_without_outlines(camelyon: Path) -> None:
+    (camelyon / "bucket" / "annotations" / "tumor_001.xml").unlink()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _recipe(camelyon)
+    assert "images/tumor_001.tif: no outlines; it would pass for normal" in caught.value.stderr

@@ -226,6 +226,7 @@ def test_folders(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     assert result.score == 0.5
     assert result.slide_auc is not None
     assert result.slide_auc.auc == 0.75, "0.9 and 0.4 against 0.5 and 0"
+    assert np.array(result.slide_auc.roc).tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 1], [1, 1]]
     assert result.slide_auc.delong is not None
     assert result.slide_auc.bootstrap is not None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)

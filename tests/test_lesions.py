@@ -27,14 +27,13 @@ from wsi_meta.grid import PatchGrid
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.lesions import (
     LesionOptionsError,
-    _longest,
-    _measure,
     find_lesions,
-    label_regions,
+    lesion_facts,
     to_detections,
     write_lesions,
 )
 from wsi_meta.overlay import draw_overlay
+from wsi_meta.regions import label_regions, longest_distance, measure_regions
 
 CELL_UM = 31.104
 
@@ -137,7 +136,7 @@ def test_diameter_of_discs_within_one_cell_and_of_ellipses_within_two(
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     for wide, allowed in ((1.0, 1.0), (ratio, 2.0)):
         cells = np.argwhere(along**2 + (across / wide) ** 2 <= diameter**2 / 4)
-        assert abs(_longest(cells) - diameter) <= allowed
+        assert abs(longest_distance(cells) - diameter) <= allowed
 
 
 def test_the_peak_lies_in_the_densest_place_of_equals(tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_every_cell_of_a_region_and_no_other_lies_in_its_outlines(seed: int) -> 
     probability[rng.random(probability.shape) < 0.05] = np.nan
     regions = label_regions(probability, 0.5, 0.55)
     grid = PatchGrid(30 * 128, 24 * 128, SLIDE_MPP, 0.972, 96, 32)
-    lesions = _measure(probability, regions, grid, 0)
+    lesions = measure_regions(probability, regions, grid, 0)
     drawn = sum(Annotations(lesion.outlines).mask(probability.shape, 128).astype(int) for lesion in lesions)
     np.testing.assert_array_equal(drawn, regions > 0)
     assert len(lesions) == regions.max()
@@ -244,6 +243,17 @@ def test_the_chain_ends_in_a_perfect_score(heatmap: Heatmap, tmp_path: Path) -> 
     assert points.scores.tolist() == to_detections(found).scores.tolist() == pytest.approx([0.9, 0.7, 0.6])
     result = froc(tmp_path / "found", tmp_path / "truth")
     assert (result.score, result.lesions + result.isolated) == (1.0, 3)
+
+
+def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -> None:
+    kept = json.loads(json.dumps(lesion_facts(heatmap)))
+    found = find_lesions(heatmap, out=tmp_path / "l.geojson")
+    assert (kept["threshold"], kept["peak"], kept["min_area_mm2"]) == (0.5, 0.5, 0)
+    features = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    assert [lesion.pop("outlines") for lesion in kept["found"]] == [part["geometry"]["coordinates"] for part in features]
+    assert kept["found"] == [lesion.to_dict() for lesion in found]
+    again = find_lesions(heatmap, threshold=kept["threshold"], peak=kept["peak"], min_area=kept["min_area_mm2"])
+    assert [lesion.to_dict() for lesion in again] == kept["found"]
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

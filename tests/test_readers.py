@@ -5,15 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
+from fakes import DarknessPredictor
 from numpy.typing import NDArray
 from slides import damage_tile, texture, write_jpeg_slide, write_slide
 
-from wsi_meta.errors import SlideReadError
+import wsi_meta.scanning
+from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.facts import info
+from wsi_meta.scanning import scan
 from wsi_meta.slide import Slide, open_slide
 from wsi_meta.tile_cache import TileCache
 
@@ -316,3 +321,21 @@ def test_a_real_aperio_slide(shared_data: Path) -> None:
     slide = assert_same_pixels(path)
     expected = open_slide(path, reader="openslide").read_at(0.972, -50, -50, 300, 700)
     np.testing.assert_array_equal(slide.read_at(0.972, -50, -50, 300, 700), expected)
+
+
+def test_the_reader_is_part_of_a_scans_identity(
+    plain: Path, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "block_px": 192}
+    made = scan(plain, tmp_path / "heat.zarr", **options)
+    assert made.facts["identity"]["reader"] == "direct"
+    with pytest.raises(OutputExistsError, match="reader is direct, now openslide"):
+        scan(plain, tmp_path / "heat.zarr", reader="openslide", **options)
+    group = zarr.open_group(tmp_path / "heat.zarr", mode="r+")
+    facts: dict[str, Any] = group.attrs["wsi_meta"]  # type: ignore[assignment]
+    del facts["identity"]["reader"]  # a store from before there were two
+    group.attrs["wsi_meta"] = facts
+    assert scan(plain, tmp_path / "heat.zarr", reader="openslide", **options).finished
+    with pytest.raises(OutputExistsError, match="reader is openslide, now direct"):
+        scan(plain, tmp_path / "heat.zarr", **options)

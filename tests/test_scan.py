@@ -14,12 +14,16 @@ from PIL import Image
 from slides import MODEL_MPP, damage_tile, texture, write_slide
 
 import wsi_meta.scanning
-from wsi_meta.errors import MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.batch import summarise
+from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.facts import info
 from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.lesions import find_lesions
 from wsi_meta.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
 from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
+from wsi_meta.score_model import FEATURES
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 
@@ -333,3 +337,54 @@ def test_real_slide(tmp_path: Path, model_file: Path, shared_data: Path) -> None
     assert heatmap.finished
     assert 0.3 < heatmap.facts["tissue"]["fraction"] < 0.5
     assert isinstance(zarr.open_group(tmp_path / "h.zarr", mode="r")["status"], zarr.Array)
+
+
+# lesions and learned scores in the store
+
+
+def _score_model(path: Path) -> Path:
+    """A score model that looks at the default score alone: probability = sigmoid((score - 0.5) / 0.1)."""
+    ones = dict.fromkeys(FEATURES, 1.0)
+    weights = dict.fromkeys(FEATURES, 0.0) | {"score": 1.0}
+    fields = {"mean": ones | {"score": 0.5}, "scale": ones | {"score": 0.1}, "coefficients": weights, "intercept": 0.0}
+    path.write_text(json.dumps({"format": "wsi-meta slide score 1", **fields, "validation": {}}))
+    return path
+
+
+def test_lesions_are_kept_in_the_store(darkness: None, slide_file: Path, model_file: Path, tmp_path: Path) -> None:
+    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    attributes: Any = zarr.open_group(tmp_path / "h.zarr", mode="r").attrs["wsi_meta"]
+    kept = attributes["lesions"]
+    assert kept["threshold"] == heatmap.facts["model"]["thresholds"]["default"]
+    assert [lesion["area_mm2"] for lesion in kept["found"]] == [lesion.area_mm2 for lesion in find_lesions(heatmap)]
+    assert kept["found"], "this slide has some"
+    facts = info(tmp_path / "h.zarr")["lesions"]
+    assert sum(facts["found"].values()) == len(kept["found"])
+
+
+def test_a_learned_score_stands_beside_the_default_one(
+    darkness: None, slide_file: Path, model_file: Path, tmp_path: Path, calls: list[tuple[int, ...]]
+) -> None:
+    plain = scan(slide_file, tmp_path / "h.zarr", model=model_file).result
+    blocks = len(calls)
+    learned = scan(slide_file, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
+    assert plain is not None
+    assert learned is not None
+    assert len(calls) == blocks, "a finished scan is not scanned again for it"
+    assert learned["score"] == plain["score"]
+    assert learned["learned_score"]["score"] == pytest.approx(1 / (1 + np.exp(-(plain["score"] - 0.5) / 0.1)))
+    assert learned["learned_score"]["model"] == "s.json"
+    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).result == learned, "and stays"
+    row = summarise(slide_file, Heatmap.open(tmp_path / "h.zarr"))
+    assert (row["score"], row["learned_score"]) == (plain["score"], learned["learned_score"]["score"])
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(DataError, match=r"bad\.json: not a score model"):
+        scan(slide_file, tmp_path / "new.zarr", model=model_file, score_model=tmp_path / "bad.json")
+    assert not (tmp_path / "new.zarr").exists(), "refused before the work"
+
+
+def test_no_tissue_has_no_learned_score(darkness: None, model_file: Path, tmp_path: Path) -> None:
+    glass = write_slide(tmp_path / "glass.tif", np.full((400, 400, 3), 244, np.uint8))
+    result = scan(glass, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
+    assert result is not None
+    assert (result["score"], result["learned_score"]["score"]) == (None, None)

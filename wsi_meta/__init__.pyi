@@ -23,7 +23,6 @@ from .grid import Block as Block
 from .grid import PatchGrid as PatchGrid
 from .heatmap import Heatmap as Heatmap
 from .heatmap import Status as Status
-from .lesions import Lesion as Lesion
 from .lesions import find_lesions as find_lesions
 from .lesions import to_detections as to_detections
 from .lesions import write_lesions as write_lesions
@@ -34,6 +33,7 @@ from .model import save_model as save_model
 from .overlay import draw_overlay as draw_overlay
 from .predictor import Predictor as Predictor
 from .preprocessing import Preprocessing as Preprocessing
+from .regions import Lesion as Lesion
 from .scanning import scan as scan
 from .score_model import ScoreModel as ScoreModel
 from .score_model import SlideScore as SlideScore
@@ -52,6 +52,8 @@ from .training.evaluate import Evaluation as Evaluation
 from .training.evaluate import evaluate as evaluate
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
+from .training.sampling import Sampled as Sampled
+from .training.sampling import sample as sample
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
 

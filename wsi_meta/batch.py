@@ -17,7 +17,18 @@ from wsi_meta.scanning import forget, scan
 
 __all__ = ["COLUMNS", "scan_slides", "summarise"]
 
-COLUMNS = ("slide", "heatmap", "score", "complete", "tissue_fraction", "scanned", "background", "unreadable", "error")
+COLUMNS = (
+    "slide",
+    "heatmap",
+    "score",
+    "learned_score",
+    "complete",
+    "tissue_fraction",
+    "scanned",
+    "background",
+    "unreadable",
+    "error",
+)
 """Columns of ``summary.csv``; what a failed slide lacks is empty, never 0."""
 IN_WORK = 2
 """Slides in work: one is computed, the next one prepared."""
@@ -107,6 +118,7 @@ def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
         "slide": str(slide),
         "heatmap": str(heatmap.path),
         "score": facts["result"]["score"],
+        "learned_score": facts["result"].get("learned_score", {}).get("score"),
         "complete": facts["result"]["complete"],
         "tissue_fraction": facts["tissue"]["fraction"],
         "scanned": cells["scanned"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import DEFAULT_MODEL, read_card
+from wsi_meta.regions import SIZE_CLASSES
 from wsi_meta.slide import open_slide
 
 __all__ = ["info"]
@@ -54,7 +55,16 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
         "tta": heatmap.facts["identity"]["test_time_averaging"],
         "uncertainty": heatmap.has_uncertainty,
         **heatmap.facts,
+        "lesions": _count_lesions(heatmap),
     }
+
+
+def _count_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
+    """Give the kept lesions' thresholds and how many there are of each size class; ``wsi-meta lesions`` lists them."""
+    if (kept := heatmap.facts.get("lesions")) is None:
+        return None
+    classes = [lesion["size_class"] for lesion in kept["found"]]
+    return {**kept, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
 
 
 def _slide_facts(path: Path, reader: str) -> dict[str, Any]:

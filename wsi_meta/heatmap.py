@@ -5,7 +5,7 @@
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
-                "wsi_meta": identity of the scan, slide, grid, model card, versions, result
+                "wsi_meta": identity of the scan, slide, grid, model card, versions, result, lesions
 
 A block's status is written after its values: that is its commit mark, and what an interrupted scan resumes from.
 """
@@ -194,12 +194,13 @@ class Heatmap:
             block for block in self.grid.blocks() if np.isin(status[block.cells], (Status.PENDING, Status.UNREADABLE)).any()
         ]
 
-    def finalise(self, result: dict[str, Any]) -> None:
+    def finalise(self, result: dict[str, Any], lesions: dict[str, Any] | None = None) -> None:
         """Write the coarser levels and the result; the store is then complete.
 
         Parameters
         ----------
         result : score and counts, plain JSON values; with ``complete``
+        lesions : what :func:`wsi_meta.lesions.lesion_facts` gives
         """
         for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
             leftover.unlink()
@@ -219,9 +220,13 @@ class Heatmap:
         self.group.attrs.update(
             {
                 "ome": _multiscales(self.path.stem, self.grid.cell_um, count),
-                "wsi_meta": self.facts | {"result": result},
+                "wsi_meta": self.facts | {"result": result, "lesions": lesions},
             }
         )
+
+    def amend(self, **parts: Any) -> None:
+        """Add parts to the result of a scan that came to its end."""
+        self.group.attrs.update({"wsi_meta": self.facts | {"result": (self.result or {}) | parts}})
 
     def remove(self) -> None:
         """Delete the store."""

@@ -1,4 +1,4 @@
-"""From a heatmap to lesions: where they are, how large, how sure. Pure numpy and scipy on the calibrated map."""
+"""From a heatmap to its lesions, and to the files that tell of them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,28 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from wsi_meta.benchmark.annotations import Outline
 from wsi_meta.benchmark.detections import Detections, write_detections
-from wsi_meta.contours import trace_cells
 from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_output, written_whole
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from wsi_meta.grid import PatchGrid
+from wsi_meta.regions import Lesion, label_regions, measure_regions
 
 __all__ = [
-    "SIZE_CLASSES",
-    "Lesion",
     "LesionOptionsError",
     "default_threshold",
     "find_lesions",
-    "label_regions",
+    "lesion_facts",
     "to_detections",
     "write_lesions",
 ]
 
 logger = logging.getLogger(__name__)
 
-SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
-"""Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
 PEAK = "specificity_99"
 """Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the stricter."""
 ENDINGS = (".csv", ".geojson")
@@ -46,40 +35,6 @@ ENDINGS = (".csv", ".geojson")
 
 class LesionOptionsError(ValueError):
     """Thresholds that contradict each other."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lesion:
-    """A connected region of cells that look like tumor; positions are level-0 pixels."""
-
-    number: int
-    """From 1, the largest area first."""
-    x: float
-    """Centroid; in a bent lesion it may lie outside."""
-    y: float
-    """Centroid."""
-    peak_x: int
-    """Centre of the cell with the highest probability, in the densest place where several have it."""
-    peak_y: int
-    """Centre of that cell."""
-    area_mm2: float
-    diameter_mm: float
-    """Longest distance within the convex hull; see :func:`find_lesions`."""
-    max_probability: float
-    mean_probability: float
-    cells: int
-    outlines: tuple[Outline, ...]
-    """Along the cells' sides, with holes; several where parts touch only at a corner."""
-
-    @property
-    def size_class(self) -> str:
-        """Macrometastasis over 2 mm, micrometastasis over 0.2 mm, isolated tumor cells below."""
-        return next((name for name, limit in SIZE_CLASSES if self.diameter_mm > limit), SIZE_CLASSES[-1][0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give all but the outlines as plain JSON values."""
-        fields = {name: value for name, value in vars(self).items() if name != "outlines"}
-        return {"lesion": fields.pop("number"), "size_class": self.size_class, **fields}
 
 
 def find_lesions(
@@ -131,14 +86,10 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
-    threshold = default_threshold(heatmap) if threshold is None else threshold
-    peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
-    if not 0 < threshold <= peak <= 1:
-        raise LesionOptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
+    threshold, peak = _resolve(heatmap, threshold, peak)
     if not heatmap.finished:
         logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to go on", heatmap.path)
-    probability = heatmap.probability
-    found = _measure(probability, label_regions(probability, threshold, peak), heatmap.grid, min_area)
+    found = _find(heatmap, threshold, peak, min_area)
     if out is not None:
         write_lesions(out, found, overwrite=overwrite)
     if detections is not None:
@@ -151,24 +102,17 @@ def default_threshold(heatmap: Heatmap) -> float:
     return float(heatmap.facts["model"]["thresholds"]["default"])
 
 
-def label_regions(probability: NDArray[np.float32], threshold: float, peak: float) -> NDArray[np.int32]:
-    """Label connected regions by hysteresis; parameters as :func:`find_lesions`.
-
-    Parameters
-    ----------
-    probability : float32 (rows, cols); NaN where not scanned
+def lesion_facts(heatmap: Heatmap) -> dict[str, Any]:
+    """Give what a store keeps of its lesions: those of the defaults, and the thresholds that these were.
 
     Returns
     -------
-    int32 (rows, cols); 0 is no region
+    dict of plain JSON values: ``threshold``, ``peak``, ``min_area_mm2``, and ``found``, a dict per lesion as
+    :meth:`Lesion.to_dict` gives it with its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
     """
-    from scipy.ndimage import label
-
-    regions, count = label(probability >= threshold, structure=np.ones((3, 3)))
-    sure = np.zeros(count + 1, bool)
-    sure[regions[probability >= peak]] = True
-    sure[0] = False
-    return np.asarray((np.cumsum(sure) * sure)[regions], np.int32)
+    threshold, peak = _resolve(heatmap, None, None)
+    found = [lesion.to_dict() | {"outlines": _polygons(lesion)} for lesion in _find(heatmap, threshold, peak, 0.0)]
+    return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": found}
 
 
 def to_detections(lesions: Sequence[Lesion]) -> Detections:
@@ -205,79 +149,31 @@ def write_lesions(out: str | Path, lesions: Sequence[Lesion], *, overwrite: bool
     return target
 
 
-def _measure(
-    probability: NDArray[np.float32], regions: NDArray[np.int32], grid: PatchGrid, min_area: float
-) -> tuple[Lesion, ...]:
-    """Measure each region; the largest first, those smaller than `min_area` (mm2) left out."""
-    from scipy.ndimage import find_objects, uniform_filter
-
-    density = uniform_filter(np.nan_to_num(probability).astype(np.float64), 3, mode="constant")
-    found = []
-    for number, window in enumerate(find_objects(regions), 1):
-        region = regions[window] == number
-        corner = np.array([part.start for part in window])
-        outlines = _outlines(region, corner, grid)
-        area = sum(outline.area for outline in outlines) * grid.slide_mpp**2 / 1e6
-        if area >= min_area:
-            cells, values = np.argwhere(region) + corner, probability[window][region].astype(np.float64)
-            found.append((area, outlines, cells, values, cells[np.lexsort((density[window][region], values))[-1]]))
-    found.sort(key=lambda parts: -parts[0])
-    return tuple(_lesion(number, *parts, grid) for number, parts in enumerate(found, 1))
+def _resolve(heatmap: Heatmap, threshold: float | None, peak: float | None) -> tuple[float, float]:
+    """Give threshold and peak, the model's own where they are None."""
+    threshold = default_threshold(heatmap) if threshold is None else threshold
+    peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
+    if not 0 < threshold <= peak <= 1:
+        raise LesionOptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
+    return threshold, peak
 
 
-def _lesion(
-    number: int,
-    area_mm2: float,
-    outlines: tuple[Outline, ...],
-    cells: NDArray[np.intp],
-    values: NDArray[np.float64],
-    peak: NDArray[np.intp],
-    grid: PatchGrid,
-) -> Lesion:
-    y, x = ((cells.mean(0) + 0.5) * grid.cell_l0).tolist()
-    peak_y, peak_x = ((peak + 0.5) * grid.cell_l0).astype(int).tolist()
-    return Lesion(
-        number=number,
-        x=min(x, grid.width),
-        y=min(y, grid.height),
-        peak_x=min(peak_x, grid.width - 1),
-        peak_y=min(peak_y, grid.height - 1),
-        area_mm2=area_mm2,
-        diameter_mm=_longest(cells) * grid.cell_um / 1000,
-        max_probability=float(values.max()),
-        mean_probability=float(values.mean()),
-        cells=len(cells),
-        outlines=outlines,
-    )
+def _find(heatmap: Heatmap, threshold: float, peak: float, min_area: float) -> tuple[Lesion, ...]:
+    probability = heatmap.probability
+    return measure_regions(probability, label_regions(probability, threshold, peak), heatmap.grid, min_area)
 
 
-def _outlines(region: NDArray[np.bool_], corner: NDArray[np.intp], grid: PatchGrid) -> tuple[Outline, ...]:
-    """Give a region's borders in level-0 pixels; cells that reach over the slide's edge are cut there."""
-    limits = (grid.width, grid.height)
-    polygons = [[np.minimum((ring + corner[::-1]) * grid.cell_l0, limits) for ring in rings] for rings in trace_cells(region)]
-    return tuple(Outline(rings[0], tuple(rings[1:]), "tumor") for rings in polygons)
-
-
-def _longest(cells: NDArray[np.intp]) -> float:
-    """Give the longest distance between midpoints of sides, in cells, of cells (n, 2)."""
-    from scipy.spatial import ConvexHull
-    from scipy.spatial.distance import pdist
-
-    # four points round each centre span an area, so there is always a hull
-    sides = np.array([(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
-    points = (cells[:, None] + sides).reshape(-1, 2)
-    return float(pdist(points[ConvexHull(points).vertices]).max())
+def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
+    """Give a lesion's outlines as GeoJSON's coordinates of a MultiPolygon; rings are closed."""
+    return [[[*ring.tolist(), ring[0].tolist()] for ring in (outline.vertices, *outline.holes)] for outline in lesion.outlines]
 
 
 def _feature(lesion: Lesion) -> dict[str, Any]:
-    """Give a lesion as GeoJSON with QuPath's properties; rings are closed."""
-    polygons = [
-        [[*ring.tolist(), ring[0].tolist()] for ring in (outline.vertices, *outline.holes)] for outline in lesion.outlines
-    ]
+    """Give a lesion as GeoJSON with QuPath's properties."""
     measured = {name: value for name, value in lesion.to_dict().items() if isinstance(value, (int, float))}
     return {
         "type": "Feature",
-        "geometry": {"type": "MultiPolygon", "coordinates": polygons},
+        "geometry": {"type": "MultiPolygon", "coordinates": _polygons(lesion)},
         "properties": {
             "objectType": "annotation",
             "name": f"lesion {lesion.number}: {lesion.size_class}",

@@ -23,7 +23,7 @@ from wsi_meta.preprocessing import Preprocessing
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
 CELLS_REPAY = 30_000
-"""Cells in dense mode from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
+"""Cells in dense mode from which compiling with a warm cache repays itself on a CPU in bf16 (docs/benchmarks.md)."""
 PATCHES_REPAY = 10_000
 """The same for patches in patch mode."""
 EXAMPLE_CELLS = (9, 7)

@@ -11,8 +11,9 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.lesions import Lesion, find_lesions
+from wsi_meta.lesions import find_lesions
 from wsi_meta.outputs import check_output
+from wsi_meta.regions import Lesion
 from wsi_meta.slide import open_slide
 
 if TYPE_CHECKING:

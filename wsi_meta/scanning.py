@@ -15,11 +15,13 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
+from wsi_meta.lesions import lesion_facts
 from wsi_meta.model import Model, load_model, model_path
 from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
+from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
 from wsi_meta.slide import Slide, open_slide
 from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
@@ -66,6 +68,7 @@ def scan(
     uncertainty: bool = False,
     workers: int = 2,
     tissue_mask: str | Path | None = None,
+    score_model: str | Path | None = None,
     block_px: int = 1920,
     scheduler: Any = "threads",
     overwrite: bool = False,
@@ -90,6 +93,7 @@ def scan(
     uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image over the slide, not 0 = tissue; ``none`` scans everything; None finds it by colour
+    score_model : file from :func:`wsi_meta.fit_score`; its score is kept beside the default one, as ``learned_score``
     block_px : side of a block, pixels at the model's mpp; part of the store's layout
     scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``
     overwrite : replace an older heatmap at `out`
@@ -98,8 +102,8 @@ def scan(
 
     Returns
     -------
-    The finished store. Its ``result`` holds ``score`` and counts; where regions could not be read ``complete`` is False
-    and scanning again retries them.
+    The finished store. Its ``result`` holds ``score`` and counts, ``facts["lesions"]`` the lesions; where regions could not
+    be read ``complete`` is False and scanning again retries them.
 
     Raises
     ------
@@ -107,13 +111,14 @@ def scan(
     OutputExistsError
         when `out` is something else, or the heatmap of another scan; it names the difference.
     ScanOptionsError
-        (a ValueError) for a mode or stride that does not exist or that the model does not allow, or `uncertainty` without
-        `tta`.
+        (a ValueError) for a mode or stride that does not exist or the model does not allow, or `uncertainty` without `tta`.
     """
     place = turn or Turn()
     try:
         if uncertainty and not tta:
             raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+        if score_model is not None:
+            load_score_model(score_model)  # refused before the work, not after it
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
         job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
         place.prepare()
@@ -129,8 +134,11 @@ def scan(
         if not heatmap.finished:
             _warn_of_tissue(tissue, opened, enabled=progress)
             _scan_blocks(job, heatmap, workers, scheduler, place, progress=progress)
-            heatmap.finalise(_sum_up(heatmap))
-        return _refuse_nothing(heatmap, opened)
+            heatmap.finalise(_sum_up(heatmap), lesion_facts(heatmap))
+        _refuse_nothing(heatmap, opened)
+        if score_model is not None:
+            heatmap.amend(learned_score=learned_score(heatmap, score_model))
+        return heatmap
     except KeyboardInterrupt:
         place.interrupt()
         raise
@@ -188,6 +196,7 @@ def _facts(job: _Job, slide: Slide, model: Model, grid: PatchGrid, tissue: Tissu
     """Give what the store says of its scan; under ``identity`` all that makes two scans the same."""
     identity = {
         "slide": slide.fingerprint(),
+        "reader": slide.reader,
         "model": model.hash,
         "mode": job.network.mode,
         "halo_px": DENSE_HALO_PX if job.network.mode == "dense" else 0,
@@ -278,10 +287,9 @@ def _sum_up(heatmap: Heatmap) -> dict[str, Any]:
     return {"score": score_slide(heatmap.probability), "complete": complete, "cells": counts}
 
 
-def _refuse_nothing(heatmap: Heatmap, slide: Slide) -> Heatmap:
+def _refuse_nothing(heatmap: Heatmap, slide: Slide) -> None:
     """Leave no store behind that holds nothing but unreadable tissue."""
     counts = heatmap.result["cells"] if heatmap.result else {}
     if counts.get("unreadable") and not counts["scanned"]:
         heatmap.remove()
         raise SlideReadError(f"{slide.path}: none of its tissue can be read; no heatmap was kept; copy the slide again")
-    return heatmap

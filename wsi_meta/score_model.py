@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,25 @@ import numpy as np
 
 from wsi_meta.errors import DataError, HeatmapError, first_line
 from wsi_meta.heatmap import Heatmap
-from wsi_meta.lesions import SIZE_CLASSES, default_threshold, find_lesions
+from wsi_meta.lesions import default_threshold, find_lesions
 from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.regions import SIZE_CLASSES
 from wsi_meta.scoring import score_slide
 from wsi_meta.tables import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FEATURES", "ScoreModel", "SlideScore", "fit_score", "load_score_model", "map_features", "score_heatmap"]
+__all__ = [
+    "FEATURES",
+    "ScoreModel",
+    "SlideScore",
+    "fit_score",
+    "learned_score",
+    "load_score_model",
+    "map_features",
+    "score_heatmap",
+]
 
 FEATURES = {
     "score": "mean of the ten highest cells after 3x3 averaging",
@@ -96,6 +106,20 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, model: str | Path | None = N
     features = map_features(heatmap)
     score = features["score"] if learned is None else learned.probability(features)
     return SlideScore(str(heatmap.facts["slide"]["name"]), score, heatmap.finished, features)
+
+
+def learned_score(heatmap: Heatmap, model: str | Path) -> dict[str, Any]:
+    """Give what a store keeps of a fitted score: ``score`` (None where nothing was scanned), and its file's name and SHA-256.
+
+    Raises
+    ------
+    DataError
+        when `model` is no file from :func:`fit_score`.
+    """
+    learned, path = load_score_model(model), Path(model)
+    scanned = bool(np.isfinite(heatmap.probability).any())
+    score = learned.probability(map_features(heatmap)) if scanned else None
+    return {"score": score, "model": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def map_features(heatmap: Heatmap) -> dict[str, float]:
@@ -184,13 +208,8 @@ def load_score_model(path: str | Path) -> ScoreModel:
 
 def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:
     """Give label and patient by slide."""
-    rows: Sequence[tuple[str, ...]]
-    try:
-        rows = read_table(path, ("slide", "label", "patient"), "labels")
-    except DataError:  # patients may not be told
-        rows = [(*row, "") for row in read_table(path, ("slide", "label"), "labels")]
     table = {}
-    for slide, label, patient in rows:
+    for slide, label, patient in read_table(path, ("slide", "label"), "labels", optional=("patient",)):
         if label.lower() not in POSITIVE:
             raise DataError(f"{path}: label '{label}' of '{slide}'; expected one of {', '.join(POSITIVE)}")
         name = Path(slide).stem

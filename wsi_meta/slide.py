@@ -237,7 +237,9 @@ class Slide:
         region = np.empty((height, width, 3), np.uint8)
         _, l_x, l_y, l_width, l_height = self._inside((level, left, top, width, height))
         if (l_width, l_height) != (width, height):
-            region[:] = self.background
+            region.reshape(height, width * 3)[:] = np.tile(
+                np.array(self.background, np.uint8), width
+            )  # rows: 3 at a time is slow
         if l_width > 0 and l_height > 0:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
             self._reader.read_into(part, level, l_x, l_y)

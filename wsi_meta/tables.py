@@ -11,7 +11,7 @@ from wsi_meta.errors import DataError, first_line
 __all__ = ["read_table"]
 
 
-def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[str, ...]]:
+def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """Read some columns of a CSV file with a header; other columns, named or not, are passed over.
 
     Parameters
@@ -19,10 +19,12 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[str,
     path : UTF-8 file, with or without the byte order mark that spreadsheets write
     columns : names that the header must hold
     what : the rows' matter in plural, for the error ("labels")
+    optional : names that it may hold
 
     Returns
     -------
-    list with a tuple per row: the values of `columns` in that order, stripped; "" where a row is too short.
+    list with a tuple per row: the values of `columns` and `optional` in that order, stripped; "" where a row is too short or
+    has no such column.
 
     Raises
     ------
@@ -35,6 +37,6 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[tuple[str,
             reader = csv.DictReader(file)
             if not set(columns) <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}: columns {reader.fieldnames or 'none'}; expected {wanted}")
-            return [tuple((row[column] or "").strip() for column in columns) for row in reader]
+            return [tuple((row.get(column) or "").strip() for column in (*columns, *optional)) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error

@@ -18,7 +18,7 @@ CASUAL_BYTES = 32 << 20
 """Room for tiles while nobody has said what will be read: a row of an overview, the neighbourhood of a block."""
 EXPECTED_BYTES = 256 << 20
 """Room for tiles that are known to be needed again. A scan row by row keeps the strip that two rows of blocks share:
-about 40 MiB of a full Camelyon slide, and this much only where a slide is all tissue and has no level near the model's."""
+75 MiB where a full Camelyon slide is tissue all over, this much only where a wide slide has no level near the model's."""
 
 
 class TileCache:
@@ -77,7 +77,7 @@ class TileCache:
             if self._tiles.get(key) is tile:
                 self.held_bytes += pixels.nbytes
             tile.set_result(pixels)
-            self._make_room()
+            self._make_room(key)
 
     def _note_use(self, key: Hashable, tile: Future[NDArray[np.uint8]]) -> None:
         """Let go of a tile that nobody else is known to need."""
@@ -90,10 +90,14 @@ class TileCache:
                 if self._tiles.get(key) is tile:
                     self._drop(key)
 
-    def _make_room(self) -> None:
-        room = self._casual_bytes if self._uses is None else self._expected_bytes
-        for key in [key for key, tile in self._tiles.items() if tile.done()] if self.held_bytes > room else ():
-            if self.held_bytes <= room:
+    def _make_room(self, newest: Hashable) -> None:
+        """Drop tiles until the rest fits: the newest of a scan, since the oldest are needed soonest; else the oldest."""
+        if self._uses is not None:
+            if self.held_bytes > self._expected_bytes and newest in self._tiles:
+                self._drop(newest)
+            return
+        for key in [key for key, tile in self._tiles.items() if tile.done()] if self.held_bytes > self._casual_bytes else ():
+            if self.held_bytes <= self._casual_bytes:
                 return
             self._drop(key)
 

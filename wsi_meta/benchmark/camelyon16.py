@@ -38,6 +38,12 @@ class SlideAuc:
     """Slides with tumor."""
     normal: int
     """Slides without."""
+    roc: tuple[tuple[float, float], ...]
+    """Share of the normal slides and of those with tumor that have at least a score, from the highest score down."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all but the curve as plain JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "roc"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +69,9 @@ class FrocResult:
     """Slides that the table names, of what they were left out, and why."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the curve as plain JSON values."""
+        """Give all but the curves as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
-        return fields | {"slide_auc": asdict(self.slide_auc) if self.slide_auc else None}
+        return fields | {"slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
 
 
 def froc(
@@ -127,12 +133,21 @@ def froc(
 
 
 def draw_froc(result: FrocResult, out: Path) -> None:
-    """Draw sensitivity over false positives a slide, logarithmic from 1/8 to 16, the score's six points on it; a PNG."""
+    """Draw lesions found over false positives a slide, and beside it the ROC curve of the slides where there is one; a PNG."""
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10 if result.slide_auc else 6, 4.2), layout="constrained", dpi=150)
+    left, *right = figure.subplots(1, 2, squeeze=False, width_ratios=(3, 2))[0] if result.slide_auc else [figure.add_subplot()]
+    _draw_lesions(left, result)
+    if result.slide_auc:
+        _draw_slides(right[0], result.slide_auc)
+    figure.savefig(out, format="png")
+
+
+def _draw_lesions(axes: Any, result: FrocResult) -> None:
+    """Draw the FROC curve, logarithmic from 1/8 to 16, the score's six points on it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    figure = Figure(figsize=(6, 4.2), layout="constrained", dpi=150)
-    axes = figure.add_subplot()
     places = np.geomspace(1 / 8, 16, 500)  # straight between points of the curve is not straight on this scale
     curve = np.interp(places, result.curve.false_positives[::-1], result.curve.sensitivity[::-1])
     axes.plot(places, curve, color=LINE, lw=2)
@@ -145,7 +160,19 @@ def draw_froc(result: FrocResult, out: Path) -> None:
     axes.set_axisbelow(True)
     axes.legend(loc="lower right", frameon=False)
     axes.set_title(_title(result), loc="left", fontsize=11)
-    figure.savefig(out, format="png")
+
+
+def _draw_slides(axes: Any, slides: SlideAuc) -> None:
+    """Draw the ROC curve of the slides, and chance."""
+    interval = f" (95 %: {slides.delong[0]:.3f} to {slides.delong[1]:.3f})" if slides.delong else ""
+    axes.plot((0, 1), (0, 1), color="#9aa0aa", lw=1, ls="--")
+    axes.plot(*np.transpose(slides.roc), color=LINE, lw=2)
+    axes.set(
+        xlim=(-0.01, 1.01), ylim=(0, 1.02), aspect="equal", xlabel="normal slides called tumor", ylabel="tumor slides found"
+    )
+    axes.grid(color="#e3e5ea")
+    axes.set_axisbelow(True)
+    axes.set_title(f"Slides, AUC {slides.auc:.3f}{interval}", loc="left", fontsize=11)
 
 
 def _title(result: FrocResult) -> str:
@@ -156,6 +183,8 @@ def _title(result: FrocResult) -> str:
 
 def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
     """Give the AUC of the slides' scores, from the table at `path`, else of each slide's highest detection."""
+    from sklearn.metrics import roc_curve
+
     scores = {slide.name: slide.highest for slide in slides}
     if path is not None:
         table = read_scores(path)
@@ -167,12 +196,14 @@ def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideA
     if labels.all() or not labels.any():
         return None
     auc, interval = delong(values, labels)
+    false_positives, sensitivity, _ = roc_curve(labels, values, drop_intermediate=False)
     return SlideAuc(
         auc=auc,
         delong=interval,
         bootstrap=bootstrap_intervals(values, labels.astype(np.int64)).get("auc"),
         tumor=int(labels.sum()),
         normal=int((~labels).sum()),
+        roc=tuple(zip(false_positives.tolist(), sensitivity.tolist(), strict=True)),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +15,10 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_mask"]
+__all__ = ["read_mask", "tumor_squares"]
 
+TUMOR_VALUES = (255, 1)
+"""What tumor is in a mask: the first of these that is there at all."""
 LEVEL_OFF = 0.01
 """A pyramid's level may be coarser by this share than asked and still be read as it is: its sides are rounded."""
 
@@ -40,41 +45,98 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     DataError
         when the file is missing or damaged, is coarser than asked, or holds values but neither 255 nor 1.
     """
+    path = Path(path)
+    with _opened(path) as series:
+        values = np.concatenate([*_bands(path, series, downsample / first_downsample)])
+    highest = int(values.max(initial=0))
+    return _tumor(path, {value: values == value for value in TUMOR_VALUES}, highest)
+
+
+def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, side: int) -> NDArray[np.bool_]:
+    """Read which squares of a slide hold any tumor, band by band, so that a mask larger than memory will do.
+
+    Parameters
+    ----------
+    path : as :func:`read_mask`; its first image is as large as the slide or a power of two smaller
+    extent : (width, height) of the slide, level-0 pixels
+    downsample : level-0 pixels along a side of a pixel, as :func:`read_mask`
+    side : of the squares, in such pixels
+
+    Returns
+    -------
+    bool array (rows, cols) of squares from the slide's corner; the last ones may be cut.
+
+    Raises
+    ------
+    DataError
+        as :func:`read_mask`, and when the mask is not of the slide's shape.
+    """
+    path = Path(path)
+    held: dict[int, list[NDArray[np.bool_]]] = {value: [] for value in TUMOR_VALUES}
+    highest = 0
+    with _opened(path) as series:
+        for band in _bands(path, series, downsample / _first_downsample(path, series.shape, extent), side):
+            highest = max(highest, int(band.max(initial=0)))
+            starts = [np.arange(0, length, side) for length in band.shape]
+            for value, rows in held.items():
+                rows.append(np.logical_or.reduceat(np.logical_or.reduceat(band == value, starts[0], 0), starts[1], 1))
+    return _tumor(path, {value: np.concatenate(rows) for value, rows in held.items()}, highest)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a mask's first series; whatever goes wrong while it is open is a DataError."""
     import tifffile
 
-    path = Path(path)
     try:
         with tifffile.TiffFile(path) as file:
-            values = _sample(path, file.series[0], downsample / first_downsample)
+            yield file.series[0]
     except DataError:
         raise
     except (OSError, ValueError, LookupError, RuntimeError, tifffile.TiffFileError) as error:
         raise DataError(f"{path}: not a mask ({first_line(error)}); expected a TIFF that is 255 (or 1) on tumor") from error
-    for tumor in (255, 1):
-        if (found := values == tumor).any():
-            return np.asarray(found)
-    if values.any():
+
+
+def _tumor(path: Path, there: dict[int, NDArray[np.bool_]], highest: int) -> NDArray[np.bool_]:
+    """Give where the first of the values is that the mask has at all."""
+    for found in there.values():
+        if found.any():
+            return found
+    if highest:
+        raise DataError(f"{path}: values up to {highest}, but no 255 and no 1; expected a mask that is 255 (or 1) on tumor")
+    return next(iter(there.values()))
+
+
+def _first_downsample(path: Path, shape: tuple[int, ...], extent: tuple[int, int]) -> float:
+    """Give the level-0 pixels along a side of a pixel of the first image: a power of two."""
+    factors = [length / stored for length, stored in zip(extent, shape[1::-1], strict=True)]
+    power = 2.0 ** round(math.log2(factors[0]))
+    if any(abs(factor / power - 1) > LEVEL_OFF for factor in factors):
         raise DataError(
-            f"{path}: values up to {values.max()}, but no 255 and no 1; expected a mask that is 255 (or 1) on tumor"
+            f"{path}: {shape[1]} x {shape[0]} px do not fit the slide's {extent[0]} x {extent[1]}; "
+            "expected the mask of the same slide, as large or a power of two smaller"
         )
-    return np.zeros(values.shape, bool)
+    return power
 
 
-def _sample(path: Path, series: Any, downsample: float) -> NDArray[Any]:
-    """Give the values under the centres of pixels that are as wide as `downsample` of the first level's."""
+def _bands(path: Path, series: Any, downsample: float, multiple: int = 1) -> Iterator[NDArray[Any]]:
+    """Give the values under the centres of pixels as wide as `downsample` of the first level's.
+
+    In bands of rows, all but the last a multiple of `multiple`, each about as high as a row of stored tiles.
+    """
     import zarr
 
-    height = series.shape[0]
-    fitting = [n for n, level in enumerate(series.levels) if height / level.shape[0] <= downsample * (1 + LEVEL_OFF)]
+    whole = series.shape[0]
+    fitting = [n for n, level in enumerate(series.levels) if whole / level.shape[0] <= downsample * (1 + LEVEL_OFF)]
     if not fitting:
         raise DataError(f"{path}: pixels {1 / downsample:g} times as large as asked; expected a finer mask")
     array: Any = zarr.open_array(series.aszarr(level=fitting[-1]), mode="r")
-    exact = downsample / (height / array.shape[0])
-    step = round(exact) if abs(exact / round(exact) - 1) <= LEVEL_OFF else exact
+    factor = whole / array.shape[0]
+    step = downsample / (round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor)
     rows, cols = (_centres(length, step) for length in array.shape[:2])
-    band = array.chunks[0]
-    parts = [_rows(array, rows[(rows >= start) & (rows < start + band)])[:, cols] for start in range(0, array.shape[0], band)]
-    return np.concatenate(parts)
+    height = max(1, round(array.chunks[0] / step / multiple)) * multiple
+    for start in range(0, max(1, len(rows)), height):
+        yield _rows(array, rows[start : start + height])[:, cols]
 
 
 def _centres(length: int, step: float) -> NDArray[np.intp]:
@@ -84,7 +146,7 @@ def _centres(length: int, step: float) -> NDArray[np.intp]:
 
 
 def _rows(array: Any, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Read rows of one row of chunks; none are read where none are asked for."""
+    """Read the rows at ascending indices, and what lies between them; none where none are asked for."""
     if not len(rows):
         return np.zeros((0, array.shape[1]), array.dtype)
     values = np.asarray(array[rows[0] : rows[-1] + 1])[rows - rows[0]]

@@ -14,6 +14,7 @@ from wsi_meta.cli.froc import froc
 from wsi_meta.cli.info import info
 from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
+from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import scan
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
@@ -46,5 +47,5 @@ def main() -> None:
     """
 
 
-for _command in (demo, scan, overlay, info, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):
+for _command in (demo, scan, overlay, info, sample, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):
     main.add_command(_command)

@@ -37,6 +37,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
 @options.reader_option
 @click.option("--tissue-mask", help="Image over the slide, 0 = background; 'none' scans everything. Default: found by colour.")
+@click.option("--score-model", type=click.Path(path_type=Path), help="File from fit-score; its score joins the default one.")
 @options.device_option
 @options.precision_option
 @click.option(

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Camelyon16 from end to end: download, cut patches, train, scan the test slides, the challenge's own scores.
+#
+#     examples/camelyon16.sh FOLDER
+#
+# Needs the AWS command line (pip install awscli; no account), a GPU and room for several hundred GB. Every step that is
+# done is passed over when the script is run again, and scanning and training go on where they were interrupted.
+#
+# ONLY='*_00?' takes only slides of such names, to try it with a few.
+# HARD=1 scans the training slides too, cuts patches anew with what was mistaken for tumor, and trains again on those.
+set -euo pipefail
+shopt -s nullglob
+
+folder=${1:?usage: examples/camelyon16.sh FOLDER}
+only=${ONLY:-*}
+bucket=s3://camelyon-dataset/CAMELYON16
+mkdir -p "$folder"
+cd "$folder"
+
+# 1. Slides and outlines of their tumor
+for part in images annotations; do
+  aws s3 sync --no-sign-request --exclude '*' --include "$only.tif" --include "$only.xml" "$bucket/$part" "$part"
+done
+
+# 2. Which slide has which outlines. Test slides are the challenge's; train and validation are dealt by wsi-meta.
+{
+  echo slide,annotations,split
+  for slide in images/*.tif; do
+    name=$(basename "$slide" .tif)
+    outlines=annotations/$name.xml
+    [ -e "$outlines" ] || outlines=
+    case $name in
+      tumor_*) [ -n "$outlines" ] || { echo "$slide: no outlines; it would pass for normal" >&2; exit 1; } ;;
+      test_*) echo "$slide,$outlines,test"; continue ;;
+    esac
+    echo "$slide,$outlines,"
+  done
+} > manifest.csv
+
+# 3. Patches and model
+[ -e patches ] || wsi-meta sample manifest.csv --out patches
+[ -e model.safetensors ] || wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume
+model=model.safetensors
+if [ -n "${HARD:-}" ]; then
+  wsi-meta scan images/normal_*.tif images/tumor_*.tif --model "$model" --out scans_train
+  [ -e patches_hard ] || wsi-meta sample manifest.csv --mine scans_train --out patches_hard
+  [ -e model_hard.safetensors ] || wsi-meta train patches_hard --init "$model" --epochs 2 --out model_hard.safetensors --resume
+  model=model_hard.safetensors
+fi
+[ -e report ] || wsi-meta evaluate "$model" patches --split test --out report
+
+# 4. Heatmaps of the test slides, and their lesions; a peak as low as the threshold keeps unsure ones, which the curve ranks
+wsi-meta scan images/test_*.tif --model "$model" --out scans
+mkdir -p detections truth
+for store in scans/*.zarr; do
+  name=$(basename "$store" .zarr)
+  wsi-meta lesions "$store" --threshold 0.5 --peak 0.5 --detections "detections/$name.csv" --overwrite > /dev/null
+done
+
+# 5. Lesion score (FROC) and slide AUC; slides known to be wrong are left out, see wsi-meta froc --help
+for outlines in annotations/test_*.xml; do cp "$outlines" truth/; done
+wsi-meta froc detections truth --scores scans/summary.csv --out froc --overwrite

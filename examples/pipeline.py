@@ -1,0 +1,45 @@
+"""From the slides of lymph nodes to findings: heatmaps, lesions, pictures, and each patient's pN stage.
+
+    python examples/pipeline.py slides/ results/
+
+Writes for each slide a heatmap, its lesions as outlines for QuPath and a picture, and for all of them nodes.csv in CAMELYON17's
+format. Patients with five nodes, slides named patient_<...>_node_<...>, are staged. Research only: no diagnosis.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from pathlib import Path
+
+from wsi_meta import Heatmap, draw_overlay, find_lesions, scan_slides, stage
+
+LABELS = {"macrometastasis": "macro", "micrometastasis": "micro", "isolated tumor cells": "itc"}
+
+
+def main(slides: Path, results: Path) -> None:
+    files = sorted(slides.glob("*.tif"))
+    labels = {}
+    for file, row in zip(files, scan_slides(files, results, progress=True), strict=True):
+        if not row["complete"]:
+            print(f"{file.name}: {row['error']}; no findings", file=sys.stderr)
+            continue
+        heatmap = Heatmap.open(row["heatmap"])
+        lesions = find_lesions(heatmap, out=results / f"{file.stem}.geojson", overwrite=True)
+        draw_overlay(heatmap, results / f"{file.stem}.png", slide=file, lesions=True, overwrite=True)
+        widest = max(lesions, key=lambda lesion: lesion.diameter_mm, default=None)
+        labels[file.name] = LABELS[widest.size_class] if widest else "negative"
+        print(f"{file.name}: score {row['score'] or 0:.3f}, {len(lesions)} lesions, {labels[file.name]}")
+    nodes = Counter(name.partition("_node_")[0] for name in labels if "_node_" in name)
+    table = results / "nodes.csv"
+    with table.open("w", newline="") as out:
+        rows = [(name, label) for name, label in labels.items() if nodes[name.partition("_node_")[0]] == 5]
+        csv.writer(out).writerows([("patient", "stage"), *rows])
+    if rows:
+        for patient, found in stage(table).stages.items():
+            print(f"{patient}: {found}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,347 @@
+"""Patches cut from slides: the right pixels, the right labels, the right slides in the right splits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from openslide import OpenSlide
+from slides import damage_tile, texture, write_slide
+from stores import write_store
+from tiny import HERE, use_tiny
+
+from wsi_meta.benchmark.annotations import read_annotations
+from wsi_meta.cli import main
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.grid import PatchGrid
+from wsi_meta.slide import open_slide
+from wsi_meta.training.candidates import tumor_cells
+from wsi_meta.training.cutting import is_blank
+from wsi_meta.training.datasets import open_patches
+from wsi_meta.training.manifest import deal_splits, read_manifest
+from wsi_meta.training.pcam import META_COLUMNS, pcam_files
+from wsi_meta.training.recipe import Recipe
+from wsi_meta.training.sampling import SamplingOptionsError, sample, share_out
+from wsi_meta.training.train import train
+
+MPP = 0.486
+"""Half the model's: a cell is 64 level-0 pixels, level 1 is the model's."""
+SIDE = 960
+OUTLINES = {
+    "tumor_001": [[[130, 150], [520, 180], [480, 570], [180, 460]]],
+    "tumor_002": [[[450, 400], [850, 420], [840, 700]], [[220, 100], [330, 110], [320, 230]]],
+    "tumor_010": [[[300, 300], [700, 320], [660, 600]]],
+}
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three slides with tumor, three without, of 15 x 15 cells with a strip of glass; manifest.csv names them."""
+    folder = tmp_path_factory.mktemp("slides")
+    rows = ["slide,annotations"]
+    for seed, name in enumerate((*OUTLINES, "normal_001", "normal_002", "normal_003")):
+        image = texture(SIDE, SIDE, seed)
+        image[:, :160] = 244
+        write_slide(folder / f"{name}.tif", image, MPP, levels=2)
+        if name in OUTLINES:
+            truth = {"positive": [{"name": "", "vertices": ring} for ring in OUTLINES[name]], "negative": []}
+            (folder / f"{name}.json").write_text(json.dumps(truth))
+        rows.append(f"{name}.tif,{name}.json" if name in OUTLINES else f"{name}.tif,")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+Split = tuple["NDArray[np.uint8]", "NDArray[np.uint8]", list[dict[str, str]]]
+
+
+def _read(folder: Path, split: str) -> Split:
+    """A split's patches, labels and rows of the meta table."""
+    x_path, y_path, meta = pcam_files(folder, split)
+    with h5py.File(x_path) as x, h5py.File(y_path) as y, meta.open(newline="") as table:
+        return np.asarray(x["x"]), np.asarray(y["y"]), list(csv.DictReader(table))
+
+
+def _manifest(slides: Path, *rows: str, name: str = "other.csv", columns: str = "slide,annotations,split,partly") -> Path:
+    path = slides / name
+    path.write_text("\n".join([columns, *rows]) + "\n")
+    return path
+
+
+def _negatives(folder: Path, split: str = "train") -> list[tuple[str, int, int]]:
+    """Slide and cell of each normal patch."""
+    rows = _read(folder, split)[2]
+    places = [(row["wsi"], int(row["coord_y"]) // 64 + 1, int(row["coord_x"]) // 64 + 1) for row in rows]
+    return [place for place, row in zip(places, rows, strict=True) if row["center_tumor_patch"] == "False"]
+
+
+def test_pixels_and_labels_are_the_slides_own(slides: Path, tmp_path: Path) -> None:
+    done = sample(slides / "manifest.csv", tmp_path / "p", patches=80)
+    assert set(done) == {"train", "valid"}
+    for split, expected in (("train", 80), ("valid", 10)):
+        pixels, labels, rows = _read(tmp_path / "p", split)
+        assert pixels.shape == (expected, 96, 96, 3)
+        assert labels.shape == (expected, 1, 1, 1), "as in the official files"
+        assert labels.sum() == expected // 2 == done[split].patches // 2
+        assert tuple(rows[0]) == META_COLUMNS == ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
+        for patch, label, row in zip(pixels, labels.ravel(), rows, strict=True):
+            x, y = int(row["coord_x"]), int(row["coord_y"])
+            with OpenSlide(slides / f"{row['wsi']}.tif") as slide:
+                np.testing.assert_array_equal(patch, np.asarray(slide.read_region((x, y), 1, (96, 96)))[..., :3])
+            truth = slides / f"{row['wsi']}.json"
+            mask = np.zeros((96, 96), bool)
+            if truth.exists():
+                mask = read_annotations(truth).mask((96, 96), 2, corner=(x // 2, y // 2))
+            assert (row["tumor_patch"], row["center_tumor_patch"]) == (str(mask.any()), str(mask[32:64, 32:64].any()))
+            assert label == mask[32:64, 32:64].any()
+        assert len({(row["wsi"], row["coord_x"], row["coord_y"]) for row in rows}) == expected, "no patch twice"
+
+
+def test_a_patch_is_where_read_at_finds_it_again_on_slides_of_another_resolution(tmp_path: Path) -> None:
+    """At 0.3 um per pixel a cell is 103.68 level-0 pixels and every patch is averaged."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write_slide(tmp_path / f"{name}.tif", texture(900, 1000, seed), 0.3)
+    (tmp_path / "a.json").write_text(json.dumps({"positive": [{"vertices": [[200, 200], [700, 250], [500, 700]]}]}))
+    manifest = _manifest(tmp_path, "a.tif,a.json", "b.tif,", columns="slide,annotations")
+    sample(manifest, tmp_path / "p", patches=12, valid=0)
+    pixels, labels, rows = _read(tmp_path / "p", "train")
+    for patch, label, row in zip(pixels, labels.ravel(), rows, strict=True):
+        x, y = (round(int(row[f"coord_{axis}"]) / 3.24) for axis in "xy")
+        with open_slide(tmp_path / f"{row['wsi']}.tif") as slide:
+            np.testing.assert_array_equal(patch, slide.read_at(0.972, x, y, 96, 96))
+        if row["wsi"] == "a":
+            assert label == read_annotations(tmp_path / "a.json").mask((32, 32), 3.24, corner=(x + 32, y + 32)).any()
+
+
+def test_masks_give_the_labels_that_their_outlines_give(slides: Path, tmp_path: Path) -> None:
+    grid = PatchGrid(SIDE, SIDE, MPP, 0.972, 96, 32)
+    for name in OUTLINES:
+        drawn = read_annotations(slides / f"{name}.json")
+        expected = drawn.mask((480, 480), 2).reshape(15, 32, 15, 32).any((1, 3))
+        np.testing.assert_array_equal(tumor_cells(slides / f"{name}.json", grid), expected)
+        for step, value in ((1, 255), (2, 1)):
+            path = tmp_path / f"{name}_{step}.tif"
+            mask = drawn.mask((SIDE // step, SIDE // step), step).astype(np.uint8) * value
+            tifffile.imwrite(path, mask, tile=(128, 128), compression="lzw")
+            exact = expected if step == 2 else mask[1::2, 1::2].reshape(15, 32, 15, 32).any((1, 3))
+            np.testing.assert_array_equal(tumor_cells(path, grid), exact)
+    tifffile.imwrite(tmp_path / "foreign.tif", np.zeros((480, 400), np.uint8))
+    with pytest.raises(DataError, match=r"foreign\.tif: 400 x 480 px do not fit the slide's 960 x 960"):
+        tumor_cells(tmp_path / "foreign.tif", grid)
+    (tmp_path / "foreign.json").write_text('{"positive": [{"vertices": [[0, 0], [9000, 0], [0, 9000]]}]}')
+    with pytest.raises(DataError, match=r"foreign\.json: outlines reach to x 9000, y 9000, the slide to 960, 960"):
+        tumor_cells(tmp_path / "foreign.json", grid)
+
+
+def test_the_same_files_whatever_the_workers(slides: Path, tmp_path: Path) -> None:
+    for name, settings in (
+        ("a", {"workers": 1, "seed": 0}),
+        ("b", {"workers": 4, "seed": 0}),
+        ("c", {"workers": 2, "seed": 1}),
+    ):
+        sample(slides / "manifest.csv", tmp_path / name, patches=32, workers=settings["workers"], seed=settings["seed"])
+    first, second, other = (_read(tmp_path / name, "train") for name in "abc")
+    np.testing.assert_array_equal(first[0], second[0])
+    assert first[2] == second[2] != other[2]
+    record = json.loads((tmp_path / "a" / "sampling.json").read_text())
+    assert record["splits"]["train"]["patches"] == 32
+    assert not list(tmp_path.rglob(".*")), "nothing temporary is left"
+
+
+def test_splits(slides: Path) -> None:
+    every = read_manifest(slides / "manifest.csv")
+    dealt = deal_splits(every, valid=0.2, test=0.3, by="patient", seed=0)
+    assert {split: len(part) for split, part in dealt.items()} == {"train": 2, "valid": 2, "test": 2}
+    for part in dealt.values():
+        assert sorted(slide.truth is None for slide in part) == [False, True], "each class in each split"
+    assert deal_splits(every, valid=0.2, test=0, by="patient", seed=0) != deal_splits(
+        every, valid=0.2, test=0, by="patient", seed=3
+    )
+    names = [f"{slide.name}.tif,{slide.name}.json" if slide.truth else f"{slide.name}.tif," for slide in every]
+    columns = "slide,annotations,patient,split"
+    rows = [f"{name},p{number % 3},{'test' if number % 3 == 0 else ''}" for number, name in enumerate(names)]
+    several = read_manifest(_manifest(slides, *rows, columns=columns))
+    for by, mixed in (("patient", False), ("slide", True)):
+        found = [deal_splits(several, valid=0.34, test=0, by=by, seed=seed) for seed in range(6)]
+        patients = [[{slide.patient for slide in part} for part in splits.values()] for splits in found]
+        assert any(set.intersection(*parts[:2]) for parts in patients) == mixed
+        assert all({slide.name for slide in splits["test"]} == {"tumor_001", "normal_001"} for splits in found), "as given"
+    contrary = [f"{name},p,{split}" for name, split in zip(names[:2], ("train", "valid"), strict=True)]
+    with pytest.raises(DataError, match="expected one split"):
+        deal_splits(read_manifest(_manifest(slides, *contrary, columns=columns)), valid=0, test=0, by="patient", seed=0)
+
+
+def test_partly_annotated_slides_give_no_negatives(slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Camelyon16's tumor_010 is known to be so; the column overrides that, and tells of others."""
+    tumor = [f"{name}.tif,{name}.json,train," for name in OUTLINES]
+    sample(_manifest(slides, *tumor), tmp_path / "known", patches=100)
+    assert {slide for slide, _, _ in _negatives(tmp_path / "known")} == {"tumor_001", "tumor_002"}
+    assert "no negatives from tumor_010: known to be partly annotated" in caplog.text
+    assert any(row["wsi"] == "tumor_010" for row in _read(tmp_path / "known", "train")[2]), "tumor all the same"
+    marked = [tumor[0] + "1", tumor[1], tumor[2] + "0"]
+    sample(_manifest(slides, *marked), tmp_path / "marked", patches=100)
+    assert {slide for slide, _, _ in _negatives(tmp_path / "marked")} == {"tumor_002", "tumor_010"}
+
+
+@pytest.mark.parametrize(("saturation", "blank"), [(0.0, True), (0.06, True), (0.08, False), (0.5, False)])
+def test_pcams_rule_for_background(saturation: float, blank: bool) -> None:
+    patch = np.full((96, 96, 3), 230, np.uint8)
+    patch[..., 1] = round(230 * (1 - saturation))
+    assert is_blank(patch, 0.972) == blank
+    patch[:] = 230
+    patch[40:43, 40:43] = (230, 0, 0)
+    assert is_blank(patch, 0.972), "a speck is blurred away"
+
+
+def test_background_and_damage_are_left_out_and_counted(slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = texture(SIDE, SIDE, 9)
+    image[:, :480] = 244
+    slide = write_slide(tmp_path / "half.tif", image, MPP, levels=4)
+    damage_tile(slide, 1, level=1)  # of 2 x 2 tiles at level 1 the upper right one
+    (tmp_path / "half.json").write_text(json.dumps({"positive": [{"vertices": [[0, 0], [SIDE, 0], [SIDE, SIDE], [0, SIDE]]}]}))
+    manifest = _manifest(tmp_path, "half.tif,half.json,train,", f"{slides}/normal_001.tif,,train,")
+    done = sample(manifest, tmp_path / "p", patches=1000)["train"]
+    _, _, rows = _read(tmp_path / "p", "train")
+    assert done.blank > 10
+    assert done.unreadable > 0
+    assert "could not be read and were left out" in caplog.text
+    places = [(int(row["coord_x"]), int(row["coord_y"])) for row in rows if row["wsi"] == "half"]
+    assert places
+    assert all(x + 192 > 440 for x, _ in places), "none on glass"
+    assert not any(x + 192 > 512 and y < 512 for x, y in places), "none where nothing can be read"
+    assert "fewer than the 1000 asked for" in caplog.text
+    assert len(rows) == 2 * sum(row["center_tumor_patch"] == "True" for row in rows), "balanced all the same"
+
+
+# hard negatives
+
+
+@pytest.fixture
+def scans(slides: Path, tmp_path: Path) -> Path:
+    """Heatmaps that are right but for a band of false alarms on normal tissue, 2 of 15 rows, on each slide."""
+    for path in sorted(slides.glob("*.tif")):
+        probability = np.full((15, 15), 0.1, np.float32)
+        probability[12:14, 4:] = 0.9
+        if (truth := path.with_suffix(".json")).exists():
+            probability[tumor_cells(truth, PatchGrid(SIDE, SIDE, MPP, 0.972, 96, 32))] = 0.95
+        probability[:, :2] = np.nan
+        with open_slide(path) as slide:
+            write_store(tmp_path / "scans" / f"{path.stem}.zarr", probability, mpp=MPP, slide=slide.fingerprint())
+    return tmp_path / "scans"
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+
+
+def test_mining_raises_the_share_of_earlier_false_positives(slides: Path, scans: Path, tmp_path: Path) -> None:
+    shares = {}
+    cases: dict[str, dict[str, Any]] = {"plain": {}, "mined": {"mine": scans}, "more": {"mine": scans, "mined": 0.8}}
+    for name, settings in cases.items():
+        done = sample(
+            slides / "manifest.csv",
+            tmp_path / name,
+            patches=60,
+            valid=0,
+            mined=settings.get("mined", 0.5),
+            mine=settings.get("mine"),
+        )
+        wrong = [row in (12, 13) for _, row, _ in _negatives(tmp_path / name)]
+        shares[name] = sum(wrong) / len(wrong)
+        assert done["train"].hard == (sum(wrong) if settings else 0)
+    assert shares["plain"] < 0.25
+    assert shares["mined"] == pytest.approx(0.5, abs=0.02)
+    assert shares["more"] == pytest.approx(0.8, abs=0.02)
+    near = [row for row in _read(tmp_path / "more", "train")[2] if int(row["coord_y"]) // 64 + 1 in (12, 13)]
+    assert all(row["tumor_patch"] == "False" for row in near if row["center_tumor_patch"] == "False"), "far from outlines"
+
+
+def test_scans_of_other_strides_and_of_other_slides(slides: Path, scans: Path, tmp_path: Path) -> None:
+    rows = [f"{name}.tif,{name}.json,train," for name in ("tumor_001",)] + ["normal_001.tif,,train,"]
+    manifest = _manifest(slides, *rows)
+    with pytest.raises(DataError, match=r"no heatmap of any slide; expected tumor_001\.zarr"):
+        sample(manifest, tmp_path / "p", patches=20, mine=tmp_path)
+    (scans / "normal_001.zarr").rename(scans / "aside")
+    (scans / "normal_002.zarr").rename(scans / "normal_001.zarr")
+    with pytest.raises(DataError, match=r"normal_001\.zarr: is not of"):
+        sample(manifest, tmp_path / "p", patches=20, mine=scans)
+    assert [path.name for path in tmp_path.iterdir()] == ["scans"], "nothing half-written"
+
+
+# what it is for, and what it refuses
+
+
+def test_training_takes_the_files_as_they_are(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample(slides / "manifest.csv", tmp_path / "p", patches=48)
+    data = open_patches(tmp_path / "p")
+    assert {split: len(part) for split, part in data.items()} == {"train": 48, "valid": 6}
+    assert data["train"].slides is not None
+    use_tiny(monkeypatch)
+    result = train(tmp_path / "p", tmp_path / "m.safetensors", init="none", recipe=Recipe(epochs=1, batch_size=16), **HERE)
+    assert result.model.exists()
+
+
+@given(st.integers(0, 500), st.lists(st.integers(0, 60), min_size=1, max_size=12))
+def test_shares_are_as_even_as_there_is(wanted: int, available: list[int]) -> None:
+    shares = share_out(wanted, available)
+    assert sum(shares) == min(wanted, sum(available))
+    assert all(0 <= share <= there for share, there in zip(shares, available, strict=True))
+    fullest = max(shares)
+    assert all(share >= fullest - 1 for share, there in zip(shares, available, strict=True) if share < there)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["gone.tif,,,"], "there is no file '.*gone.tif'"),
+        ([",,,"], "there is no file"),
+        (["normal_001.tif,gone.xml,,"], "there is no file '.*gone.xml'"),
+        (["normal_001.tif,,later,"], "split 'later'"),
+        (["normal_001.tif,,,maybe"], "partly 'maybe'"),
+        (["normal_001.tif,,,", "normal_001.tif,,,"], "several slides named 'normal_001'"),
+        ([], "no slides in it"),
+        (["normal_001.tif,,train,"], "train: no tumor patches on its 1 slides"),
+        (["tumor_001.tif,tumor_001.json,train,1"], "train: no normal patches on its 1 slides"),
+    ],
+)
+def test_bad_manifests(slides: Path, tmp_path: Path, rows: list[str], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        sample(_manifest(slides, *rows), tmp_path / "p", patches=10)
+
+
+def test_refusals(slides: Path, tmp_path: Path) -> None:
+    manifest = slides / "manifest.csv"
+    sample(manifest, tmp_path / "p", patches=16, test=0.2)
+    assert pcam_files(tmp_path / "p", "test")[0].exists()
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        sample(manifest, tmp_path / "p", patches=16)
+    (tmp_path / "p" / "notes.txt").write_text("mine")
+    sample(manifest, tmp_path / "p", patches=16, overwrite=True)
+    assert (tmp_path / "p" / "notes.txt").read_text() == "mine"
+    assert not pcam_files(tmp_path / "p", "test")[0].exists(), "an earlier sampling's files are not mixed in"
+    with pytest.raises(OutputPathError, match="a file; expected a folder"):
+        sample(manifest, manifest, patches=16)
+    wrong: tuple[dict[str, Any], ...] = ({"patches": 1}, {"valid": 0.7, "test": 0.3}, {"mined": 0}, {"by": "hospital"})
+    for settings in wrong:
+        with pytest.raises(SamplingOptionsError, match="expected 2 or more"):
+            sample(manifest, tmp_path / "new", **settings)
+
+
+def test_command(slides: Path, tmp_path: Path) -> None:
+    arguments = ["sample", str(slides / "manifest.csv"), "--out", str(tmp_path / "p"), "--patches", "16", "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["folder"] == str(tmp_path / "p")
+    assert printed["train"] == {"patches": 16, "hard": 0, "slides": 4, "blank": printed["train"]["blank"], "unreadable": 0}
+    assert CliRunner().invoke(main, [*arguments, "--overwrite", "--valid", "0.9", "--test", "0.5"]).exit_code == 2

@@ -1,0 +1,61 @@
+"""``wsi-meta sample``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["sample"]
+
+
+@click.command(epilog=options.example("wsi-meta sample slides.csv --out patches/"))
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PCam's HDF5 files and meta tables.")
+@click.option(
+    "--patches",
+    type=click.IntRange(2),
+    default=262144,
+    show_default=True,
+    help="At most so many for training; an eighth of it each for validation and test.",
+)
+@click.option("--valid", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of slides.")
+@click.option("--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of slides.")
+@click.option(
+    "--by",
+    type=click.Choice(["patient", "slide"]),
+    default="patient",
+    show_default=True,
+    help="What is kept in one split as a whole.",
+)
+@click.option("--mine", type=click.Path(path_type=Path), help="Folder of heatmaps <slide>.zarr, for hard negatives.")
+@click.option(
+    "--mined",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.5,
+    show_default=True,
+    help="With --mine: share of the negatives that are hard.",
+)
+@click.option("--model", default="default", show_default=True, help="Model file, or 'default', whose mpp patches have.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of splits, places and order.")
+@options.workers_option
+@options.overwrite_option
+@options.as_json_option
+def sample(manifest: Path, out: Path, as_json: bool, **settings: Any) -> None:
+    """Cut labelled patches from slides into a data set in PCam's layout, for wsi-meta train.
+
+    MANIFEST is a CSV: slide,annotations and, where known, patient,split,partly,mpp. No annotations: no tumor. Slides with
+    partly = 1 (not all tumor outlined) give no negatives; Camelyon16's known ones are taken to be so.
+    """
+    from wsi_meta.training.sampling import SamplingOptionsError
+    from wsi_meta.training.sampling import sample as sample_patches
+
+    try:
+        done = sample_patches(manifest, out, progress=True, **settings)
+    except SamplingOptionsError as error:
+        raise click.UsageError(str(error)) from error
+    options.print_result({"folder": str(out)} | {split: asdict(part) for split, part in done.items()}, as_json=as_json)

@@ -1,0 +1,151 @@
+"""Regions of a map that look like tumor: found, outlined, measured. Pure numpy and scipy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.benchmark.annotations import Outline
+from wsi_meta.contours import trace_cells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsi_meta.grid import PatchGrid
+
+__all__ = ["SIZE_CLASSES", "Lesion", "label_regions", "longest_distance", "measure_regions"]
+
+SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
+"""Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """A connected region of cells that look like tumor; positions are level-0 pixels."""
+
+    number: int
+    """From 1, the largest area first."""
+    x: float
+    """Centroid; in a bent lesion it may lie outside."""
+    y: float
+    """Centroid."""
+    peak_x: int
+    """Centre of the cell with the highest probability, in the densest place where several have it."""
+    peak_y: int
+    """Centre of that cell."""
+    area_mm2: float
+    diameter_mm: float
+    """Longest distance within the convex hull; see :func:`wsi_meta.find_lesions`."""
+    max_probability: float
+    mean_probability: float
+    cells: int
+    outlines: tuple[Outline, ...]
+    """Along the cells' sides, with holes; several where parts touch only at a corner."""
+
+    @property
+    def size_class(self) -> str:
+        """Macrometastasis over 2 mm, micrometastasis over 0.2 mm, isolated tumor cells below."""
+        return next((name for name, limit in SIZE_CLASSES if self.diameter_mm > limit), SIZE_CLASSES[-1][0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all but the outlines as plain JSON values."""
+        fields = {name: value for name, value in vars(self).items() if name != "outlines"}
+        return {"lesion": fields.pop("number"), "size_class": self.size_class, **fields}
+
+
+def label_regions(probability: NDArray[np.float32], threshold: float, peak: float) -> NDArray[np.int32]:
+    """Label connected regions by hysteresis; thresholds as :func:`wsi_meta.find_lesions`.
+
+    Parameters
+    ----------
+    probability : float32 (rows, cols); NaN where not scanned
+
+    Returns
+    -------
+    int32 (rows, cols); 0 is no region
+    """
+    from scipy.ndimage import label
+
+    regions, count = label(probability >= threshold, structure=np.ones((3, 3)))
+    sure = np.zeros(count + 1, bool)
+    sure[regions[probability >= peak]] = True
+    sure[0] = False
+    return np.asarray((np.cumsum(sure) * sure)[regions], np.int32)
+
+
+def measure_regions(
+    probability: NDArray[np.float32], regions: NDArray[np.int32], grid: PatchGrid, min_area: float
+) -> tuple[Lesion, ...]:
+    """Measure each region of :func:`label_regions`.
+
+    Parameters
+    ----------
+    probability : float32 (rows, cols)
+    regions : int32 (rows, cols)
+    grid : where the cells lie
+    min_area : mm2; smaller regions are left out
+
+    Returns
+    -------
+    Lesions, the largest first.
+    """
+    from scipy.ndimage import find_objects, uniform_filter
+
+    density = uniform_filter(np.nan_to_num(probability).astype(np.float64), 3, mode="constant")
+    found = []
+    for number, window in enumerate(find_objects(regions), 1):
+        region = regions[window] == number
+        corner = np.array([part.start for part in window])
+        outlines = _outlines(region, corner, grid)
+        area = sum(outline.area for outline in outlines) * grid.slide_mpp**2 / 1e6
+        if area >= min_area:
+            cells, values = np.argwhere(region) + corner, probability[window][region].astype(np.float64)
+            found.append((area, outlines, cells, values, cells[np.lexsort((density[window][region], values))[-1]]))
+    found.sort(key=lambda parts: -parts[0])
+    return tuple(_lesion(number, *parts, grid) for number, parts in enumerate(found, 1))
+
+
+def _lesion(
+    number: int,
+    area_mm2: float,
+    outlines: tuple[Outline, ...],
+    cells: NDArray[np.intp],
+    values: NDArray[np.float64],
+    peak: NDArray[np.intp],
+    grid: PatchGrid,
+) -> Lesion:
+    y, x = ((cells.mean(0) + 0.5) * grid.cell_l0).tolist()
+    peak_y, peak_x = ((peak + 0.5) * grid.cell_l0).astype(int).tolist()
+    return Lesion(
+        number=number,
+        x=min(x, grid.width),
+        y=min(y, grid.height),
+        peak_x=min(peak_x, grid.width - 1),
+        peak_y=min(peak_y, grid.height - 1),
+        area_mm2=area_mm2,
+        diameter_mm=longest_distance(cells) * grid.cell_um / 1000,
+        max_probability=float(values.max()),
+        mean_probability=float(values.mean()),
+        cells=len(cells),
+        outlines=outlines,
+    )
+
+
+def _outlines(region: NDArray[np.bool_], corner: NDArray[np.intp], grid: PatchGrid) -> tuple[Outline, ...]:
+    """Give a region's borders in level-0 pixels; cells that reach over the slide's edge are cut there."""
+    limits = (grid.width, grid.height)
+    polygons = [[np.minimum((ring + corner[::-1]) * grid.cell_l0, limits) for ring in rings] for rings in trace_cells(region)]
+    return tuple(Outline(rings[0], tuple(rings[1:]), "tumor") for rings in polygons)
+
+
+def longest_distance(cells: NDArray[np.intp]) -> float:
+    """Give the longest distance between midpoints of sides, in cells, of cells (n, 2)."""
+    from scipy.spatial import ConvexHull
+    from scipy.spatial.distance import pdist
+
+    # four points round each centre span an area, so there is always a hull
+    sides = np.array([(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
+    points = (cells[:, None] + sides).reshape(-1, 2)
+    return float(pdist(points[ConvexHull(points).vertices]).max())

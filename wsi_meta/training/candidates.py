@@ -1,0 +1,160 @@
+"""Where on a slide patches may be cut: its cells with tumor, without, and without but mistaken for it by a scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.benchmark.annotations import Annotations, read_annotations
+from wsi_meta.benchmark.cohort import OUTLINES
+from wsi_meta.benchmark.masks import tumor_squares
+from wsi_meta.errors import DataError
+from wsi_meta.grid import PatchGrid
+from wsi_meta.heatmap import Heatmap
+from wsi_meta.lesions import default_threshold
+from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.resampling import exact_ratio
+from wsi_meta.slide import Slide
+from wsi_meta.tissue import find_tissue
+from wsi_meta.training.manifest import SourceSlide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["KINDS", "Candidates", "find_candidates", "tumor_cells"]
+
+KINDS = ("tumor", "hard", "normal")
+"""Cells with tumor; normal ones that a scan mistook for tumor; the other normal ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Cells of one kind, in random order."""
+
+    cells: NDArray[np.int32]
+    """Row and column in the grid of 32 px cells, shape (n, 2)."""
+    near: NDArray[np.bool_]
+    """Whether there is tumor anywhere in the cell's patch, shape (n,)."""
+
+
+def find_candidates(
+    source: SourceSlide, slide: Slide, preprocessing: Preprocessing, *, limit: int, seed: list[int], scans: Path | None = None
+) -> dict[str, Candidates]:
+    """Find the cells whose patches may be cut from a slide; their patches lie on it as a whole.
+
+    A cell is tumor when a pixel of it is (at the model's mpp): PCam's label of the patch round it. Normal cells hold tissue
+    (:func:`wsi_meta.find_tissue`); a slide that is only partly annotated has none. A normal cell is hard when a scan gave
+    it at least its model's threshold although nothing in its whole patch is tumor: nearer to an outline, the scan may
+    be right and the outline wrong.
+
+    Parameters
+    ----------
+    source, slide : row of the manifest, and the slide itself
+    preprocessing : of the model
+    limit : at most so many of each kind are given
+    seed : of their order
+    scans : folder with the slide's heatmap ``<name>.zarr``; without it no cell is hard
+
+    Returns
+    -------
+    dict by :data:`KINDS`
+
+    Raises
+    ------
+    SlideReadError, MissingMppError
+    DataError
+        when outlines or mask are damaged or another slide's.
+    HeatmapError
+        when the heatmap is damaged or another slide's.
+    """
+    slide.check_resolution(preprocessing.mpp)
+    grid = PatchGrid(
+        slide.width, slide.height, slide.mpp, preprocessing.mpp, preprocessing.patch_px, stride_px=preprocessing.label_px
+    )
+    inside = _whole_patches(grid)
+    tumor = np.zeros(grid.shape, bool) if source.truth is None else tumor_cells(source.truth, grid)
+    near = _dilate(tumor)
+    normal = np.zeros(grid.shape, bool) if source.partly else ~tumor & inside & find_tissue(slide).cells(grid)
+    store = None if scans is None else scans / f"{source.name}.zarr"
+    hard = normal & ~near & _mistaken(store, slide, grid) if store is not None and store.exists() else np.zeros_like(normal)
+    rng = np.random.default_rng(seed)
+    found = {}
+    for kind, cells in zip(KINDS, (tumor & inside, hard, normal & ~hard), strict=True):
+        places = rng.permutation(np.argwhere(cells).astype(np.int32))[:limit]
+        found[kind] = Candidates(places, near[places[:, 0], places[:, 1]])
+    return found
+
+
+def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
+    """Tell which cells hold a pixel of tumor, at the model's mpp; bool (rows, cols).
+
+    Parameters
+    ----------
+    truth : outlines or mask TIFF
+    grid : where the cells lie
+
+    Raises
+    ------
+    DataError
+        when the file is damaged or does not fit the slide.
+    """
+    downsample = float(exact_ratio(grid.mpp, grid.slide_mpp))
+    cells = np.zeros(grid.shape, bool)
+    if truth.suffix.lower() not in OUTLINES:
+        squares = tumor_squares(truth, (grid.width, grid.height), downsample, grid.stride_px)[
+            : cells.shape[0], : cells.shape[1]
+        ]
+        cells[: squares.shape[0], : squares.shape[1]] = squares
+        return cells
+    annotations = read_annotations(truth)
+    _check_extent(truth, annotations, grid)
+    for block in grid.blocks():
+        shape = (block.rows * grid.stride_px, block.cols * grid.stride_px)
+        mask = annotations.mask(shape, downsample, corner=(block.col * grid.stride_px, block.row * grid.stride_px))
+        cells[block.cells] = mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px).any((1, 3))
+    return cells
+
+
+def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:
+    """Tell which cells' patches lie on the slide as a whole."""
+    px = exact_ratio(grid.slide_mpp, grid.mpp)  # pixels at the model's mpp per level-0 pixel
+    margin = (grid.patch_px - grid.stride_px) // 2
+    fits = []
+    for cells, length in zip(grid.shape, (grid.height, grid.width), strict=True):
+        start = np.arange(cells) * grid.stride_px - margin
+        fits.append((start >= 0) & (start + grid.patch_px <= float(length * px)))
+    return np.logical_and.outer(*fits)
+
+
+def _dilate(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add the eight neighbours: a patch is as large as its cell and those."""
+    from scipy.ndimage import binary_dilation
+
+    return np.asarray(binary_dilation(cells, np.ones((3, 3))))
+
+
+def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
+    """Tell which cells' centres a scan, of whatever stride, gave at least its model's threshold."""
+    heatmap = Heatmap.open(store)
+    if heatmap.facts["identity"]["slide"] != slide.fingerprint():
+        raise DataError(f"{store}: is not of {slide.path}; expected scans of the manifest's slides, under their names")
+    probability, scale = heatmap.probability, grid.cell_l0 / heatmap.grid.cell_l0
+    rows, cols = (
+        np.minimum(((np.arange(cells) + 0.5) * scale).astype(int), there - 1)
+        for cells, there in zip(grid.shape, probability.shape, strict=True)
+    )
+    return np.asarray(probability[np.ix_(rows, cols)] >= default_threshold(heatmap))
+
+
+def _check_extent(path: Path, annotations: Annotations, grid: PatchGrid) -> None:
+    """Refuse outlines that reach further beyond the slide than a patch is wide."""
+    if annotations.tumor:
+        right, lower = np.max([outline.vertices.max(0) for outline in annotations.tumor], 0)
+        if max(right - grid.width, lower - grid.height) > 3 * grid.cell_l0:
+            raise DataError(
+                f"{path}: outlines reach to x {right:.0f}, y {lower:.0f}, the slide to {grid.width}, {grid.height}; "
+                "expected those of the same slide, in level-0 pixels"
+            )

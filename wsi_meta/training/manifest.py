@@ -1,0 +1,143 @@
+"""A manifest: which slides to cut patches from, where their tumor is outlined, and which split they belong to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from wsi_meta.benchmark.cohort import loose
+from wsi_meta.errors import DataError
+from wsi_meta.tables import read_table
+from wsi_meta.training.datasets import SPLITS
+
+__all__ = ["PARTLY", "SourceSlide", "deal_splits", "read_manifest"]
+
+logger = logging.getLogger(__name__)
+
+PARTLY = Path(__file__).parents[1] / "benchmark" / "camelyon16_partly.csv"
+"""Slides of Camelyon16 that hold tumor outside their outlines, each with the source."""
+YES, NO = ("1", "yes", "true"), ("0", "no", "false")
+
+
+@dataclass(frozen=True)
+class SourceSlide:
+    """A row of the manifest."""
+
+    path: Path
+    truth: Path | None
+    """Outlines or mask of its tumor; None for a normal slide."""
+    patient: str
+    split: str
+    """One of :data:`wsi_meta.training.datasets.SPLITS`; empty where it is still to be dealt."""
+    partly: bool
+    """Whether it holds tumor outside its outlines, so that nothing on it is known to be normal."""
+    mpp: float | None = None
+    """Micrometres per level-0 pixel, where the file does not say."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without ending; in PCam's meta table ``wsi``."""
+        return self.path.stem
+
+
+def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
+    """Read a manifest: a CSV file with a row per slide.
+
+    Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
+    ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test), ``partly`` (1 where
+    not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of Camelyon16 in
+    :data:`PARTLY` are taken to be so, and told. Paths are relative to the manifest.
+
+    Raises
+    ------
+    DataError
+        when it is missing or damaged, names a file that is not there, or a slide twice.
+    """
+    path = Path(path)
+    known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
+    rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
+    slides = [_read_row(path, row, known) for row in rows]
+    names = [slide.name for slide in slides]
+    if not slides:
+        raise DataError(f"{path}: no slides in it; expected a row per slide")
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{path}: several slides named '{min(twice)}'; expected names of their own")
+    if assumed := [slide.name for slide, row in zip(slides, rows, strict=True) if slide.partly and not row[4]]:
+        logger.warning(
+            "%s: no negatives from %s: known to be partly annotated; a column 'partly' overrides that", path, ", ".join(assumed)
+        )
+    return tuple(slides)
+
+
+def deal_splits(
+    slides: Sequence[SourceSlide], *, valid: float, test: float, by: str, seed: int
+) -> dict[str, tuple[SourceSlide, ...]]:
+    """Give the slides of each split; those without one are dealt by shares, tumor and normal apart.
+
+    Parameters
+    ----------
+    valid, test : share of the slides (or patients) without a split that go there; at least one of each class where the
+        share is not 0 and there are enough
+    by : ``patient``, so that a patient's slides stay together, or ``slide``
+    seed : of the deal
+
+    Raises
+    ------
+    DataError
+        when slides of one patient are given to different splits.
+    """
+    given: dict[str, str] = {}
+    for slide in slides:
+        group = _group(slide, by)
+        if slide.split and given.setdefault(group, slide.split) != slide.split:
+            raise DataError(
+                f"{slide.path}: in split {slide.split}, other slides of '{group}' in {given[group]}; expected one split"
+            )
+    rng = np.random.default_rng(seed)
+    groups = {_group(slide, by): False for slide in slides if _group(slide, by) not in given}
+    for slide in slides:
+        if (group := _group(slide, by)) in groups:
+            groups[group] |= slide.truth is not None
+    for tumor in (True, False):
+        of_class = [group for group, has_tumor in groups.items() if has_tumor == tumor]
+        dealt = [of_class[index] for index in rng.permutation(len(of_class))]
+        for split, share in (("valid", valid), ("test", test)):
+            count = min(max(1, round(share * len(of_class))) if share else 0, len(dealt) - 1)
+            given |= dict.fromkeys(dealt[: max(0, count)], split)
+            dealt = dealt[max(0, count) :]
+        given |= dict.fromkeys(dealt, "train")
+    placed = [replace(slide, split=given[_group(slide, by)]) for slide in slides]
+    return {split: found for split in SPLITS if (found := tuple(slide for slide in placed if slide.split == split))}
+
+
+def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> SourceSlide:
+    """Check a row; `known` are names of slides that are partly annotated."""
+    slide, truth, patient, split, partly, mpp = row
+    if split not in ("", *SPLITS) or partly.lower() not in ("", *YES, *NO):
+        raise DataError(
+            f"{path}: split '{split}', partly '{partly}' of '{slide}'; expected {', '.join(SPLITS)} or nothing, 1, 0 or nothing"
+        )
+    for name in (slide, truth):
+        if (name or name is slide) and not (path.parent / name).is_file():
+            raise DataError(f"{path}: there is no file '{path.parent / name}'; expected paths relative to the manifest")
+    try:
+        known_mpp = float(mpp) if mpp else None
+    except ValueError:
+        raise DataError(f"{path}: mpp '{mpp}' of '{slide}'; expected micrometres per level-0 pixel, or nothing") from None
+    source = path.parent / slide
+    return SourceSlide(
+        source,
+        path.parent / truth if truth else None,
+        patient or source.stem.partition("_node_")[0],
+        split,
+        partly.lower() in YES or (not partly and loose(source.stem) in known),
+        known_mpp,
+    )
+
+
+def _group(slide: SourceSlide, by: str) -> str:
+    return slide.patient if by == "patient" else slide.name

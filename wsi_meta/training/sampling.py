@@ -1,0 +1,294 @@
+"""From slides and the outlines of their tumor to a data set of patches in PCam's own layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.model import model_path, read_card
+from wsi_meta.outputs import check_folder
+from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.progress import note, progress_bar
+from wsi_meta.slide import open_slide
+from wsi_meta.training.candidates import KINDS, Candidates, find_candidates
+from wsi_meta.training.cutting import PatchCutter
+from wsi_meta.training.datasets import SPLITS
+from wsi_meta.training.manifest import SourceSlide, deal_splits, read_manifest
+from wsi_meta.training.pcam import PcamWriter, pcam_files
+
+__all__ = ["Sampled", "SamplingOptionsError", "sample", "share_out"]
+
+logger = logging.getLogger(__name__)
+
+PATCH_PX, LABEL_PX = 96, 32
+"""PCam's geometry, which its files' layout fixes."""
+OTHER_SPLITS = 8
+"""Validation and test have an eighth of the training patches each, as in PCam."""
+RECORD = "sampling.json"
+"""What was sampled, beside PCam's files."""
+
+
+class SamplingOptionsError(ValueError):
+    """Options of sampling that cannot be: wrong usage, not bad input."""
+
+
+@dataclass
+class Sampled:
+    """What was written for one split."""
+
+    patches: int = 0
+    """Half of them tumor."""
+    hard: int = 0
+    """Of the normal ones, those that a scan mistook for tumor."""
+    slides: int = 0
+    """That patches were cut from."""
+    blank: int = 0
+    """Patches that were left out as background by PCam's rule."""
+    unreadable: int = 0
+    """Patches that could not be read, so that nothing is known of them."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What all slides of a call share."""
+
+    folder: Path
+    """Where files stand until all are written."""
+    preprocessing: Preprocessing
+    mined: float
+    scans: Path | None
+    seed: int
+    progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A slide, and where on it patches may be cut."""
+
+    slide: SourceSlide
+    candidates: dict[str, Candidates]
+
+
+def sample(
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    patches: int = 262144,
+    valid: float = 0.2,
+    test: float = 0.0,
+    by: str = "patient",
+    mine: str | Path | None = None,
+    mined: float = 0.5,
+    model: str | Path | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Sampled]:
+    """Cut labelled patches from slides into PCam's HDF5 files, which :func:`wsi_meta.train` reads as they are.
+
+    A patch is one of the 96 px squares at the model's mpp that a scan would score. Its label says whether a pixel of its
+    centre 32 x 32 px is tumor. Half of the patches of each split are tumor. The slides of a split give as many patches each as
+    they can of an equal share. Background is left out by PCam's rule, see :func:`wsi_meta.training.cutting.is_blank`.
+
+    The same manifest, slides and options give the same files, whatever the number of workers. Slides are read one after the
+    other; patches are never all in memory.
+
+    Parameters
+    ----------
+    manifest : CSV of slides and their annotations, see :func:`wsi_meta.training.manifest.read_manifest`
+    out : folder for the files, made if it does not exist
+    patches : at most so many for training, half of them tumor; validation and test have an eighth of it each
+    valid, test : shares of the slides that go there, of those for which the manifest names no split
+    by : ``patient`` keeps a patient's slides in one split, ``slide`` deals slide by slide
+    mine : folder of heatmaps ``<slide>.zarr`` of the manifest's slides, for hard negatives: normal tissue that the scan
+        mistook for tumor
+    mined : share of the negatives that are to be hard, where there are enough
+    model : model file whose card tells the mpp; None for the embedded one
+    seed : of splits, places and order
+    workers : patches that are read at the same time
+    overwrite : replace the files of an earlier sampling, all of them
+    progress : show a bar and notes on stderr
+
+    Returns
+    -------
+    What was written, by split.
+
+    Raises
+    ------
+    DataError
+        when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
+    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
+    SamplingOptionsError
+        (a ValueError) for numbers and words that cannot be.
+    """
+    if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
+        raise SamplingOptionsError(
+            f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
+            "together, more than 0 up to 1, and patient or slide"
+        )
+    folder = _check_out(Path(out), overwrite=overwrite)
+    splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
+    scans = None if mine is None else _check_scans(Path(mine), splits)
+    partial = folder.with_name(f".{folder.name}.partial")
+    plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    done = {}
+    try:
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            for split, slides in splits.items():
+                each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
+                note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=progress)
+                sources = [_look(slide, plan, each) for slide in slides]
+                done[split] = _write_split(split, sources, each, plan, pool)
+        (partial / RECORD).write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return done
+
+
+def share_out(wanted: int, available: Sequence[int]) -> list[int]:
+    """Share out `wanted` as evenly as `available` allows: no one gets more than is there, the others fill up.
+
+    Returns
+    -------
+    Shares in the order of `available`; their sum is `wanted`, or all there is.
+    """
+    shares, left = [0] * len(available), wanted
+    # the poorest first: what they lack is shared among the others
+    for place, index in enumerate(sorted(range(len(available)), key=lambda index: available[index])):
+        shares[index] = min(available[index], left // (len(available) - place))
+        left -= shares[index]
+    return shares
+
+
+def _look(slide: SourceSlide, plan: _Plan, limit: int) -> _Source:
+    # seeded by the slide's name, so that other slides in the manifest change nothing here
+    seed = [plan.seed, *slide.name.encode()]
+    with open_slide(slide.path, mpp=slide.mpp) as opened:
+        return _Source(slide, find_candidates(slide, opened, plan.preprocessing, limit=limit, seed=seed, scans=plan.scans))
+
+
+def _quotas(split: str, sources: Sequence[_Source], each: int, mined: float) -> dict[str, list[int]]:
+    """Give how many patches of each kind each slide is to give; DataError where a class has none."""
+    there = {kind: [len(source.candidates[kind].cells) for source in sources] for kind in KINDS}
+    total = {kind: sum(counts) for kind, counts in there.items()}
+    for name, count in (("tumor", total["tumor"]), ("normal", total["hard"] + total["normal"])):
+        if not count:
+            names = ", ".join(source.slide.name for source in sources[:5])
+            raise DataError(
+                f"{split}: no {name} patches on its {len(sources)} slides ({names}); expected slides with and without tumor in "
+                "each split; see the manifest's columns annotations, split and partly"
+            )
+    each = min(each, total["tumor"], total["hard"] + total["normal"])
+    hard = min(total["hard"], max(round(each * mined), each - total["normal"]))
+    wanted = {"tumor": each, "hard": hard, "normal": each - hard}
+    return {kind: share_out(wanted[kind], there[kind]) for kind in KINDS}
+
+
+def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan, pool: Executor) -> Sampled:
+    """Cut a split's patches, slide after slide, and write its files."""
+    quotas, sampled, kinds = _quotas(split, sources, each, plan.mined), Sampled(), list[str]()
+    missing = dict.fromkeys(KINDS, 0)
+    with (
+        PcamWriter(plan.folder, split, plan.preprocessing.patch_px) as writer,
+        progress_bar(sum(map(sum, quotas.values())), "patches", split, enabled=plan.progress) as bar,
+    ):
+        for index, source in enumerate(sources):
+            with open_slide(source.slide.path, mpp=source.slide.mpp) as slide:
+                cutter = PatchCutter(slide, plan.preprocessing, pool)
+                for kind in KINDS:
+                    wanted, before = quotas[kind][index] + missing[kind], len(kinds)
+                    for pixels, place in cutter.cut(source.candidates[kind], wanted, tumor=kind == "tumor"):
+                        writer.add(pixels, place)
+                        kinds.append(kind)
+                        bar.update(1)
+                    # what a slide cannot give, the next ones may; hard ones are made up for by other normal ones
+                    missing[kind] = 0
+                    missing["normal" if kind == "hard" else kind] += wanted - (len(kinds) - before)
+            sampled.blank, sampled.unreadable = sampled.blank + cutter.blank, sampled.unreadable + cutter.unreadable
+        order = writer.write(np.random.default_rng([plan.seed, *split.encode()]))
+    sampled.patches, sampled.hard = len(order), sum(kinds[number] == "hard" for number in order)
+    sampled.slides = len({writer.places[number].wsi for number in order})
+    _tell(split, sampled, each)
+    return sampled
+
+
+def _tell(split: str, sampled: Sampled, each: int) -> None:
+    if sampled.patches < 2 * each:
+        logger.warning("%s: %d patches, fewer than the %d asked for: there are no more", split, sampled.patches, 2 * each)
+    if sampled.unreadable:
+        logger.warning("%s: %d patches could not be read and were left out; copy the slides again", split, sampled.unreadable)
+
+
+def _pcam_geometry(model: str | Path | None) -> Preprocessing:
+    """Give a model's preprocessing; DataError where its patches do not fit PCam's files."""
+    path = model_path(model)
+    preprocessing = read_card(path).preprocessing
+    if (preprocessing.patch_px, preprocessing.label_px) != (PATCH_PX, LABEL_PX):
+        raise DataError(
+            f"{path}: patches of {preprocessing.patch_px} px, labels of {preprocessing.label_px} px; "
+            f"expected {PATCH_PX} and {LABEL_PX}, as PCam's files have them"
+        )
+    return preprocessing
+
+
+def _check_scans(folder: Path, splits: Mapping[str, Sequence[SourceSlide]]) -> Path:
+    """Make sure that there are heatmaps of the slides; DataError where there are none."""
+    names = [slide.name for slides in splits.values() for slide in slides]
+    without = [name for name in names if not (folder / f"{name}.zarr").exists()]
+    if len(without) == len(names):
+        raise DataError(f"{folder}: no heatmap of any slide; expected {names[0]}.zarr and so on, from 'wsi-meta scan'")
+    if without:
+        logger.warning("%s: no heatmap of %d slides, first '%s': no hard negatives from them", folder, len(without), without[0])
+    return folder
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / RECORD, *(path for split in SPLITS for path in pcam_files(folder, split))]
+
+
+def _check_out(folder: Path, *, overwrite: bool) -> Path:
+    """Make sure that the files can be written; those of an earlier sampling are never mixed with new ones."""
+    check_folder(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputPathError(f"{folder}: a file; expected a folder for PCam's files")
+    if not overwrite and (there := next((path for path in _files(folder) if path.exists()), None)):
+        raise OutputExistsError(
+            f"{there}: exists; choose another --out, or pass --overwrite to replace the files of PCam there"
+        )
+    return folder
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    """Move the files into the folder, in the place of all those of an earlier sampling."""
+    folder.mkdir(exist_ok=True)
+    for path in _files(folder):
+        path.unlink(missing_ok=True)
+    for path in _files(partial):
+        if path.exists():
+            path.replace(folder / path.name)
+
+
+def _record(
+    manifest: str | Path, plan: _Plan, splits: Mapping[str, Sequence[SourceSlide]], done: Mapping[str, Sampled]
+) -> dict[str, Any]:
+    """Give what was sampled and how, plain JSON values."""
+    return {
+        "manifest": Path(manifest).name,
+        "mpp": plan.preprocessing.mpp,
+        "seed": plan.seed,
+        "mined": None if plan.scans is None else plan.mined,
+        "splits": {split: asdict(done[split]) | {"of": [slide.name for slide in splits[split]]} for split in done},
+    }
