@@ -79,10 +79,14 @@ def keep_freed_memory() -> None:
 
     Activations of hundreds of MB are otherwise mapped and zeroed anew for every layer: measured a quarter to a third of
     the time on a CPU (docs/benchmarks.md). Does nothing on other systems.
+
+    Threads that start later share the main thread's pool: glibc maps what does not fit into a pool of their own (64 MB) anew
+    each time, whatever else is set. So this is to be called before there are such threads.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # malloc.h
+        libc.mallopt(m_arena_max, 1)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 64 << 20)

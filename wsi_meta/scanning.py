@@ -17,7 +17,7 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
 from wsi_meta.model import Model, load_model, model_path
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor, keep_freed_memory
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
@@ -121,6 +121,8 @@ def scan(
             load_score_model(score_model)  # refused before the work, not after it
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
         job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
+        if job.network.device == "cpu":
+            keep_freed_memory()  # before the workers' threads are there
         place.prepare()
         opened, loaded, out = _open_slide(job.slide, job.mpp, job.reader), _load(job.network.model), Path(out)
         grid = _make_grid(opened, loaded, stride_px, block_px)
