@@ -23,7 +23,7 @@ from wsi_meta.errors import DeviceError, OutputExistsError
 from wsi_meta.grid import PASS_COST, covering_boxes
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import Model, ModelCard, load_model, save_model
-from wsi_meta.network import CELLS_REPAY, PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
+from wsi_meta.network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
 from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.scan_options import ScanOptionsError
 from wsi_meta.scanning import scan
@@ -130,9 +130,8 @@ def test_boxes_leave_out_what_nobody_wants() -> None:
 @pytest.mark.parametrize(
     ("device", "precision", "cells", "views", "dense", "worth"),
     [
-        ("cpu", "bf16", CELLS_REPAY, 1, True, True),
-        ("cpu", "bf16", CELLS_REPAY - 1, 1, True, False),
-        ("cpu", "bf16", CELLS_REPAY // 8, 8, True, True),
+        ("cpu", "bf16", 1000 * PATCHES_REPAY, 8, True, False),
+        ("cpu", "bf16", PATCHES_REPAY // 8, 8, False, True),
         ("cpu", "bf16", PATCHES_REPAY, 1, False, True),
         ("cpu", "bf16", PATCHES_REPAY - 1, 1, False, False),
         ("cpu", "fp32", 10**7, 1, True, False),
@@ -147,12 +146,18 @@ def test_a_scan_goes_on_as_it_was_begun(
     tiny_file: Path, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
-    settings: dict[str, Any] = {"model": tiny_file, "device": "cpu", "precision": "bf16", "tissue_mask": "none"}
+    settings: dict[str, Any] = {
+        "model": tiny_file,
+        "device": "cpu",
+        "precision": "bf16",
+        "tissue_mask": "none",
+        "mode": "patch",
+    }
     monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: True)
 
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
     assert compiled == []
-    monkeypatch.setattr(wsi_meta.network, "CELLS_REPAY", 100)
+    monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False, "the rule does not overrule the store"
     with pytest.raises(OutputExistsError, match="compiled is False, now True"):
         scan(slide, out, compiled="yes", **settings)
@@ -168,8 +173,14 @@ def test_without_a_compiler(
     tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(300, 300))
-    settings: dict[str, Any] = {"model": tiny_file, "device": "cpu", "precision": "bf16", "tissue_mask": "none"}
-    monkeypatch.setattr(wsi_meta.network, "CELLS_REPAY", 100)
+    settings: dict[str, Any] = {
+        "model": tiny_file,
+        "device": "cpu",
+        "precision": "bf16",
+        "tissue_mask": "none",
+        "mode": "patch",
+    }
+    monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
     monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: False)
 
     heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)

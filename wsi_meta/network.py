@@ -22,10 +22,8 @@ from wsi_meta.preprocessing import Preprocessing
 
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
-CELLS_REPAY = 30_000
-"""Cells in dense mode from which compiling with a warm cache repays itself on a CPU in bf16 (docs/benchmarks.md)."""
-PATCHES_REPAY = 10_000
-"""The same for patches in patch mode."""
+PATCHES_REPAY = 40_000
+"""Patches from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
 EXAMPLE_CELLS = (9, 7)
 """Shape on which dense mode is compiled: always the same, so that the code does not depend on the first block."""
 
@@ -98,10 +96,10 @@ def compiler_found() -> bool:
 def worth_compiling(device: str, precision: str, *, cells: int, views: int, dense: bool) -> bool:
     """Tell whether compiling repays itself within one slide: a function of the scan alone, so that it is always the same.
 
-    On a CPU in bf16 that is so from a number of cells on. In fp32 compiling gains little there. On a GPU one slide is a matter
-    of seconds, and compiling takes longer.
+    On a CPU in bf16 that is so in patch mode from a number of patches on; dense mode gains nothing there that was measurable. In
+    fp32 compiling gains little. On a GPU one slide is a matter of seconds, and compiling takes longer.
     """
-    return device == "cpu" and precision == "bf16" and cells * views >= (CELLS_REPAY if dense else PATCHES_REPAY)
+    return device == "cpu" and precision == "bf16" and not dense and cells * views >= PATCHES_REPAY
 
 
 def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
