@@ -96,8 +96,8 @@ def compiler_found() -> bool:
 def worth_compiling(device: str, precision: str, *, cells: int, views: int, dense: bool) -> bool:
     """Tell whether compiling repays itself within one slide: a function of the scan alone, so that it is always the same.
 
-    On a CPU in bf16 that is so in patch mode from a number of patches on; dense mode gains nothing there that was measurable. In
-    fp32 compiling gains little. On a GPU one slide is a matter of seconds, and compiling takes longer.
+    On a CPU in bf16 that is so in patch mode from a number of patches on; dense mode gains nothing measurable. In fp32
+    compiling gains little. On a GPU one slide is a matter of seconds, and compiling takes longer.
     """
     return device == "cpu" and precision == "bf16" and not dense and cells * views >= PATCHES_REPAY
 
