@@ -28,6 +28,8 @@ from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.scan_options import ScanOptionsError
 from wsi_meta.scanning import scan
 
+IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}
+
 
 def tiny_model() -> Model:
     """A tiny dense network whose BatchNorm does something."""
@@ -146,13 +148,7 @@ def test_a_scan_goes_on_as_it_was_begun(
     tiny_file: Path, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
-    settings: dict[str, Any] = {
-        "model": tiny_file,
-        "device": "cpu",
-        "precision": "bf16",
-        "tissue_mask": "none",
-        "mode": "patch",
-    }
+    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
     monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: True)
 
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
@@ -173,13 +169,7 @@ def test_without_a_compiler(
     tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(300, 300))
-    settings: dict[str, Any] = {
-        "model": tiny_file,
-        "device": "cpu",
-        "precision": "bf16",
-        "tissue_mask": "none",
-        "mode": "patch",
-    }
+    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
     monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
     monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: False)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMetaError, one_line
 from wsi_meta.heatmap import Heatmap
-from wsi_meta.outputs import check_folder
+from wsi_meta.outputs import check_folder, written_whole
 from wsi_meta.progress import note
 from wsi_meta.relay import Turn
 from wsi_meta.scanning import forget, scan
@@ -140,9 +140,7 @@ def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_summary(path: Path, table: dict[str, dict[str, Any]]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(table.values())
-    partial.replace(path)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.outputs import written_whole
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -52,14 +54,13 @@ def write_pyramid(
     ------
     ValueError
         when `image` is not RGB uint8, or `mpp`, `tile_px` or `levels` cannot be.
+    OutputPathError
+        when it cannot be written.
     """
     _check(image, mpp, tile_px, levels)
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    try:
+    with written_whole(Path(path)) as partial:
         _write(partial, image, mpp, tile_px, lossless, levels)
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return Path(path)
 
 
 def _check(image: NDArray[np.uint8], mpp: float, tile_px: int, levels: int | None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DataError
+from wsi_meta.outputs import written_whole
 from wsi_meta.pyramid import JPEG_QUALITY, halved
 from wsi_meta.synthetic import GLASS, draw_lymph_node
 from wsi_meta.synthetic import MPP as SLIDE_MPP
@@ -148,6 +149,8 @@ def write_large_slide(
     ------
     ValueError
         when `picture` cannot be repeated, or there is not that much room for tissue.
+    OutputPathError
+        when it cannot be written.
     """
     side = picture.shape[0]
     tiles = side // TILE_PX
@@ -157,12 +160,9 @@ def write_large_slide(
         )
     count = round(tissue_px * MODEL_DOWNSAMPLE**2 / TILE_PX**2)
     tissue = tissue_shape(-(-height // TILE_PX), -(-width // TILE_PX), count, seed=seed)
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    try:
+    with written_whole(Path(path)) as partial:
         _write(partial, _levels(picture, tissue, width, height), width, height)
-        return partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return Path(path)
 
 
 def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: int) -> None:
