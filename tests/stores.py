@@ -27,7 +27,7 @@ def write_store(
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
     rows, cols = probability.shape
     side = 0.972 / mpp * 32
-    grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32)
+    grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32, block_px=1920)
     assert grid.shape == probability.shape
     facts = {
         "identity": {"slide": slide, "test_time_averaging": False},

@@ -10,7 +10,7 @@ import torch
 from slides import texture, write_slide
 
 from wsi_meta.model import load_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.scanning import scan
 from wsi_meta.training.train import Recipe, train
 
@@ -51,7 +51,8 @@ def test_training_steps_in_bf16_follow_those_in_fp32(tmp_path: Path, patch_folde
 
 def test_dense_mode_agrees_with_the_cpu(model_file: Path) -> None:
     model = load_model(model_file)
-    image, wanted = texture(416, 416), np.ones((5, 5), bool)
+    side = 5 * 32 + 2 * (32 + DENSE_HALO_PX)
+    image, wanted = texture(side, side), np.ones((5, 5), bool)
     on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_block(image, wanted, 32)
     on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_block(image, wanted, 32)
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.02)

@@ -88,10 +88,12 @@ def test_folding_is_seen_where_batchnorm_does_something() -> None:
 
 def test_bf16_keeps_both_ends_in_float32(model_file: Path) -> None:
     fast = FastNetwork(load_model(model_file), precision="bf16", dense=False)
-    kinds = {name: parameter.dtype for name, parameter in fast.network.named_parameters()}
+    kinds = {name: parameter.dtype for name, parameter in fast.named_parameters()}
+    ends = {name for name in kinds if name.startswith(("trunk.0.", "head."))}
 
-    assert {kinds[name] for name in kinds if name.startswith(("conv1.", "fc."))} == {torch.float32}
-    assert {kinds[name] for name in kinds if not name.startswith(("conv1.", "fc."))} == {torch.bfloat16}
+    assert len(ends) == 4
+    assert {kinds[name] for name in ends} == {torch.float32}
+    assert {kinds[name] for name in set(kinds) - ends} == {torch.bfloat16}
 
 
 def test_bf16_stays_near_float32() -> None:
@@ -149,7 +151,7 @@ def test_a_scan_goes_on_as_it_was_begun(
 ) -> None:
     slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
     settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
-    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: True)
+    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda _device="cpu": True)
 
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
     assert compiled == []
@@ -171,13 +173,13 @@ def test_without_a_compiler(
     slide = write_slide(tmp_path / "s.tif", texture(300, 300))
     settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
     monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
-    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda: False)
+    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda _device="cpu": False)
 
     heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)
 
     assert heatmap.facts["identity"]["compiled"] is False
     assert capsys.readouterr().err.count("no C++ compiler") == 1
-    with pytest.raises(DeviceError, match=r"found no C\+\+ compiler"):
+    with pytest.raises(DeviceError, match="found no compiler"):
         scan(slide, tmp_path / "other.zarr", compiled="yes", **settings)
     assert not Heatmap.open(tmp_path / "other.zarr").finished
     with pytest.raises(ScanOptionsError, match="expected one of"):

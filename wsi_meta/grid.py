@@ -24,7 +24,7 @@ __all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid", "covering_boxes"]
 STRIDES = tuple(range(8, 97, 8))
 """Allowed sides of a cell, pixels at the model's mpp."""
 
-BLOCK_PX = 1920
+BLOCK_PX = 3840
 """Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells)."""
 
 PASS_COST = 60

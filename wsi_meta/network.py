@@ -15,15 +15,24 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import Bottleneck
 
+from wsi_meta.bands import Residual, features_in_bands, see_rows
 from wsi_meta.errors import DeviceError
-from wsi_meta.model import Model, cell_logits
+from wsi_meta.int8 import quantised_trunk
+from wsi_meta.model import Model
 from wsi_meta.preprocessing import Preprocessing
 
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
 PATCHES_REPAY = 40_000
 """Patches from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
+BAND_PX = 1 << 19
+"""Pixels of a band in dense mode: its activations are tens of megabytes."""
+LEAST_BAND_ROWS = 128
+"""Pixel rows of a band of a wide image."""
+PACKED_FOR = (1, LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
+"""Images that int8 is laid out for: of five shapes the one at which images of all widths were fast."""
 EXAMPLE_CELLS = (9, 7)
 """Shape on which dense mode is compiled: always the same, so that the code does not depend on the first block."""
 
@@ -34,18 +43,28 @@ class FastNetwork(nn.Module):
     Parameters
     ----------
     model : its network is left as it is
-    precision : ``fp32`` or ``bf16``
+    precision : ``fp32``, ``bf16`` or ``int8``
     dense : give the logits of all cells of an image, not of the patch that the image is
+    in_bands : compute an image from top to bottom, in little memory; one image at a time. For dense mode on a CPU: a GPU
+        has memory of its own and wants large pieces
     """
 
-    def __init__(self, model: Model, *, precision: str, dense: bool) -> None:
+    def __init__(self, model: Model, *, precision: str, dense: bool, in_bands: bool = False) -> None:
         super().__init__()
-        network = fold_batchnorm(copy.deepcopy(model.network).eval())
-        if precision == "bf16":
-            network = _round_weights(network)
-        self.network = network.requires_grad_(False).to(memory_format=torch.channels_last)
         self.preprocessing: Preprocessing = model.card.preprocessing
-        self.dense = dense
+        if precision == "int8":
+            self.trunk = quantised_trunk(model.network, self.preprocessing)
+        else:
+            self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
+            if precision == "bf16":
+                _round_weights(self.trunk)
+        self.head = copy.deepcopy(model.network.get_submodule("fc"))
+        self.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.precision, self.dense, self.in_bands = precision, dense, in_bands
+        if in_bands:
+            see_rows(self.trunk)
+        if precision == "int8":
+            self._pack_weights()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Give logits.
@@ -58,21 +77,35 @@ class FastNetwork(nn.Module):
         -------
         float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.model.cell_logits` gives them.
         """
-        inputs = self.preprocessing.to_input(images)
-        logits: torch.Tensor = cell_logits(self.network, inputs) if self.dense else self.network(inputs)[:, 0]
+        if self.in_bands:
+            rows = max(LEAST_BAND_ROWS, BAND_PX // images.shape[2] // 32 * 32)
+            features = features_in_bands(self.trunk, map(self.preprocessing.to_input, images.split(rows, 1)))
+        else:
+            features = self.trunk(self.preprocessing.to_input(images))
+        features = features.float()
+        if self.dense:
+            pooled = nn.functional.avg_pool2d(features, kernel_size=3, stride=1).permute(0, 2, 3, 1)
+        else:
+            pooled = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
+        logits: torch.Tensor = self.head(pooled)[..., 0]
         return logits
 
+    @torch.inference_mode()
+    def _pack_weights(self) -> None:
+        """Let integer weights be laid out for typical shapes: the first pass, whatever its shape, may be a bad choice."""
+        side = self.preprocessing.patch_px
+        self(torch.zeros(PACKED_FOR if self.dense else (64, side, side, 3), dtype=torch.uint8))
 
-class _InFloat32(nn.Module):
-    """A layer that computes in float32 between layers of another type."""
 
-    def __init__(self, layer: nn.Module, output: torch.dtype) -> None:
+class _To(nn.Module):
+    """Goes on with numbers of another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layer, self.output = layer, output
+        self.dtype = dtype
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        outputs: torch.Tensor = self.layer(inputs.float())
-        return outputs.to(self.output)
+        return inputs.to(self.dtype)
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
@@ -88,9 +121,10 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     return network
 
 
-def compiler_found() -> bool:
-    """Tell whether there is a C++ compiler, which ``torch.compile`` needs."""
-    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+def compiler_found(device: str = "cpu") -> bool:
+    """Tell whether there is the compiler that ``torch.compile`` needs: for C++, or on a GPU, where Triton builds, for C."""
+    names = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
+    return any(map(shutil.which, (os.environ.get(names[0], names[1]), *names[2:])))
 
 
 def worth_compiling(device: str, precision: str, *, cells: int, views: int, dense: bool) -> bool:
@@ -114,10 +148,13 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     Raises
     ------
     DeviceError
-        when there is no C++ compiler.
+        when there is no compiler, or the network is one of integers, whose operations already are what a compiler would make.
     """
-    if not compiler_found():
-        raise DeviceError("compiled: found no C++ compiler; expected c++, g++ or clang++; install one, or pass --compiled no")
+    if network.precision == "int8":
+        raise DeviceError("compiled: int8 is not compiled; pass --compiled no or auto, or --precision bf16")
+    if not compiler_found(device):
+        expected = "a C compiler (cc, gcc or clang)" if device != "cpu" else "c++, g++ or clang++"
+        raise DeviceError(f"compiled: found no compiler; expected {expected}; install one, or pass --compiled no")
     compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, dynamic=network.dense, options={"freezing": True})
     height, width = (32 * cells for cells in EXAMPLE_CELLS)
     shape = (1, height, width, 3) if network.dense else (rows, patch_px, patch_px, 3)
@@ -126,14 +163,27 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     return compiled
 
 
-def _round_weights(network: nn.Module) -> nn.Module:
-    """Turn all weights but the first layer's and the head's to bf16."""
-    low = torch.bfloat16
-    ends = {next(name for name, _ in network.named_children()): low, "fc": torch.float32}
-    kept = {name: _InFloat32(network.get_submodule(name), output) for name, output in ends.items()}
-    for name in ends:
-        setattr(network, name, nn.Identity())
-    network.to(low)
-    for name, layer in kept.items():
-        setattr(network, name, layer)
-    return network
+def _trunk(network: nn.Module) -> nn.Sequential:
+    """Give a folded network's layers up to its last feature, in a row."""
+    layers: list[nn.Module] = []
+    for name, layer in network.named_children():
+        if name == "avgpool":
+            break
+        for part in layer if isinstance(layer, nn.Sequential) else [layer]:
+            if isinstance(part, Bottleneck):
+                layers.append(_residual(part))
+            elif not isinstance(part, nn.Identity):
+                layers.append(part)
+    return nn.Sequential(*layers)
+
+
+def _residual(block: Bottleneck) -> Residual:
+    main = nn.Sequential(block.conv1, nn.ReLU(inplace=True), block.conv2, nn.ReLU(inplace=True))
+    return Residual(main, block.conv3, nn.Identity() if block.downsample is None else block.downsample[0])
+
+
+def _round_weights(trunk: nn.Sequential) -> None:
+    """Turn all weights but the first layer's to bf16, in place."""
+    for layer in trunk[1:]:
+        layer.to(torch.bfloat16)
+    trunk.insert(1, _To(torch.bfloat16))

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "resolve_precision"]
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+ROWS_ALIKE = 4
+"""A row's logit depends on its place in batches of other sizes than multiples of this."""
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
@@ -46,31 +48,39 @@ def resolve_device(device: str = "auto") -> str:
         kind = torch.device(device).type
     except RuntimeError:
         raise DeviceError(f"--device {device}: not a device; expected auto, cpu, cuda or cuda:N") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(f"--device {device}: no CUDA GPU is to be had on this machine; use --device cpu")
     if kind not in ("cpu", "cuda"):
         raise DeviceError(f"--device {device}: not supported; expected auto, cpu, cuda or cuda:N")
+    if kind == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise DeviceError(f"--device {device}: no CUDA GPU is to be had on this machine; use --device cpu")
+    if (torch.device(device).index or 0) >= (count := torch.cuda.device_count()):
+        raise DeviceError(f"--device {device}: this machine has {count} CUDA GPU(s); expected cuda:0 to cuda:{count - 1}")
     return device
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Give ``fp32`` or ``bf16``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
+    """Give ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
 
-    On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32.
+    On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32. int8 is never chosen,
+    only taken: it is faster still, and its probabilities differ more (docs/benchmarks.md).
 
     Raises
     ------
     DeviceError
-        when `precision` is none of :data:`PRECISIONS`.
+        when `precision` is none of :data:`PRECISIONS`, or is int8 and `device` no CPU with VNNI.
     """
     import torch
 
     if precision not in PRECISIONS:
         raise DeviceError(f"--precision {precision}: not supported; expected one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and not (device == "cpu" and torch.cpu._is_vnni_supported()):
+        raise DeviceError("--precision int8: needs a CPU with VNNI (AVX512-VNNI or AVX-VNNI); use --precision auto")
     if precision != "auto":
         return precision
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
@@ -96,7 +106,7 @@ class Predictor:
     """Applies a model to patches and blocks.
 
     Every pass over patches has the same number of rows (the last one is padded), so a patch's logit depends neither on
-    its neighbours in the batch nor on how many there are.
+    its neighbours in the batch nor on how many there are. Sums of integers are exact: int8 needs less padding.
 
     Threads may share a predictor, and should: on a CPU one of them computes at a time, on all cores, while others read and
     write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time.
@@ -105,7 +115,7 @@ class Predictor:
     ----------
     model : as :func:`wsi_meta.load_model` gives it; it is not changed
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
-    precision : ``auto``, ``fp32`` or ``bf16``
+    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`resolve_precision`
     batch_size : rows of one forward pass; a row is one view of one patch
     tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
         the work
@@ -115,7 +125,7 @@ class Predictor:
     Raises
     ------
     DeviceError
-        when the device is not to be had, or there is no C++ compiler to compile with.
+        when the device is not to be had, or there is no C++ compiler to compile with, or it is asked to compile int8.
     """
 
     def __init__(
@@ -139,14 +149,15 @@ class Predictor:
         self.views = VIEWS if tta else 1
         self.halo_px = DENSE_HALO_PX if dense else 0
         """Pixels beyond a block's patches that :meth:`predict_block` wants to see on each side."""
-        self._rows = -(-batch_size // 4) * 4  # a row's logit depends on its place in batches of other sizes
+        self._rows = -(-batch_size // ROWS_ALIKE) * ROWS_ALIKE
         self._dense = dense
         self._lock = threading.Lock()
         self._local = threading.local()
         self._stopped = False
         if self.device == "cpu":
             keep_freed_memory()
-        network = FastNetwork(model, precision=self.precision, dense=dense).to(self.device)
+        in_bands = dense and self.device == "cpu" and not compiled
+        network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=in_bands).to(self.device)
         patch_px = model.card.preprocessing.patch_px
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 
@@ -229,13 +240,19 @@ class Predictor:
         for start in range(0, len(logits), self.batch_size):
             stop = min(start + self.batch_size, len(logits))
             rows = torch.arange(start, stop, device=self.device)
-            seen = dihedral(take(rows // self.views), rows % self.views)
-            batch = seen.new_zeros((self._rows, *seen.shape[1:]))
+            seen = take(rows // self.views)
+            if self.views > 1:
+                seen = dihedral(seen, rows % self.views)
+            batch = seen.new_zeros((self._padded(len(seen)), *seen.shape[1:]))
             batch[: len(seen)] = seen
             logits[start:stop] = self._pass(batch)[: len(seen)]
             if report is not None:
                 report(stop // self.views - start // self.views)
         return logits.view(n, self.views)
+
+    def _padded(self, count: int) -> int:
+        """Give the rows of a pass for `count` of them: always the same, since sums of floats hang on it in their last bits."""
+        return self._rows if self.precision != "int8" else -(-count // ROWS_ALIKE) * ROWS_ALIKE
 
     def _by_block(self, image: torch.Tensor, wanted: NDArray[np.bool_], report: Callable[[int], None] | None) -> torch.Tensor:
         """Give logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each part that is wanted."""
@@ -258,8 +275,10 @@ class Predictor:
         """Run the network over uint8 images (n, height, width, 3) on the device."""
         if self._stopped:
             raise InterruptedError("the predictor was stopped")
-        logits: torch.Tensor = self._network(images)
-        return logits
+        if self.compiled and self.device != "cpu":
+            with self._lock:  # compiled code is not for several threads at once; a GPU goes on meanwhile
+                return self._network(images)
+        return self._network(images)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

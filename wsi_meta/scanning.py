@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.grid import Block, PatchGrid
+from wsi_meta.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
@@ -69,7 +69,7 @@ def scan(
     workers: int = 2,
     tissue_mask: str | Path | None = None,
     score_model: str | Path | None = None,
-    block_px: int = 1920,
+    block_px: int = BLOCK_PX,
     scheduler: Any = "threads",
     overwrite: bool = False,
     progress: bool = False,

@@ -18,6 +18,7 @@ __all__ = [
     "print_result",
     "print_results",
     "reader_option",
+    "training_precision_option",
     "tta_option",
     "workers_option",
 ]
@@ -27,10 +28,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 precision_option = click.option(
     "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic; auto is bf16 where the hardware has it, else fp32. int8: fastest on a CPU, less exact.",
+)
+training_precision_option = click.option(
+    "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="Arithmetic; auto is bf16 where the hardware has it.",
+    help="Arithmetic; auto is bf16 where the hardware has it, else fp32.",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."

@@ -67,7 +67,7 @@ __all__ = ["train"]
 @click.option("--drop-duplicates", is_flag=True, help="Drop training patches that are also in validation.")
 @options.workers_option
 @options.device_option
-@options.precision_option
+@options.training_precision_option
 @options.overwrite_option
 @options.as_json_option
 def train(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wsi_meta.errors import DeviceError
 from wsi_meta.model import cell_logits
 from wsi_meta.network import compiler_found
 from wsi_meta.predictor import keep_freed_memory, resolve_precision
@@ -191,12 +192,19 @@ def _peak_step(name: str, start: Start, recipe: Recipe) -> float:
 
 def _choose_precision(precision: str, device: str) -> str:
     """Resolve ``auto`` for training: bf16 on a CPU needs a C++ compiler, for only compiled does it use the fast kernels."""
+    if precision == "int8":
+        raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
     resolved = resolve_precision(precision, device)
     return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
 
 
 def _worth_compiling(learner: Learner) -> bool:
-    """Tell whether to compile: always for bf16 on a CPU (a fifth of the time), on a GPU where the steps repay it."""
+    """Tell whether to compile: always for bf16 on a CPU (a fifth of the time), on one GPU where the steps repay it.
+
+    Not on several: torch's SyncBatchNorm breaks the graph at each of 53 places.
+    """
     if learner.processes.device == "cpu":
         return learner.precision == "bf16"
-    return compiler_found() and learner.recipe.epochs * learner.steps_per_epoch >= COMPILE_STEPS
+    if learner.processes.count > 1:
+        return False
+    return compiler_found(learner.processes.device) and learner.recipe.epochs * learner.steps_per_epoch >= COMPILE_STEPS

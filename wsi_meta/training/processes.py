@@ -71,6 +71,8 @@ def joined_processes(device: str) -> Iterator[Processes]:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     device = resolve_device(device)
     if count == 1:
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)  # the loader's pinning thread asks for the current one
         yield Processes(0, 1, device)
         return
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:

@@ -1,0 +1,142 @@
+"""The classifier in integers: near the one in float32, the same whatever else is in the batch, and only where it can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from slides import texture, write_slide
+from torch import nn
+
+import wsi_meta.int8
+import wsi_meta.network
+from wsi_meta.errors import DeviceError
+from wsi_meta.int8 import CLIPPED, _fit, _moments, _rectified, _upper
+from wsi_meta.model import Model, load_model
+from wsi_meta.network import FastNetwork
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor, resolve_precision
+from wsi_meta.scanning import scan
+from wsi_meta.synthetic import draw_lymph_node
+from wsi_meta.training.recipe import Recipe
+from wsi_meta.training.train import train
+
+HERE: dict[str, Any] = {"device": "cpu", "precision": "int8"}
+with_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no VNNI")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """The embedded model: ranges mean something only where BatchNorm was trained."""
+    return load_model(None)
+
+
+@pytest.fixture(scope="module")
+def patches() -> torch.Tensor:
+    """Tissue with and without tumor."""
+    picture = draw_lymph_node(960, 960, seed=2)[0][::2, ::2]
+    return torch.from_numpy(picture[:480, :480].reshape(5, 96, 5, 96, 3).swapaxes(1, 2).reshape(25, 96, 96, 3).copy())
+
+
+@with_vnni
+def test_probabilities_are_near_those_of_float32(model: Model, patches: torch.Tensor) -> None:
+    exact, rounded = (
+        model.card.calibration.to_probability(Predictor(model, device="cpu", precision=precision).predict_patches(patches))
+        for precision in ("fp32", "int8")
+    )
+
+    assert np.ptp(exact) > 0.3
+    assert 0 < np.abs(exact - rounded).max() < 0.25
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.98
+
+
+@with_vnni
+def test_a_patch_does_not_depend_on_its_batch(model: Model, patches: torch.Tensor) -> None:
+    expected = Predictor(model, **HERE, batch_size=64).predict_patches(patches)
+    for batch_size in (4, 8, 12):
+        np.testing.assert_array_equal(Predictor(model, **HERE, batch_size=batch_size).predict_patches(patches), expected)
+
+
+@with_vnni
+@pytest.mark.parametrize("rows", [32, 96])
+def test_bands_are_exact(model: Model, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
+    whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands) for bands in (False, True))
+    monkeypatch.setattr(wsi_meta.network, "BAND_PX", 0)
+    monkeypatch.setattr(wsi_meta.network, "LEAST_BAND_ROWS", rows)
+
+    with torch.inference_mode():
+        expected = whole(image)
+        np.testing.assert_array_equal(banded(image), expected)
+    assert np.ptp(expected.numpy()) > 0
+
+
+@with_vnni
+def test_scan_says_so(tmp_path: Path, model_file: Path) -> None:
+    side = 5 * 32
+    slide = write_slide(tmp_path / "s.tif", texture(side, side))
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, tissue_mask="none", **HERE)
+
+    assert heatmap.facts["identity"]["precision"] == "int8"
+    assert heatmap.facts["identity"]["compiled"] is False
+    assert np.isfinite(heatmap.probability).all()
+    with pytest.raises(DeviceError, match="int8 is not compiled"):
+        scan(slide, tmp_path / "c.zarr", model=model_file, tissue_mask="none", compiled="yes", **HERE)
+
+
+def test_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch_folder: Path) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert resolve_precision("int8", "cpu") == "int8"
+    with pytest.raises(DeviceError, match="VNNI"):
+        resolve_precision("int8", "cuda")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(DeviceError, match="VNNI"):
+        resolve_precision("int8", "cpu")
+    with pytest.raises(DeviceError, match="not for training"):
+        train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=Recipe(epochs=1, batch_size=8), workers=0, **HERE)
+
+
+def test_ranges_clip_one_value_in_a_million() -> None:
+    layer = nn.BatchNorm2d(3)
+    layer.bias.data = torch.tensor([0.0, 1.0, -2.0])
+    layer.weight.data = torch.tensor([1.0, -2.0, 0.5])
+    mean, spread = _moments(layer)
+
+    assert list(spread) == [1, 2, 0.5]
+    assert norm.sf(_upper((mean, spread)), mean, spread).mean() == pytest.approx(CLIPPED, rel=1e-6)
+
+
+def test_moments_after_a_relu_are_those_of_samples() -> None:
+    means, spreads = np.array([0.5, -1.0, 0.0]), np.array([1.0, 2.0, 0.3])
+    samples = np.random.default_rng(0).normal(means, spreads, (400_000, 3)).clip(0)
+    mean, spread = _rectified((means, spreads))
+
+    np.testing.assert_allclose(mean, samples.mean(0), atol=0.01)
+    np.testing.assert_allclose(spread, samples.std(0), atol=0.01)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (-2.1, 2.6), (0.5, 2.0), (-3.0, -1.0)])
+def test_zero_stands_for_itself(low: float, high: float) -> None:
+    scale, zero_point = _fit(low, high)
+
+    assert 0 <= zero_point <= wsi_meta.int8.LEVELS
+    assert (0 - zero_point) * scale <= min(low, 0) + scale
+    assert (wsi_meta.int8.LEVELS - zero_point) * scale >= max(high, 0) - scale
+
+
+def test_dense_cells_are_the_patches_cells(model: Model) -> None:
+    """The halo is what dense mode sees beyond; the shapes must fit in integers as in floats."""
+    if not torch.cpu._is_vnni_supported():
+        pytest.skip("no VNNI")
+    side = 3 * 32 + 2 * (32 + DENSE_HALO_PX)
+    image = texture(side, side)
+    exact, rounded = (
+        Predictor(model, device="cpu", precision=precision, dense=True).predict_block(image, np.ones((3, 3), bool), 32)
+        for precision in ("fp32", "int8")
+    )
+
+    assert rounded.shape == exact.shape == (3, 3, 1)
+    assert np.abs(exact - rounded).max() < 0.5 * np.abs(exact).max() + 0.5
