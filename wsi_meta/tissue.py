@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
 from math import ceil
@@ -31,6 +32,8 @@ BLUR_TRUNCATE = 4.0
 """Deviations at which the blur ends."""
 BAND_ROWS = 256
 """Rows of overview and mask that are worked on together: little memory, and what stays in the processor's cache is quick."""
+BANDS_AT_ONCE = 4
+"""Bands of the overview in work at the same time, some 25 MB each on a full-size slide."""
 MAX_DARKNESS = 0.2
 """HSV value under which a grey pixel is a black border or ink, not a nucleus (averaged over 8 um, none is as dark)."""
 PEN_HUE = (0.22, 0.62)
@@ -130,10 +133,14 @@ def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool
     """Give what is stained (not glass, not black) and what is ink, its soft edge included; in bands, for little memory."""
     margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
-    for top in range(0, len(image), BAND_ROWS):
+
+    def tell(top: int) -> None:
         first, inner = max(0, top - margin), slice(top, top + BAND_ROWS)
         band = _tell_band(image[first : top + BAND_ROWS + margin], mpp)
         stained[inner], ink[inner] = (part[top - first : top - first + BAND_ROWS] for part in band)
+
+    with ThreadPoolExecutor(BANDS_AT_ONCE) as threads:
+        list(threads.map(tell, range(0, len(image), BAND_ROWS)))  # raises what a band raised, and lets the others be
     return stained, ink
 
 
