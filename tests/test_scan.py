@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
 from wsi_meta.score_model import FEATURES
+from wsi_meta.tissue import find_tissue
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 
@@ -304,6 +307,58 @@ def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Pa
     with pytest.raises(ModelFileError, match="no numbers"):
         scan(slide_file, tmp_path / "nan.zarr", model=nan)
     assert not (Heatmap.open(tmp_path / "nan.zarr").status == Status.SCANNED).any()
+
+
+def test_the_model_is_loaded_while_tissue_is_found(
+    tmp_path: Path, slide_file: Path, model_file: Path, darkness: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)  # broken unless both are at it at the same time
+
+    def load(path: Any) -> Any:
+        both.wait()
+        return load_model(path)
+
+    def find(slide: Any) -> Any:
+        both.wait()
+        return find_tissue(slide)
+
+    monkeypatch.setattr(wsi_meta.scanning, "load_model", load)
+    monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
+    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).finished
+
+
+@pytest.mark.parametrize("failure", [SlideReadError("nothing of it can be read"), KeyboardInterrupt()])
+def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    finding = threading.Event()
+    before = threading.active_count()
+
+    def load(path: Any) -> Any:
+        finding.wait(10)
+        time.sleep(0.1)
+        return load_model(path)
+
+    def find(_: Any) -> Any:
+        finding.set()
+        raise failure
+
+    monkeypatch.setattr(wsi_meta.scanning, "load_model", load)
+    monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
+    with pytest.raises(type(failure)):
+        scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    assert threading.active_count() == before
+    assert wsi_meta.scanning._load.cache_info().currsize == 0
+    assert not (tmp_path / "h.zarr").exists()
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, slide_file: Path) -> None:
+    state = half_precision(build_network().state_dict())
+    del state["fc.bias"]
+    save_model(tmp_path / "part.safetensors", state, ModelCard())
+    with pytest.raises(ModelFileError, match="the weights do not fit"):
+        scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "part.safetensors")
+    assert not (tmp_path / "h.zarr").exists()
 
 
 def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -> None:

@@ -13,7 +13,7 @@ from slides import damage_tile, write_slide
 from wsi_meta.errors import DataError
 from wsi_meta.grid import PatchGrid
 from wsi_meta.slide import open_slide
-from wsi_meta.tissue import MASK_MPP, TissueMask, find_tissue, read_tissue_mask
+from wsi_meta.tissue import BAND_ROWS, MASK_MPP, TissueMask, _bridge, _tell_colours, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)
@@ -76,6 +76,54 @@ def test_haematoxylin_is_not_ink(tmp_path: Path) -> None:
     image = _glass()
     image[100:200, 100:300] = (95, 70, 150)
     assert find_tissue(open_slide(_slide_of(tmp_path, image))).mask[102:198, 102:298].all()
+
+
+@pytest.mark.parametrize("mpp", [MASK_MPP, 28.9685, 100.0])
+def test_colours_are_those_of_the_rule_applied_to_the_whole_picture(mpp: float) -> None:
+    from scipy.ndimage import gaussian_filter
+    from skimage.color import rgb2hsv
+    from skimage.morphology import dilation, disk
+
+    rng = np.random.default_rng(0)
+    # patches of every colour, the greys and the pale ones among them, under noise
+    coarse = rng.integers(0, 256, (BAND_ROWS // 4 + 3, 30, 3)) * rng.choice([0.0, 0.1, 0.4, 1.0], (1, 30, 1)) + 20
+    image = (np.kron(coarse, np.ones((8, 8, 1))) + rng.normal(0, 4, (2 * BAND_ROWS + 24, 240, 3))).clip(0, 255).astype(np.uint8)
+    blurred = gaussian_filter(image.astype(np.float32) / 255, (8.0 / mpp,) * 2 + (0,), mode="nearest", truncate=4.0)
+    hue, saturation, value = np.moveaxis(rgb2hsv(blurred), -1, 0)
+    of_ink = (hue > 0.22) & (hue < 0.62)
+    ink = of_ink & dilation(of_ink & (saturation >= 0.25), disk(round(40 / mpp)))
+    assert 0.05 < ink.mean() < 0.5
+    for part, expected in zip(_tell_colours(image, mpp), ((saturation >= 0.07) & (value > 0.2), ink), strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.tuples(st.sampled_from([1, 3, 40, BAND_ROWS + 5]), st.integers(1, 60)),
+    share=st.sampled_from([0.002, 0.01, 0.05, 0.5]),
+    mpp=st.sampled_from([MASK_MPP, 13.0, 28.9685, 100.0, 1000.0]),
+    seed=st.integers(0, 1000),
+)
+def test_gaps_and_holes_are_filled_as_scikit_image_does(shape: tuple[int, int], share: float, mpp: float, seed: int) -> None:
+    from scipy.ndimage import binary_fill_holes
+    from skimage.morphology import closing, disk, remove_small_objects
+
+    mask, radius = np.random.default_rng(seed).random(shape) < share, round(40 / mpp)
+    padded = np.pad(mask, radius, mode="edge")
+    closed = closing(padded, disk(radius))[radius : radius + shape[0], radius : radius + shape[1]]
+    holes = binary_fill_holes(closed) & ~closed
+    expected = closed | holes & ~remove_small_objects(holes, max_size=round(0.5e6 / mpp**2))
+    np.testing.assert_array_equal(_bridge(mask, mpp), expected)
+
+
+def test_holes_are_filled_up_to_half_a_square_millimetre() -> None:
+    ring = np.zeros((2 * BAND_ROWS, 300), bool)
+    ring[10:150, 10:150] = ring[200:400, 20:220] = True
+    ring[30:130, 30:121] = False  # 9,100 px are 0.55 mm2
+    ring[230:320, 100:191] = False  # 8,190 px are 0.495 mm2, on both sides of a band's end
+    filled = _bridge(ring, MASK_MPP)
+    assert not filled[40:120, 40:110].any()
+    assert filled[200:400, 20:220].all()
 
 
 def test_white_slide_has_none(tmp_path: Path) -> None:

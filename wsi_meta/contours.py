@@ -13,8 +13,10 @@ __all__ = ["trace_cells"]
 
 Corner = tuple[int, int]
 """Row and column of a cell's corner."""
-Side = tuple[Corner, Corner]
-"""A side of a cell, from corner to corner."""
+STEPS = np.array([(-1, 0), (0, -1), (0, 1), (1, 0)])
+"""Rows and columns from a side's first corner to its last: upwards, to the left, to the right, downwards."""
+RIGHT, LEFT = np.array([2, 0, 3, 1]), np.array([1, 3, 0, 2])
+"""The direction in STEPS after a turn to the right, or left, by direction."""
 
 
 def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
@@ -36,41 +38,35 @@ def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
     parts, _ = label(region)  # joined by sides, not corners
     polygons = []
     for number, (rows, cols) in enumerate(find_objects(parts), 1):
-        sides = _sides(parts[rows, cols] == number)
-        rings = [_straighten(simple) + np.array([cols.start, rows.start]) for ring in _walk(sides) for simple in _split(ring)]
+        walked = _walk(_sides(parts[rows, cols] == number))
+        rings = [_straighten(simple) + np.array([cols.start, rows.start]) for ring in walked for simple in _split(ring)]
         polygons.append(sorted(rings, key=_signed_area, reverse=True))  # the outer ring alone runs clockwise
     return polygons
 
 
-def _sides(region: NDArray[np.bool_]) -> set[Side]:
-    """Give the sides between region and rest, the region on their right."""
+def _sides(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which sides lie between region and rest, the region on their right: bool (first corner's row, col, direction)."""
     padded = np.pad(region, 1)
-    sides: set[Side] = set()
-    for neighbour, start, end in (
-        (padded[:-2, 1:-1], (0, 0), (0, 1)),
-        (padded[1:-1, 2:], (0, 1), (1, 1)),
-        (padded[2:, 1:-1], (1, 1), (1, 0)),
-        (padded[1:-1, :-2], (1, 0), (0, 0)),
-    ):
-        cells = np.argwhere(region & ~neighbour).tolist()
-        sides.update(((row + start[0], col + start[1]), (row + end[0], col + end[1])) for row, col in cells)
-    return sides
+    above_left, above, left, here = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]  # of a corner
+    return np.stack([above & ~above_left, above_left & ~left, here & ~above, left & ~here], -1)
 
 
-def _walk(sides: set[Side]) -> list[list[Corner]]:
+def _walk(sides: NDArray[np.bool_]) -> list[list[Corner]]:
     """Join sides to closed rings; where two cells meet at a corner, turn right, which stays at the same cell."""
-    onwards: dict[Corner, list[Corner]] = {}
-    for start, end in sides:
-        onwards.setdefault(start, []).append(end)
-    rings, left = [], set(sides)
-    for side in sorted(sides):
-        ring = []
-        while side in left:
-            left.remove(side)
-            ring.append(side[0])
-            (row, col), here = side
-            right = (here[0] + here[1] - col, here[1] - here[0] + row)
-            side = (here, right if right in onwards[here] else onwards[here][0])
+    rows, cols, directions = np.nonzero(sides)
+    number = np.full(sides.shape, -1)
+    number[sides] = np.arange(len(rows))
+    ends = rows + STEPS[directions, 0], cols + STEPS[directions, 1]
+    turns = [number[(*ends, turned)] for turned in (RIGHT[directions], directions, LEFT[directions])]
+    onwards = np.where(turns[0] >= 0, turns[0], np.maximum(turns[1], turns[2])).tolist()
+    corners = list(zip(rows.tolist(), cols.tolist(), strict=True))
+    rings, walked = [], bytearray(len(corners))
+    for first in range(len(corners)):
+        ring, side = [], first
+        while not walked[side]:
+            walked[side] = True
+            ring.append(corners[side])
+            side = onwards[side]
         if ring:
             rings.append(ring)
     return rings
@@ -78,6 +74,8 @@ def _walk(sides: set[Side]) -> list[list[Corner]]:
 
 def _split(ring: list[Corner]) -> list[list[Corner]]:
     """Cut a ring where it comes to the same corner again, so that each part is there once."""
+    if len(set(ring)) == len(ring):
+        return [ring]
     parts, path, place = [], list[Corner](), dict[Corner, int]()
     for corner in ring:
         if corner in place:

@@ -217,7 +217,7 @@ class Heatmap:
                 overwrite=True,
             )
             array[...] = level
-        self.group.attrs.update(
+        self.group.update_attributes(  # at once: each key of attrs.update() writes all of them, and lesions may be megabytes
             {
                 "ome": _multiscales(self.path.stem, self.grid.cell_um, count),
                 "wsi_meta": self.facts | {"result": result, "lesions": lesions},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from wsi_meta.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
-from wsi_meta.model import Model, load_model, model_path
+from wsi_meta.model import Model, ModelCard, load_model, model_path, read_card
 from wsi_meta.predictor import DENSE_HALO_PX, Predictor, keep_freed_memory
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
@@ -124,9 +125,12 @@ def scan(
         if job.network.device == "cpu":
             keep_freed_memory()  # before the workers' threads are there
         place.prepare()
-        opened, loaded, out = _open_slide(job.slide, job.mpp, job.reader), _load(job.network.model), Path(out)
-        grid = _make_grid(opened, loaded, stride_px, block_px)
-        tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
+        opened, out = _open_slide(job.slide, job.mpp, job.reader), Path(out)
+        grid = _make_grid(opened, read_card(job.network.model), stride_px, block_px)
+        with ThreadPoolExecutor(1) as aside:  # importing and loading a network takes as long as finding tissue
+            loading = aside.submit(_load, job.network.model)
+            tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
+        loaded = loading.result()
         cells = tissue.cells(grid)
         use = choose_compiled(job.network, int(cells.sum()), None if overwrite else out, progress=progress)
         job = replace(job, network=replace(job.network, compiled=use))
@@ -186,8 +190,8 @@ def _make_predictor(network: NetworkChoice) -> Predictor:
     )
 
 
-def _make_grid(slide: Slide, model: Model, stride_px: int, block_px: int) -> PatchGrid:
-    preprocessing = model.card.preprocessing
+def _make_grid(slide: Slide, card: ModelCard, stride_px: int, block_px: int) -> PatchGrid:
+    preprocessing = card.preprocessing
     slide.check_resolution(preprocessing.mpp)
     return PatchGrid(
         slide.width, slide.height, slide.mpp, preprocessing.mpp, preprocessing.patch_px, stride_px, block_px=block_px

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +31,9 @@ BLUR_UM = 8.0
 BLUR_TRUNCATE = 4.0
 """Deviations at which the blur ends."""
 BAND_ROWS = 256
-"""Rows of the overview that are looked at together."""
+"""Rows of overview and mask that are worked on together: little memory, and what stays in the processor's cache is quick."""
+BANDS_AT_ONCE = 4
+"""Bands of the overview in work at the same time, some 25 MB each on a full-size slide."""
 MAX_DARKNESS = 0.2
 """HSV value under which a grey pixel is a black border or ink, not a nucleus (averaged over 8 um, none is as dark)."""
 PEN_HUE = (0.22, 0.62)
@@ -61,13 +66,11 @@ class TissueMask:
 
     def cells(self, grid: PatchGrid) -> NDArray[np.bool_]:
         """Give the grid's cells that hold any tissue: bool (rows, cols)."""
-        sums = np.pad(self.mask.astype(np.int32), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-        (top, bottom), (left, right) = (
+        rows, cols = (
             _covering(count, grid.cell_l0 / step, length)
             for count, step, length in zip(grid.shape, self.downsample, self.mask.shape, strict=True)
         )
-        inside = sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
-        return np.asarray(inside > 0)
+        return _any_within(_any_within(self.mask, *rows).T, *cols).T
 
     def fingerprint(self) -> str:
         """Give a SHA-256 (hexadecimal) over mask and place."""
@@ -130,43 +133,97 @@ def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool
     """Give what is stained (not glass, not black) and what is ink, its soft edge included; in bands, for little memory."""
     margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
-    for top in range(0, len(image), BAND_ROWS):
+
+    def tell(top: int) -> None:
         first, inner = max(0, top - margin), slice(top, top + BAND_ROWS)
         band = _tell_band(image[first : top + BAND_ROWS + margin], mpp)
         stained[inner], ink[inner] = (part[top - first : top - first + BAND_ROWS] for part in band)
+
+    with ThreadPoolExecutor(BANDS_AT_ONCE) as threads:
+        list(threads.map(tell, range(0, len(image), BAND_ROWS)))  # raises what a band raised, and lets the others be
     return stained, ink
 
 
 def _tell_band(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    from scipy.ndimage import gaussian_filter
-    from skimage.color import rgb2hsv
-    from skimage.morphology import dilation, disk
-
-    sigma = (BLUR_UM / mpp,) * 2 + (0,)
-    blurred = gaussian_filter(image.astype(np.float32) / 255, sigma, mode="nearest", truncate=BLUR_TRUNCATE)
-    value = blurred.max(-1)
-    saturation = np.divide(value - blurred.min(-1), value, out=np.zeros_like(value), where=value > 0)
+    planes = [_blurred(image[..., channel], mpp) for channel in range(3)]  # each by itself: several times faster
+    value, lowest = reduce(np.maximum, planes), reduce(np.minimum, planes)
+    saturation = np.divide(value - lowest, value, out=np.zeros_like(value), where=value > 0)
     stained = (saturation >= MIN_SATURATION) & (value > MAX_DARKNESS)
-    strong = saturation >= PEN_SATURATION
-    if not strong.any():
-        return stained, strong
-    hue = rgb2hsv(blurred)[..., 0]
-    of_ink = (hue > PEN_HUE[0]) & (hue < PEN_HUE[1])
-    if not (strong & of_ink).any():
-        return stained, strong & of_ink
-    return stained, of_ink & np.asarray(dilation(of_ink & strong, disk(round(PEN_EDGE_UM / mpp))))
+    core = _of_pen_hue(planes, saturation >= PEN_SATURATION)
+    if not core.any():
+        return stained, core
+    edge = round(PEN_EDGE_UM / mpp)
+    return stained, _of_pen_hue(planes, _dilated(np.pad(core, edge), edge))
+
+
+def _blurred(plane: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(plane.astype(np.float32) / 255, BLUR_UM / mpp, mode="nearest", truncate=BLUR_TRUNCATE))
+
+
+def _of_pen_hue(planes: Sequence[NDArray[np.float32]], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Tell which of the pixels asked for have a pen's hue; from green to blue, green is above red."""
+    red, green, _ = planes
+    found = asked & (green > red)
+    if not found.any():
+        return found
+    from skimage.color import rgb2hsv
+
+    hue = rgb2hsv(np.stack([plane[found] for plane in planes], -1))[..., 0]
+    found[found] = (hue > PEN_HUE[0]) & (hue < PEN_HUE[1])
+    return found
 
 
 def _bridge(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
     """Close gaps, then fill the smaller of the holes: background that is enclosed by tissue."""
-    from scipy.ndimage import binary_fill_holes
-    from skimage.morphology import closing, disk, remove_small_objects
+    return _fill_holes(_close(mask, round(CLOSE_UM / mpp)), round(FILL_MM2 * 1e6 / mpp**2))
 
-    radius = round(CLOSE_UM / mpp)
-    rows, cols = mask.shape
-    closed = closing(np.pad(mask, radius, mode="edge"), disk(radius))[radius : radius + rows, radius : radius + cols]
-    holes = binary_fill_holes(closed) & ~closed
-    return np.asarray(closed | holes & ~remove_small_objects(holes, max_size=round(FILL_MM2 * 1e6 / mpp**2)))
+
+def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Close by a disk: as scikit-image's ``closing``, whose time grows with the disk's area, but thirty times faster."""
+    closed = np.empty_like(mask)
+    padded = np.pad(mask, 2 * radius, mode="edge")
+    for top in range(0, len(mask), BAND_ROWS):
+        band = padded[top : top + BAND_ROWS + 4 * radius]
+        closed[top : top + BAND_ROWS] = ~_dilated(~_dilated(band, radius), radius)
+    return closed
+
+
+def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
+    """Dilate by a disk, whose rows are runs of pixels; without the margin of `radius` where it would reach outside."""
+    rows, cols = (side - 2 * radius for side in mask.shape)
+    dilated = np.zeros((rows, cols), bool)
+    runs, reach = mask[:, radius : radius + cols].copy(), 0
+    for offset in range(radius, -1, -1):  # from the disk's short rows to its long one
+        while (reach + 1) ** 2 + offset**2 <= radius**2:
+            reach += 1
+            runs |= mask[:, radius - reach : radius - reach + cols] | mask[:, radius + reach : radius + reach + cols]
+        dilated |= runs[radius - offset : radius - offset + rows] | runs[radius + offset : radius + offset + rows]
+    return dilated
+
+
+def _fill_holes(mask: NDArray[np.bool_], max_px: int) -> NDArray[np.bool_]:
+    """Fill background that reaches no edge, up to an area, in place."""
+    from scipy.ndimage import label
+
+    regions, count = label(~mask)
+    bands = [slice(top, top + BAND_ROWS) for top in range(0, len(mask), BAND_ROWS)]
+    areas = np.zeros(count + 1, np.int64)
+    for band in bands:
+        areas += np.bincount(regions[band].ravel(), minlength=count + 1)
+    small = areas <= max_px
+    for outside in (0, regions[0], regions[-1], regions[:, 0], regions[:, -1]):  # 0 is what was not labelled
+        small[outside] = False
+    for band in bands:
+        mask[band] |= small[regions[band]]
+    return mask
+
+
+def _any_within(mask: NDArray[np.bool_], first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell for each range of rows where any of it is True, column by column."""
+    ranges = np.stack([first, end], -1).ravel()  # every second one is what lies between two of them
+    return np.asarray(np.logical_or.reduceat(np.pad(mask, ((0, 1), (0, 0))), ranges)[::2])
 
 
 def _covering(count: int, step: float, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

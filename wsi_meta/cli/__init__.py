@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 from typing import Any
 
 import click
@@ -45,6 +47,7 @@ def main() -> None:
 
     Start with:  wsi-meta demo
     """
+    atexit.register(gc.freeze)  # else the end of the process takes torch's modules apart, object by object: half a second
 
 
 for _command in (demo, scan, overlay, info, sample, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):
