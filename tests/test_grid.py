@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
-from wsi_meta.grid import STRIDES, PatchGrid
+from wsi_meta.grid import STRIDES, Block, PatchGrid
 
 grids = st.builds(
     PatchGrid,
@@ -63,3 +65,26 @@ def test_figures_of_the_design() -> None:
 def test_stored_mpp_is_rounded() -> None:
     """A TIFF gives 0.24300000001 for 0.243: that must not add a row of cells with nothing in it."""
     assert PatchGrid(8192, 8192, 0.24300000001, 0.972, 96, 32).shape == (64, 64)
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
+def test_a_shrunk_block_holds_all_wanted_cells_and_no_empty_edge(wanted: NDArray[np.bool_]) -> None:
+    block = Block(30, 40, *wanted.shape)
+    inner, place = block.shrunk(wanted)
+    kept = wanted[place]
+
+    assert kept.shape == (inner.rows, inner.cols)
+    assert kept.sum() == wanted.sum()
+    assert all(edge.any() for edge in (kept[0], kept[-1], kept[:, 0], kept[:, -1]))
+    assert (inner.row - block.row, inner.col - block.col) == (place[0].start, place[1].start)
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_quarters_cover_a_block_once(rows: int, cols: int) -> None:
+    times = np.zeros((rows, cols), int)
+    for quarter, place in Block(3, 5, rows, cols).quarters():
+        times[place] += 1
+        assert times[place].shape == (quarter.rows, quarter.cols)
+        assert (quarter.row - 3, quarter.col - 5) == (place[0].start, place[1].start)
+
+    assert (times == 1).all()

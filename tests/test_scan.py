@@ -241,6 +241,21 @@ def test_unreadable_region(tmp_path: Path, model_file: Path, darkness: None) -> 
     np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
 
 
+def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path, darkness: None) -> None:
+    """One block holds the slide: what of it lies far from the bad tile is scanned all the same."""
+    path = write_slide(tmp_path / "s.tif", texture(1280, 1280), levels=4)
+    whole = scan(path, tmp_path / "whole.zarr", model=model_file, tissue_mask="none", stride_px=64).probability
+    damage_tile(path, 0)
+    heatmap = scan(path, tmp_path / "h.zarr", model=model_file, tissue_mask="none", stride_px=64)
+    unreadable = heatmap.status == Status.UNREADABLE
+
+    assert len(heatmap.grid.blocks()) == 1
+    assert unreadable[:4, :4].all()
+    assert not unreadable[:, 10:].any()
+    assert not unreadable[10:].any()
+    np.testing.assert_array_equal(heatmap.probability[~unreadable], whole[~unreadable])
+
+
 def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path, darkness: None) -> None:
     path = write_slide(tmp_path / "s.tif", texture(256, 256))
     damage_tile(path, 0)

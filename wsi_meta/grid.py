@@ -25,7 +25,8 @@ STRIDES = tuple(range(8, 97, 8))
 """Allowed sides of a cell, pixels at the model's mpp."""
 
 BLOCK_PX = 3840
-"""Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells)."""
+"""Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells). The larger, the less is
+computed twice at its edges in dense mode (a sixth), and the more is lost where a scan is interrupted (some seconds)."""
 
 PASS_COST = 60
 """What one more pass of dense mode costs by itself, in cells."""
@@ -47,6 +48,22 @@ class Block:
     def cells(self) -> tuple[slice, slice]:
         """Index of the block's cells in the heatmap."""
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
+
+    def quarters(self) -> list[tuple[Block, tuple[slice, slice]]]:
+        """Give its upper and lower halves' left and right halves, those that are not empty, and their places in it."""
+        halves = [[(0, side // 2), (side // 2, side)] for side in (self.rows, self.cols)]
+        return [
+            (Block(self.row + top, self.col + left, end - top, right - left), (slice(top, end), slice(left, right)))
+            for top, end in halves[0]
+            for left, right in halves[1]
+            if end > top and right > left
+        ]
+
+    def shrunk(self, wanted: NDArray[np.bool_]) -> tuple[Block, tuple[slice, slice]]:
+        """Give the smallest block that holds all wanted cells, of which there are some, and its place in this one."""
+        rows, cols = _extents(wanted)
+        inner = Block(self.row + rows.start, self.col + cols.start, rows.stop - rows.start, cols.stop - cols.start)
+        return inner, (rows, cols)
 
 
 @dataclass(frozen=True)

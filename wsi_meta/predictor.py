@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "resolve_device", "resolve_precision"]
+__all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "prepare_memory", "resolve_device", "resolve_precision"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 ROWS_ALIKE = 4
 """A row's logit depends on its place in batches of other sizes than multiples of this."""
+KERNELS = 64
+"""Shapes of layers whose code oneDNN keeps."""
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
@@ -88,18 +91,39 @@ def keep_freed_memory() -> None:
     """Ask glibc's allocator to keep freed memory for the next batch instead of giving it back to the kernel.
 
     Activations of hundreds of MB are otherwise mapped and zeroed anew for every layer: measured a quarter to a third of
-    the time on a CPU (docs/benchmarks.md). Does nothing on other systems.
-
-    Threads that start later share the main thread's pool: glibc maps what does not fit into a pool of their own (64 MB) anew
-    each time, whatever else is set. So this is to be called before there are such threads.
+    the time on a CPU (docs/benchmarks.md). Does nothing on other systems. To be called before there are other threads, see
+    :func:`share_memory`.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        m_trim_threshold, m_top_pad, m_mmap_max, m_arena_max = -1, -2, -4, -8  # malloc.h
-        libc.mallopt(m_arena_max, 1)
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+        share_memory()
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 64 << 20)
+
+
+def share_memory() -> None:
+    """Ask glibc's allocator to let threads that start later share the main thread's pool.
+
+    In pools of their own each keeps what it freed, and what does not fit into one (64 MB) is mapped anew each time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        m_arena_max = -8  # malloc.h
+        ctypes.CDLL(None).mallopt(m_arena_max, 1)
+
+
+def prepare_memory(*, in_bands: bool) -> None:
+    """Set up this process's memory for a CPU's network, before its first pass.
+
+    oneDNN keeps the code that it made for the latest thousand shapes of layers, up to a gigabyte where rectangles have many
+    sizes; a pass needs fewer than KERNELS. Bands are small enough for the allocator as it is.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    if in_bands:
+        share_memory()
+    else:
+        keep_freed_memory()
 
 
 class Predictor:
@@ -154,9 +178,9 @@ class Predictor:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._stopped = False
-        if self.device == "cpu":
-            keep_freed_memory()
         in_bands = dense and self.device == "cpu" and not compiled
+        if self.device == "cpu":
+            prepare_memory(in_bands=in_bands)
         network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=in_bands).to(self.device)
         patch_px = model.card.preprocessing.patch_px
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
 from wsi_meta.model import Model, ModelCard, load_model, model_path, read_card
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor, keep_freed_memory
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor, prepare_memory
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
@@ -29,9 +29,15 @@ from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
 from wsi_meta.views import mean_over_views, spread_over_views
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["ScanOptionsError", "forget", "scan"]
 
 logger = logging.getLogger("wsi_meta")
+
+LEAST_READ_PX = 480
+"""Side of what is not tried in quarters any more, pixels at the model's mpp: what is lost round a damaged tile."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def scan(
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
         job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
         if job.network.device == "cpu":
-            keep_freed_memory()  # before the workers' threads are there
+            prepare_memory(in_bands=asked.compiled != "yes" and job.network.mode == "dense")  # before the workers' threads
         place.prepare()
         opened, out = _open_slide(job.slide, job.mpp, job.reader), Path(out)
         grid = _make_grid(opened, read_card(job.network.model), stride_px, block_px)
@@ -239,7 +245,8 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, plac
     how = f"{job.network.mode} mode, {job.network.precision}{', compiled' if job.network.compiled == 'yes' else ''}"
     note(f"{heatmap.path.stem}: {cells:,} cells, {how}", enabled=progress)
     worker = _open(job)
-    worker.slide.expect(grid.mpp, [grid.window(block, worker.predictor.halo_px) for block in blocks])
+    parts = [block.shrunk(status[block.cells] != Status.BACKGROUND)[0] for block in blocks]
+    worker.slide.expect(grid.mpp, [grid.window(part, worker.predictor.halo_px) for part in parts])
     place.stop = worker.predictor.stop
     with progress_bar(cells, "cells", "scanning", enabled=progress) as bar:
         if hasattr(scheduler, "submit"):
@@ -270,20 +277,36 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, plac
 def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], None] | None = None) -> int:
     """Read, predict and write one block; give the number of its cells that were dealt with."""
     worker, heatmap = _open(job), Heatmap.open(store)
-    calibration, grid = worker.predictor.model.card.calibration, heatmap.grid
+    calibration = worker.predictor.model.card.calibration
     wanted = heatmap.read_status(block) != Status.BACKGROUND
-    try:
-        image = worker.slide.read_at(grid.mpp, *grid.window(block, worker.predictor.halo_px))
-    except SlideReadError:
-        heatmap.write_block(block, None, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND).astype(np.uint8))
-        return int(wanted.sum())
-    logits = worker.predictor.predict_block(image, wanted, grid.stride_px, report)
+    logits = _predict(worker, heatmap.grid, block, wanted, report)
     # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
     probability = calibration.to_probability(mean_over_views(logits))
     uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
-    status = np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
-    heatmap.write_block(block, probability, status, uncertainty)
+    found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
+    heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
     return int(wanted.sum())
+
+
+def _predict(
+    worker: _Worker, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_], report: Callable[[int], None] | None
+) -> NDArray[np.float32]:
+    """Give the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
+
+    A block that cannot be read whole is tried in quarters, and they again, so that damage costs little round it.
+    """
+    logits = np.full((*wanted.shape, worker.predictor.views), np.nan, np.float32)
+    if not wanted.any():
+        return logits
+    part, place = block.shrunk(wanted)
+    try:
+        image = worker.slide.read_at(grid.mpp, *grid.window(part, worker.predictor.halo_px))
+    except SlideReadError:
+        for quarter, inside in part.quarters() if max(part.rows, part.cols) * grid.stride_px > LEAST_READ_PX else ():
+            logits[place][inside] = _predict(worker, grid, quarter, wanted[place][inside], report)
+        return logits
+    logits[place] = worker.predictor.predict_block(image, wanted[place], grid.stride_px, report)
+    return logits
 
 
 def _sum_up(heatmap: Heatmap) -> dict[str, Any]:

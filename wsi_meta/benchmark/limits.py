@@ -87,12 +87,13 @@ def measure_limits(
     with open_slide(slide) as opened:
 
         def read(block: Block) -> Any:
-            return opened.read_at(grid.mpp, *grid.window(block, predictor.halo_px))
+            return opened.read_at(grid.mpp, *grid.window(block.shrunk(wanted[block])[0], predictor.halo_px))
 
         def predict(block: Block, image: Any) -> None:
-            predictor.predict_block(image, wanted[block], grid.stride_px)
+            predictor.predict_block(image, wanted[block][block.shrunk(wanted[block])[1]], grid.stride_px)
 
-        opened.expect(grid.mpp, [grid.window(block, predictor.halo_px) for block in blocks])
+        parts = [block.shrunk(wanted[block])[0] for block in blocks]
+        opened.expect(grid.mpp, [grid.window(part, predictor.halo_px) for part in parts])
         read_seconds = _time_reading(read, blocks, workers)
         image = read(blocks[0])
         first, *again = (_seconds(predict, blocks[0], image) for _ in range(3))
