@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
@@ -58,10 +59,12 @@ class FastNetwork(nn.Module):
             self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
             if precision == "bf16":
                 _round_weights(self.trunk)
-        self.head = copy.deepcopy(model.network.get_submodule("fc"))
+        head = cast(nn.Linear, copy.deepcopy(model.network.get_submodule("fc")))
+        self.head = _Everywhere(head) if dense else head
         self.requires_grad_(False).to(memory_format=torch.channels_last)
         self.precision, self.dense, self.in_bands = precision, dense, in_bands
         if in_bands:
+            self.trunk.append(self.head)
             see_rows(self.trunk)
         if precision == "int8":
             self._pack_weights()
@@ -77,24 +80,34 @@ class FastNetwork(nn.Module):
         -------
         float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.model.cell_logits` gives them.
         """
+        if not self.dense:
+            features = self.trunk(self.preprocessing.to_input(images)).float()
+            logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(features, 1).flatten(1))
+            return logits[:, 0]
         if self.in_bands:
             rows = max(LEAST_BAND_ROWS, BAND_PX // images.shape[2] // 32 * 32)
-            features = features_in_bands(self.trunk, map(self.preprocessing.to_input, images.split(rows, 1)))
+            parts = features_in_bands(self.trunk, map(self.preprocessing.to_input, images.split(rows, 1)))
         else:
-            features = self.trunk(self.preprocessing.to_input(images))
-        features = features.float()
-        if self.dense:
-            pooled = nn.functional.avg_pool2d(features, kernel_size=3, stride=1).permute(0, 2, 3, 1)
-        else:
-            pooled = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
-        logits: torch.Tensor = self.head(pooled)[..., 0]
-        return logits
+            parts = self.head(self.trunk(self.preprocessing.to_input(images)))
+        return nn.functional.avg_pool2d(parts, kernel_size=3, stride=1)[:, 0]
 
     @torch.inference_mode()
     def _pack_weights(self) -> None:
         """Let integer weights be laid out for typical shapes: the first pass, whatever its shape, may be a bad choice."""
         side = self.preprocessing.patch_px
         self(torch.zeros(PACKED_FOR if self.dense else (64, side, side, 3), dtype=torch.uint8))
+
+
+class _Everywhere(nn.Module):
+    """The head on every feature by itself: being linear, its mean over a patch is the head of the patch's mean feature."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(features.float().permute(0, 2, 3, 1))
+        return logits.permute(0, 3, 1, 2)
 
 
 class _To(nn.Module):

@@ -18,7 +18,7 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
 from wsi_meta.model import Model, ModelCard, load_model, model_path, read_card
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor, prepare_memory
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor, give_back_memory, prepare_memory
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
@@ -137,6 +137,7 @@ def scan(
             loading = aside.submit(_load, job.network.model)
             tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
         loaded = loading.result()
+        give_back_memory()
         cells = tissue.cells(grid)
         use = choose_compiled(job.network, int(cells.sum()), None if overwrite else out, progress=progress)
         job = replace(job, network=replace(job.network, compiled=use))
