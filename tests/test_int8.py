@@ -127,10 +127,9 @@ def test_zero_stands_for_itself(low: float, high: float) -> None:
     assert (wsi_meta.int8.LEVELS - zero_point) * scale >= max(high, 0) - scale
 
 
+@with_vnni
 def test_dense_cells_are_the_patches_cells(model: Model) -> None:
     """The halo is what dense mode sees beyond; the shapes must fit in integers as in floats."""
-    if not torch.cpu._is_vnni_supported():
-        pytest.skip("no VNNI")
     side = 3 * 32 + 2 * (32 + DENSE_HALO_PX)
     image = texture(side, side)
     exact, rounded = (

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-__all__ = ["Residual", "Windowed", "features_in_bands", "see_rows"]
+__all__ = ["Residual", "Windowed", "features_in_bands", "see_rows", "window_side"]
 
 Bands = Iterator[tuple[torch.Tensor, bool]]
 """Rows (1, channels, rows, width) from top to bottom, and whether they are the last ones."""
@@ -59,7 +59,7 @@ class Windowed(nn.Module):
 
     def __init__(self, layer: WindowLayer) -> None:
         super().__init__()
-        self.kernel, self.stride, self.padding = (_side(n) for n in (layer.kernel_size, layer.stride, layer.padding))
+        self.kernel, self.stride, self.padding = (window_side(n) for n in (layer.kernel_size, layer.stride, layer.padding))
         layer.padding = (0, self.padding)
         self.beyond = getattr(layer, "input_zero_point", 0)
         self.layer = layer
@@ -72,7 +72,7 @@ class Windowed(nn.Module):
 def see_rows(trunk: nn.Module) -> None:
     """Make a trunk ready for :func:`features_in_bands`, in place; after that it is for nothing else."""
     for name, layer in list(trunk.named_modules()):
-        if hasattr(layer, "kernel_size") and (_side(layer.kernel_size), _side(layer.stride)) != (1, 1):
+        if hasattr(layer, "kernel_size") and (window_side(layer.kernel_size), window_side(layer.stride)) != (1, 1):
             trunk.set_submodule(name, Windowed(layer))
 
 
@@ -171,5 +171,6 @@ def _telling_last(bands: Iterable[torch.Tensor]) -> Bands:
     yield rows, True
 
 
-def _side(size: int | tuple[int, ...]) -> int:
-    return size if isinstance(size, int) else size[0]
+def window_side(size: Any) -> int:
+    """Give a square window's number, which torch keeps once or for each axis."""
+    return size if isinstance(size, int) else int(size[0])

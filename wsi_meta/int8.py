@@ -8,7 +8,6 @@ rounded per output channel, symmetrically; activations per tensor. Sums are exac
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
-from wsi_meta.bands import Residual
+from wsi_meta.bands import Residual, window_side
 from wsi_meta.preprocessing import Preprocessing
 
 __all__ = ["quantised_trunk"]
@@ -103,7 +102,7 @@ class _Convolution(nn.Module):
         super().__init__()
         folded = fuse_conv_bn_eval(convolution, norm_layer)
         sizes = (convolution.kernel_size, convolution.stride, convolution.padding)
-        self.kernel_size, self.stride, self.padding = (_pair(size) for size in sizes)
+        self.kernel_size, self.stride, self.padding = ((window_side(size),) * 2 for size in sizes)
         self.input_scale, self.input_zero_point = input_scale, input_zero_point
         if relu:
             self.scale, self.zero_point = scale or _upper(_moments(norm_layer)) / LEVELS, 0
@@ -149,13 +148,15 @@ class _Convolution(nn.Module):
 class _Residual(Residual):
     """A ResNet's block on integers."""
 
+    last: _Convolution
+
     def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, side_scale: float, side_zero_point: int) -> None:
         super().__init__(main, last, side)
-        self.last_integers, self.side_scale, self.side_zero_point = last, side_scale, side_zero_point
+        self.side_scale, self.side_zero_point = side_scale, side_zero_point
 
     def join(self, main: torch.Tensor, side: list[torch.Tensor]) -> torch.Tensor:
         whole = side[0] if len(side) == 1 else torch.cat(side, 2)
-        return self.last_integers.add_to(whole, self.side_scale, self.side_zero_point, main)
+        return self.last.add_to(whole, self.side_scale, self.side_zero_point, main)
 
 
 class _MaxPool(nn.Module):
@@ -163,18 +164,15 @@ class _MaxPool(nn.Module):
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding = (_pair(size) for size in (pool.kernel_size, pool.stride, pool.padding))
+        self.kernel_size, self.stride, self.padding = (
+            (window_side(size),) * 2 for size in (pool.kernel_size, pool.stride, pool.padding)
+        )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         largest: torch.Tensor = torch.ops.quantized.max_pool2d(
             inputs, self.kernel_size, self.stride, self.padding, (1, 1), False
         )
         return largest
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    """Give a square window's number for both axes, as integer operations want it."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _moments(norm_layer: nn.BatchNorm2d) -> Moments:

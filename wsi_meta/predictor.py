@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import DeviceError, ModelFileError
 from wsi_meta.grid import covering_boxes
+from wsi_meta.memory import give_back_memory, prepare_memory
 from wsi_meta.model import Model
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
@@ -22,13 +20,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["PRECISIONS", "Predictor", "keep_freed_memory", "prepare_memory", "resolve_device", "resolve_precision"]
+__all__ = ["PRECISIONS", "Predictor", "resolve_device", "resolve_precision", "runs_in_bands"]
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 ROWS_ALIKE = 4
 """A row's logit depends on its place in batches of other sizes than multiples of this."""
-KERNELS = 64
-"""Shapes of layers whose code oneDNN keeps."""
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
@@ -87,49 +83,9 @@ def resolve_precision(precision: str, device: str) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def keep_freed_memory() -> None:
-    """Ask glibc's allocator to keep freed memory for the next batch instead of giving it back to the kernel.
-
-    Activations of hundreds of MB are otherwise mapped and zeroed anew for every layer: measured a quarter to a third of
-    the time on a CPU (docs/benchmarks.md). Does nothing on other systems. To be called before there are other threads, see
-    :func:`share_memory`.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
-        share_memory()
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 64 << 20)
-
-
-def share_memory() -> None:
-    """Ask glibc's allocator to let threads that start later share the main thread's pool.
-
-    In pools of their own each keeps what it freed, and what does not fit into one (64 MB) is mapped anew each time.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        m_arena_max = -8  # malloc.h
-        ctypes.CDLL(None).mallopt(m_arena_max, 1)
-
-
-def give_back_memory() -> None:
-    """Ask glibc's allocator to give the kernel what is free between what is not; takes milliseconds."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def prepare_memory(*, in_bands: bool) -> None:
-    """Set up this process's memory for a CPU's network, before its first pass.
-
-    oneDNN keeps the code that it made for the latest thousand shapes of layers, up to a gigabyte where rectangles have many
-    sizes; a pass needs fewer than KERNELS. Bands are small enough for the allocator as it is.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
-    if in_bands:
-        share_memory()
-    else:
-        keep_freed_memory()
+def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
+    """Tell whether a predictor works through blocks in bands (:mod:`wsi_meta.bands`): in dense mode on a CPU, not compiled."""
+    return device == "cpu" and dense and not compiled
 
 
 class Predictor:
@@ -184,10 +140,10 @@ class Predictor:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._stopped = False
-        self._in_bands = in_bands = dense and self.device == "cpu" and not compiled
+        self._in_bands = runs_in_bands(self.device, dense=dense, compiled=compiled)
         if self.device == "cpu":
-            prepare_memory(in_bands=in_bands)
-        network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=in_bands).to(self.device)
+            prepare_memory(in_bands=self._in_bands)
+        network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=self._in_bands).to(self.device)
         patch_px = model.card.preprocessing.patch_px
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 

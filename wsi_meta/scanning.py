@@ -17,8 +17,9 @@ from wsi_meta.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
+from wsi_meta.memory import give_back_memory, prepare_memory
 from wsi_meta.model import Model, ModelCard, load_model, model_path, read_card
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor, give_back_memory, prepare_memory
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor, runs_in_bands
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
@@ -129,7 +130,8 @@ def scan(
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
         job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
         if job.network.device == "cpu":
-            prepare_memory(in_bands=asked.compiled != "yes" and job.network.mode == "dense")  # before the workers' threads
+            in_bands = runs_in_bands("cpu", dense=job.network.mode == "dense", compiled=compiled == "yes")
+            prepare_memory(in_bands=in_bands)  # before the workers' threads are there
         place.prepare()
         opened, out = _open_slide(job.slide, job.mpp, job.reader), Path(out)
         grid = _make_grid(opened, read_card(job.network.model), stride_px, block_px)
@@ -241,13 +243,14 @@ def _warn_of_tissue(tissue: TissueMask, slide: Slide, *, enabled: bool) -> None:
 def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, place: Turn, *, progress: bool) -> None:
     """Run one task per open block on a dask scheduler, when it is this slide's turn."""
     blocks, status, grid = heatmap.open_blocks(), heatmap.status, heatmap.grid
-    cells = sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in blocks)
+    wanted = [status[block.cells] != Status.BACKGROUND for block in blocks]
+    cells = sum(int(part.sum()) for part in wanted)
     place.begin(len(blocks))
     how = f"{job.network.mode} mode, {job.network.precision}{', compiled' if job.network.compiled == 'yes' else ''}"
     note(f"{heatmap.path.stem}: {cells:,} cells, {how}", enabled=progress)
     worker = _open(job)
-    parts = [block.shrunk(status[block.cells] != Status.BACKGROUND)[0] for block in blocks]
-    worker.slide.expect(grid.mpp, [grid.window(part, worker.predictor.halo_px) for part in parts])
+    read = [block.shrunk(part)[0] for block, part in zip(blocks, wanted, strict=True)]
+    worker.slide.expect(grid.mpp, [grid.window(part, worker.predictor.halo_px) for part in read])
     place.stop = worker.predictor.stop
     with progress_bar(cells, "cells", "scanning", enabled=progress) as bar:
         if hasattr(scheduler, "submit"):

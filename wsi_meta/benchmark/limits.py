@@ -85,15 +85,16 @@ def measure_limits(
     )
     made_seconds = time.perf_counter() - start
     with open_slide(slide) as opened:
+        parts = {block: block.shrunk(wanted[block]) for block in blocks}
+        windows = {block: grid.window(part, predictor.halo_px) for block, (part, _) in parts.items()}
 
         def read(block: Block) -> Any:
-            return opened.read_at(grid.mpp, *grid.window(block.shrunk(wanted[block])[0], predictor.halo_px))
+            return opened.read_at(grid.mpp, *windows[block])
 
         def predict(block: Block, image: Any) -> None:
-            predictor.predict_block(image, wanted[block][block.shrunk(wanted[block])[1]], grid.stride_px)
+            predictor.predict_block(image, wanted[block][parts[block][1]], grid.stride_px)
 
-        parts = [block.shrunk(wanted[block])[0] for block in blocks]
-        opened.expect(grid.mpp, [grid.window(part, predictor.halo_px) for part in parts])
+        opened.expect(grid.mpp, windows.values())
         read_seconds = _time_reading(read, blocks, workers)
         image = read(blocks[0])
         first, *again = (_seconds(predict, blocks[0], image) for _ in range(3))

@@ -26,19 +26,16 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."
+training_precision_option = click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True, help=AUTO_PRECISION
+)
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "int8"]),
     default="auto",
     show_default=True,
-    help="Arithmetic; auto is bf16 where the hardware has it, else fp32. int8: fastest on a CPU, less exact.",
-)
-training_precision_option = click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
-    default="auto",
-    show_default=True,
-    help="Arithmetic; auto is bf16 where the hardware has it, else fp32.",
+    help=f"{AUTO_PRECISION} int8: fastest on a CPU, less exact.",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."
