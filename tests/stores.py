@@ -22,6 +22,7 @@ def write_store(
     cut: int = 0,
     complete: bool = True,
     slide: str = "none",
+    device: str = "cpu",
     **thresholds: float,
 ) -> Heatmap:
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
@@ -32,6 +33,7 @@ def write_store(
     facts = {
         "identity": {"slide": slide, "test_time_averaging": False},
         "slide": {"file": "s.tif", "name": path.stem},
+        "device": device,
         "model": ModelCard(thresholds={"default": 0.5} | thresholds).to_dict(),
     }
     heatmap = Heatmap.create(path, grid, np.isfinite(probability), facts, overwrite=True)

@@ -15,13 +15,13 @@ from fakes import DarknessPredictor
 from slides import damage_tile, texture, write_slide
 
 import wsi_meta
-import wsi_meta.scanning
+import wsi_meta.worker
 from wsi_meta.cli import main
 
 
 @pytest.fixture(autouse=True)
 def _darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from slides import texture, write_slide
 
-import wsi_meta.scanning
+import wsi_meta.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
@@ -26,7 +26,7 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+        patch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
         out = tmp_path_factory.mktemp("heat") / "node.zarr"
         return scan(slide_file, out, model=model_file, tta=True, uncertainty=True)
 

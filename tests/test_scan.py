@@ -16,6 +16,7 @@ from PIL import Image
 from slides import MODEL_MPP, damage_tile, texture, write_slide
 
 import wsi_meta.scanning
+import wsi_meta.worker
 from wsi_meta.batch import summarise
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.facts import info
@@ -41,7 +42,7 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             seen.append((int(wanted.sum()),))
             return super().predict_block(image, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Counting)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Counting)
     return seen
 
 
@@ -152,7 +153,7 @@ def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, mod
 def test_an_interrupted_scan_goes_on(
     tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
     whole = scan(slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous").probability
     seen: list[int] = []
 
@@ -163,13 +164,13 @@ def test_an_interrupted_scan_goes_on(
             seen.append(1)
             return super().predict_block(image, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Interrupted)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, scheduler="synchronous")
     half = Heatmap.open(tmp_path / "h.zarr")
     assert not half.finished
     assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
     resumed = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
     np.testing.assert_array_equal(resumed.probability, whole)
 
@@ -337,9 +338,31 @@ def test_the_model_is_loaded_while_tissue_is_found(
         both.wait()
         return find_tissue(slide)
 
-    monkeypatch.setattr(wsi_meta.scanning, "load_model", load)
+    monkeypatch.setattr(wsi_meta.worker, "load_model", load)
     monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
     assert scan(slide_file, tmp_path / "h.zarr", model=model_file).finished
+
+
+def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class Telling(DarknessPredictor):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            seen.append(threading.current_thread().name)
+            super().__init__(*arguments, **settings)
+
+        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+            seen.append(threading.current_thread().name)
+            return super().predict_block(image, wanted, stride_px, report)
+
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Telling)
+    before = threading.active_count()
+    scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, workers=3)
+    assert len(seen) > 5
+    assert set(seen) == {"computing_0"}
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("failure", [SlideReadError("nothing of it can be read"), KeyboardInterrupt()])
@@ -358,12 +381,12 @@ def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
         finding.set()
         raise failure
 
-    monkeypatch.setattr(wsi_meta.scanning, "load_model", load)
+    monkeypatch.setattr(wsi_meta.worker, "load_model", load)
     monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
     with pytest.raises(type(failure)):
         scan(slide_file, tmp_path / "h.zarr", model=model_file)
     assert threading.active_count() == before
-    assert wsi_meta.scanning._load.cache_info().currsize == 0
+    assert wsi_meta.worker._load.cache_info().currsize == 0
     assert not (tmp_path / "h.zarr").exists()
 
 
@@ -393,7 +416,7 @@ def test_identity_stands_before_the_first_block(
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
             return super().predict_block(image, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Looking)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Looking)
     scan(slide_file, tmp_path / "h.zarr", model=model_file)
     assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
     assert {"test_time_averaging", "uncertainty"} <= set(found[0]["wsi_meta"]["identity"])

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from slides import texture, write_slide
 from stores import write_store
 from tiny import Tiny
 
-import wsi_meta.scanning
+import wsi_meta.worker
 from wsi_meta.benchmark import limits as limits_module
 from wsi_meta.benchmark.limits import Limits, block_name, measure_limits
 from wsi_meta.benchmark.speed import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
@@ -49,12 +50,12 @@ def test_a_command_that_fails_says_why() -> None:
         time_command([sys.executable, "-c", "import sys; print('out of film', file=sys.stderr); sys.exit(3)"])
 
 
-def _timed_store(folder: Path) -> tuple[Path, float]:
+def _timed_store(folder: Path, device: str = "cpu") -> tuple[Path, float]:
     """Four blocks of 60 cells a side, the second all background; the others written 10, 12 and 16 s after the start."""
     probability = np.full((120, 120), 0.5, np.float32)
     probability[:60, 60:] = np.nan
     probability[60:, :59] = np.nan
-    store = write_store(folder / "s.zarr", probability)
+    store = write_store(folder / "s.zarr", probability, device=device)
     began = time.time() - 100
     for row, col, after in ((0, 0, 10), (0, 1, 99), (1, 0, 16), (1, 1, 12)):
         os.utime(store.path / "status" / "c" / str(row) / str(col), (began + after,) * 2)
@@ -72,11 +73,16 @@ def test_timeline_is_read_from_the_commit_marks(tmp_path: Path) -> None:
 
 
 def test_blocks_under_way_at_the_first_do_not_count(tmp_path: Path) -> None:
-    store, began = _timed_store(tmp_path)
+    store, began = _timed_store(tmp_path, "cuda")
     timeline = scan_timeline(store, began, workers=2)
     assert [commit.cells for commit in timeline.steady] == [60]
     assert timeline.steady_cells_per_second == pytest.approx(10, rel=1e-3)
     assert math.isnan(scan_timeline(store, began, workers=3).steady_cells_per_second)
+
+
+def test_on_a_cpu_all_blocks_after_the_first_count(tmp_path: Path) -> None:
+    store, began = _timed_store(tmp_path)
+    assert [commit.cells for commit in scan_timeline(store, began, workers=3).steady] == [3600, 60]
 
 
 def _measured(seconds: float, last: float, *, peak_bytes: int = 10**9) -> MeasuredScan:
@@ -89,7 +95,8 @@ LIMITS = Limits(read_seconds=2, predict_seconds={"0,0": 1, "0,60": 3, "60,0": 1}
 
 def test_figures_by_hand() -> None:
     warm = [_measured(20, 10), _measured(22, 13), _measured(30, 25)]
-    found = figures(_measured(60, 12, peak_bytes=2 * 10**9), warm, LIMITS, 40, 32)
+    slower = replace(LIMITS, read_seconds=4, predict_seconds={"0,0": 1, "0,60": 6, "60,0": 1})
+    found = figures(_measured(60, 12, peak_bytes=2 * 10**9), warm, [slower, LIMITS, LIMITS], 40, 32)
     assert found["end to end, s"] == 22
     assert found["end to end, nothing compiled before, s"] == 60
     assert found["cells/s, end to end"] == pytest.approx(6000 / 22)
@@ -124,7 +131,7 @@ def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path, monkeypatch:
     image[:, :300] = texture(640, 300)
     slide, model = write_slide(tmp_path / "s.tif", image), tmp_path / "tiny.safetensors"
     monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
     monkeypatch.setattr(limits_module, "Predictor", DarknessPredictor)
     save_model(model, Tiny().state_dict(), ModelCard())
     heatmap = scan(slide, tmp_path / "s.zarr", model=model, block_px=320, precision="fp32")

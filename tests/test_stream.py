@@ -16,6 +16,7 @@ from slides import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.scanning
+import wsi_meta.worker
 from wsi_meta.batch import scan_slides
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import ModelCard, save_model
@@ -49,7 +50,7 @@ def test_the_same_maps_as_singly_from_one_predictor(
             made.append(1)
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Counted)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Counted)
     settings: dict[str, Any] = {"model": model_file, "block_px": 160}
     scan_slides([slides[0], tmp_path / "gone.tif", *slides[1:]], tmp_path / "all", **settings)
     assert made == [1]
@@ -79,7 +80,7 @@ def test_the_next_slide_is_prepared_while_one_is_computed(
             return super().predict_block(*arguments)
 
     monkeypatch.setattr(wsi_meta.scanning, "find_tissue", seek)
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Waiting)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Waiting)
     rows = scan_slides(slides[:2], tmp_path / "out", model=model_file, workers=1)
     assert [row["complete"] for row in rows] == [True, True]
     assert order == ["tissue a", "tissue b", "block", "block"]
@@ -96,7 +97,7 @@ def test_an_interrupt_ends_all_of_it(
                 time.sleep(0.01)
             raise InterruptedError
 
-    monkeypatch.setattr(wsi_meta.scanning, "Predictor", Interrupted)
+    monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan_slides(slides, tmp_path / "out", model=model_file)
     assert not (tmp_path / "out" / "c.zarr").exists()

@@ -13,7 +13,8 @@ from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_folder, written_whole
 from wsi_meta.progress import note
 from wsi_meta.relay import Turn
-from wsi_meta.scanning import forget, scan
+from wsi_meta.scanning import scan
+from wsi_meta.worker import forget
 
 __all__ = ["COLUMNS", "scan_slides", "summarise"]
 
@@ -87,17 +88,18 @@ def scan_slides(
             note(f"Error: {told}", enabled=progress)
             return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
 
-    with ThreadPoolExecutor(IN_WORK) as pool:
-        try:
-            for row in pool.map(scan_one, range(len(slides))):
-                rows.append(row)
-                _write_summary(summary, table | {row["slide"]: row for row in rows})
-        except BaseException:  # Ctrl-C above all: threads would go on
-            for turn in turns:
-                turn.interrupt()
-            raise
-        finally:
-            forget()
+    try:
+        with ThreadPoolExecutor(IN_WORK) as pool:
+            try:
+                for row in pool.map(scan_one, range(len(slides))):
+                    rows.append(row)
+                    _write_summary(summary, table | {row["slide"]: row for row in rows})
+            except BaseException:  # Ctrl-C above all: threads would go on
+                for turn in turns:
+                    turn.interrupt()
+                raise
+    finally:
+        forget()
     return rows
 
 

@@ -86,7 +86,8 @@ class FastNetwork(nn.Module):
             return logits[:, 0]
         if self.in_bands:
             rows = max(LEAST_BAND_ROWS, BAND_PX // images.shape[2] // 32 * 32)
-            parts = features_in_bands(self.trunk, map(self.preprocessing.to_input, images.split(rows, 1)))
+            bands = (self.preprocessing.to_input(band.contiguous()) for band in images.split(rows, 1))
+            parts = features_in_bands(self.trunk, bands)
         else:
             parts = self.head(self.trunk(self.preprocessing.to_input(images)))
         return nn.functional.avg_pool2d(parts, kernel_size=3, stride=1)[:, 0]

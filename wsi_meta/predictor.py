@@ -252,7 +252,8 @@ class Predictor:
         for part in covering_boxes(wanted, margin):
             rows, cols = (slice(ends.start * DENSE_STRIDE_PX, (ends.stop + margin) * DENSE_STRIDE_PX) for ends in part)
             for view in range(self.views):
-                seen = self._pass(turn(image[None, rows, cols], view).contiguous())
+                seen = turn(image[None, rows, cols], view)
+                seen = self._pass(seen if self._in_bands else seen.contiguous())  # in bands, each band is made so
                 inner = seen[:, halo : seen.shape[1] - halo, halo : seen.shape[2] - halo]
                 logits[(*part, view)] = turn_back(inner, view)[0]
             if report is not None:

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.grid import BLOCK_PX, Block, PatchGrid
@@ -18,45 +13,21 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
 from wsi_meta.memory import give_back_memory, prepare_memory
-from wsi_meta.model import Model, ModelCard, load_model, model_path, read_card
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor, runs_in_bands
+from wsi_meta.model import Model, ModelCard, model_path, read_card
+from wsi_meta.predictor import DENSE_HALO_PX, runs_in_bands
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
-from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network, compiler_at_hand
+from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
 from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
-from wsi_meta.slide import Slide, open_slide
+from wsi_meta.slide import Slide
 from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
-from wsi_meta.views import mean_over_views, spread_over_views
+from wsi_meta.worker import Job, begin_loading, forget, scan_block
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["ScanOptionsError", "forget", "scan"]
+__all__ = ["ScanOptionsError", "scan"]
 
 logger = logging.getLogger("wsi_meta")
-
-LEAST_READ_PX = 480
-"""Side of what is not tried in quarters any more, pixels at the model's mpp: what is lost round a damaged tile."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a worker needs to open slide and model by itself; travels instead of pixels."""
-
-    slide: str
-    mpp: float | None
-    reader: str
-    network: NetworkChoice
-
-
-@dataclass(frozen=True)
-class _Worker:
-    """A job's opened slide and predictor."""
-
-    slide: Slide
-    predictor: Predictor
 
 
 def scan(
@@ -128,16 +99,15 @@ def scan(
         if score_model is not None:
             load_score_model(score_model)  # refused before the work, not after it
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)
-        job = _Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
+        job = Job(str(Path(slide).absolute()), mpp, reader, choose_network(asked, stride_px))
         if job.network.device == "cpu":
             in_bands = runs_in_bands("cpu", dense=job.network.mode == "dense", compiled=compiled == "yes")
             prepare_memory(in_bands=in_bands)  # before the workers' threads are there
         place.prepare()
-        opened, out = _open_slide(job.slide, job.mpp, job.reader), Path(out)
+        opened, out = job.open_slide(), Path(out)
         grid = _make_grid(opened, read_card(job.network.model), stride_px, block_px)
-        with ThreadPoolExecutor(1) as aside:  # importing and loading a network takes as long as finding tissue
-            loading = aside.submit(_load, job.network.model)
-            tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
+        loading = begin_loading(job)  # takes as long as finding tissue
+        tissue = find_tissue(opened) if tissue_mask is None else read_tissue_mask(tissue_mask, opened)
         loaded = loading.result()
         give_back_memory()
         cells = tissue.cells(grid)
@@ -163,42 +133,6 @@ def scan(
             forget()
 
 
-def forget() -> None:
-    """Let go of the slides, models and predictors that scans of this process keep open for their blocks."""
-    for kept in (_open_slide, _load, _make_predictor, compiler_at_hand):
-        kept.cache_clear()
-
-
-def _open(job: _Job) -> _Worker:
-    """Open slide and model once per process, whatever the number of blocks."""
-    return _Worker(_open_slide(job.slide, job.mpp, job.reader), _make_predictor(job.network))
-
-
-@lru_cache(maxsize=2)
-def _open_slide(path: str, mpp: float | None, reader: str) -> Slide:
-    """Open a slide; in a stream, the next one as well."""
-    return open_slide(path, mpp=mpp, reader=reader)
-
-
-@lru_cache(maxsize=1)
-def _load(path: str) -> Model:
-    return load_model(path)
-
-
-@lru_cache(maxsize=2)
-def _make_predictor(network: NetworkChoice) -> Predictor:
-    """Make a predictor, compiled or not: a stream may hold slides of both kinds."""
-    return Predictor(
-        _load(network.model),
-        device=network.device,
-        precision=network.precision,
-        batch_size=network.batch_size,
-        tta=network.tta,
-        dense=network.mode == "dense",
-        compiled=network.compiled == "yes",
-    )
-
-
 def _make_grid(slide: Slide, card: ModelCard, stride_px: int, block_px: int) -> PatchGrid:
     preprocessing = card.preprocessing
     slide.check_resolution(preprocessing.mpp)
@@ -207,7 +141,7 @@ def _make_grid(slide: Slide, card: ModelCard, stride_px: int, block_px: int) -> 
     )
 
 
-def _facts(job: _Job, slide: Slide, model: Model, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool) -> dict[str, Any]:
+def _facts(job: Job, slide: Slide, model: Model, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool) -> dict[str, Any]:
     """Give what the store says of its scan; under ``identity`` all that makes two scans the same."""
     identity = {
         "slide": slide.fingerprint(),
@@ -240,7 +174,7 @@ def _warn_of_tissue(tissue: TissueMask, slide: Slide, *, enabled: bool) -> None:
     note(f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide", enabled=enabled)
 
 
-def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, place: Turn, *, progress: bool) -> None:
+def _scan_blocks(job: Job, heatmap: Heatmap, workers: int, scheduler: Any, place: Turn, *, progress: bool) -> None:
     """Run one task per open block on a dask scheduler, when it is this slide's turn."""
     blocks, status, grid = heatmap.open_blocks(), heatmap.status, heatmap.grid
     wanted = [status[block.cells] != Status.BACKGROUND for block in blocks]
@@ -248,7 +182,7 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, plac
     place.begin(len(blocks))
     how = f"{job.network.mode} mode, {job.network.precision}{', compiled' if job.network.compiled == 'yes' else ''}"
     note(f"{heatmap.path.stem}: {cells:,} cells, {how}", enabled=progress)
-    worker = _open(job)
+    worker = job.open()
     read = [block.shrunk(part)[0] for block, part in zip(blocks, wanted, strict=True)]
     worker.slide.expect(grid.mpp, [grid.window(part, worker.predictor.halo_px) for part in read])
     place.stop = worker.predictor.stop
@@ -256,7 +190,7 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, plac
         if hasattr(scheduler, "submit"):
             from distributed import as_completed
 
-            futures = [scheduler.submit(_scan_block, job, heatmap.path, block, pure=False) for block in blocks]
+            futures = [scheduler.submit(scan_block, job, heatmap.path, block, pure=False) for block in blocks]
             for future in as_completed(futures):
                 place.take_block()
                 bar.update(future.result())
@@ -270,47 +204,12 @@ def _scan_blocks(job: _Job, heatmap: Heatmap, workers: int, scheduler: Any, plac
 
             def run(block: Block) -> None:
                 place.take_block()
-                _scan_block(job, heatmap.path, block, report)
+                scan_block(job, heatmap.path, block, report)
 
             task = delayed(run, pure=False, traverse=False)
             # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
             tasks = [task(block, dask_key_name=f"block-{number:08d}") for number, block in enumerate(blocks)]
             compute(*tasks, scheduler=scheduler, num_workers=max(1, workers), optimize_graph=False)
-
-
-def _scan_block(job: _Job, store: Path, block: Block, report: Callable[[int], None] | None = None) -> int:
-    """Read, predict and write one block; give the number of its cells that were dealt with."""
-    worker, heatmap = _open(job), Heatmap.open(store)
-    calibration = worker.predictor.model.card.calibration
-    wanted = heatmap.read_status(block) != Status.BACKGROUND
-    logits = _predict(worker, heatmap.grid, block, wanted, report)
-    # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
-    probability = calibration.to_probability(mean_over_views(logits))
-    uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
-    found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
-    heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
-    return int(wanted.sum())
-
-
-def _predict(
-    worker: _Worker, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_], report: Callable[[int], None] | None
-) -> NDArray[np.float32]:
-    """Give the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
-
-    A block that cannot be read whole is tried in quarters, and they again, so that damage costs little round it.
-    """
-    logits = np.full((*wanted.shape, worker.predictor.views), np.nan, np.float32)
-    if not wanted.any():
-        return logits
-    part, place = block.shrunk(wanted)
-    try:
-        image = worker.slide.read_at(grid.mpp, *grid.window(part, worker.predictor.halo_px))
-    except SlideReadError:
-        for quarter, inside in part.quarters() if max(part.rows, part.cols) * grid.stride_px > LEAST_READ_PX else ():
-            logits[place][inside] = _predict(worker, grid, quarter, wanted[place][inside], report)
-        return logits
-    logits[place] = worker.predictor.predict_block(image, wanted[place], grid.stride_px, report)
-    return logits
 
 
 def _sum_up(heatmap: Heatmap) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Timeline:
     cells: int
     """Scanned cells."""
     steady: tuple[Commit, ...]
-    """Blocks written after the first that were surely not under way when the first was written."""
+    """Blocks that were predicted after the first was, as far as that can be told."""
 
     @property
     def steady_cells_per_second(self) -> float:
@@ -63,7 +63,8 @@ def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
     """Read from a finished store's files when they were written: a block's status is its commit mark.
 
     The scan itself is not asked, so nothing in it is changed by measuring it. When the first block is written up to
-    ``workers - 1`` others are under way; as many of the next ones are left out of what counts from then on.
+    ``workers - 1`` others are under way; on a GPU as many of the next ones are left out of what counts from then on. On a CPU
+    one block is predicted at a time, and the next one begins where the first is written, some milliseconds before it has been.
 
     Parameters
     ----------
@@ -85,12 +86,16 @@ def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
         first=commits[0].at - began,
         last=commits[-1].at - began,
         cells=sum(commit.cells for commit in commits),
-        steady=tuple(commits[max(1, workers) :]),
+        steady=tuple(commits[1 if heatmap.facts["device"] == "cpu" else max(1, workers) :]),
     )
 
 
 def figures(
-    cold: MeasuredScan, warm: Sequence[MeasuredScan], limits: Limits, cold_ready_seconds: float, stride_px: int
+    cold: MeasuredScan,
+    warm: Sequence[MeasuredScan],
+    limits: Sequence[Limits],
+    cold_ready_seconds: float,
+    stride_px: int,
 ) -> dict[str, float | None]:
     """Condense the measurements of one slide scanned one way.
 
@@ -98,7 +103,7 @@ def figures(
     ----------
     cold : the scan that found no compiled kernels of an earlier process
     warm : scans that found them; figures are medians over these
-    limits : reading alone and the network alone, on the same blocks
+    limits : reading alone and the network alone, on the same blocks, measured after each of these
     cold_ready_seconds : what making the network ready takes where nothing is in the cache
     stride_px : side of a cell, pixels at the model's mpp
 
@@ -110,6 +115,11 @@ def figures(
     def median(figure: Callable[[MeasuredScan], float]) -> float:
         return statistics.median(figure(scan) for scan in warm)
 
+    def median_limit(figure: Callable[[Limits], float]) -> float:
+        return statistics.median(figure(limit) for limit in limits)
+
+    shares = [share_of_limit(scan.timeline, limit) for scan, limit in zip(warm, limits, strict=True)]
+
     cells, seconds = warm[0].timeline.cells, median(lambda scan: scan.timing.seconds)
     steady = median(lambda scan: scan.timeline.steady_cells_per_second)
     tiles = warm[0].tiles
@@ -120,14 +130,14 @@ def figures(
         "start-up until tissue is found, s": median(lambda scan: scan.timeline.ready),
         "first cells written after, s": median(lambda scan: scan.timeline.first),
         "after the last block, s": median(lambda scan: scan.timing.seconds - scan.timeline.last),
-        "network made ready, s": limits.ready_seconds,
+        "network made ready, s": median_limit(lambda limit: limit.ready_seconds),
         "network made ready, nothing compiled before, s": cold_ready_seconds,
         "cells/s, end to end": cells / seconds,
         "cells/s, first block to last": steady,
         "Mpx/s of tissue, first block to last": steady * stride_px**2 / MEGA,
-        "cells/s, reading alone": limits.cells / limits.read_seconds,
-        "cells/s, network alone": limits.cells / limits.model_seconds,
-        "share of the network's limit": median(lambda scan: share_of_limit(scan.timeline, limits)),
+        "cells/s, reading alone": limits[0].cells / median_limit(lambda limit: limit.read_seconds),
+        "cells/s, network alone": limits[0].cells / median_limit(lambda limit: limit.model_seconds),
+        "share of the network's limit": statistics.median(shares),
         "tiles decoded / needed": tiles["decoded"] / tiles["needed"] if tiles else None,
         "peak memory, GB": max(scan.timing.peak_bytes for scan in (cold, *warm)) / GIGA,
     }
