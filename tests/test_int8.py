@@ -15,10 +15,11 @@ from torch import nn
 import wsi_meta.int8
 import wsi_meta.network
 from wsi_meta.errors import DeviceError
+from wsi_meta.hardware import resolve_precision
 from wsi_meta.int8 import CLIPPED, _fit, _moments, _rectified, _upper
 from wsi_meta.model import Model, load_model
 from wsi_meta.network import FastNetwork
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor, resolve_precision
+from wsi_meta.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.scanning import scan
 from wsi_meta.synthetic import draw_lymph_node
 from wsi_meta.training.recipe import Recipe

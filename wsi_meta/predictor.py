@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import DeviceError, ModelFileError
+from wsi_meta.errors import ModelFileError
 from wsi_meta.grid import covering_boxes
+from wsi_meta.hardware import resolve_device, resolve_precision
 from wsi_meta.memory import give_back_memory, prepare_memory
 from wsi_meta.model import Model
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
@@ -20,67 +21,14 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["PRECISIONS", "Predictor", "resolve_device", "resolve_precision", "runs_in_bands"]
+__all__ = ["Predictor", "runs_in_bands"]
 
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
 ROWS_ALIKE = 4
 """A row's logit depends on its place in batches of other sizes than multiples of this."""
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
 """What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
-
-
-def resolve_device(device: str = "auto") -> str:
-    """Give the torch device to use: ``auto`` is the first CUDA GPU, else the CPU.
-
-    Raises
-    ------
-    DeviceError
-        when the device is unknown or not on this machine.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise DeviceError(f"--device {device}: not a device; expected auto, cpu, cuda or cuda:N") from None
-    if kind not in ("cpu", "cuda"):
-        raise DeviceError(f"--device {device}: not supported; expected auto, cpu, cuda or cuda:N")
-    if kind == "cpu":
-        return "cpu"
-    if not torch.cuda.is_available():
-        raise DeviceError(f"--device {device}: no CUDA GPU is to be had on this machine; use --device cpu")
-    if (torch.device(device).index or 0) >= (count := torch.cuda.device_count()):
-        raise DeviceError(f"--device {device}: this machine has {count} CUDA GPU(s); expected cuda:0 to cuda:{count - 1}")
-    return device
-
-
-def resolve_precision(precision: str, device: str) -> str:
-    """Give ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
-
-    On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32. int8 is never chosen,
-    only taken: it is faster still, and its probabilities differ more (docs/benchmarks.md).
-
-    Raises
-    ------
-    DeviceError
-        when `precision` is none of :data:`PRECISIONS`, or is int8 and `device` no CPU with VNNI.
-    """
-    import torch
-
-    if precision not in PRECISIONS:
-        raise DeviceError(f"--precision {precision}: not supported; expected one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and not (device == "cpu" and torch.cpu._is_vnni_supported()):
-        raise DeviceError("--precision int8: needs a CPU with VNNI (AVX512-VNNI or AVX-VNNI); use --precision auto")
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        with torch.cuda.device(device):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
@@ -101,7 +49,7 @@ class Predictor:
     ----------
     model : as :func:`wsi_meta.load_model` gives it; it is not changed
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
-    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`resolve_precision`
+    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`wsi_meta.hardware.resolve_precision`
     batch_size : rows of one forward pass; a row is one view of one patch
     tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
         the work

@@ -51,7 +51,7 @@ class Job:
         """Open slide and predictor, once per process, whatever the number of blocks."""
         slide = self.open_slide()
         with _opening:
-            return Worker(slide, _make_predictor(self.network), self.network.device)
+            return Worker(slide, _make_predictor(self.network))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Worker:
 
     slide: Slide
     predictor: Predictor
-    device: str
 
     def predict(
         self, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_], report: Callable[[int], None] | None = None
@@ -79,8 +78,8 @@ class Worker:
             for quarter, inside in part.quarters() if max(part.rows, part.cols) * grid.stride_px > LEAST_READ_PX else ():
                 logits[place][inside] = self.predict(grid, quarter, wanted[place][inside], report)
             return logits
-        predict = self.predictor.predict_block
-        logits[place] = _compute(self.device, lambda: predict(image, wanted[place], grid.stride_px, report))
+        predict, device = self.predictor.predict_block, self.predictor.device
+        logits[place] = _compute(device, lambda: predict(image, wanted[place], grid.stride_px, report))
         return logits
 
 
