@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,14 +152,9 @@ def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[tuple[slice, 
     if not wanted.any():
         return []
     rows, cols = _extents(wanted)
-    inner, height, width = wanted[rows, cols], rows.stop - rows.start, cols.stop - cols.start
-    cuts = [
-        (sum(_cost(part, margin) for part in np.split(inner, [place], axis)), axis, place)
-        for axis, length in ((0, height), (1, width))
-        for place in range(1, length)
-    ]
-    cost, axis, place = min(cuts, default=(_cost(inner, margin), 0, 0))
-    if cost >= _cost(inner, margin):
+    inner = wanted[rows, cols]
+    axis, place, cost = min((_best_cut(inner, axis, margin) for axis in (0, 1)), key=lambda cut: cut[2])
+    if cost >= (inner.shape[0] + margin) * (inner.shape[1] + margin) + PASS_COST:
         return [(rows, cols)]
     corners = ((0, 0), (place, 0) if axis == 0 else (0, place))
     return [
@@ -169,12 +164,25 @@ def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[tuple[slice, 
     ]
 
 
-def _cost(wanted: NDArray[np.bool_], margin: int) -> int:
-    """Give the features that the wanted cells' bounding box takes, and a fixed price for one more pass."""
-    if not wanted.any():
-        return 0
-    height, width = (extent.stop - extent.start for extent in _extents(wanted))
-    return int(height + margin) * int(width + margin) + PASS_COST
+def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, int, float]:
+    """Give axis, place and cost of the best straight cut across an axis; all four edges hold wanted cells."""
+    lines = inner if axis == 0 else inner.T
+    if len(lines) < 2:
+        return axis, 0, inf
+    costs = _costs_before(lines, margin) + _costs_before(lines[::-1], margin)[::-1]
+    place = int(costs.argmin()) + 1
+    return axis, place, float(costs[place - 1])
+
+
+def _costs_before(lines: NDArray[np.bool_], margin: int) -> NDArray[np.int64]:
+    """Give what the wanted cells before each cut cost in one box: its features with their margin, and a fixed price."""
+    count, width = lines.shape
+    held = lines.any(1)
+    height = np.maximum.accumulate(np.where(held, np.arange(1, count + 1), 0))
+    left = np.minimum.accumulate(np.where(held, lines.argmax(1), width))
+    right = np.maximum.accumulate(np.where(held, width - lines[:, ::-1].argmax(1), 0))
+    costs: NDArray[np.int64] = (height + margin) * (right - left + margin) + PASS_COST
+    return costs[:-1]
 
 
 def _extents(wanted: NDArray[np.bool_]) -> tuple[slice, slice]:
