@@ -202,6 +202,33 @@ def test_threads_share_a_slide(slide_file: Path, image: NDArray[np.uint8]) -> No
     assert right == [True] * 40
 
 
+def test_a_bad_tile_costs_other_threads_nothing(tmp_path: Path) -> None:
+    """OpenSlide's handle, once it has met a bad tile, fails everywhere."""
+    picture = texture(512, 768)
+    path = write_slide(tmp_path / "a.tif", picture)
+    with open_slide(path, reader="openslide") as before:
+        expected = before.read_region(300, 0, 200, 250)
+    damage_tile(path, 0)
+    slide, stop = open_slide(path, reader="openslide"), threading.Event()
+    read: list[bool] = []
+
+    def read_good() -> None:
+        while not stop.is_set() or not read:
+            read.append(np.array_equal(slide.read_region(300, 0, 200, 250), expected))
+
+    threads = [threading.Thread(target=read_good) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        with pytest.raises(SlideReadError, match="x=0 y=0 level 0"):
+            slide.read_region(0, 0, 100, 100)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(read) > 30
+    assert all(read)
+
+
 def test_fingerprint_follows_content_not_name(tmp_path: Path, slide_file: Path) -> None:
     copy = tmp_path / "copy.tif"
     copy.write_bytes(slide_file.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ MAX_READ_PX = 4000
 
 
 class OpenSlideReader:
-    """A file opened with OpenSlide. Threads may share it: each gets a handle of its own.
+    """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     Attributes
     ----------
@@ -38,8 +37,8 @@ class OpenSlideReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
-        handle = self._handle()
+        self._handle: Any = None
+        handle = self._open()
         self.properties = dict(handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
@@ -62,31 +61,36 @@ class OpenSlideReader:
         """Do nothing: OpenSlide's own cache takes no advice."""
 
     def close(self) -> None:
-        """Close this thread's handle; a later read opens a new one."""
-        if (handle := getattr(self._local, "handle", None)) is not None:
-            handle.close()
-        self._local.handle = None
+        """Close the file, once reads that go on elsewhere have ended; a later read opens it again."""
+        self._handle = None
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
-        from openslide import OpenSlideError
-
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
-        try:
-            pixels = np.asarray(self._handle().read_region(corner, level, (width, height)))
-        except OpenSlideError as error:
-            self.close()  # OpenSlide latches: after one bad tile every later read of that handle fails
-            raise undecodable(self.path, corner, level, error) from error
+        pixels = self._decode(corner, level, (width, height))
         alpha = pixels[..., 3:]
         if alpha.min() == 255:
             return pixels[..., :3]
         blend = pixels[..., :3] * (alpha / 255) + np.array(self.background) * (1 - alpha / 255)
         return blend.round().astype(np.uint8)
 
-    def _handle(self) -> Any:
-        """Give this thread's OpenSlide handle, opened when first needed."""
-        if getattr(self._local, "handle", None) is None:
-            self._local.handle = _open_handle(self.path)
-        return self._local.handle
+    def _decode(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Give RGBA pixels. After one bad tile every later read of a handle fails, also those of other threads."""
+        from openslide import OpenSlideError
+
+        try:
+            return np.asarray(self._open().read_region(corner, level, size))
+        except OpenSlideError:
+            self._handle = None
+        try:  # with a handle that nobody else has
+            return np.asarray(_open_handle(self.path).read_region(corner, level, size))
+        except OpenSlideError as error:
+            raise undecodable(self.path, corner, level, error) from error
+
+    def _open(self) -> Any:
+        handle = self._handle
+        if handle is None:
+            self._handle = handle = _open_handle(self.path)
+        return handle
 
 
 def undecodable(path: Path, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:

@@ -223,7 +223,7 @@ class Slide:
         return self._reader.tiles_decoded
 
     def close(self) -> None:
-        """Close what this thread has open (directly read: the file); a later read opens it again."""
+        """Close the file, once reads that go on elsewhere have ended; a later read opens it again."""
         self._reader.close()
 
     def __enter__(self) -> Slide:
