@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["average_area", "exact_ratio"]
 
+BAND_ROWS = 32
+"""Rows of a result that are averaged together."""
+
 
 def exact_ratio(numerator: float, denominator: float) -> Fraction:
     """Divide two numbers as they are written in decimals, without binary rounding (0.972 / 0.243 is exactly 4)."""
@@ -37,10 +40,16 @@ def average_area(
     height, width, channels = pixels.shape
     rows = _area_weights(height, start[0], scale, shape[0])
     cols = _area_weights(width, start[1], scale, shape[1])
-    tall = rows @ pixels.reshape(height, width * channels).astype(np.float32)
-    wide = cols @ tall.reshape(shape[0], width, channels).transpose(1, 0, 2).reshape(width, -1)
-    averaged = wide.reshape(shape[1], shape[0], channels).transpose(1, 0, 2)
-    return np.ascontiguousarray((averaged + np.float32(0.5)).astype(np.uint8))
+    averaged = np.empty((*shape, channels), np.uint8)
+    for top in range(0, shape[0], BAND_ROWS):  # as floats, all of it would be four times as large
+        band = rows[top : top + BAND_ROWS]
+        seen = slice(band.indices.min(), band.indices.max() + 1)
+        tall = band[:, seen] @ pixels[seen].reshape(-1, width * channels).astype(np.float32)
+        wide = cols @ tall.reshape(-1, width, channels).transpose(1, 0, 2).reshape(width, -1)
+        averaged[top : top + BAND_ROWS] = (wide.reshape(shape[1], -1, channels).transpose(1, 0, 2) + np.float32(0.5)).astype(
+            np.uint8
+        )
+    return averaged
 
 
 def _area_weights(length: int, start: float, scale: float, count: int) -> Any:
