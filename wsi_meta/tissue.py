@@ -30,10 +30,10 @@ BLUR_UM = 8.0
 """Standard deviation of the blur before saturation is taken."""
 BLUR_TRUNCATE = 4.0
 """Deviations at which the blur ends."""
-BAND_ROWS = 256
+BAND_ROWS = 128
 """Rows of overview and mask that are worked on together: little memory, and what stays in the processor's cache is quick."""
 BANDS_AT_ONCE = 4
-"""Bands of the overview in work at the same time, some 25 MB each on a full-size slide."""
+"""Bands of the overview in work at the same time, some 12 MB each on a full-size slide."""
 MAX_DARKNESS = 0.2
 """HSV value under which a grey pixel is a black border or ink, not a nucleus (averaged over 8 um, none is as dark)."""
 PEN_HUE = (0.22, 0.62)
@@ -92,7 +92,11 @@ def find_tissue(slide: Slide) -> TissueMask:
     mpp = max(MASK_MPP, slide.mpp)
     image, readable = slide.read_overview(mpp)
     coloured, ink = _tell_colours(image, mpp)
-    return TissueMask((_bridge(coloured & ~ink, mpp) & ~ink) | ~readable, (mpp / slide.mpp,) * 2, "found")
+    del image  # the largest of what is held here, as long as the model is being loaded as well
+    mask = _bridge(coloured, mpp)
+    mask[ink] = False
+    mask[~readable] = True
+    return TissueMask(mask, (mpp / slide.mpp,) * 2, "found")
 
 
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
@@ -130,7 +134,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
 
 
 def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Give what is stained (not glass, not black) and what is ink, its soft edge included; in bands, for little memory."""
+    """Give what is stained, not glass, black or ink, and what is ink, its soft edge included; in bands, for little memory."""
     margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
 
@@ -138,6 +142,7 @@ def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool
         first, inner = max(0, top - margin), slice(top, top + BAND_ROWS)
         band = _tell_band(image[first : top + BAND_ROWS + margin], mpp)
         stained[inner], ink[inner] = (part[top - first : top - first + BAND_ROWS] for part in band)
+        stained[inner] &= ~ink[inner]
 
     with ThreadPoolExecutor(BANDS_AT_ONCE) as threads:
         list(threads.map(tell, range(0, len(image), BAND_ROWS)))  # raises what a band raised, and lets the others be
