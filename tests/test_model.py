@@ -439,3 +439,13 @@ def test_an_odd_header_is_refused(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     refusal(path)
+
+
+def test_loading_draws_no_random_numbers(model_file: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    network = load_model(model_file).network
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}

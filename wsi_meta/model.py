@@ -174,12 +174,15 @@ def load_model(path: str | Path | None = None) -> Model:
     """
     path = model_path(path)
     card = read_card(path)
+    import torch
     from safetensors.torch import load
 
     content = path.read_bytes()
-    network = build_network()
+    with torch.device("meta"):  # no room and no random numbers for weights that are replaced at once
+        network = build_network()
     try:
-        network.load_state_dict(load(content))
+        weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
+        network.load_state_dict(weights, assign=True)
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
     return Model(network.eval(), card, hashlib.sha256(content).hexdigest(), path)
