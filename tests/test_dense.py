@@ -67,7 +67,7 @@ def test_both_modes_agree_where_features_do_not_overlap(shape: tuple[int, int], 
     wanted[-1, -1] = shape == (1, 1)
     inner = image[DENSE_HALO_PX:-DENSE_HALO_PX, DENSE_HALO_PX:-DENSE_HALO_PX]
 
-    by_patch, by_block = patch.predict_block(inner, wanted, 32), dense.predict_block(image, wanted, 32)
+    by_patch, by_block = patch.predict_image(inner, wanted, 32), dense.predict_image(image, wanted, 32)
 
     assert by_block.shape == (*shape, VIEWS if tta else 1)
     assert np.array_equal(np.isnan(by_block[..., 0]), ~wanted)

@@ -53,6 +53,6 @@ def test_dense_mode_agrees_with_the_cpu(model_file: Path) -> None:
     model = load_model(model_file)
     side = 5 * 32 + 2 * (32 + DENSE_HALO_PX)
     image, wanted = texture(side, side), np.ones((5, 5), bool)
-    on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_block(image, wanted, 32)
-    on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_block(image, wanted, 32)
+    on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_image(image, wanted, 32)
+    on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_image(image, wanted, 32)
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.02)

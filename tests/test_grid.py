@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from wsi_meta.grid import STRIDES, Block, PatchGrid
+from wsi_meta.grid import STRIDES, Block, PatchGrid, covering_strips
 
 grids = st.builds(
     PatchGrid,
@@ -67,16 +67,19 @@ def test_stored_mpp_is_rounded() -> None:
     assert PatchGrid(8192, 8192, 0.24300000001, 0.972, 96, 32).shape == (64, 64)
 
 
-@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(np.any))
-def test_a_shrunk_block_holds_all_wanted_cells_and_no_empty_edge(wanted: NDArray[np.bool_]) -> None:
-    block = Block(30, 40, *wanted.shape)
-    inner, place = block.shrunk(wanted)
-    kept = wanted[place]
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 4))
+def test_strips_hold_all_wanted_cells_once_in_order_and_have_no_empty_edge(wanted: NDArray[np.bool_], rows: int) -> None:
+    times, last = np.zeros(wanted.shape, int), 0
+    for strip in covering_strips(wanted, rows):
+        kept = wanted[strip]
+        times[strip] += 1
+        assert len(kept) <= rows
+        assert strip[0].start >= last
+        assert all(edge.any() for edge in (kept[0], kept[-1], kept[:, 0], kept[:, -1]))
+        last = strip[0].stop
 
-    assert kept.shape == (inner.rows, inner.cols)
-    assert kept.sum() == wanted.sum()
-    assert all(edge.any() for edge in (kept[0], kept[-1], kept[:, 0], kept[:, -1]))
-    assert (inner.row - block.row, inner.col - block.col) == (place[0].start, place[1].start)
+    assert times.max(initial=0) <= 1
+    assert times[wanted].all()
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -134,7 +134,7 @@ def test_dense_cells_are_the_patches_cells(model: Model) -> None:
     side = 3 * 32 + 2 * (32 + DENSE_HALO_PX)
     image = texture(side, side)
     exact, rounded = (
-        Predictor(model, device="cpu", precision=precision, dense=True).predict_block(image, np.ones((3, 3), bool), 32)
+        Predictor(model, device="cpu", precision=precision, dense=True).predict_image(image, np.ones((3, 3), bool), 32)
         for precision in ("fp32", "int8")
     )
 

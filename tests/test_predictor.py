@@ -18,6 +18,7 @@ from slides import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.network
+import wsi_meta.predictor
 import wsi_meta.scan_options
 from wsi_meta.errors import DeviceError, OutputExistsError
 from wsi_meta.grid import PASS_COST, covering_boxes
@@ -100,11 +101,32 @@ def test_bf16_stays_near_float32() -> None:
     model, image = tiny_model(), texture(5 * 32 + 2 * (32 + DENSE_HALO_PX), 6 * 32 + 2 * (32 + DENSE_HALO_PX))
     wanted = np.ones((5, 6), bool)
     exact, rounded = (
-        Predictor(model, device="cpu", precision=precision, dense=True).predict_block(image, wanted, 32)
+        Predictor(model, device="cpu", precision=precision, dense=True).predict_image(image, wanted, 32)
         for precision in ("fp32", "bf16")
     )
 
     assert 0 < np.abs(exact - rounded).max() < 0.02 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("settings", [{}, {"dense": True}, {"tta": True}, {"dense": True, "tta": True}])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_in_how_many_pieces_a_block_comes_does_not_matter(
+    precision: str, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi_meta.network, "BAND_PX", 0)
+    predictor = Predictor(tiny_model(), device="cpu", precision=precision, batch_size=8, **settings)
+    halo = 2 * (32 + predictor.halo_px)
+    image, wanted = texture(9 * 32 + halo, 7 * 32 + halo), np.random.default_rng(0).random((9, 7)) < 0.7
+    wanted[4] = False
+
+    def predict(piece_px: int) -> tuple[int, NDArray[np.float32]]:
+        monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", piece_px)
+        return len(predictor.pieces(wanted, 32)), predictor.predict_image(image, wanted, 32)
+
+    (few, whole), (many, parts) = predict(10**9), predict(1)
+    assert many > few or (predictor.halo_px and predictor.views > 1), "turned, an image is not seen from top to bottom"
+    np.testing.assert_array_equal(parts, whole)
+    assert np.array_equal(np.isnan(whole[..., 0]), ~wanted)
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(2, 8))
@@ -197,7 +219,7 @@ def test_compiled_blocks_do_not_depend_on_order_or_threads() -> None:
     compiled, eager = Predictor(model, compiled=True, **settings), Predictor(model, **settings)
 
     def predict(number: int, predictor: Predictor = compiled) -> NDArray[np.float32]:
-        return predictor.predict_block(images[number], np.ones(shapes[number], bool), 32)
+        return predictor.predict_image(images[number], np.ones(shapes[number], bool), 32)
 
     one = [predict(number) for number in range(len(shapes))]
     with ThreadPoolExecutor(3) as pool:

@@ -51,9 +51,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
 
     class Counting(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             seen.append((int(wanted.sum()),))
-            return super().predict_block(image, wanted, stride_px, report)
+            return super().predict_block(pieces, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.worker, "Predictor", Counting)
     return seen
@@ -158,11 +158,11 @@ def test_an_interrupted_scan_goes_on(
     seen: list[int] = []
 
     class Interrupted(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             if len(seen) == 5:
                 raise KeyboardInterrupt
             seen.append(1)
-            return super().predict_block(image, wanted, stride_px, report)
+            return super().predict_block(pieces, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -353,9 +353,9 @@ def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(
             seen.append(threading.current_thread().name)
             super().__init__(*arguments, **settings)
 
-        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             seen.append(threading.current_thread().name)
-            return super().predict_block(image, wanted, stride_px, report)
+            return super().predict_block(pieces, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.worker, "Predictor", Telling)
     scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, workers=3)
@@ -411,9 +411,9 @@ def test_identity_stands_before_the_first_block(
     found: list[dict[str, Any]] = []
 
     class Looking(DarknessPredictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
-            return super().predict_block(image, wanted, stride_px, report)
+            return super().predict_block(pieces, wanted, stride_px, report)
 
     monkeypatch.setattr(wsi_meta.worker, "Predictor", Looking)
     scan(slide_file, tmp_path / "h.zarr", model=model_file)

@@ -175,11 +175,11 @@ def test_resumed(
     blocks_done: list[int] = []
 
     class Interrupted(Predictor):
-        def predict_block(self, image: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             if len(blocks_done) == 2:
                 raise KeyboardInterrupt
             blocks_done.append(1)
-            return super().predict_block(image, wanted, stride_px, report)
+            return super().predict_block(pieces, wanted, stride_px, report)
 
     settings = COMMON | {"model": model_file, "block_px": 64}
     with monkeypatch.context() as patch:

@@ -1,7 +1,8 @@
 """A trunk applied to an image from top to bottom, in bands of rows: the features of one pass over the whole, in little memory.
 
 Layers whose windows reach over a band's edge keep the rows that their next windows need. So nothing is cut and nothing is
-computed twice, and only bands are ever held, whatever the image's size.
+computed twice, and only bands are ever held, whatever the image's size. Where a ResNet halves its rows, two bands are put
+together: early layers have large features and late ones few, and all are given about as much of them at a time.
 """
 
 from __future__ import annotations
@@ -131,6 +132,8 @@ def _through_windows(layer: Windowed, bands: Bands) -> Bands:
 
 def _through_residual(block: Residual, bands: Bands) -> Bands:
     """Let both branches see the bands; the side's wait until the main branch, which keeps rows back, has come as far."""
+    if isinstance(block.side, Windowed):
+        bands = _gathered(bands, block.side.stride)
     seen: deque[tuple[torch.Tensor, bool]] = deque()
 
     def for_main() -> Bands:
@@ -158,6 +161,18 @@ def _through_residual(block: Residual, bands: Bands) -> Bands:
         waiting = None if waiting is None else waiting.clone(memory_format=torch.channels_last)
         del rows, pieces
         yield done.pop(), last
+
+
+def _gathered(bands: Bands, count: int) -> Bands:
+    """Put every `count` bands together."""
+    waiting: list[torch.Tensor] = []
+    for rows, last in bands:
+        waiting.append(rows)
+        del rows
+        if last or len(waiting) == count:
+            done = [torch.cat(waiting, 2) if len(waiting) > 1 else waiting[0]]
+            waiting.clear()
+            yield done.pop(), last
 
 
 def _telling_last(bands: Iterable[torch.Tensor]) -> Bands:

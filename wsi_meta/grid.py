@@ -19,7 +19,7 @@ from wsi_meta.resampling import exact_ratio
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid", "covering_boxes"]
+__all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid", "covering_boxes", "covering_strips"]
 
 STRIDES = tuple(range(8, 97, 8))
 """Allowed sides of a cell, pixels at the model's mpp."""
@@ -58,12 +58,6 @@ class Block:
             for left, right in halves[1]
             if end > top and right > left
         ]
-
-    def shrunk(self, wanted: NDArray[np.bool_]) -> tuple[Block, tuple[slice, slice]]:
-        """Give the smallest block that holds all wanted cells, of which there are some, and its place in this one."""
-        rows, cols = _extents(wanted)
-        inner = Block(self.row + rows.start, self.col + cols.start, rows.stop - rows.start, cols.stop - cols.start)
-        return inner, (rows, cols)
 
 
 @dataclass(frozen=True)
@@ -162,6 +156,17 @@ def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[tuple[slice, 
         for corner, part in zip(corners, np.split(inner, [place], axis), strict=True)
         for box in covering_boxes(part, margin)
     ]
+
+
+def covering_strips(wanted: NDArray[np.bool_], rows: int) -> list[tuple[slice, slice]]:
+    """Give strips of up to `rows` rows of cells, each shrunk to its wanted cells, that hold all of them; from top to bottom."""
+    strips = []
+    for top in range(0, len(wanted), rows):
+        strip = wanted[top : top + rows]
+        if strip.any():
+            held, cols = _extents(strip)
+            strips.append((_shifted(held, top), cols))
+    return strips
 
 
 def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, int, float]:

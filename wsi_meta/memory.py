@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import resource
+from functools import lru_cache
+from pathlib import Path
 
-__all__ = ["give_back_memory", "keep_freed_memory", "prepare_memory", "share_memory"]
+__all__ = ["MemoryBound", "give_back_memory", "keep_freed_memory", "prepare_memory", "share_memory"]
 
 KERNELS = 64
-"""Shapes of layers whose code oneDNN keeps."""
+"""Shapes of layers whose code oneDNN keeps, and torch for it."""
+MOST_SPARE, LEAST_SPARE = 160 << 20, 48 << 20
+"""Bytes, see :class:`MemoryBound`."""
 
 
 def keep_freed_memory() -> None:
@@ -38,24 +43,49 @@ def share_memory() -> None:
 
 
 def give_back_memory() -> None:
-    """Ask glibc's allocator to give the kernel what is free between what is not; takes milliseconds."""
+    """Ask glibc's allocator to give the kernel what is free between what is not; takes milliseconds, getting it back more."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+class MemoryBound:
+    """Keeps a process's memory within bounds while tensors of ever other shapes come and go.
+
+    What one leaves hardly fits the next, so that free bits and pieces add up to several times what is in use. They are given
+    back when the process has grown by MOST_SPARE since this was made, and by LEAST_SPARE since the last time.
+    """
+
+    def __init__(self) -> None:
+        give_back_memory()
+        self._first = self._last = _resident()
+
+    def check(self) -> None:
+        """Give back memory if it is time; quick otherwise."""
+        if _resident() > max(self._first + MOST_SPARE, self._last + LEAST_SPARE):
+            give_back_memory()
+            self._last = _resident()
 
 
 def prepare_memory(*, in_bands: bool) -> None:
     """Set up this process's memory for a CPU's network, before its first pass.
 
-    oneDNN keeps the code that it made for the latest thousand shapes of layers, up to a gigabyte where rectangles have many
-    sizes; a pass needs fewer than KERNELS. Bands are small enough for the allocator as it is.
+    oneDNN keeps the code that it made for the latest thousand shapes of layers, and so does torch, which loads it: up to a
+    gigabyte where rectangles have many sizes; a pass needs fewer than KERNELS. Bands suit the allocator as it is.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KERNELS))
+    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, str(KERNELS))
     if in_bands:
         share_memory()
     else:
         keep_freed_memory()
 
 
+def _resident() -> int:
+    """Give the bytes of this process that are in memory; 0 where there is no glibc to give any back."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() if _glibc() else 0
+
+
+@lru_cache(maxsize=1)
 def _glibc() -> ctypes.CDLL | None:
     """Give the C library where it is glibc; other systems' allocators are left alone."""
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import cast
 
@@ -21,18 +21,19 @@ from torchvision.models.resnet import Bottleneck
 from wsi_meta.bands import Residual, features_in_bands, see_rows
 from wsi_meta.errors import DeviceError
 from wsi_meta.int8 import quantised_trunk
+from wsi_meta.memory import MemoryBound
 from wsi_meta.model import Model
 from wsi_meta.preprocessing import Preprocessing
 
-__all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
+__all__ = ["FastNetwork", "band_rows", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
 PATCHES_REPAY = 40_000
 """Patches from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
-BAND_PX = 1 << 19
-"""Pixels of a band in dense mode: its activations are tens of megabytes."""
-LEAST_BAND_ROWS = 128
+BAND_PX = 1 << 17
+"""Pixels of a band in dense mode: its activations are megabytes."""
+LEAST_BAND_ROWS = 32
 """Pixel rows of a band of a wide image."""
-PACKED_FOR = (1, LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
+PACKED_FOR = (1, 4 * LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
 """Images that int8 is laid out for: of five shapes the one at which images of all widths were fast."""
 EXAMPLE_CELLS = (9, 7)
 """Shape on which dense mode is compiled: always the same, so that the code does not depend on the first block."""
@@ -66,6 +67,7 @@ class FastNetwork(nn.Module):
         if in_bands:
             self.trunk.append(self.head)
             see_rows(self.trunk)
+        self._memory = MemoryBound()
         if precision == "int8":
             self._pack_weights()
 
@@ -85,18 +87,44 @@ class FastNetwork(nn.Module):
             logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(features, 1).flatten(1))
             return logits[:, 0]
         if self.in_bands:
-            rows = max(LEAST_BAND_ROWS, BAND_PX // images.shape[2] // 32 * 32)
-            bands = (self.preprocessing.to_input(band.contiguous()) for band in images.split(rows, 1))
-            parts = features_in_bands(self.trunk, bands)
-        else:
-            parts = self.head(self.trunk(self.preprocessing.to_input(images)))
-        return nn.functional.avg_pool2d(parts, kernel_size=3, stride=1)[:, 0]
+            return self.top_to_bottom([images])
+        return _means_of_patches(self.head(self.trunk(self.preprocessing.to_input(images))))
+
+    def top_to_bottom(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Give the logits of an image that comes in pieces, one below the other; none is held longer than it is computed.
+
+        Parameters
+        ----------
+        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of :func:`band_rows`, but for the last
+
+        Returns
+        -------
+        float32 tensor (1, rows, cols), as for the whole image.
+        """
+
+        def inputs() -> Iterator[torch.Tensor]:
+            for piece in pieces:
+                for band in piece.split(band_rows(piece.shape[2]), 1):
+                    self._memory.check()
+                    yield self.preprocessing.to_input(band.contiguous())
+
+        return _means_of_patches(features_in_bands(self.trunk, inputs()))
 
     @torch.inference_mode()
     def _pack_weights(self) -> None:
         """Let integer weights be laid out for typical shapes: the first pass, whatever its shape, may be a bad choice."""
         side = self.preprocessing.patch_px
         self(torch.zeros(PACKED_FOR if self.dense else (64, side, side, 3), dtype=torch.uint8))
+
+
+def band_rows(width_px: int) -> int:
+    """Give the pixel rows of a band of an image that is so wide."""
+    return max(LEAST_BAND_ROWS, BAND_PX // width_px // 32 * 32)
+
+
+def _means_of_patches(parts: torch.Tensor) -> torch.Tensor:
+    """Give the mean over the 3x3 features of each patch, tensor (n, rows, cols)."""
+    return nn.functional.avg_pool2d(parts, kernel_size=3, stride=1)[:, 0]
 
 
 class _Everywhere(nn.Module):

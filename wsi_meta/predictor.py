@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.grid import covering_boxes
+from wsi_meta.grid import covering_boxes, covering_strips
 from wsi_meta.hardware import resolve_device, resolve_precision
-from wsi_meta.memory import give_back_memory, prepare_memory
+from wsi_meta.memory import prepare_memory
 from wsi_meta.model import Model
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
@@ -29,6 +30,8 @@ DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
 """What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
+PIECE_PX = 1 << 20
+"""Pixels of a piece of a block's image, where it need not be in one piece."""
 
 
 def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
@@ -92,6 +95,7 @@ class Predictor:
         if self.device == "cpu":
             prepare_memory(in_bands=self._in_bands)
         network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=self._in_bands).to(self.device)
+        self._see_bands = network.top_to_bottom
         patch_px = model.card.preprocessing.patch_px
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 
@@ -120,12 +124,26 @@ class Predictor:
         float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`wsi_meta.views.dihedral`.
         """
         with self._turn():
-            sent = self._send(patches)
-            return self._fetch(self._by_patch(len(sent), lambda chosen: sent[chosen]))
+            return self._fetch(self._by_patch(self._send(patches).split(self._patches_at_once)))
+
+    def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
+        """Give the parts of a block's image that :meth:`predict_block` needs, in the order in which it needs them.
+
+        Parameters
+        ----------
+        wanted : bool (rows, cols), the block's cells that are to be predicted
+        stride_px : side of a cell, pixels at the model's mpp; 32 for a dense predictor
+
+        Returns
+        -------
+        Rows and columns of each, in pixels of an image that has `halo_px` more on each side than the block's patches: without
+        that halo the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``.
+        """
+        return [piece for box in self._boxes(wanted, stride_px) for piece in self._pieces_of(box, stride_px)]
 
     def predict_block(
         self,
-        image: NDArray[np.uint8],
+        pieces: Iterable[NDArray[np.uint8]],
         wanted: NDArray[np.bool_],
         stride_px: int,
         report: Callable[[int], None] | None = None,
@@ -134,10 +152,9 @@ class Predictor:
 
         Parameters
         ----------
-        image : uint8 (height, width, 3) RGB at the model's mpp, with `halo_px` more on each side than the block's patches:
-            without that halo the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``
-        wanted : bool (rows, cols), the cells to predict
-        stride_px : side of a cell, pixels at the model's mpp; 32 for a dense predictor
+        pieces : uint8 arrays (height, width, 3), RGB at the model's mpp: the image's parts that :meth:`pieces` asks for. They
+            are taken one after the other and not kept
+        wanted, stride_px : as for :meth:`pieces`
         report : called after each forward pass with the number of cells it finished
 
         Returns
@@ -148,74 +165,137 @@ class Predictor:
 
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
         with self._turn():
-            sent = self._send(torch.from_numpy(image))
+            sent = (self._send(torch.from_numpy(piece)) for piece in pieces)
             if self._dense:
-                logits[wanted] = self._fetch(self._by_block(sent, wanted, report))[wanted]
-                if self._in_bands:
-                    give_back_memory()  # blocks differ in shape: what is left of one hardly fits the next
-                return logits
-            side = self.model.card.preprocessing.patch_px
-            windows = sent.unfold(0, side, stride_px).unfold(1, side, stride_px)
-            rows, cols = (torch.from_numpy(places).to(self.device) for places in np.nonzero(wanted))
-            logits[wanted] = self._fetch(
-                self._by_patch(len(rows), lambda chosen: windows[rows[chosen], cols[chosen]].permute(0, 2, 3, 1), report)
-            )
+                logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
+            else:
+                logits[wanted] = self._fetch(self._by_patch(self._patches(sent, wanted, stride_px), report))
         return logits
+
+    def predict_image(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
+        """Give what :meth:`predict_block` gives for a block whose image is in memory."""
+        return self.predict_block((image[piece] for piece in self.pieces(wanted, stride_px)), wanted, stride_px)
 
     def stop(self) -> None:
         """Let passes that other threads still ask for fail at once, so that an interrupted scan ends soon."""
         self._stopped = True
 
-    def _by_patch(
-        self, n: int, take: Callable[[torch.Tensor], torch.Tensor], report: Callable[[int], None] | None = None
-    ) -> torch.Tensor:
-        """Give logits (n, views) of the patches that `take` gives by index; all views of a patch follow each other."""
+    @property
+    def _patches_at_once(self) -> int:
+        return -(-self.batch_size // self.views)
+
+    def _boxes(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
+        """Give the rectangles of cells that a block is seen in."""
+        if self._dense:
+            return covering_boxes(wanted, self._beyond_px(stride_px) // stride_px)
+        return covering_strips(wanted, max(1, PIECE_PX // (wanted.shape[1] * stride_px**2)))
+
+    def _beyond_px(self, stride_px: int) -> int:
+        """Give what a rectangle needs beyond its cells, both sides together."""
+        return 2 * self.halo_px + self.model.card.preprocessing.patch_px - stride_px
+
+    def _pieces_of(self, box: tuple[slice, slice], stride_px: int) -> list[tuple[slice, slice]]:
+        """Give the pixels of a rectangle of cells: in one piece, but where it is seen from top to bottom."""
+        rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self._beyond_px(stride_px)) for ends in box)
+        if not self._in_bands or self.views > 1:
+            return [(rows, cols)]
+        from wsi_meta.network import band_rows
+
+        width = cols.stop - cols.start
+        step = band_rows(width) * max(1, PIECE_PX // (band_rows(width) * width))
+        return [(slice(top, min(top + step, rows.stop)), cols) for top in range(rows.start, rows.stop, step)]
+
+    def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
+        """Cut strips of a block's image into the patches of its wanted cells, some at a time."""
         import torch
 
-        logits = torch.empty(n * self.views, device=self.device)
-        for start in range(0, len(logits), self.batch_size):
-            stop = min(start + self.batch_size, len(logits))
-            rows = torch.arange(start, stop, device=self.device)
-            seen = take(rows // self.views)
-            if self.views > 1:
-                seen = dihedral(seen, rows % self.views)
-            batch = seen.new_zeros((self._padded(len(seen)), *seen.shape[1:]))
-            batch[: len(seen)] = seen
-            logits[start:stop] = self._pass(batch)[: len(seen)]
+        side = self.model.card.preprocessing.patch_px
+        for strip, box in zip(strips, self._boxes(wanted, stride_px), strict=False):
+            windows = strip.unfold(0, side, stride_px).unfold(1, side, stride_px)
+            rows, cols = (torch.from_numpy(places).to(self.device) for places in np.nonzero(wanted[box]))
+            for some in torch.arange(len(rows), device=self.device).split(self._patches_at_once):
+                yield windows[rows[some], cols[some]].permute(0, 2, 3, 1)
+
+    def _by_patch(self, patches: Iterable[torch.Tensor], report: Callable[[int], None] | None = None) -> torch.Tensor:
+        """Give logits (n, views) of patches that come some at a time; all views of a patch follow each other."""
+        import torch
+
+        logits, done = [torch.empty(0, device=self.device)], 0
+        for batch, count in self._batches(self._in_views(some) for some in patches):
+            logits.append(self._pass(batch)[:count])
             if report is not None:
-                report(stop // self.views - start // self.views)
-        return logits.view(n, self.views)
+                report((done + count) // self.views - done // self.views)
+            done += count
+        return torch.cat(logits).view(-1, self.views)
+
+    def _in_views(self, patches: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.views == 1:
+            return patches
+        rows = torch.arange(len(patches) * self.views, device=self.device)
+        return dihedral(patches[rows // self.views], rows % self.views)
+
+    def _batches(self, rows: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+        """Gather rows into padded batches; give each with the number of rows in it that count."""
+        import torch
+
+        batch, count = torch.empty(0), 0
+        for some in rows:
+            while len(some):
+                if not count:
+                    batch = some.new_zeros((self._rows, *some.shape[1:]))
+                fitting = some[: self.batch_size - count]
+                batch[count : count + len(fitting)] = fitting
+                count, some = count + len(fitting), some[len(fitting) :]
+                if count == self.batch_size:
+                    yield batch, count
+                    count = 0
+        if count:
+            yield batch[: self._padded(count)], count
 
     def _padded(self, count: int) -> int:
         """Give the rows of a pass for `count` of them: always the same, since sums of floats hang on it in their last bits."""
         return self._rows if self.precision != "int8" else -(-count // ROWS_ALIKE) * ROWS_ALIKE
 
-    def _by_block(self, image: torch.Tensor, wanted: NDArray[np.bool_], report: Callable[[int], None] | None) -> torch.Tensor:
-        """Give logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each part that is wanted."""
+    def _by_box(
+        self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
+    ) -> torch.Tensor:
+        """Give logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each rectangle."""
         import torch
 
         halo = self.halo_px // DENSE_STRIDE_PX
-        margin = 2 * halo + self.model.card.preprocessing.patch_px // DENSE_STRIDE_PX - 1
         logits = torch.zeros((*wanted.shape, self.views), device=self.device)
-        for part in covering_boxes(wanted, margin):
-            rows, cols = (slice(ends.start * DENSE_STRIDE_PX, (ends.stop + margin) * DENSE_STRIDE_PX) for ends in part)
+        for box in self._boxes(wanted, DENSE_STRIDE_PX):
+            shown: Iterable[torch.Tensor] = islice(pieces, len(self._pieces_of(box, DENSE_STRIDE_PX)))
+            if self.views > 1:
+                shown = list(shown)
             for view in range(self.views):
-                seen = turn(image[None, rows, cols], view)
-                seen = self._pass(seen if self._in_bands else seen.contiguous())  # in bands, each band is made so
+                seen = self._see(turn(piece[None], view) for piece in shown)
                 inner = seen[:, halo : seen.shape[1] - halo, halo : seen.shape[2] - halo]
-                logits[(*part, view)] = turn_back(inner, view)[0]
+                logits[(*box, view)] = turn_back(inner, view)[0]
             if report is not None:
-                report(int(wanted[part].sum()))
+                report(int(wanted[box].sum()))
         return logits
+
+    def _see(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one."""
+        if self._in_bands:
+            return self._see_bands(pieces)
+        (image,) = pieces
+        return self._pass(image.contiguous())
 
     def _pass(self, images: torch.Tensor) -> torch.Tensor:
         """Run the network over uint8 images (n, height, width, 3) on the device."""
-        if self._stopped:
-            raise InterruptedError("the predictor was stopped")
+        self._unless_stopped()
         if self.compiled and self.device != "cpu":
             with self._lock:  # compiled code is not for several threads at once; a GPU goes on meanwhile
                 return self._network(images)
         return self._network(images)
+
+    def _unless_stopped(self) -> None:
+        if self._stopped:
+            raise InterruptedError("the predictor was stopped")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -235,6 +315,7 @@ class Predictor:
 
     def _send(self, pixels: torch.Tensor) -> torch.Tensor:
         """Bring pixels to the device: from pinned memory, so that a GPU goes on with other threads' work meanwhile."""
+        self._unless_stopped()
         return pixels if self.device == "cpu" else pixels.pin_memory().to(self.device, non_blocking=True)
 
     def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def scan(
         )
         if not heatmap.finished:
             _warn_of_tissue(tissue, opened, enabled=progress)
+            del tissue  # tens of megabytes of a large slide
             _scan_blocks(job, heatmap, workers, scheduler, place, progress=progress)
             heatmap.finalise(_sum_up(heatmap), lesion_facts(heatmap))
         _refuse_nothing(heatmap, opened)
@@ -183,8 +185,8 @@ def _scan_blocks(job: Job, heatmap: Heatmap, workers: int, scheduler: Any, place
     how = f"{job.network.mode} mode, {job.network.precision}{', compiled' if job.network.compiled == 'yes' else ''}"
     note(f"{heatmap.path.stem}: {cells:,} cells, {how}", enabled=progress)
     worker = job.open()
-    read = [block.shrunk(part)[0] for block, part in zip(blocks, wanted, strict=True)]
-    worker.slide.expect(grid.mpp, [grid.window(part, worker.predictor.halo_px) for part in read])
+    windows = (worker.windows(grid, block, part) for block, part in zip(blocks, wanted, strict=True))
+    worker.slide.expect(grid.mpp, chain.from_iterable(windows))
     place.stop = worker.predictor.stop
     with progress_bar(cells, "cells", "scanning", enabled=progress) as bar:
         if hasattr(scheduler, "submit"):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TileCache"]
 
-CASUAL_BYTES = 32 << 20
+CASUAL_BYTES = 16 << 20
 """Room for tiles while nobody has said what will be read: a row of an overview, the neighbourhood of a block."""
 EXPECTED_BYTES = 256 << 20
 """Room for tiles that are known to be needed again. A scan row by row keeps the strip that two rows of blocks share:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +31,8 @@ __all__ = ["Job", "Worker", "begin_loading", "forget", "scan_block"]
 
 LEAST_READ_PX = 480
 """Side of what is not tried in quarters any more, pixels at the model's mpp: what is lost round a damaged tile."""
+PIECES_AHEAD = 2
+"""Pieces of a block's image that are read while another is computed."""
 
 T = TypeVar("T")
 _opening = threading.Lock()
@@ -68,19 +73,36 @@ class Worker:
 
         A block that cannot be read whole is tried in quarters, and they again, so that damage costs little round it.
         """
-        logits = np.full((*wanted.shape, self.predictor.views), np.nan, np.float32)
-        if not wanted.any():
-            return logits
-        part, place = block.shrunk(wanted)
+        told = [0]
+
+        def tell(cells: int) -> None:
+            told.append(cells)
+            if report is not None:
+                report(cells)
+
         try:
-            image = self.slide.read_at(grid.mpp, *grid.window(part, self.predictor.halo_px))
+            return self._predict_whole(grid, block, wanted, tell)
         except SlideReadError:
-            for quarter, inside in part.quarters() if max(part.rows, part.cols) * grid.stride_px > LEAST_READ_PX else ():
-                logits[place][inside] = self.predict(grid, quarter, wanted[place][inside], report)
-            return logits
-        predict, device = self.predictor.predict_block, self.predictor.device
-        logits[place] = _compute(device, lambda: predict(image, wanted[place], grid.stride_px, report))
+            tell(-sum(told))
+        logits = np.full((*wanted.shape, self.predictor.views), np.nan, np.float32)
+        for quarter, inside in block.quarters() if max(block.rows, block.cols) * grid.stride_px > LEAST_READ_PX else ():
+            logits[inside] = self.predict(grid, quarter, wanted[inside], report)
         return logits
+
+    def windows(self, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+        """Give what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
+        x, y, _, _ = grid.window(block, self.predictor.halo_px)
+        return [
+            (x + cols.start, y + rows.start, cols.stop - cols.start, rows.stop - rows.start)
+            for rows, cols in self.predictor.pieces(wanted, grid.stride_px)
+        ]
+
+    def _predict_whole(
+        self, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_], report: Callable[[int], None]
+    ) -> NDArray[np.float32]:
+        pieces = _read_ahead(partial(self.slide.read_at, grid.mpp, *window) for window in self.windows(grid, block, wanted))
+        predict, device = self.predictor.predict_block, self.predictor.device
+        return _compute(device, lambda: predict(pieces, wanted, grid.stride_px, report))
 
 
 def scan_block(job: Job, store: Path, block: Block, report: Callable[[int], None] | None = None) -> int:
@@ -105,8 +127,26 @@ def begin_loading(job: Job) -> Future[Model]:
 def forget() -> None:
     """Let go of the slides, models and predictors that scans of this process keep open for their blocks."""
     _computing_thread().shutdown()  # what it is still loading would be kept
-    for kept in (_computing_thread, _open_slide, _load, _make_predictor, compiler_at_hand):
+    _reading_threads().shutdown()
+    for kept in (_computing_thread, _reading_threads, _open_slide, _load, _make_predictor, compiler_at_hand):
         kept.cache_clear()
+
+
+def _read_ahead(reads: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Give what is read, one after the other. Other threads read, from now on, and stay PIECES_AHEAD of what was given."""
+    left = iter(reads)
+
+    def begin(count: int) -> list[Future[T]]:
+        return [_reading_threads().submit(read) for read in islice(left, count)]
+
+    def give() -> Iterator[T]:
+        while ahead:
+            done = [ahead.popleft().result()]
+            ahead.extend(begin(1))
+            yield done.pop()  # not kept here
+
+    ahead = deque(begin(PIECES_AHEAD))
+    return give()
 
 
 def _compute(device: str, work: Callable[[], T]) -> T:
@@ -121,6 +161,11 @@ def _compute(device: str, work: Callable[[], T]) -> T:
 @lru_cache(maxsize=1)
 def _computing_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "computing")
+
+
+@lru_cache(maxsize=1)
+def _reading_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "reading")
 
 
 @lru_cache(maxsize=2)

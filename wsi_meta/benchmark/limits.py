@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.model import load_model, model_path
 from wsi_meta.predictor import Predictor
 from wsi_meta.slide import open_slide
+from wsi_meta.worker import Worker
 
 __all__ = ["Limits", "block_name", "measure_limits"]
 
@@ -85,19 +87,19 @@ def measure_limits(
     )
     made_seconds = time.perf_counter() - start
     with open_slide(slide) as opened:
-        parts = {block: block.shrunk(wanted[block]) for block in blocks}
-        windows = {block: grid.window(part, predictor.halo_px) for block, (part, _) in parts.items()}
+        worker = Worker(opened, predictor)
+        windows = {block: worker.windows(grid, block, wanted[block]) for block in blocks}
 
-        def read(block: Block) -> Any:
-            return opened.read_at(grid.mpp, *windows[block])
+        def read(block: Block) -> list[Any]:
+            return [opened.read_at(grid.mpp, *window) for window in windows[block]]
 
-        def predict(block: Block, image: Any) -> None:
-            predictor.predict_block(image, wanted[block][parts[block][1]], grid.stride_px)
+        def predict(block: Block, pieces: list[Any]) -> None:
+            predictor.predict_block(iter(pieces), wanted[block], grid.stride_px)
 
-        opened.expect(grid.mpp, windows.values())
+        opened.expect(grid.mpp, chain.from_iterable(windows.values()))
         read_seconds = _time_reading(read, blocks, workers)
-        image = read(blocks[0])
-        first, *again = (_seconds(predict, blocks[0], image) for _ in range(3))
+        pieces = read(blocks[0])
+        first, *again = (_seconds(predict, blocks[0], pieces) for _ in range(3))
         predict_seconds = {} if first_only else _time_predicting(read, predict, blocks)
     return Limits(
         read_seconds=read_seconds,
@@ -110,7 +112,7 @@ def measure_limits(
 def _time_reading(read: Callable[[Block], Any], blocks: list[Block], workers: int) -> float:
     start = time.perf_counter()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for _ in pool.map(lambda block: read(block).shape, blocks):
+        for _ in pool.map(lambda block: len(read(block)), blocks):
             pass
     return time.perf_counter() - start
 
@@ -121,8 +123,8 @@ def _time_predicting(
     seconds: dict[Block, float] = {}
     for start in range(0, len(blocks), HELD_BLOCKS):
         held = [(block, read(block)) for block in blocks[start : start + HELD_BLOCKS]]
-        for block, image in held:
-            seconds[block] = _seconds(predict, block, image)
+        for block, pieces in held:
+            seconds[block] = _seconds(predict, block, pieces)
     return seconds
 
 

@@ -1,0 +1,100 @@
+"""A block is read in pieces ahead of the network; what cannot be read costs little, and is not counted as done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import DarknessPredictor
+from numpy.typing import NDArray
+from slides import damage_tile, texture, write_slide
+
+import wsi_meta.predictor
+from wsi_meta.errors import SlideReadError
+from wsi_meta.grid import Block, PatchGrid
+from wsi_meta.model import load_model
+from wsi_meta.predictor import Predictor
+from wsi_meta.slide import open_slide
+from wsi_meta.worker import PIECES_AHEAD, Worker, _read_ahead, forget
+
+WAIT_S = 20
+
+
+@pytest.fixture(autouse=True)
+def let_go() -> None:
+    forget()
+
+
+def test_pieces_come_in_order_and_are_read_ahead_but_not_too_far() -> None:
+    read: list[int] = []
+    begun = [threading.Event() for _ in range(8)]
+
+    def reading(number: int) -> Callable[[], int]:
+        def read_it() -> int:
+            read.append(number)
+            begun[number].set()
+            return number
+
+        return read_it
+
+    pieces = _read_ahead(map(reading, range(8)))
+    assert begun[PIECES_AHEAD - 1].wait(WAIT_S), "before anyone asks"
+    for number in range(8):
+        assert next(pieces) == number
+        assert max(read) <= number + PIECES_AHEAD
+    assert next(pieces, None) is None
+    assert sorted(read) == list(range(8))
+
+
+def test_what_a_reader_raises_reaches_who_asked() -> None:
+    def fail() -> int:
+        raise SlideReadError("damaged")
+
+    pieces = _read_ahead([lambda: 1, fail, lambda: 3])
+    assert next(pieces) == 1
+    with pytest.raises(SlideReadError, match="damaged"):
+        next(pieces)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, dense: bool) -> None:
+    """Read piece by piece, a block has the logits that it has in memory."""
+    monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", 20_000)
+    slide = open_slide(write_slide(tmp_path / "s.tif", texture(700, 900)))
+    predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", dense=dense)
+    worker, grid = Worker(slide, predictor), PatchGrid(900, 700, 0.972, 0.972, 96, 32)
+    block, wanted = Block(3, 4, 9, 12), np.random.default_rng(1).random((9, 12)) < 0.6
+    windows = worker.windows(grid, block, wanted)
+
+    assert len(windows) > 2
+    whole = slide.read_at(grid.mpp, *grid.window(block, predictor.halo_px))
+    np.testing.assert_array_equal(worker.predict(grid, block, wanted), predictor.predict_image(whole, wanted, 32))
+
+
+def test_cells_of_a_block_that_fails_late_are_not_counted_twice(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", 20_000)
+    path = write_slide(tmp_path / "s.tif", texture(1280, 1280))
+    damage_tile(path, 24)  # the last of 5 x 5 tiles of 256 px
+    predictor = Predictor(load_model(model_file), device="cpu", precision="fp32")
+    grid = PatchGrid(1280, 1280, 0.972, 0.972, 96, 96)
+    told: list[int] = []
+    block, wanted = Block(0, 0, *grid.shape), np.ones(grid.shape, bool)
+    logits = Worker(open_slide(path), predictor).predict(grid, block, wanted, told.append)
+
+    readable = np.isfinite(logits[..., 0])
+    assert readable[:8, :8].all()
+    assert not readable[-2:, -2:].any()
+    assert min(told) < 0, "some of it was done before the bad tile was met"
+    assert sum(told) == readable.sum()
+    assert np.ptp(logits[readable]) > 0
+
+
+def test_a_fake_sees_what_the_network_would(tmp_path: Path, model_file: Path) -> None:
+    image: NDArray[np.uint8] = texture(400, 400)
+    fake = DarknessPredictor(load_model(model_file), device="cpu", precision="fp32", dense=True)
+    assert np.isfinite(fake.predict_image(image, np.ones((2, 2), bool), 32)).all()
