@@ -98,8 +98,12 @@ def test_an_interrupt_ends_all_of_it(
             raise InterruptedError
 
     monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        scan_slides(slides, tmp_path / "out", model=model_file)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scan_slides(slides, tmp_path / "out", model=model_file)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out" / "c.zarr").exists()
     assert not Heatmap.open(tmp_path / "out" / "a.zarr").finished
 

@@ -13,7 +13,7 @@ __all__ = ["MemoryBound", "give_back_memory", "keep_freed_memory", "prepare_memo
 
 KERNELS = 64
 """Shapes of layers whose code oneDNN keeps, and torch for it."""
-MOST_SPARE, LEAST_SPARE = 160 << 20, 48 << 20
+MOST_SPARE, LEAST_SPARE = 144 << 20, 48 << 20
 """Bytes, see :class:`MemoryBound`."""
 
 

@@ -34,7 +34,7 @@ BAND_PX = 1 << 17
 LEAST_BAND_ROWS = 32
 """Pixel rows of a band of a wide image."""
 PACKED_FOR = (1, 4 * LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
-"""Images that int8 is laid out for: of five shapes the one at which images of all widths were fast."""
+"""Images that int8 is laid out for: of a dozen shapes one at which images of all widths were fast (docs/benchmarks.md)."""
 EXAMPLE_CELLS = (9, 7)
 """Shape on which dense mode is compiled: always the same, so that the code does not depend on the first block."""
 

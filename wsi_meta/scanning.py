@@ -121,6 +121,7 @@ def scan(
             _warn_of_tissue(tissue, opened, enabled=progress)
             del tissue  # tens of megabytes of a large slide
             _scan_blocks(job, heatmap, workers, scheduler, place, progress=progress)
+            give_back_memory()  # before lesions are sought, which needs some
             heatmap.finalise(_sum_up(heatmap), lesion_facts(heatmap))
         _refuse_nothing(heatmap, opened)
         if score_model is not None:
