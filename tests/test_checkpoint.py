@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import HERE, Tiny, end_of, start_child, train_module, use_tiny
+from tiny import HERE, Tiny, start_child, train_module, use_tiny
 
 from wsi_meta.cli import main
 from wsi_meta.errors import OutputExistsError, OutputPathError
@@ -179,8 +179,8 @@ def test_other_data_are_another_training(out: Path, patch_folder: Path, tmp_path
 # --- a training that is killed
 
 
-def in_child(work: Callable[[], object], log: Path) -> int:
-    return end_of(start_child(work, log))
+def in_child(work: Callable[[pytest.MonkeyPatch], object], log: Path) -> int:
+    return start_child(work, log).wait()
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -239,7 +239,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(
     unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
     expected = train(patch_folder, unbroken, **options)
 
-    def killed() -> None:
+    def killed(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train_module, "best_epoch", len)
         if when == "between epochs":
             kill_on(monkeypatch, train_module, "write_checkpoint", 1, after=True)
         elif when == "within an epoch":
@@ -320,14 +321,12 @@ def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(
 
 
 @pytest.mark.parametrize(("limit", "file"), [(20_000, "m.safetensors"), (100_000, "m.checkpoint")])
-def test_a_full_disk_is_one_line_and_what_was_good_is_kept(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, file: str
-) -> None:
+def test_a_full_disk_is_one_line_and_what_was_good_is_kept(patch_folder: Path, tmp_path: Path, limit: int, file: str) -> None:
     """The kernel refuses to write files over a limit from the second epoch on; each epoch is the best so far."""
     out, log = tmp_path / "m.safetensors", tmp_path / "log"
     words = f"train {patch_folder} --out {out} --init none --epochs 3 --batch-size 8 --device cpu --precision fp32 --workers 0"
 
-    def filled() -> None:
+    def filled(monkeypatch: pytest.MonkeyPatch) -> None:
         epoch = train_module._train_epoch
         good: dict[str, bytes] = {}
 

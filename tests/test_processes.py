@@ -7,17 +7,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import ALONE, HERE, Tiny, end_of, start_child, train_module, use_tiny
+from tiny import ALONE, HERE, Tiny, start_child, train_module, use_tiny
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DeviceError, OutputPathError
 from wsi_meta.training.checkpoint import checkpoint_path
+from wsi_meta.training.learner import Learner
 from wsi_meta.training.loader import EpochBatches
 from wsi_meta.training.processes import Processes, joined_processes
 from wsi_meta.training.recipe import Augmentation, Recipe
@@ -75,29 +77,24 @@ def test_an_environment_without_a_rank_is_told(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def in_two(monkeypatch: pytest.MonkeyPatch, work: Callable[[int], object], folder: Path) -> list[tuple[int, str]]:
+def in_two(work: Callable[[int, pytest.MonkeyPatch], object], folder: Path) -> list[tuple[int, str]]:
     """Run `work` with its rank in two processes, joined as torchrun joins them; give what each exits with and prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(2):
-        surroundings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        surroundings |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-        with monkeypatch.context() as context:
-            for name, value in surroundings.items():
-                context.setenv(name, str(value))
-            children.append(start_child(lambda rank=rank: work(rank), folder / f"log{rank}"))  # type: ignore[misc]
-    return [(end_of(child), (folder / f"log{rank}").read_text()) for rank, child in enumerate(children)]
+        meeting = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1]}
+    meeting |= {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    logs = [folder / f"log{rank}" for rank in range(2)]
+    children = [start_child(partial(work, rank), logs[rank], RANK=rank, LOCAL_RANK=rank, **meeting) for rank in range(2)]
+    return [(child.wait(), log.read_text()) for child, log in zip(children, logs, strict=True)]
 
 
-def test_what_the_first_process_holds_is_shared_and_means_are_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def work(rank: int) -> None:
+def test_what_the_first_process_holds_is_shared_and_means_are_of_all(tmp_path: Path) -> None:
+    def work(rank: int, _monkeypatch: pytest.MonkeyPatch) -> None:
         with joined_processes("cpu") as processes:
             value = torch.tensor(float(rank))
             print(processes, processes.share([rank, "x"]), processes.mean(value), float(value))
 
-    ends = in_two(monkeypatch, work, tmp_path)
+    ends = in_two(work, tmp_path)
 
     assert ends == [(0, f"Processes(rank={rank}, count=2, device='cpu') [0, 'x'] 0.5 {float(rank)}\n") for rank in range(2)]
 
@@ -127,11 +124,11 @@ def test_two_processes_train_as_one(
     alone, together = tmp_path / "alone" / "m.safetensors", tmp_path / "rank0" / "m.safetensors"
     train(patch_folder, alone, **options)
 
-    def work(rank: int) -> None:
+    def work(rank: int, _monkeypatch: pytest.MonkeyPatch) -> None:
         result = train(patch_folder, tmp_path / f"rank{rank}" / "m.safetensors", **options)
         (tmp_path / f"result{rank}").write_text(json.dumps([result.rank, result.best_epoch, result.validation.to_dict()]))
 
-    (code, first), (other_code, second) = in_two(monkeypatch, work, tmp_path)
+    (code, first), (other_code, second) = in_two(work, tmp_path)
 
     assert (code, other_code) == (0, 0), first + second
     assert "finished after 3 epochs" in first
@@ -156,15 +153,9 @@ def test_two_processes_train_as_one(
     assert min(moved.values()) > 5e-3
 
 
-def test_two_processes_augment_differently_but_hold_the_same_weights(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_tiny(monkeypatch)
-    drawn: list[float] = []
-
-    def work(rank: int) -> None:
-        from wsi_meta.training.learner import Learner
-
+def test_two_processes_augment_differently_but_hold_the_same_weights(patch_folder: Path, tmp_path: Path) -> None:
+    def work(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        drawn: list[float] = []
         step = Learner.step
 
         def note_draw(learner: Any, images: Any, labels: Any, generator: torch.Generator, side: int) -> torch.Tensor:
@@ -178,7 +169,7 @@ def test_two_processes_augment_differently_but_hold_the_same_weights(
         train(patch_folder, tmp_path / f"{rank}.safetensors", init="none", recipe=Recipe(epochs=2, batch_size=8), **HERE)
         print(json.dumps(drawn))
 
-    (_, first), (_, second) = in_two(monkeypatch, work, tmp_path)
+    (_, first), (_, second) = in_two(work, tmp_path)
 
     one, other = json.loads(first), json.loads(second)
     assert len(one) == len(other) == 8
@@ -186,33 +177,31 @@ def test_two_processes_augment_differently_but_hold_the_same_weights(
     assert all(seed != theirs for seed, theirs in zip(one[::2], other[::2], strict=True))
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     words = f"train {tmp_path / 'no data'} --out {tmp_path / 'm.safetensors'} --init none --batch-size 9 --device cpu"
 
-    ends = in_two(monkeypatch, lambda _rank: main(words.split()), tmp_path)
+    ends = in_two(lambda *_values: main(words.split()), tmp_path)
 
     assert [code for code, _ in ends] == [1, 1]
     for _, printed in ends:
         assert printed == "Error: a batch of 9 does not divide by 2 processes; change --batch-size\n"
 
 
-def test_a_process_whose_fellow_ends_says_so_in_one_line(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp_path: Path) -> None:
     """The first process cannot write: its message is the clear one, the other's leads there."""
-    use_tiny(monkeypatch)
 
     def full(*_values: Any) -> None:
         raise OutputPathError("no room")
 
-    monkeypatch.setattr(train_module, "save_model", full)
+    def work(_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(train_module, "save_model", full)
+        main(words.split())
+
     words = f"train {patch_folder} --out {tmp_path / 'm.safetensors'} --init none --batch-size 8 --device cpu --workers 0"
 
-    ends = in_two(monkeypatch, lambda _rank: main(words.split()), tmp_path)
+    ends = in_two(work, tmp_path)
 
-    assert [code for code, _ in ends] == [1, 1]
+    assert [code for code, _ in ends] == [1, 1], ends
     assert [printed.splitlines()[-1] for _, printed in ends] == [
         "Error: no room",
         "Error: process 1: another process ended; its message tells why",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
-import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -98,28 +98,29 @@ def script(monkeypatch: pytest.MonkeyPatch, losses: list[float], judged: list[ND
     monkeypatch.setattr(Judge, "logits", lambda *_values: next(logits))
 
 
-def start_child(work: Callable[[], object], log: Path) -> int:
-    """Run `work` in a process of its own, all that it prints going to the file `log`; give its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12: fork beside torch's threads
-        child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        with log.open("w", buffering=1) as file:
-            sys.stdout = sys.stderr = file
-            try:
-                work()
-                code = 0
-            except SystemExit as end:
-                code = int(end.code or 0)
-            except BaseException:
-                traceback.print_exc()
-    finally:
-        os._exit(code)
+def start_child(work: Callable[[pytest.MonkeyPatch], object], log: Path, **environment: object) -> subprocess.Popen[bytes]:
+    """Run `work` in a process of its own, which trains the tiny network and prints to the file `log`.
+
+    A new Python, not a fork: autograd refuses to work in a process forked beside its threads for a GPU (or for what a
+    compiler took for one).
+    """
+    surroundings = {"OMP_NUM_THREADS": 1, "PYTHONPATH": Path(__file__).parent} | environment
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            [sys.executable, "-u", "-c", "import tiny; tiny.work_as_child()"],
+            env=os.environ | {name: str(value) for name, value in surroundings.items()},
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+        )
+    assert child.stdin
+    with child.stdin as pipe:
+        cloudpickle.dump(work, pipe)
+    return child
 
 
-def end_of(child: int) -> int:
-    """Wait for a process; give its exit code, negative for the signal that ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def work_as_child() -> None:
+    """What the new Python does."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_tiny(monkeypatch)
+        cloudpickle.load(sys.stdin.buffer)(monkeypatch)
