@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from slides import damage_tile, texture, write_slide
 import wsi_meta
 import wsi_meta.worker
 from wsi_meta.cli import main
+from wsi_meta.errors import SlideReadError
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +164,27 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Pa
     assert "no such store" in _one_line_error(_run("overlay", tmp_path / "gone.zarr", "--out", tmp_path / "o.png"))
     for name in ("gone.tif", "gone.safetensors", "gone.zarr"):
         assert name in _one_line_error(_run("info", tmp_path / name))
+
+
+@pytest.mark.parametrize("error", [SlideReadError, KeyboardInterrupt])
+def test_what_failed_work_held_is_let_go_before_the_command_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """Threads that end with the interpreter may abort it: those of torchrun's processes did."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(*_values: object, **_options: object) -> None:
+        something = torch.zeros(1)
+        held.append(weakref.ref(something))
+        raise error("s.tif: bad")
+
+    monkeypatch.setattr("wsi_meta.scanning.scan", fail)
+
+    done = _run("scan", write_slide(tmp_path / "s.tif", texture(300, 300)), "--out", tmp_path / "h.zarr")
+
+    assert done.exit_code == 1
+    assert done.exc_info is not None, "the end of the command is still at hand"
+    assert held[0]() is None
 
 
 def test_usage_errors(slide_file: Path) -> None:

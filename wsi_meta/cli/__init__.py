@@ -33,11 +33,11 @@ class _OneLineErrors(click.Group):
         try:
             return super().invoke(ctx)
         except (WsiMetaError, OSError) as error:
-            raise click.ClickException(one_line(error)) from error
+            told = one_line(error)
         except KeyboardInterrupt:
-            raise click.ClickException(
-                "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
-            ) from None
+            told = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+        # here, where the error is gone and all that its frames held: gloo's threads would abort the process as it ends
+        raise click.ClickException(told)
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
