@@ -3,10 +3,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
-from wsi_meta.grid import STRIDES, Block, PatchGrid, covering_strips
+from wsi_meta.grid import STRIDES, Block, PatchGrid
 
 grids = st.builds(
     PatchGrid,
@@ -65,21 +63,6 @@ def test_figures_of_the_design() -> None:
 def test_stored_mpp_is_rounded() -> None:
     """A TIFF gives 0.24300000001 for 0.243: that must not add a row of cells with nothing in it."""
     assert PatchGrid(8192, 8192, 0.24300000001, 0.972, 96, 32).shape == (64, 64)
-
-
-@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 4))
-def test_strips_hold_all_wanted_cells_once_in_order_and_have_no_empty_edge(wanted: NDArray[np.bool_], rows: int) -> None:
-    times, last = np.zeros(wanted.shape, int), 0
-    for strip in covering_strips(wanted, rows):
-        kept = wanted[strip]
-        times[strip] += 1
-        assert len(kept) <= rows
-        assert strip[0].start >= last
-        assert all(edge.any() for edge in (kept[0], kept[-1], kept[:, 0], kept[:, -1]))
-        last = strip[0].stop
-
-    assert times.max(initial=0) <= 1
-    assert times[wanted].all()
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -94,8 +94,8 @@ def test_open_blocks_shrink_as_they_are_written(tmp_path: Path) -> None:
     shape = (todo[0].rows, todo[0].cols)
     heatmap.write_block(todo[0], np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8))
     assert Heatmap.open(tmp_path / "h.zarr").open_blocks() == todo[1:]
-    unread = np.full((todo[1].rows, todo[1].cols), Status.UNREADABLE, np.uint8)
-    heatmap.write_block(todo[1], None, unread)
+    shape = (todo[1].rows, todo[1].cols)
+    heatmap.write_block(todo[1], np.full(shape, np.nan, np.float32), np.full(shape, Status.UNREADABLE, np.uint8))
     assert todo[1] in heatmap.open_blocks(), "unreadable cells are tried again"
 
 

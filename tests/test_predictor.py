@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from slides import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.network
-import wsi_meta.predictor
+import wsi_meta.pieces
 import wsi_meta.scan_options
 from wsi_meta.errors import DeviceError, OutputExistsError
-from wsi_meta.grid import PASS_COST, covering_boxes
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import Model, ModelCard, load_model, save_model
 from wsi_meta.network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
@@ -113,44 +109,20 @@ def test_bf16_stays_near_float32() -> None:
 def test_in_how_many_pieces_a_block_comes_does_not_matter(
     precision: str, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.network, "BAND_PX", 0)
+    monkeypatch.setattr(wsi_meta.pieces, "BAND_PX", 0)
     predictor = Predictor(tiny_model(), device="cpu", precision=precision, batch_size=8, **settings)
     halo = 2 * (32 + predictor.halo_px)
     image, wanted = texture(9 * 32 + halo, 7 * 32 + halo), np.random.default_rng(0).random((9, 7)) < 0.7
     wanted[4] = False
 
     def predict(piece_px: int) -> tuple[int, NDArray[np.float32]]:
-        monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", piece_px)
+        monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", piece_px)
         return len(predictor.pieces(wanted, 32)), predictor.predict_image(image, wanted, 32)
 
     (few, whole), (many, parts) = predict(10**9), predict(1)
     assert many > few or (predictor.halo_px and predictor.views > 1), "turned, an image is not seen from top to bottom"
     np.testing.assert_array_equal(parts, whole)
     assert np.array_equal(np.isnan(whole[..., 0]), ~wanted)
-
-
-@given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(2, 8))
-def test_boxes_hold_all_wanted_cells_once_and_cost_no_more_than_one(wanted: NDArray[np.bool_], margin: int) -> None:
-    boxes = covering_boxes(wanted, margin)
-    times = np.zeros(wanted.shape, int)
-    for box in boxes:
-        times[box] += 1
-
-    assert times.max(initial=0) <= 1
-    assert times[wanted].all()
-    if wanted.any():
-        extents = [np.ptp(np.flatnonzero(wanted.any(axis))) + 1 + margin for axis in (1, 0)]
-        cost = sum((rows.stop - rows.start + margin) * (cols.stop - cols.start + margin) + PASS_COST for rows, cols in boxes)
-        assert cost <= extents[0] * extents[1] + PASS_COST
-    else:
-        assert boxes == []
-
-
-def test_boxes_leave_out_what_nobody_wants() -> None:
-    wanted = np.zeros((60, 60), bool)
-    wanted[3:20, 2:21] = wanted[40:58, 41:60] = True
-
-    assert covering_boxes(wanted, 8) == [(slice(3, 20), slice(2, 21)), (slice(40, 58), slice(41, 60))]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import DarknessPredictor
-from numpy.typing import NDArray
 from slides import damage_tile, texture, write_slide
 
-import wsi_meta.predictor
+import wsi_meta.pieces
 from wsi_meta.errors import SlideReadError
 from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.model import load_model
@@ -62,7 +60,7 @@ def test_what_a_reader_raises_reaches_who_asked() -> None:
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, dense: bool) -> None:
     """Read piece by piece, a block has the logits that it has in memory."""
-    monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", 20_000)
+    monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", 20_000)
     slide = open_slide(write_slide(tmp_path / "s.tif", texture(700, 900)))
     predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", dense=dense)
     worker, grid = Worker(slide, predictor), PatchGrid(900, 700, 0.972, 0.972, 96, 32)
@@ -77,7 +75,7 @@ def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatc
 def test_cells_of_a_block_that_fails_late_are_not_counted_twice(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.predictor, "PIECE_PX", 20_000)
+    monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", 20_000)
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280))
     damage_tile(path, 24)  # the last of 5 x 5 tiles of 256 px
     predictor = Predictor(load_model(model_file), device="cpu", precision="fp32")
@@ -92,9 +90,3 @@ def test_cells_of_a_block_that_fails_late_are_not_counted_twice(
     assert min(told) < 0, "some of it was done before the bad tile was met"
     assert sum(told) == readable.sum()
     assert np.ptp(logits[readable]) > 0
-
-
-def test_a_fake_sees_what_the_network_would(tmp_path: Path, model_file: Path) -> None:
-    image: NDArray[np.uint8] = texture(400, 400)
-    fake = DarknessPredictor(load_model(model_file), device="cpu", precision="fp32", dense=True)
-    assert np.isfinite(fake.predict_image(image, np.ones((2, 2), bool), 32)).all()

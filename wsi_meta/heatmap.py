@@ -177,14 +177,14 @@ class Heatmap:
     def write_block(
         self,
         block: Block,
-        probability: NDArray[np.float32] | None,
+        probability: NDArray[np.float32],
         status: NDArray[np.uint8],
         uncertainty: NDArray[np.float32] | None = None,
     ) -> None:
-        """Write a block's values (None: none could be had, or none are kept), then its status, which commits it."""
-        for name, values in (("0", probability), ("uncertainty", uncertainty)):
-            if values is not None:
-                self._array(name)[block.cells] = values
+        """Write a block's values, NaN where there are none, then its status, which commits it."""
+        self._array("0")[block.cells] = probability
+        if uncertainty is not None:
+            self._array("uncertainty")[block.cells] = uncertainty
         self._array("status")[block.cells] = status
 
     def open_blocks(self) -> list[Block]:

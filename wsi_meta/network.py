@@ -23,16 +23,13 @@ from wsi_meta.errors import DeviceError
 from wsi_meta.int8 import quantised_trunk
 from wsi_meta.memory import MemoryBound
 from wsi_meta.model import Model
+from wsi_meta.pieces import BAND_PX, LEAST_BAND_ROWS, band_rows
 from wsi_meta.preprocessing import Preprocessing
 
-__all__ = ["FastNetwork", "band_rows", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
+__all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
 PATCHES_REPAY = 40_000
 """Patches from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
-BAND_PX = 1 << 17
-"""Pixels of a band in dense mode: its activations are megabytes."""
-LEAST_BAND_ROWS = 32
-"""Pixel rows of a band of a wide image."""
 PACKED_FOR = (1, 4 * LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
 """Images that int8 is laid out for: of a dozen shapes one at which images of all widths were fast (docs/benchmarks.md)."""
 EXAMPLE_CELLS = (9, 7)
@@ -95,7 +92,7 @@ class FastNetwork(nn.Module):
 
         Parameters
         ----------
-        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of :func:`band_rows`, but for the last
+        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of :func:`wsi_meta.pieces.band_rows`, but for the last
 
         Returns
         -------
@@ -115,11 +112,6 @@ class FastNetwork(nn.Module):
         """Let integer weights be laid out for typical shapes: the first pass, whatever its shape, may be a bad choice."""
         side = self.preprocessing.patch_px
         self(torch.zeros(PACKED_FOR if self.dense else (64, side, side, 3), dtype=torch.uint8))
-
-
-def band_rows(width_px: int) -> int:
-    """Give the pixel rows of a band of an image that is so wide."""
-    return max(LEAST_BAND_ROWS, BAND_PX // width_px // 32 * 32)
 
 
 def _means_of_patches(parts: torch.Tensor) -> torch.Tensor:

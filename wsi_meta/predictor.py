@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.grid import covering_boxes, covering_strips
 from wsi_meta.hardware import resolve_device, resolve_precision
 from wsi_meta.memory import prepare_memory
 from wsi_meta.model import Model
+from wsi_meta.pieces import BlockCut
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
 """What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
-PIECE_PX = 1 << 20
-"""Pixels of a piece of a block's image, where it need not be in one piece."""
 
 
 def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
@@ -97,6 +95,7 @@ class Predictor:
         network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=self._in_bands).to(self.device)
         self._see_bands = network.top_to_bottom
         patch_px = model.card.preprocessing.patch_px
+        self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and not tta)
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
@@ -139,7 +138,7 @@ class Predictor:
         Rows and columns of each, in pixels of an image that has `halo_px` more on each side than the block's patches: without
         that halo the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``.
         """
-        return [piece for box in self._boxes(wanted, stride_px) for piece in self._pieces_of(box, stride_px)]
+        return [piece for box in self._cut.boxes(wanted, stride_px) for piece in self._cut.pieces(box, stride_px)]
 
     def predict_block(
         self,
@@ -184,33 +183,12 @@ class Predictor:
     def _patches_at_once(self) -> int:
         return -(-self.batch_size // self.views)
 
-    def _boxes(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
-        """Give the rectangles of cells that a block is seen in."""
-        if self._dense:
-            return covering_boxes(wanted, self._beyond_px(stride_px) // stride_px)
-        return covering_strips(wanted, max(1, PIECE_PX // (wanted.shape[1] * stride_px**2)))
-
-    def _beyond_px(self, stride_px: int) -> int:
-        """Give what a rectangle needs beyond its cells, both sides together."""
-        return 2 * self.halo_px + self.model.card.preprocessing.patch_px - stride_px
-
-    def _pieces_of(self, box: tuple[slice, slice], stride_px: int) -> list[tuple[slice, slice]]:
-        """Give the pixels of a rectangle of cells: in one piece, but where it is seen from top to bottom."""
-        rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self._beyond_px(stride_px)) for ends in box)
-        if not self._in_bands or self.views > 1:
-            return [(rows, cols)]
-        from wsi_meta.network import band_rows
-
-        width = cols.stop - cols.start
-        step = band_rows(width) * max(1, PIECE_PX // (band_rows(width) * width))
-        return [(slice(top, min(top + step, rows.stop)), cols) for top in range(rows.start, rows.stop, step)]
-
     def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
         """Cut strips of a block's image into the patches of its wanted cells, some at a time."""
         import torch
 
-        side = self.model.card.preprocessing.patch_px
-        for strip, box in zip(strips, self._boxes(wanted, stride_px), strict=False):
+        side = self._cut.patch_px
+        for strip, box in zip(strips, self._cut.boxes(wanted, stride_px), strict=False):
             windows = strip.unfold(0, side, stride_px).unfold(1, side, stride_px)
             rows, cols = (torch.from_numpy(places).to(self.device) for places in np.nonzero(wanted[box]))
             for some in torch.arange(len(rows), device=self.device).split(self._patches_at_once):
@@ -266,8 +244,8 @@ class Predictor:
 
         halo = self.halo_px // DENSE_STRIDE_PX
         logits = torch.zeros((*wanted.shape, self.views), device=self.device)
-        for box in self._boxes(wanted, DENSE_STRIDE_PX):
-            shown: Iterable[torch.Tensor] = islice(pieces, len(self._pieces_of(box, DENSE_STRIDE_PX)))
+        for box in self._cut.boxes(wanted, DENSE_STRIDE_PX):
+            shown: Iterable[torch.Tensor] = islice(pieces, len(self._cut.pieces(box, DENSE_STRIDE_PX)))
             if self.views > 1:
                 shown = list(shown)
             for view in range(self.views):

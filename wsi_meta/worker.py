@@ -73,7 +73,7 @@ class Worker:
 
         A block that cannot be read whole is tried in quarters, and they again, so that damage costs little round it.
         """
-        told = [0]
+        told: list[int] = []
 
         def tell(cells: int) -> None:
             told.append(cells)
