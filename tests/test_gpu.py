@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,22 @@ from wsi_meta.training.train import Recipe, train
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.02), ("bf16", 0.1)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 0.002), ("bf16", 0.1)])
 def test_logits_agree_with_the_cpu(precision: str, tolerance: float, model_file: Path) -> None:
-    """fp32 on CUDA multiplies in TF32 by torch's default."""
     patches = torch.stack([torch.from_numpy(texture(96, 96, seed)) for seed in range(20)])
     on_cpu = Predictor(load_model(model_file), device="cpu", precision="fp32", batch_size=8).predict_patches(patches)
     on_gpu = Predictor(load_model(model_file), device="cuda", precision=precision, batch_size=8).predict_patches(patches)
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_that_share_a_gpu_get_what_one_alone_gets(precision: str, model_file: Path) -> None:
+    predictor = Predictor(load_model(model_file), device="cuda", precision=precision, batch_size=8)
+    blocks = [torch.stack([torch.from_numpy(texture(96, 96, 100 * block + seed)) for seed in range(12)]) for block in range(8)]
+    alone = [predictor.predict_patches(patches) for patches in blocks]
+
+    with ThreadPoolExecutor(3) as pool:
+        np.testing.assert_array_equal(list(pool.map(predictor.predict_patches, blocks)), alone)
 
 
 def test_scan_and_train_run(tmp_path: Path, model_file: Path, patch_folder: Path) -> None:
@@ -55,4 +65,4 @@ def test_dense_mode_agrees_with_the_cpu(model_file: Path) -> None:
     image, wanted = texture(side, side), np.ones((5, 5), bool)
     on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_image(image, wanted, 32)
     on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_image(image, wanted, 32)
-    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.02)
+    np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.002)

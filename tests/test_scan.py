@@ -405,6 +405,20 @@ def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -
             scan(slide_file, tmp_path / "h.zarr", **settings)
 
 
+def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    """Sums are rounded differently there: the map would hang on where it was interrupted. The first stores do not say."""
+    made = scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
+    group = zarr.open_group(tmp_path / "h.zarr", mode="r+")
+    facts = made.facts
+    assert facts["identity"]["device"] == facts["device"] == "cpu"
+    group.attrs["wsi_meta"] = facts | {"identity": facts["identity"] | {"device": "cuda"}}
+    with pytest.raises(OutputExistsError, match="device is cuda, now cpu"):
+        scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
+    del facts["identity"]["device"]
+    group.attrs["wsi_meta"] = facts
+    assert scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu").finished
+
+
 def test_identity_stands_before_the_first_block(
     tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

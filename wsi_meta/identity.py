@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_or_create", "recorded"]
 
-FIRST_STORES = {"reader": "openslide", "uncertainty": False, "halo_px": 0}
+FIRST_STORES = {"reader": "openslide", "uncertainty": False, "halo_px": 0, "device": "cpu"}
 """What the identity of the first stores does not say."""
 
 

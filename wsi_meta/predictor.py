@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -44,7 +42,8 @@ class Predictor:
     its neighbours in the batch nor on how many there are. Sums of integers are exact: int8 needs less padding.
 
     Threads may share a predictor, and should: on a CPU one of them computes at a time, on all cores, while others read and
-    write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time.
+    write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time
+    (:mod:`wsi_meta.sharing`).
 
     Parameters
     ----------
@@ -75,6 +74,7 @@ class Predictor:
         compiled: bool = False,
     ) -> None:
         from wsi_meta.network import FastNetwork, compile_network
+        from wsi_meta.sharing import share_device
 
         self.model = model
         self.device = resolve_device(device)
@@ -86,9 +86,8 @@ class Predictor:
         """Pixels beyond a block's patches that :meth:`predict_block` wants to see on each side."""
         self._rows = -(-batch_size // ROWS_ALIKE) * ROWS_ALIKE
         self._dense = dense
-        self._lock = threading.Lock()
-        self._local = threading.local()
         self._stopped = False
+        self._shared = share_device(self.device, exact=self.precision == "fp32", compiled=compiled)
         self._in_bands = runs_in_bands(self.device, dense=dense, compiled=compiled)
         if self.device == "cpu":
             prepare_memory(in_bands=self._in_bands)
@@ -122,7 +121,7 @@ class Predictor:
         -------
         float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`wsi_meta.views.dihedral`.
         """
-        with self._turn():
+        with self._shared.turn():
             return self._fetch(self._by_patch(self._send(patches).split(self._patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
@@ -163,7 +162,7 @@ class Predictor:
         import torch
 
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
-        with self._turn():
+        with self._shared.turn():
             sent = (self._send(torch.from_numpy(piece)) for piece in pieces)
             if self._dense:
                 logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
@@ -266,50 +265,26 @@ class Predictor:
     def _pass(self, images: torch.Tensor) -> torch.Tensor:
         """Run the network over uint8 images (n, height, width, 3) on the device."""
         self._unless_stopped()
-        if self.compiled and self.device != "cpu":
-            with self._lock:  # compiled code is not for several threads at once; a GPU goes on meanwhile
-                return self._network(images)
-        return self._network(images)
+        with self._shared.passing():
+            return self._network(images)
 
     def _unless_stopped(self) -> None:
         if self._stopped:
             raise InterruptedError("the predictor was stopped")
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Let a thread compute: on a CPU one at a time, on a GPU each in its own stream."""
-        import torch
-
-        if self.device == "cpu":
-            with self._lock, torch.inference_mode():
-                yield
-            return
-        if not hasattr(self._local, "stream"):
-            self._local.stream = torch.cuda.Stream(self.device)
-            # the weights came by another stream
-            self._local.stream.wait_stream(torch.cuda.default_stream(torch.device(self.device)))
-        with torch.cuda.stream(self._local.stream), torch.inference_mode():
-            yield
-
     def _send(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Bring pixels to the device: from pinned memory, so that a GPU goes on with other threads' work meanwhile."""
         self._unless_stopped()
-        return pixels if self.device == "cpu" else pixels.pin_memory().to(self.device, non_blocking=True)
+        return self._shared.send(pixels)
 
     def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:
-        """Bring logits back; waits for this thread's own work only.
+        """Bring logits back.
 
         Raises
         ------
         ModelFileError
             when they are no numbers.
         """
-        import torch
-
-        if self.device != "cpu":
-            here = torch.empty(logits.shape, pin_memory=True).copy_(logits, non_blocking=True)
-            self._local.stream.synchronize()
-            logits = here
-        if not torch.isfinite(logits).all():
+        logits = self._shared.fetch(logits)
+        if not logits.isfinite().all():
             raise ModelFileError(f"{self.model.path}: gives logits that are no numbers; train or download it again")
         return logits.numpy()

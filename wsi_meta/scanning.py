@@ -154,6 +154,7 @@ def _facts(job: Job, slide: Slide, model: Model, grid: PatchGrid, tissue: Tissue
         "halo_px": DENSE_HALO_PX if job.network.mode == "dense" else 0,
         "grid": grid.to_dict(),
         "tissue": tissue.fingerprint(),
+        "device": job.network.device.partition(":")[0],  # CPUs and GPUs round sums differently
         "precision": job.network.precision,
         "compiled": job.network.compiled == "yes",
         "test_time_averaging": job.network.tta,
