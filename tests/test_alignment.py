@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from fakes import DarknessPredictor
-from slides import write_sparse_slide
+from slide_files import write_sparse_slide
 
 import wsi_meta.worker
 from wsi_meta.scanning import scan

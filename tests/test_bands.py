@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slides import texture
+from slide_files import texture
 from torch import nn
 
 import wsi_meta.pieces

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import DarknessPredictor
-from slides import damage_tile, texture, write_slide
+from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta.worker
 from wsi_meta.batch import COLUMNS, scan_slides

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from fakes import DarknessPredictor
-from slides import damage_tile, texture, write_slide
+from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
 import wsi_meta.worker

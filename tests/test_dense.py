@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 from torch import nn
 
 from wsi_meta.cli import main

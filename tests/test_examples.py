@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import DarknessPredictor
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 
 import wsi_meta.worker
 from wsi_meta.cli import main

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 
 from wsi_meta.model import load_model
 from wsi_meta.predictor import DENSE_HALO_PX, Predictor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 from torch import nn
 
 import wsi_meta.int8

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.scanning import scan

@@ -8,12 +8,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from slides import texture
+from slide_files import texture
 
 from wsi_meta.benchmark.large_slide import assemble_tissue, draw_tissue, tissue_shape, write_large_slide
 from wsi_meta.errors import DataError
-from wsi_meta.pyramid import halved
-from wsi_meta.slide import Slide, open_slide
+from wsi_meta.slides.pyramid_writer import halved
+from wsi_meta.slides.slide import Slide, open_slide
 
 WIDTH, HEIGHT = 5000, 8200  # neither a whole number of tiles
 TISSUE_PX = 40 * 128**2

@@ -7,7 +7,7 @@ import pytest
 from fakes import DarknessPredictor
 from numpy.typing import NDArray
 from PIL import Image
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 
 import wsi_meta.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError

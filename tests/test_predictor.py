@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.network

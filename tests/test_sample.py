@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openslide import OpenSlide
-from slides import damage_tile, texture, write_slide
+from slide_files import damage_tile, texture, write_slide
 from stores import write_store
 from tiny import HERE, use_tiny
 
@@ -24,7 +24,7 @@ from wsi_meta.benchmark.annotations import read_annotations
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.grid import PatchGrid
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.training.candidates import tumor_cells
 from wsi_meta.training.cutting import is_blank
 from wsi_meta.training.datasets import open_patches

@@ -13,7 +13,7 @@ import pytest
 import zarr
 from fakes import DarknessPredictor
 from PIL import Image
-from slides import MODEL_MPP, damage_tile, texture, write_slide
+from slide_files import MODEL_MPP, damage_tile, texture, write_slide
 
 import wsi_meta.scanning
 import wsi_meta.worker

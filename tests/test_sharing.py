@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slides import texture
+from slide_files import texture
 
 from wsi_meta.model import load_model
 from wsi_meta.predictor import Predictor

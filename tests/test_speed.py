@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import DarknessPredictor
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 from stores import write_store
 from tiny import Tiny
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import DarknessPredictor
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.scanning

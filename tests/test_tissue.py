@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from slides import damage_tile, write_slide
+from slide_files import damage_tile, write_slide
 
 from wsi_meta.errors import DataError
 from wsi_meta.grid import PatchGrid
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.tissue import BAND_ROWS, MASK_MPP, TissueMask, _bridge, _tell_colours, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from slides import texture, write_slide
+from slide_files import texture, write_slide
 
 import wsi_meta.scanning
 import wsi_meta.worker

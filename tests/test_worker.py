@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slides import damage_tile, texture, write_slide
+from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta.pieces
 from wsi_meta.errors import SlideReadError
 from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.model import load_model
 from wsi_meta.predictor import Predictor
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.worker import PIECES_AHEAD, Worker, _read_ahead, forget
 
 WAIT_S = 20

@@ -40,8 +40,8 @@ from .score_model import SlideScore as SlideScore
 from .score_model import fit_score as fit_score
 from .score_model import score_heatmap as score_heatmap
 from .scoring import score_slide as score_slide
-from .slide import Slide as Slide
-from .slide import open_slide as open_slide
+from .slides.slide import Slide as Slide
+from .slides.slide import open_slide as open_slide
 from .tissue import TissueMask as TissueMask
 from .tissue import find_tissue as find_tissue
 from .tissue import read_tissue_mask as read_tissue_mask

@@ -12,8 +12,8 @@ from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.overlay import draw_overlay
 from wsi_meta.progress import note
-from wsi_meta.pyramid import write_pyramid
 from wsi_meta.scanning import scan
+from wsi_meta.slides.pyramid_writer import write_pyramid
 from wsi_meta.synthetic import draw_lymph_node
 
 if TYPE_CHECKING:

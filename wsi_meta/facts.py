@@ -8,7 +8,7 @@ from typing import Any
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import DEFAULT_MODEL, read_card
 from wsi_meta.regions import SIZE_CLASSES
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 
 __all__ = ["info"]
 

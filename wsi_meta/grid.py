@@ -12,7 +12,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-from wsi_meta.resampling import exact_ratio
+from wsi_meta.slides.resampling import exact_ratio
 
 __all__ = ["BLOCK_PX", "STRIDES", "Block", "PatchGrid"]
 

@@ -14,7 +14,7 @@ from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.lesions import find_lesions
 from wsi_meta.outputs import check_output
 from wsi_meta.regions import Lesion
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,7 +21,7 @@ from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
 from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
-from wsi_meta.slide import Slide
+from wsi_meta.slides.slide import Slide
 from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
 from wsi_meta.worker import Job, begin_loading, forget, scan_block

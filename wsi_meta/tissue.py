@@ -15,7 +15,7 @@ import numpy as np
 
 from wsi_meta.errors import DataError
 from wsi_meta.grid import PatchGrid
-from wsi_meta.slide import Slide
+from wsi_meta.slides.slide import Slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,8 +16,8 @@ from wsi_meta.grid import PatchGrid
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.lesions import default_threshold
 from wsi_meta.preprocessing import Preprocessing
-from wsi_meta.resampling import exact_ratio
-from wsi_meta.slide import Slide
+from wsi_meta.slides.resampling import exact_ratio
+from wsi_meta.slides.slide import Slide
 from wsi_meta.tissue import find_tissue
 from wsi_meta.training.manifest import SourceSlide
 

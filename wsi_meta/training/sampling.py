@@ -18,7 +18,7 @@ from wsi_meta.model import model_path, read_card
 from wsi_meta.outputs import check_folder
 from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.progress import note, progress_bar
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.training.candidates import KINDS, Candidates, find_candidates
 from wsi_meta.training.cutting import PatchCutter
 from wsi_meta.training.datasets import SPLITS

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, SlideReadError
-from wsi_meta.levels import LevelWindow, find_window
-from wsi_meta.openslide_reader import OpenSlideReader
-from wsi_meta.readers import READERS, choose_reader
-from wsi_meta.resampling import average_area, exact_ratio
+from wsi_meta.slides.levels import LevelWindow, find_window
+from wsi_meta.slides.openslide_reader import OpenSlideReader
+from wsi_meta.slides.readers import READERS, choose_reader
+from wsi_meta.slides.resampling import average_area, exact_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

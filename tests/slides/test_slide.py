@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from slides import damage_tile, texture, write_slide, write_sparse_slide
+from slide_files import damage_tile, texture, write_slide, write_sparse_slide
 
 from wsi_meta.errors import MissingMppError, SlideReadError
-from wsi_meta.pyramid import write_pyramid
-from wsi_meta.resampling import average_area, exact_ratio
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.slides.resampling import average_area, exact_ratio
+from wsi_meta.slides.slide import open_slide
 
 
 @pytest.fixture(scope="module")

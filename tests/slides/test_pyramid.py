@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from slides import texture
+from slide_files import texture
 
-from wsi_meta.pyramid import write_pyramid
-from wsi_meta.slide import open_slide
+from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.slides.slide import open_slide
 
 
 def test_jpeg_keeps_the_colours(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import tifffile
 import zarr
 from fakes import DarknessPredictor
 from numpy.typing import NDArray
-from slides import damage_tile, texture, write_jpeg_slide, write_slide
+from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
 import wsi_meta.worker
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.facts import info
 from wsi_meta.scanning import scan
-from wsi_meta.slide import Slide, open_slide
-from wsi_meta.tile_cache import TileCache
+from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.slides.tile_cache import TileCache
 
 REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
 """x, y, width, height at level 0: inside, over each edge, over all of them."""

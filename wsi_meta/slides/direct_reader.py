@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.jpeg_tiff import NotPlainError, TiledLevel, find_levels
-from wsi_meta.openslide_reader import OpenSlideReader, undecodable
-from wsi_meta.tile_cache import TileCache
+from wsi_meta.slides.jpeg_tiff import NotPlainError, TiledLevel, find_levels
+from wsi_meta.slides.openslide_reader import OpenSlideReader, undecodable
+from wsi_meta.slides.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

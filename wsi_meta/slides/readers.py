@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from wsi_meta.direct_reader import DirectReader
 from wsi_meta.errors import SlideReadError
-from wsi_meta.jpeg_tiff import NotPlainError
-from wsi_meta.openslide_reader import OpenSlideReader
+from wsi_meta.slides.direct_reader import DirectReader
+from wsi_meta.slides.jpeg_tiff import NotPlainError
+from wsi_meta.slides.openslide_reader import OpenSlideReader
 
 __all__ = ["READERS", "choose_reader"]
 
