@@ -17,10 +17,11 @@ from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import roc_auc_score
 
+from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
+from wsi_meta.annotations.detections import Detections, read_detections, write_detections
 from wsi_meta.benchmark.auc import delong
 from wsi_meta.benchmark.camelyon16 import FILES, froc
-from wsi_meta.benchmark.cohort import EXCLUDED, loose, read_excluded
-from wsi_meta.benchmark.detections import Detections, read_detections, write_detections
+from wsi_meta.benchmark.cohort import read_excluded
 from wsi_meta.benchmark.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError

@@ -17,9 +17,9 @@ from scipy import ndimage
 from shapely.geometry import Point, Polygon
 from stores import SLIDE_MPP, write_store
 
-from wsi_meta.benchmark.annotations import Annotations, read_annotations
+from wsi_meta.annotations.detections import read_detections
+from wsi_meta.annotations.outlines import Annotations, read_annotations
 from wsi_meta.benchmark.camelyon16 import froc
-from wsi_meta.benchmark.detections import read_detections
 from wsi_meta.cli import main
 from wsi_meta.contours import trace_cells
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError

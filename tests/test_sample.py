@@ -20,7 +20,7 @@ from slide_files import damage_tile, texture, write_slide
 from stores import write_store
 from tiny import HERE, use_tiny
 
-from wsi_meta.benchmark.annotations import read_annotations
+from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.grid import PatchGrid

@@ -1,11 +1,11 @@
+from .annotations.detections import Detections as Detections
+from .annotations.detections import read_detections as read_detections
+from .annotations.detections import write_detections as write_detections
+from .annotations.outlines import Annotations as Annotations
+from .annotations.outlines import Outline as Outline
+from .annotations.outlines import read_annotations as read_annotations
 from .batch import scan_slides as scan_slides
-from .benchmark.annotations import Annotations as Annotations
-from .benchmark.annotations import Outline as Outline
-from .benchmark.annotations import read_annotations as read_annotations
 from .benchmark.camelyon16 import froc as froc
-from .benchmark.detections import Detections as Detections
-from .benchmark.detections import read_detections as read_detections
-from .benchmark.detections import write_detections as write_detections
 from .benchmark.staging import stage as stage
 from .demo import run_demo as run_demo
 from .errors import DataError as DataError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.benchmark.detections import Detections, write_detections
+from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.outputs import check_output, written_whole

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.benchmark.annotations import Outline
+from wsi_meta.annotations.outlines import Outline
 from wsi_meta.contours import trace_cells
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wsi_meta.annotations.camelyon_slides import EXCLUDED
 from wsi_meta.benchmark.auc import delong
-from wsi_meta.benchmark.cohort import EXCLUDED, JudgedSlide, judge_slides, read_excluded, read_scores
+from wsi_meta.benchmark.cohort import JudgedSlide, judge_slides, read_excluded, read_scores
 from wsi_meta.benchmark.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs import check_folder, check_output, written_whole

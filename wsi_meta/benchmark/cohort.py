@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.benchmark.annotations import read_annotations
-from wsi_meta.benchmark.detections import Detections, read_detections
+from wsi_meta.annotations.camelyon_slides import loose
+from wsi_meta.annotations.detections import Detections, read_detections
+from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
+from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, read_annotations
+from wsi_meta.annotations.tables import read_table
 from wsi_meta.benchmark.froc import DOWNSAMPLE, SlideHits, match
-from wsi_meta.benchmark.masks import read_mask
 from wsi_meta.errors import DataError
-from wsi_meta.tables import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EXCLUDED", "TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_excluded", "read_scores"]
+__all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_excluded", "read_scores"]
 
-EXCLUDED = Path(__file__).parent / "camelyon16_excluded.csv"
-"""Slides of Camelyon16 that are known to be wrong, with the task they are left out of and the reason."""
 TASKS = ("lesions", "slides", "both")
-OUTLINES = (".xml", ".json", ".geojson")
-MASKS = (".tif", ".tiff")
 MARGIN_PX = 8
 """Pixels of the evaluation mask beyond outlines: more than lesions grow by where they are merged."""
 
@@ -68,7 +65,7 @@ class Cohort:
 def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], mask_level: int = 0) -> Cohort:
     """Read and judge slide after slide; parameters and errors as :func:`wsi_meta.froc`."""
     found = _files_by_slide(detections, (".csv",), "<slide>.csv")
-    truths = _files_by_slide(truth, OUTLINES + MASKS, f"<slide>{', '.join(OUTLINES + MASKS)}")
+    truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
     skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
     if alone := sorted(set(truths) - set(found) - skipped):
@@ -83,7 +80,7 @@ def read_excluded(path: str | Path) -> dict[str, Exclusion]:
 
     Returns
     -------
-    dict by the slide's name as :func:`loose` gives it.
+    dict by the slide's name as :func:`wsi_meta.annotations.camelyon_slides.loose` gives it.
 
     Raises
     ------
@@ -118,11 +115,6 @@ def read_scores(path: str | Path) -> dict[str, float]:
     return scores
 
 
-def loose(name: str) -> str:
-    """Give a slide's name in lower case and without the zeros before its numbers: ``Normal_086`` is ``normal_86``."""
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name.lower())
-
-
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
     """Give the folder's files by slide: name in lower case, ``_mask`` taken off; DataError when two are one slide's."""
     if not folder.is_dir():
@@ -146,7 +138,7 @@ def _judge(name: str, found: Path, truth: Path | None, mask_level: int) -> Judge
 
 def _draw_truth(path: Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
     """Give the evaluation mask, bool (height, width) at level 5."""
-    if path.suffix.lower() in OUTLINES:
+    if path.suffix.lower() in OUTLINE_ENDINGS:
         annotations = read_annotations(path)
         corners = [outline.vertices.max(0) for outline in annotations.tumor] or [np.zeros(2)]
         width, height = np.maximum(0, np.ceil(np.max(corners, 0) / DOWNSAMPLE)).astype(int) + MARGIN_PX

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.benchmark.detections import Detections
+from wsi_meta.annotations.detections import Detections
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsi_meta.annotations.tables import read_table
 from wsi_meta.errors import DataError
 from wsi_meta.outputs import check_output
-from wsi_meta.tables import read_table
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.benchmark.annotations import Annotations, read_annotations
-from wsi_meta.benchmark.cohort import OUTLINES
-from wsi_meta.benchmark.masks import tumor_squares
+from wsi_meta.annotations.masks import tumor_squares
+from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, Annotations, read_annotations
 from wsi_meta.errors import DataError
 from wsi_meta.grid import PatchGrid
 from wsi_meta.heatmap import Heatmap
@@ -103,7 +102,7 @@ def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
     """
     downsample = float(exact_ratio(grid.mpp, grid.slide_mpp))
     cells = np.zeros(grid.shape, bool)
-    if truth.suffix.lower() not in OUTLINES:
+    if truth.suffix.lower() not in OUTLINE_ENDINGS:
         squares = tumor_squares(truth, (grid.width, grid.height), downsample, grid.stride_px)[
             : cells.shape[0], : cells.shape[1]
         ]

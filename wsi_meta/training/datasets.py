@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from wsi_meta.annotations.tables import read_table
 from wsi_meta.errors import DataError
-from wsi_meta.tables import read_table
 from wsi_meta.training.hdf5 import read_hdf5
 from wsi_meta.training.patches import Patches, join
 

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_meta.benchmark.cohort import loose
+from wsi_meta.annotations.camelyon_slides import PARTLY, loose
+from wsi_meta.annotations.tables import read_table
 from wsi_meta.errors import DataError
-from wsi_meta.tables import read_table
 from wsi_meta.training.datasets import SPLITS
 
-__all__ = ["PARTLY", "SourceSlide", "deal_splits", "read_manifest"]
+__all__ = ["SourceSlide", "deal_splits", "read_manifest"]
 
 logger = logging.getLogger(__name__)
 
-PARTLY = Path(__file__).parents[1] / "benchmark" / "camelyon16_partly.csv"
-"""Slides of Camelyon16 that hold tumor outside their outlines, each with the source."""
 YES, NO = ("1", "yes", "true"), ("0", "no", "false")
 
 
@@ -50,7 +48,7 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
     Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
     ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test), ``partly`` (1 where
     not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of Camelyon16 in
-    :data:`PARTLY` are taken to be so, and told. Paths are relative to the manifest.
+    :data:`wsi_meta.annotations.camelyon_slides.PARTLY` are taken to be so, and told. Paths are relative to the manifest.
 
     Raises
     ------

@@ -16,8 +16,8 @@ from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-from wsi_meta.benchmark.annotations import Annotations, Outline, fill_outlines, read_annotations
-from wsi_meta.benchmark.masks import read_mask
+from wsi_meta.annotations.masks import read_mask
+from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, read_annotations
 from wsi_meta.errors import DataError
 
 # no edge runs through a pixel's centre, where another implementation may put the pixel on the other side

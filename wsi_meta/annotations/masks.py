@@ -15,8 +15,9 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_mask", "tumor_squares"]
+__all__ = ["MASK_ENDINGS", "read_mask", "tumor_squares"]
 
+MASK_ENDINGS = (".tif", ".tiff")
 TUMOR_VALUES = (255, 1)
 """What tumor is in a mask: the first of these that is there at all."""
 LEVEL_OFF = 0.01

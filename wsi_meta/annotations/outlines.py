@@ -21,10 +21,11 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EXCLUDED_GROUPS", "TUMOR_GROUPS", "Annotations", "Outline", "fill_outlines", "read_annotations"]
+__all__ = ["EXCLUDED_GROUPS", "OUTLINE_ENDINGS", "TUMOR_GROUPS", "Annotations", "Outline", "fill_outlines", "read_annotations"]
 
 logger = logging.getLogger(__name__)
 
+OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
 TUMOR_GROUPS = ("tumor", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
 EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
