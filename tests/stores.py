@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_meta.grid import PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.model import ModelCard
+from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slide_files import texture
 from torch import nn
 
-import wsi_meta.pieces
+import wsi_meta.tiling.block_plan
 from wsi_meta.bands import Residual, Windowed, features_in_bands, see_rows
 from wsi_meta.model import load_model
 from wsi_meta.network import FastNetwork
@@ -99,8 +99,8 @@ def test_the_classifier_in_bands(precision: str, rows: int, model_file: Path, mo
     whole, banded = (
         FastNetwork(copy.deepcopy(model), precision=precision, dense=True, in_bands=bands) for bands in (False, True)
     )
-    monkeypatch.setattr(wsi_meta.pieces, "BAND_PX", 0)
-    monkeypatch.setattr(wsi_meta.pieces, "LEAST_BAND_ROWS", rows)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "LEAST_BAND_ROWS", rows)
 
     with torch.inference_mode():
         expected = whole(image)

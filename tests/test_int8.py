@@ -13,7 +13,7 @@ from slide_files import texture, write_slide
 from torch import nn
 
 import wsi_meta.int8
-import wsi_meta.pieces
+import wsi_meta.tiling.block_plan
 from wsi_meta.errors import DeviceError
 from wsi_meta.hardware import resolve_precision
 from wsi_meta.int8 import CLIPPED, _fit, _moments, _rectified, _upper
@@ -66,8 +66,8 @@ def test_a_patch_does_not_depend_on_its_batch(model: Model, patches: torch.Tenso
 def test_bands_give_the_same(model: Model, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
     whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands) for bands in (False, True))
-    monkeypatch.setattr(wsi_meta.pieces, "BAND_PX", 0)
-    monkeypatch.setattr(wsi_meta.pieces, "LEAST_BAND_ROWS", rows)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "LEAST_BAND_ROWS", rows)
 
     with torch.inference_mode():
         expected = whole(image)

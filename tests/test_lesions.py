@@ -23,7 +23,6 @@ from wsi_meta.benchmark.camelyon16 import froc
 from wsi_meta.cli import main
 from wsi_meta.contours import trace_cells
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
-from wsi_meta.grid import PatchGrid
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.lesions import (
     LesionOptionsError,
@@ -34,6 +33,7 @@ from wsi_meta.lesions import (
 )
 from wsi_meta.overlay import draw_overlay
 from wsi_meta.regions import label_regions, longest_distance, measure_regions
+from wsi_meta.tiling.grid import PatchGrid
 
 CELL_UM = 31.104
 

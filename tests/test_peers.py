@@ -16,9 +16,9 @@ from PIL import Image
 from wsi_meta.benchmark import peers
 from wsi_meta.benchmark.peers import PatchRun
 from wsi_meta.benchmark.stopwatch import Timing
-from wsi_meta.grid import PatchGrid
 from wsi_meta.model import load_model
-from wsi_meta.tissue import TissueMask
+from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.tiling.tissue import TissueMask
 
 GRID = PatchGrid(8000, 6000, 0.25, 0.972, 96, 32)
 CELLS = {(0, 0): 0.25, (1, 2): 0.5, (10, 7): 0.75}

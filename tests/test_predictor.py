@@ -15,8 +15,8 @@ from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.network
-import wsi_meta.pieces
 import wsi_meta.scan_options
+import wsi_meta.tiling.block_plan
 from wsi_meta.errors import DeviceError, OutputExistsError
 from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import Model, ModelCard, load_model, save_model
@@ -109,14 +109,14 @@ def test_bf16_stays_near_float32() -> None:
 def test_in_how_many_pieces_a_block_comes_does_not_matter(
     precision: str, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.pieces, "BAND_PX", 0)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
     predictor = Predictor(tiny_model(), device="cpu", precision=precision, batch_size=8, **settings)
     halo = 2 * (32 + predictor.halo_px)
     image, wanted = texture(9 * 32 + halo, 7 * 32 + halo), np.random.default_rng(0).random((9, 7)) < 0.7
     wanted[4] = False
 
     def predict(piece_px: int) -> tuple[int, NDArray[np.float32]]:
-        monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", piece_px)
+        monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", piece_px)
         return len(predictor.pieces(wanted, 32)), predictor.predict_image(image, wanted, 32)
 
     (few, whole), (many, parts) = predict(10**9), predict(1)

@@ -23,8 +23,8 @@ from tiny import HERE, use_tiny
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.grid import PatchGrid
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.candidates import tumor_cells
 from wsi_meta.training.cutting import is_blank
 from wsi_meta.training.datasets import open_patches

@@ -27,7 +27,7 @@ from wsi_meta.predictor import Predictor
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
 from wsi_meta.score_model import FEATURES
-from wsi_meta.tissue import find_tissue
+from wsi_meta.tiling.tissue import find_tissue
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 

@@ -21,9 +21,9 @@ from wsi_meta.benchmark import limits as limits_module
 from wsi_meta.benchmark.limits import Limits, block_name, measure_limits
 from wsi_meta.benchmark.speed import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
 from wsi_meta.benchmark.stopwatch import Timing, time_command
-from wsi_meta.grid import Block
 from wsi_meta.model import ModelCard, save_model
 from wsi_meta.scanning import scan
+from wsi_meta.tiling.grid import Block
 
 HOLD_80_MB = "import time; held = bytearray(80_000_000); time.sleep(0.6)"
 

@@ -22,7 +22,7 @@ from wsi_meta.heatmap import Heatmap
 from wsi_meta.model import ModelCard, save_model
 from wsi_meta.relay import Turn
 from wsi_meta.scanning import scan
-from wsi_meta.tissue import find_tissue
+from wsi_meta.tiling.tissue import find_tissue
 
 WAIT_S = 60
 

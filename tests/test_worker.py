@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from slide_files import damage_tile, texture, write_slide
 
-import wsi_meta.pieces
+import wsi_meta.tiling.block_plan
 from wsi_meta.errors import SlideReadError
-from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.model import load_model
 from wsi_meta.predictor import Predictor
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.grid import Block, PatchGrid
 from wsi_meta.worker import PIECES_AHEAD, Worker, _read_ahead, forget
 
 WAIT_S = 20
@@ -60,7 +60,7 @@ def test_what_a_reader_raises_reaches_who_asked() -> None:
 @pytest.mark.parametrize("dense", [False, True])
 def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, dense: bool) -> None:
     """Read piece by piece, a block has the logits that it has in memory."""
-    monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", 20_000)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", 20_000)
     slide = open_slide(write_slide(tmp_path / "s.tif", texture(700, 900)))
     predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", dense=dense)
     worker, grid = Worker(slide, predictor), PatchGrid(900, 700, 0.972, 0.972, 96, 32)
@@ -75,7 +75,7 @@ def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatc
 def test_cells_of_a_block_that_fails_late_are_not_counted_twice(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.pieces, "PIECE_PX", 20_000)
+    monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", 20_000)
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280))
     damage_tile(path, 24)  # the last of 5 x 5 tiles of 256 px
     predictor = Predictor(load_model(model_file), device="cpu", precision="fp32")

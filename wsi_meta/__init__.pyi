@@ -19,8 +19,6 @@ from .errors import SlideReadError as SlideReadError
 from .errors import TrainingError as TrainingError
 from .errors import WsiMetaError as WsiMetaError
 from .facts import info as info
-from .grid import Block as Block
-from .grid import PatchGrid as PatchGrid
 from .heatmap import Heatmap as Heatmap
 from .heatmap import Status as Status
 from .lesions import find_lesions as find_lesions
@@ -42,9 +40,11 @@ from .score_model import score_heatmap as score_heatmap
 from .scoring import score_slide as score_slide
 from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
-from .tissue import TissueMask as TissueMask
-from .tissue import find_tissue as find_tissue
-from .tissue import read_tissue_mask as read_tissue_mask
+from .tiling.grid import Block as Block
+from .tiling.grid import PatchGrid as PatchGrid
+from .tiling.tissue import TissueMask as TissueMask
+from .tiling.tissue import find_tissue as find_tissue
+from .tiling.tissue import read_tissue_mask as read_tissue_mask
 from .training.calibrate import calibrate as calibrate
 from .training.datasets import Patches as Patches
 from .training.datasets import open_patches as open_patches

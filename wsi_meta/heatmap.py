@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
-from wsi_meta.grid import Block, PatchGrid
 from wsi_meta.outputs import check_folder
+from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
     import zarr

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsi_meta.grid import PatchGrid
+    from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["open_or_create", "recorded"]
 

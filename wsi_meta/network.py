@@ -23,8 +23,8 @@ from wsi_meta.errors import DeviceError
 from wsi_meta.int8 import quantised_trunk
 from wsi_meta.memory import MemoryBound
 from wsi_meta.model import Model
-from wsi_meta.pieces import BAND_PX, LEAST_BAND_ROWS, band_rows
 from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.tiling.block_plan import BAND_PX, LEAST_BAND_ROWS, band_rows
 
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
@@ -92,7 +92,7 @@ class FastNetwork(nn.Module):
 
         Parameters
         ----------
-        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of :func:`wsi_meta.pieces.band_rows`, but for the last
+        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of ``band_rows(width)``, but for the last
 
         Returns
         -------

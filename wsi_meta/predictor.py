@@ -11,7 +11,7 @@ from wsi_meta.errors import ModelFileError
 from wsi_meta.hardware import resolve_device, resolve_precision
 from wsi_meta.memory import prepare_memory
 from wsi_meta.model import Model
-from wsi_meta.pieces import BlockCut
+from wsi_meta.tiling.block_plan import BlockCut
 from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:

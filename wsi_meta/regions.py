@@ -13,7 +13,7 @@ from wsi_meta.contours import trace_cells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_meta.grid import PatchGrid
+    from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["SIZE_CLASSES", "Lesion", "label_regions", "longest_distance", "measure_regions"]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from wsi_meta.grid import STRIDES
 from wsi_meta.hardware import resolve_device, resolve_precision
 from wsi_meta.identity import recorded
 from wsi_meta.model import ModelCard, read_card
 from wsi_meta.predictor import DENSE_STRIDE_PX
 from wsi_meta.progress import note
+from wsi_meta.tiling.grid import STRIDES
 from wsi_meta.views import VIEWS
 
 __all__ = ["COMPILED", "MODES", "NetworkChoice", "ScanOptionsError", "choose_compiled", "choose_network", "compiler_at_hand"]

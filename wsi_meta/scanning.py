@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.identity import open_or_create
 from wsi_meta.lesions import lesion_facts
@@ -22,7 +21,8 @@ from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compil
 from wsi_meta.score_model import learned_score, load_score_model
 from wsi_meta.scoring import score_slide
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tissue import TissueMask, find_tissue, read_tissue_mask
+from wsi_meta.tiling.grid import BLOCK_PX, Block, PatchGrid
+from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
 from wsi_meta.versions import library_versions
 from wsi_meta.worker import Job, begin_loading, forget, scan_block
 

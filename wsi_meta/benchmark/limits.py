@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.grid import Block
 from wsi_meta.heatmap import Heatmap, Status
 from wsi_meta.model import load_model, model_path
 from wsi_meta.predictor import Predictor
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.grid import Block
 from wsi_meta.worker import Worker
 
 __all__ = ["Limits", "block_name", "measure_limits"]

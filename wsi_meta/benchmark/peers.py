@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.benchmark.stopwatch import Timing
-from wsi_meta.grid import PatchGrid
 from wsi_meta.model import Model
-from wsi_meta.tissue import TissueMask
+from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.tiling.tissue import TissueMask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tissue import BLUR_UM, MIN_SATURATION
+from wsi_meta.tiling.tissue import BLUR_UM, MIN_SATURATION
 from wsi_meta.training.candidates import Candidates
 from wsi_meta.training.pcam import PatchPlace
 

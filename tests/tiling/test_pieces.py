@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from wsi_meta.pieces import PASS_COST, covering_boxes, covering_strips
+from wsi_meta.tiling.block_plan import PASS_COST, covering_boxes, covering_strips
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(2, 8))

@@ -11,9 +11,9 @@ from PIL import Image
 from slide_files import damage_tile, write_slide
 
 from wsi_meta.errors import DataError
-from wsi_meta.grid import PatchGrid
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.tissue import BAND_ROWS, MASK_MPP, TissueMask, _bridge, _tell_colours, find_tissue, read_tissue_mask
+from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.tiling.tissue import BAND_ROWS, MASK_MPP, TissueMask, _bridge, _tell_colours, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.grid import PatchGrid
 from wsi_meta.slides.slide import Slide
+from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

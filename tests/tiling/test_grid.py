@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.grid import STRIDES, Block, PatchGrid
+from wsi_meta.tiling.grid import STRIDES, Block, PatchGrid
 
 grids = st.builds(
     PatchGrid,
