@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_meta.predictor import Predictor
+from wsi_meta.inference.predictor import Predictor
 
 
 class DarknessPredictor(Predictor):

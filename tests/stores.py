@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.model import ModelCard
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.models.model import ModelCard
 from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243

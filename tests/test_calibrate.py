@@ -19,7 +19,7 @@ from tiny import HERE
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError
-from wsi_meta.model import Calibration, read_card
+from wsi_meta.models.model import Calibration, read_card
 from wsi_meta.training.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate

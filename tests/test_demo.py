@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from wsi_meta.demo import _separation, run_demo
-from wsi_meta.heatmap import Heatmap
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.synthetic import MPP, draw_lymph_node
 

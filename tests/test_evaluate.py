@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import HERE
 
 from wsi_meta.errors import DataError
-from wsi_meta.model import load_model
+from wsi_meta.models.model import load_model
 from wsi_meta.training.evaluate import evaluate
 
 

@@ -17,7 +17,7 @@ from slide_files import texture, write_slide
 
 import wsi_meta.worker
 from wsi_meta.cli import main
-from wsi_meta.model import Calibration, Model, load_model
+from wsi_meta.models.model import Calibration, Model, load_model
 from wsi_meta.training.manifest import read_manifest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

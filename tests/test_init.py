@@ -14,7 +14,7 @@ from tiny import Tiny
 from torch import nn
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.model import ModelCard, build_network, read_card
+from wsi_meta.models.model import ModelCard, build_network, read_card
 from wsi_meta.training.init import initialise, stage_of
 
 TENSORS = len(Tiny().state_dict())

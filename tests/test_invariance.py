@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
-from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.scanning import scan
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tiny import ALONE, Tiny, draw_batch, tiny_learner
 from torch import nn
 
-from wsi_meta.model import build_network
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.models.model import build_network
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.init import STAGES, Start, stage_of
 from wsi_meta.training.learner import Learner, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny import Tiny
 
-from wsi_meta.model import Model, ModelCard, cell_logits
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.models.model import Model, ModelCard, cell_logits
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.datasets import Patches, open_patches
 from wsi_meta.training.mosaics import Agreement, make_mosaics, mosaic_side, predict_in_mosaics
 
@@ -88,7 +88,7 @@ def test_every_patch_gets_its_own_logit_from_inside_a_mosaic(network: Tiny, nois
 
 def test_neighbours_are_strangers_drawn_by_the_seed(noise: Patches, model_file: Path) -> None:
     """A ResNet50 sees its neighbours: another order gives other logits, the same order the same."""
-    from wsi_meta.model import load_model
+    from wsi_meta.models.model import load_model
 
     model, some, here = load_model(model_file), noise.select(np.arange(16)), {"device": "cpu", "precision": "fp32"}
     options: dict[str, Any] = here | {"workers": 0}

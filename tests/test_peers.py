@@ -16,7 +16,7 @@ from PIL import Image
 from wsi_meta.benchmark import peers
 from wsi_meta.benchmark.peers import PatchRun
 from wsi_meta.benchmark.stopwatch import Timing
-from wsi_meta.model import load_model
+from wsi_meta.models.model import load_model
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask
 

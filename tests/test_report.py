@@ -17,8 +17,9 @@ from PIL import Image
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.model import Calibration, Model, ModelCard, load_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.dihedral import VIEWS, dihedral
+from wsi_meta.models.model import Calibration, Model, ModelCard, load_model
 from wsi_meta.training import report as module
 from wsi_meta.training.datasets import Patches, open_patches
 from wsi_meta.training.evaluate import Evaluation, evaluate
@@ -26,7 +27,6 @@ from wsi_meta.training.history import read_losses
 from wsi_meta.training.metrics import bootstrap_intervals, figures_of
 from wsi_meta.training.report import Subject, check_report, write_report
 from wsi_meta.training.wording import describe_losses, explain_intervals, probability, warn
-from wsi_meta.views import VIEWS, dihedral
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
 HISTORY = "epoch,stage,lr,train_loss,valid_loss\n1,head,0.1,0.9,0.8\n2,all,0.01,0.5,0.6\n"

@@ -20,13 +20,13 @@ import wsi_meta.worker
 from wsi_meta.batch import summarise
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.facts import info
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.lesions import find_lesions
-from wsi_meta.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.score_model import FEATURES
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
-from wsi_meta.score_model import FEATURES
 from wsi_meta.tiling.tissue import find_tissue
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches

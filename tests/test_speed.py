@@ -21,7 +21,7 @@ from wsi_meta.benchmark import limits as limits_module
 from wsi_meta.benchmark.limits import Limits, block_name, measure_limits
 from wsi_meta.benchmark.speed import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
 from wsi_meta.benchmark.stopwatch import Timing, time_command
-from wsi_meta.model import ModelCard, save_model
+from wsi_meta.models.model import ModelCard, save_model
 from wsi_meta.scanning import scan
 from wsi_meta.tiling.grid import Block
 
@@ -130,7 +130,7 @@ def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path, monkeypatch:
     image = np.full((640, 900, 3), 244, np.uint8)
     image[:, :300] = texture(640, 300)
     slide, model = write_slide(tmp_path / "s.tif", image), tmp_path / "tiny.safetensors"
-    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
     monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
     monkeypatch.setattr(limits_module, "Predictor", DarknessPredictor)
     save_model(model, Tiny().state_dict(), ModelCard())

@@ -18,8 +18,8 @@ from tiny import Tiny
 import wsi_meta.scanning
 import wsi_meta.worker
 from wsi_meta.batch import scan_slides
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.model import ModelCard, save_model
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.model import ModelCard, save_model
 from wsi_meta.relay import Turn
 from wsi_meta.scanning import scan
 from wsi_meta.tiling.tissue import find_tissue
@@ -30,7 +30,7 @@ WAIT_S = 60
 @pytest.fixture
 def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny network's: these tests look at the order of things only."""
-    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
     save_model(tmp_path / "tiny.safetensors", Tiny().state_dict(), ModelCard())
     return tmp_path / "tiny.safetensors"
 

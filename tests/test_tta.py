@@ -19,12 +19,12 @@ import wsi_meta.scanning
 import wsi_meta.worker
 from wsi_meta.batch import scan_slides
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.model import Calibration, ModelCard, build_network, load_model, save_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
+from wsi_meta.models.model import Calibration, ModelCard, build_network, load_model, save_model
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning import scan
-from wsi_meta.views import VIEWS, mean_over_views, spread_over_views
 
 COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none", "tta": True, "uncertainty": True}
 

@@ -12,8 +12,8 @@ from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta.tiling.block_plan
 from wsi_meta.errors import SlideReadError
-from wsi_meta.model import load_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import load_model
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid
 from wsi_meta.worker import PIECES_AHEAD, Worker, _read_ahead, forget

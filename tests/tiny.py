@@ -53,7 +53,7 @@ class Tiny(nn.Module):
 def use_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training build, store and load the tiny network, and spare it the time that pictures take."""
     monkeypatch.setattr(train_module, "build_network", Tiny)
-    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
     monkeypatch.setattr("wsi_meta.training.judge.build_network", Tiny)
     monkeypatch.setattr(train_module, "draw_contact_sheet", lambda out, *_values: contact_sheet_path(out).write_text("picture"))
     monkeypatch.setattr(train_module, "draw_curves", lambda out, *_values: curves_path(out).write_text("picture"))

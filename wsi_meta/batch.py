@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMetaError, one_line
-from wsi_meta.heatmap import Heatmap
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder, written_whole
 from wsi_meta.progress import note
 from wsi_meta.relay import Turn

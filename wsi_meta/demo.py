@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import OutputPathError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.overlay import draw_overlay
+from wsi_meta.heatmaps.overlay import draw_overlay
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import note
 from wsi_meta.scanning import scan
 from wsi_meta.slides.pyramid_writer import write_pyramid

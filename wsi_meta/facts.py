@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.model import DEFAULT_MODEL, read_card
-from wsi_meta.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.model import DEFAULT_MODEL, read_card
 from wsi_meta.slides.slide import open_slide
 
 __all__ = ["info"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
-from wsi_meta.heatmap import Heatmap
+from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from wsi_meta.hardware import resolve_device, resolve_precision
 from wsi_meta.identity import recorded
-from wsi_meta.model import ModelCard, read_card
-from wsi_meta.predictor import DENSE_STRIDE_PX
+from wsi_meta.inference.device import resolve_device, resolve_precision
+from wsi_meta.inference.predictor import DENSE_STRIDE_PX
+from wsi_meta.models.dihedral import VIEWS
+from wsi_meta.models.model import ModelCard, read_card
 from wsi_meta.progress import note
 from wsi_meta.tiling.grid import STRIDES
-from wsi_meta.views import VIEWS
 
 __all__ = ["COMPILED", "MODES", "NetworkChoice", "ScanOptionsError", "choose_compiled", "choose_network", "compiler_at_hand"]
 
@@ -64,7 +64,7 @@ def choose_compiled(network: NetworkChoice, cells: int, out: Path | None, *, pro
         return network.compiled
     if out is not None and (begun := recorded(out, "compiled")) is not None:
         return "yes" if begun else "no"
-    from wsi_meta.network import worth_compiling
+    from wsi_meta.inference.fast_network import worth_compiling
 
     views = VIEWS if network.tta else 1
     worth = worth_compiling(network.device, network.precision, cells=cells, views=views, dense=network.mode == "dense")
@@ -87,7 +87,7 @@ def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
 @lru_cache(maxsize=1)
 def compiler_at_hand(progress: bool) -> bool:
     """Tell whether there is a C++ compiler, and say once what its absence costs."""
-    from wsi_meta.network import compiler_found
+    from wsi_meta.inference.fast_network import compiler_found
 
     if not (found := compiler_found()):
         note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower", enabled=progress)

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.score_model import learned_score, load_score_model
+from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.identity import open_or_create
-from wsi_meta.lesions import lesion_facts
-from wsi_meta.memory import give_back_memory, prepare_memory
-from wsi_meta.model import Model, ModelCard, model_path, read_card
-from wsi_meta.predictor import DENSE_HALO_PX, runs_in_bands
+from wsi_meta.inference.allocator import give_back_memory, prepare_memory
+from wsi_meta.inference.predictor import DENSE_HALO_PX, runs_in_bands
+from wsi_meta.models.model import Model, ModelCard, model_path, read_card
+from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.relay import Turn
 from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
-from wsi_meta.score_model import learned_score, load_score_model
-from wsi_meta.scoring import score_slide
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
-from wsi_meta.versions import library_versions
 from wsi_meta.worker import Job, begin_loading, forget, scan_block
 
 __all__ = ["ScanOptionsError", "scan"]
@@ -66,10 +66,10 @@ def scan(
         32 px and models whose card says ``dense``; ``auto``, dense where that is possible
     stride_px : side of a cell, pixels at the model's mpp; a multiple of 8 up to 96
     mpp, reader : micrometres per level-0 pixel, where the slide does not say; who decodes it: see :func:`wsi_meta.open_slide`
-    device, precision, batch_size, tta : see :class:`wsi_meta.predictor.Predictor`; with `tta` a cell's probability is the
+    device, precision, batch_size, tta : see :class:`.Predictor`; with `tta` a cell's probability is the
         calibrated mean logit of its eight views
     compiled : ``yes`` or ``no`` to compile the network first; ``auto`` does so where the slide is long enough to repay it
-        (:func:`wsi_meta.network.worth_compiling`) and there is a C++ compiler, and goes on with a store as it was begun
+        (:func:`.worth_compiling`) and there is a C++ compiler, and goes on with a store as it was begun
     uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image over the slide, not 0 = tissue; ``none`` scans everything; None finds it by colour

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.memory import give_back_memory
-from wsi_meta.model import Model, load_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.allocator import give_back_memory
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.dihedral import mean_over_views, spread_over_views
+from wsi_meta.models.model import Model, load_model
 from wsi_meta.scan_options import NetworkChoice, compiler_at_hand
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid
-from wsi_meta.views import mean_over_views, spread_over_views
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

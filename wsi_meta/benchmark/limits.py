@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.model import load_model, model_path
-from wsi_meta.predictor import Predictor
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import load_model, model_path
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block
 from wsi_meta.worker import Worker

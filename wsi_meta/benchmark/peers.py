@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.benchmark.stopwatch import Timing
-from wsi_meta.model import Model
+from wsi_meta.models.model import Model
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask
 

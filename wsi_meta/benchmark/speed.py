@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.benchmark.limits import Limits, block_name
 from wsi_meta.benchmark.stopwatch import Timing
-from wsi_meta.heatmap import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.tiling.grid import Block
 
 __all__ = ["Commit", "MeasuredScan", "Timeline", "figures", "scan_timeline", "share_of_limit", "table"]

@@ -31,6 +31,6 @@ __all__ = ["overlay"]
 @options.as_json_option
 def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
-    from wsi_meta.overlay import draw_overlay
+    from wsi_meta.heatmaps.overlay import draw_overlay
 
     options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)

@@ -20,7 +20,7 @@ __all__ = ["fit_score", "score"]
 @options.as_json_option
 def score(heatmaps: tuple[Path, ...], model: Path | None, as_json: bool) -> None:
     """Score slides from their heatmaps, and tell what the score rests on."""
-    from wsi_meta.score_model import score_heatmap
+    from wsi_meta.heatmaps.score_model import score_heatmap
 
     options.print_results([asdict(score_heatmap(heatmap, model=model)) for heatmap in heatmaps], as_json=as_json)
 
@@ -34,6 +34,6 @@ def score(heatmaps: tuple[Path, ...], model: Path | None, as_json: bool) -> None
 @options.as_json_option
 def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, as_json: bool) -> None:
     """Fit a slide score to the heatmaps in the folder SCANS; AUC by cross-validation over patients."""
-    from wsi_meta.score_model import fit_score as fit
+    from wsi_meta.heatmaps.score_model import fit_score as fit
 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)

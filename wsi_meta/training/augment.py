@@ -10,8 +10,8 @@ import math
 import torch
 from torch.nn.functional import conv2d, normalize, pad
 
+from wsi_meta.models.dihedral import VIEWS, dihedral
 from wsi_meta.training.recipe import Augmentation
-from wsi_meta.views import VIEWS, dihedral
 
 __all__ = ["augment", "blur", "damage_as_jpeg", "jitter_brightness", "jitter_stain", "shift"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.model import Calibration, ModelCard, load_model, save_model
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Calibration, ModelCard, load_model, save_model
 from wsi_meta.outputs import check_output
-from wsi_meta.predictor import Predictor
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 from wsi_meta.training.metrics import figures_of
@@ -49,7 +49,7 @@ def calibrate(
     out : model file to write
     split : ``train``, ``valid`` or ``test``; None takes ``valid``, or the only one there is
     prior : share of tumor to expect where the model is used (a slide has far less than a balanced set of patches)
-    device, precision, batch_size : see :class:`wsi_meta.predictor.Predictor`
+    device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`
     workers : processes that decode patches; 0 decodes in this one
     overwrite : replace `out` if it exists
     progress : show a bar on stderr

@@ -11,9 +11,9 @@ import numpy as np
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, Annotations, read_annotations
 from wsi_meta.errors import DataError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.lesions import default_threshold
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import PatchGrid

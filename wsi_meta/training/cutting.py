@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue import BLUR_UM, MIN_SATURATION

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.model import Model, ModelCard, load_model
-from wsi_meta.predictor import Predictor
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Model, ModelCard, load_model
 from wsi_meta.progress import progress_bar
 from wsi_meta.training.datasets import Patches, open_patches, read_batches
 from wsi_meta.training.metrics import bootstrap_intervals, figures_of
@@ -118,7 +118,7 @@ def evaluate(
     split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all there is
     out : folder to make for the report (see :func:`wsi_meta.training.report.write_report`); None writes none
     tta : average the logit over the eight views of each patch; takes eight times as long
-    device, precision, batch_size : see :class:`wsi_meta.predictor.Predictor`
+    device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`
     workers : processes that decode patches; 0 decodes in this one
     overwrite : replace a report at `out`
     progress : show a bar on stderr

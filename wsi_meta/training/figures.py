@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.overlay import COLOUR_MAP
+from wsi_meta.heatmaps.overlay import COLOUR_MAP
 from wsi_meta.training.metrics import ECE_BINS, reliability
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from wsi_meta.model import Model
+from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

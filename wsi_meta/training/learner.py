@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsi_meta.errors import DeviceError
-from wsi_meta.hardware import resolve_precision
-from wsi_meta.memory import keep_freed_memory
-from wsi_meta.model import cell_logits
-from wsi_meta.network import compiler_found
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.inference.allocator import keep_freed_memory
+from wsi_meta.inference.device import resolve_precision
+from wsi_meta.inference.fast_network import compiler_found
+from wsi_meta.models.model import cell_logits
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment
 from wsi_meta.training.init import STAGES, Start, stage_of
 from wsi_meta.training.mosaics import make_mosaics

@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 
 from wsi_meta.errors import DeviceError, TrainingError
-from wsi_meta.hardware import resolve_device
+from wsi_meta.inference.device import resolve_device
 
 __all__ = ["Processes", "joined_processes"]
 

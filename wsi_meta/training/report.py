@@ -17,7 +17,7 @@ import numpy as np
 
 import wsi_meta
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.model import Model
+from wsi_meta.models.model import Model
 from wsi_meta.outputs import check_folder
 from wsi_meta.training import figures, wording
 from wsi_meta.training.datasets import Patches

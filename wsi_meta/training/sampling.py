@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.model import model_path, read_card
+from wsi_meta.models.model import model_path, read_card
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import check_folder
-from wsi_meta.preprocessing import Preprocessing
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.training.candidates import KINDS, Candidates, find_candidates

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsi_meta.errors import OutputExistsError, TrainingError
-from wsi_meta.model import build_network, half_precision, save_model
+from wsi_meta.models.model import build_network, half_precision, save_model
 from wsi_meta.outputs import check_output
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint

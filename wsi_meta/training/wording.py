@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from wsi_meta.model import Model, ModelCard
+    from wsi_meta.models.model import Model, ModelCard
     from wsi_meta.training.evaluate import Evaluation
     from wsi_meta.training.report import Subject
 

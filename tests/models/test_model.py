@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
-from wsi_meta.model import (
+from wsi_meta.models.model import (
     FORMAT_VERSION,
     Calibration,
     ModelCard,
@@ -30,7 +30,7 @@ from wsi_meta.model import (
     read_card,
     save_model,
 )
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.models.preprocessing import Preprocessing
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),
@@ -133,9 +133,8 @@ def test_network_has_torchvisions_names(model_file: Path) -> None:
 
 def test_reading_a_card_does_not_import_torch(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.safetensors")
-    code = (
-        "import sys; from wsi_meta.model import read_card; print(read_card(sys.argv[1]).architecture, 'torch' in sys.modules)"
-    )
+    code = "import sys; from wsi_meta.models.model import read_card as read; "
+    code += "print(read(sys.argv[1]).architecture, 'torch' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.lesions import find_lesions
+from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_output
-from wsi_meta.regions import Lesion
 from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:

@@ -200,7 +200,7 @@ class Heatmap:
         Parameters
         ----------
         result : score and counts, plain JSON values; with ``complete``
-        lesions : what :func:`wsi_meta.lesions.lesion_facts` gives
+        lesions : what :func:`wsi_meta.heatmaps.lesions.lesion_facts` gives
         """
         for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
             leftover.unlink()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.models.preprocessing import Preprocessing
 
 CHANNELS = st.tuples(*[st.floats(0.01, 1.0)] * 3)
 PREPROCESSINGS = st.builds(

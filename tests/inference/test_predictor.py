@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from slide_files import texture, write_slide
 from tiny import Tiny
 
-import wsi_meta.network
+import wsi_meta.inference.fast_network
 import wsi_meta.scan_options
 import wsi_meta.tiling.block_plan
 from wsi_meta.errors import DeviceError, OutputExistsError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.model import Model, ModelCard, load_model, save_model
-from wsi_meta.network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.model import Model, ModelCard, load_model, save_model
 from wsi_meta.scan_options import ScanOptionsError
 from wsi_meta.scanning import scan
 
@@ -41,7 +41,7 @@ def tiny_model() -> Model:
 
 @pytest.fixture
 def tiny_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("wsi_meta.model.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
     save_model(tmp_path / "tiny.safetensors", tiny_model().network.state_dict(), ModelCard(dense=True))
     return tmp_path / "tiny.safetensors"
 
@@ -55,7 +55,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(device)
         return network
 
-    monkeypatch.setattr(wsi_meta.network, "compile_network", compile_network)
+    monkeypatch.setattr(wsi_meta.inference.fast_network, "compile_network", compile_network)
     return made
 
 
@@ -145,11 +145,11 @@ def test_a_scan_goes_on_as_it_was_begun(
 ) -> None:
     slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
     settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
-    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda _device="cpu": True)
+    monkeypatch.setattr(wsi_meta.inference.fast_network, "compiler_found", lambda _device="cpu": True)
 
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
     assert compiled == []
-    monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
+    monkeypatch.setattr(wsi_meta.inference.fast_network, "PATCHES_REPAY", 100)
     assert scan(slide, out, **settings).facts["identity"]["compiled"] is False, "the rule does not overrule the store"
     with pytest.raises(OutputExistsError, match="compiled is False, now True"):
         scan(slide, out, compiled="yes", **settings)
@@ -166,8 +166,8 @@ def test_without_a_compiler(
 ) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(300, 300))
     settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
-    monkeypatch.setattr(wsi_meta.network, "PATCHES_REPAY", 100)
-    monkeypatch.setattr(wsi_meta.network, "compiler_found", lambda _device="cpu": False)
+    monkeypatch.setattr(wsi_meta.inference.fast_network, "PATCHES_REPAY", 100)
+    monkeypatch.setattr(wsi_meta.inference.fast_network, "compiler_found", lambda _device="cpu": False)
 
     heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)
 
@@ -180,7 +180,7 @@ def test_without_a_compiler(
         scan(slide, tmp_path / "h.zarr", compiled="perhaps", **settings)
 
 
-@pytest.mark.skipif(not wsi_meta.network.compiler_found(), reason="no C++ compiler")
+@pytest.mark.skipif(not wsi_meta.inference.fast_network.compiler_found(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_blocks_do_not_depend_on_order_or_threads() -> None:
     """The real compiler on a tiny network: blocks of several shapes, one after the other and by three threads at once."""

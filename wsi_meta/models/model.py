@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import written_whole
-from wsi_meta.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ __all__ = [
 FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
 
-DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
+DEFAULT_MODEL = Path(__file__).parent / "default.safetensors"
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,18 @@ from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
 from wsi_meta.benchmark.camelyon16 import froc
 from wsi_meta.cli import main
-from wsi_meta.contours import trace_cells
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.lesions import (
+from wsi_meta.heatmaps.lesions import (
     LesionOptionsError,
     find_lesions,
     lesion_facts,
     to_detections,
     write_lesions,
 )
-from wsi_meta.overlay import draw_overlay
-from wsi_meta.regions import label_regions, longest_distance, measure_regions
+from wsi_meta.heatmaps.overlay import draw_overlay
+from wsi_meta.heatmaps.polygonize import trace_cells
+from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.tiling.grid import PatchGrid
 
 CELL_UM = 31.104

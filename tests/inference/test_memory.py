@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-import wsi_meta.memory
-from wsi_meta.memory import MemoryBound, prepare_memory
+import wsi_meta.inference.allocator
+from wsi_meta.inference.allocator import MemoryBound, prepare_memory
 
 
 def test_memory_is_given_back_when_it_has_grown_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,10 +17,10 @@ def test_memory_is_given_back_when_it_has_grown_enough(monkeypatch: pytest.Monke
         given.append(held["now"])
         held["now"] -= 30
 
-    monkeypatch.setattr(wsi_meta.memory, "MOST_SPARE", 100)
-    monkeypatch.setattr(wsi_meta.memory, "LEAST_SPARE", 20)
-    monkeypatch.setattr(wsi_meta.memory, "_resident", lambda: held["now"])
-    monkeypatch.setattr(wsi_meta.memory, "give_back_memory", give_back)
+    monkeypatch.setattr(wsi_meta.inference.allocator, "MOST_SPARE", 100)
+    monkeypatch.setattr(wsi_meta.inference.allocator, "LEAST_SPARE", 20)
+    monkeypatch.setattr(wsi_meta.inference.allocator, "_resident", lambda: held["now"])
+    monkeypatch.setattr(wsi_meta.inference.allocator, "give_back_memory", give_back)
     bound = MemoryBound()
     assert given == [1000]
     for now, times in [(1070, 1), (1071, 2), (1061, 2), (1071, 3), (1090, 4), (1080, 4), (1200, 5), (1190, 5), (1191, 6)]:

@@ -18,12 +18,12 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import Bottleneck
 
-from wsi_meta.bands import Residual, features_in_bands, see_rows
 from wsi_meta.errors import DeviceError
-from wsi_meta.int8 import quantised_trunk
-from wsi_meta.memory import MemoryBound
-from wsi_meta.model import Model
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.inference.allocator import MemoryBound
+from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
+from wsi_meta.inference.int8 import quantised_trunk
+from wsi_meta.models.model import Model
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.tiling.block_plan import BAND_PX, LEAST_BAND_ROWS, band_rows
 
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
@@ -77,7 +77,7 @@ class FastNetwork(nn.Module):
 
         Returns
         -------
-        float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.model.cell_logits` gives them.
+        float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.models.model.cell_logits` gives them.
         """
         if not self.dense:
             features = self.trunk(self.preprocessing.to_input(images)).float()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
-from wsi_meta.heatmap import Heatmap, Status, _halve
+from wsi_meta.heatmaps.store import Heatmap, Status, _halve
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 GRID = PatchGrid(200 * 128, 150 * 128, 0.243, 0.972, 96, 32, block_px=1920)

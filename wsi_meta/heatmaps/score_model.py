@@ -13,11 +13,11 @@ import numpy as np
 
 from wsi_meta.annotations.tables import read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.lesions import default_threshold, find_lesions
+from wsi_meta.heatmaps.lesions import default_threshold, find_lesions
+from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
-from wsi_meta.regions import SIZE_CLASSES
-from wsi_meta.scoring import score_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,8 @@ from slide_files import texture, write_slide
 
 import wsi_meta.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
-from wsi_meta.heatmap import Heatmap, Status
-from wsi_meta.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.scanning import scan
 
 

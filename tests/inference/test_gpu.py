@@ -10,8 +10,8 @@ import pytest
 import torch
 from slide_files import texture, write_slide
 
-from wsi_meta.model import load_model
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.model import load_model
 from wsi_meta.scanning import scan
 from wsi_meta.training.train import Recipe, train
 

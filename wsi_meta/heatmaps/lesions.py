@@ -13,9 +13,9 @@ import numpy as np
 
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.errors import OutputPathError
-from wsi_meta.heatmap import Heatmap
+from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
-from wsi_meta.regions import Lesion, label_regions, measure_regions
 
 __all__ = [
     "LesionOptionsError",

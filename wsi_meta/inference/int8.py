@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
-from wsi_meta.bands import Residual, window_side
-from wsi_meta.preprocessing import Preprocessing
+from wsi_meta.inference.bands import Residual, window_side
+from wsi_meta.models.preprocessing import Preprocessing
 
 __all__ = ["quantised_trunk"]
 

@@ -11,9 +11,9 @@ from stores import write_store
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, HeatmapError, OutputExistsError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.score_model import FEATURES, fit_score, load_score_model, map_features, score_heatmap
-from wsi_meta.scoring import score_slide
+from wsi_meta.heatmaps.score_model import FEATURES, fit_score, load_score_model, map_features, score_heatmap
+from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.store import Heatmap
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,14 @@ from scipy.stats import norm
 from slide_files import texture, write_slide
 from torch import nn
 
-import wsi_meta.int8
+import wsi_meta.inference.int8
 import wsi_meta.tiling.block_plan
 from wsi_meta.errors import DeviceError
-from wsi_meta.hardware import resolve_precision
-from wsi_meta.int8 import CLIPPED, _fit, _moments, _rectified, _upper
-from wsi_meta.model import Model, load_model
-from wsi_meta.network import FastNetwork
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.inference.device import resolve_precision
+from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.inference.int8 import CLIPPED, _fit, _moments, _rectified, _upper
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning import scan
 from wsi_meta.synthetic import draw_lymph_node
 from wsi_meta.training.recipe import Recipe
@@ -123,9 +123,9 @@ def test_moments_after_a_relu_are_those_of_samples() -> None:
 def test_zero_stands_for_itself(low: float, high: float) -> None:
     scale, zero_point = _fit(low, high)
 
-    assert 0 <= zero_point <= wsi_meta.int8.LEVELS
+    assert 0 <= zero_point <= wsi_meta.inference.int8.LEVELS
     assert (0 - zero_point) * scale <= min(low, 0) + scale
-    assert (wsi_meta.int8.LEVELS - zero_point) * scale >= max(high, 0) - scale
+    assert (wsi_meta.inference.int8.LEVELS - zero_point) * scale >= max(high, 0) - scale
 
 
 @with_vnni

@@ -16,9 +16,9 @@ from slide_files import texture
 from torch import nn
 
 import wsi_meta.tiling.block_plan
-from wsi_meta.bands import Residual, Windowed, features_in_bands, see_rows
-from wsi_meta.model import load_model
-from wsi_meta.network import FastNetwork
+from wsi_meta.inference.bands import Residual, Windowed, features_in_bands, see_rows
+from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.models.model import load_model
 
 
 def small_trunk() -> nn.Sequential:

@@ -15,12 +15,12 @@ from torch import nn
 
 from wsi_meta.cli import main
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.heatmap import Heatmap
-from wsi_meta.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
-from wsi_meta.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.dihedral import VIEWS, turn, turn_back
+from wsi_meta.models.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
 from wsi_meta.scanning import ScanOptionsError, scan
 from wsi_meta.synthetic import draw_lymph_node
-from wsi_meta.views import VIEWS, turn, turn_back
 
 DENSE = ModelCard(dense=True)
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32"}

@@ -13,9 +13,9 @@ import pytest
 import torch
 from slide_files import texture
 
-from wsi_meta.model import load_model
-from wsi_meta.predictor import Predictor
-from wsi_meta.sharing import SharedDevice, share_device
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.sharing import SharedDevice, share_device
+from wsi_meta.models.model import load_model
 
 
 class FakeStream:
@@ -121,7 +121,7 @@ def test_passes_that_may_not_overlap_do_not(options: dict[str, bool], most: int)
 def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
     model_file: Path, streams: list[FakeStream], monkeypatch: pytest.MonkeyPatch, dense: bool
 ) -> None:
-    monkeypatch.setattr("wsi_meta.predictor.runs_in_bands", lambda *_device, **_choices: False)
+    monkeypatch.setattr("wsi_meta.inference.predictor.runs_in_bands", lambda *_device, **_choices: False)
     predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", batch_size=8, dense=dense)
     side = 3 * 32 + 2 * (32 + predictor.halo_px)
     images, wanted = [texture(side, side, seed) for seed in range(4)], np.ones((3, 3), bool)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.hardware import resolve_device, resolve_precision
-from wsi_meta.memory import prepare_memory
-from wsi_meta.model import Model
+from wsi_meta.inference.allocator import prepare_memory
+from wsi_meta.inference.device import resolve_device, resolve_precision
+from wsi_meta.models.dihedral import VIEWS, dihedral, mean_over_views, turn, turn_back
+from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import BlockCut
-from wsi_meta.views import VIEWS, dihedral, mean_over_views, turn, turn_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +31,7 @@ DENSE_HALO_PX = 128
 
 
 def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
-    """Tell whether a predictor works through blocks in bands (:mod:`wsi_meta.bands`): in dense mode on a CPU, not compiled."""
+    """Tell whether a predictor works through blocks in bands (:mod:`.bands`): in dense mode on a CPU, not compiled."""
     return device == "cpu" and dense and not compiled
 
 
@@ -43,17 +43,17 @@ class Predictor:
 
     Threads may share a predictor, and should: on a CPU one of them computes at a time, on all cores, while others read and
     write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time
-    (:mod:`wsi_meta.sharing`).
+    (:mod:`wsi_meta.inference.sharing`).
 
     Parameters
     ----------
     model : as :func:`wsi_meta.load_model` gives it; it is not changed
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
-    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`wsi_meta.hardware.resolve_precision`
+    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`wsi_meta.inference.device.resolve_precision`
     batch_size : rows of one forward pass; a row is one view of one patch
-    tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.views.dihedral`), for eight times
+    tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.models.dihedral.dihedral`), for eight times
         the work
-    dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.model.cell_logits`)
+    dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.models.model.cell_logits`)
     compiled : compile the network first, which takes seconds, or a minute the first time; needs a C++ compiler
 
     Raises
@@ -73,8 +73,8 @@ class Predictor:
         dense: bool = False,
         compiled: bool = False,
     ) -> None:
-        from wsi_meta.network import FastNetwork, compile_network
-        from wsi_meta.sharing import share_device
+        from wsi_meta.inference.fast_network import FastNetwork, compile_network
+        from wsi_meta.inference.sharing import share_device
 
         self.model = model
         self.device = resolve_device(device)
@@ -119,7 +119,7 @@ class Predictor:
 
         Returns
         -------
-        float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`wsi_meta.views.dihedral`.
+        float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`.dihedral`.
         """
         with self._shared.turn():
             return self._fetch(self._by_patch(self._send(patches).split(self._patches_at_once)))
