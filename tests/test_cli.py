@@ -16,14 +16,14 @@ from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
-import wsi_meta.worker
+import wsi_meta.scanning.worker
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
 
 
 @pytest.fixture(autouse=True)
 def _darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_what_failed_work_held_is_let_go_before_the_command_ends(
         held.append(weakref.ref(something))
         raise error("s.tif: bad")
 
-    monkeypatch.setattr("wsi_meta.scanning.scan", fail)
+    monkeypatch.setattr("wsi_meta.scanning.scan.scan", fail)
 
     done = _run("scan", write_slide(tmp_path / "s.tif", texture(300, 300)), "--out", tmp_path / "h.zarr")
 

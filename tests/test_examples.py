@@ -15,7 +15,7 @@ import pytest
 from fakes import DarknessPredictor
 from slide_files import texture, write_slide
 
-import wsi_meta.worker
+import wsi_meta.scanning.worker
 from wsi_meta.cli import main
 from wsi_meta.models.model import Calibration, Model, load_model
 from wsi_meta.training.manifest import read_manifest
@@ -57,8 +57,8 @@ def _load_model(path: str) -> Model:
 
 
 def _run(name: str, *arguments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
-    monkeypatch.setattr(wsi_meta.worker, "load_model", _load_model)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", _load_model)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 

@@ -16,13 +16,13 @@ from slide_files import texture, write_slide
 from stores import write_store
 from tiny import Tiny
 
-import wsi_meta.worker
+import wsi_meta.scanning.worker
 from wsi_meta.benchmark import limits as limits_module
 from wsi_meta.benchmark.limits import Limits, block_name, measure_limits
 from wsi_meta.benchmark.speed import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
 from wsi_meta.benchmark.stopwatch import Timing, time_command
 from wsi_meta.models.model import ModelCard, save_model
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.grid import Block
 
 HOLD_80_MB = "import time; held = bytearray(80_000_000); time.sleep(0.6)"
@@ -131,7 +131,7 @@ def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path, monkeypatch:
     image[:, :300] = texture(640, 300)
     slide, model = write_slide(tmp_path / "s.tif", image), tmp_path / "tiny.safetensors"
     monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     monkeypatch.setattr(limits_module, "Predictor", DarknessPredictor)
     save_model(model, Tiny().state_dict(), ModelCard())
     heatmap = scan(slide, tmp_path / "s.zarr", model=model, block_px=320, precision="fp32")

@@ -4,7 +4,6 @@ from .annotations.detections import write_detections as write_detections
 from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
-from .batch import scan_slides as scan_slides
 from .benchmark.camelyon16 import froc as froc
 from .benchmark.staging import stage as stage
 from .demo import run_demo as run_demo
@@ -37,7 +36,8 @@ from .models.model import ModelCard as ModelCard
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
-from .scanning import scan as scan
+from .scanning.batch import scan_slides as scan_slides
+from .scanning.scan import scan as scan
 from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .tiling.grid import Block as Block

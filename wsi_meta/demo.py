@@ -12,7 +12,7 @@ from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import note
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.pyramid_writer import write_pyramid
 from wsi_meta.synthetic import draw_lymph_node
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture, write_slide
 
-import wsi_meta.worker
+import wsi_meta.scanning.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+        patch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
         out = tmp_path_factory.mktemp("heat") / "node.zarr"
         return scan(slide_file, out, model=model_file, tta=True, uncertainty=True)
 

@@ -19,7 +19,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
 from wsi_meta.models.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
-from wsi_meta.scanning import ScanOptionsError, scan
+from wsi_meta.scanning.scan import ScanOptionsError, scan
 from wsi_meta.synthetic import draw_lymph_node
 
 DENSE = ModelCard(dense=True)

@@ -12,7 +12,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import load_model
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 from wsi_meta.training.train import Recipe, train
 
 pytestmark = pytest.mark.gpu

@@ -20,7 +20,7 @@ from wsi_meta.inference.fast_network import FastNetwork
 from wsi_meta.inference.int8 import CLIPPED, _fit, _moments, _rectified, _upper
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, load_model
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 from wsi_meta.synthetic import draw_lymph_node
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.training.train import train

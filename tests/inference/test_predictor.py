@@ -15,15 +15,15 @@ from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.inference.fast_network
-import wsi_meta.scan_options
+import wsi_meta.scanning.options
 import wsi_meta.tiling.block_plan
 from wsi_meta.errors import DeviceError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, ModelCard, load_model, save_model
-from wsi_meta.scan_options import ScanOptionsError
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.options import ScanOptionsError
+from wsi_meta.scanning.scan import scan
 
 IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}
 

@@ -15,10 +15,10 @@ from fakes import DarknessPredictor
 from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
-import wsi_meta.worker
+import wsi_meta.scanning.worker
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.facts import info
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.slides.tile_cache import TileCache
 
@@ -326,7 +326,7 @@ def test_a_real_aperio_slide(shared_data: Path) -> None:
 def test_the_reader_is_part_of_a_scans_identity(
     plain: Path, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "block_px": 192}
     made = scan(plain, tmp_path / "heat.zarr", **options)
     assert made.facts["identity"]["reader"] == "direct"

@@ -16,9 +16,9 @@ import numpy as np
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model, model_path
+from wsi_meta.scanning.worker import Worker
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block
-from wsi_meta.worker import Worker
 
 __all__ = ["Limits", "block_name", "measure_limits"]
 

@@ -59,9 +59,9 @@ def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) ->
     One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
     goes on where an interrupted one stopped.
     """
-    from wsi_meta.batch import scan_slides, summarise
-    from wsi_meta.scanning import ScanOptionsError
-    from wsi_meta.scanning import scan as scan_slide
+    from wsi_meta.scanning.batch import scan_slides, summarise
+    from wsi_meta.scanning.scan import ScanOptionsError
+    from wsi_meta.scanning.scan import scan as scan_slide
 
     try:
         if len(slides) == 1:

@@ -12,9 +12,9 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, WsiMe
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder, written_whole
 from wsi_meta.progress import note
-from wsi_meta.relay import Turn
-from wsi_meta.scanning import scan
-from wsi_meta.worker import forget
+from wsi_meta.scanning.relay import Turn
+from wsi_meta.scanning.scan import scan
+from wsi_meta.scanning.worker import forget
 
 __all__ = ["COLUMNS", "scan_slides", "summarise"]
 

@@ -21,7 +21,7 @@ from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
 from wsi_meta.models.model import Model, load_model
-from wsi_meta.scan_options import NetworkChoice, compiler_at_hand
+from wsi_meta.scanning.options import NetworkChoice, compiler_at_hand
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid
 

@@ -10,8 +10,8 @@ import zarr
 from fakes import DarknessPredictor
 from slide_files import write_sparse_slide
 
-import wsi_meta.worker
-from wsi_meta.scanning import scan
+import wsi_meta.scanning.worker
+from wsi_meta.scanning.scan import scan
 
 SIDE = 100_000
 MARK = 24
@@ -30,7 +30,7 @@ def _marks(mpp: float) -> list[tuple[int, int, int]]:
 def test_marks_lie_where_the_metadata_says(
     mpp: float, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     marks = _marks(mpp)
     slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
     tissue = np.zeros((1000, 1000), bool)

@@ -14,9 +14,9 @@ import wsi_meta.tiling.block_plan
 from wsi_meta.errors import SlideReadError
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
+from wsi_meta.scanning.worker import PIECES_AHEAD, Worker, _read_ahead, forget
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid
-from wsi_meta.worker import PIECES_AHEAD, Worker, _read_ahead, forget
 
 WAIT_S = 20
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from wsi_meta.identity import recorded
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.inference.predictor import DENSE_STRIDE_PX
 from wsi_meta.models.dihedral import VIEWS
 from wsi_meta.models.model import ModelCard, read_card
 from wsi_meta.progress import note
+from wsi_meta.scanning.identity import recorded
 from wsi_meta.tiling.grid import STRIDES
 
 __all__ = ["COMPILED", "MODES", "NetworkChoice", "ScanOptionsError", "choose_compiled", "choose_network", "compiler_at_hand"]

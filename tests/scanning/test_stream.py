@@ -15,13 +15,13 @@ from fakes import DarknessPredictor
 from slide_files import texture, write_slide
 from tiny import Tiny
 
-import wsi_meta.scanning
-import wsi_meta.worker
-from wsi_meta.batch import scan_slides
+import wsi_meta.scanning.scan
+import wsi_meta.scanning.worker
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import ModelCard, save_model
-from wsi_meta.relay import Turn
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.batch import scan_slides
+from wsi_meta.scanning.relay import Turn
+from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.tissue import find_tissue
 
 WAIT_S = 60
@@ -50,7 +50,7 @@ def test_the_same_maps_as_singly_from_one_predictor(
             made.append(1)
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Counted)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Counted)
     settings: dict[str, Any] = {"model": model_file, "block_px": 160}
     scan_slides([slides[0], tmp_path / "gone.tif", *slides[1:]], tmp_path / "all", **settings)
     assert made == [1]
@@ -79,8 +79,8 @@ def test_the_next_slide_is_prepared_while_one_is_computed(
             order.append("block")
             return super().predict_block(*arguments)
 
-    monkeypatch.setattr(wsi_meta.scanning, "find_tissue", seek)
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Waiting)
+    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", seek)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Waiting)
     rows = scan_slides(slides[:2], tmp_path / "out", model=model_file, workers=1)
     assert [row["complete"] for row in rows] == [True, True]
     assert order == ["tissue a", "tissue b", "block", "block"]
@@ -97,7 +97,7 @@ def test_an_interrupt_ends_all_of_it(
                 time.sleep(0.01)
             raise InterruptedError
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -15,9 +15,8 @@ from fakes import DarknessPredictor
 from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_slide
 
-import wsi_meta.scanning
-import wsi_meta.worker
-from wsi_meta.batch import summarise
+import wsi_meta.scanning.scan
+import wsi_meta.scanning.worker
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.facts import info
 from wsi_meta.heatmaps.lesions import find_lesions
@@ -26,7 +25,8 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
 from wsi_meta.progress import progress_bar
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.batch import summarise
+from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.tissue import find_tissue
 from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
@@ -42,7 +42,7 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
             seen.append((int(wanted.sum()),))
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Counting)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Counting)
     return seen
 
 
@@ -153,7 +153,7 @@ def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, mod
 def test_an_interrupted_scan_goes_on(
     tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     whole = scan(slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous").probability
     seen: list[int] = []
 
@@ -164,13 +164,13 @@ def test_an_interrupted_scan_goes_on(
             seen.append(1)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Interrupted)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, scheduler="synchronous")
     half = Heatmap.open(tmp_path / "h.zarr")
     assert not half.finished
     assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     resumed = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
     np.testing.assert_array_equal(resumed.probability, whole)
 
@@ -276,7 +276,7 @@ def test_the_bar_moves_with_every_batch(
         bar.update = moves.append
         return bar
 
-    monkeypatch.setattr(wsi_meta.scanning, "progress_bar", watched)
+    monkeypatch.setattr(wsi_meta.scanning.scan, "progress_bar", watched)
     heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=320, batch_size=32)
     assert heatmap.result is not None
     assert sum(moves) == heatmap.result["cells"]["scanned"]
@@ -338,8 +338,8 @@ def test_the_model_is_loaded_while_tissue_is_found(
         both.wait()
         return find_tissue(slide)
 
-    monkeypatch.setattr(wsi_meta.worker, "load_model", load)
-    monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", load)
+    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", find)
     assert scan(slide_file, tmp_path / "h.zarr", model=model_file).finished
 
 
@@ -357,7 +357,7 @@ def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(
             seen.append(threading.current_thread().name)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Telling)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Telling)
     scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, workers=3)
     assert len(seen) > 5
     assert set(seen) == {"computing_0"}
@@ -380,12 +380,12 @@ def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
         finding.set()
         raise failure
 
-    monkeypatch.setattr(wsi_meta.worker, "load_model", load)
-    monkeypatch.setattr(wsi_meta.scanning, "find_tissue", find)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", load)
+    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", find)
     with pytest.raises(type(failure)):
         scan(slide_file, tmp_path / "h.zarr", model=model_file)
     assert threading.active_count() == before
-    assert wsi_meta.worker._load.cache_info().currsize == 0
+    assert wsi_meta.scanning.worker._load.cache_info().currsize == 0
     assert not (tmp_path / "h.zarr").exists()
 
 
@@ -429,7 +429,7 @@ def test_identity_stands_before_the_first_block(
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", Looking)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Looking)
     scan(slide_file, tmp_path / "h.zarr", model=model_file)
     assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
     assert {"test_time_averaging", "uncertainty"} <= set(found[0]["wsi_meta"]["identity"])

@@ -7,14 +7,14 @@ import pytest
 from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
-import wsi_meta.worker
-from wsi_meta.batch import COLUMNS, scan_slides
+import wsi_meta.scanning.worker
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.scanning.batch import COLUMNS, scan_slides
 
 
 @pytest.fixture(autouse=True)
 def _darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
 
 
 def test_a_store_each_and_one_table(tmp_path: Path, model_file: Path) -> None:

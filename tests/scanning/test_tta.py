@@ -15,16 +15,16 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
-import wsi_meta.scanning
-import wsi_meta.worker
-from wsi_meta.batch import scan_slides
+import wsi_meta.scanning.scan
+import wsi_meta.scanning.worker
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
 from wsi_meta.models.model import Calibration, ModelCard, build_network, load_model, save_model
 from wsi_meta.progress import progress_bar
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.batch import scan_slides
+from wsi_meta.scanning.scan import scan
 
 COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none", "tta": True, "uncertainty": True}
 
@@ -117,7 +117,7 @@ def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, monkeypatch: pyt
     """The probability of the mean logit, which the calibration leads back to, and the deviation of the probabilities."""
     calibration = Calibration(temperature=2.0, bias=-1.5)
     save_model(tmp_path / "m.safetensors", build_network().state_dict(), ModelCard(calibration=calibration))
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     plain = scan(slide_file, tmp_path / "plain.zarr", model=tmp_path / "m.safetensors", tissue_mask="none")
     heatmap = scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors", **COMMON)
 
@@ -134,7 +134,7 @@ def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, monkeypatch: pyt
 
 
 def test_unknown_stays_unknown(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     image = np.full((640, 768, 3), 244, np.uint8)
     image[:, :512] = texture(640, 512)
     slide = write_slide(tmp_path / "s.tif", image)
@@ -183,7 +183,7 @@ def test_resumed(
 
     settings = COMMON | {"model": model_file, "block_px": 64}
     with monkeypatch.context() as patch:
-        patch.setattr(wsi_meta.worker, "Predictor", Interrupted)
+        patch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
         with pytest.raises(KeyboardInterrupt):
             scan(slide_file, tmp_path / "h.zarr", scheduler="synchronous", **settings)
     half = Heatmap.open(tmp_path / "h.zarr")
@@ -197,7 +197,7 @@ def test_resumed(
 def test_an_unfinished_store_without_it_cannot_go_on_with_it(
     tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     settings = COMMON | {"model": model_file}
     without = scan(slide_file, tmp_path / "h.zarr", **(settings | {"uncertainty": False}))
     with pytest.raises(OutputExistsError, match="holds another scan: uncertainty is False, now True; choose"):
@@ -219,7 +219,7 @@ def test_uncertainty_needs_views(tmp_path: Path, slide_file: Path, model_file: P
 
 
 def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.worker, "Predictor", DarknessPredictor)
+    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
     rows = scan_slides([slide_file], tmp_path / "all", model=model_file, **COMMON)
     assert Heatmap.open(rows[0]["heatmap"]).has_uncertainty
 
@@ -235,7 +235,7 @@ def test_the_bar_counts_cells(
         bar.update = moves.append
         return bar
 
-    monkeypatch.setattr(wsi_meta.scanning, "progress_bar", watched)
+    monkeypatch.setattr(wsi_meta.scanning.scan, "progress_bar", watched)
     scan(slide_file, tmp_path / "h.zarr", model=model_file, **(COMMON | {"batch_size": batch_size, "stride_px": 64}))
     assert sum(moves) == 4
     assert len(moves) == -(-4 * VIEWS // batch_size), "after every forward pass"

@@ -13,18 +13,18 @@ from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.score_model import learned_score, load_score_model
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.identity import open_or_create
 from wsi_meta.inference.allocator import give_back_memory, prepare_memory
 from wsi_meta.inference.predictor import DENSE_HALO_PX, runs_in_bands
 from wsi_meta.models.model import Model, ModelCard, model_path, read_card
 from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note, progress_bar
-from wsi_meta.relay import Turn
-from wsi_meta.scan_options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
+from wsi_meta.scanning.identity import open_or_create
+from wsi_meta.scanning.options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
+from wsi_meta.scanning.relay import Turn
+from wsi_meta.scanning.worker import Job, begin_loading, forget, scan_block
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
-from wsi_meta.worker import Job, begin_loading, forget, scan_block
 
 __all__ = ["ScanOptionsError", "scan"]
 
@@ -78,7 +78,7 @@ def scan(
     scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``
     overwrite : replace an older heatmap at `out`
     progress : show a bar and notes on stderr
-    turn : the slide's place in a stream, see :func:`wsi_meta.batch.scan_slides`
+    turn : the slide's place in a stream, see :func:`wsi_meta.scanning.batch.scan_slides`
 
     Returns
     -------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.scanning import scan
+from wsi_meta.scanning.scan import scan
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_kill_and_resume(slide_file: Path, model_file: Path, reference: NDArray[
     """kill -9 in the middle, then the same scan again."""
     out = tmp_path / "h.zarr"
     code = (
-        "import sys; from wsi_meta.scanning import scan; "
+        "import sys; from wsi_meta.scanning.scan import scan; "
         "scan(sys.argv[1], sys.argv[2], model=sys.argv[3], precision='fp32', batch_size=8, tissue_mask='none', block_px=64)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(slide_file), str(out), str(model_file)])
