@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.models.dihedral import dihedral
 from wsi_meta.training.augment import augment, blur, damage_as_jpeg, jitter_brightness, jitter_stain, shift
 from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
-from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.recipe import Augmentation, Recipe
 
 # the module, even where its package gives the function the same name

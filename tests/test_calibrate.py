@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from tiny import HERE
 
 from wsi_meta.cli import main
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.models.model import Calibration, read_card
 from wsi_meta.training.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
-from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate
 
 # the module, even where its package gives the function the same name

@@ -17,8 +17,8 @@ from slide_files import texture, write_slide
 
 import wsi_meta.scanning.worker
 from wsi_meta.cli import main
+from wsi_meta.datasets.manifest import read_manifest
 from wsi_meta.models.model import Calibration, Model, load_model
-from wsi_meta.training.manifest import read_manifest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>

@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from wsi_meta.cli import main
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import VIEWS, dihedral
 from wsi_meta.models.model import Calibration, Model, ModelCard, load_model
 from wsi_meta.training import report as module
-from wsi_meta.training.datasets import Patches, open_patches
 from wsi_meta.training.evaluate import Evaluation, evaluate
 from wsi_meta.training.history import read_losses
 from wsi_meta.training.metrics import bootstrap_intervals, figures_of

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import HERE, Tiny, logits_of_auc, script, train_module, use_tiny
 
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
 from wsi_meta.models.model import build_network, half_precision, load_model, read_card
-from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate
 from wsi_meta.training.judge import Judge
 from wsi_meta.training.learner import Learner

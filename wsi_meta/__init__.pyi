@@ -6,6 +6,10 @@ from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
 from .benchmark.camelyon16 import froc as froc
 from .benchmark.staging import stage as stage
+from .datasets.layouts import Patches as Patches
+from .datasets.layouts import open_patches as open_patches
+from .datasets.sampling import Sampled as Sampled
+from .datasets.sampling import sample as sample
 from .demo import run_demo as run_demo
 from .errors import DataError as DataError
 from .errors import DeviceError as DeviceError
@@ -46,14 +50,10 @@ from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask
 from .training.calibrate import calibrate as calibrate
-from .training.datasets import Patches as Patches
-from .training.datasets import open_patches as open_patches
 from .training.evaluate import Evaluation as Evaluation
 from .training.evaluate import evaluate as evaluate
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
-from .training.sampling import Sampled as Sampled
-from .training.sampling import sample as sample
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
 

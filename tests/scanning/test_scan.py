@@ -17,6 +17,7 @@ from slide_files import MODEL_MPP, damage_tile, texture, write_slide
 
 import wsi_meta.scanning.scan
 import wsi_meta.scanning.worker
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.facts import info
 from wsi_meta.heatmaps.lesions import find_lesions
@@ -28,7 +29,6 @@ from wsi_meta.progress import progress_bar
 from wsi_meta.scanning.batch import summarise
 from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.tissue import find_tissue
-from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 
 

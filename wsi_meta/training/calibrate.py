@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Calibration, ModelCard, load_model, save_model
 from wsi_meta.outputs import check_output
-from wsi_meta.training.datasets import open_patches
 from wsi_meta.training.evaluate import evaluate_patches
 from wsi_meta.training.metrics import figures_of
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 from wsi_meta.outputs import written_whole
-from wsi_meta.training.datasets import Patches
 from wsi_meta.training.init import Start
 from wsi_meta.training.recipe import Recipe
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.outputs import written_whole
 from wsi_meta.training.augment import augment
-from wsi_meta.training.datasets import Patches
 from wsi_meta.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model, ModelCard, load_model
 from wsi_meta.progress import progress_bar
-from wsi_meta.training.datasets import Patches, open_patches, read_batches
 from wsi_meta.training.metrics import bootstrap_intervals, figures_of
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     Parameters
     ----------
     model : model file, ``default`` or None for the embedded one, or a loaded model
-    data : folders of labelled patches (see :func:`wsi_meta.training.datasets.open_patches`)
+    data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`)
     split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all there is
     out : folder to make for the report (see :func:`wsi_meta.training.report.write_report`); None writes none
     tta : average the logit over the eight views of each patch; takes eight times as long

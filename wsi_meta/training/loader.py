@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from wsi_meta.training.datasets import Patches
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.training.processes import Processes
 from wsi_meta.training.recipe import Recipe
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.progress import progress_bar
-from wsi_meta.training.datasets import Patches, read_batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import wsi_meta
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.models.model import Model
 from wsi_meta.outputs import check_folder
 from wsi_meta.training import figures, wording
-from wsi_meta.training.datasets import Patches
 from wsi_meta.training.gradcam import grad_cam
 from wsi_meta.training.history import history_path, read_losses
 from wsi_meta.training.metrics import losses_of

@@ -21,9 +21,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsi_meta.annotations.tables import read_table
+from wsi_meta.datasets.hdf5 import read_hdf5
+from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError
-from wsi_meta.training.hdf5 import read_hdf5
-from wsi_meta.training.patches import Patches, join
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

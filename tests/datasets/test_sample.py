@@ -22,16 +22,16 @@ from tiny import HERE, use_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
+from wsi_meta.datasets.candidates import tumor_cells
+from wsi_meta.datasets.cutting import is_blank
+from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.manifest import deal_splits, read_manifest
+from wsi_meta.datasets.pcam import META_COLUMNS, pcam_files
+from wsi_meta.datasets.sampling import SamplingOptionsError, sample, share_out
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.training.candidates import tumor_cells
-from wsi_meta.training.cutting import is_blank
-from wsi_meta.training.datasets import open_patches
-from wsi_meta.training.manifest import deal_splits, read_manifest
-from wsi_meta.training.pcam import META_COLUMNS, pcam_files
 from wsi_meta.training.recipe import Recipe
-from wsi_meta.training.sampling import SamplingOptionsError, sample, share_out
 from wsi_meta.training.train import train
 
 MPP = 0.486

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError
 from wsi_meta.progress import progress_bar
-from wsi_meta.training.patches import Patches, join
 
 __all__ = ["CheckedPatches", "check_patches"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.training.hdf5 import Hdf5Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
     def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Read patches as uint8 arrays (patch_px, patch_px, 3), RGB, in the order of `indices`.
 
-        Rows of one HDF5 file are read together (see :class:`wsi_meta.training.hdf5.Hdf5Rows`).
+        Rows of one HDF5 file are read together (see :class:`wsi_meta.datasets.hdf5.Hdf5Rows`).
 
         Raises
         ------

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, Annotations, read_annotations
+from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.store import Heatmap
@@ -18,7 +19,6 @@ from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import find_tissue
-from wsi_meta.training.manifest import SourceSlide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, split_for_training
 from wsi_meta.errors import DataError
-from wsi_meta.training.datasets import Patches, open_patches, read_batches, split_for_training
 
 
 def draw(n: int, seed: int = 0, side: int = 96) -> NDArray[np.uint8]:

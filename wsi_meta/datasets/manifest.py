@@ -11,8 +11,8 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import PARTLY, loose
 from wsi_meta.annotations.tables import read_table
+from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.errors import DataError
-from wsi_meta.training.datasets import SPLITS
 
 __all__ = ["SourceSlide", "deal_splits", "read_manifest"]
 
@@ -30,7 +30,7 @@ class SourceSlide:
     """Outlines or mask of its tumor; None for a normal slide."""
     patient: str
     split: str
-    """One of :data:`wsi_meta.training.datasets.SPLITS`; empty where it is still to be dealt."""
+    """One of :data:`wsi_meta.datasets.layouts.SPLITS`; empty where it is still to be dealt."""
     partly: bool
     """Whether it holds tumor outside its outlines, so that nothing on it is known to be normal."""
     mpp: float | None = None

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.datasets.candidates import Candidates
+from wsi_meta.datasets.pcam import PatchPlace
 from wsi_meta.errors import SlideReadError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue import BLUR_UM, MIN_SATURATION
-from wsi_meta.training.candidates import Candidates
-from wsi_meta.training.pcam import PatchPlace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

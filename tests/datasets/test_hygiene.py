@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_meta.cli import main
+from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
-from wsi_meta.training.datasets import Patches, open_patches
-from wsi_meta.training.hygiene import check_patches
 from wsi_meta.training.train import Recipe, train
 
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from wsi_meta.datasets.candidates import KINDS, Candidates, find_candidates
+from wsi_meta.datasets.cutting import PatchCutter
+from wsi_meta.datasets.layouts import SPLITS
+from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
+from wsi_meta.datasets.pcam import PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.models.model import model_path, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.training.candidates import KINDS, Candidates, find_candidates
-from wsi_meta.training.cutting import PatchCutter
-from wsi_meta.training.datasets import SPLITS
-from wsi_meta.training.manifest import SourceSlide, deal_splits, read_manifest
-from wsi_meta.training.pcam import PcamWriter, pcam_files
 
 __all__ = ["Sampled", "SamplingOptionsError", "sample", "share_out"]
 
@@ -98,14 +98,14 @@ def sample(
 
     A patch is one of the 96 px squares at the model's mpp that a scan would score. Its label says whether a pixel of its
     centre 32 x 32 px is tumor. Half of the patches of each split are tumor. The slides of a split give as many patches each as
-    they can of an equal share. Background is left out by PCam's rule, see :func:`wsi_meta.training.cutting.is_blank`.
+    they can of an equal share. Background is left out by PCam's rule, see :func:`wsi_meta.datasets.cutting.is_blank`.
 
     The same manifest, slides and options give the same files, whatever the number of workers. Slides are read one after the
     other; patches are never all in memory.
 
     Parameters
     ----------
-    manifest : CSV of slides and their annotations, see :func:`wsi_meta.training.manifest.read_manifest`
+    manifest : CSV of slides and their annotations, see :func:`wsi_meta.datasets.manifest.read_manifest`
     out : folder for the files, made if it does not exist
     patches : at most so many for training, half of them tumor; validation and test have an eighth of it each
     valid, test : shares of the slides that go there, of those for which the manifest names no split
