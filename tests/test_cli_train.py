@@ -17,7 +17,7 @@ from tiny import logits_of_auc, script
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError
-from wsi_meta.training.evaluate import evaluate
+from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.training.recipe import Augmentation
 from wsi_meta.training.train import Recipe, train
 
@@ -81,7 +81,9 @@ def test_help_imports_nothing_heavy() -> None:
 # --- commands say what the library says
 
 
-def call_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(
+    monkeypatch: pytest.MonkeyPatch, room: str, command: str, *arguments: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """How a command calls the library's function of the same name."""
     calls = []
 
@@ -89,7 +91,7 @@ def call_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) -> t
         calls.append((values, options))
         raise DataError("far enough")
 
-    monkeypatch.setattr(importlib.import_module(f"wsi_meta.training.{command}"), command, stand_in)
+    monkeypatch.setattr(importlib.import_module(f"wsi_meta.{room}.{command}"), command, stand_in)
     assert "far enough" in refusal(command, *arguments)
     (call,) = calls
     return call
@@ -101,14 +103,14 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def test_train_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, options = call_of(monkeypatch, "train", "one", "two", "--out", "m.safetensors")
+    values, options = call_of(monkeypatch, "training", "train", "one", "two", "--out", "m.safetensors")
 
     assert values == ((Path("one"), Path("two")), Path("m.safetensors"))
     assert options == defaults(train) | {"recipe": Recipe(), "progress": True}
 
 
 def test_evaluate_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, options = call_of(monkeypatch, "evaluate", "default", "one", "two")
+    values, options = call_of(monkeypatch, "evaluation", "evaluate", "default", "one", "two")
 
     assert values == ("default", (Path("one"), Path("two")))
     assert options == defaults(evaluate) | {"progress": True}
@@ -137,7 +139,7 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = "--without stain --without jpeg --init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
     flags = "--resume --keep-checkpoint --drop-duplicates"
 
-    _, options = call_of(monkeypatch, "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
+    _, options = call_of(monkeypatch, "training", "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
 
     assert options.pop("recipe") == recipe
     assert options == {
@@ -156,7 +158,7 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     words = "--split train --out report --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
 
-    _, options = call_of(monkeypatch, "evaluate", "m", "data", *words.split())
+    _, options = call_of(monkeypatch, "evaluation", "evaluate", "m", "data", *words.split())
 
     assert options == {
         "split": "train",

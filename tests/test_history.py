@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from wsi_meta.errors import OutputPathError
-from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, history_path, turned, write_history
+from wsi_meta.evaluation.results import history_path
+from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, turned, write_history
 
 ROW = Epoch(1, "head", 1e-3, 0.5, 0.4, 0.9, 0.8, 100.0, 12.5)
 

@@ -16,8 +16,8 @@ from tiny import HERE, Tiny, logits_of_auc, script, train_module, use_tiny
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
+from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import build_network, half_precision, load_model, read_card
-from wsi_meta.training.evaluate import evaluate
 from wsi_meta.training.judge import Judge
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement

@@ -4,8 +4,6 @@ from .annotations.detections import write_detections as write_detections
 from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
-from .benchmark.camelyon16 import froc as froc
-from .benchmark.staging import stage as stage
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
@@ -21,6 +19,11 @@ from .errors import OutputPathError as OutputPathError
 from .errors import SlideReadError as SlideReadError
 from .errors import TrainingError as TrainingError
 from .errors import WsiMetaError as WsiMetaError
+from .evaluation.calibrate import calibrate as calibrate
+from .evaluation.camelyon16 import froc as froc
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.results import Evaluation as Evaluation
+from .evaluation.staging import stage as stage
 from .facts import info as info
 from .heatmaps.lesions import find_lesions as find_lesions
 from .heatmaps.lesions import to_detections as to_detections
@@ -49,9 +52,6 @@ from .tiling.grid import PatchGrid as PatchGrid
 from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask
-from .training.calibrate import calibrate as calibrate
-from .training.evaluate import Evaluation as Evaluation
-from .training.evaluate import evaluate as evaluate
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult

@@ -19,9 +19,9 @@ from stores import SLIDE_MPP, write_store
 
 from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
-from wsi_meta.benchmark.camelyon16 import froc
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.heatmaps.lesions import (
     LesionOptionsError,
     find_lesions,

@@ -19,6 +19,7 @@ import wsi_meta.scanning.scan
 import wsi_meta.scanning.worker
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.facts import info
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
@@ -29,7 +30,6 @@ from wsi_meta.progress import progress_bar
 from wsi_meta.scanning.batch import summarise
 from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.tissue import find_tissue
-from wsi_meta.training.evaluate import evaluate_patches
 
 
 @pytest.fixture(scope="module")

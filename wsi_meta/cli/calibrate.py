@@ -40,7 +40,7 @@ def calibrate(
 
     The weights stay as they are. With --prior, probabilities are those for this share of tumor instead of the share in DATA.
     """
-    from wsi_meta.training.calibrate import calibrate as calibrate_model
+    from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
 
     card = calibrate_model(
         model,

@@ -41,7 +41,7 @@ def evaluate(
     Figures come with 95 % bootstrap intervals: by slide where slides are known, else by patch. With --out also as a report
     to look at, with the patches it was most wrong about.
     """
-    from wsi_meta.training.evaluate import evaluate as evaluate_model
+    from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
 
     result = evaluate_model(
         model,

@@ -34,7 +34,7 @@ def froc(detections: Path, truth: Path, exclude: str, as_json: bool, **settings:
     DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels, empty for none; TRUTH one of
     <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
     """
-    from wsi_meta.benchmark.camelyon16 import froc as judge
+    from wsi_meta.evaluation.camelyon16 import froc as judge
 
     if exclude != "camelyon16":
         settings["exclude"] = None if exclude == "none" else Path(exclude)

@@ -22,7 +22,7 @@ def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool
 
     NODES is a CSV in the challenge's format: patient,stage with rows like patient_000_node_0.tif,macro.
     """
-    from wsi_meta.benchmark.staging import stage as stage_patients
+    from wsi_meta.evaluation.staging import stage as stage_patients
 
     found = stage_patients(nodes, reference=reference, out=out, overwrite=overwrite)
     options.print_result({"stages": found.stages, "kappa": found.kappa, "agreeing": found.agreeing}, as_json=as_json)

@@ -6,12 +6,11 @@ import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.evaluation.results import history_path
 from wsi_meta.outputs import written_whole
 
-__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "history_path", "read_losses", "turned", "write_history"]
+__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "turned", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,6 @@ def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
     )
 
 
-def history_path(out: Path) -> Path:
-    """Give the place of the history of the model file `out`."""
-    return out.with_suffix(".history.csv")
-
-
 def curves_path(out: Path) -> Path:
     """Give the place of the curves of the model file `out`."""
     return out.with_suffix(".curves.png")
@@ -85,36 +79,6 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in epochs)
     return path
-
-
-def read_losses(out: Path) -> dict[str, list[Any]] | None:
-    """Read the losses from the history beside the model file `out`; None where there is none.
-
-    Returns
-    -------
-    dict of ``epoch``, ``train_loss``, ``valid_loss`` and ``stage`` (``all`` where it is not told), a value for each row;
-    other columns are passed over.
-
-    Raises
-    ------
-    DataError
-        when the file is no such table.
-    """
-    path = history_path(out)
-    if not path.exists():
-        return None
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        losses: dict[str, list[Any]] = {
-            name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")
-        }
-        return losses | {"stage": [row.get("stage", "all") for row in rows]}
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a training's history ({first_line(error)}); expected epoch, train_loss and "
-            "valid_loss in each row; remove or restore it"
-        ) from error
 
 
 def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
+from wsi_meta.evaluation.calibrate import fit_calibration, operating_points, validation_metrics
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model, ModelCard, build_network
 from wsi_meta.models.versions import library_versions
-from wsi_meta.training.calibrate import fit_calibration, operating_points, validation_metrics
-from wsi_meta.training.evaluate import Evaluation, evaluate_patches
 from wsi_meta.training.mosaics import Agreement, predict_in_mosaics
 
 if TYPE_CHECKING:

@@ -16,13 +16,13 @@ from torch.utils.data import DataLoader
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, split_for_training
 from wsi_meta.errors import OutputExistsError, TrainingError
+from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.models.model import build_network, half_precision, save_model
 from wsi_meta.outputs import check_output
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
-from wsi_meta.training.evaluate import Evaluation
-from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, history_path, turned, write_history
+from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, turned, write_history
 from wsi_meta.training.init import initialise
 from wsi_meta.training.judge import Judge
 from wsi_meta.training.learner import Learner, make_learner

@@ -11,11 +11,11 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.metrics import figures_of
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Calibration, ModelCard, load_model, save_model
 from wsi_meta.outputs import check_output
-from wsi_meta.training.evaluate import evaluate_patches
-from wsi_meta.training.metrics import figures_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

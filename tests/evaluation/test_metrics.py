@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
-from wsi_meta.training.metrics import ECE_BINS, bootstrap_intervals, figures_of, losses_of, reliability
+from wsi_meta.evaluation.metrics import ECE_BINS, bootstrap_intervals, figures_of, losses_of, reliability
 
 KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]
 

@@ -8,9 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from wsi_meta.evaluation.results import Evaluation, Subject
     from wsi_meta.models.model import Model, ModelCard
-    from wsi_meta.training.evaluate import Evaluation
-    from wsi_meta.training.report import Subject
 
 __all__ = [
     "PLOTS",
@@ -72,7 +71,7 @@ LEAKS = {
 
 
 def describe_losses(losses: dict[str, list[Any]]) -> str:
-    """Say how training went, by its losses as :func:`wsi_meta.training.history.read_losses` gives them."""
+    """Say how training went, by its losses as :func:`wsi_meta.evaluation.results.read_losses` gives them."""
     training, validation, epochs = losses["train_loss"], losses["valid_loss"], [int(epoch) for epoch in losses["epoch"]]
     heads = losses["stage"].count("head")
     words = f"{epochs[-1]} epochs" + (f", the first {heads} with the new layers only" if heads else "") + ". "

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.models.model import Model, ModelCard, build_network, load_model
-from wsi_meta.training.gradcam import grad_cam
 
 CORNERS = ["upper left", "upper right", "lower left", "lower right"]
 

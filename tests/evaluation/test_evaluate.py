@@ -8,8 +8,8 @@ from PIL import Image
 from tiny import HERE
 
 from wsi_meta.errors import DataError
+from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import load_model
-from wsi_meta.training.evaluate import evaluate
 
 
 def test_evaluate_takes_test_else_valid_else_all(model_file: Path, tmp_path: Path) -> None:

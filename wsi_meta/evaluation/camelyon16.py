@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED
-from wsi_meta.benchmark.auc import delong
-from wsi_meta.benchmark.cohort import JudgedSlide, judge_slides, read_excluded, read_scores
-from wsi_meta.benchmark.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
 from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.evaluation.cohort import JudgedSlide, judge_slides, read_excluded, read_scores
+from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
+from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
 from wsi_meta.outputs import check_folder, check_output, written_whole
-from wsi_meta.training.metrics import bootstrap_intervals
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
 
@@ -85,7 +84,7 @@ def froc(
     mask_level: int = 0,
     overwrite: bool = False,
 ) -> FrocResult:
-    """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.benchmark.froc` for the protocol.
+    """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
 
     Slides are the CSV files in `detections`; their truth is the file of the same name in `truth` (case and an ending
     ``_mask`` do not matter), and a slide without one is normal. Outlines do not tell the slide's size, so a detection

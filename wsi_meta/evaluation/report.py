@@ -1,7 +1,7 @@
 """The report of an evaluation: one HTML file that holds everything, and its figures as PNG.
 
 :func:`write_report` draws, fills the template ``report.html`` beside this file, and puts the folder in place whole. What the
-report says in words stands in :mod:`wsi_meta.training.wording`.
+report says in words stands in :mod:`wsi_meta.evaluation.wording`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,21 @@ from __future__ import annotations
 import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import wsi_meta
-from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.models.model import Model
+from wsi_meta.evaluation import figures, wording
+from wsi_meta.evaluation.gradcam import grad_cam
+from wsi_meta.evaluation.metrics import losses_of
+from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.outputs import check_folder
-from wsi_meta.training import figures, wording
-from wsi_meta.training.gradcam import grad_cam
-from wsi_meta.training.history import history_path, read_losses
-from wsi_meta.training.metrics import losses_of
 
-if TYPE_CHECKING:
-    from wsi_meta.training.evaluate import Evaluation
-
-__all__ = ["TOP_LOSSES", "Subject", "check_report", "write_report"]
+__all__ = ["TOP_LOSSES", "check_report", "write_report"]
 
 TOP_LOSSES = 24
 PAGE = "report.html"
@@ -36,25 +31,6 @@ GALLERY = "top_losses.png"
 FILES = {PAGE, GALLERY, *(f"{name}.png" for name in wording.PLOTS)}
 GENERATOR = "wsi-meta evaluate"
 """Stands in the page's head: a folder without it is not ours to replace."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What was evaluated."""
-
-    model: Model
-    patches: Patches
-    data: str
-    """The folders, as they were named."""
-    split: str
-    tta: bool
-    losses: dict[str, list[Any]] | None
-    """Of the model's training; None where no history lies beside the model file."""
-
-    @classmethod
-    def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool) -> Subject:
-        """Make one, with the history beside the model file; DataError when that cannot be read."""
-        return cls(model, patches, data, split, tta, read_losses(model.path))
 
 
 def check_report(out: str | Path, *, overwrite: bool) -> Path:
@@ -162,7 +138,7 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation) -> None:
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],
     }
     rooms = Environment(
-        loader=PackageLoader("wsi_meta", "training"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("wsi_meta", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     (folder / PAGE).write_text(rooms.get_template(PAGE).render(values), encoding="utf-8")
 

@@ -19,12 +19,12 @@ from sklearn.metrics import roc_auc_score
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
-from wsi_meta.benchmark.auc import delong
-from wsi_meta.benchmark.camelyon16 import FILES, froc
-from wsi_meta.benchmark.cohort import read_excluded
-from wsi_meta.benchmark.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation.camelyon16 import FILES, froc
+from wsi_meta.evaluation.cohort import read_excluded
+from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match
+from wsi_meta.evaluation.metrics import delong
 
 HEIGHT, WIDTH = 100, 120
 Slide = tuple[list[tuple[float, int, int]], "NDArray[np.bool_] | None"]

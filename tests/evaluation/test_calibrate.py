@@ -20,12 +20,12 @@ from tiny import HERE
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError
+from wsi_meta.evaluation.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
+from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import Calibration, read_card
-from wsi_meta.training.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
-from wsi_meta.training.evaluate import evaluate
 
 # the module, even where its package gives the function the same name
-module = importlib.import_module("wsi_meta.training.calibrate")
+module = importlib.import_module("wsi_meta.evaluation.calibrate")
 
 
 def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

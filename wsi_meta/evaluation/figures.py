@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.evaluation.metrics import ECE_BINS, reliability
 from wsi_meta.heatmaps.overlay import COLOUR_MAP
-from wsi_meta.training.metrics import ECE_BINS, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from wsi_meta.training.evaluate import Evaluation
+    from wsi_meta.evaluation.results import Evaluation
 
 __all__ = [
     "DARK",
@@ -74,7 +74,7 @@ class Case:
 
 
 def draw_losses(losses: dict[str, list[Any]], theme: Theme = LIGHT) -> bytes:
-    """Draw the loss of training and validation over the epochs, as :func:`wsi_meta.training.history.read_losses` gives them."""
+    """Draw the loss of training and validation over the epochs, as :func:`.read_losses` gives them."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _start("Loss while training", theme)

@@ -14,8 +14,8 @@ from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, read_annotations
 from wsi_meta.annotations.tables import read_table
-from wsi_meta.benchmark.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError
+from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,15 +18,15 @@ from PIL import Image
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation import report as module
+from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
+from wsi_meta.evaluation.report import check_report, write_report
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import VIEWS, dihedral
 from wsi_meta.models.model import Calibration, Model, ModelCard, load_model
-from wsi_meta.training import report as module
-from wsi_meta.training.evaluate import Evaluation, evaluate
-from wsi_meta.training.history import read_losses
-from wsi_meta.training.metrics import bootstrap_intervals, figures_of
-from wsi_meta.training.report import Subject, check_report, write_report
-from wsi_meta.training.wording import describe_losses, explain_intervals, probability, warn
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
 HISTORY = "epoch,stage,lr,train_loss,valid_loss\n1,head,0.1,0.9,0.8\n2,all,0.01,0.5,0.6\n"
@@ -96,7 +96,7 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without plots, gallery and heatmaps, which take seconds, where only the folder or the words matter."""
     plots = module._plots
     monkeypatch.setattr(module, "_plots", lambda *args: ((name, lambda _theme: b"") for name, _ in plots(*args)))
-    monkeypatch.setattr("wsi_meta.training.figures.draw_gallery", lambda *_args: b"")
+    monkeypatch.setattr("wsi_meta.evaluation.figures.draw_gallery", lambda *_args: b"")
     monkeypatch.setattr(module, "grad_cam", lambda _model, patches, **_options: np.zeros(patches.shape[:3], np.float32))
 
 
@@ -391,7 +391,7 @@ def test_intervals_are_drawn_by_slide_where_slides_are_known(
     slides = np.array(["a", "b"] * 4)
     known = replace(valid)
     object.__setattr__(known, "slides", slides)
-    monkeypatch.setattr("wsi_meta.training.evaluate.open_patches", lambda _data: {"valid": known})
+    monkeypatch.setattr("wsi_meta.evaluation.evaluate.open_patches", lambda _data: {"valid": known})
 
     result = evaluate(model, "data", **HERE)
 
@@ -401,7 +401,7 @@ def test_intervals_are_drawn_by_slide_where_slides_are_known(
 
 def test_tta_is_the_mean_logit_of_eight_views(model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = valid.select(np.array([0, 4]))
-    monkeypatch.setattr("wsi_meta.training.evaluate.open_patches", lambda _data: {"valid": pair})
+    monkeypatch.setattr("wsi_meta.evaluation.evaluate.open_patches", lambda _data: {"valid": pair})
     patches = torch.from_numpy(np.stack([pair.read(0), pair.read(1)]))
     predictor = Predictor(model, device="cpu", precision="fp32", batch_size=2)
     views = [predictor.predict_patches(dihedral(patches, torch.full((2,), view))) for view in range(VIEWS)]

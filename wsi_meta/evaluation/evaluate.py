@@ -1,0 +1,92 @@
+"""How well a model tells tumor from normal on labelled patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.errors import DataError
+from wsi_meta.evaluation.report import check_report, write_report
+from wsi_meta.evaluation.results import Evaluation, Subject
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Model, load_model
+from wsi_meta.progress import progress_bar
+
+__all__ = ["evaluate", "evaluate_patches"]
+
+
+def evaluate(
+    model: str | Path | Model | None,
+    data: str | Path | Sequence[str | Path],
+    *,
+    split: str | None = None,
+    out: str | Path | None = None,
+    tta: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Evaluate a model on labelled patches, with 95 % intervals and, where asked for, a report.
+
+    Parameters
+    ----------
+    model : model file, ``default`` or None for the embedded one, or a loaded model
+    data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`)
+    split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all there is
+    out : folder to make for the report (see :func:`wsi_meta.evaluation.report.write_report`); None writes none
+    tta : average the logit over the eight views of each patch; takes eight times as long
+    device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`
+    workers : processes that decode patches; 0 decodes in this one
+    overwrite : replace a report at `out`
+    progress : show a bar on stderr
+
+    Raises
+    ------
+    DataError, ModelFileError, DeviceError
+    OutputExistsError
+        when `out` exists and not `overwrite`, or is no report.
+    OutputPathError
+        when `out` cannot be written.
+    """
+    if out is not None:
+        check_report(out, overwrite=overwrite)
+    splits = open_patches(data)
+    wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
+    folders = str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
+    if wanted not in splits:
+        raise DataError(f"{folders}: no '{wanted}' split; found {', '.join(splits)}")
+    patches = splits[wanted]
+    patches.check()
+    model = model if isinstance(model, Model) else load_model(model)
+    words = "all there is" if split is None and list(splits) == ["train"] else wanted
+    subject = Subject.of(model, patches, data=folders, split=words, tta=tta) if out is not None else None
+    predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
+    evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True)
+    if out is not None and subject is not None:
+        write_report(out, subject, evaluation, overwrite=overwrite)
+    return evaluation
+
+
+def evaluate_patches(
+    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False, intervals: bool = False
+) -> Evaluation:
+    """Evaluate a predictor on patches that are already opened; see :func:`evaluate`.
+
+    With `intervals`, slides are drawn for the bootstrap where they are known, else patches.
+    """
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers)
+    parts = []
+    with progress_bar(len(patches), "patches", "evaluating", enabled=progress) as bar:
+        for images, _ in read_batches(loader):
+            parts.append(predictor.predict_patches(images))
+            bar.update(len(images))
+    logits, card = np.concatenate(parts), predictor.model.card
+    return Evaluation.of(logits, patches.labels, card, slides=patches.slides, intervals=intervals)

@@ -1,0 +1,146 @@
+"""What an evaluation is of and what comes out of it: patches, model and figures."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.datasets.patches import Patches
+from wsi_meta.errors import DataError, first_line
+from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
+from wsi_meta.models.model import Model, ModelCard
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Evaluation", "Subject", "history_path", "read_losses"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model on one set of patches, as :func:`wsi_meta.evaluation.metrics.figures_of` defines them.
+
+    A decision is tumor where the calibrated probability is at least 0.5; in the figures that end in ``_at_threshold``,
+    at least `threshold`.
+    """
+
+    n: int
+    auc: float
+    average_precision: float
+    accuracy: float
+    sensitivity: float
+    specificity: float
+    f1: float
+    threshold: float
+    """The card's default operating point; never chosen on these patches."""
+    accuracy_at_threshold: float
+    sensitivity_at_threshold: float
+    specificity_at_threshold: float
+    f1_at_threshold: float
+    log_loss: float
+    brier: float
+    ece: float
+    """Expected calibration error of the probability of tumor, 15 equal bins."""
+    probabilities: NDArray[np.float32]
+    """Calibrated probability of each patch, in the order of the patches; shape (n,)."""
+    logits: NDArray[np.float32]
+    """Logit of each patch before calibration, its mean over the views where those were averaged; shape (n,)."""
+    intervals: dict[str, tuple[float, float]] | None = None
+    """95 % bootstrap interval (low, high) of each figure; None where they were not asked for."""
+
+    @classmethod
+    def of(
+        cls,
+        logits: NDArray[np.float32],
+        labels: NDArray[np.uint8],
+        card: ModelCard,
+        *,
+        slides: NDArray[np.str_] | None = None,
+        intervals: bool = False,
+    ) -> Evaluation:
+        """Judge logits of patches by a card's calibration and threshold.
+
+        Parameters
+        ----------
+        logits, labels : shapes (n,)
+        card : of the model
+        slides : slide of each patch, shape (n,): what the bootstrap draws; None: patches
+        intervals : compute the bootstrap's intervals as well
+        """
+        probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
+        return cls(
+            n=len(labels),
+            threshold=threshold,
+            **figures_of(probabilities, labels, threshold),
+            probabilities=probabilities,
+            logits=logits,
+            intervals=bootstrap_intervals(probabilities, labels, threshold, slides) if intervals else None,
+        )
+
+    def to_dict(self) -> dict[str, int | float | list[float]]:
+        """Give the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
+        intervals = self.intervals or {}
+        found: dict[str, int | float | list[float]] = {}
+        for name, value in vars(self).items():
+            if name not in ("probabilities", "logits", "intervals"):
+                found[name] = value
+            if name in intervals:
+                found[f"{name}_ci"] = list(intervals[name])
+        return found
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was evaluated."""
+
+    model: Model
+    patches: Patches
+    data: str
+    """The folders, as they were named."""
+    split: str
+    tta: bool
+    losses: dict[str, list[Any]] | None
+    """Of the model's training; None where no history lies beside the model file."""
+
+    @classmethod
+    def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool) -> Subject:
+        """Make one, with the history beside the model file; DataError when that cannot be read."""
+        return cls(model, patches, data, split, tta, read_losses(model.path))
+
+
+def history_path(out: Path) -> Path:
+    """Give the place of the history of the model file `out`."""
+    return out.with_suffix(".history.csv")
+
+
+def read_losses(out: Path) -> dict[str, list[Any]] | None:
+    """Read the losses from the history beside the model file `out`; None where there is none.
+
+    Returns
+    -------
+    dict of ``epoch``, ``train_loss``, ``valid_loss`` and ``stage`` (``all`` where it is not told), a value for each row;
+    other columns are passed over.
+
+    Raises
+    ------
+    DataError
+        when the file is no such table.
+    """
+    path = history_path(out)
+    if not path.exists():
+        return None
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        losses: dict[str, list[Any]] = {
+            name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")
+        }
+        return losses | {"stage": [row.get("stage", "all") for row in rows]}
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a training's history ({first_line(error)}); expected epoch, train_loss and "
+            "valid_loss in each row; remove or restore it"
+        ) from error
