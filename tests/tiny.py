@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_meta.training.contact_sheet import contact_sheet_path
+from wsi_meta.training.distributed import Processes
 from wsi_meta.training.history import curves_path
-from wsi_meta.training.init import Start
-from wsi_meta.training.judge import Judge
+from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner, make_learner
-from wsi_meta.training.processes import Processes
 from wsi_meta.training.recipe import Recipe
+from wsi_meta.training.validation import Judge
 
 # the module, even where its package gives the function the same name
 train_module = importlib.import_module("wsi_meta.training.train")
@@ -54,7 +54,7 @@ def use_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let training build, store and load the tiny network, and spare it the time that pictures take."""
     monkeypatch.setattr(train_module, "build_network", Tiny)
     monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    monkeypatch.setattr("wsi_meta.training.judge.build_network", Tiny)
+    monkeypatch.setattr("wsi_meta.training.validation.build_network", Tiny)
     monkeypatch.setattr(train_module, "draw_contact_sheet", lambda out, *_values: contact_sheet_path(out).write_text("picture"))
     monkeypatch.setattr(train_module, "draw_curves", lambda out, *_values: curves_path(out).write_text("picture"))
 

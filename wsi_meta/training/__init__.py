@@ -1,1 +1,4 @@
-"""From labelled patches to a model file, and how good it is."""
+"""Patches become a model: recipe, augmentation, one epoch after another.
+
+``train`` is the summary.
+"""

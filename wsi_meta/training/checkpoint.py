@@ -19,7 +19,7 @@ import torch
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 from wsi_meta.outputs import written_whole
-from wsi_meta.training.init import Start
+from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["Checkpoint", "checkpoint_path", "identify", "read_checkpoint", "write_checkpoint"]

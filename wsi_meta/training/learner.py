@@ -19,9 +19,9 @@ from wsi_meta.inference.fast_network import compiler_found
 from wsi_meta.models.model import cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment
-from wsi_meta.training.init import STAGES, Start, stage_of
+from wsi_meta.training.distributed import Processes
+from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.mosaics import make_mosaics
-from wsi_meta.training.processes import Processes
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["Learner", "make_learner"]

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.training.processes import Processes
+from wsi_meta.training.distributed import Processes
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["EpochBatches", "make_loader"]

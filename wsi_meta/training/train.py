@@ -22,14 +22,14 @@ from wsi_meta.outputs import check_output
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
+from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.history import Epoch, best_epoch, curves_path, draw_curves, turned, write_history
-from wsi_meta.training.init import initialise
-from wsi_meta.training.judge import Judge
+from wsi_meta.training.initial_weights import initialise
 from wsi_meta.training.learner import Learner, make_learner
 from wsi_meta.training.loader import EpochBatches, make_loader
 from wsi_meta.training.mosaics import mosaic_side
-from wsi_meta.training.processes import Processes, joined_processes
 from wsi_meta.training.recipe import Recipe
+from wsi_meta.training.validation import Judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,10 +18,10 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import build_network, half_precision, load_model, read_card
-from wsi_meta.training.judge import Judge
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement
 from wsi_meta.training.train import Recipe, TrainResult, train
+from wsi_meta.training.validation import Judge
 
 SMALL = Recipe(epochs=2, batch_size=8, mosaics=0.5)
 FILES = ["m.augmented.png", "m.curves.png", "m.history.csv", "m.safetensors"]

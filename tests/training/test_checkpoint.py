@@ -18,7 +18,7 @@ from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
-from wsi_meta.training.init import Start
+from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.train import train
 

@@ -19,9 +19,9 @@ from tiny import ALONE, HERE, Tiny, start_child, train_module, use_tiny
 from wsi_meta.cli import main
 from wsi_meta.errors import DeviceError, OutputPathError
 from wsi_meta.training.checkpoint import checkpoint_path
+from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.loader import EpochBatches
-from wsi_meta.training.processes import Processes, joined_processes
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.train import train
 

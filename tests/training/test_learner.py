@@ -15,7 +15,7 @@ from torch import nn
 
 from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.training.init import STAGES, Start, stage_of
+from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.learner import Learner, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.model import ModelCard, build_network, read_card
-from wsi_meta.training.init import initialise, stage_of
+from wsi_meta.training.initial_weights import initialise, stage_of
 
 TENSORS = len(Tiny().state_dict())
 
