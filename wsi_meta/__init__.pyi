@@ -8,7 +8,7 @@ from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
 from .datasets.sampling import sample as sample
-from .demo import run_demo as run_demo
+from .demo.demo import run_demo as run_demo
 from .errors import DataError as DataError
 from .errors import DeviceError as DeviceError
 from .errors import HeatmapError as HeatmapError
@@ -24,7 +24,6 @@ from .evaluation.camelyon16 import froc as froc
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.results import Evaluation as Evaluation
 from .evaluation.staging import stage as stage
-from .facts import info as info
 from .heatmaps.lesions import find_lesions as find_lesions
 from .heatmaps.lesions import to_detections as to_detections
 from .heatmaps.lesions import write_lesions as write_lesions
@@ -38,6 +37,7 @@ from .heatmaps.scoring import score_slide as score_slide
 from .heatmaps.store import Heatmap as Heatmap
 from .heatmaps.store import Status as Status
 from .inference.predictor import Predictor as Predictor
+from .metadata import info as info
 from .models.model import Model as Model
 from .models.model import ModelCard as ModelCard
 from .models.model import load_model as load_model

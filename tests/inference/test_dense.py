@@ -14,13 +14,13 @@ from slide_files import texture, write_slide
 from torch import nn
 
 from wsi_meta.cli import main
+from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
 from wsi_meta.models.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import ScanOptionsError, scan
-from wsi_meta.synthetic import draw_lymph_node
 
 DENSE = ModelCard(dense=True)
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32"}

@@ -14,6 +14,7 @@ from torch import nn
 
 import wsi_meta.inference.int8
 import wsi_meta.tiling.block_plan
+from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import FastNetwork
@@ -21,7 +22,6 @@ from wsi_meta.inference.int8 import CLIPPED, _fit, _moments, _rectified, _upper
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning.scan import scan
-from wsi_meta.synthetic import draw_lymph_node
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.training.train import train
 

@@ -20,11 +20,11 @@ import wsi_meta.scanning.worker
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.evaluate import evaluate_patches
-from wsi_meta.facts import info
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.metadata import info
 from wsi_meta.models.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
 from wsi_meta.progress import progress_bar
 from wsi_meta.scanning.batch import summarise

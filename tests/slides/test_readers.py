@@ -17,7 +17,7 @@ from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
 import wsi_meta.scanning.worker
 from wsi_meta.errors import OutputExistsError, SlideReadError
-from wsi_meta.facts import info
+from wsi_meta.metadata import info
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.slides.tile_cache import TileCache

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.demo.synthetic import GLASS, draw_lymph_node
+from wsi_meta.demo.synthetic import MPP as SLIDE_MPP
 from wsi_meta.errors import DataError
 from wsi_meta.outputs import written_whole
 from wsi_meta.slides.pyramid_writer import JPEG_QUALITY, halved
-from wsi_meta.synthetic import GLASS, draw_lymph_node
-from wsi_meta.synthetic import MPP as SLIDE_MPP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

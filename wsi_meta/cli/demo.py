@@ -24,7 +24,7 @@ With a real slide:
 @options.as_json_option
 def demo(out: Path, seed: int, device: str, as_json: bool) -> None:
     """Draw a slide of synthetic lymph-node tissue, scan it with the default model, show overlay and score."""
-    from wsi_meta.demo import run_demo
+    from wsi_meta.demo.demo import run_demo
 
     made = run_demo(out, seed=seed, device=device, progress=True)
     paths = {name: str(getattr(made, name)) for name in ("slide", "heatmap", "overlay")}

@@ -20,7 +20,7 @@ from wsi_meta.cli import main
 from wsi_meta.datasets.manifest import read_manifest
 from wsi_meta.models.model import Calibration, Model, load_model
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>
 <Coordinate Order="0" X="10" Y="10"/><Coordinate Order="1" X="90" Y="10"/><Coordinate Order="2" X="90" Y="90"/>
 </Coordinates></Annotation></Annotations></ASAP_Annotations>"""

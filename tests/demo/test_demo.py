@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsi_meta.demo import _separation, run_demo
+from wsi_meta.demo.demo import _separation, run_demo
+from wsi_meta.demo.synthetic import MPP, draw_lymph_node
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.synthetic import MPP, draw_lymph_node
 
 
 def test_the_demo_writes_slide_heatmap_and_overlay(tmp_path: Path) -> None:
