@@ -61,10 +61,10 @@ class DeviceError(WsiMetaError, RuntimeError):
 
 
 def one_line(error: BaseException) -> str:
-    """Give an error's message with its line breaks taken out."""
+    """Return an error's message with its line breaks taken out."""
     return " ".join(str(error).split())
 
 
 def first_line(error: BaseException) -> str:
-    """Give what another library's error says, as far as it fits into one line."""
+    """Return what another library's error says, as far as it fits into one line."""
     return " ".join(one_line(error).split()[:40]) or type(error).__name__

@@ -60,7 +60,7 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
 
 
 def _count_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
-    """Give the kept lesions' thresholds and how many there are of each size class; ``wsi-meta lesions`` lists them."""
+    """Return the kept lesions' thresholds and how many there are of each size class; ``wsi-meta lesions`` lists them."""
     if (kept := heatmap.facts.get("lesions")) is None:
         return None
     classes = [lesion["size_class"] for lesion in kept["found"]]

@@ -36,7 +36,7 @@ class FakeStream:
 
 @pytest.fixture
 def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
-    """Give the streams that are made; none of them is a GPU's, and no memory is pinned."""
+    """Return the streams that are made; none of them is a GPU's, and no memory is pinned."""
     FakeStream.made = []
     entered = threading.local()
 

@@ -99,7 +99,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _tumor(path: Path, there: dict[int, NDArray[np.bool_]], highest: int) -> NDArray[np.bool_]:
-    """Give where the first of the values is that the mask has at all."""
+    """Return where the first of the values is that the mask has at all."""
     for found in there.values():
         if found.any():
             return found
@@ -109,7 +109,7 @@ def _tumor(path: Path, there: dict[int, NDArray[np.bool_]], highest: int) -> NDA
 
 
 def _first_downsample(path: Path, shape: tuple[int, ...], extent: tuple[int, int]) -> float:
-    """Give the level-0 pixels along a side of a pixel of the first image: a power of two."""
+    """Return the level-0 pixels along a side of a pixel of the first image: a power of two."""
     factors = [length / stored for length, stored in zip(extent, shape[1::-1], strict=True)]
     power = 2.0 ** round(math.log2(factors[0]))
     if any(abs(factor / power - 1) > LEVEL_OFF for factor in factors):
@@ -121,7 +121,7 @@ def _first_downsample(path: Path, shape: tuple[int, ...], extent: tuple[int, int
 
 
 def _bands(path: Path, series: Any, downsample: float, multiple: int = 1) -> Iterator[NDArray[Any]]:
-    """Give the values under the centres of pixels as wide as `downsample` of the first level's.
+    """Return the values under the centres of pixels as wide as `downsample` of the first level's.
 
     In bands of rows, all but the last a multiple of `multiple`, each about as high as a row of stored tiles.
     """
@@ -141,7 +141,7 @@ def _bands(path: Path, series: Any, downsample: float, multiple: int = 1) -> Ite
 
 
 def _centres(length: int, step: float) -> NDArray[np.intp]:
-    """Give the index of the stored pixel under each centre."""
+    """Return the index of the stored pixel under each centre."""
     index = np.floor((np.arange(int(length / step) + 1) + 0.5) * step).astype(np.intp)
     return np.asarray(index[index < length])
 

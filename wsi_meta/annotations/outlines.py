@@ -133,7 +133,7 @@ def read_annotations(
 
 
 def _read_asap(path: Path) -> Iterator[tuple[str, Outline]]:
-    """Give group and outline of each annotation; in ASAP's files the coordinates carry their order."""
+    """Return group and outline of each annotation; in ASAP's files the coordinates carry their order."""
     root = ElementTree.parse(path).getroot()
     if root.tag != "ASAP_Annotations":
         raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
@@ -157,7 +157,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Outline]]:
 
 
 def _read_feature(feature: dict[str, Any]) -> Iterator[tuple[str, Outline]]:
-    """Give class and outlines of a GeoJSON feature; QuPath derives classes by colons or as a list of names."""
+    """Return class and outlines of a GeoJSON feature; QuPath derives classes by colons or as a list of names."""
     geometry, properties = feature["geometry"], feature.get("properties") or {}
     classification = properties.get("classification") or {"name": "tumor"}
     group = str(classification["name"] if "name" in classification else classification["names"][0])

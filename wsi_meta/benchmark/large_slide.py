@@ -187,7 +187,7 @@ def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: in
 
 
 def _levels(picture: NDArray[np.uint8], tissue: NDArray[np.bool_], width: int, height: int) -> Iterator[Iterator[bytes]]:
-    """Give each level's encoded tiles, row by row, level 0 first, until the slide's shorter side is below a tile.
+    """Return each level's encoded tiles, row by row, level 0 first, until the slide's shorter side is below a tile.
 
     A level's tiles must be drawn from it before the next level is asked for.
     """
@@ -215,7 +215,7 @@ class _Level:
         self.mixed_halves: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def encoded(self) -> Iterator[bytes]:
-        """Give all tiles as JPEG, row by row; what repeats is encoded once."""
+        """Return all tiles as JPEG, row by row; what repeats is encoded once."""
         glass, tissue = _encode(_glass(TILE_PX)), dict[tuple[int, int], bytes]()
         for (row, col), share in np.ndenumerate(self.share):
             if share == 0:
@@ -236,14 +236,14 @@ class _Level:
         return len(self.picture) // TILE_PX
 
     def coarser(self) -> _Level:
-        """Give the next level: halves of this one, four tiles to one."""
+        """Return the next level: halves of this one, four tiles to one."""
         rows, cols = (-(-count // 2) for count in self.share.shape)
         padded = np.pad(self.share, ((0, self.share.shape[0] % 2), (0, self.share.shape[1] % 2)))
         self.finer = None  # done with
         return _Level(self.coarser_picture, padded.reshape(rows, 2, cols, 2).mean((1, 3)), self)
 
     def _half(self, row: int, col: int) -> NDArray[np.uint8]:
-        """Give a tile at half its size; beyond the last row and column there is glass."""
+        """Return a tile at half its size; beyond the last row and column there is glass."""
         if row >= self.share.shape[0] or col >= self.share.shape[1] or self.share[row, col] == 0:
             return _glass(TILE_PX // 2)
         if self.share[row, col] == 1:

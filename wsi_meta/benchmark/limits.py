@@ -46,7 +46,7 @@ class Limits:
 
 
 def block_name(block: Block) -> str:
-    """Give a block's key in :attr:`Limits.predict_seconds`."""
+    """Return a block's key in :attr:`Limits.predict_seconds`."""
     return f"{block.row},{block.col}"
 
 

@@ -45,7 +45,7 @@ class PatchRun:
 
 
 def first_part(tissue: TissueMask, share: float) -> TissueMask:
-    """Give the upper part of the tissue that holds about `share` of it, by whole rows of the mask."""
+    """Return the upper part of the tissue that holds about `share` of it, by whole rows of the mask."""
     held = np.cumsum(tissue.mask.sum(1))
     end = int(np.searchsorted(held, share * held[-1])) + 1
     mask = tissue.mask.copy()
@@ -63,7 +63,7 @@ def whole_slide_seconds(part: PatchRun, least: PatchRun, cells: int) -> float:
 
 
 def compare(ours: Mapping[tuple[int, int], float], theirs: Mapping[tuple[int, int], float]) -> dict[str, float]:
-    """Give how many cells both scored, either alone, and how far their probabilities are apart."""
+    """Return how many cells both scored, either alone, and how far their probabilities are apart."""
     both = sorted(ours.keys() & theirs.keys())
     apart = np.array([abs(ours[cell] - theirs[cell]) for cell in both]) if both else np.array([np.nan])
     return {

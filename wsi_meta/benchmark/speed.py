@@ -144,7 +144,7 @@ def figures(
 
 
 def share_of_limit(timeline: Timeline, limits: Limits) -> float:
-    """Give what the network alone takes for the steady blocks, relative to what the scan took; nan if there are none."""
+    """Return what the network alone takes for the steady blocks, relative to what the scan took; nan if there are none."""
     if not timeline.steady:
         return float("nan")
     alone = sum(limits.predict_seconds[block_name(commit.block)] for commit in timeline.steady)
@@ -152,7 +152,7 @@ def share_of_limit(timeline: Timeline, limits: Limits) -> float:
 
 
 def table(columns: Mapping[str, Mapping[str, float | None]]) -> Iterator[str]:
-    """Give the lines of a table in Markdown: a row per figure, a column per measured case."""
+    """Return the lines of a table in Markdown: a row per figure, a column per measured case."""
     yield "| | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 1) + "|"
     for name in dict.fromkeys(name for column in columns.values() for name in column):

@@ -58,7 +58,7 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the
 
 
 def example(text: str) -> str:
-    r"""Give an epilog with an example that click does not re-wrap."""
+    r"""Return an epilog with an example that click does not re-wrap."""
     return f"\b\nExample:\n  {text}"
 
 

@@ -18,7 +18,7 @@ __all__ = ["stage"]
 @options.overwrite_option
 @options.as_json_option
 def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Give CAMELYON17 pN stages of patients from the labels of their five nodes.
+    """Return CAMELYON17 pN stages of patients from the labels of their five nodes.
 
     NODES is a CSV in the challenge's format: patient,stage with rows like patient_000_node_0.tif,macro.
     """

@@ -40,7 +40,7 @@ class PatchCutter:
         self.blank = self.unreadable = 0
 
     def cut(self, candidates: Candidates, wanted: int, *, tumor: bool) -> Iterator[tuple[NDArray[np.uint8], PatchPlace]]:
-        """Give up to `wanted` patches, uint8 (patch_px, patch_px, 3), and their places; `tumor` is their label."""
+        """Return up to `wanted` patches, uint8 (patch_px, patch_px, 3), and their places; `tumor` is their label."""
         scale = exact_ratio(self._preprocessing.mpp, self._slide.mpp)
         places = zip(candidates.cells.tolist(), candidates.near.tolist(), strict=True)
         while wanted and (batch := sorted(islice(places, min(wanted, AT_ONCE)))):
@@ -55,13 +55,13 @@ class PatchCutter:
                     wanted -= 1
 
     def _corner(self, row: int, col: int) -> tuple[int, int]:
-        """Give x and y of a cell's patch, pixels at the model's mpp."""
+        """Return x and y of a cell's patch, pixels at the model's mpp."""
         side = self._preprocessing.label_px
         margin = (self._preprocessing.patch_px - side) // 2
         return col * side - margin, row * side - margin
 
     def _read(self, corner: tuple[int, int]) -> tuple[NDArray[np.uint8] | None, bool]:
-        """Give a patch and whether it is blank; None where it cannot be read."""
+        """Return a patch and whether it is blank; None where it cannot be read."""
         side, mpp = self._preprocessing.patch_px, self._preprocessing.mpp
         try:
             pixels = self._slide.read_at(mpp, *corner, side, side)

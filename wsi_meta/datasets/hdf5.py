@@ -95,7 +95,7 @@ class Hdf5Rows:
 
 
 def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
-    """Give what `read` makes of the data set `name` of one of PCam's HDF5 files, and close it again.
+    """Return what `read` makes of the data set `name` of one of PCam's HDF5 files, and close it again.
 
     Raises
     ------

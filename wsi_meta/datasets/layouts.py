@@ -69,7 +69,7 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
 
 
 def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
-    """Give training and validation patches: the data's own split, else a seeded stratified one.
+    """Return training and validation patches: the data's own split, else a seeded stratified one.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
 
 
 def read_batches(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
+    """Return a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
 
     A DataError from a process that decodes patches comes out as it was raised there, without that process's traceback.
     """

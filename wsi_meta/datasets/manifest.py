@@ -74,7 +74,7 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
 def deal_splits(
     slides: Sequence[SourceSlide], *, valid: float, test: float, by: str, seed: int
 ) -> dict[str, tuple[SourceSlide, ...]]:
-    """Give the slides of each split; those without one are dealt by shares, tumor and normal apart.
+    """Return the slides of each split; those without one are dealt by shares, tumor and normal apart.
 
     Parameters
     ----------

@@ -44,11 +44,11 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """Give patch and label: uint8 tensor (patch_px, patch_px, 3), RGB, and 0 or 1; DataError if it cannot be read."""
+        """Return patch and label: uint8 tensor (patch_px, patch_px, 3), RGB, and 0 or 1; DataError if it cannot be read."""
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
-        """Give patches and labels at `indices`, in that order: what a ``DataLoader`` calls for a whole batch."""
+        """Return patches and labels at `indices`, in that order: what a ``DataLoader`` calls for a whole batch."""
         patches = self.read_many(indices)
         return [(torch.from_numpy(pixels), int(self.labels[index])) for pixels, index in zip(patches, indices, strict=True)]
 
@@ -80,7 +80,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         return pixels
 
     def name(self, index: int) -> str:
-        """Give a patch's name for people: its file's, or ``<HDF5 file's>[row]``."""
+        """Return a patch's name for people: its file's, or ``<HDF5 file's>[row]``."""
         row = self.rows[index]
         return self.files[index].name if row < 0 else f"{self.files[index].name}[{row}]"
 
@@ -106,7 +106,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
             raise DataError(f"{place}: all {len(self)} patches are {only}; expected both classes")
 
     def select(self, indices: NDArray[np.int64]) -> Patches:
-        """Give the patches at `indices`, in that order."""
+        """Return the patches at `indices`, in that order."""
         return replace(
             self,
             files=tuple(self.files[i] for i in indices),
@@ -117,14 +117,14 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         )
 
     def fingerprint(self) -> str:
-        """Give a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
+        """Return a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
         digest = hashlib.sha256()
         for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
             digest.update(f"{path.name} {row} {label}\n".encode())
         return digest.hexdigest()
 
     def summary(self) -> dict[str, int | str]:
-        """Give number, tumor patches and fingerprint, as a card tells them."""
+        """Return number, tumor patches and fingerprint, as a card tells them."""
         return {"n": len(self), "tumor": int(self.labels.sum()), "sha256": self.fingerprint()}
 
     def _read_image(self, index: int) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
 
 
 def join(parts: Sequence[Patches]) -> Patches:
-    """Give the patches of all parts, one after the other; slides stay unknown unless every part knows them."""
+    """Return the patches of all parts, one after the other; slides stay unknown unless every part knows them."""
     slides = [part.slides for part in parts if part.slides is not None]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
     return Patches(

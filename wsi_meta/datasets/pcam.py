@@ -37,7 +37,7 @@ class PatchPlace(NamedTuple):
 
 
 def pcam_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
-    """Give the names of a split's patches, labels and meta table."""
+    """Return the names of a split's patches, labels and meta table."""
     stem = f"camelyonpatch_level_2_split_{split}_"
     return folder / f"{stem}x.h5", folder / f"{stem}y.h5", folder / f"{stem}meta.csv"
 

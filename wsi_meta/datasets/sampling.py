@@ -181,7 +181,7 @@ def _look(slide: SourceSlide, plan: _Plan, limit: int) -> _Source:
 
 
 def _quotas(split: str, sources: Sequence[_Source], each: int, mined: float) -> dict[str, list[int]]:
-    """Give how many patches of each kind each slide is to give; DataError where a class has none."""
+    """Return how many patches of each kind each slide is to give; DataError where a class has none."""
     there = {kind: [len(source.candidates[kind].cells) for source in sources] for kind in KINDS}
     total = {kind: sum(counts) for kind, counts in there.items()}
     for name, count in (("tumor", total["tumor"]), ("normal", total["hard"] + total["normal"])):
@@ -233,7 +233,7 @@ def _tell(split: str, sampled: Sampled, each: int) -> None:
 
 
 def _pcam_geometry(model: str | Path | None) -> Preprocessing:
-    """Give a model's preprocessing; DataError where its patches do not fit PCam's files."""
+    """Return a model's preprocessing; DataError where its patches do not fit PCam's files."""
     path = model_path(model)
     preprocessing = read_card(path).preprocessing
     if (preprocessing.patch_px, preprocessing.label_px) != (PATCH_PX, LABEL_PX):
@@ -284,7 +284,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 def _record(
     manifest: str | Path, plan: _Plan, splits: Mapping[str, Sequence[SourceSlide]], done: Mapping[str, Sampled]
 ) -> dict[str, Any]:
-    """Give what was sampled and how, plain JSON values."""
+    """Return what was sampled and how, plain JSON values."""
     return {
         "manifest": Path(manifest).name,
         "mpp": plan.preprocessing.mpp,

@@ -75,7 +75,7 @@ def _make_folder(folder: Path) -> Path:
 
 
 def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float | None:
-    """Give the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
+    """Return the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
     from sklearn.metrics import roc_auc_score
 
     share = _share_of_tumor(tumor, heatmap.grid.shape, round(heatmap.grid.cell_l0 / MASK_DOWNSAMPLE))
@@ -86,7 +86,7 @@ def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float | None:
 
 
 def _share_of_tumor(tumor: NDArray[np.bool_], shape: tuple[int, int], side: int) -> NDArray[np.float64]:
-    """Give the share of each cell that is drawn tumor; shape (rows, cols)."""
+    """Return the share of each cell that is drawn tumor; shape (rows, cols)."""
     rows, cols = shape
     padded = np.zeros((rows * side, cols * side))
     padded[: tumor.shape[0], : tumor.shape[1]] = tumor

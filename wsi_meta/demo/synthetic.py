@@ -136,7 +136,7 @@ def _lay_out(depth: NDArray[np.float32], rng: np.random.Generator) -> tuple[NDAr
 
 
 def _depth(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Give how deep each pixel lies inside the node, um; negative outside."""
+    """Return how deep each pixel lies inside the node, um; negative outside."""
     from scipy.ndimage import distance_transform_edt
 
     small = (-(-shape[0] // 4), -(-shape[1] // 4))
@@ -196,7 +196,7 @@ def _add_fat(zones: NDArray[np.uint8], depth: NDArray[np.float32], rng: np.rando
 
 
 def _ground(zones: NDArray[np.uint8], depth: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Give both stains between the cells: uint8 (2, rows, cols), hundredths of a unit; fibres run along the node's outline."""
+    """Return both stains between the cells: uint8 (2, rows, cols), hundredths of a unit; fibres follow the node's outline."""
     from scipy.ndimage import gaussian_filter
 
     shape = (depth.shape[0], depth.shape[1])
@@ -263,7 +263,7 @@ def _coloured(blue: NDArray[np.uint8], pink: NDArray[np.uint8], rng: np.random.G
 
 
 def _jittered(shape: tuple[int, ...], spacing: float, jitter: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Give places (n, 2), row and column within `shape`, on a hexagonal grid whose points are moved by normal noise."""
+    """Return places (n, 2), row and column within `shape`, on a hexagonal grid whose points are moved by normal noise."""
     rows, cols = np.meshgrid(np.arange(shape[0] / spacing / 0.866), np.arange(shape[1] / spacing), indexing="ij")
     places = np.stack([rows * 0.866, cols + 0.5 * (rows % 2)], -1).reshape(-1, 2)
     places = (places + rng.normal(0, jitter, places.shape)) * spacing
@@ -271,7 +271,7 @@ def _jittered(shape: tuple[int, ...], spacing: float, jitter: float, rng: np.ran
 
 
 def _noise(shape: tuple[int, int], feature_px: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Give smooth noise of mean 0 and standard deviation about 1 whose features are about `feature_px` wide: float32."""
+    """Return smooth noise of mean 0 and standard deviation about 1 whose features are about `feature_px` wide: float32."""
     size = [max(4, int(np.ceil(side / feature_px)) + 3) for side in shape]
     return _resized(rng.standard_normal(size, np.float32) * 1.5, shape)
 

@@ -169,7 +169,7 @@ def cross_fit(
 
 
 def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
-    """Give the figures that a card tells, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
+    """Return the figures that a card tells, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
     from sklearn.metrics import roc_auc_score
 
     probabilities, called = cross_fit(logits, labels)
@@ -183,7 +183,7 @@ def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -
 
 
 def _most_accurate(found: NDArray[np.float32], false: NDArray[np.float32]) -> float:
-    """Give the threshold of highest accuracy: the middle of a best stretch between probabilities, that nearest to 0.5."""
+    """Return the threshold of highest accuracy: the middle of a best stretch between probabilities, that nearest to 0.5."""
     edges = np.unique(np.concatenate([found, false, np.array([0, 1], np.float32)]))
     low, high = edges[:-1], edges[1:]
     middles = low + (high - low) / 2

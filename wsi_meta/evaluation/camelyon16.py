@@ -42,7 +42,7 @@ class SlideAuc:
     """Share of the normal slides and of those with tumor that have at least a score, from the highest score down."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the curve as plain JSON values."""
+        """Return all but the curve as plain JSON values."""
         return {name: value for name, value in asdict(self).items() if name != "roc"}
 
 
@@ -69,7 +69,7 @@ class FrocResult:
     """Slides that the table names, of what they were left out, and why."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the curves as plain JSON values."""
+        """Return all but the curves as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
         return fields | {"slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
 
@@ -182,7 +182,7 @@ def _title(result: FrocResult) -> str:
 
 
 def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
-    """Give the AUC of the slides' scores, from the table at `path`, else of each slide's highest detection."""
+    """Return the AUC of the slides' scores, from the table at `path`, else of each slide's highest detection."""
     from sklearn.metrics import roc_curve
 
     scores = {slide.name: slide.highest for slide in slides}

@@ -58,7 +58,7 @@ class Cohort:
     """By name, those that are left out of a task or of both."""
 
     def of(self, task: str) -> list[JudgedSlide]:
-        """Give the slides that count for ``lesions`` or ``slides``."""
+        """Return the slides that count for ``lesions`` or ``slides``."""
         return [slide for slide in self.slides if slide.name not in self.excluded or self.excluded[slide.name].task != task]
 
 
@@ -116,7 +116,7 @@ def read_scores(path: str | Path) -> dict[str, float]:
 
 
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
-    """Give the folder's files by slide: name in lower case, ``_mask`` taken off; DataError when two are one slide's."""
+    """Return the folder's files by slide: name in lower case, ``_mask`` taken off; DataError when two are one slide's."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
     files: dict[str, Path] = {}
@@ -137,7 +137,7 @@ def _judge(name: str, found: Path, truth: Path | None, mask_level: int) -> Judge
 
 
 def _draw_truth(path: Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
-    """Give the evaluation mask, bool (height, width) at level 5."""
+    """Return the evaluation mask, bool (height, width) at level 5."""
     if path.suffix.lower() in OUTLINE_ENDINGS:
         annotations = read_annotations(path)
         corners = [outline.vertices.max(0) for outline in annotations.tumor] or [np.zeros(2)]

@@ -204,7 +204,7 @@ def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, 
 
 
 def lay_heat(case: Case) -> NDArray[np.uint8]:
-    """Give the patch under its heatmap, opacity following the heat; uint8 (patch_px, patch_px, 3)."""
+    """Return the patch under its heatmap, opacity following the heat; uint8 (patch_px, patch_px, 3)."""
     from matplotlib import colormaps
 
     opacity = HEAT * case.heat[..., None]
@@ -213,7 +213,7 @@ def lay_heat(case: Case) -> NDArray[np.uint8]:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Give an RGB image (height, width, 3) as the bytes of a PNG."""
+    """Return an RGB image (height, width, 3) as the bytes of a PNG."""
     from PIL import Image
 
     stream = BytesIO()

@@ -144,7 +144,7 @@ def froc_curve(slides: Sequence[SlideHits]) -> FrocCurve:
 
 
 def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """Give the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993).
+    """Return the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993).
 
     Parameters
     ----------
@@ -166,6 +166,6 @@ def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int 
 
 
 def _span(there: NDArray[np.bool_], margin: int) -> slice:
-    """Give from the first to the last True and `margin` more on each side."""
+    """Return from the first to the last True and `margin` more on each side."""
     first, last = np.flatnonzero(there)[[0, -1]].tolist()
     return slice(max(0, first - margin), last + margin + 1)

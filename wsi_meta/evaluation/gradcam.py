@@ -25,7 +25,7 @@ STAGE = "layer4"
 def grad_cam(
     model: Model, patches: NDArray[np.uint8], *, towards_tumor: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """Give the Grad-CAM map (Selvaraju et al. 2017) of each patch, for the last stage of the network.
+    """Return the Grad-CAM map (Selvaraju et al. 2017) of each patch, for the last stage of the network.
 
     The features are weighted with the mean gradient of the logit and summed; what is negative is cut off. Where
     `towards_tumor` is False the gradient is the negated logit's: the map then shows what speaks *against* tumor, which is

@@ -47,7 +47,7 @@ def figures_of(
     threshold: float = 0.5,
     weights: NDArray[np.number[Any]] | None = None,
 ) -> dict[str, float]:
-    """Give all figures of some patches.
+    """Return all figures of some patches.
 
     ``accuracy``, ``sensitivity``, ``specificity`` and ``f1`` call tumor what has a probability of at least 0.5; the same
     names with ``_at_threshold`` what has at least `threshold`. ``auc`` is the area under the ROC curve, half a point for
@@ -79,7 +79,7 @@ def bootstrap_intervals(
     n: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Give the 95 % interval of every figure: the percentile bootstrap (Efron & Tibshirani 1993).
+    """Return the 95 % interval of every figure: the percentile bootstrap (Efron & Tibshirani 1993).
 
     Patches of one slide resemble each other: drawn one by one they give intervals that are too narrow, so whole slides are
     drawn where they are known. Resamples that lack a class are left out. A resample's ``ece`` leans upwards.
@@ -114,7 +114,7 @@ def bootstrap_intervals(
 
 
 def losses_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Give the natural log loss of each patch, float64 (n,); probabilities are kept off 0 and 1 by float64's epsilon."""
+    """Return the natural log loss of each patch, float64 (n,); probabilities are kept off 0 and 1 by float64's epsilon."""
     tiny = np.finfo(np.float64).eps
     of_truth = np.where(np.asarray(labels) == 1, probabilities, 1 - np.asarray(probabilities, np.float64))
     return np.asarray(-np.log(np.clip(of_truth, tiny, 1 - tiny)), np.float64)
@@ -155,11 +155,11 @@ class _Ranking:
         return cls(order, ranked, truth.astype(np.float64), losses_of(ranked, truth), _bin_of(ranked), last, called)
 
     def figures(self, weights: NDArray[np.float64]) -> dict[str, float]:
-        """Give the figures with weights in the caller's order."""
+        """Return the figures with weights in the caller's order."""
         return self.figures_in_order(weights[self.order])
 
     def figures_in_order(self, weights: NDArray[np.float64]) -> dict[str, float]:
-        """Give the figures with weights in this ranking's order."""
+        """Return the figures with weights in this ranking's order."""
         hits = np.concatenate(([0.0], np.cumsum(weights * self.labels)))
         alarms = np.concatenate(([0.0], np.cumsum(weights * (1 - self.labels))))
         tumor, normal = hits[-1], alarms[-1]
@@ -176,7 +176,7 @@ class _Ranking:
 
 
 def _areas(hits: NDArray[np.float64], alarms: NDArray[np.float64]) -> dict[str, float]:
-    """Give areas under the curves from true and false positives called so far, at each distinct probability from 0 on."""
+    """Return areas under the curves from true and false positives called so far, at each distinct probability from 0 on."""
     new_hits, called = np.diff(hits), (hits + alarms)[1:]
     precision = np.divide(hits[1:], called, out=np.zeros_like(called), where=called > 0)
     return {
@@ -215,7 +215,7 @@ def _as_weights(weights: NDArray[Any] | None, n: int) -> NDArray[np.float64]:
 
 
 def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, tuple[float, float] | None]:
-    """Give the AUC and its 95 % interval by DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837-845).
+    """Return the AUC and its 95 % interval by DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837-845).
 
     The variance comes from how each slide ranks among those of the other class, computed from midranks as Sun & Xu 2014
     (IEEE Signal Processing Letters 21(11):1389-1393) do. The interval is normal, cut at 0 and 1; at an AUC of exactly 0 or 1

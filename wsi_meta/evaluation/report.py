@@ -155,7 +155,7 @@ def _plots(subject: Subject, evaluation: Evaluation) -> Iterator[tuple[str, Call
 
 
 def _find_cases(subject: Subject, evaluation: Evaluation) -> list[figures.Case]:
-    """Give the patches of the highest loss, the worst first, with what spoke for the error."""
+    """Return the patches of the highest loss, the worst first, with what spoke for the error."""
     patches = subject.patches
     worst = np.argsort(-losses_of(evaluation.probabilities, patches.labels), kind="stable")[:TOP_LOSSES]
     pixels = np.stack([patches.read(int(index)) for index in worst])

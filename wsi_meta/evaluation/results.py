@@ -81,7 +81,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, int | float | list[float]]:
-        """Give the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
+        """Return the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
         intervals = self.intervals or {}
         found: dict[str, int | float | list[float]] = {}
         for name, value in vars(self).items():
@@ -112,7 +112,7 @@ class Subject:
 
 
 def history_path(out: Path) -> Path:
-    """Give the place of the history of the model file `out`."""
+    """Return the place of the history of the model file `out`."""
     return out.with_suffix(".history.csv")
 
 

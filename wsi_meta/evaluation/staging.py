@@ -88,7 +88,7 @@ def stage(
 
 
 def stage_patient(labels: Iterable[str]) -> str:
-    """Give a patient's pN stage from the labels of the nodes.
+    """Return a patient's pN stage from the labels of the nodes.
 
     Isolated tumor cells do not make a node positive. pN2: four nodes or more with metastases, at least one macro; pN1: one
     to three, at least one macro; pN1mi: only micrometastases; pN0(i+): only isolated tumor cells; pN0: nothing.
@@ -112,7 +112,7 @@ def stage_patient(labels: Iterable[str]) -> str:
 
 
 def weighted_kappa(first: Iterable[str], second: Iterable[str]) -> float | None:
-    """Give Cohen's kappa with quadratic weights over the five stages; None where every patient has one and the same."""
+    """Return Cohen's kappa with quadratic weights over the five stages; None where every patient has one and the same."""
     from sklearn.metrics import cohen_kappa_score
 
     ranks = [[STAGES.index(value) for value in values] for values in (first, second)]

@@ -89,7 +89,7 @@ def describe_losses(losses: dict[str, list[Any]]) -> str:
 
 
 def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:
-    """Give the result in two sentences for a person."""
+    """Return the result in two sentences for a person."""
     called = evaluation.probabilities >= evaluation.threshold
     tumor, normal = int(labels.sum()), int((labels == 0).sum())
     missed, alarms = int((~called[labels == 1]).sum()), int(called[labels == 0].sum())
@@ -131,12 +131,12 @@ def verdict(label: int, *, called: bool) -> str:
 
 
 def probability(value: float) -> str:
-    """Give a probability with three decimals, and none as certain that is not."""
+    """Return a probability with three decimals, and none as certain that is not."""
     return "over 0.999" if value > 0.9995 else "under 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Give the main figures with where their interval lies from 0 to 1, in percent."""
+    """Return the main figures with where their interval lies from 0 to 1, in percent."""
     found = []
     for name in TILES:
         value = getattr(evaluation, name)
@@ -146,7 +146,7 @@ def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Give every figure with value, interval and meaning; those at the threshold only where it is not 0.5."""
+    """Return every figure with value, interval and meaning; those at the threshold only where it is not 0.5."""
     ending = "_at_threshold"
     found = []
     for name in FIGURES:
@@ -158,7 +158,7 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[str, str]]:
-    """Give the facts of the evaluated patches as terms and texts."""
+    """Return the facts of the evaluated patches as terms and texts."""
     labels = subject.patches.labels
     tumor = int(labels.sum())
     return [
@@ -173,7 +173,7 @@ def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[
 
 
 def model_facts(model: Model) -> list[tuple[str, str]]:
-    """Give the facts of the model's card as terms and texts."""
+    """Return the facts of the model's card as terms and texts."""
     card = model.card
     shown, calibration = card.preprocessing, card.calibration
     neutral = (calibration.temperature, calibration.bias) == (1, 0)
@@ -215,7 +215,7 @@ def _interval(evaluation: Evaluation, name: str) -> str:
 
 
 def _in_words(value: Any) -> str:
-    """Give a value of the card as text, whatever a later version puts there; a hash by its first twelve digits."""
+    """Return a value of the card as text, whatever a later version puts there; a hash by its first twelve digits."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list | tuple):

@@ -98,12 +98,12 @@ def find_lesions(
 
 
 def default_threshold(heatmap: Heatmap) -> float:
-    """Give the operating point ``default`` of the model that made a heatmap."""
+    """Return the operating point ``default`` of the model that made a heatmap."""
     return float(heatmap.facts["model"]["thresholds"]["default"])
 
 
 def lesion_facts(heatmap: Heatmap) -> dict[str, Any]:
-    """Give what a store keeps of its lesions: those of the defaults, and the thresholds that these were.
+    """Return what a store keeps of its lesions: those of the defaults, and the thresholds that these were.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def lesion_facts(heatmap: Heatmap) -> dict[str, Any]:
 
 
 def to_detections(lesions: Sequence[Lesion]) -> Detections:
-    """Give one point per lesion, its peak, as :func:`wsi_meta.froc` judges them."""
+    """Return one point per lesion, its peak, as :func:`wsi_meta.froc` judges them."""
     return Detections(
         np.array([lesion.max_probability for lesion in lesions], np.float64),
         np.array([lesion.peak_x for lesion in lesions], np.int64),
@@ -150,7 +150,7 @@ def write_lesions(out: str | Path, lesions: Sequence[Lesion], *, overwrite: bool
 
 
 def _resolve(heatmap: Heatmap, threshold: float | None, peak: float | None) -> tuple[float, float]:
-    """Give threshold and peak, the model's own where they are None."""
+    """Return threshold and peak, the model's own where they are None."""
     threshold = default_threshold(heatmap) if threshold is None else threshold
     peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
     if not 0 < threshold <= peak <= 1:
@@ -164,12 +164,12 @@ def _find(heatmap: Heatmap, threshold: float, peak: float, min_area: float) -> t
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
-    """Give a lesion's outlines as GeoJSON's coordinates of a MultiPolygon; rings are closed."""
+    """Return a lesion's outlines as GeoJSON's coordinates of a MultiPolygon; rings are closed."""
     return [[[*ring.tolist(), ring[0].tolist()] for ring in (outline.vertices, *outline.holes)] for outline in lesion.outlines]
 
 
 def _feature(lesion: Lesion) -> dict[str, Any]:
-    """Give a lesion as GeoJSON with QuPath's properties."""
+    """Return a lesion as GeoJSON with QuPath's properties."""
     measured = {name: value for name, value in lesion.to_dict().items() if isinstance(value, (int, float))}
     return {
         "type": "Feature",

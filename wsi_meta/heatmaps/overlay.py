@@ -146,7 +146,7 @@ def _values(heatmap: Heatmap, layer: str) -> NDArray[np.float32]:
 def _colour_cells(
     values: NDArray[np.float32], status: NDArray[np.uint8], layer: _Layer, alpha: float | None, threshold: float
 ) -> NDArray[np.float64]:
-    """Give RGBA of every cell; `alpha` None: opaque, for there is nothing beneath."""
+    """Return RGBA of every cell; `alpha` None: opaque, for there is nothing beneath."""
     from matplotlib import colormaps
 
     known = np.nan_to_num(values)

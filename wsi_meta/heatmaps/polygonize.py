@@ -20,7 +20,7 @@ RIGHT, LEFT = np.array([2, 0, 3, 1]), np.array([1, 3, 0, 2])
 
 
 def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
-    """Give the borders of a region as valid polygons (OGC simple features): rings that touch in points at most.
+    """Return the borders of a region as valid polygons (OGC simple features): rings that touch in points at most.
 
     Cells that meet only at a corner are in different polygons.
 
@@ -89,7 +89,7 @@ def _split(ring: list[Corner]) -> list[list[Corner]]:
 
 
 def _straighten(ring: list[Corner]) -> NDArray[np.float64]:
-    """Give x and y of the corners where a ring turns."""
+    """Return x and y of the corners where a ring turns."""
     corners = np.array(ring, np.float64)[:, ::-1]
     steps = np.diff(corners, axis=0, prepend=corners[-1:])
     return np.asarray(corners[(steps != np.roll(steps, -1, axis=0)).any(1)])

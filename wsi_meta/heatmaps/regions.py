@@ -50,7 +50,7 @@ class Lesion:
         return next((name for name, limit in SIZE_CLASSES if self.diameter_mm > limit), SIZE_CLASSES[-1][0])
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the outlines as plain JSON values."""
+        """Return all but the outlines as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "outlines"}
         return {"lesion": fields.pop("number"), "size_class": self.size_class, **fields}
 
@@ -134,14 +134,14 @@ def _lesion(
 
 
 def _outlines(region: NDArray[np.bool_], corner: NDArray[np.intp], grid: PatchGrid) -> tuple[Outline, ...]:
-    """Give a region's borders in level-0 pixels; cells that reach over the slide's edge are cut there."""
+    """Return a region's borders in level-0 pixels; cells that reach over the slide's edge are cut there."""
     limits = (grid.width, grid.height)
     polygons = [[np.minimum((ring + corner[::-1]) * grid.cell_l0, limits) for ring in rings] for rings in trace_cells(region)]
     return tuple(Outline(rings[0], tuple(rings[1:]), "tumor") for rings in polygons)
 
 
 def longest_distance(cells: NDArray[np.intp]) -> float:
-    """Give the longest distance between midpoints of sides, in cells, of cells (n, 2)."""
+    """Return the longest distance between midpoints of sides, in cells, of cells (n, 2)."""
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 

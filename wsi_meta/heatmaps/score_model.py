@@ -79,7 +79,7 @@ class ScoreModel:
     """AUC of slides scored by models fitted without their patient, the default score's AUC on the same slides, and counts."""
 
     def probability(self, features: dict[str, float]) -> float:
-        """Give the probability of tumor."""
+        """Return the probability of tumor."""
         logit = self.intercept + sum(
             weight * (features[name] - self.mean[name]) / self.scale[name] for name, weight in self.coefficients.items()
         )
@@ -109,7 +109,7 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, model: str | Path | None = N
 
 
 def learned_score(heatmap: Heatmap, model: str | Path) -> dict[str, Any]:
-    """Give what a store keeps of a fitted score: ``score`` (None where nothing was scanned), and its file's name and SHA-256.
+    """Return what a store keeps of a fitted score: ``score`` (None where nothing was scanned), and its file's name and SHA-256.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def learned_score(heatmap: Heatmap, model: str | Path) -> dict[str, Any]:
 
 
 def map_features(heatmap: Heatmap) -> dict[str, float]:
-    """Give the :data:`FEATURES` of a heatmap, lesions by the defaults of :func:`wsi_meta.find_lesions`.
+    """Return the :data:`FEATURES` of a heatmap, lesions by the defaults of :func:`wsi_meta.find_lesions`.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def load_score_model(path: str | Path) -> ScoreModel:
 
 
 def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:
-    """Give label and patient by slide."""
+    """Return label and patient by slide."""
     table = {}
     for slide, label, patient in read_table(path, ("slide", "label"), "labels", optional=("patient",)):
         if label.lower() not in POSITIVE:

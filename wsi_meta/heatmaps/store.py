@@ -171,7 +171,7 @@ class Heatmap:
         return self.result is not None and self.result["complete"]
 
     def read_status(self, block: Block) -> NDArray[np.uint8]:
-        """Give the status of a block's cells."""
+        """Return the status of a block's cells."""
         return self._read("status", block.cells)
 
     def write_block(
@@ -188,7 +188,7 @@ class Heatmap:
         self._array("status")[block.cells] = status
 
     def open_blocks(self) -> list[Block]:
-        """Give the blocks that hold pending or unreadable cells: what a scan has still to do."""
+        """Return the blocks that hold pending or unreadable cells: what a scan has still to do."""
         status = self.status
         return [
             block for block in self.grid.blocks() if np.isin(status[block.cells], (Status.PENDING, Status.UNREADABLE)).any()
@@ -268,7 +268,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _multiscales(name: str, cell_um: float, levels: int) -> dict[str, Any]:
-    """Give the OME-Zarr 0.5 metadata: the centre of element (0, 0) lies half an element from the slide's corner."""
+    """Return the OME-Zarr 0.5 metadata: the centre of element (0, 0) lies half an element from the slide's corner."""
     return {
         "version": "0.5",
         "multiscales": [

@@ -60,7 +60,7 @@ class MemoryBound:
         self._first = self._last = _resident()
 
     def check(self) -> None:
-        """Give back memory if it is time; quick otherwise."""
+        """Hand free memory back to the kernel if it is time; quick otherwise."""
         if _resident() > max(self._first + MOST_SPARE, self._last + LEAST_SPARE):
             give_back_memory()
             self._last = _resident()
@@ -81,11 +81,11 @@ def prepare_memory(*, in_bands: bool) -> None:
 
 
 def _resident() -> int:
-    """Give the bytes of this process that are in memory; 0 where there is no glibc to give any back."""
+    """Return the bytes of this process that are in memory; 0 where there is no glibc to give any back."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() if _glibc() else 0
 
 
 @lru_cache(maxsize=1)
 def _glibc() -> ctypes.CDLL | None:
-    """Give the C library where it is glibc; other systems' allocators are left alone."""
+    """Return the C library where it is glibc; other systems' allocators are left alone."""
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

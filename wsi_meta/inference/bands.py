@@ -78,7 +78,7 @@ def see_rows(trunk: nn.Module) -> None:
 
 
 def features_in_bands(trunk: nn.Module, bands: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Give the features of an image.
+    """Return the features of an image.
 
     Parameters
     ----------
@@ -187,5 +187,5 @@ def _telling_last(bands: Iterable[torch.Tensor]) -> Bands:
 
 
 def window_side(size: Any) -> int:
-    """Give a square window's number, which torch keeps once or for each axis."""
+    """Return a square window's number, which torch keeps once or for each axis."""
     return size if isinstance(size, int) else int(size[0])

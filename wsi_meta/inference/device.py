@@ -10,7 +10,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 def resolve_device(device: str = "auto") -> str:
-    """Give the torch device to use: ``auto`` is the first CUDA GPU, else the CPU.
+    """Return the torch device to use: ``auto`` is the first CUDA GPU, else the CPU.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """Give ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
+    """Return ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
 
     On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32. int8 is never chosen,
     only taken: it is faster still, and its probabilities differ more (docs/benchmarks.md).

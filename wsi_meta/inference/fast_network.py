@@ -69,7 +69,7 @@ class FastNetwork(nn.Module):
             self._pack_weights()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give logits.
+        """Return logits.
 
         Parameters
         ----------
@@ -88,7 +88,7 @@ class FastNetwork(nn.Module):
         return _means_of_patches(self.head(self.trunk(self.preprocessing.to_input(images))))
 
     def top_to_bottom(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Give the logits of an image that comes in pieces, one below the other; none is held longer than it is computed.
+        """Return the logits of an image that comes in pieces, one below the other; none is held longer than it is computed.
 
         Parameters
         ----------
@@ -115,7 +115,7 @@ class FastNetwork(nn.Module):
 
 
 def _means_of_patches(parts: torch.Tensor) -> torch.Tensor:
-    """Give the mean over the 3x3 features of each patch, tensor (n, rows, cols)."""
+    """Return the mean over the 3x3 features of each patch, tensor (n, rows, cols)."""
     return nn.functional.avg_pool2d(parts, kernel_size=3, stride=1)[:, 0]
 
 
@@ -198,7 +198,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
 
 
 def _trunk(network: nn.Module) -> nn.Sequential:
-    """Give a folded network's layers up to its last feature, in a row."""
+    """Return a folded network's layers up to its last feature, in a row."""
     layers: list[nn.Module] = []
     for name, layer in network.named_children():
         if name == "avgpool":

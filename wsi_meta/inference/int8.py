@@ -32,7 +32,7 @@ Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def quantised_trunk(network: ResNet, preprocessing: Preprocessing) -> nn.Sequential:
-    """Give torchvision's ResNet up to its last feature: float32 model input in, float32 features out, integers between.
+    """Return torchvision's ResNet up to its last feature: float32 model input in, float32 features out, integers between.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class _Convolution(nn.Module):
         return outputs
 
     def add_to(self, side: torch.Tensor, side_scale: float, side_zero_point: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Give the ReLU of the sum with `side`, which is overwritten: the convolution's own result is never rounded."""
+        """Return the ReLU of the sum with `side`, which is overwritten: the convolution's own result is never rounded."""
         added = side_scale, side_zero_point, "sum", 1.0
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
             *self._given(inputs), side, self.bias, *self._window(), *self._gives(), *added, self.after, [], ""
@@ -176,17 +176,17 @@ class _MaxPool(nn.Module):
 
 
 def _moments(norm_layer: nn.BatchNorm2d) -> Moments:
-    """Give mean and standard deviation of what a BatchNorm gives."""
+    """Return mean and standard deviation of what a BatchNorm gives."""
     return norm_layer.bias.detach().double().numpy(), norm_layer.weight.detach().double().abs().numpy()
 
 
 def _sum(one: Moments, other: Moments) -> Moments:
-    """Give the moments of a sum, as of independent parts."""
+    """Return the moments of a sum, as of independent parts."""
     return one[0] + other[0], np.hypot(one[1], other[1])
 
 
 def _rectified(moments: Moments) -> Moments:
-    """Give the moments of normally distributed values after a ReLU (the rectified normal distribution)."""
+    """Return the moments of normally distributed values after a ReLU (the rectified normal distribution)."""
     mean, spread = moments[0], np.maximum(moments[1], 1e-9)
     below, density = norm.cdf(mean / spread), norm.pdf(mean / spread)
     first = mean * below + spread * density
@@ -195,14 +195,14 @@ def _rectified(moments: Moments) -> Moments:
 
 
 def _upper(moments: Moments) -> float:
-    """Give the value over which :data:`CLIPPED` of all channels' normally distributed values lie; above 0."""
+    """Return the value over which :data:`CLIPPED` of all channels' normally distributed values lie; above 0."""
     mean, spread = moments[0], np.maximum(moments[1], 1e-9)
     ends = float((mean - spread).min()), float((mean + 10 * spread).max())
     return max(float(brentq(lambda value: norm.sf(value, mean, spread).mean() - CLIPPED, *ends)), 1e-6)
 
 
 def _fit(low: float, high: float) -> tuple[float, int]:
-    """Give scale and zero point of integers for a range round 0."""
+    """Return scale and zero point of integers for a range round 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-6) / LEVELS
     return scale, round(-low / scale)

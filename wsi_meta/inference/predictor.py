@@ -98,7 +98,7 @@ class Predictor:
         self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Give the logit of every patch; with `tta` the mean logit over its eight views. Not for a dense predictor.
+        """Return the logit of every patch; with `tta` the mean logit over its eight views. Not for a dense predictor.
 
         Parameters
         ----------
@@ -111,7 +111,7 @@ class Predictor:
         return mean_over_views(self.predict_views(patches))
 
     def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Give the logit of every view of every patch.
+        """Return the logit of every view of every patch.
 
         Parameters
         ----------
@@ -125,7 +125,7 @@ class Predictor:
             return self._fetch(self._by_patch(self._send(patches).split(self._patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
-        """Give the parts of a block's image that :meth:`predict_block` needs, in the order in which it needs them.
+        """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it needs them.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class Predictor:
         stride_px: int,
         report: Callable[[int], None] | None = None,
     ) -> NDArray[np.float32]:
-        """Give the logit of every view of every wanted cell of a block.
+        """Return the logit of every view of every wanted cell of a block.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class Predictor:
         return logits
 
     def predict_image(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
-        """Give what :meth:`predict_block` gives for a block whose image is in memory."""
+        """Return what :meth:`predict_block` gives for a block whose image is in memory."""
         return self.predict_block((image[piece] for piece in self.pieces(wanted, stride_px)), wanted, stride_px)
 
     def stop(self) -> None:
@@ -194,7 +194,7 @@ class Predictor:
                 yield windows[rows[some], cols[some]].permute(0, 2, 3, 1)
 
     def _by_patch(self, patches: Iterable[torch.Tensor], report: Callable[[int], None] | None = None) -> torch.Tensor:
-        """Give logits (n, views) of patches that come some at a time; all views of a patch follow each other."""
+        """Return logits (n, views) of patches that come some at a time; all views of a patch follow each other."""
         import torch
 
         logits, done = [torch.empty(0, device=self.device)], 0
@@ -232,13 +232,13 @@ class Predictor:
             yield batch[: self._padded(count)], count
 
     def _padded(self, count: int) -> int:
-        """Give the rows of a pass for `count` of them: always the same, since sums of floats hang on it in their last bits."""
+        """Return how many rows a pass for `count` has: always the same number, since sums of floats depend on it."""
         return self._rows if self.precision != "int8" else -(-count // ROWS_ALIKE) * ROWS_ALIKE
 
     def _by_box(
         self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
     ) -> torch.Tensor:
-        """Give logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each rectangle."""
+        """Return logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each rectangle."""
         import torch
 
         halo = self.halo_px // DENSE_STRIDE_PX

@@ -29,7 +29,7 @@ class SharedDevice(Protocol):
 
 
 def share_device(device: str, *, exact: bool, compiled: bool) -> SharedDevice:
-    """Give a device to threads that share it.
+    """Return a device to threads that share it.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ VIEWS = 8
 
 
 def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Give each image in one of the square's eight views.
+    """Return each image in one of the square's eight views.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
 
 
 def turn(images: torch.Tensor, view: int) -> torch.Tensor:
-    """Give images, tensor (n, height, width, ...), in one of the eight views; odd quarter turns swap the sides."""
+    """Return images, tensor (n, height, width, ...), in one of the eight views; odd quarter turns swap the sides."""
     return (images.flip(2) if view >= 4 else images).rot90(view % 4, (1, 2))
 
 
@@ -52,7 +52,7 @@ def turn_back(maps: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def mean_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give the mean over the last axis; a single view is given back unchanged.
+    """Return the mean over the last axis; a single view is given back unchanged.
 
     The views are added one after the other in float64, so an element's mean does not depend on the array around it.
 
@@ -68,7 +68,7 @@ def mean_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def spread_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give the population standard deviation over the last axis, summed as in :func:`mean_over_views`.
+    """Return the population standard deviation over the last axis, summed as in :func:`mean_over_views`.
 
     Parameters
     ----------

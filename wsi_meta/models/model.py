@@ -55,7 +55,7 @@ class Calibration:
     bias: float = 0.0
 
     def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Give calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
+        """Return calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
 
         An element's value does not depend on its neighbours: a vectorised sigmoid rounds its last few elements
         differently, which would show as a difference between block sizes.
@@ -86,7 +86,7 @@ class ModelCard:
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the card as plain JSON values."""
+        """Return the card as plain JSON values."""
         return asdict(self) | {"classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
 
     @classmethod
@@ -128,7 +128,7 @@ def build_network() -> nn.Module:
 
 
 def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
-    """Give the logit of every cell of larger images by one pass of the trunk: dense mode.
+    """Return the logit of every cell of larger images by one pass of the trunk: dense mode.
 
     ResNet50's trunk has a stride of 32 px, so each of its features stands for a cell, and a patch of 96 px is 3x3 of them:
     their mean is what the head of the patch classifier sees. A single patch gives one logit, the same as ``network(inputs)``.
@@ -156,7 +156,7 @@ def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> t
 
 
 def model_path(path: str | Path | None) -> Path:
-    """Give the place of a model file; None and the word ``default`` stand for the embedded default model."""
+    """Return the place of a model file; None and the word ``default`` stand for the embedded default model."""
     return DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
 
 
@@ -209,7 +209,7 @@ def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard
 
 
 def half_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give a copy of a ``state_dict`` whose kernels are float16 (half the file); BatchNorm and biases stay float32."""
+    """Return a copy of a ``state_dict`` whose kernels are float16 (half the file); BatchNorm and biases stay float32."""
     import torch
 
     return {

@@ -59,7 +59,7 @@ class Preprocessing:
         return ((images.float() - mean * 255) * scale).permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod

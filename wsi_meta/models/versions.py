@@ -11,5 +11,5 @@ _LIBRARIES = ("wsi-meta", "torch", "torchvision", "numpy", "openslide-python", "
 
 
 def library_versions() -> dict[str, str]:
-    """Give name and version of Python and of the libraries that a model or heatmap depends on."""
+    """Return name and version of Python and of the libraries that a model or heatmap depends on."""
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}

@@ -104,7 +104,7 @@ def scan_slides(
 
 
 def _line_up(count: int) -> list[Turn]:
-    """Give each slide its turn, after the one before it."""
+    """Return a turn for each slide, after the one before it."""
     turns: list[Turn] = []
     for _ in range(count):
         turns.append(Turn(turns[-1] if turns else None))
@@ -112,7 +112,7 @@ def _line_up(count: int) -> list[Turn]:
 
 
 def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
-    """Give a finished scan's row of the summary: a dict with :data:`COLUMNS`."""
+    """Return a finished scan's row of the summary: a dict with :data:`COLUMNS`."""
     facts = heatmap.facts
     cells = facts["result"]["cells"]
     error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
@@ -131,7 +131,7 @@ def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
 
 
 def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
-    """Give an earlier summary's rows by slide; OutputExistsError if the file is not a summary."""
+    """Return an earlier summary's rows by slide; OutputExistsError if the file is not a summary."""
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8", errors="replace") as file:

@@ -21,7 +21,7 @@ FIRST_STORES = {"reader": "openslide", "uncertainty": False, "halo_px": 0, "devi
 
 
 def recorded(out: Path, name: str) -> Any:
-    """Give what an existing store's identity says under `name`; None where there is no store of ours."""
+    """Return what an existing store's identity says under `name`; None where there is no store of ours."""
     try:
         return Heatmap.open(out).facts["identity"].get(name)
     except HeatmapError:
@@ -62,7 +62,7 @@ def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
 
 
 def _brief(value: Any) -> str:
-    """Give a fingerprint's first letters, a grid's stride, any other value as it is."""
+    """Return a fingerprint's first letters, a grid's stride, any other value as it is."""
     if isinstance(value, dict):
         return f"stride {value.get('stride_px')}, {value.get('slide_mpp')} um per pixel, blocks of {value.get('block_px')} px"
     return str(value)[:12]

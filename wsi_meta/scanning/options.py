@@ -59,7 +59,7 @@ def choose_network(asked: NetworkChoice, stride_px: int) -> NetworkChoice:
 
 
 def choose_compiled(network: NetworkChoice, cells: int, out: Path | None, *, progress: bool) -> str:
-    """Give ``yes`` or ``no``: as asked; as the store at `out` was begun; else whether the slide's cells repay it."""
+    """Return ``yes`` or ``no``: as asked; as the store at `out` was begun; else whether the slide's cells repay it."""
     if network.compiled != "auto":
         return network.compiled
     if out is not None and (begun := recorded(out, "compiled")) is not None:
@@ -72,7 +72,7 @@ def choose_compiled(network: NetworkChoice, cells: int, out: Path | None, *, pro
 
 
 def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
-    """Give ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
+    """Return ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
     if mode not in MODES or stride_px not in STRIDES:
         raise ScanOptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
     if mode == "dense" and stride_px != DENSE_STRIDE_PX:

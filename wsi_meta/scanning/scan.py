@@ -145,7 +145,7 @@ def _make_grid(slide: Slide, card: ModelCard, stride_px: int, block_px: int) -> 
 
 
 def _facts(job: Job, slide: Slide, model: Model, grid: PatchGrid, tissue: TissueMask, *, uncertainty: bool) -> dict[str, Any]:
-    """Give what the store says of its scan; under ``identity`` all that makes two scans the same."""
+    """Return what the store says of its scan; under ``identity`` all that makes two scans the same."""
     identity = {
         "slide": slide.fingerprint(),
         "reader": slide.reader,

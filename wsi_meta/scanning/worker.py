@@ -70,7 +70,7 @@ class Worker:
     def predict(
         self, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_], report: Callable[[int], None] | None = None
     ) -> NDArray[np.float32]:
-        """Give the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
+        """Return the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
 
         A block that cannot be read whole is tried in quarters, and they again, so that damage costs little round it.
         """
@@ -91,7 +91,7 @@ class Worker:
         return logits
 
     def windows(self, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
-        """Give what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
+        """Return what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
         x, y, _, _ = grid.window(block, self.predictor.halo_px)
         return [
             (x + cols.start, y + rows.start, cols.stop - cols.start, rows.stop - rows.start)
@@ -135,7 +135,7 @@ def forget() -> None:
 
 
 def _read_ahead(reads: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Give what is read, one after the other. Other threads read, from now on, and stay PIECES_AHEAD of what was given."""
+    """Return what is read, one after the other. Other threads read, from now on, and stay PIECES_AHEAD of what was given."""
     left = iter(reads)
 
     def begin(count: int) -> list[Future[T]]:

@@ -121,7 +121,7 @@ class DirectReader:
         return row * self._levels[level].columns + col
 
     def _tile(self, tile: Tile, file: _Descriptor) -> NDArray[np.uint8] | None:
-        """Give a tile's pixels, or None where the file left it out; ValueError when it is damaged."""
+        """Return a tile's pixels, or None where the file left it out; ValueError when it is damaged."""
         if self._levels[tile[0]].lengths[self._number(*tile)] == 0:
             return None
         return self._cache.get(tile, lambda: self._decode(tile, file))
@@ -181,7 +181,7 @@ class _Descriptor:
 
 
 def _tiles(stored: TiledLevel, level: int, left: int, top: int, width: int, height: int) -> Iterator[Tile]:
-    """Give the tiles that a region touches, row by row."""
+    """Return the tiles that a region touches, row by row."""
     rows = range(top // stored.tile_height, -(-(top + height) // stored.tile_height))
     cols = range(left // stored.tile_width, -(-(left + width) // stored.tile_width))
     return ((level, row, col) for row, col in product(rows, cols))

@@ -67,7 +67,7 @@ def find_levels(path: Path, vendor: str, level_dimensions: tuple[tuple[int, int]
 
 
 def _match(pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int], ...]) -> list[Any]:
-    """Give the page of each level."""
+    """Return the page of each level."""
     if vendor == "philips":  # stored with padding up to whole tiles that OpenSlide cuts off
         padded = all(
             page.imagewidth >= width and page.imagelength >= height
@@ -83,7 +83,7 @@ def _match(pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int
 
 
 def _level(page: Any, vendor: str) -> TiledLevel:
-    """Give a page's tiles; NotPlainError when they are not plain."""
+    """Return a page's tiles; NotPlainError when they are not plain."""
     if page.compression != JPEG:
         raise NotPlainError(f"tiles compressed with {page.compression.name}, not JPEG")
     if page.photometric not in (RGB, YCBCR):
@@ -101,7 +101,7 @@ def _level(page: Any, vendor: str) -> TiledLevel:
 
 
 def _head(page: Any) -> bytes:
-    """Give the first bytes of every tile's JPEG. An Adobe marker settles the colours as OpenSlide does, by the TIFF's tag."""
+    """Return the first bytes of every tile's JPEG. An Adobe marker settles the colours as OpenSlide does, by the TIFF's tag."""
     tables = page.jpegtables or b"\xff\xd8\xff\xd9"
     if tables[:2] != b"\xff\xd8" or tables[-2:] != b"\xff\xd9":
         raise NotPlainError("shared JPEG tables that are damaged")

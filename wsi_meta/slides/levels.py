@@ -53,7 +53,7 @@ def find_window(downsamples: Sequence[float], l0_per_px: Fraction, x: int, y: in
 
 
 def _best_level(downsamples: Sequence[float], l0_per_px: float, extent_px: int) -> tuple[int, float]:
-    """Give the coarsest level that is fine enough, and its pixels per pixel asked for."""
+    """Return the coarsest level that is fine enough, and its pixels per pixel asked for."""
     slack = SAME_SCALE_PX / extent_px
     fine = [level for level, downsample in enumerate(downsamples) if l0_per_px / downsample > 1 - slack]
     level = max(fine, key=lambda level: downsamples[level]) if fine else 0

@@ -74,7 +74,7 @@ class OpenSlideReader:
         return blend.round().astype(np.uint8)
 
     def _decode(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Give RGBA pixels. After one bad tile every later read of a handle fails, also those of other threads."""
+        """Return RGBA pixels. After one bad tile every later read of a handle fails, also those of other threads."""
         from openslide import OpenSlideError
 
         try:

@@ -95,7 +95,7 @@ def _write(path: Path, image: NDArray[np.uint8], mpp: float, tile_px: int, lossl
 
 
 def _levels(image: NDArray[np.uint8], levels: int | None) -> Iterator[NDArray[np.uint8]]:
-    """Give the levels one by one, level 0 first, each uint8 (height, width, 3)."""
+    """Return the levels one by one, level 0 first, each uint8 (height, width, 3)."""
     yield image
     number = 1
     while number < levels if levels is not None else min(image.shape[:2]) >= COARSEST_PX:

@@ -14,7 +14,7 @@ READERS = ("auto", "openslide", "direct")
 
 
 def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader | DirectReader, str]:
-    """Give the reader for a file and why it is that one.
+    """Return the reader for a file and why it is that one.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def average_area(
 
 
 def _area_weights(length: int, start: float, scale: float, count: int) -> Any:
-    """Give the sparse matrix (count, length) whose row i averages pixels start + i * scale to start + (i + 1) * scale."""
+    """Return the sparse matrix (count, length) whose row i averages pixels start + i * scale to start + (i + 1) * scale."""
     from scipy.sparse import csr_array
 
     edges = start + scale * np.arange(count + 1)

@@ -91,7 +91,7 @@ class Slide:
         return self.known_mpp
 
     def fingerprint(self) -> str:
-        """Give a SHA-256 (hexadecimal) of what tells slides apart, quick on any size.
+        """Return a SHA-256 (hexadecimal) of what tells slides apart, quick on any size.
 
         Over file size, level sizes and OpenSlide's quickhash, which covers metadata and the coarsest level; where there
         is none, over the first and last 64 kB. Not over path or time.
@@ -187,7 +187,7 @@ class Slide:
         return image, readable
 
     def check_resolution(self, mpp: float) -> Fraction:
-        """Give the number of level-0 pixels per pixel at `mpp`, exactly.
+        """Return the number of level-0 pixels per pixel at `mpp`, exactly.
 
         Raises
         ------

@@ -47,7 +47,7 @@ class TileCache:
             self._drop_all()
 
     def get(self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Give a tile, from `decode` when it is not here. What `decode` raises is raised; the next to ask tries again."""
+        """Return a tile, from `decode` when it is not here. What `decode` raises is raised; the next to ask tries again."""
         with self._lock:
             tile = self._tiles.pop(key, None)
             ours = tile is None

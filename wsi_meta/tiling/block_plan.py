@@ -39,7 +39,7 @@ class BlockCut:
     """Whether rectangles are seen from top to bottom, in bands."""
 
     def boxes(self, wanted: NDArray[np.bool_], stride_px: int) -> list[Box]:
-        """Give the rectangles of cells that a block is seen in.
+        """Return the rectangles of cells that a block is seen in.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class BlockCut:
         return covering_strips(wanted, max(1, PIECE_PX // (wanted.shape[1] * stride_px**2)))
 
     def pieces(self, box: Box, stride_px: int) -> list[Box]:
-        """Give the pixels of a rectangle of cells, in the block's image with its halo: in one piece, or from top to bottom."""
+        """Return the pixels of a rectangle of cells, in the block's image with halo: one piece, or from top to bottom."""
         rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self._beyond_px(stride_px)) for ends in box)
         if not self.from_top:
             return [(rows, cols)]
@@ -60,17 +60,17 @@ class BlockCut:
         return [(slice(top, min(top + step, rows.stop)), cols) for top in range(rows.start, rows.stop, step)]
 
     def _beyond_px(self, stride_px: int) -> int:
-        """Give what a rectangle needs beyond its cells, both sides together."""
+        """Return what a rectangle needs beyond its cells, both sides together."""
         return 2 * self.halo_px + self.patch_px - stride_px
 
 
 def band_rows(width_px: int) -> int:
-    """Give the pixel rows of a band of an image that is so wide."""
+    """Return the pixel rows of a band of an image that is so wide."""
     return max(LEAST_BAND_ROWS, BAND_PX // width_px // 32 * 32)
 
 
 def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[Box]:
-    """Give rectangles of cells that hold all wanted ones and are cheap to compute densely.
+    """Return rectangles of cells that hold all wanted ones and are cheap to compute densely.
 
     A rectangle costs its cells and a margin round it. It is cut in two, at the best of all straight cuts, wherever the parts,
     each shrunk to its wanted cells, cost less than the whole.
@@ -100,7 +100,7 @@ def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[Box]:
 
 
 def covering_strips(wanted: NDArray[np.bool_], rows: int) -> list[Box]:
-    """Give strips of up to `rows` rows of cells, each shrunk to its wanted cells, that hold all of them; from top to bottom."""
+    """Return strips of up to `rows` rows of cells, each shrunk to its wanted cells, from top to bottom."""
     strips = []
     for top in range(0, len(wanted), rows):
         strip = wanted[top : top + rows]
@@ -111,7 +111,7 @@ def covering_strips(wanted: NDArray[np.bool_], rows: int) -> list[Box]:
 
 
 def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, int, float]:
-    """Give axis, place and cost of the best straight cut across an axis; all four edges hold wanted cells."""
+    """Return axis, place and cost of the best straight cut across an axis; all four edges hold wanted cells."""
     lines = inner if axis == 0 else inner.T
     if len(lines) < 2:
         return axis, 0, inf
@@ -121,7 +121,7 @@ def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, in
 
 
 def _costs_before(lines: NDArray[np.bool_], margin: int) -> NDArray[np.int64]:
-    """Give what the wanted cells before each cut cost in one rectangle."""
+    """Return what the wanted cells before each cut cost in one rectangle."""
     count, width = lines.shape
     held = lines.any(1)
     height = np.maximum.accumulate(np.where(held, np.arange(1, count + 1), 0))
@@ -132,12 +132,12 @@ def _costs_before(lines: NDArray[np.bool_], margin: int) -> NDArray[np.int64]:
 
 
 def _cost(height: Any, width: Any, margin: int) -> Any:
-    """Give what rectangles of that many cells cost: their features with the margin, and a fixed price."""
+    """Return what rectangles of that many cells cost: their features with the margin, and a fixed price."""
     return (height + margin) * (width + margin) + PASS_COST
 
 
 def _extents(wanted: NDArray[np.bool_]) -> Box:
-    """Give the rows and columns from the first to the last True."""
+    """Return the rows and columns from the first to the last True."""
     rows, cols = (np.flatnonzero(np.any(wanted, axis)) for axis in (1, 0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
 

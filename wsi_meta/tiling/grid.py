@@ -42,7 +42,7 @@ class Block:
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
 
     def quarters(self) -> list[tuple[Block, tuple[slice, slice]]]:
-        """Give its upper and lower halves' left and right halves, those that are not empty, and their places in it."""
+        """Return its upper and lower halves' left and right halves, those that are not empty, and their places in it."""
         halves = [[(0, side // 2), (side // 2, side)] for side in (self.rows, self.cols)]
         return [
             (Block(self.row + top, self.col + left, end - top, right - left), (slice(top, end), slice(left, right)))
@@ -90,7 +90,7 @@ class PatchGrid:
         return float(exact_ratio(self.mpp, self.slide_mpp) * self.stride_px)
 
     def blocks(self) -> list[Block]:
-        """Give all blocks, row by row; those at the right and lower edge are smaller."""
+        """Return all blocks, row by row; those at the right and lower edge are smaller."""
         rows, cols = self.shape
         side = self.block_cells
         return [
@@ -100,7 +100,7 @@ class PatchGrid:
         ]
 
     def window(self, block: Block, halo_px: int = 0) -> tuple[int, int, int, int]:
-        """Give the pixels that a block's patches cover, and `halo_px` more on each side.
+        """Return the pixels that a block's patches cover, and `halo_px` more on each side.
 
         Returns
         -------
@@ -111,10 +111,10 @@ class PatchGrid:
         return x, y, block.cols * self.stride_px + 2 * margin, block.rows * self.stride_px + 2 * margin
 
     def cell_at(self, x: float, y: float) -> tuple[int, int]:
-        """Give (row, col) of the cell that holds a level-0 position."""
+        """Return (row, col) of the cell that holds a level-0 position."""
         cell = exact_ratio(self.mpp, self.slide_mpp) * self.stride_px
         return int(y // cell), int(x // cell)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self)

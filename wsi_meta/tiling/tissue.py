@@ -65,7 +65,7 @@ class TissueMask:
         return float(self.mask.mean())
 
     def cells(self, grid: PatchGrid) -> NDArray[np.bool_]:
-        """Give the grid's cells that hold any tissue: bool (rows, cols)."""
+        """Return the grid's cells that hold any tissue: bool (rows, cols)."""
         rows, cols = (
             _covering(count, grid.cell_l0 / step, length)
             for count, step, length in zip(grid.shape, self.downsample, self.mask.shape, strict=True)
@@ -73,7 +73,7 @@ class TissueMask:
         return _any_within(_any_within(self.mask, *rows).T, *cols).T
 
     def fingerprint(self) -> str:
-        """Give a SHA-256 (hexadecimal) over mask and place."""
+        """Return a SHA-256 (hexadecimal) over mask and place."""
         return hashlib.sha256(np.packbits(self.mask).tobytes() + repr((self.mask.shape, self.downsample)).encode()).hexdigest()
 
 
@@ -134,7 +134,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
 
 
 def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Give what is stained, not glass, black or ink, and what is ink, its soft edge included; in bands, for little memory."""
+    """Return what is stained, not glass, black or ink, and what is ink, its soft edge included; in bands, for little memory."""
     margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
 
@@ -232,7 +232,7 @@ def _any_within(mask: NDArray[np.bool_], first: NDArray[np.int64], end: NDArray[
 
 
 def _covering(count: int, step: float, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give first and end index of the mask pixels that each of `count` cells of side `step` touches."""
+    """Return first and end index of the mask pixels that each of `count` cells of side `step` touches."""
     edges = step * np.arange(count + 1)
     first = np.floor(edges[:-1] + 1e-6).astype(np.int64).clip(0, length - 1)
     return first, np.ceil(edges[1:] - 1e-6).astype(np.int64).clip(first + 1, length)

@@ -148,7 +148,7 @@ def damage_as_jpeg(images: torch.Tensor, generator: torch.Generator) -> torch.Te
 
 
 def _cosine_transform(device: torch.device) -> torch.Tensor:
-    """Give the orthonormal 8-point DCT-II as a matrix (frequency, place)."""
+    """Return the orthonormal 8-point DCT-II as a matrix (frequency, place)."""
     frequency, place = torch.arange(8, device=device)[:, None], torch.arange(8, device=device)[None, :]
     matrix: torch.Tensor = 0.5 * torch.cos(math.pi / 16 * frequency * (2 * place + 1))
     matrix[0] /= math.sqrt(2)

@@ -40,12 +40,12 @@ class Checkpoint:
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Give the place of the checkpoint of the model file `out`."""
+    """Return the place of the checkpoint of the model file `out`."""
     return out.with_suffix(".checkpoint")
 
 
 def identify(recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int) -> dict[str, Any]:
-    """Give what must be the same for a training to go on; `start` as it is before the first step."""
+    """Return what must be the same for a training to go on; `start` as it is before the first step."""
     state = start.network.state_dict()
     return {
         "recipe": asdict(recipe),

@@ -25,7 +25,7 @@ TUMOR_COLOUR, NORMAL_COLOUR = (220, 20, 60), (0, 191, 255)
 
 
 def contact_sheet_path(out: Path) -> Path:
-    """Give the place of the contact sheet of the model file `out`."""
+    """Return the place of the contact sheet of the model file `out`."""
     return out.with_suffix(".augmented.png")
 
 

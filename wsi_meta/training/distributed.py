@@ -37,7 +37,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """Give every process what the first one holds."""
+        """Send every process what the first one holds."""
         if self.count == 1:
             return value
         box = [value]
@@ -45,7 +45,7 @@ class Processes:
         return box[0]
 
     def mean(self, value: torch.Tensor) -> float:
-        """Give the mean of a scalar over the processes, the same in each; waits for the device."""
+        """Return the mean of a scalar over the processes, the same in each; waits for the device."""
         if self.count > 1:
             value = value.clone()
             distributed.all_reduce(value)

@@ -43,7 +43,7 @@ class Epoch:
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int:
-    """Give the number of the epoch with the highest validation AUC, the first among equals."""
+    """Return the number of the epoch with the highest validation AUC, the first among equals."""
     return max(epochs, key=lambda epoch: epoch.valid_auc).epoch
 
 
@@ -67,7 +67,7 @@ def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
 
 
 def curves_path(out: Path) -> Path:
-    """Give the place of the curves of the model file `out`."""
+    """Return the place of the curves of the model file `out`."""
     return out.with_suffix(".curves.png")
 
 

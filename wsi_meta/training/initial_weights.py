@@ -31,7 +31,7 @@ class Start:
 
 
 def stage_of(name: str) -> str:
-    """Give the stage that a parameter belongs to."""
+    """Return the stage that a parameter belongs to."""
     module = name.split(".")[0]
     return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(module, module)
 

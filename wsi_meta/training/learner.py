@@ -83,7 +83,7 @@ class Learner:
                     module.eval()
 
     def stage(self, epoch: int) -> str:
-        """Give the stage of training that an epoch (from 1) belongs to: ``head`` or ``all``."""
+        """Return the stage of training that an epoch (from 1) belongs to: ``head`` or ``all``."""
         return "head" if epoch <= self.recipe.head_epochs and self.start.loaded else "all"
 
     def step(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator, mosaic_side: int) -> torch.Tensor:
@@ -119,11 +119,11 @@ class Learner:
         return loss.detach()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Give the ``state_dict`` to judge and store: the moving average where there is one."""
+        """Return the ``state_dict`` to judge and store: the moving average where there is one."""
         return (self.network if self.average is None else self.average).state_dict()
 
     def state(self) -> dict[str, Any]:
-        """Give all that a later process needs to go on from here."""
+        """Return all that a later process needs to go on from here."""
         return {
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -185,7 +185,7 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
 
 
 def _peak_step(name: str, start: Start, recipe: Recipe) -> float:
-    """Give a parameter's largest step: the new layers' own; less and less from layer4 to the stem for loaded ones."""
+    """Return a parameter's largest step: the new layers' own; less and less from layer4 to the stem for loaded ones."""
     if name not in start.loaded:
         return recipe.lr
     return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))

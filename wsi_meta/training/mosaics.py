@@ -43,7 +43,7 @@ class Agreement:
         return abs(self.patch_auc - self.dense_auc) <= 0.004 and self.same_decision >= 0.97
 
     def to_metrics(self) -> dict[str, float]:
-        """Give the figures by the names under which a card holds them."""
+        """Return the figures by the names under which a card holds them."""
         return {
             "dense_auc": self.dense_auc,
             "dense_mean_difference": self.mean_difference,
@@ -64,7 +64,7 @@ class Agreement:
 
 
 def mosaic_side(n: int) -> int:
-    """Give the side, in patches, of the largest mosaics that `n` patches can be cut into; 1 where there are none."""
+    """Return the side, in patches, of the largest mosaics that `n` patches can be cut into; 1 where there are none."""
     return next((side for side in SIDES if n and n % side**2 == 0), 1)
 
 
@@ -87,7 +87,7 @@ def make_mosaics(images: torch.Tensor, side: int) -> torch.Tensor:
 def predict_in_mosaics(
     model: Model, patches: Patches, *, device: str, precision: str, workers: int = 2, seed: int = 0, progress: bool = False
 ) -> NDArray[np.float32]:
-    """Give each patch's logit from inside a mosaic of 4x4 randomly chosen patches, computed as in dense mode.
+    """Return each patch's logit from inside a mosaic of 4x4 randomly chosen patches, computed as in dense mode.
 
     Returns
     -------

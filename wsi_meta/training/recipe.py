@@ -64,7 +64,7 @@ class Augmentation:
         _check(self)
 
     def without(self, *names: str) -> Augmentation:
-        """Give the same with the changes of these names turned off; ValueError for a name that does not exist."""
+        """Return the same with the changes of these names turned off; ValueError for a name that does not exist."""
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
             raise ValueError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
@@ -114,6 +114,6 @@ class Recipe:
         _check(self)
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
-        """Give the weight of the old average at a step: exp(-1 / time constant), smaller at the start."""
+        """Return the weight of the old average at a step: exp(-1 / time constant), smaller at the start."""
         steps = self.ema_epochs * steps_per_epoch
         return min(math.exp(-1 / steps), (1 + step) / (10 + step)) if steps else 0.0

@@ -36,7 +36,7 @@ class Judge:
     progress: bool
 
     def logits(self, state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
-        """Give the patches' logits, shape (n,), by a ``state_dict``; TrainingError when they are no numbers."""
+        """Return the patches' logits, shape (n,), by a ``state_dict``; TrainingError when they are no numbers."""
         predictor = Predictor(_as_stored(state), device=self.device, precision=self.precision)
         try:
             return evaluate_patches(predictor, self.patches, workers=self.workers, progress=self.progress).logits
@@ -46,15 +46,15 @@ class Judge:
             ) from error
 
     def raw(self, logits: NDArray[np.float32]) -> Evaluation:
-        """Give the figures of logits before calibration."""
+        """Return the figures of logits before calibration."""
         return Evaluation.of(logits, self.patches.labels, ModelCard())
 
     def calibrated(self, logits: NDArray[np.float32]) -> Evaluation:
-        """Give the figures of logits calibrated on these same patches, as the model file decides."""
+        """Return the figures of logits calibrated on these same patches, as the model file decides."""
         return Evaluation.of(logits, self.patches.labels, self._decide(logits))
 
     def _decide(self, logits: NDArray[np.float32]) -> ModelCard:
-        """Give a card with calibration and operating points fitted on the patches."""
+        """Return a card with calibration and operating points fitted on the patches."""
         calibration, labels = fit_calibration(logits, self.patches.labels), self.patches.labels
         return ModelCard(calibration=calibration, thresholds=operating_points(calibration.to_probability(logits), labels))
 
