@@ -14,6 +14,7 @@ from .errors import DeviceError as DeviceError
 from .errors import HeatmapError as HeatmapError
 from .errors import MissingMppError as MissingMppError
 from .errors import ModelFileError as ModelFileError
+from .errors import OptionsError as OptionsError
 from .errors import OutputExistsError as OutputExistsError
 from .errors import OutputPathError as OutputPathError
 from .errors import SlideReadError as SlideReadError

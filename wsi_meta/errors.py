@@ -10,6 +10,7 @@ __all__ = [
     "HeatmapError",
     "MissingMppError",
     "ModelFileError",
+    "OptionsError",
     "OutputExistsError",
     "OutputPathError",
     "SlideReadError",
@@ -50,6 +51,10 @@ class OutputPathError(WsiMetaError, OSError):
 
 class HeatmapError(WsiMetaError, ValueError):
     """A path does not hold a heatmap store, or not one that this version reads."""
+
+
+class OptionsError(WsiMetaError, ValueError):
+    """Options that do not exist or do not go together: wrong usage, not bad input. The command line exits with 2."""
 
 
 class TrainingError(WsiMetaError, RuntimeError):

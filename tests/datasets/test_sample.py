@@ -27,8 +27,8 @@ from wsi_meta.datasets.cutting import is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
 from wsi_meta.datasets.pcam import META_COLUMNS, pcam_files
-from wsi_meta.datasets.sampling import SamplingOptionsError, sample, share_out
-from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.datasets.sampling import sample, share_out
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.recipe import Recipe
@@ -333,7 +333,7 @@ def test_refusals(slides: Path, tmp_path: Path) -> None:
         sample(manifest, manifest, patches=16)
     wrong: tuple[dict[str, Any], ...] = ({"patches": 1}, {"valid": 0.7, "test": 0.3}, {"mined": 0}, {"by": "hospital"})
     for settings in wrong:
-        with pytest.raises(SamplingOptionsError, match="expected 2 or more"):
+        with pytest.raises(OptionsError, match="expected 2 or more"):
             sample(manifest, tmp_path / "new", **settings)
 
 

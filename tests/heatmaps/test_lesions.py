@@ -20,10 +20,9 @@ from stores import SLIDE_MPP, write_store
 from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
 from wsi_meta.cli import main
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.heatmaps.lesions import (
-    LesionOptionsError,
     find_lesions,
     lesion_facts,
     to_detections,
@@ -186,7 +185,7 @@ def test_thresholds(tmp_path: Path) -> None:
     assert len(find_lesions(loose)) == 2, "which cannot be the laxer"
     wrong: tuple[dict[str, Any], ...] = ({"threshold": 0.6, "peak": 0.5}, {"threshold": 1.5}, {"threshold": 0.0})
     for settings in wrong:
-        with pytest.raises(LesionOptionsError, match="expected 0 < threshold <= peak <= 1"):
+        with pytest.raises(OptionsError, match="expected 0 < threshold <= peak <= 1"):
             find_lesions(heatmap, **settings)
 
 

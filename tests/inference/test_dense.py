@@ -15,12 +15,12 @@ from torch import nn
 
 from wsi_meta.cli import main
 from wsi_meta.demo.synthetic import draw_lymph_node
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
 from wsi_meta.models.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
-from wsi_meta.scanning.scan import ScanOptionsError, scan
+from wsi_meta.scanning.scan import scan
 
 DENSE = ModelCard(dense=True)
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -151,7 +151,7 @@ def test_dense_where_it_cannot_be_is_wrong_usage(
     settings: dict[str, Any], told: str, slide_file: Path, dense_model: Path, model_file: Path, tmp_path: Path
 ) -> None:
     model, out = (dense_model if settings else model_file), tmp_path / "h.zarr"
-    with pytest.raises(ScanOptionsError, match=told):
+    with pytest.raises(OptionsError, match=told):
         _scan(slide_file, out, model, mode="dense", **settings)
 
     words = ["scan", str(slide_file), "--out", str(out), "--model", str(model), "--mode", "dense"]

@@ -17,12 +17,11 @@ from tiny import Tiny
 import wsi_meta.inference.fast_network
 import wsi_meta.scanning.options
 import wsi_meta.tiling.block_plan
-from wsi_meta.errors import DeviceError, OutputExistsError
+from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, ModelCard, load_model, save_model
-from wsi_meta.scanning.options import ScanOptionsError
 from wsi_meta.scanning.scan import scan
 
 IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}
@@ -176,7 +175,7 @@ def test_without_a_compiler(
     with pytest.raises(DeviceError, match="found no compiler"):
         scan(slide, tmp_path / "other.zarr", compiled="yes", **settings)
     assert not Heatmap.open(tmp_path / "other.zarr").finished
-    with pytest.raises(ScanOptionsError, match="expected one of"):
+    with pytest.raises(OptionsError, match="expected one of"):
         scan(slide, tmp_path / "h.zarr", compiled="perhaps", **settings)
 
 

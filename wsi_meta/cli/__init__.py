@@ -21,7 +21,7 @@ from wsi_meta.cli.scan import scan
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
-from wsi_meta.errors import WsiMetaError, one_line
+from wsi_meta.errors import OptionsError, WsiMetaError, one_line
 
 __all__ = ["main"]
 
@@ -32,6 +32,8 @@ class _OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except OptionsError as error:
+            raise click.UsageError(str(error)) from error
         except (WsiMetaError, OSError) as error:
             told = one_line(error)
         except KeyboardInterrupt:

@@ -29,10 +29,7 @@ __all__ = ["lesions"]
 @options.as_json_option
 def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
     """Find the lesions of a heatmap: place, size, size class, probability."""
-    from wsi_meta.heatmaps.lesions import LesionOptionsError, find_lesions
+    from wsi_meta.heatmaps.lesions import find_lesions
 
-    try:
-        found = find_lesions(heatmap, **settings)
-    except LesionOptionsError as error:
-        raise click.UsageError(str(error)) from error
+    found = find_lesions(heatmap, **settings)
     options.print_result({"lesions": [lesion.to_dict() for lesion in found]}, as_json=as_json)

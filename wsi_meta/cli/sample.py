@@ -51,11 +51,7 @@ def sample(manifest: Path, out: Path, as_json: bool, **settings: Any) -> None:
     MANIFEST is a CSV: slide,annotations and, where known, patient,split,partly,mpp. No annotations: no tumor. Slides with
     partly = 1 (not all tumor outlined) give no negatives; Camelyon16's known ones are taken to be so.
     """
-    from wsi_meta.datasets.sampling import SamplingOptionsError
     from wsi_meta.datasets.sampling import sample as sample_patches
 
-    try:
-        done = sample_patches(manifest, out, progress=True, **settings)
-    except SamplingOptionsError as error:
-        raise click.UsageError(str(error)) from error
+    done = sample_patches(manifest, out, progress=True, **settings)
     options.print_result({"folder": str(out)} | {split: asdict(part) for split, part in done.items()}, as_json=as_json)

@@ -60,16 +60,12 @@ def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) ->
     goes on where an interrupted one stopped.
     """
     from wsi_meta.scanning.batch import scan_slides, summarise
-    from wsi_meta.scanning.scan import ScanOptionsError
     from wsi_meta.scanning.scan import scan as scan_slide
 
-    try:
-        if len(slides) == 1:
-            rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
-        else:
-            rows = scan_slides(slides, out, progress=True, **settings)
-    except ScanOptionsError as error:
-        raise click.UsageError(str(error)) from error
+    if len(slides) == 1:
+        rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
+    else:
+        rows = scan_slides(slides, out, progress=True, **settings)
     options.print_results(rows, as_json=as_json)
     if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

@@ -92,10 +92,7 @@ def train(
     from wsi_meta.training.recipe import Augmentation, Recipe
     from wsi_meta.training.train import train as train_model
 
-    try:
-        chosen = Recipe(**recipe, augmentation=Augmentation().without(*without))  # type: ignore[arg-type]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    chosen = Recipe(**recipe, augmentation=Augmentation().without(*without))  # type: ignore[arg-type]
     result = train_model(
         data,
         out,

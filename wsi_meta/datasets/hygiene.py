@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from wsi_meta.datasets.patches import Patches, join
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
 
 __all__ = ["CheckedPatches", "check_patches"]
@@ -60,7 +60,7 @@ def check_patches(
         for another value of `duplicates`.
     """
     if duplicates not in ("refuse", "drop"):
-        raise ValueError(f"duplicates '{duplicates}'; expected 'refuse' or 'drop'")
+        raise OptionsError(f"duplicates '{duplicates}'; expected 'refuse' or 'drop'")
     train.check_classes()
     valid.check_classes()
     contents = _read_contents(join([train, valid]), workers, progress=progress)

@@ -18,14 +18,14 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.models.model import model_path, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 
-__all__ = ["Sampled", "SamplingOptionsError", "sample", "share_out"]
+__all__ = ["Sampled", "sample", "share_out"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ OTHER_SPLITS = 8
 """Validation and test have an eighth of the training patches each, as in PCam."""
 RECORD = "sampling.json"
 """What was sampled, beside PCam's files."""
-
-
-class SamplingOptionsError(ValueError):
-    """Options of sampling that cannot be: wrong usage, not bad input."""
 
 
 @dataclass
@@ -128,11 +124,11 @@ def sample(
     DataError
         when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
     SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
-    SamplingOptionsError
+    OptionsError
         (a ValueError) for numbers and words that cannot be.
     """
     if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
-        raise SamplingOptionsError(
+        raise OptionsError(
             f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
             "together, more than 0 up to 1, and patient or slide"
         )

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.annotations.detections import Detections, write_detections
-from wsi_meta.errors import OutputPathError
+from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
 
 __all__ = [
-    "LesionOptionsError",
     "default_threshold",
     "find_lesions",
     "lesion_facts",
@@ -31,10 +30,6 @@ logger = logging.getLogger(__name__)
 PEAK = "specificity_99"
 """Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the stricter."""
 ENDINGS = (".csv", ".geojson")
-
-
-class LesionOptionsError(ValueError):
-    """Thresholds that contradict each other."""
 
 
 def find_lesions(
@@ -77,7 +72,7 @@ def find_lesions(
     Raises
     ------
     HeatmapError, OutputExistsError, OutputPathError
-    LesionOptionsError
+    OptionsError
         unless 0 < `threshold` <= `peak` <= 1.
     """
     files = [Path(path) for path in (out, detections) if path is not None]
@@ -154,7 +149,7 @@ def _resolve(heatmap: Heatmap, threshold: float | None, peak: float | None) -> t
     threshold = default_threshold(heatmap) if threshold is None else threshold
     peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
     if not 0 < threshold <= peak <= 1:
-        raise LesionOptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
+        raise OptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
     return threshold, peak
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from wsi_meta.errors import OptionsError
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.inference.predictor import DENSE_STRIDE_PX
 from wsi_meta.models.dihedral import VIEWS
@@ -14,14 +15,10 @@ from wsi_meta.progress import note
 from wsi_meta.scanning.identity import recorded
 from wsi_meta.tiling.grid import STRIDES
 
-__all__ = ["COMPILED", "MODES", "NetworkChoice", "ScanOptionsError", "choose_compiled", "choose_network", "compiler_at_hand"]
+__all__ = ["COMPILED", "MODES", "NetworkChoice", "choose_compiled", "choose_network", "compiler_at_hand"]
 
 MODES = ("auto", "patch", "dense")
 COMPILED = ("auto", "yes", "no")
-
-
-class ScanOptionsError(ValueError):
-    """Options of a scan that do not go together: wrong usage, not bad input."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,12 @@ def choose_network(asked: NetworkChoice, stride_px: int) -> NetworkChoice:
 
     Raises
     ------
-    ScanOptionsError
+    OptionsError
         when options do not exist or do not go with each other, with the stride or with the model's card.
     ModelFileError, DeviceError
     """
     if asked.compiled not in COMPILED:
-        raise ScanOptionsError(f"compiled {asked.compiled!r}; expected one of {COMPILED}")
+        raise OptionsError(f"compiled {asked.compiled!r}; expected one of {COMPILED}")
     device, file = resolve_device(asked.device), Path(asked.model)
     return replace(
         asked,
@@ -74,11 +71,11 @@ def choose_compiled(network: NetworkChoice, cells: int, out: Path | None, *, pro
 def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
     """Return ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
     if mode not in MODES or stride_px not in STRIDES:
-        raise ScanOptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
+        raise OptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
     if mode == "dense" and stride_px != DENSE_STRIDE_PX:
-        raise ScanOptionsError(f"mode dense, stride {stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
+        raise OptionsError(f"mode dense, stride {stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
     if mode == "dense" and not card.dense:
-        raise ScanOptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
+        raise OptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
     if mode == "auto":
         return "dense" if card.dense and stride_px == DENSE_STRIDE_PX else "patch"
     return mode

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import OptionsError, SlideReadError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.score_model import learned_score, load_score_model
 from wsi_meta.heatmaps.scoring import score_slide
@@ -19,14 +19,14 @@ from wsi_meta.models.model import Model, ModelCard, model_path, read_card
 from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.scanning.identity import open_or_create
-from wsi_meta.scanning.options import NetworkChoice, ScanOptionsError, choose_compiled, choose_network
+from wsi_meta.scanning.options import NetworkChoice, choose_compiled, choose_network
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.worker import Job, begin_loading, forget, scan_block
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import BLOCK_PX, Block, PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
 
-__all__ = ["ScanOptionsError", "scan"]
+__all__ = ["scan"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -90,13 +90,13 @@ def scan(
     SlideReadError, MissingMppError, ModelFileError, DataError, DeviceError, OutputPathError
     OutputExistsError
         when `out` is something else, or the heatmap of another scan; it names the difference.
-    ScanOptionsError
+    OptionsError
         (a ValueError) for a mode or stride that does not exist or the model does not allow, or `uncertainty` without `tta`.
     """
     place = turn or Turn()
     try:
         if uncertainty and not tta:
-            raise ScanOptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+            raise OptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
         if score_model is not None:
             load_score_model(score_model)  # refused before the work, not after it
         asked = NetworkChoice(str(model_path(model)), mode, device, precision, compiled, batch_size, tta)

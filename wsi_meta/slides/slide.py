@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.slides.levels import LevelWindow, find_window
 from wsi_meta.slides.openslide_reader import OpenSlideReader
 from wsi_meta.slides.readers import READERS, choose_reader
@@ -47,11 +47,11 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
         when the file is missing, a folder, empty, damaged or of no known format, or not for the reader asked for.
     MissingMppError
         when `mpp` is not a positive number.
-    ValueError
+    OptionsError
         when there is no such reader.
     """
     if reader not in READERS:
-        raise ValueError(f"reader {reader!r}; expected one of {READERS}")
+        raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
     return Slide(Path(path), mpp, reader)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 
+from wsi_meta.errors import OptionsError
+
 __all__ = ["Augmentation", "Recipe"]
 
 _LIMITS = {
@@ -36,11 +38,11 @@ def _check(settings: Augmentation | Recipe) -> None:
     """Refuse settings that no training can use; ValueError."""
     for name, value in vars(settings).items():
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise ValueError(f"{name} {value!r}; expected one of {', '.join(_CHOICES[name])}")
+            raise OptionsError(f"{name} {value!r}; expected one of {', '.join(_CHOICES[name])}")
         least, most = _LIMITS.get(name, (-math.inf, math.inf))
         if name in _LIMITS and not (math.isfinite(value) and least <= value <= most):
             expected = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-            raise ValueError(f"{name} {value}; expected {expected}")
+            raise OptionsError(f"{name} {value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Augmentation:
         """Return the same with the changes of these names turned off; ValueError for a name that does not exist."""
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
-            raise ValueError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
+            raise OptionsError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
         return replace(self, **{known[name]: 0 for name in names})  # type: ignore[arg-type]
 
 
