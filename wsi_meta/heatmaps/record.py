@@ -1,0 +1,145 @@
+"""What a heatmap store says of the scan that made it: frozen values, to and from plain JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from wsi_meta.models.model import ModelCard
+from wsi_meta.tiling.grid import PatchGrid
+
+__all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "ScannedSlide", "ScannedTissue"]
+
+FORMAT_VERSION = 1
+"""Version of the record's layout; a store with a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class ScanIdentity:
+    """All that makes two scans the same: equal identities give equal maps."""
+
+    slide: str
+    """Fingerprint of the slide, hexadecimal."""
+    reader: str
+    """``direct`` or ``openslide``: who decoded the pixels."""
+    model: str
+    """SHA-256 of the model file, hexadecimal."""
+    mode: str
+    """``patch`` or ``dense``."""
+    halo_px: int
+    """Pixels that dense mode sees beyond a block's patches; 0 in patch mode."""
+    grid: PatchGrid
+    tissue: str
+    """Fingerprint of the tissue mask, hexadecimal."""
+    device: str
+    """``cpu`` or ``cuda``: they round sums differently."""
+    precision: str
+    """``fp32``, ``bf16`` or ``int8``."""
+    compiled: bool
+    test_time_averaging: bool
+    uncertainty: bool
+    """Whether the spread over the eight views is kept."""
+
+    def differences(self, other: ScanIdentity) -> tuple[str, ...]:
+        """Return the names of the fields in which another identity differs, in their order here."""
+        names = (field.name for field in fields(self))
+        return tuple(name for name in names if getattr(self, name) != getattr(other, name))
+
+
+@dataclass(frozen=True)
+class ScannedSlide:
+    """The slide that was scanned."""
+
+    file: str
+    """Name of the file, without its folder."""
+    name: str
+    """Name without ending."""
+    width: int
+    """Level-0 pixels."""
+    height: int
+    """Level-0 pixels."""
+    mpp: float
+    """Micrometres per level-0 pixel."""
+
+
+@dataclass(frozen=True)
+class ScannedTissue:
+    """Where the scan looked."""
+
+    source: str
+    """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the mask's file."""
+    fraction: float
+    """Share of the slide that is tissue."""
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What came out once the scan reached its end."""
+
+    score: float | None
+    """The default slide score, 0 to 1; None where no cell was scanned."""
+    complete: bool
+    """Whether every cell is scanned or background."""
+    cells: dict[str, int]
+    """How many cells have each status, by its name in lower case."""
+    fitted_score: dict[str, Any] | None = None
+    """Score by a file of :func:`wsi_meta.fit_score`: ``score``, ``file``, ``sha256``; None where none was asked for."""
+
+
+@dataclass(frozen=True)
+class ScanRecord:
+    """Everything that a store keeps beside its arrays, under ``wsi_meta`` in its attributes."""
+
+    identity: ScanIdentity
+    slide: ScannedSlide
+    tissue: ScannedTissue
+    model: ModelCard
+    """Card of the model, with the calibration and the thresholds that were used."""
+    device: str
+    """Torch device that computed."""
+    versions: dict[str, str]
+    """Library versions at the time of the scan."""
+    result: ScanResult | None = None
+    """None until the scan reaches its end."""
+    lesions: dict[str, Any] | None = None
+    """As :func:`wsi_meta.heatmaps.lesions.lesion_facts` gives them; None until the scan reaches its end."""
+
+    @property
+    def grid(self) -> PatchGrid:
+        """Where the cells lie."""
+        return self.identity.grid
+
+    def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None) -> ScanRecord:
+        """Return the record of a scan that has reached its end."""
+        return replace(self, result=result, lesions=lesions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()} | asdict(self)
+        return parts | {"model": self.model.to_dict()}
+
+    @classmethod
+    def from_dict(cls, parts: dict[str, Any]) -> ScanRecord:
+        """Make a record from what :meth:`to_dict` returned; parts that this version does not know are passed over.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            when a part is missing or is not what it should be.
+        """
+        identity, result = parts["identity"], parts["result"]
+        return cls(
+            identity=ScanIdentity(**_known(ScanIdentity, identity) | {"grid": PatchGrid(**identity["grid"])}),
+            slide=ScannedSlide(**_known(ScannedSlide, parts["slide"])),
+            tissue=ScannedTissue(**_known(ScannedTissue, parts["tissue"])),
+            model=ModelCard.from_dict(parts["model"]),
+            device=str(parts["device"]),
+            versions=dict(parts["versions"]),
+            result=None if result is None else ScanResult(**_known(ScanResult, result)),
+            lesions=parts.get("lesions"),
+        )
+
+
+def _known(kind: type[Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts that are fields of a dataclass."""
+    return {field.name: parts[field.name] for field in fields(kind) if field.name in parts}

@@ -1,0 +1,73 @@
+"""How a network is to be run: what was asked for, and what that comes to on the machine that computes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from wsi_meta.errors import DeviceError, OptionsError
+
+__all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "resolve_inference"]
+
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What was asked for. Values that cannot be are refused here, before torch is imported.
+
+    Raises
+    ------
+    DeviceError
+        when `device` or `precision` does not exist.
+    OptionsError
+        when `batch_size` is below 1.
+    """
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: str = "auto"
+    """``auto``, ``fp32``, ``bf16`` or ``int8``; see :func:`wsi_meta.inference.device.resolve_precision`."""
+    batch_size: int = 64
+    """Rows of one forward pass; a row is one view of one patch."""
+    tta: bool = False
+    """Test-time averaging: show every patch in its eight views, for eight times the work."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
+            raise DeviceError(f"--device {self.device}: not supported; expected auto, cpu, cuda or cuda:N")
+        if self.precision not in PRECISIONS:
+            raise DeviceError(f"--precision {self.precision}: not supported; expected one of {', '.join(PRECISIONS)}")
+        if self.batch_size < 1:
+            raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class InferencePlan:
+    """What :class:`InferenceOptions` come to on one machine: nothing is ``auto`` any more."""
+
+    device: str
+    """``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: str
+    """``fp32``, ``bf16`` or ``int8``."""
+    batch_size: int
+    tta: bool
+
+    @property
+    def device_kind(self) -> str:
+        """``cpu`` or ``cuda``: what the rounding of sums depends on; the number of the GPU does not matter."""
+        return self.device.partition(":")[0]
+
+
+def resolve_inference(options: InferenceOptions) -> InferencePlan:
+    """Return what the options come to on this machine.
+
+    Raises
+    ------
+    DeviceError
+        when this machine lacks the device, or the device cannot compute in the precision asked for.
+    """
+    from wsi_meta.inference.device import resolve_device, resolve_precision
+
+    device = resolve_device(options.device)
+    return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.tta)
