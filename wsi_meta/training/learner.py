@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsi_meta.errors import DeviceError
-from wsi_meta.inference.allocator import keep_freed_memory
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import compiler_found
 from wsi_meta.models.model import cell_logits
@@ -165,8 +164,6 @@ class Learner:
 
 def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: Processes, precision: str) -> Learner:
     """Put the network on its device and give it optimiser, schedule and moving average."""
-    if processes.device == "cpu":
-        keep_freed_memory()
     network = start.network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1 and processes.device.startswith("cuda"):
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
