@@ -1,8 +1,8 @@
 """A trunk applied to an image from top to bottom, in bands of rows: the features of one pass over the whole, in little memory.
 
-Layers whose windows reach over a band's edge keep the rows that their next windows need. So nothing is cut and nothing is
-computed twice, and only bands are ever held, whatever the image's size. Where a ResNet halves its rows, two bands are put
-together: early layers have large features and late ones few, and all are given about as much of them at a time.
+A layer whose windows reach over a band's edge keeps the rows that its next windows need. So no feature is lost at an edge or
+computed twice, and memory holds only bands, whatever the image's size. Where a ResNet halves its rows, two bands are joined:
+late layers have fewer features than early ones, and so every layer gets about the same amount at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Bands = Iterator[tuple[torch.Tensor, bool]]
 
 
 class WindowLayer(Protocol):
-    """A convolution or a pooling of square windows; None of its numbers differs between the two axes."""
+    """A convolution or a pooling of square windows; each of its numbers is the same for both axes."""
 
     kernel_size: int | tuple[int, ...]
     stride: int | tuple[int, ...]
@@ -43,7 +43,7 @@ class Residual(nn.Module):
         return self.join(self.main(inputs), [self.side(inputs)])
 
     def join(self, main: torch.Tensor, side: list[torch.Tensor]) -> torch.Tensor:
-        """Finish a block, given what comes from its branches; that of `side` in one piece or several, one below the other."""
+        """Finish a block from the outputs of its branches; that of `side` comes in one piece or several, from the top down."""
         joined: torch.Tensor = self.last(main)
         row = 0
         for piece in side:
@@ -53,9 +53,9 @@ class Residual(nn.Module):
 
 
 class Windowed(nn.Module):
-    """A layer whose windows see rows beyond their own; takes over the padding above and below.
+    """A layer whose windows reach beyond their own row, without its padding above and below: :func:`features_in_bands` adds it.
 
-    What lies beyond the image is zero (or the integer that stands for it), also for a maximum: that is the same after a ReLU.
+    Beyond the image everything is zero (or the integer that stands for it). After a ReLU this is right for a maximum too.
     """
 
     def __init__(self, layer: WindowLayer) -> None:
@@ -66,12 +66,12 @@ class Windowed(nn.Module):
         self.layer = layer
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to rows that have all they need above and below."""
+        """Apply the layer to rows that already include the rows needed above and below."""
         return self.layer(rows)
 
 
 def see_rows(trunk: nn.Module) -> None:
-    """Make a trunk ready for :func:`features_in_bands`, in place; after that it is for nothing else."""
+    """Make a trunk ready for :func:`features_in_bands`, in place. It can then not be called by itself any more."""
     for name, layer in list(trunk.named_modules()):
         if hasattr(layer, "kernel_size") and (window_side(layer.kernel_size), window_side(layer.stride)) != (1, 1):
             trunk.set_submodule(name, Windowed(layer))
@@ -82,18 +82,22 @@ def features_in_bands(trunk: nn.Module, bands: Iterable[torch.Tensor]) -> torch.
 
     Parameters
     ----------
-    trunk : of ``Sequential``, :class:`Residual`, :class:`Windowed` and layers that look at one place at a time
+    trunk : made of ``Sequential``, :class:`Residual`, :class:`Windowed` and layers that see one place at a time
     bands : the image's rows from top to bottom, each (1, channels, rows, width), `rows` a multiple of the trunk's stride
 
     Returns
     -------
-    tensor (1, channels, rows, cols), as ``trunk(image)`` gave it before :func:`see_rows`.
+    tensor (1, channels, rows, cols): what ``trunk(image)`` returned before :func:`see_rows`.
     """
     return torch.cat([rows for rows, _ in _through(trunk, _telling_last(bands))], 2)
 
 
 def _through(layer: nn.Module, bands: Bands) -> Bands:
-    """Send bands through a layer. No step keeps a band that it has given on: there is one for each of a hundred layers."""
+    """Send bands through a layer.
+
+    No generator here keeps a band after it has yielded it: there are a hundred of them, one for each layer, and each would keep
+    a band in memory. This is why variables are deleted and results popped from lists.
+    """
     if isinstance(layer, nn.Sequential):
         for part in layer:
             bands = _through(part, bands)
@@ -113,7 +117,7 @@ def _through_each(layer: nn.Module, bands: Bands) -> Bands:
 
 
 def _through_windows(layer: Windowed, bands: Bands) -> Bands:
-    """Put what is left of the bands before above each band, and keep what the windows below will need."""
+    """Put the rows kept from earlier bands above each band, and keep the rows that later windows need."""
     left: torch.Tensor | None = None
     for rows, last in bands:
         edge = torch.full_like(rows[:, :, : layer.padding], layer.beyond)
@@ -121,7 +125,7 @@ def _through_windows(layer: Windowed, bands: Bands) -> Bands:
         rows = torch.cat(parts, 2) if len(parts) > 2 or parts[0].shape[2] else rows
         parts.clear()
         count = (rows.shape[2] - layer.kernel) // layer.stride + 1
-        if not last:  # a window ends before the next one's first row where it is smaller than the stride
+        if not last:  # where windows are smaller than the stride, the next one may begin below these rows
             count = min(count, rows.shape[2] // layer.stride)
         left = rows[:, :, max(0, count) * layer.stride :].clone(memory_format=torch.channels_last)
         if count > 0:
@@ -131,7 +135,7 @@ def _through_windows(layer: Windowed, bands: Bands) -> Bands:
 
 
 def _through_residual(block: Residual, bands: Bands) -> Bands:
-    """Let both branches see the bands; the side's wait until the main branch, which keeps rows back, has come as far."""
+    """Show the bands to both branches. The main branch keeps rows back, so the side's output waits until it gets there."""
     if isinstance(block.side, Windowed):
         bands = _gathered(bands, block.side.stride)
     seen: deque[tuple[torch.Tensor, bool]] = deque()
@@ -164,7 +168,7 @@ def _through_residual(block: Residual, bands: Bands) -> Bands:
 
 
 def _gathered(bands: Bands, count: int) -> Bands:
-    """Put every `count` bands together."""
+    """Join every `count` bands into one."""
     waiting: list[torch.Tensor] = []
     for rows, last in bands:
         waiting.append(rows)
@@ -187,5 +191,5 @@ def _telling_last(bands: Iterable[torch.Tensor]) -> Bands:
 
 
 def window_side(size: Any) -> int:
-    """Return a square window's number, which torch keeps once or for each axis."""
+    """Return a number of a square window; torch keeps it once, or once for each axis."""
     return size if isinstance(size, int) else int(size[0])

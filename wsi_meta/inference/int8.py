@@ -1,12 +1,14 @@
-"""A ResNet in 8-bit integers: about twice as fast as bf16 on CPUs with VNNI. Needs no data: ranges follow from BatchNorm.
+"""A ResNet in 8-bit integers, faster than bf16 on CPUs with VNNI. It needs no data: ranges follow from BatchNorm.
 
 After training, BatchNorm gives every channel a known mean and spread (its bias and weight). An activation's range is chosen so
-that :data:`CLIPPED` of such normally distributed values lie beyond it (Nagel et al. 2019, Data-Free Quantization). Weights are
-rounded per output channel, symmetrically; activations per tensor. Sums are exact integers, so results do not depend on batches.
+that the share :data:`CLIPPED` of such normally distributed values lies beyond it (Nagel et al. 2019, Data-Free Quantization).
+Weights are rounded per output channel, symmetrically; activations per tensor. Sums are exact integers, so results do not
+depend on batches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
@@ -18,10 +20,19 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet
 
+from wsi_meta.errors import DeviceError
 from wsi_meta.inference.bands import Residual, window_side
 from wsi_meta.models.preprocessing import Preprocessing
 
-__all__ = ["quantised_trunk"]
+__all__ = ["check_operators", "quantised_trunk"]
+
+OPERATORS = (
+    "onednn::qconv_prepack",
+    "onednn::qconv2d_pointwise",
+    "onednn::qconv2d_pointwise.binary",
+    "quantized::max_pool2d",
+)
+"""All operators of torch that are used here. They are private: another version of torch may lack one."""
 
 CLIPPED = 1e-6
 """Share of an activation's values that may lie beyond its range: chosen by measurement (docs/benchmarks.md)."""
@@ -31,14 +42,42 @@ Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean and standard deviation of every channel."""
 
 
-def quantised_trunk(network: ResNet, preprocessing: Preprocessing) -> nn.Sequential:
+def check_operators(names: Iterable[str] = OPERATORS) -> None:
+    """Refuse a torch that lacks an operator.
+
+    Parameters
+    ----------
+    names : ``namespace::operator`` or ``namespace::operator.overload``
+
+    Raises
+    ------
+    DeviceError
+        when one does not exist; it names the operator.
+    """
+    for name in names:
+        namespace, _, operator = name.partition("::")
+        found = getattr(torch.ops, namespace)
+        for part in operator.split("."):
+            found = getattr(found, part, None)
+        if found is None:
+            raise DeviceError(f"--precision int8: this torch lacks operator {name}; use --precision bf16 or fp32")
+
+
+def quantised_trunk(network: ResNet, preprocessing: Preprocessing, *, operators: Iterable[str] = OPERATORS) -> nn.Sequential:
     """Return torchvision's ResNet up to its last feature: float32 model input in, float32 features out, integers between.
 
     Parameters
     ----------
     network : ResNet of Bottlenecks with its BatchNorms; it is left as it is
     preprocessing : tells the range of the model's input
+    operators : what torch must have
+
+    Raises
+    ------
+    DeviceError
+        when torch lacks an operator.
     """
+    check_operators(operators)
     entry = _Enter(preprocessing)
     stem = _Convolution(network.conv1, network.bn1, entry.scale, entry.zero_point, relu=True)
     layers: list[nn.Module] = [entry, stem, _MaxPool(network.maxpool)]
@@ -82,7 +121,7 @@ class _Leave(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution, its BatchNorm and, where asked for, a ReLU, on integers.
+    """A convolution, its BatchNorm and, if asked for, a ReLU, on integers.
 
     Attributes
     ----------
@@ -123,7 +162,7 @@ class _Convolution(nn.Module):
         return outputs
 
     def add_to(self, side: torch.Tensor, side_scale: float, side_zero_point: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the ReLU of the sum with `side`, which is overwritten: the convolution's own result is never rounded."""
+        """Return the ReLU of the sum with `side`, which is overwritten. The convolution's own result is not rounded first."""
         added = side_scale, side_zero_point, "sum", 1.0
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
             *self._given(inputs), side, self.bias, *self._window(), *self._gives(), *added, self.after, [], ""
@@ -131,7 +170,7 @@ class _Convolution(nn.Module):
         return outputs
 
     def _given(self, inputs: torch.Tensor) -> tuple[torch.Tensor, float, int, torch.Tensor, torch.Tensor, torch.Tensor]:
-        if not self.packed:  # for inputs like the first ones: which order is quick depends on the shape
+        if not self.packed:  # which order of the weights is quick depends on the shape: that of the first inputs decides
             self.weights = torch.ops.onednn.qconv_prepack(
                 self.weights, self.weight_scales, self.input_scale, self.input_zero_point, *self._window(), inputs.shape
             )
@@ -160,7 +199,7 @@ class _Residual(Residual):
 
 
 class _MaxPool(nn.Module):
-    """A pooling that knows integers."""
+    """A maximum pooling on integers."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
@@ -176,12 +215,12 @@ class _MaxPool(nn.Module):
 
 
 def _moments(norm_layer: nn.BatchNorm2d) -> Moments:
-    """Return mean and standard deviation of what a BatchNorm gives."""
+    """Return mean and standard deviation of a BatchNorm's output."""
     return norm_layer.bias.detach().double().numpy(), norm_layer.weight.detach().double().abs().numpy()
 
 
 def _sum(one: Moments, other: Moments) -> Moments:
-    """Return the moments of a sum, as of independent parts."""
+    """Return the moments of a sum, as if its parts were independent."""
     return one[0] + other[0], np.hypot(one[1], other[1])
 
 
@@ -195,14 +234,14 @@ def _rectified(moments: Moments) -> Moments:
 
 
 def _upper(moments: Moments) -> float:
-    """Return the value over which :data:`CLIPPED` of all channels' normally distributed values lie; above 0."""
+    """Return the value, above 0, that the share :data:`CLIPPED` of all channels' normally distributed values exceeds."""
     mean, spread = moments[0], np.maximum(moments[1], 1e-9)
     ends = float((mean - spread).min()), float((mean + 10 * spread).max())
     return max(float(brentq(lambda value: norm.sf(value, mean, spread).mean() - CLIPPED, *ends)), 1e-6)
 
 
 def _fit(low: float, high: float) -> tuple[float, int]:
-    """Return scale and zero point of integers for a range round 0."""
+    """Return scale and zero point of integers for a range around 0."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-6) / LEVELS
     return scale, round(-low / scale)
