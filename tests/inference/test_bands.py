@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from slide_files import texture
 from torch import nn
 
-import wsi_meta.tiling.block_plan
 from wsi_meta.inference.bands import Residual, Windowed, features_in_bands, see_rows
 from wsi_meta.inference.fast_network import FastNetwork
 from wsi_meta.models.model import load_model
+from wsi_meta.tiling.block_plan import PieceSizes
 
 
 def small_trunk() -> nn.Sequential:
@@ -93,14 +93,14 @@ def test_no_band_is_kept() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [32, 96])
-def test_the_classifier_in_bands(precision: str, rows: int, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_in_bands(precision: str, rows: int, model_file: Path) -> None:
     model = load_model(model_file)
     image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
+    sizes = PieceSizes(band_px=0, least_band_rows=rows)
     whole, banded = (
-        FastNetwork(copy.deepcopy(model), precision=precision, dense=True, in_bands=bands) for bands in (False, True)
+        FastNetwork(copy.deepcopy(model), precision=precision, dense=True, in_bands=bands, sizes=sizes)
+        for bands in (False, True)
     )
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "LEAST_BAND_ROWS", rows)
 
     with torch.inference_mode():
         expected = whole(image)

@@ -1,7 +1,7 @@
-"""How a network is made fast: BatchNorm folded into the convolutions, bf16 weights, channels-last, compiled where it repays.
+"""A network made fast: BatchNorm folded into the convolutions, bf16 or int8 weights, channels-last, compiled on request.
 
-The first convolution and the head stay in float32: they are a small part of the work, and pixels and first weights rounded to
-bf16 made most of the difference to float32 (docs/benchmarks.md).
+The first convolution and the head stay in float32. They are a small part of the work, and most of the difference between bf16
+and float32 came from rounding the pixels and the first weights (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.int8 import quantised_trunk
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.tiling.block_plan import BAND_PX, LEAST_BAND_ROWS, band_rows
+from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
 __all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
 
 PATCHES_REPAY = 40_000
-"""Patches from which compiling repays itself on a CPU in bf16, on average of warm and cold (docs/benchmarks.md)."""
-PACKED_FOR = (1, 4 * LEAST_BAND_ROWS, BAND_PX // LEAST_BAND_ROWS, 3)
-"""Images that int8 is laid out for: of a dozen shapes one at which images of all widths were fast (docs/benchmarks.md)."""
+"""Patches of one slide from which :func:`worth_compiling` says yes (docs/benchmarks.md)."""
+PACKED_FOR = (1, 128, 4096, 3)
+"""Shape of the image for which int8 weights are laid out: with it images of all widths were fast (docs/benchmarks.md)."""
 EXAMPLE_CELLS = (9, 7)
-"""Shape on which dense mode is compiled: always the same, so that the code does not depend on the first block."""
+"""Shape for which dense mode is compiled. It is always the same, so the code does not depend on the first block."""
 
 
 class FastNetwork(nn.Module):
@@ -43,12 +43,21 @@ class FastNetwork(nn.Module):
     ----------
     model : its network is left as it is
     precision : ``fp32``, ``bf16`` or ``int8``
-    dense : give the logits of all cells of an image, not of the patch that the image is
+    dense : return the logits of all cells of an image, instead of one logit for an image that is one patch
     in_bands : compute an image from top to bottom, in little memory; one image at a time. For dense mode on a CPU: a GPU
-        has memory of its own and wants large pieces
+        has memory of its own and is faster with large images
+    sizes : how large the bands are
     """
 
-    def __init__(self, model: Model, *, precision: str, dense: bool, in_bands: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        precision: str,
+        dense: bool,
+        in_bands: bool = False,
+        sizes: PieceSizes = MEASURED_SIZES,
+    ) -> None:
         super().__init__()
         self.preprocessing: Preprocessing = model.card.preprocessing
         if precision == "int8":
@@ -60,7 +69,7 @@ class FastNetwork(nn.Module):
         head = cast(nn.Linear, copy.deepcopy(model.network.get_submodule("fc")))
         self.head = _Everywhere(head) if dense else head
         self.requires_grad_(False).to(memory_format=torch.channels_last)
-        self.precision, self.dense, self.in_bands = precision, dense, in_bands
+        self.precision, self.dense, self.in_bands, self.sizes = precision, dense, in_bands, sizes
         if in_bands:
             self.trunk.append(self.head)
             see_rows(self.trunk)
@@ -88,11 +97,11 @@ class FastNetwork(nn.Module):
         return _means_of_patches(self.head(self.trunk(self.preprocessing.to_input(images))))
 
     def top_to_bottom(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Return the logits of an image that comes in pieces, one below the other; none is held longer than it is computed.
+        """Return the logits of an image that comes in pieces, from the top down. A piece is let go once it is computed.
 
         Parameters
         ----------
-        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of ``band_rows(width)``, but for the last
+        pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of ``sizes.band_rows(width)``, except in the last
 
         Returns
         -------
@@ -101,7 +110,7 @@ class FastNetwork(nn.Module):
 
         def inputs() -> Iterator[torch.Tensor]:
             for piece in pieces:
-                for band in piece.split(band_rows(piece.shape[2]), 1):
+                for band in piece.split(self.sizes.band_rows(piece.shape[2]), 1):
                     self._memory.check()
                     yield self.preprocessing.to_input(band.contiguous())
 
@@ -109,7 +118,7 @@ class FastNetwork(nn.Module):
 
     @torch.inference_mode()
     def _pack_weights(self) -> None:
-        """Let integer weights be laid out for typical shapes: the first pass, whatever its shape, may be a bad choice."""
+        """Run a first pass of a typical shape: integer weights are laid out for the first shape that they meet."""
         side = self.preprocessing.patch_px
         self(torch.zeros(PACKED_FOR if self.dense else (64, side, side, 3), dtype=torch.uint8))
 
@@ -120,7 +129,7 @@ def _means_of_patches(parts: torch.Tensor) -> torch.Tensor:
 
 
 class _Everywhere(nn.Module):
-    """The head on every feature by itself: being linear, its mean over a patch is the head of the patch's mean feature."""
+    """The head applied to every feature. As it is linear, its mean over a patch is the head of the patch's mean feature."""
 
     def __init__(self, head: nn.Linear) -> None:
         super().__init__()
@@ -132,7 +141,7 @@ class _Everywhere(nn.Module):
 
 
 class _To(nn.Module):
-    """Goes on with numbers of another type."""
+    """Changes the type of numbers."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -143,9 +152,9 @@ class _To(nn.Module):
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """Fold every BatchNorm into the convolution that stands before it, in place; the same function, fewer passes over memory.
+    """Fold every BatchNorm into the convolution before it, in place: the same function with fewer passes over memory.
 
-    Relies on BatchNorms standing directly after their convolution in their parent, as in torchvision's ResNets.
+    Every BatchNorm must directly follow its convolution in their parent, as in torchvision's ResNets.
     """
     for parent in list(network.modules()):
         for (name, layer), (norm_name, norm) in list(pairwise(parent.named_children())):
@@ -156,24 +165,25 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
 
 
 def compiler_found(device: str = "cpu") -> bool:
-    """Tell whether there is the compiler that ``torch.compile`` needs: for C++, or on a GPU, where Triton builds, for C."""
+    """Tell whether the compiler that ``torch.compile`` needs is installed: for C++, or on a GPU (for Triton) for C."""
     names = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
     return any(map(shutil.which, (os.environ.get(names[0], names[1]), *names[2:])))
 
 
-def worth_compiling(device: str, precision: str, *, cells: int, views: int, dense: bool) -> bool:
-    """Tell whether compiling repays itself within one slide: a function of the scan alone, so that it is always the same.
+def worth_compiling(
+    device: str, precision: str, *, cells: int, views: int, dense: bool, patches_repay: int = PATCHES_REPAY
+) -> bool:
+    """Tell whether to compile for one slide. This depends on the scan alone, so the answer is always the same for it.
 
-    On a CPU in bf16 that is so in patch mode from a number of patches on; dense mode gains nothing measurable. In fp32
-    compiling gains little. On a GPU one slide is a matter of seconds, and compiling takes longer.
+    It is yes on a CPU, in bf16, in patch mode, from `patches_repay` patches on; each view of a cell counts as a patch.
     """
-    return device == "cpu" and precision == "bf16" and not dense and cells * views >= PATCHES_REPAY
+    return device == "cpu" and precision == "bf16" and not dense and cells * views >= patches_repay
 
 
 def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Compile a network, with its weights as constants, before it is used: takes seconds, or a minute the first time.
+    """Compile a network, with its weights as constants, and run it once. Takes seconds, or a minute the first time.
 
-    Dense mode is compiled once for blocks of any shape.
+    Dense mode is compiled once for blocks of all shapes.
 
     Parameters
     ----------
@@ -182,7 +192,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     Raises
     ------
     DeviceError
-        when there is no compiler, or the network is one of integers, whose operations already are what a compiler would make.
+        when there is no compiler, or the network is in int8, whose operations are already what a compiler would make.
     """
     if network.precision == "int8":
         raise DeviceError("compiled: int8 is not compiled; pass --compiled no or auto, or --precision bf16")
@@ -198,7 +208,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
 
 
 def _trunk(network: nn.Module) -> nn.Sequential:
-    """Return a folded network's layers up to its last feature, in a row."""
+    """Return a folded network's layers up to its last feature, as one sequence."""
     layers: list[nn.Module] = []
     for name, layer in network.named_children():
         if name == "avgpool":
@@ -217,7 +227,7 @@ def _residual(block: Bottleneck) -> Residual:
 
 
 def _round_weights(trunk: nn.Sequential) -> None:
-    """Turn all weights but the first layer's to bf16, in place."""
+    """Round all weights except the first layer's to bf16, in place."""
     for layer in trunk[1:]:
         layer.to(torch.bfloat16)
     trunk.insert(1, _To(torch.bfloat16))

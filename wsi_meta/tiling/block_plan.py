@@ -1,4 +1,7 @@
-"""What a block is seen in: rectangles round its wanted cells, and the pieces of its image that they need. Pure arithmetic."""
+"""Which parts of a block are shown to a network: rectangles around its wanted cells, and the pieces of its image for them.
+
+Pure arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +14,58 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BAND_PX", "LEAST_BAND_ROWS", "BlockCut", "band_rows", "covering_boxes", "covering_strips"]
+__all__ = ["MEASURED_SIZES", "BlockCut", "PieceSizes", "covering_boxes", "covering_strips"]
 
-PIECE_PX = 1 << 20
-"""Pixels of a piece of a block's image, where it need not be in one piece."""
-BAND_PX = 1 << 17
-"""Pixels of a band in dense mode: its activations are megabytes."""
-LEAST_BAND_ROWS = 32
-"""Pixel rows of a band of a wide image."""
 PASS_COST = 60
-"""What one more pass of dense mode costs by itself, in cells."""
+"""Cost of one more pass of dense mode, whatever its size, in cells."""
 
 Box = tuple[slice, slice]
 """Rows and columns, of cells or of pixels."""
 
 
 @dataclass(frozen=True)
+class PieceSizes:
+    """How large the parts are in which an image is read and computed. Memory and speed depend on them.
+
+    Results depend on them by rounding at most.
+    """
+
+    piece_px: int = 1 << 20
+    """Pixels of one piece of a block's image, where the image may come in pieces."""
+    band_px: int = 1 << 17
+    """Pixels of one band in dense mode. Its activations take megabytes."""
+    least_band_rows: int = 32
+    """Fewest pixel rows of a band, however wide the image is."""
+
+    def band_rows(self, width_px: int) -> int:
+        """Return the pixel rows of a band of an image of this width."""
+        return max(self.least_band_rows, self.band_px // width_px // 32 * 32)
+
+    def piece_rows(self, width_px: int) -> int:
+        """Return the pixel rows of a piece of an image of this width: a whole number of bands."""
+        rows = self.band_rows(width_px)
+        return rows * max(1, self.piece_px // (rows * width_px))
+
+
+MEASURED_SIZES = PieceSizes()
+"""The sizes that a scan uses, chosen by measurement (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
 class BlockCut:
-    """How a predictor has the blocks cut that it is to see."""
+    """How a predictor wants blocks to be cut."""
 
     patch_px: int
     halo_px: int
-    """Pixels that are seen beyond a rectangle's patches on each side."""
+    """Pixels that the network sees beyond a rectangle's patches on each side."""
     dense: bool
-    """Whether rectangles are seen whole, and not patch by patch."""
+    """Whether the network sees a rectangle whole, not patch by patch."""
     from_top: bool
-    """Whether rectangles are seen from top to bottom, in bands."""
+    """Whether the network sees a rectangle from top to bottom, in bands."""
+    sizes: PieceSizes = MEASURED_SIZES
 
     def boxes(self, wanted: NDArray[np.bool_], stride_px: int) -> list[Box]:
-        """Return the rectangles of cells that a block is seen in.
+        """Return the rectangles of cells into which a block is cut.
 
         Parameters
         ----------
@@ -48,41 +74,35 @@ class BlockCut:
         """
         if self.dense:
             return covering_boxes(wanted, self._beyond_px(stride_px) // stride_px)
-        return covering_strips(wanted, max(1, PIECE_PX // (wanted.shape[1] * stride_px**2)))
+        return covering_strips(wanted, max(1, self.sizes.piece_px // (wanted.shape[1] * stride_px**2)))
 
     def pieces(self, box: Box, stride_px: int) -> list[Box]:
-        """Return the pixels of a rectangle of cells, in the block's image with halo: one piece, or from top to bottom."""
+        """Return the pixels of a rectangle of cells, in the block's image with halo, in one piece or several from the top."""
         rows, cols = (slice(ends.start * stride_px, ends.stop * stride_px + self._beyond_px(stride_px)) for ends in box)
         if not self.from_top:
             return [(rows, cols)]
-        width = cols.stop - cols.start
-        step = band_rows(width) * max(1, PIECE_PX // (band_rows(width) * width))
+        step = self.sizes.piece_rows(cols.stop - cols.start)
         return [(slice(top, min(top + step, rows.stop)), cols) for top in range(rows.start, rows.stop, step)]
 
     def _beyond_px(self, stride_px: int) -> int:
-        """Return what a rectangle needs beyond its cells, both sides together."""
+        """Return the pixels that a rectangle needs beyond its cells, both sides together."""
         return 2 * self.halo_px + self.patch_px - stride_px
 
 
-def band_rows(width_px: int) -> int:
-    """Return the pixel rows of a band of an image that is so wide."""
-    return max(LEAST_BAND_ROWS, BAND_PX // width_px // 32 * 32)
-
-
 def covering_boxes(wanted: NDArray[np.bool_], margin: int) -> list[Box]:
-    """Return rectangles of cells that hold all wanted ones and are cheap to compute densely.
+    """Return rectangles of cells that hold all wanted cells and are cheap to compute in dense mode.
 
-    A rectangle costs its cells and a margin round it. It is cut in two, at the best of all straight cuts, wherever the parts,
-    each shrunk to its wanted cells, cost less than the whole.
+    The cost of a rectangle is its cells with a margin around them, and :data:`PASS_COST`. A rectangle is cut in two, at the
+    best of all straight cuts, if the two parts, each shrunk to its wanted cells, cost less than the whole.
 
     Parameters
     ----------
     wanted : bool (rows, cols)
-    margin : rows and columns that a rectangle needs beyond its own, both sides together
+    margin : rows and columns that a rectangle needs beyond its own cells, both sides together
 
     Returns
     -------
-    Rows and columns of each rectangle; none where nothing is wanted.
+    Rows and columns of each rectangle; an empty list if no cell is wanted.
     """
     if not wanted.any():
         return []
@@ -111,7 +131,7 @@ def covering_strips(wanted: NDArray[np.bool_], rows: int) -> list[Box]:
 
 
 def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, int, float]:
-    """Return axis, place and cost of the best straight cut across an axis; all four edges hold wanted cells."""
+    """Return axis, place and cost of the best straight cut across an axis. All four edges must hold wanted cells."""
     lines = inner if axis == 0 else inner.T
     if len(lines) < 2:
         return axis, 0, inf
@@ -121,7 +141,7 @@ def _best_cut(inner: NDArray[np.bool_], axis: int, margin: int) -> tuple[int, in
 
 
 def _costs_before(lines: NDArray[np.bool_], margin: int) -> NDArray[np.int64]:
-    """Return what the wanted cells before each cut cost in one rectangle."""
+    """Return, for each cut, the cost of one rectangle around the wanted cells before it."""
     count, width = lines.shape
     held = lines.any(1)
     height = np.maximum.accumulate(np.where(held, np.arange(1, count + 1), 0))
@@ -132,7 +152,7 @@ def _costs_before(lines: NDArray[np.bool_], margin: int) -> NDArray[np.int64]:
 
 
 def _cost(height: Any, width: Any, margin: int) -> Any:
-    """Return what rectangles of that many cells cost: their features with the margin, and a fixed price."""
+    """Return the cost of rectangles of so many cells: their features with the margin, and the price of a pass."""
     return (height + margin) * (width + margin) + PASS_COST
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from wsi_meta.tiling.block_plan import PASS_COST, covering_boxes, covering_strips
+from wsi_meta.tiling.block_plan import MEASURED_SIZES, PASS_COST, PieceSizes, covering_boxes, covering_strips
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))), st.integers(2, 8))
@@ -46,3 +46,21 @@ def test_strips_hold_all_wanted_cells_once_in_order_and_have_no_empty_edge(wante
 
     assert times.max(initial=0) <= 1
     assert times[wanted].all()
+
+
+@given(st.integers(0, 1 << 22), st.integers(0, 1 << 18), st.integers(1, 4), st.integers(1, 8192))
+def test_pieces_are_whole_bands_of_whole_cells(piece_px: int, band_px: int, least_cells: int, width_px: int) -> None:
+    sizes = PieceSizes(piece_px, band_px, 32 * least_cells)
+    band, piece = sizes.band_rows(width_px), sizes.piece_rows(width_px)
+
+    assert band % 32 == 0
+    assert band >= 32 * least_cells
+    assert band * width_px <= max(band_px, 32 * least_cells * width_px)
+    assert piece % band == 0
+    assert piece * width_px <= max(piece_px, band * width_px)
+
+
+def test_the_sizes_that_were_measured() -> None:
+    assert PieceSizes(1 << 20, 1 << 17, 32) == MEASURED_SIZES
+    assert [MEASURED_SIZES.band_rows(width) for width in (352, 1024, 2048, 4096, 8192)] == [352, 128, 64, 32, 32]
+    assert MEASURED_SIZES.piece_rows(4096) == 256
