@@ -12,16 +12,15 @@ from scipy.stats import norm
 from slide_files import texture, write_slide
 from torch import nn
 
-import wsi_meta.inference.int8
-import wsi_meta.tiling.block_plan
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.inference.int8 import CLIPPED, _fit, _moments, _rectified, _upper
+from wsi_meta.inference.int8 import CLIPPED, LEVELS, OPERATORS, _fit, _moments, _rectified, _upper, quantised_trunk
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.tiling.block_plan import PieceSizes
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.training.train import train
 
@@ -63,11 +62,10 @@ def test_a_patch_does_not_depend_on_its_batch(model: Model, patches: torch.Tenso
 
 @with_vnni
 @pytest.mark.parametrize("rows", [32, 96])
-def test_bands_give_the_same(model: Model, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_give_the_same(model: Model, rows: int) -> None:
     image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
-    whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands) for bands in (False, True))
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "LEAST_BAND_ROWS", rows)
+    sizes = PieceSizes(band_px=0, least_band_rows=rows)
+    whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands, sizes=sizes) for bands in (False, True))
 
     with torch.inference_mode():
         expected = whole(image)
@@ -88,16 +86,23 @@ def test_scan_says_so(tmp_path: Path, model_file: Path) -> None:
         scan(slide, tmp_path / "c.zarr", model=model_file, tissue_mask="none", compiled="yes", **HERE)
 
 
-def test_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, patch_folder: Path) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    assert resolve_precision("int8", "cpu") == "int8"
+def test_only_where_the_processor_multiplies_it(tmp_path: Path, patch_folder: Path) -> None:
+    assert resolve_precision("int8", "cpu", supports=lambda _: True) == "int8"
     with pytest.raises(DeviceError, match="VNNI"):
-        resolve_precision("int8", "cuda")
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        resolve_precision("int8", "cuda", supports=lambda _: True)
     with pytest.raises(DeviceError, match="VNNI"):
-        resolve_precision("int8", "cpu")
+        resolve_precision("int8", "cpu", supports=lambda instructions: instructions != "vnni")
     with pytest.raises(DeviceError, match="not for training"):
         train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=Recipe(epochs=1, batch_size=8), workers=0, **HERE)
+
+
+@pytest.mark.parametrize("missing", ["onednn::qconv4d", "onednn::qconv2d_pointwise.ternary", "nowhere::max_pool2d"])
+def test_a_torch_without_an_operator_is_refused_by_name(missing: str, model: Model) -> None:
+    told = f"--precision int8: this torch lacks operator {missing}; use --precision bf16 or fp32"
+    with pytest.raises(DeviceError) as caught:
+        quantised_trunk(model.network, model.card.preprocessing, operators=[*OPERATORS, missing])
+
+    assert str(caught.value) == told
 
 
 def test_ranges_clip_one_value_in_a_million() -> None:
@@ -123,9 +128,9 @@ def test_moments_after_a_relu_are_those_of_samples() -> None:
 def test_zero_stands_for_itself(low: float, high: float) -> None:
     scale, zero_point = _fit(low, high)
 
-    assert 0 <= zero_point <= wsi_meta.inference.int8.LEVELS
+    assert 0 <= zero_point <= LEVELS
     assert (0 - zero_point) * scale <= min(low, 0) + scale
-    assert (wsi_meta.inference.int8.LEVELS - zero_point) * scale >= max(high, 0) - scale
+    assert (LEVELS - zero_point) * scale >= max(high, 0) - scale
 
 
 @with_vnni

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,20 +14,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from slide_files import texture, write_slide
+from slide_files import texture
 from tiny import Tiny
 
-import wsi_meta.inference.fast_network
-import wsi_meta.scanning.options
-import wsi_meta.tiling.block_plan
-from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
-from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, fold_batchnorm, worth_compiling
-from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
-from wsi_meta.models.model import Model, ModelCard, load_model, save_model
-from wsi_meta.scanning.scan import scan
-
-IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}
+from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, compiler_found, fold_batchnorm, worth_compiling
+from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, PredictorParts
+from wsi_meta.models.dihedral import VIEWS
+from wsi_meta.models.model import Model, ModelCard, load_model
+from wsi_meta.tiling.block_plan import PieceSizes
 
 
 def tiny_model() -> Model:
@@ -36,26 +35,6 @@ def tiny_model() -> Model:
     network.bn1.weight.data *= 1.7
     network.fc.weight.data *= 8
     return Model(network, ModelCard(dense=True), "", Path())
-
-
-@pytest.fixture
-def tiny_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    save_model(tmp_path / "tiny.safetensors", tiny_model().network.state_dict(), ModelCard(dense=True))
-    return tmp_path / "tiny.safetensors"
-
-
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand in for the compiler: what would have been compiled runs as it is, and is counted."""
-    made: list[str] = []
-
-    def compile_network(network: FastNetwork, device: str, **_: int) -> FastNetwork:
-        made.append(device)
-        return network
-
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "compile_network", compile_network)
-    return made
 
 
 def test_folding_changes_nothing_but_rounding(model_file: Path) -> None:
@@ -105,21 +84,20 @@ def test_bf16_stays_near_float32() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"dense": True}, {"tta": True}, {"dense": True, "tta": True}])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_in_how_many_pieces_a_block_comes_does_not_matter(
-    precision: str, settings: dict[str, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "BAND_PX", 0)
-    predictor = Predictor(tiny_model(), device="cpu", precision=precision, batch_size=8, **settings)
-    halo = 2 * (32 + predictor.halo_px)
-    image, wanted = texture(9 * 32 + halo, 7 * 32 + halo), np.random.default_rng(0).random((9, 7)) < 0.7
+def test_in_how_many_pieces_a_block_comes_does_not_matter(precision: str, settings: dict[str, bool]) -> None:
+    dense, tta = settings.get("dense", False), settings.get("tta", False)
+    wanted = np.random.default_rng(0).random((9, 7)) < 0.7
     wanted[4] = False
 
     def predict(piece_px: int) -> tuple[int, NDArray[np.float32]]:
-        monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", piece_px)
+        parts = PredictorParts(sizes=PieceSizes(piece_px, band_px=0))
+        predictor = Predictor.from_plan(tiny_model(), InferencePlan("cpu", precision, 8, tta), dense=dense, parts=parts)
+        halo = 2 * (32 + predictor.halo_px)
+        image = texture(9 * 32 + halo, 7 * 32 + halo)
         return len(predictor.pieces(wanted, 32)), predictor.predict_image(image, wanted, 32)
 
     (few, whole), (many, parts) = predict(10**9), predict(1)
-    assert many > few or (predictor.halo_px and predictor.views > 1), "turned, an image is not seen from top to bottom"
+    assert many > few or (dense and tta), "turned, an image is not seen from top to bottom"
     np.testing.assert_array_equal(parts, whole)
     assert np.array_equal(np.isnan(whole[..., 0]), ~wanted)
 
@@ -139,47 +117,67 @@ def test_the_rule_for_compiling(device: str, precision: str, cells: int, views: 
     assert worth_compiling(device, precision, cells=cells, views=views, dense=dense) is worth
 
 
-def test_a_scan_goes_on_as_it_was_begun(
-    tiny_file: Path, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
-    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "compiler_found", lambda _device="cpu": True)
-
-    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
-    assert compiled == []
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "PATCHES_REPAY", 100)
-    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False, "the rule does not overrule the store"
-    with pytest.raises(OutputExistsError, match="compiled is False, now True"):
-        scan(slide, out, compiled="yes", **settings)
-    assert scan(slide, out, overwrite=True, **settings).facts["identity"]["compiled"] is True
-    assert compiled == ["cpu"]
-    assert scan(slide, out, **settings).finished
-    assert compiled == ["cpu"], "a finished scan needs no network"
-    with pytest.raises(OutputExistsError, match="compiled is True, now False"):
-        scan(slide, out, compiled="no", **settings)
+@pytest.mark.parametrize(("cells", "worth"), [(99, False), (100, True)])
+def test_the_rule_for_compiling_takes_another_number(cells: int, worth: bool) -> None:
+    assert worth_compiling("cpu", "bf16", cells=cells, views=1, dense=False, patches_repay=100) is worth
 
 
-def test_without_a_compiler(
-    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slide = write_slide(tmp_path / "s.tif", texture(300, 300))
-    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "PATCHES_REPAY", 100)
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "compiler_found", lambda _device="cpu": False)
+@pytest.mark.parametrize(("dense", "batch_size", "rows"), [(False, 5, 8), (True, 8, 8)])
+def test_a_compiled_predictor_runs_what_the_compiler_made(dense: bool, batch_size: int, rows: int) -> None:
+    asked: list[dict[str, object]] = []
 
-    heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)
+    def compiler(network: FastNetwork, device: str, **shape: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        asked.append({"device": device, **shape})
+        return lambda images: network(images) + 7
 
-    assert heatmap.facts["identity"]["compiled"] is False
-    assert capsys.readouterr().err.count("no C++ compiler") == 1
-    with pytest.raises(DeviceError, match="found no compiler"):
-        scan(slide, tmp_path / "other.zarr", compiled="yes", **settings)
-    assert not Heatmap.open(tmp_path / "other.zarr").finished
-    with pytest.raises(OptionsError, match="expected one of"):
-        scan(slide, tmp_path / "h.zarr", compiled="perhaps", **settings)
+    parts, plan = PredictorParts(compiler=compiler), InferencePlan("cpu", "fp32", batch_size, tta=False)
+    plain, compiled = (
+        Predictor.from_plan(tiny_model(), plan, dense=dense, compiled=value, parts=parts) for value in (False, True)
+    )
+    side = 2 * 32 + 2 * (32 + plain.halo_px)
+    image, wanted = texture(side, side), np.ones((2, 2), bool)
+
+    assert asked == [{"device": "cpu", "patch_px": 96, "rows": rows}], "once, for the one that is compiled"
+    assert (plain.compiled, compiled.compiled) == (False, True)
+    np.testing.assert_allclose(
+        compiled.predict_image(image, wanted, 32), plain.predict_image(image, wanted, 32) + 7, rtol=0, atol=1e-5
+    )
 
 
-@pytest.mark.skipif(not wsi_meta.inference.fast_network.compiler_found(), reason="no C++ compiler")
+def test_where_no_compiler_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, sys.executable)
+    assert compiler_found("cpu")
+    assert compiler_found("cuda")
+    monkeypatch.delenv("CC")
+    assert not compiler_found("cuda")
+    assert compiler_found("cpu")
+    monkeypatch.delenv("CXX")
+    with pytest.raises(DeviceError, match="compiled: found no compiler; expected c\\+\\+, g\\+\\+ or clang\\+\\+"):
+        Predictor(tiny_model(), device="cpu", precision="bf16", compiled=True)
+
+
+def test_the_plan_is_what_the_options_became() -> None:
+    predictor = Predictor(tiny_model(), device="cpu:0", precision="fp32", batch_size=6, tta=True, dense=True)
+
+    assert predictor.plan == InferencePlan("cpu", "fp32", 6, tta=True)
+    assert (predictor.device, predictor.precision, predictor.batch_size, predictor.views) == ("cpu", "fp32", 6, VIEWS)
+    assert (predictor.halo_px, predictor.compiled) == (DENSE_HALO_PX, False)
+    with pytest.raises(OptionsError, match="batch size 0"):
+        Predictor(tiny_model(), device="cpu", batch_size=0)
+
+
+@pytest.mark.parametrize("settings", [{"dense": True}, {"batch_size": 4}, {"tta": True, "batch_size": 16}])
+def test_a_predictor_leaves_its_process_alone(settings: dict[str, Any]) -> None:
+    environment, state = dict(os.environ), torch.get_rng_state()
+    Predictor(tiny_model(), device="cpu", precision="fp32", **settings)
+
+    assert dict(os.environ) == environment
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_blocks_do_not_depend_on_order_or_threads() -> None:
     """The real compiler on a tiny network: blocks of several shapes, one after the other and by three threads at once."""

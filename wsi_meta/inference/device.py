@@ -1,10 +1,33 @@
-"""What device computes and in which precision: what was asked for, beside what this machine has."""
+"""The device that computes: which one and in which precision, and how threads share it.
+
+torch is imported only inside functions, so that importing this module is quick.
+"""
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol
+
 from wsi_meta.errors import DeviceError
 
-__all__ = ["PRECISIONS", "resolve_device", "resolve_precision"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    import torch
+
+__all__ = [
+    "PRECISIONS",
+    "ProcessSettings",
+    "SharedDevice",
+    "SharedGpu",
+    "SharedProcessor",
+    "cpu_supports",
+    "resolve_device",
+    "resolve_precision",
+    "share_device",
+]
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
@@ -30,32 +53,213 @@ def resolve_device(device: str = "auto") -> str:
     if kind == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
-        raise DeviceError(f"--device {device}: no CUDA GPU is to be had on this machine; use --device cpu")
+        raise DeviceError(f"--device {device}: no CUDA GPU is available on this machine; use --device cpu")
     if (torch.device(device).index or 0) >= (count := torch.cuda.device_count()):
         raise DeviceError(f"--device {device}: this machine has {count} CUDA GPU(s); expected cuda:0 to cuda:{count - 1}")
     return device
 
 
-def resolve_precision(precision: str, device: str) -> str:
+def cpu_supports(instructions: str) -> bool:
+    """Tell whether this CPU has some instructions: ``vnni``, ``avx512_bf16`` or ``amx_tile``.
+
+    torch's questions about them are private. A torch that lacks one cannot say, and the answer is no.
+    """
+    import torch
+
+    ask = getattr(torch.cpu, f"_is_{instructions}_supported", None)
+    return ask is not None and bool(ask())
+
+
+def resolve_precision(precision: str, device: str, *, supports: Callable[[str], bool] = cpu_supports) -> str:
     """Return ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
 
-    On a CPU that means AVX512-BF16 or AMX; others only emulate bf16, several times slower than fp32. int8 is never chosen,
-    only taken: it is faster still, and its probabilities differ more (docs/benchmarks.md).
+    On a CPU that means AVX512-BF16 or AMX; other CPUs only emulate bf16, several times slower than fp32. ``auto`` is never
+    int8: that is faster still, but its probabilities differ more (docs/benchmarks.md).
+
+    Parameters
+    ----------
+    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``
+    device : as :func:`resolve_device` returns it
+    supports : tells which instructions the CPU has
 
     Raises
     ------
     DeviceError
-        when `precision` is none of :data:`PRECISIONS`, or is int8 and `device` no CPU with VNNI.
+        when `precision` is none of :data:`PRECISIONS`, or is int8 and `device` is no CPU with VNNI, or this torch lacks the
+        operators for it.
     """
-    import torch
-
     if precision not in PRECISIONS:
         raise DeviceError(f"--precision {precision}: not supported; expected one of {', '.join(PRECISIONS)}")
-    if precision == "int8" and not (device == "cpu" and torch.cpu._is_vnni_supported()):
-        raise DeviceError("--precision int8: needs a CPU with VNNI (AVX512-VNNI or AVX-VNNI); use --precision auto")
+    if precision == "int8":
+        if device != "cpu" or not supports("vnni"):
+            raise DeviceError("--precision int8: needs a CPU with VNNI (AVX512-VNNI or AVX-VNNI); use --precision auto")
+        from wsi_meta.inference.int8 import check_operators
+
+        check_operators()
     if precision != "auto":
         return precision
     if device.startswith("cuda"):
+        import torch
+
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if supports("avx512_bf16") or supports("amx_tile") else "fp32"
+
+
+class SharedDevice(Protocol):
+    """A device that several threads compute with."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Let this thread compute: what it sends, computes and fetches meanwhile is one piece of work."""
+
+    def send(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Bring a tensor from memory to the device."""
+
+    def fetch(self, logits: torch.Tensor) -> torch.Tensor:
+        """Bring a tensor back to memory; waits for this thread's own work only."""
+
+    def passing(self) -> AbstractContextManager[object]:
+        """Surround a pass of the network."""
+
+
+def share_device(device: str, *, exact: bool, compiled: bool) -> SharedDevice:
+    """Return a device for threads that share it.
+
+    Parameters
+    ----------
+    device : ``cpu``, ``cuda`` or ``cuda:N``
+    exact : convolve float32 numbers as they are; on a GPU torch otherwise rounds them to the 10 bits of TF32
+    compiled : whether passes run compiled code, which only one thread may do at a time
+    """
+    return SharedProcessor() if device == "cpu" else SharedGpu(device, exact=exact, compiled=compiled)
+
+
+class SharedProcessor:
+    """A CPU. One thread computes at a time, on all its cores."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """See :class:`SharedDevice`."""
+        import torch
+
+        with self._lock, torch.inference_mode():
+            yield
+
+    def send(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the pixels, which are where they are needed."""
+        return pixels
+
+    def fetch(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits, which are where they are needed."""
+        return logits
+
+    def passing(self) -> AbstractContextManager[object]:
+        """See :class:`SharedDevice`."""
+        return nullcontext()
+
+
+class SharedGpu:
+    """A GPU. Each thread computes in a stream of its own; pixels travel from pinned memory while other threads compute.
+
+    A thread that has finished leaves its stream to the next one. So there are no more streams than threads that compute at the
+    same time: torch keeps memory for each stream.
+    """
+
+    def __init__(self, device: str, *, exact: bool, compiled: bool) -> None:
+        import torch
+
+        self._device = torch.device(device)
+        self._exact, self._compiled = exact, compiled
+        self._free: list[torch.cuda.Stream] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """See :class:`SharedDevice`."""
+        import torch
+
+        stream = self._take()
+        try:
+            with torch.cuda.stream(stream), torch.inference_mode():
+                yield
+        finally:
+            self._free.append(stream)  # work still under way in it is done before the next thread's
+
+    def send(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See :class:`SharedDevice`."""
+        return pixels.pin_memory().to(self._device, non_blocking=True)
+
+    def fetch(self, logits: torch.Tensor) -> torch.Tensor:
+        """See :class:`SharedDevice`."""
+        import torch
+
+        here = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True).copy_(logits, non_blocking=True)
+        torch.cuda.current_stream(self._device).synchronize()
+        return here
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """See :class:`SharedDevice`. A thread only starts a pass here: the GPU goes on working when another is kept waiting."""
+        import torch
+
+        with ExitStack() as stack:
+            if self._compiled:
+                stack.enter_context(self._lock)
+            if self._exact:
+                stack.enter_context(_cudnn.changing())
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            else:
+                stack.enter_context(_cudnn.keeping())
+            yield
+
+    def _take(self) -> torch.cuda.Stream:
+        import torch
+
+        try:
+            return self._free.pop()
+        except IndexError:
+            stream = torch.cuda.Stream(self._device)
+            stream.wait_stream(torch.cuda.default_stream(self._device))  # in which the weights came
+            return stream
+
+
+class ProcessSettings:
+    """Guards settings of the whole process: one thread changes them at a time, and none while others rely on them."""
+
+    def __init__(self) -> None:
+        self._entrance = threading.Lock()
+        self._left = threading.Condition()
+        self._keeping = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a thread changes the settings, or waits until it may."""
+        return self._entrance.locked()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Wait until no other thread is in either context; let none in."""
+        with self._entrance:  # held while waiting too, so that later passes cannot keep this one out
+            with self._left:
+                self._left.wait_for(lambda: not self._keeping)
+            yield
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Wait until no thread changes the settings; let none change them. Any number of threads may be here."""
+        with self._entrance, self._left:
+            self._keeping += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._keeping -= 1
+                self._left.notify_all()
+
+
+_cudnn = ProcessSettings()
+"""One lock for the process, because cuDNN's settings are those of the process. With a lock for each device, a predictor in fp32
+would compute in TF32 when another one puts the setting back. It is no state: outside a pass it is always the same."""

@@ -1,4 +1,4 @@
-"""How a network is to be run: what was asked for, and what that comes to on the machine that computes."""
+"""How a network is run: the options that were asked for, and the plan that they become on the machine that computes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import re
 from dataclasses import dataclass
 
 from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
 
 __all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "resolve_inference"]
-
-PRECISIONS = ("auto", "fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """What was asked for. Values that cannot be are refused here, before torch is imported.
+    """What was asked for. Impossible values are refused here, before torch is imported.
 
     Raises
     ------
@@ -44,7 +43,7 @@ class InferenceOptions:
 
 @dataclass(frozen=True)
 class InferencePlan:
-    """What :class:`InferenceOptions` come to on one machine: nothing is ``auto`` any more."""
+    """What :class:`InferenceOptions` become on one machine: nothing is ``auto`` any more."""
 
     device: str
     """``cpu``, ``cuda`` or ``cuda:N``."""
@@ -60,14 +59,12 @@ class InferencePlan:
 
 
 def resolve_inference(options: InferenceOptions) -> InferencePlan:
-    """Return what the options come to on this machine.
+    """Return the plan that the options become on this machine.
 
     Raises
     ------
     DeviceError
         when this machine lacks the device, or the device cannot compute in the precision asked for.
     """
-    from wsi_meta.inference.device import resolve_device, resolve_precision
-
     device = resolve_device(options.device)
     return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.tta)

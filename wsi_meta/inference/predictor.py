@@ -1,18 +1,20 @@
-"""From pixels to logits: device, precision, batches. Knows nothing of slides or stores."""
+"""From pixels to logits: batches of patches, and the rectangles of a block. Knows nothing of slides or stores."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.inference.allocator import prepare_memory
-from wsi_meta.inference.device import resolve_device, resolve_precision
-from wsi_meta.models.dihedral import VIEWS, dihedral, mean_over_views, turn, turn_back
+from wsi_meta.inference.batches import Batching, cut_patches
+from wsi_meta.inference.device import SharedDevice, share_device
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
+from wsi_meta.models.dihedral import VIEWS, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
-from wsi_meta.tiling.block_plan import BlockCut
+from wsi_meta.tiling.block_plan import MEASURED_SIZES, BlockCut, PieceSizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,14 +22,27 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["Predictor", "runs_in_bands"]
+__all__ = ["Predictor", "PredictorParts", "runs_in_bands"]
 
-ROWS_ALIKE = 4
-"""A row's logit depends on its place in batches of other sizes than multiples of this."""
 DENSE_STRIDE_PX = 32
 """Side of a cell in dense mode: the trunk's own stride."""
 DENSE_HALO_PX = 128
-"""What dense mode sees of a block's surroundings beyond its patches, so that no seam shows (docs/benchmarks.md)."""
+"""Pixels around a block's patches that dense mode sees as well, so that no seam shows (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True)
+class PredictorParts:
+    """What a predictor is made of, besides its model and plan."""
+
+    sizes: PieceSizes = MEASURED_SIZES
+    """How large the pieces are in which it reads and computes a block's image."""
+    share: Callable[..., SharedDevice] = share_device
+    """Called as :func:`.share_device`: how threads share the device."""
+    compiler: Callable[..., Callable[[torch.Tensor], torch.Tensor]] | None = None
+    """Called as :func:`wsi_meta.inference.fast_network.compile_network`, which None stands for."""
+
+
+USUAL_PARTS = PredictorParts()
 
 
 def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
@@ -38,28 +53,33 @@ def runs_in_bands(device: str, *, dense: bool, compiled: bool) -> bool:
 class Predictor:
     """Applies a model to patches and blocks.
 
-    Every pass over patches has the same number of rows (the last one is padded), so a patch's logit depends neither on
-    its neighbours in the batch nor on how many there are. Sums of integers are exact: int8 needs less padding.
+    Every pass over patches has the same number of rows (the last one is padded). So a patch's logit depends neither on its
+    neighbours in the batch nor on how many there are. Sums of integers are exact, so int8 needs less padding.
 
-    Threads may share a predictor, and should: on a CPU one of them computes at a time, on all cores, while others read and
-    write. On a GPU each has a stream of its own, so that pixels travel, are computed and come back at the same time
-    (:mod:`wsi_meta.inference.sharing`).
+    Threads may share a predictor, and should. On a CPU one of them computes at a time, on all cores, while others read and
+    write. On a GPU each has a stream of its own, so that one thread's pixels travel while another's are computed
+    (:mod:`wsi_meta.inference.device`).
 
     Parameters
     ----------
-    model : as :func:`wsi_meta.load_model` gives it; it is not changed
-    device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
-    precision : ``auto``, ``fp32``, ``bf16`` or ``int8``: see :func:`wsi_meta.inference.device.resolve_precision`
-    batch_size : rows of one forward pass; a row is one view of one patch
-    tta : test-time averaging: show every patch in its eight views (:func:`wsi_meta.models.dihedral.dihedral`), for eight times
-        the work
+    model : as :func:`wsi_meta.load_model` returns it; it is not changed
+    device, precision, batch_size, tta : see :class:`wsi_meta.inference.options.InferenceOptions`
     dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.models.model.cell_logits`)
     compiled : compile the network first, which takes seconds, or a minute the first time; needs a C++ compiler
+
+    Attributes
+    ----------
+    plan : what the options became on this machine
+    device, precision, batch_size : the plan's
+    views : views of each patch: 8 with `tta`, else 1
+    halo_px : pixels beyond a block's patches that :meth:`predict_block` needs on each side
 
     Raises
     ------
     DeviceError
-        when the device is not to be had, or there is no C++ compiler to compile with, or it is asked to compile int8.
+        when the device is not available, it cannot compute in this precision, there is no compiler, or int8 is to be compiled.
+    OptionsError
+        when `batch_size` is below 1.
     """
 
     def __init__(
@@ -73,29 +93,53 @@ class Predictor:
         dense: bool = False,
         compiled: bool = False,
     ) -> None:
-        from wsi_meta.inference.fast_network import FastNetwork, compile_network
-        from wsi_meta.inference.sharing import share_device
+        plan = resolve_inference(InferenceOptions(device, precision, batch_size, tta))
+        self._set_up(model, plan, USUAL_PARTS, dense=dense, compiled=compiled)
 
-        self.model = model
-        self.device = resolve_device(device)
-        self.precision = resolve_precision(precision, self.device)
-        self.batch_size = batch_size
+    @classmethod
+    def from_plan(
+        cls,
+        model: Model,
+        plan: InferencePlan,
+        *,
+        dense: bool = False,
+        compiled: bool = False,
+        parts: PredictorParts = USUAL_PARTS,
+    ) -> Self:
+        """Make a predictor from options that were resolved on this machine.
+
+        Parameters
+        ----------
+        model, dense, compiled : as for :class:`Predictor`
+        plan : as :func:`wsi_meta.inference.options.resolve_inference` returns it
+        parts : what the predictor is made of
+        """
+        predictor = cls.__new__(cls)
+        predictor._set_up(model, plan, parts, dense=dense, compiled=compiled)
+        return predictor
+
+    def _set_up(self, model: Model, plan: InferencePlan, parts: PredictorParts, *, dense: bool, compiled: bool) -> None:
+        from wsi_meta.inference.fast_network import FastNetwork, compile_network
+
+        self.model, self.plan = model, plan
+        self.device, self.precision, self.batch_size = plan.device, plan.precision, plan.batch_size
         self.compiled = compiled
-        self.views = VIEWS if tta else 1
+        self.views = VIEWS if plan.tta else 1
         self.halo_px = DENSE_HALO_PX if dense else 0
-        """Pixels beyond a block's patches that :meth:`predict_block` wants to see on each side."""
-        self._rows = -(-batch_size // ROWS_ALIKE) * ROWS_ALIKE
+        self._batching = Batching(plan.batch_size, self.views, integers=plan.precision == "int8")
         self._dense = dense
         self._stopped = False
-        self._shared = share_device(self.device, exact=self.precision == "fp32", compiled=compiled)
-        self._in_bands = runs_in_bands(self.device, dense=dense, compiled=compiled)
-        if self.device == "cpu":
-            prepare_memory(in_bands=self._in_bands)
-        network = FastNetwork(model, precision=self.precision, dense=dense, in_bands=self._in_bands).to(self.device)
+        self._shared = parts.share(plan.device, exact=plan.precision == "fp32", compiled=compiled)
+        self._in_bands = runs_in_bands(plan.device, dense=dense, compiled=compiled)
+        network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
+        network.to(plan.device)
         self._see_bands = network.top_to_bottom
         patch_px = model.card.preprocessing.patch_px
-        self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and not tta)
-        self._network = compile_network(network, self.device, patch_px=patch_px, rows=self._rows) if compiled else network
+        self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and not plan.tta, sizes=parts.sizes)
+        self._network: Callable[[torch.Tensor], torch.Tensor] = network
+        if compiled:
+            compiler = parts.compiler or compile_network
+            self._network = compiler(network, plan.device, patch_px=patch_px, rows=self._batching.rows)
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
         """Return the logit of every patch; with `tta` the mean logit over its eight views. Not for a dense predictor.
@@ -122,10 +166,10 @@ class Predictor:
         float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`.dihedral`.
         """
         with self._shared.turn():
-            return self._fetch(self._by_patch(self._send(patches).split(self._patches_at_once)))
+            return self._fetch(self._by_patch(self._send(patches).split(self._batching.patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
-        """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it needs them.
+        """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it takes them.
 
         Parameters
         ----------
@@ -134,8 +178,8 @@ class Predictor:
 
         Returns
         -------
-        Rows and columns of each, in pixels of an image that has `halo_px` more on each side than the block's patches: without
-        that halo the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``.
+        Rows and columns of each part, in pixels of an image that extends `halo_px` beyond the block's patches on each side.
+        Without this halo, the patch of cell (row, col) has its corner at ``(row * stride_px, col * stride_px)``.
         """
         return [piece for box in self._cut.boxes(wanted, stride_px) for piece in self._cut.pieces(box, stride_px)]
 
@@ -150,10 +194,10 @@ class Predictor:
 
         Parameters
         ----------
-        pieces : uint8 arrays (height, width, 3), RGB at the model's mpp: the image's parts that :meth:`pieces` asks for. They
+        pieces : uint8 arrays (height, width, 3), RGB at the model's mpp: the parts of the image that :meth:`pieces` lists. They
             are taken one after the other and not kept
         wanted, stride_px : as for :meth:`pieces`
-        report : called after each forward pass with the number of cells it finished
+        report : called after each forward pass with the number of cells that it finished
 
         Returns
         -------
@@ -171,74 +215,35 @@ class Predictor:
         return logits
 
     def predict_image(self, image: NDArray[np.uint8], wanted: NDArray[np.bool_], stride_px: int) -> NDArray[np.float32]:
-        """Return what :meth:`predict_block` gives for a block whose image is in memory."""
+        """Return what :meth:`predict_block` returns, for a block whose image is in memory."""
         return self.predict_block((image[piece] for piece in self.pieces(wanted, stride_px)), wanted, stride_px)
 
     def stop(self) -> None:
-        """Let passes that other threads still ask for fail at once, so that an interrupted scan ends soon."""
+        """Let all later passes fail at once, so that an interrupted scan ends soon."""
         self._stopped = True
-
-    @property
-    def _patches_at_once(self) -> int:
-        return -(-self.batch_size // self.views)
 
     def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
         """Cut strips of a block's image into the patches of its wanted cells, some at a time."""
-        import torch
-
-        side = self._cut.patch_px
+        patch_px, at_once = self._cut.patch_px, self._batching.patches_at_once
         for strip, box in zip(strips, self._cut.boxes(wanted, stride_px), strict=False):
-            windows = strip.unfold(0, side, stride_px).unfold(1, side, stride_px)
-            rows, cols = (torch.from_numpy(places).to(self.device) for places in np.nonzero(wanted[box]))
-            for some in torch.arange(len(rows), device=self.device).split(self._patches_at_once):
-                yield windows[rows[some], cols[some]].permute(0, 2, 3, 1)
+            yield from cut_patches(strip, wanted[box], patch_px=patch_px, stride_px=stride_px, at_once=at_once)
 
     def _by_patch(self, patches: Iterable[torch.Tensor], report: Callable[[int], None] | None = None) -> torch.Tensor:
-        """Return logits (n, views) of patches that come some at a time; all views of a patch follow each other."""
+        """Return logits (n, views) of patches that come some at a time."""
         import torch
 
         logits, done = [torch.empty(0, device=self.device)], 0
-        for batch, count in self._batches(self._in_views(some) for some in patches):
+        for batch, count in self._batching.batches(patches):
             logits.append(self._pass(batch)[:count])
             if report is not None:
                 report((done + count) // self.views - done // self.views)
             done += count
         return torch.cat(logits).view(-1, self.views)
 
-    def _in_views(self, patches: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        if self.views == 1:
-            return patches
-        rows = torch.arange(len(patches) * self.views, device=self.device)
-        return dihedral(patches[rows // self.views], rows % self.views)
-
-    def _batches(self, rows: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
-        """Gather rows into padded batches; give each with the number of rows in it that count."""
-        import torch
-
-        batch, count = torch.empty(0), 0
-        for some in rows:
-            while len(some):
-                if not count:
-                    batch = some.new_zeros((self._rows, *some.shape[1:]))
-                fitting = some[: self.batch_size - count]
-                batch[count : count + len(fitting)] = fitting
-                count, some = count + len(fitting), some[len(fitting) :]
-                if count == self.batch_size:
-                    yield batch, count
-                    count = 0
-        if count:
-            yield batch[: self._padded(count)], count
-
-    def _padded(self, count: int) -> int:
-        """Return how many rows a pass for `count` has: always the same number, since sums of floats depend on it."""
-        return self._rows if self.precision != "int8" else -(-count // ROWS_ALIKE) * ROWS_ALIKE
-
     def _by_box(
         self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
     ) -> torch.Tensor:
-        """Return logits (rows, cols, views) of a block's cells: a pass of the trunk for each view of each rectangle."""
+        """Return logits (rows, cols, views) of a block's cells, by a pass of the trunk for each view of each rectangle."""
         import torch
 
         halo = self.halo_px // DENSE_STRIDE_PX
@@ -256,7 +261,7 @@ class Predictor:
         return logits
 
     def _see(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one."""
+        """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one piece."""
         if self._in_bands:
             return self._see_bands(pieces)
         (image,) = pieces
@@ -277,12 +282,12 @@ class Predictor:
         return self._shared.send(pixels)
 
     def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:
-        """Bring logits back.
+        """Bring logits back from the device.
 
         Raises
         ------
         ModelFileError
-            when they are no numbers.
+            when some are no finite numbers.
         """
         logits = self._shared.fetch(logits)
         if not logits.isfinite().all():

@@ -1,0 +1,252 @@
+"""Which device computes, and how threads share it.
+
+A GPU's streams are played by the CPU: who gets which, what surrounds a pass, and that pixels take the whole way.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from slide_files import texture
+
+from wsi_meta.errors import DeviceError
+from wsi_meta.inference.device import (
+    ProcessSettings,
+    SharedDevice,
+    SharedGpu,
+    cpu_supports,
+    resolve_device,
+    resolve_precision,
+    share_device,
+)
+from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.predictor import Predictor, PredictorParts
+from wsi_meta.models.model import load_model
+
+
+class FakeStream:
+    """Counts what is made of it and waits for it."""
+
+    made: list[FakeStream]
+
+    def __init__(self, _device: torch.device) -> None:
+        self.waited_for: list[object] = []
+        self.made.append(self)
+
+    def wait_stream(self, other: object) -> None:
+        self.waited_for.append(other)
+
+    def synchronize(self) -> None:
+        """All is there."""
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[FakeStream]:
+    """Return the streams that are made; none of them is a GPU's, and no memory is pinned."""
+    FakeStream.made = []
+    entered = threading.local()
+
+    def enter(stream: FakeStream) -> nullcontext[None]:
+        entered.stream = stream
+        return nullcontext()
+
+    empty = torch.empty
+
+    def unpinned(*sizes: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        return empty(*sizes, **options)
+
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: entered.stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _device: "default")
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    monkeypatch.setattr(torch, "empty", unpinned)
+    return FakeStream.made
+
+
+def in_threads(count: int, shared: SharedDevice) -> None:
+    """Let so many threads compute, all at the same time."""
+    together = threading.Barrier(count, timeout=30)
+
+    def compute() -> None:
+        with shared.turn():
+            together.wait()
+
+    threads = [threading.Thread(target=compute) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_streams_are_handed_on_to_the_next_threads(streams: list[FakeStream]) -> None:
+    shared = share_device("cuda", exact=False, compiled=False)
+    for count, made in ((1, 1), (1, 1), (3, 3), (2, 3), (3, 3)):
+        in_threads(count, shared)
+        assert len(streams) == made
+    with pytest.raises(ZeroDivisionError), shared.turn():
+        raise ZeroDivisionError
+    in_threads(3, shared)
+
+    assert len(streams) == 3, "work that failed gives its stream back"
+    assert all(stream.waited_for == ["default"] for stream in streams), "once, for the weights"
+
+
+def test_float32_is_not_rounded_to_tf32_and_others_keep_what_they_set() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    for exact in (True, False):
+        with share_device("cuda", exact=exact, compiled=False).passing():
+            assert torch.backends.cudnn.allow_tf32 is (before and not exact)
+            assert torch.backends.cudnn.enabled
+        assert torch.backends.cudnn.allow_tf32 is before
+    assert before
+
+
+def meet(devices: list[SharedDevice], wait: float) -> list[tuple[int, bool]]:
+    """Let threads pass at the same time, if they can; return how many were in a pass, and whether TF32 was allowed in it."""
+    inside, seen = [0], []
+    together = threading.Barrier(len(devices))
+
+    def run(shared: SharedDevice) -> None:
+        with shared.passing():
+            inside[0] += 1
+            allowed = torch.backends.cudnn.allow_tf32
+            with suppress(threading.BrokenBarrierError):
+                together.wait(wait)  # the other one comes in too, or never does
+            seen.append((inside[0], allowed))
+            assert torch.backends.cudnn.allow_tf32 is allowed, "no other thread changes it during a pass"
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        for done in [pool.submit(run, shared) for shared in devices]:
+            done.result()
+    return seen
+
+
+@pytest.mark.parametrize(("options", "most"), [({"exact": True}, 1), ({"compiled": True}, 1), ({}, 2)])
+def test_passes_that_may_not_overlap_do_not(options: dict[str, bool], most: int) -> None:
+    shared = share_device("cuda", **({"exact": False, "compiled": False} | options))
+
+    seen = meet([shared, shared], 30 if most > 1 else 0.3)
+
+    assert max(count for count, _ in seen) == most
+
+
+@pytest.mark.parametrize(("exact", "most"), [((True, False), 1), ((False, True), 1), ((True, True), 1), ((False, False), 2)])
+def test_two_predictors_do_not_change_cudnn_under_each_other(exact: tuple[bool, bool], most: int) -> None:
+    """Each has a device of its own, but the setting is one of the whole process."""
+    before = torch.backends.cudnn.allow_tf32
+    devices = [share_device("cuda", exact=value, compiled=False) for value in exact]
+
+    seen = meet(devices, 30 if most > 1 else 0.3)
+
+    assert max(count for count, _ in seen) == most
+    assert sorted(allowed for _, allowed in seen) == sorted(before and not value for value in exact)
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_a_thread_that_waits_to_change_settings_is_not_overtaken() -> None:
+    settings, order = ProcessSettings(), []
+
+    def change() -> None:
+        with settings.changing():
+            order.append("changing")
+
+    def keep() -> None:
+        with settings.keeping():
+            order.append("keeping")
+
+    with ThreadPoolExecutor(2) as pool:
+        with settings.keeping():
+            first = pool.submit(change)
+            while not settings.awaited:
+                time.sleep(0.001)
+            second = pool.submit(keep)
+            time.sleep(0.1)
+            assert order == []
+        first.result()
+        second.result()
+
+    assert order == ["changing", "keeping"]
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
+    model_file: Path, streams: list[FakeStream], dense: bool
+) -> None:
+    def compiler(network: FastNetwork, device: str, **_: int) -> FastNetwork:
+        return network  # what is compiled does not run in bands: no more does what is on a GPU
+
+    def share(device: str, *, exact: bool, compiled: bool) -> SharedGpu:
+        return SharedGpu(device, exact=exact, compiled=False)
+
+    model, plan = load_model(model_file), InferencePlan("cpu", "fp32", 8, tta=False)
+    predictor, streaming = (
+        Predictor.from_plan(model, plan, dense=dense, compiled=True, parts=parts)
+        for parts in (PredictorParts(compiler=compiler), PredictorParts(compiler=compiler, share=share))
+    )
+    side = 3 * 32 + 2 * (32 + predictor.halo_px)
+    images, wanted = [texture(side, side, seed) for seed in range(4)], np.ones((3, 3), bool)
+    expected = [predictor.predict_image(image, wanted, 32) for image in images]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda image: streaming.predict_image(image, wanted, 32), images))
+
+    np.testing.assert_array_equal(found, expected)
+    assert 1 <= len(streams) <= 2
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [
+        ("gpu", "--device gpu: not a device; expected auto, cpu, cuda or cuda:N"),
+        ("mps", "--device mps: not supported; expected auto, cpu, cuda or cuda:N"),
+    ],
+)
+def test_a_device_that_does_not_exist_is_refused(device: str, told: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        resolve_device(device)
+
+    assert str(caught.value) == told
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu() -> None:
+    assert resolve_device() == resolve_device("cpu:0") == "cpu"
+    with pytest.raises(DeviceError, match="--device cuda: no CUDA GPU is available on this machine; use --device cpu"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [(set(), "fp32"), ({"vnni"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_tile", "vnni"}, "bf16")],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_it(instructions: set[str], precision: str) -> None:
+    assert resolve_precision("auto", "cpu", supports=instructions.__contains__) == precision
+    assert resolve_precision("fp32", "cpu", supports=instructions.__contains__) == "fp32"
+
+
+def test_a_precision_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(DeviceError, match="--precision fp8: not supported; expected one of auto, fp32, bf16, int8"):
+        resolve_precision("fp8", "cpu")
+
+
+def test_a_cpu_lacks_what_torch_cannot_tell() -> None:
+    assert cpu_supports("vnni") is torch.cpu._is_vnni_supported()
+    assert cpu_supports("nothing_of_this_name") is False
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    code = "import sys, wsi_meta.inference.device, wsi_meta.inference.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,96 @@
+"""Patches in all their views, gathered into the batches of a network's passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.models.dihedral import dihedral
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import torch
+    from numpy.typing import NDArray
+
+
+__all__ = ["Batching", "cut_patches"]
+
+ROWS_ALIKE = 4
+"""A row's logit is the same at every place of a batch only if the number of rows is a multiple of this."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How patches become batches. A row of a batch is one view of one patch; all views of a patch follow each other."""
+
+    batch_size: int
+    """Rows of a batch that count."""
+    views: int
+    integers: bool
+    """Whether the network computes in integers. Sums of floats depend on the number of rows, sums of integers do not."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of a full batch, with its padding."""
+        return _padded(self.batch_size)
+
+    @property
+    def patches_at_once(self) -> int:
+        """Patches whose views fill a batch."""
+        return -(-self.batch_size // self.views)
+
+    def batches(self, patches: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, int]]:
+        """Gather the views of patches into padded batches; yield each with the number of its rows that count.
+
+        Parameters
+        ----------
+        patches : uint8 tensors (n, patch_px, patch_px, 3), some patches each
+        """
+        import torch
+
+        batch, count = torch.empty(0), 0
+        for some in map(self._in_views, patches):
+            while len(some):
+                if not count:
+                    batch = some.new_zeros((self.rows, *some.shape[1:]))
+                fitting = some[: self.batch_size - count]
+                batch[count : count + len(fitting)] = fitting
+                count, some = count + len(fitting), some[len(fitting) :]
+                if count == self.batch_size:
+                    yield batch, count
+                    count = 0
+        if count:
+            yield batch[: _padded(count) if self.integers else self.rows], count
+
+    def _in_views(self, patches: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if self.views == 1:
+            return patches
+        rows = torch.arange(len(patches) * self.views, device=patches.device)
+        return dihedral(patches[rows // self.views], rows % self.views)
+
+
+def cut_patches(
+    strip: torch.Tensor, wanted: NDArray[np.bool_], *, patch_px: int, stride_px: int, at_once: int
+) -> Iterator[torch.Tensor]:
+    """Cut a strip of a block's image into the patches of its wanted cells; yield up to `at_once` of them at a time.
+
+    Parameters
+    ----------
+    strip : uint8 tensor (height, width, 3)
+    wanted : bool (rows, cols), the strip's cells that are to be predicted
+    """
+    import torch
+
+    windows = strip.unfold(0, patch_px, stride_px).unfold(1, patch_px, stride_px)
+    rows, cols = (torch.from_numpy(places).to(strip.device) for places in np.nonzero(wanted))
+    for some in torch.arange(len(rows), device=strip.device).split(at_once):
+        yield windows[rows[some], cols[some]].permute(0, 2, 3, 1)
+
+
+def _padded(count: int) -> int:
+    return -(-count // ROWS_ALIKE) * ROWS_ALIKE
