@@ -45,13 +45,6 @@ def test_a_patch_has_the_centre_of_its_cell(grid: PatchGrid) -> None:
         assert (height - grid.patch_px) / grid.stride_px == block.rows - 1
 
 
-@given(grids, st.floats(0, 1), st.floats(0, 1))
-def test_cell_at(grid: PatchGrid, across: float, down: float) -> None:
-    row, col = grid.cell_at(across * grid.width, down * grid.height)
-    assert col * grid.cell_l0 <= across * grid.width + 1e-6 <= (col + 1) * grid.cell_l0 + 2e-6
-    assert row * grid.cell_l0 <= down * grid.height + 1e-6 <= (row + 1) * grid.cell_l0 + 2e-6
-
-
 def test_figures_of_the_design() -> None:
     camelyon = PatchGrid(97_792, 221_184, 0.243, 0.972, 96, 32)
     assert camelyon.shape == (1728, 764)

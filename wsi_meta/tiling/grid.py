@@ -110,11 +110,6 @@ class PatchGrid:
         x, y = block.col * self.stride_px - margin, block.row * self.stride_px - margin
         return x, y, block.cols * self.stride_px + 2 * margin, block.rows * self.stride_px + 2 * margin
 
-    def cell_at(self, x: float, y: float) -> tuple[int, int]:
-        """Return (row, col) of the cell that holds a level-0 position."""
-        cell = exact_ratio(self.mpp, self.slide_mpp) * self.stride_px
-        return int(y // cell), int(x // cell)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
