@@ -7,11 +7,49 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, ScanResult
+from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import ModelCard
 from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243
+
+
+def make_record(
+    grid: PatchGrid,
+    *,
+    name: str = "s",
+    slide: str = "none",
+    device: str = "cpu",
+    uncertainty: bool = False,
+    tissue_fraction: float = 1.0,
+    **thresholds: float,
+) -> ScanRecord:
+    """The record of a scan that has not reached its end; `slide` is the slide's fingerprint."""
+    identity = ScanIdentity(
+        slide=slide,
+        reader="direct",
+        model="0" * 64,
+        mode="patch",
+        halo_px=0,
+        grid=grid,
+        tissue="1" * 64,
+        device=device.partition(":")[0],
+        precision="fp32",
+        compiled=False,
+        test_time_averaging=uncertainty,
+        uncertainty=uncertainty,
+    )
+    return ScanRecord(
+        identity=identity,
+        slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp),
+        tissue=ScannedTissue("found", tissue_fraction),
+        model=ModelCard(thresholds={"default": 0.5} | thresholds),
+        device=device,
+        versions={"torch": "2.6.0"},
+    )
 
 
 def write_store(
@@ -30,15 +68,13 @@ def write_store(
     side = 0.972 / mpp * 32
     grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32, block_px=1920)
     assert grid.shape == probability.shape
-    facts = {
-        "identity": {"slide": slide, "test_time_averaging": False},
-        "slide": {"file": "s.tif", "name": path.stem},
-        "device": device,
-        "model": ModelCard(thresholds={"default": 0.5} | thresholds).to_dict(),
-    }
-    heatmap = Heatmap.create(path, grid, np.isfinite(probability), facts, overwrite=True)
+    scanned = np.isfinite(probability)
+    fraction = float(scanned.mean())
+    record = make_record(grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, **thresholds)
+    heatmap = Heatmap.create(path, record, scanned, overwrite=True)
+    status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
     for block in grid.blocks():
-        part = probability[block.cells]
-        heatmap.write_block(block, part, np.where(np.isfinite(part), Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
-    heatmap.finalise({"score": 0.5, "complete": complete, "cells": {"unreadable": 0}})
+        heatmap.write_block(block, probability[block.cells], status[block.cells])
+    cells = {state.name.lower(): int((status == state).sum()) for state in Status}
+    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability))
     return Heatmap.open(path)

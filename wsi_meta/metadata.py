@@ -1,10 +1,11 @@
-"""The facts of a slide, a model or a heatmap."""
+"""What is known of a slide, a model or a heatmap."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import DEFAULT_MODEL, read_card
@@ -14,7 +15,7 @@ __all__ = ["info"]
 
 
 def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
-    """Tell what a file is and says of itself.
+    """Return what a file is and what it says of itself.
 
     Parameters
     ----------
@@ -44,27 +45,27 @@ def _model_facts(path: Path) -> dict[str, Any]:
 
 
 def _heatmap_facts(path: Path) -> dict[str, Any]:
-    heatmap = Heatmap.open(path)
-    rows, cols = heatmap.grid.shape
+    record = Heatmap.open(path).record
+    rows, cols = record.grid.shape
     return {
         "kind": "heatmap",
         "path": str(path),
         "rows": rows,
         "cols": cols,
-        "cell_um": heatmap.grid.cell_um,
-        "tta": heatmap.facts["identity"]["test_time_averaging"],
-        "uncertainty": heatmap.has_uncertainty,
-        **heatmap.facts,
-        "lesions": _count_lesions(heatmap),
+        "cell_um": record.grid.cell_um,
+        "tta": record.identity.test_time_averaging,
+        "uncertainty": record.identity.uncertainty,
+        **record.to_dict(),
+        "lesions": _count_lesions(record),
     }
 
 
-def _count_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
-    """Return the kept lesions' thresholds and how many there are of each size class; ``wsi-meta lesions`` lists them."""
-    if (kept := heatmap.facts.get("lesions")) is None:
+def _count_lesions(record: ScanRecord) -> dict[str, Any] | None:
+    """Return the thresholds of the kept lesions and how many each size class has; ``wsi-meta lesions`` lists them."""
+    if record.lesions is None:
         return None
-    classes = [lesion["size_class"] for lesion in kept["found"]]
-    return {**kept, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
+    classes = [lesion["size_class"] for lesion in record.lesions["found"]]
+    return {**record.lesions, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
 
 
 def _slide_facts(path: Path, reader: str) -> dict[str, Any]:

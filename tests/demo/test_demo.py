@@ -9,6 +9,7 @@ from wsi_meta.demo.demo import _separation, run_demo
 from wsi_meta.demo.synthetic import MPP, draw_lymph_node
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.grid import PatchGrid
 
 
 def test_the_demo_writes_slide_heatmap_and_overlay(tmp_path: Path) -> None:
@@ -27,18 +28,11 @@ def test_the_demo_writes_slide_heatmap_and_overlay(tmp_path: Path) -> None:
 
 
 def test_separation_is_an_auc_over_whole_cells() -> None:
-    class Perfect:
-        probability = np.array([[0.9, 0.1], [np.nan, 0.2]], np.float32)
-
-        class grid:  # noqa: N801
-            shape = (2, 2)
-            cell_l0 = 128.0
-
+    grid = PatchGrid(256, 256, 0.243, 0.972, 96, 32)
     tumor = np.zeros((64, 64), bool)
     tumor[:32, :32] = True
-    assert _separation(Perfect, tumor) == 1.0  # type: ignore[arg-type]
-    Perfect.probability = np.array([[0.15, 0.1], [np.nan, 0.2]], np.float32)
-    assert _separation(Perfect, tumor) == 0.5  # type: ignore[arg-type]
+    assert _separation(np.array([[0.9, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 1.0
+    assert _separation(np.array([[0.15, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 0.5
 
 
 def test_drawing() -> None:

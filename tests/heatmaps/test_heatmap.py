@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +13,27 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from stores import make_record, write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
-from wsi_meta.heatmaps.store import Heatmap, Status, _halve
+from wsi_meta.heatmaps.pyramid import halve
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 GRID = PatchGrid(200 * 128, 150 * 128, 0.243, 0.972, 96, 32, block_px=1920)
+RESULT = ScanResult(0.5, complete=True, cells={"pending": 0, "background": 6600, "scanned": 23400, "unreadable": 0})
 
 
 def _create(path: Path, *, uncertainty: bool = False, overwrite: bool = False) -> Heatmap:
     tissue = np.zeros(GRID.shape, bool)
     tissue[10:140, 10:190] = True
-    facts = {"identity": {"slide": "abc"}, "slide": {"name": "s", "file": "s.tif"}}
-    return Heatmap.create(path, GRID, tissue, facts, uncertainty=uncertainty, overwrite=overwrite)
+    return Heatmap.create(path, make_record(GRID, uncertainty=uncertainty), tissue, overwrite=overwrite)
 
 
 def _fill(heatmap: Heatmap, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
-    for block in heatmap.open_blocks():
+    for block in heatmap.open_blocks(heatmap.status):
         wanted = heatmap.read_status(block) != Status.BACKGROUND
         probability = np.where(wanted, rng.random(wanted.shape), np.nan).astype(np.float32)
         heatmap.write_block(block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
@@ -44,34 +50,90 @@ def test_a_new_store_knows_nothing(tmp_path: Path) -> None:
     assert heatmap.grid == GRID
 
 
-def test_a_blocks_status_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class NotingGroup:
+    """A group that notes which of its arrays are opened and in which order they are written."""
+
+    group: zarr.Group
+    opened: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> NotingArray:
+        self.opened.append(name)
+        return NotingArray(name, self.group[name], self.written)
+
+
+@dataclass
+class NotingArray:
+    name: str
+    array: Any
+    written: list[str]
+
+    def __getitem__(self, part: Any) -> Any:
+        return self.array[part]
+
+    def __setitem__(self, part: Any, values: Any) -> None:
+        self.written.append(self.name)
+        self.array[part] = values
+
+
+def test_a_blocks_status_is_written_last(tmp_path: Path) -> None:
     """Killed between the two writes, a block stays open."""
-    heatmap = _create(tmp_path / "h.zarr", uncertainty=True)
-    block = heatmap.open_blocks()[0]
-    order: list[str] = []
-    array_of = Heatmap._array
-
-    def noted(self: Heatmap, name: str) -> Any:
-        order.append(name)
-        return array_of(self, name)
-
-    monkeypatch.setattr(Heatmap, "_array", noted)
+    made = _create(tmp_path / "h.zarr", uncertainty=True)
+    noting: Any = NotingGroup(made.group)
+    heatmap, block = Heatmap(made.path, made.record, noting), GRID.blocks()[0]
     shape = (block.rows, block.cols)
     values, status = np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8)
     heatmap.write_block(block, values, status)
-    assert order == ["0", "status"]
+    assert noting.written == ["0", "status"]
     heatmap.write_block(block, values, status, values)
-    assert order[2:] == ["0", "uncertainty", "status"]
+    assert noting.written[2:] == ["0", "uncertainty", "status"]
+
+
+def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path) -> None:
+    made = _create(tmp_path / "h.zarr")
+    noting: Any = NotingGroup(made.group)
+    heatmap = Heatmap(made.path, made.record, noting)
+    rng = np.random.default_rng(0)
+    expected = rng.random(GRID.shape, np.float32)
+
+    def write(block: Block) -> None:
+        found = np.where(heatmap.read_status(block) == Status.PENDING, Status.SCANNED, Status.BACKGROUND)
+        heatmap.write_block(block, expected[block.cells], found.astype(np.uint8))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, GRID.blocks()))
+    assert sorted(noting.opened) == ["0", "status"]
+    again = Heatmap.open(made.path)
+    np.testing.assert_array_equal(again.probability, expected)
+    assert set(np.unique(again.status)) == {Status.SCANNED, Status.BACKGROUND}
+
+
+def test_a_pickled_heatmap_opens_the_store_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also where the other process works in another folder."""
+    monkeypatch.chdir(tmp_path)
+    heatmap = _create(Path("h.zarr"))
+    _fill(heatmap)
+    sent = pickle.dumps(heatmap)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    arrived = pickle.loads(sent)
+    assert (arrived.path, arrived.record) == (tmp_path / "h.zarr", heatmap.record)
+    block = GRID.blocks()[0]
+    arrived.write_block(block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert (heatmap.probability[block.cells] == 0).all()
 
 
 def test_uncertainty_is_a_map_beside_the_pyramid(tmp_path: Path) -> None:
     assert _create(tmp_path / "without.zarr").uncertainty is None
     assert not (tmp_path / "without.zarr" / "uncertainty").exists()
     heatmap = _create(tmp_path / "h.zarr", uncertainty=True)
-    block = heatmap.open_blocks()[0]
+    block = GRID.blocks()[0]
     spread = np.random.default_rng(0).random((block.rows, block.cols), np.float32)
     heatmap.write_block(block, spread[::-1], np.full(spread.shape, Status.SCANNED, np.uint8), spread)
-    heatmap.finalise({"score": 0.5, "complete": True})
+    heatmap.finalise(RESULT, None)
     again = Heatmap.open(tmp_path / "h.zarr")
     assert again.has_uncertainty
     uncertainty = again.uncertainty
@@ -89,14 +151,14 @@ def test_uncertainty_is_a_map_beside_the_pyramid(tmp_path: Path) -> None:
 
 def test_open_blocks_shrink_as_they_are_written(tmp_path: Path) -> None:
     heatmap = _create(tmp_path / "h.zarr")
-    todo = heatmap.open_blocks()
+    todo = heatmap.open_blocks(heatmap.status)
     assert len(todo) == len(GRID.blocks()) == 12
     shape = (todo[0].rows, todo[0].cols)
     heatmap.write_block(todo[0], np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8))
-    assert Heatmap.open(tmp_path / "h.zarr").open_blocks() == todo[1:]
+    assert heatmap.open_blocks(Heatmap.open(tmp_path / "h.zarr").status) == todo[1:]
     shape = (todo[1].rows, todo[1].cols)
     heatmap.write_block(todo[1], np.full(shape, np.nan, np.float32), np.full(shape, Status.UNREADABLE, np.uint8))
-    assert todo[1] in heatmap.open_blocks(), "unreadable cells are tried again"
+    assert todo[1] in heatmap.open_blocks(heatmap.status), "unreadable cells are tried again"
 
 
 def test_a_block_of_zeros_is_committed(tmp_path: Path) -> None:
@@ -106,7 +168,7 @@ def test_a_block_of_zeros_is_committed(tmp_path: Path) -> None:
     heatmap.write_block(block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
     again = Heatmap.open(tmp_path / "h.zarr")
     assert (again.probability[block.cells] == 0).all()
-    assert block not in again.open_blocks()
+    assert block not in again.open_blocks(again.status)
 
 
 def test_finished_store(tmp_path: Path) -> None:
@@ -114,10 +176,13 @@ def test_finished_store(tmp_path: Path) -> None:
     _fill(heatmap)
     leftover = tmp_path / "h.zarr" / "0" / "x.partial"
     leftover.touch()
-    heatmap.finalise({"score": 0.5, "complete": True})
+    lesions = {"threshold": 0.5, "peak": 0.5, "min_area_mm2": 0.0, "found": []}
+    finished = heatmap.finalise(RESULT, lesions)
     again = Heatmap.open(tmp_path / "h.zarr")
     assert again.finished
-    assert again.result == {"score": 0.5, "complete": True}
+    assert again.result == RESULT
+    assert again.record == finished.record == heatmap.record.finished_with(RESULT, lesions)
+    assert heatmap.result is None, "nothing mutates"
     assert not leftover.exists()
     group = zarr.open_group(tmp_path / "h.zarr", mode="r")
     for name in ("0", "1", "2", "status"):
@@ -128,13 +193,84 @@ def test_finished_store(tmp_path: Path) -> None:
     assert len(list((tmp_path / "h.zarr").rglob("*"))) < 100
 
 
+def test_a_fitted_score_joins_the_result(tmp_path: Path) -> None:
+    heatmap = _create(tmp_path / "h.zarr")
+    fitted = {"score": 0.75, "file": "score.json", "sha256": "2" * 64}
+    with pytest.raises(HeatmapError, match="not scanned to the end, so there is no score"):
+        heatmap.with_fitted_score(fitted)
+    finished = heatmap.finalise(RESULT, None)
+    scored = finished.with_fitted_score(fitted)
+    assert scored.result == Heatmap.open(tmp_path / "h.zarr").result == replace(RESULT, fitted_score=fitted)
+    assert finished.result == RESULT
+
+
+def test_the_record_on_disk(tmp_path: Path) -> None:
+    """Other programs read it: its keys are part of the format."""
+    heatmap = write_store(tmp_path / "h.zarr", np.full((3, 4), 0.9, np.float32), specificity_99=0.8)
+    parts: Any = json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"]["wsi_meta"]
+    assert " ".join(parts) == "format_version grid identity slide tissue model device versions result lesions"
+    assert parts["format_version"] == 1
+    assert parts["grid"] == parts["identity"]["grid"] == heatmap.grid.to_dict()
+    assert " ".join(parts["identity"]) == (
+        "slide reader model mode halo_px grid tissue device precision compiled test_time_averaging uncertainty"
+    )
+    assert parts["slide"] == {"file": "h.tif", "name": "h", "width": 512, "height": 384, "mpp": 0.243}
+    assert parts["tissue"] == {"source": "found", "fraction": 1.0}
+    assert parts["model"]["thresholds"] == {"default": 0.5, "specificity_99": 0.8}
+    assert parts["result"] == {
+        "score": pytest.approx(0.9),
+        "complete": True,
+        "cells": {"pending": 0, "background": 0, "scanned": 12, "unreadable": 0},
+        "fitted_score": None,
+    }
+    assert (parts["lesions"]["peak"], len(parts["lesions"]["found"])) == (0.8, 1)
+    assert ScanRecord.from_dict(parts | {"of another version": 1}) == heatmap.record
+
+
+def _damaged(parts: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """The record with another value at a place, or without it (None)."""
+    first, _, rest = place.partition(".")
+    if rest:
+        return parts | {first: _damaged(parts[first], rest, value)}
+    return parts | {first: value} if value is not None else {name: part for name, part in parts.items() if name != first}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("identity", "abc", "the record of its scan is damaged"),
+        ("identity.reader", None, "reader"),
+        ("identity.grid", None, "KeyError: 'grid'"),
+        ("identity.grid.width", "wide", "width is 'wide'; expected int"),
+        ("identity.compiled", 1, "compiled is 1; expected bool"),
+        ("slide.name", None, "name"),
+        ("slide.mpp", "0.25", "mpp is '0.25'; expected float"),
+        ("tissue", None, "KeyError: 'tissue'"),
+        ("model.thresholds", None, "missing: thresholds"),
+        ("result", None, "KeyError: 'result'"),
+        ("result", [], "damaged"),
+        ("result.complete", "yes", "complete is 'yes'; expected bool"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path: Path, place: str, value: Any, told: str) -> None:
+    path = write_store(tmp_path / "h.zarr", np.zeros((3, 4), np.float32)).path
+    group = zarr.open_group(path)
+    parts: Any = group.attrs["wsi_meta"]
+    group.attrs["wsi_meta"] = _damaged(parts, place, value)
+    with pytest.raises(HeatmapError, match=r"h\.zarr: the record of its scan is damaged \(") as caught:
+        Heatmap.open(path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert write_store(path, np.ones((3, 4), np.float32)).finished, "and may be replaced: it bears our mark"
+
+
 def test_ome_zarr_opens_it_in_place(tmp_path: Path) -> None:
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
     heatmap = _create(tmp_path / "h.zarr")
     _fill(heatmap)
-    heatmap.finalise({"score": None, "complete": True})
+    heatmap.finalise(replace(RESULT, score=None), None)
     (node,) = Reader(parse_url(tmp_path / "h.zarr"))()
     assert [level.shape for level in node.data] == [(150, 200), (75, 100), (38, 50)]
     assert [axis["name"] for axis in node.metadata["axes"]] == ["y", "x"]
@@ -148,7 +284,7 @@ def test_ome_zarr_opens_it_in_place(tmp_path: Path) -> None:
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 0.25, 1, np.nan])))
 def test_coarser_levels_never_lose_the_highest(level: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
-    half = _halve(level)
+    half = halve(level)
     assert half.shape == ((level.shape[0] + 1) // 2, (level.shape[1] + 1) // 2)
     for row in range(half.shape[0]):
         for col in range(half.shape[1]):

@@ -245,7 +245,7 @@ def test_the_chain_ends_in_a_perfect_score(heatmap: Heatmap, tmp_path: Path) -> 
 
 
 def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -> None:
-    kept = json.loads(json.dumps(lesion_facts(heatmap)))
+    kept = json.loads(json.dumps(lesion_facts(heatmap.record, heatmap.probability)))
     found = find_lesions(heatmap, out=tmp_path / "l.geojson")
     assert (kept["threshold"], kept["peak"], kept["min_area_mm2"]) == (0.5, 0.5, 0)
     features = json.loads((tmp_path / "l.geojson").read_text())["features"]

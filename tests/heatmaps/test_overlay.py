@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from slide_files import texture, write_slide
 import wsi_meta.scanning.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.scanning.scan import scan
 
@@ -62,10 +64,11 @@ def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
 
 
 def test_threshold_hides_what_is_below(heatmap: Heatmap) -> None:
-    middle = float(np.nanmedian(heatmap.probability))
-    colours = _colour_cells(heatmap.probability, heatmap.status, _LAYERS["probability"], 0.7, middle)
-    scanned = heatmap.status == Status.SCANNED
-    np.testing.assert_array_equal(colours[scanned, 3] > 0, heatmap.probability[scanned] >= middle)
+    probability, status = heatmap.probability, heatmap.status
+    middle = float(np.nanmedian(probability))
+    colours = _colour_cells(probability, status, _LAYERS["probability"], 0.7, middle)
+    scanned = status == Status.SCANNED
+    np.testing.assert_array_equal(colours[scanned, 3] > 0, probability[scanned] >= middle)
     assert (colours[~scanned, 3] > 0.5).all(), "not scanned stays marked"
 
 
@@ -90,16 +93,15 @@ def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
     np.testing.assert_allclose(colours[0, 5], VEIL[Status.BACKGROUND][0])
 
 
-def test_title_says_what_is_unknown(heatmap: Heatmap, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _title(heatmap).startswith("node: score 0.")
+def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
+    assert _title(heatmap.record).startswith("node: score 0.")
     results = {
         "node: scan not finished": None,
-        "node: no score, nothing scanned": {"score": None, "cells": {"unreadable": 0}},
-        "node: score 0.250 (incomplete: 7 cells unreadable)": {"score": 0.25, "cells": {"unreadable": 7}},
+        "node: no score, nothing scanned": ScanResult(None, complete=True, cells={"unreadable": 0}),
+        "node: score 0.250 (incomplete: 7 cells unreadable)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
     }
     for title, result in results.items():
-        monkeypatch.setattr(Heatmap, "result", result)
-        assert _title(heatmap) == title
+        assert _title(replace(heatmap.record, result=result)) == title
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

@@ -64,6 +64,14 @@ def test_features_of_a_known_map(tmp_path: Path) -> None:
     assert list(features) == list(FEATURES)
     found = score_heatmap(heatmap.path)
     assert (found.slide, found.score, found.complete) == ("h", score_slide(probability), True)
+    assert found.fitted_score is None
+
+
+def _fitted(heatmap: Path, score_model: Path) -> float:
+    found = score_heatmap(heatmap, score_model=score_model)
+    assert found.score == found.features["score"], "the default score stays beside it"
+    assert found.fitted_score is not None
+    return found.fitted_score
 
 
 def test_a_fitted_score_learns_what_the_default_cannot_tell(scans: Path, labels: Path, tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_a_fitted_score_learns_what_the_default_cannot_tell(scans: Path, labels:
     assert model.validation["auc_of_default_score"] < 0.9
     assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (20, 5, 10)
     assert load_score_model(out) == model
-    sick, well = (score_heatmap(scans / f"patient_00{n}_node_0.zarr", model=out).score for n in (1, 8))
+    sick, well = (_fitted(scans / f"patient_00{n}_node_0.zarr", out) for n in (1, 8))
     assert well < 0.5 < sick
     again = fit_score(scans, labels, out=tmp_path / "again.json")
     assert again == model
@@ -149,8 +157,8 @@ def test_commands(scans: Path, labels: Path, tmp_path: Path) -> None:
     fitted = CliRunner().invoke(main, ["fit-score", str(scans), "--labels", str(labels), "--out", out, "--json"])
     assert json.loads(fitted.stdout)["validation"]["auc"] == 1
     stores = [str(scans / f"patient_00{n}_node_0.zarr") for n in (0, 9)]
-    scored = json.loads(CliRunner().invoke(main, ["score", *stores, "--model", out, "--json"]).stdout)
+    scored = json.loads(CliRunner().invoke(main, ["score", *stores, "--score-model", out, "--json"]).stdout)
     assert [row["slide"] for row in scored] == ["patient_000_node_0", "patient_009_node_0"]
-    assert scored[0]["score"] > 0.5 > scored[1]["score"]
+    assert scored[0]["fitted_score"] > 0.5 > scored[1]["fitted_score"]
     plain = json.loads(CliRunner().invoke(main, ["score", stores[0], "--json"]).stdout)
     assert plain["score"] == plain["features"]["score"]

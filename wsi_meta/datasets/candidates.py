@@ -138,7 +138,7 @@ def _dilate(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
     """Tell which cells' centres a scan, of whatever stride, gave at least its model's threshold."""
     heatmap = Heatmap.open(store)
-    if heatmap.facts["identity"]["slide"] != slide.fingerprint():
+    if heatmap.record.identity.slide != slide.fingerprint():
         raise DataError(f"{store}: is not of {slide.path}; expected scans of the manifest's slides, under their names")
     probability, scale = heatmap.probability, grid.cell_l0 / heatmap.grid.cell_l0
     rows, cols = (

@@ -1,4 +1,4 @@
-"""A demonstration from nothing: draw a synthetic slide, scan it, look at it."""
+"""A demonstration that needs no data: draw a synthetic slide, scan it, draw its overlay."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmaps.overlay import draw_overlay
-from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Demo:
     overlay: Path
     score: float | None
     auc: float | None
-    """Of the heatmap, between cells whose label square is all drawn tumor and scanned cells with none in it; None where
+    """How well the heatmap separates scanned cells that are all drawn tumor from scanned cells that hold none of it; None where
     the drawing has only one kind."""
 
 
@@ -45,7 +45,7 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
 
     Parameters
     ----------
-    folder : where slide, heatmap and overlay go; made if it does not exist, what an earlier demo left is replaced
+    folder : for slide, heatmap and overlay; made if it does not exist; the files of an earlier demo are replaced
     side_px : side of the slide, level-0 pixels of 0.243 um
     seed : of the drawing
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
@@ -62,8 +62,8 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
     slide = write_pyramid(folder / "synthetic-node.tif", image, mpp=SLIDE_MPP)
     heatmap = scan(slide, folder / "synthetic-node.zarr", device=device, overwrite=True, progress=progress)
     overlay = draw_overlay(heatmap, folder / "synthetic-node.png", slide=slide, overwrite=True)
-    score = heatmap.result["score"] if heatmap.result else None
-    return Demo(slide, heatmap.path, overlay, score, _separation(heatmap, tumor))
+    score = heatmap.result.score if heatmap.result else None
+    return Demo(slide, heatmap.path, overlay, score, _separation(heatmap.probability, heatmap.grid, tumor))
 
 
 def _make_folder(folder: Path) -> Path:
@@ -74,12 +74,11 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _separation(heatmap: Heatmap, tumor: NDArray[np.bool_]) -> float | None:
+def _separation(probability: NDArray[np.float32], grid: PatchGrid, tumor: NDArray[np.bool_]) -> float | None:
     """Return the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
     from sklearn.metrics import roc_auc_score
 
-    share = _share_of_tumor(tumor, heatmap.grid.shape, round(heatmap.grid.cell_l0 / MASK_DOWNSAMPLE))
-    probability = heatmap.probability
+    share = _share_of_tumor(tumor, grid.shape, round(grid.cell_l0 / MASK_DOWNSAMPLE))
     judged = np.isfinite(probability) & ((share == 0) | (share == 1))
     truth = share[judged] == 1
     return float(roc_auc_score(truth, probability[judged])) if 0 < truth.sum() < truth.size else None

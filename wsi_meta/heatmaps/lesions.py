@@ -1,4 +1,4 @@
-"""From a heatmap to its lesions, and to the files that tell of them."""
+"""From a heatmap to its lesions, and to the files that list them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.model import ModelCard
 from wsi_meta.outputs import check_output, written_whole
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
+    "default_lesions",
     "default_threshold",
     "find_lesions",
     "lesion_facts",
@@ -28,7 +34,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 PEAK = "specificity_99"
-"""Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the stricter."""
+"""Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the higher one."""
 ENDINGS = (".csv", ".geojson")
 
 
@@ -44,25 +50,26 @@ def find_lesions(
 ) -> tuple[Lesion, ...]:
     """Find the lesions of a heatmap.
 
-    Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners, that all have at least `threshold` and
-    one of which at least `peak`: as large as what looks like tumor, but only where something surely does. Cells that were not
-    scanned belong to none and join none; a heatmap that is not complete gives a warning.
+    Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners. All of them have at least `threshold`,
+    and one of them has at least `peak`. A lesion is then as large as what looks like tumor, and exists only where a cell is
+    surely tumor. Cells that were not scanned belong to no lesion and join none. A heatmap that is not complete gives a warning.
 
-    The diameter is the longest distance between midpoints of the cells' sides. Where cells are tumor whose centre is, discs
-    of 3 to 60 cells come out 0.9 cells too short to 1.0 too long, 0.65 too long on average; ellipses half as wide 1.8 too
-    short to 1.0 too long (measured). Corners of cells would add up to 0.7 cells to that, centres take 0.7 to 1 away. A single
-    cell has the length of its side.
+    The diameter is the longest distance between midpoints of the cells' sides. It was measured on drawn shapes, where a cell
+    is tumor if its centre is: discs of 3 to 60 cells come out between 0.9 cells too short and 1.0 too long (0.65 too long on
+    average), ellipses half as wide between 1.8 too short and 1.0 too long. With the corners of cells instead of the midpoints
+    diameters would be up to 0.7 cells longer, with their centres 0.7 to 1 shorter. A single cell has the length of its side.
 
     Parameters
     ----------
     heatmap : store, or path of one
-    threshold : calibrated probability that all cells of a lesion have; None takes the operating point ``default`` of the
-        model, which the store keeps
-    peak : calibrated probability that one of its cells has; None takes the model's ``specificity_99`` where that is higher
-        than `threshold`, else `threshold`. Equal to `threshold` it keeps unsure lesions too, which a FROC curve can rank
+    threshold : calibrated probability that all cells of a lesion have at least; None takes the operating point ``default`` of
+        the model that made the heatmap
+    peak : calibrated probability that one of its cells has at least; None takes the model's ``specificity_99`` where that is
+        higher than `threshold`, else `threshold`. A `peak` equal to `threshold` also keeps unsure lesions, which a FROC curve
+        can rank
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson)
-    detections : file to write in Camelyon16's format: a line ``probability,x,y`` per lesion, its peak
+    detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion
     overwrite : replace these files if they exist
 
     Returns
@@ -81,10 +88,9 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
-    threshold, peak = _resolve(heatmap, threshold, peak)
-    if not heatmap.finished:
-        logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to go on", heatmap.path)
-    found = _find(heatmap, threshold, peak, min_area)
+    threshold, peak = _resolve(heatmap.record.model, threshold, peak)
+    _warn_if_unfinished(heatmap)
+    found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
         write_lesions(out, found, overwrite=overwrite)
     if detections is not None:
@@ -92,26 +98,38 @@ def find_lesions(
     return found
 
 
+def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
+    """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
+    _warn_if_unfinished(heatmap)
+    return _find(heatmap.record, probability, *_resolve(heatmap.record.model, None, None), 0.0)
+
+
 def default_threshold(heatmap: Heatmap) -> float:
     """Return the operating point ``default`` of the model that made a heatmap."""
-    return float(heatmap.facts["model"]["thresholds"]["default"])
+    return heatmap.record.model.thresholds["default"]
 
 
-def lesion_facts(heatmap: Heatmap) -> dict[str, Any]:
-    """Return what a store keeps of its lesions: those of the defaults, and the thresholds that these were.
+def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[str, Any]:
+    """Return what a store keeps of its lesions: those found by the defaults, and the thresholds that were used.
+
+    Parameters
+    ----------
+    record : of the heatmap
+    probability : of the heatmap, float32 (rows, cols); NaN where not scanned
 
     Returns
     -------
-    dict of plain JSON values: ``threshold``, ``peak``, ``min_area_mm2``, and ``found``, a dict per lesion as
-    :meth:`Lesion.to_dict` gives it with its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
+    dict of plain JSON values: ``threshold``, ``peak``, ``min_area_mm2``, and ``found``: for each lesion what
+    :meth:`Lesion.to_dict` returns, and its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
     """
-    threshold, peak = _resolve(heatmap, None, None)
-    found = [lesion.to_dict() | {"outlines": _polygons(lesion)} for lesion in _find(heatmap, threshold, peak, 0.0)]
+    threshold, peak = _resolve(record.model, None, None)
+    lesions = _find(record, probability, threshold, peak, 0.0)
+    found = [lesion.to_dict() | {"outlines": _polygons(lesion)} for lesion in lesions]
     return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": found}
 
 
 def to_detections(lesions: Sequence[Lesion]) -> Detections:
-    """Return one point per lesion, its peak, as :func:`wsi_meta.froc` judges them."""
+    """Return one point per lesion, its peak, for :func:`wsi_meta.froc`."""
     return Detections(
         np.array([lesion.max_probability for lesion in lesions], np.float64),
         np.array([lesion.peak_x for lesion in lesions], np.int64),
@@ -144,18 +162,24 @@ def write_lesions(out: str | Path, lesions: Sequence[Lesion], *, overwrite: bool
     return target
 
 
-def _resolve(heatmap: Heatmap, threshold: float | None, peak: float | None) -> tuple[float, float]:
+def _warn_if_unfinished(heatmap: Heatmap) -> None:
+    if not heatmap.finished:
+        logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to continue", heatmap.path)
+
+
+def _resolve(card: ModelCard, threshold: float | None, peak: float | None) -> tuple[float, float]:
     """Return threshold and peak, the model's own where they are None."""
-    threshold = default_threshold(heatmap) if threshold is None else threshold
-    peak = max(threshold, heatmap.facts["model"]["thresholds"].get(PEAK, 0.0)) if peak is None else peak
+    threshold = card.thresholds["default"] if threshold is None else threshold
+    peak = max(threshold, card.thresholds.get(PEAK, 0.0)) if peak is None else peak
     if not 0 < threshold <= peak <= 1:
         raise OptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
     return threshold, peak
 
 
-def _find(heatmap: Heatmap, threshold: float, peak: float, min_area: float) -> tuple[Lesion, ...]:
-    probability = heatmap.probability
-    return measure_regions(probability, label_regions(probability, threshold, peak), heatmap.grid, min_area)
+def _find(
+    record: ScanRecord, probability: NDArray[np.float32], threshold: float, peak: float, min_area: float
+) -> tuple[Lesion, ...]:
+    return measure_regions(probability, label_regions(probability, threshold, peak), record.grid, min_area)
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:

@@ -1,4 +1,4 @@
-"""The heatmap as a picture, over the slide or alone."""
+"""The heatmap as a picture, over its slide or alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.lesions import default_lesions
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_output
@@ -30,16 +31,16 @@ class _Layer:
     top: float
     """Value of the last colour; fixed, so that pictures of two slides compare."""
     opaque: float
-    """Value from which on the slide beneath shows through no further."""
+    """At this value, and above it, the layer is as opaque as it gets."""
     label: str
 
 
 COLOUR_MAP = "viridis"
-"""Of probability wherever it is drawn: perceptually even; its bright end is the complement of haematoxylin's purple."""
+"""Of every picture of probability: perceptually even; its bright end is the complement of haematoxylin's purple."""
 _LAYERS = {
     "probability": _Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
-    # pale yellow over teal to blue: no colours of H&E. Half of the views 0 and half 1 would be 0.5, the most there is; on real
-    # tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
+    # pale yellow over teal to blue: no colours of H&E. The highest possible value is 0.5 (half of the views 0, half 1); on
+    # real tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
     "uncertainty": _Layer("YlGnBu", 0.5, 0.25, "uncertainty: spread over eight views (SD of the probability)"),
 }
 LAYERS = tuple(_LAYERS)
@@ -52,7 +53,7 @@ VEIL = {
 """Colour (RGBA) and words for every cell that has no value."""
 DPI = 150
 NUMBERED = 60
-"""Only so many lesions get their number; more would cover each other."""
+"""So many lesions, the largest ones, are numbered; more numbers would cover each other."""
 
 
 def draw_overlay(
@@ -69,12 +70,12 @@ def draw_overlay(
 ) -> Path:
     """Draw a heatmap over its slide, with colour bar, scale bar, name and score; write it as a picture.
 
-    Opacity follows the value, so tissue scored 0 is seen as it is; cells not scanned lie under a grey veil.
+    Opacity follows the value, so tissue of value 0 looks as on the slide; cells that were not scanned lie under a grey veil.
 
     Parameters
     ----------
     heatmap : store, or path of one
-    out : picture to write (png, or what else matplotlib writes by its ending)
+    out : picture to write; its ending says the format (png, or another that matplotlib writes)
     slide : the slide it was made from; None draws the heatmap alone
     layer : ``probability``, or ``uncertainty``: the spread over the eight views, where the scan kept it
     alpha : opacity of the highest value
@@ -101,7 +102,7 @@ def draw_overlay(
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
     out = check_output(out, overwrite=overwrite)
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
-    values, grid = _values(heatmap, layer), heatmap.grid
+    values, status, grid = _values(heatmap, layer), heatmap.status, heatmap.grid
     width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
     side = max_side / DPI / max(width_mm, height_mm)
     figure = Figure(figsize=(max(width_mm * side, 4) + 1.6, max(height_mm * side, 3) + 1.2), layout="constrained", dpi=DPI)
@@ -110,25 +111,24 @@ def draw_overlay(
         axes.imshow(_thumbnail(heatmap, slide, max_side), extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
     rows, cols = grid.shape
     cell_mm = grid.cell_um / 1000
-    colours = _colour_cells(values, heatmap.status, _LAYERS[layer], alpha if slide is not None else None, threshold)
+    colours = _colour_cells(values, status, _LAYERS[layer], alpha if slide is not None else None, threshold)
     axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
-    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap))
+    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap.record))
     if lesions:
-        _add_lesions(axes, find_lesions(heatmap), grid.slide_mpp / 1000)
+        probability = values if layer == "probability" else heatmap.probability
+        _add_lesions(axes, default_lesions(heatmap, probability), grid.slide_mpp / 1000)
     _add_colour_bar(figure, axes, _LAYERS[layer])
     _add_scale_bar(axes, width_mm)
-    _add_legend(axes, heatmap.status)
+    _add_legend(axes, status)
     figure.savefig(out)
     return out
 
 
 def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
-    grid = heatmap.grid
+    grid, record = heatmap.grid, heatmap.record
     with open_slide(slide, mpp=grid.slide_mpp) as opened:
-        if opened.fingerprint() != heatmap.facts["identity"]["slide"]:
-            raise HeatmapError(
-                f"{heatmap.path}: made from {heatmap.facts['slide']['file']}, not from {slide}; pass that slide, or none"
-            )
+        if opened.fingerprint() != record.identity.slide:
+            raise HeatmapError(f"{heatmap.path}: made from {record.slide.file}, not from {slide}; pass that slide, or none")
         image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
     return image
 
@@ -146,7 +146,7 @@ def _values(heatmap: Heatmap, layer: str) -> NDArray[np.float32]:
 def _colour_cells(
     values: NDArray[np.float32], status: NDArray[np.uint8], layer: _Layer, alpha: float | None, threshold: float
 ) -> NDArray[np.float64]:
-    """Return RGBA of every cell; `alpha` None: opaque, for there is nothing beneath."""
+    """Return RGBA of every cell; with `alpha` None they are opaque, since no slide lies beneath."""
     from matplotlib import colormaps
 
     known = np.nan_to_num(values)
@@ -159,12 +159,12 @@ def _colour_cells(
     return colours
 
 
-def _title(heatmap: Heatmap) -> str:
-    name, result = heatmap.facts["slide"]["name"], heatmap.result
+def _title(record: ScanRecord) -> str:
+    name, result = record.slide.name, record.result
     if result is None:
         return f"{name}: scan not finished"
-    score = "no score, nothing scanned" if result["score"] is None else f"score {result['score']:.3f}"
-    unread = result["cells"]["unreadable"]
+    score = "no score, nothing scanned" if result.score is None else f"score {result.score:.3f}"
+    unread = result.cells["unreadable"]
     return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
 
 
@@ -178,7 +178,7 @@ def _add_colour_bar(figure: Any, axes: Any, layer: _Layer) -> None:
 
 
 def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None:
-    """Outline lesions along their cells, dark on light so that it shows on any colour; number the largest."""
+    """Outline lesions along their cells, dark on light, which is visible on any colour; number the largest."""
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 

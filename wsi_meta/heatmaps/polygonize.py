@@ -20,7 +20,7 @@ RIGHT, LEFT = np.array([2, 0, 3, 1]), np.array([1, 3, 0, 2])
 
 
 def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
-    """Return the borders of a region as valid polygons (OGC simple features): rings that touch in points at most.
+    """Return the borders of a region as valid polygons (OGC simple features): rings touch each other only in single points.
 
     Cells that meet only at a corner are in different polygons.
 
@@ -31,7 +31,7 @@ def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
     Returns
     -------
     list of polygons, each a list of rings: the outer one, then the holes. A ring is float64 (n, 2), x (col) and y (row) of
-    its corners in cells from the region's corner, only where it turns; the last corner is joined to the first.
+    its corners in cells from the region's corner: only those where it turns; the last corner is joined to the first.
     """
     from scipy.ndimage import find_objects, label
 
@@ -45,14 +45,14 @@ def trace_cells(region: NDArray[np.bool_]) -> list[list[NDArray[np.float64]]]:
 
 
 def _sides(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which sides lie between region and rest, the region on their right: bool (first corner's row, col, direction)."""
+    """Mark the sides between region and rest, with the region on their right: bool (first corner's row, col, direction)."""
     padded = np.pad(region, 1)
     above_left, above, left, here = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]  # of a corner
     return np.stack([above & ~above_left, above_left & ~left, here & ~above, left & ~here], -1)
 
 
 def _walk(sides: NDArray[np.bool_]) -> list[list[Corner]]:
-    """Join sides to closed rings; where two cells meet at a corner, turn right, which stays at the same cell."""
+    """Join sides to closed rings; where two cells meet at a corner, turn right, to the next side of the same cell."""
     rows, cols, directions = np.nonzero(sides)
     number = np.full(sides.shape, -1)
     number[sides] = np.arange(len(rows))
@@ -73,7 +73,7 @@ def _walk(sides: NDArray[np.bool_]) -> list[list[Corner]]:
 
 
 def _split(ring: list[Corner]) -> list[list[Corner]]:
-    """Cut a ring where it comes to the same corner again, so that each part is there once."""
+    """Cut a ring wherever it returns to a corner, so that no part passes a corner twice."""
     if len(set(ring)) == len(ring):
         return [ring]
     parts, path, place = [], list[Corner](), dict[Corner, int]()

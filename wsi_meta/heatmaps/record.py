@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 from wsi_meta.models.model import ModelCard
 from wsi_meta.tiling.grid import PatchGrid
@@ -12,6 +12,10 @@ __all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "Scanne
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""
+PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
+"""What JSON must hold where a field of a record has one of these types."""
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -113,33 +117,44 @@ class ScanRecord:
         """Return the record of a scan that has reached its end."""
         return replace(self, result=result, lesions=lesions)
 
+    def with_fitted_score(self, fitted_score: dict[str, Any]) -> ScanRecord:
+        """Return the record with a fitted score in its result; ValueError where there is no result yet."""
+        if self.result is None:
+            raise ValueError("no result yet")
+        return replace(self, result=replace(self.result, fitted_score=fitted_score))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
-        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()} | asdict(self)
-        return parts | {"model": self.model.to_dict()}
+        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
+        parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
+        return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
     def from_dict(cls, parts: dict[str, Any]) -> ScanRecord:
-        """Make a record from what :meth:`to_dict` returned; parts that this version does not know are passed over.
+        """Make a record from what :meth:`to_dict` returned; parts that this version does not know are ignored.
 
         Raises
         ------
-        KeyError, TypeError, ValueError
+        AttributeError, KeyError, TypeError, ValueError
             when a part is missing or is not what it should be.
         """
         identity, result = parts["identity"], parts["result"]
         return cls(
-            identity=ScanIdentity(**_known(ScanIdentity, identity) | {"grid": PatchGrid(**identity["grid"])}),
-            slide=ScannedSlide(**_known(ScannedSlide, parts["slide"])),
-            tissue=ScannedTissue(**_known(ScannedTissue, parts["tissue"])),
+            identity=_make(ScanIdentity, identity | {"grid": _make(PatchGrid, identity["grid"])}),
+            slide=_make(ScannedSlide, parts["slide"]),
+            tissue=_make(ScannedTissue, parts["tissue"]),
             model=ModelCard.from_dict(parts["model"]),
             device=str(parts["device"]),
             versions=dict(parts["versions"]),
-            result=None if result is None else ScanResult(**_known(ScanResult, result)),
+            result=None if result is None else _make(ScanResult, result),
             lesions=parts.get("lesions"),
         )
 
 
-def _known(kind: type[Any], parts: dict[str, Any]) -> dict[str, Any]:
-    """Return the parts that are fields of a dataclass."""
-    return {field.name: parts[field.name] for field in fields(kind) if field.name in parts}
+def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:
+    """Return a dataclass made of those parts that are its fields; TypeError where one is missing or has another type."""
+    known = {name: hint for name, hint in get_type_hints(kind).items() if name in parts}
+    for name, hint in known.items():
+        if hint in PLAIN and type(parts[name]) not in PLAIN[hint]:
+            raise TypeError(f"{name} is {parts[name]!r}; expected {hint.__name__}")
+    return kind(**{name: parts[name] for name in known})

@@ -28,11 +28,11 @@ class Lesion:
     number: int
     """From 1, the largest area first."""
     x: float
-    """Centroid; in a bent lesion it may lie outside."""
+    """Centroid; that of a bent lesion may lie outside it."""
     y: float
     """Centroid."""
     peak_x: int
-    """Centre of the cell with the highest probability, in the densest place where several have it."""
+    """Centre of the cell with the highest probability; of several such cells, the one with the highest surroundings."""
     peak_y: int
     """Centre of that cell."""
     area_mm2: float
@@ -134,7 +134,7 @@ def _lesion(
 
 
 def _outlines(region: NDArray[np.bool_], corner: NDArray[np.intp], grid: PatchGrid) -> tuple[Outline, ...]:
-    """Return a region's borders in level-0 pixels; cells that reach over the slide's edge are cut there."""
+    """Return a region's borders in level-0 pixels; cells that extend over the slide's edge are cut at it."""
     limits = (grid.width, grid.height)
     polygons = [[np.minimum((ring + corner[::-1]) * grid.cell_l0, limits) for ring in rings] for rings in trace_cells(region)]
     return tuple(Outline(rings[0], tuple(rings[1:]), "tumor") for rings in polygons)
@@ -145,7 +145,7 @@ def longest_distance(cells: NDArray[np.intp]) -> float:
     from scipy.spatial import ConvexHull
     from scipy.spatial.distance import pdist
 
-    # four points round each centre span an area, so there is always a hull
+    # the four points round a cell's centre span an area, so a hull exists even for one cell
     sides = np.array([(0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
     points = (cells[:, None] + sides).reshape(-1, 2)
     return float(pdist(points[ConvexHull(points).vertices]).max())

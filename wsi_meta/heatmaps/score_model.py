@@ -1,4 +1,4 @@
-"""A slide's score learned from few interpretable facts of its map: a logistic regression that is a JSON file."""
+"""The fitted score of a slide: a logistic regression on a few interpretable features of its map, kept in a JSON file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_meta.annotations.tables import read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line
-from wsi_meta.heatmaps.lesions import default_threshold, find_lesions
+from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap
@@ -27,7 +27,7 @@ __all__ = [
     "ScoreModel",
     "SlideScore",
     "fit_score",
-    "learned_score",
+    "fitted_score",
     "load_score_model",
     "map_features",
     "score_heatmap",
@@ -41,23 +41,25 @@ FEATURES = {
     "surest_mean": "mean probability of the lesion where that is highest; 0 without",
     "share": "share of scanned cells at or over the threshold",
 }
-"""What the model looks at, in order."""
+"""What a score model uses, in order."""
 FORMAT = "wsi-meta slide score 1"
 STRENGTH = 1.0
-"""Inverse of the L2 penalty on standardised features (scikit-learn's C)."""
+"""Inverse strength of the L2 penalty on standardised features (scikit-learn's C)."""
 FOLDS = 5
-"""At most so many parts for cross-validation."""
+"""Largest number of parts for cross-validation."""
 POSITIVE = {"0": False, "1": True, "normal": False, "negative": False, "tumor": True, "itc": True, "micro": True, "macro": True}
 """Words for a slide's label."""
 
 
 @dataclass(frozen=True)
 class SlideScore:
-    """A slide's score, and what it rests on."""
+    """A slide's scores, and the features of its map."""
 
     slide: str
     score: float
-    """Default: 0..1, see :func:`wsi_meta.score_slide`; with a model: its probability of tumor."""
+    """The default score, 0 to 1; see :func:`wsi_meta.score_slide`."""
+    fitted_score: float | None
+    """Probability of tumor by a score model; None where none was given."""
     complete: bool
     """Whether all tissue was scanned."""
     features: dict[str, float]
@@ -76,7 +78,7 @@ class ScoreModel:
     """Of each standardised feature, so that they compare."""
     intercept: float
     validation: dict[str, float]
-    """AUC of slides scored by models fitted without their patient, the default score's AUC on the same slides, and counts."""
+    """AUC of slides scored by models that were fitted on other patients, AUC of the default score on them, and counts."""
 
     def probability(self, features: dict[str, float]) -> float:
         """Return the probability of tumor."""
@@ -86,40 +88,48 @@ class ScoreModel:
         return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
-def score_heatmap(heatmap: str | Path | Heatmap, *, model: str | Path | None = None) -> SlideScore:
+def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | None = None) -> SlideScore:
     """Score a slide from its heatmap.
 
     Parameters
     ----------
     heatmap : store, or path of one
-    model : file from :func:`fit_score`; None takes the default score, which needs no training
+    score_model : file from :func:`fit_score`, for the fitted score beside the default one
 
     Raises
     ------
     HeatmapError
         when there is no heatmap, or nothing was scanned.
     DataError
-        when `model` is none.
+        when `score_model` is not such a file.
     """
-    learned = None if model is None else load_score_model(model)
+    loaded = None if score_model is None else load_score_model(score_model)
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
     features = map_features(heatmap)
-    score = features["score"] if learned is None else learned.probability(features)
-    return SlideScore(str(heatmap.facts["slide"]["name"]), score, heatmap.finished, features)
+    fitted = None if loaded is None else loaded.probability(features)
+    return SlideScore(heatmap.record.slide.name, features["score"], fitted, heatmap.finished, features)
 
 
-def learned_score(heatmap: Heatmap, model: str | Path) -> dict[str, Any]:
-    """Return what a store keeps of a fitted score: ``score`` (None where nothing was scanned), and its file's name and SHA-256.
+def fitted_score(heatmap: Heatmap, score_model: str | Path) -> dict[str, Any]:
+    """Return what a store keeps of a fitted score.
+
+    Parameters
+    ----------
+    score_model : file from :func:`fit_score`
+
+    Returns
+    -------
+    dict of plain JSON values: ``score`` (None where nothing was scanned), and the score model's ``file`` name and ``sha256``.
 
     Raises
     ------
     DataError
-        when `model` is no file from :func:`fit_score`.
+        when `score_model` is not such a file.
     """
-    learned, path = load_score_model(model), Path(model)
-    scanned = bool(np.isfinite(heatmap.probability).any())
-    score = learned.probability(map_features(heatmap)) if scanned else None
-    return {"score": score, "model": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    loaded, path = load_score_model(score_model), Path(score_model)
+    features = _features(heatmap)
+    score = None if features is None else loaded.probability(features)
+    return {"score": score, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def map_features(heatmap: Heatmap) -> dict[str, float]:
@@ -130,38 +140,28 @@ def map_features(heatmap: Heatmap) -> dict[str, float]:
     HeatmapError
         when nothing was scanned.
     """
-    probability = heatmap.probability
-    if (score := score_slide(probability)) is None:
+    if (features := _features(heatmap)) is None:
         raise HeatmapError(
             f"{heatmap.path}: no cell was scanned, so there is no score; look at the slide, or scan it to the end"
         )
-    lesions, scanned = find_lesions(heatmap), probability[np.isfinite(probability)]
-    micro = dict(SIZE_CLASSES)["micrometastasis"]
-    return {
-        "score": score,
-        "log_diameter": math.log1p(max((lesion.diameter_mm for lesion in lesions), default=0.0)),
-        "log_area": math.log1p(sum(lesion.area_mm2 for lesion in lesions)),
-        "log_metastases": math.log1p(sum(lesion.diameter_mm > micro for lesion in lesions)),
-        "surest_mean": max((lesion.mean_probability for lesion in lesions), default=0.0),
-        "share": float((scanned >= default_threshold(heatmap)).mean()),
-    }
+    return features
 
 
 def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: int = 0, overwrite: bool = False) -> ScoreModel:
-    """Fit a score to slides whose label is known; L2-regularised logistic regression (scikit-learn).
+    """Fit a score model to slides whose label is known: an L2-regularised logistic regression (scikit-learn).
 
     Parameters
     ----------
     scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
     labels : CSV with columns ``slide`` (name or file), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and, where
-        known, ``patient``; without it a name's part before ``_node_`` is the patient. Slides without a store are passed over.
+        known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are ignored.
     out : JSON file to write
     seed : of the folds
     overwrite : replace `out` if it exists
 
     Returns
     -------
-    The model fitted on all slides; ``validation`` has the AUC of slides scored without their patient.
+    The model fitted on all slides; ``validation`` has the AUC of slides scored by models fitted on other patients.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
 
 
 def load_score_model(path: str | Path) -> ScoreModel:
-    """Read a file from :func:`fit_score`; DataError when it is none."""
+    """Read a file from :func:`fit_score`; DataError when it is not one."""
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -199,11 +199,28 @@ def load_score_model(path: str | Path) -> ScoreModel:
         model = ScoreModel(**content)
         parts = [[float(part[name]) for name in FEATURES] for part in (model.mean, model.scale, model.coefficients)]
         if not np.isfinite([*parts[0], *parts[1], *parts[2], float(model.intercept)]).all() or min(parts[1]) <= 0:
-            raise ValueError("numbers that cannot be")
+            raise ValueError("impossible numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: not a score model ({told}); expected a file from 'wsi-meta fit-score'") from error
     return model
+
+
+def _features(heatmap: Heatmap) -> dict[str, float] | None:
+    """Return the features of a heatmap; None where nothing was scanned."""
+    probability = heatmap.probability
+    if (score := score_slide(probability)) is None:
+        return None
+    lesions, scanned = default_lesions(heatmap, probability), probability[np.isfinite(probability)]
+    micro = dict(SIZE_CLASSES)["micrometastasis"]
+    return {
+        "score": score,
+        "log_diameter": math.log1p(max((lesion.diameter_mm for lesion in lesions), default=0.0)),
+        "log_area": math.log1p(sum(lesion.area_mm2 for lesion in lesions)),
+        "log_metastases": math.log1p(sum(lesion.diameter_mm > micro for lesion in lesions)),
+        "surest_mean": max((lesion.mean_probability for lesion in lesions), default=0.0),
+        "share": float((scanned >= default_threshold(heatmap)).mean()),
+    }
 
 
 def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["score_slide"]
 
 HIGHEST = 10
-"""How many of the highest cells make the score."""
+"""The score is the mean of so many cells, the highest ones."""
 
 
 def score_slide(probability: NDArray[np.float32]) -> float | None:
@@ -23,11 +23,11 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
 
     Parameters
     ----------
-    probability : float32 (rows, cols); NaN where not scanned, which counts neither way
+    probability : float32 (rows, cols); NaN where not scanned; such cells are ignored
 
     Returns
     -------
-    float in 0..1; None when no cell was scanned. Fewer than ten scanned cells: the mean of those there are.
+    float in 0..1; None when no cell was scanned. With fewer than ten scanned cells it is the mean of all of them.
     """
     from scipy.ndimage import convolve
 

@@ -5,22 +5,25 @@
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
-                "wsi_meta": identity of the scan, slide, grid, model card, versions, result, lesions
+                "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
 
-A block's status is written after its values: that is its commit mark, and what an interrupted scan resumes from.
+A block's status is written after its values. It marks the block as done: an interrupted scan continues with the others.
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.errors import HeatmapError, OutputExistsError, first_line
+from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
+from wsi_meta.heatmaps.record import FORMAT_VERSION, ScanRecord, ScanResult
 from wsi_meta.outputs import check_folder
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -30,10 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Heatmap", "Status"]
 
-FORMAT_VERSION = 1
-"""Version of the attributes' layout; a store with a newer one is refused."""
-SMALLEST_LEVEL = 64
-"""The last level of the pyramid has at most this many cells a side."""
 LEVEL_CHUNK = 512
 """Cells along a chunk's side in the levels after the first (few files)."""
 
@@ -47,15 +46,21 @@ class Status(IntEnum):
     UNREADABLE = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Heatmap:
     """An opened heatmap store; :meth:`open` one, or let :func:`wsi_meta.scan` make it.
 
-    All arrays have a row and column per cell; cell (0, 0) is the slide's upper left corner.
+    All arrays have a row and column per cell; cell (0, 0) is the slide's upper left corner. Several threads may read and
+    write different blocks at the same time. A copy sent to another process opens the store there again.
     """
 
     path: Path
-    group: zarr.Group
+    record: ScanRecord
+    """What the store says of its scan, as it was when the store was opened."""
+    group: zarr.Group = field(repr=False)
+    """The zarr group itself."""
+    _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Heatmap:
@@ -64,49 +69,29 @@ class Heatmap:
         Raises
         ------
         HeatmapError
-            when there is none, or it is not ours, or of a newer version.
+            when there is none, or it is not from wsi-meta, of a newer version, or its record is damaged.
         """
-        import zarr
-        from zarr.errors import BaseZarrError
-
         path = Path(path)
-        if not path.is_dir():
-            found = "not a folder" if path.exists() else "no such store"
-            raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
+        group = _open_group(path)
+        parts: Any = group.attrs["wsi_meta"]
         try:
-            group = zarr.open_group(path, mode="r+", zarr_format=3)
-        except (BaseZarrError, OSError, ValueError, KeyError) as error:
+            record = ScanRecord.from_dict(parts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            told = f"{type(error).__name__}: {first_line(error)}"
             raise HeatmapError(
-                f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
+                f"{path}: the record of its scan is damaged ({told}); scan again with --overwrite, or to another --out"
             ) from error
-        facts: Any = group.attrs.get("wsi_meta")
-        if not isinstance(facts, dict) or "identity" not in facts:
-            raise HeatmapError(f"{path}: a zarr group, but not from wsi-meta; expected a heatmap from 'wsi-meta scan'")
-        if facts["format_version"] > FORMAT_VERSION:
-            raise HeatmapError(
-                f"{path}: heatmap format {facts['format_version']} is newer than {FORMAT_VERSION}; update wsi-meta"
-            )
-        return cls(path, group)
+        return cls(path, record, group)
 
     @classmethod
-    def create(
-        cls,
-        path: Path,
-        grid: PatchGrid,
-        tissue: NDArray[np.bool_],
-        facts: dict[str, Any],
-        *,
-        uncertainty: bool = False,
-        overwrite: bool,
-    ) -> Heatmap:
+    def create(cls, path: Path, record: ScanRecord, tissue: NDArray[np.bool_], *, overwrite: bool) -> Heatmap:
         """Make an empty store, whole or not at all: cells with tissue are pending, the others background.
 
         Parameters
         ----------
+        record : of a scan that has no result yet; its identity says the grid and whether uncertainty is kept
         tissue : bool, the grid's shape
-        facts : attributes to keep under ``wsi_meta``; with ``identity``
-        uncertainty : make room for the spread over the eight views
-        overwrite : replace an older heatmap at `path`; anything else that stands there is never replaced
+        overwrite : replace an older heatmap at `path`; anything else at `path` is never replaced
 
         Raises
         ------
@@ -120,7 +105,7 @@ class Heatmap:
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            _write_empty(partial, path.stem, grid, tissue, facts, uncertainty=uncertainty)
+            _write_empty(partial, path.stem, record, tissue)
             if path.exists():
                 shutil.rmtree(path)
             partial.rename(path)
@@ -129,50 +114,57 @@ class Heatmap:
         return cls.open(path)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """Everything kept under ``wsi_meta``."""
-        facts: Any = self.group.attrs["wsi_meta"]
-        return dict(facts)
-
-    @property
     def grid(self) -> PatchGrid:
         """Where the cells lie."""
-        return PatchGrid(**self.facts["grid"])
+        return self.record.grid
 
     @property
-    def probability(self) -> NDArray[np.float32]:
-        """Calibrated probability of tumor, float32 (rows, cols); NaN where not scanned."""
-        return self._read("0", (slice(None), slice(None)))
-
-    @property
-    def status(self) -> NDArray[np.uint8]:
-        """:class:`Status` of each cell, uint8 (rows, cols)."""
-        return self._read("status", (slice(None), slice(None)))
-
-    @property
-    def uncertainty(self) -> NDArray[np.float32] | None:
-        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
-        return self._read("uncertainty", (slice(None), slice(None))) if self.has_uncertainty else None
-
-    @property
-    def has_uncertainty(self) -> bool:
-        """Whether the store keeps the spread over the eight views."""
-        return "uncertainty" in self.group
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """Score and counts once the scan came to its end, else None."""
-        result: dict[str, Any] | None = self.facts["result"]
-        return result
+    def result(self) -> ScanResult | None:
+        """Score and counts once the scan has reached its end, else None."""
+        return self.record.result
 
     @property
     def finished(self) -> bool:
         """Whether every cell is scanned or background."""
-        return self.result is not None and self.result["complete"]
+        return self.result is not None and self.result.complete
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether the store keeps the spread over the eight views."""
+        return self.record.identity.uncertainty
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Calibrated probability of tumor, float32 (rows, cols); NaN where not scanned.
+
+        Each access reads the whole array from the store: keep it in a variable.
+        """
+        return self._read("0")
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """:class:`Status` of each cell, uint8 (rows, cols).
+
+        Each access reads the whole array from the store: keep it in a variable.
+        """
+        return self._read("status")
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32] | None:
+        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept.
+
+        Each access reads the whole array from the store: keep it in a variable.
+        """
+        return self._read("uncertainty") if self.has_uncertainty else None
 
     def read_status(self, block: Block) -> NDArray[np.uint8]:
         """Return the status of a block's cells."""
         return self._read("status", block.cells)
+
+    def open_blocks(self, status: NDArray[np.uint8]) -> list[Block]:
+        """Return the blocks that hold pending or unreadable cells in the store's `status`: what a scan still has to do."""
+        is_open = np.isin(status, (Status.PENDING, Status.UNREADABLE))
+        return [block for block in self.grid.blocks() if is_open[block.cells].any()]
 
     def write_block(
         self,
@@ -181,34 +173,29 @@ class Heatmap:
         status: NDArray[np.uint8],
         uncertainty: NDArray[np.float32] | None = None,
     ) -> None:
-        """Write a block's values, NaN where there are none, then its status, which commits it."""
+        """Write a block's values, NaN where there are none, then its status, which marks the block as done."""
         self._array("0")[block.cells] = probability
         if uncertainty is not None:
             self._array("uncertainty")[block.cells] = uncertainty
         self._array("status")[block.cells] = status
 
-    def open_blocks(self) -> list[Block]:
-        """Return the blocks that hold pending or unreadable cells: what a scan has still to do."""
-        status = self.status
-        return [
-            block for block in self.grid.blocks() if np.isin(status[block.cells], (Status.PENDING, Status.UNREADABLE)).any()
-        ]
-
-    def finalise(self, result: dict[str, Any], lesions: dict[str, Any] | None = None) -> None:
-        """Write the coarser levels and the result; the store is then complete.
+    def finalise(self, result: ScanResult, lesions: dict[str, Any] | None) -> Heatmap:
+        """Write the coarser levels, the result and the lesions of a scan that has reached its end.
 
         Parameters
         ----------
-        result : score and counts, plain JSON values; with ``complete``
-        lesions : what :func:`wsi_meta.heatmaps.lesions.lesion_facts` gives
+        lesions : as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them
+
+        Returns
+        -------
+        The same store with the finished record; this object keeps the old one.
         """
         for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
             leftover.unlink()
-        level, count = self.probability, 1
-        while max(level.shape) > SMALLEST_LEVEL:
-            level, count = _halve(level), count + 1
+        levels = coarser_levels(self.probability)
+        for number, level in enumerate(levels, 1):
             array = self.group.create_array(
-                str(count - 1),
+                str(number),
                 shape=level.shape,
                 chunks=tuple(min(LEVEL_CHUNK, side) for side in level.shape),
                 dtype="float32",
@@ -217,84 +204,91 @@ class Heatmap:
                 overwrite=True,
             )
             array[...] = level
-        self.group.update_attributes(  # at once: each key of attrs.update() writes all of them, and lesions may be megabytes
-            {
-                "ome": _multiscales(self.path.stem, self.grid.cell_um, count),
-                "wsi_meta": self.facts | {"result": result, "lesions": lesions},
-            }
-        )
+        ome = multiscales(self.path.stem, self.grid.cell_um, 1 + len(levels))
+        return self._with_record(self.record.finished_with(result, lesions), ome=ome)
 
-    def amend(self, **parts: Any) -> None:
-        """Add parts to the result of a scan that came to its end."""
-        self.group.attrs.update({"wsi_meta": self.facts | {"result": (self.result or {}) | parts}})
+    def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
+        """Write a fitted score into the result of a scan that has reached its end.
+
+        Parameters
+        ----------
+        fitted_score : as :func:`wsi_meta.heatmaps.score_model.fitted_score` returns it
+
+        Returns
+        -------
+        The same store with the new record; this object keeps the old one.
+
+        Raises
+        ------
+        HeatmapError
+            when the scan has not reached its end.
+        """
+        if self.result is None:
+            raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
+        return self._with_record(self.record.with_fitted_score(fitted_score))
 
     def remove(self) -> None:
         """Delete the store."""
         shutil.rmtree(self.path)
 
-    def _array(self, name: str) -> Any:
-        return self.group[name]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the path alone: arrays and locks belong to one process."""
+        return Heatmap.open, (self.path.absolute(),)
 
-    def _read(self, name: str, part: tuple[slice, slice]) -> NDArray[Any]:
+    def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
+        # at once: zarr writes all attributes for each change, and lesions may be megabytes
+        self.group.update_attributes(attributes | {"wsi_meta": record.to_dict()})
+        return replace(self, record=record)
+
+    def _array(self, name: str) -> Any:
+        """Return an array of the store; it is opened once, at its first use."""
+        with self._opening:
+            if name not in self._arrays:
+                self._arrays[name] = self.group[name]
+            return self._arrays[name]
+
+    def _read(self, name: str, part: Any = ...) -> NDArray[Any]:
         return np.asarray(self._array(name)[part])
 
 
-def _write_empty(
-    path: Path, name: str, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any], *, uncertainty: bool
-) -> None:
+def _open_group(path: Path) -> zarr.Group:
+    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none."""
+    import zarr
+    from zarr.errors import BaseZarrError
+
+    if not path.is_dir():
+        found = "not a folder" if path.exists() else "no such store"
+        raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
+    try:
+        group = zarr.open_group(path, mode="r+", zarr_format=3)
+    except (BaseZarrError, OSError, ValueError, KeyError) as error:
+        raise HeatmapError(
+            f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
+        ) from error
+    parts: Any = group.attrs.get("wsi_meta")
+    if not isinstance(parts, dict) or "identity" not in parts:
+        raise HeatmapError(f"{path}: a zarr group, but not from wsi-meta; expected a heatmap from 'wsi-meta scan'")
+    if isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION:
+        raise HeatmapError(f"{path}: heatmap format {version} is newer than {FORMAT_VERSION}; update wsi-meta")
+    return group
+
+
+def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
     import zarr
 
-    group = zarr.create_group(path, zarr_format=3)
+    group, grid = zarr.create_group(path, zarr_format=3), record.grid
     chunks, axes = (grid.block_cells, grid.block_cells), ("y", "x")
-    for values in ("0", "uncertainty") if uncertainty else ("0",):
+    for values in ("0", "uncertainty") if record.identity.uncertainty else ("0",):
         group.create_array(values, shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
     status = group.create_array("status", shape=grid.shape, chunks=chunks, dtype="uint8", fill_value=0, dimension_names=axes)
     status[...] = np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
-    group.attrs.put(
-        {
-            "ome": _multiscales(name, grid.cell_um, 1),
-            "wsi_meta": {"format_version": FORMAT_VERSION, "grid": grid.to_dict(), **facts, "result": None},
-        }
-    )
+    group.attrs.put({"ome": multiscales(name, grid.cell_um, 1), "wsi_meta": record.to_dict()})
 
 
 def _refuse_foreign(path: Path) -> None:
     try:
-        Heatmap.open(path)
+        _open_group(path)
     except HeatmapError as error:
         raise OutputExistsError(
             f"{path}: exists and is not a heatmap store; it is never replaced; choose another --out"
         ) from error
-
-
-def _multiscales(name: str, cell_um: float, levels: int) -> dict[str, Any]:
-    """Return the OME-Zarr 0.5 metadata: the centre of element (0, 0) lies half an element from the slide's corner."""
-    return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"],
-                "datasets": [
-                    {
-                        "path": str(level),
-                        "coordinateTransformations": [
-                            {"type": "scale", "scale": [cell_um * 2**level] * 2},
-                            {"type": "translation", "translation": [cell_um * 2**level / 2] * 2},
-                        ],
-                    }
-                    for level in range(levels)
-                ],
-                "type": "maximum",
-                "metadata": {"description": "probability of tumor; NaN = not scanned; coarser levels take the maximum"},
-            }
-        ],
-    }
-
-
-def _halve(level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take the maximum of two by two elements, ignoring NaN; NaN where all four are."""
-    rows, cols = level.shape
-    padded = np.pad(level, ((0, rows % 2), (0, cols % 2)), constant_values=np.nan)
-    highest: NDArray[np.float32] = np.fmax.reduce(padded.reshape(padded.shape[0] // 2, 2, -1, 2), axis=(1, 3))
-    return highest
