@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""TIAToolbox's side of bench_peers; runs in an environment that has TIAToolbox and not wsi-meta.
+"""TIAToolbox's side of `peers.py`; runs in an environment that has TIAToolbox and not wsi-meta.
 
 PatchPredictor over one slide: the given mask, mpp 0.972, patches of 96 px; a zarr store of probabilities comes out.
 """

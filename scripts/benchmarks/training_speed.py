@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Images per second of training on this machine: the loader alone, the step alone, and both together, in one run.
 
 The three take turns, each figure is the median, so a drift of the machine's speed hits all alike. Without --data, patches are
 cut from drawn tissue and written as JPEG first.
 
-    .venv/bin/python scripts/bench_train [--data pcam/] [--workers 2] [--turns 3] [--seconds 20] [--batch-size 64]
+    .venv/bin/python scripts/benchmarks/training_speed.py [--data pcam/] [--workers 2] [--turns 3] [--seconds 20]
 """
 
 from __future__ import annotations

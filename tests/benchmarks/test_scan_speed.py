@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scan_limits as limits_module
 from fakes import DarknessPredictor
+from scan_figures import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
+from scan_limits import Limits, block_name, measure_limits
 from slide_files import texture, write_slide
+from stopwatch import Timing, time_command
 from stores import write_store
 from tiny import Tiny
 
 import wsi_meta.scanning.worker
-from wsi_meta.benchmark import limits as limits_module
-from wsi_meta.benchmark.limits import Limits, block_name, measure_limits
-from wsi_meta.benchmark.speed import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
-from wsi_meta.benchmark.stopwatch import Timing, time_command
 from wsi_meta.models.model import ModelCard, save_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.grid import Block

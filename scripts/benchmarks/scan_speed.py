@@ -1,13 +1,12 @@
-#!/usr/bin/env python3
 """How fast slides of Camelyon's size are scanned here, beside what reading alone and the network alone allow.
 
-Writes slides (see wsi_meta/benchmark/large_slide.py), scans each with `wsi-meta scan` in a process of its own, first with an
+Writes slides (see large_slide.py), scans each with `wsi-meta scan` in a process of its own, first with an
 empty cache of compiled kernels, then --turns times with a full one, and measures both limits on the same blocks after each of
 these. Prints a table of medians; --json writes everything.
 
-    scripts/bench --sizes 1/16                           a few minutes on two cores
-    scripts/bench --sizes 1/16 1/4 full --patches pcam/valid --json bench.json
-    scripts/bench --sizes full --cases dense:32 --stream 10 --device cuda
+    .venv/bin/python scripts/benchmarks/scan_speed.py --sizes 1/16                           a few minutes on two cores
+    .venv/bin/python scripts/benchmarks/scan_speed.py --sizes 1/16 1/4 full --patches pcam/valid --json bench.json
+    .venv/bin/python scripts/benchmarks/scan_speed.py --sizes full --cases dense:32 --stream 10 --device cuda
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.benchmark.large_slide import FULL_SIZE, SIZES, TISSUE_PX, assemble_tissue, draw_tissue, write_large_slide
-from wsi_meta.benchmark.limits import Limits, measure_limits
-from wsi_meta.benchmark.speed import MeasuredScan, figures, scan_timeline, table
-from wsi_meta.benchmark.stopwatch import time_command
+from large_slide import FULL_SIZE, SIZES, TISSUE_PX, assemble_tissue, draw_tissue, write_large_slide
+from scan_figures import MeasuredScan, figures, scan_timeline, table
+from scan_limits import Limits, measure_limits
+from stopwatch import time_command
+
 from wsi_meta.heatmaps.store import Heatmap
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from stopwatch import Timing
 
-from wsi_meta.benchmark.stopwatch import Timing
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """What a model is worth on labelled patches: single view, eight views, and dense mode in mosaics of strangers, in one run.
 
 Calibration and threshold are fitted on one half of the patches and judged on the other, and the other way round. Dense mode is
 compared with patch mode on the same patches and in the same precision.
 
-    .venv/bin/python scripts/bench_model MODEL pcam/ [--split valid]
+    .venv/bin/python scripts/benchmarks/model_quality.py MODEL pcam/ [--split valid]
 """
 
 from __future__ import annotations

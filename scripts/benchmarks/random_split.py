@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """How good a model looks on a random split, where slides stand on both sides: the figure that is usually published.
 
 Holds out a seeded random tenth of the patches whose names begin with --prefix for judging, a twentieth for choosing the epoch
 and calibrating; trains on the rest of the training patches, and judges once. Compare it with the figure on unseen slides.
 
-    .venv/bin/python scripts/bench_random_split pcam/ --init stem_to_layer3.safetensors --out split/ [--epochs 8]
+    .venv/bin/python scripts/benchmarks/random_split.py pcam/ --init stem_to_layer3.safetensors --out split/ [--epochs 8]
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-#!/usr/bin/env python3
 """wsi-meta beside TIAToolbox and WSInfer: same slide, network, tissue and stride, in turns, from a process's start to its end.
 
 Makes an environment for each tool in --envs (5 GB each, kept), writes a slide of Camelyon's size and what each tool needs,
 runs the tools one after the other --turns times and prints medians and ratios. The others run at batches of 64 with one
 worker unless told otherwise; --tune tries their settings, and docs/benchmarks.md says which a figure is of.
 
-    scripts/bench_peers --turns 3                         stride 96, 20,000 patches: half an hour on two cores
-    scripts/bench_peers --case dense:32 --part 0.1        ours on the whole slide, TIAToolbox on a tenth of it
-    scripts/bench_peers --size 1/16 --turns 1             to see that all works
-    scripts/bench_peers --size 1/16 --tune
+    .venv/bin/python scripts/benchmarks/peers.py --turns 3                    stride 96: half an hour on two cores
+    .venv/bin/python scripts/benchmarks/peers.py --case dense:32 --part 0.1   TIAToolbox on a tenth of the slide
+    .venv/bin/python scripts/benchmarks/peers.py --size 1/16 --turns 1        to see that everything works
+    .venv/bin/python scripts/benchmarks/peers.py --size 1/16 --tune
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peer_files
+from large_slide import FULL_SIZE, SIZES, assemble_tissue, draw_tissue, write_large_slide
+from peer_files import PatchRun
 from scipy.special import expit, logit
+from stopwatch import time_command
 
-from wsi_meta.benchmark import peers
-from wsi_meta.benchmark.large_slide import FULL_SIZE, SIZES, assemble_tissue, draw_tissue, write_large_slide
-from wsi_meta.benchmark.peers import PatchRun
-from wsi_meta.benchmark.stopwatch import time_command
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import load_model, model_path, save_model
 from wsi_meta.slides.slide import open_slide
@@ -101,28 +100,28 @@ class Comparison:
     def run_tiatoolbox(self, settings: Settings, tissue: TissueMask | None = None) -> PatchRun:
         """Run its PatchPredictor on the cells of our tissue, or of a part of it."""
         folder = self._emptied("tiatoolbox")
-        peers.write_mask(folder / "mask.png", tissue or self.tissue)
-        peers.write_tiatoolbox_inputs(folder, self.model)
-        command = [_python(self.arguments, "tiatoolbox"), Path(__file__).with_name("bench_peers_tiatoolbox"), self.slide]
+        peer_files.write_mask(folder / "mask.png", tissue or self.tissue)
+        peer_files.write_tiatoolbox_inputs(folder, self.model)
+        command = [_python(self.arguments, "tiatoolbox"), Path(__file__).with_name("peer_tiatoolbox.py"), self.slide]
         command += ["--mask", folder / "mask.png", "--weights", folder / "weights.pt", "--out", folder / "out"]
         command += ["--preprocessing", self.preprocessing, "--stride", str(self.stride_px), "--device", self._device()]
         command += ["--batch-size", str(settings.batch_size), "--workers", str(settings.workers)]
         timing = time_command([*command, "--precision", settings.precision])
-        found = peers.read_tiatoolbox(folder / "out" / f"{self.slide.stem}.zarr", self.grid)
+        found = peer_files.read_tiatoolbox(folder / "out" / f"{self.slide.stem}.zarr", self.grid)
         self.results["TIAToolbox"] = found
         return PatchRun(len(found), timing)
 
     def run_wsinfer(self, settings: Settings) -> PatchRun:
         """Run its command on our patches; it need not find them."""
         folder = self._emptied("wsinfer")
-        peers.write_wsinfer_inputs(folder, self.model, self.grid, self.tissue.cells(self.grid), self.slide)
+        peer_files.write_wsinfer_inputs(folder, self.model, self.grid, self.tissue.cells(self.grid), self.slide)
         command = [_python(self.arguments, "wsinfer").with_name("wsinfer"), "--backend", "openslide", "run"]
         command += ["--wsi-dir", folder / "slides", "--results-dir", folder / "results", "--config", folder / "config.json"]
         command += ["--model-path", folder / "model.pt", "--batch-size", str(settings.batch_size)]
         command += ["--num-workers", str(settings.workers), "--speedup" if settings.speedup else "--no-speedup"]
         env = os.environ | {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         timing = time_command(command, env=env | {"WSINFER_FORCE_CPU": "1" if self._device() == "cpu" else "0"})
-        found = peers.read_wsinfer(folder, self.slide, self.grid)
+        found = peer_files.read_wsinfer(folder, self.slide, self.grid)
         self.results["WSInfer"] = found
         return PatchRun(len(found), timing)
 
@@ -195,7 +194,7 @@ def _in_turns(comparison: Comparison, arguments: argparse.Namespace) -> dict[str
 def _dense(comparison: Comparison, arguments: argparse.Namespace) -> dict[str, Any]:
     """Run ours on the whole slide, TIAToolbox on a part of it and on almost nothing of it, in turns."""
     settings = Settings(arguments.tia_batch, arguments.tia_workers, arguments.tia_precision)
-    part, least = (peers.first_part(comparison.tissue, share) for share in (arguments.part, LEAST_SHARE))
+    part, least = (peer_files.first_part(comparison.tissue, share) for share in (arguments.part, LEAST_SHARE))
     ours: dict[str, list[PatchRun]] = {precision: [] for precision in arguments.precisions}
     theirs = []
     for turn in range(arguments.turns):
@@ -204,7 +203,7 @@ def _dense(comparison: Comparison, arguments: argparse.Namespace) -> dict[str, A
             _say(f"turn {turn + 1}: {OURS[precision]} {runs[-1].timing.seconds:.1f} s for {runs[-1].cells:,} cells")
         cells = next(iter(ours.values()))[-1].cells
         small, large = comparison.run_tiatoolbox(settings, least), comparison.run_tiatoolbox(settings, part)
-        theirs.append(peers.whole_slide_seconds(large, small, cells))
+        theirs.append(peer_files.whole_slide_seconds(large, small, cells))
         _say(
             f"turn {turn + 1}: TIAToolbox {small.timing.seconds:.1f} s for {small.cells:,} cells, "
             f"{large.timing.seconds:.1f} s for {large.cells:,}"
@@ -275,7 +274,7 @@ def _main() -> None:
         found = (_dense if comparison.mode == "dense" else _in_turns)(comparison, arguments)
         ours = comparison.results.pop(OURS[arguments.precisions[0]])
         for name, cells in comparison.results.items():
-            found[name] = peers.compare(ours, cells)
+            found[name] = peer_files.compare(ours, cells)
             print(
                 f"{name}, probabilities beside ours: " + ", ".join(f"{key} {value:.4g}" for key, value in found[name].items())
             )

@@ -1,8 +1,10 @@
-#!/usr/bin/env python3
 """What reading a scan's blocks costs: OpenSlide, the direct reader, decoding alone, in turn; in megapixels per CPU second.
 
-scripts/bench_reader PATCHES     slides laid out from real patches, a folder {0,1}/*.jpg; tiles of 512 and 256 px, q90 and q75
-scripts/bench_reader SLIDE       that slide, at most --blocks blocks from its middle
+    .venv/bin/python scripts/benchmarks/reader_speed.py PATCHES
+    .venv/bin/python scripts/benchmarks/reader_speed.py SLIDE
+
+PATCHES is a folder {0,1}/*.jpg of real patches, of which slides are laid out: tiles of 512 and 256 px, quality 90 and 75. Of a
+SLIDE at most --blocks blocks are read, from its middle.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Patches per second of the network on this machine: forward and training step, with and without the allocator's help.
 
 Each figure is the median of several turns; the variants take turns in processes of their own, so a drift of the machine's
 speed hits all alike. Prints a table and ratios to the first variant of each kind.
 
-    .venv/bin/python scripts/bench_network [--turns 3] [--seconds 5]
+    .venv/bin/python scripts/benchmarks/network_speed.py [--turns 3] [--seconds 5]
 """
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What the predictor's choices cost and give, on a canvas of real patches: speed, bf16, dense mode, halo.
 
     speed    cells/s of dense mode and patches/s of patch mode: float32, bf16, folded, compiled, int8; in turn, medians
@@ -6,7 +5,7 @@
     quality  dense against patch mode in float32, bf16 and int8 against float32: AUC and probability
     halo     how far a cell at a block's edge differs from the same cell amid a larger picture, for halos of 0 to 4 cells
 
-    .venv/bin/python scripts/bench_predictor PATCHES [--model M] [--parts speed,compile,quality,halo] [--canvases 2]
+    .venv/bin/python scripts/benchmarks/predictor_choices.py PATCHES [--model M] [--parts speed,halo] [--canvases 2]
 
 PATCHES is a folder with the folders 0 and 1 of 96 px patches. The model need not allow dense mode.
 """

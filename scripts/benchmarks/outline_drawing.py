@@ -1,7 +1,8 @@
-#!/usr/bin/env python3
 """How fast outlines are drawn, and how right: each file at level 5 of its slide, areas beside shapely's.
 
-scripts/bench_outlines FILE... [--width 97792 --height 221184]    FILE: ASAP XML, QuPath GeoJSON or JSON
+    .venv/bin/python scripts/benchmarks/outline_drawing.py FILE... [--width 97792 --height 221184]
+
+FILE is ASAP XML, QuPath GeoJSON or JSON.
 """
 
 from __future__ import annotations

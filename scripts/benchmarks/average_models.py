@@ -1,11 +1,10 @@
-#!/usr/bin/env python3
 """Average the weights of models from one course of training into one, calibrated and judged anew on the validation patches.
 
 The mean of weights along a training often generalises better than each of them (Izmailov et al. 2018, "Averaging weights
 leads to wider optima"). Each SOURCE is a model file, or the checkpoint that `wsi-meta train --keep-checkpoint` leaves (its
 moving average); the first one must be a model file, whose recipe and data the new card names.
 
-    .venv/bin/python scripts/average_models SOURCE SOURCE ... --data pcam/ --out model.safetensors
+    .venv/bin/python scripts/benchmarks/average_models.py SOURCE SOURCE ... --data pcam/ --out model.safetensors
 """
 
 from __future__ import annotations

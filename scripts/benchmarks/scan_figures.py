@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_meta.benchmark.limits import Limits, block_name
-from wsi_meta.benchmark.stopwatch import Timing
+from scan_limits import Limits, block_name
+from stopwatch import Timing
+
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.tiling.grid import Block
 

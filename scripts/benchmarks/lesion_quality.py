@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """How well slides and lesions are found: 20 slides assembled from real patches, lesions of known place and size on 12 of them.
 
-scripts/bench_lesions PATCHES [--model FILE] [--modes patch dense] [--seed 1]
+    .venv/bin/python scripts/benchmarks/lesion_quality.py PATCHES [--model FILE] [--modes patch dense] [--seed 1]
 
 PATCHES is a folder {0,1}/*.jpg of patches that the model was not trained on. Prints what the perfect map gives (diameters, size
 classes), then for each mode slide AUC and FROC, through the challenge's files, and what other thresholds would find.

@@ -1,11 +1,12 @@
-#!/usr/bin/env python3
 """What each part of the training recipe is worth: the same training with one thing changed at a time, judged on validation.
 
 Trains every arm for --epochs on a fixed share of the training patches and prints AUC and accuracy (single view; each half of
 the validation patches calibrated on the other), and the difference to the first arm with a paired bootstrap 95 % interval. Arms
 that are finished are not trained again; interrupted ones go on. Choose recipes by this, and nothing by the test split.
 
-    .venv/bin/python scripts/ablation pcam/ --init stem_to_layer3.safetensors --out ablation/ [--arms "no mosaics,one stage"]
+    .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --init stem_to_layer3.safetensors --out ablation/
+
+--arms "no mosaics,one stage" trains those alone.
 """
 
 from __future__ import annotations

@@ -1,1 +1,0 @@
-"""The yardsticks of the Camelyon challenges, by their own protocols."""
