@@ -11,18 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scan_limits as limits_module
 from fakes import DarknessPredictor
 from scan_figures import Commit, MeasuredScan, Timeline, figures, scan_timeline, share_of_limit, table
-from scan_limits import Limits, block_name, measure_limits
+from scan_limits import Limits, block_name, block_windows, measure_limits, predictor_of_scan
 from slide_files import texture, write_slide
 from stopwatch import Timing, time_command
 from stores import write_store
 from tiny import Tiny
 
-import wsi_meta.scanning.worker
-from wsi_meta.models.model import ModelCard, save_model
-from wsi_meta.scanning.scan import scan
+from wsi_meta import scan
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.dihedral import mean_over_views
+from wsi_meta.models.model import Model, ModelCard, load_model
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block
 
 HOLD_80_MB = "import time; held = bytearray(80_000_000); time.sleep(0.6)"
@@ -126,21 +127,36 @@ def test_table_has_a_column_per_case() -> None:
     ]
 
 
-def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = np.full((640, 900, 3), 244, np.uint8)
-    image[:, :300] = texture(640, 300)
-    slide, model = write_slide(tmp_path / "s.tif", image), tmp_path / "tiny.safetensors"
-    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-    monkeypatch.setattr(limits_module, "Predictor", DarknessPredictor)
-    save_model(model, Tiny().state_dict(), ModelCard())
-    heatmap = scan(slide, tmp_path / "s.zarr", model=model, block_px=320, precision="fp32")
-    found = measure_limits(heatmap.path, slide, model=model)
+def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path) -> None:
+    probability = np.full((2, 180), np.nan, np.float32)  # three blocks of 60 cells a side, the middle one background
+    probability[:, :20] = probability[:, 150:] = 0.5
+    heatmap = write_store(tmp_path / "s.zarr", probability, mpp=0.972)
+    slide = write_slide(tmp_path / "s.tif", texture(64, 180 * 32))
+
+    def make_predictor() -> Predictor:
+        return DarknessPredictor(Model(Tiny(), ModelCard(), "", tmp_path), device="cpu", precision="fp32")
+
+    found = measure_limits(heatmap.path, slide, make_predictor)
     scanned = np.isfinite(heatmap.probability)
     assert found.cells == scanned.sum() > 0
     assert set(found.predict_seconds) == {block_name(block) for block in heatmap.grid.blocks() if scanned[block.cells].any()}
     assert found.model_seconds == pytest.approx(sum(found.predict_seconds.values()))
     assert min(found.read_seconds, found.ready_seconds, *found.predict_seconds.values()) > 0
-    first = measure_limits(heatmap.path, slide, model=model, first_only=True)
+    first = measure_limits(heatmap.path, slide, make_predictor, first_only=True)
     assert not first.predict_seconds
     assert first.cells < found.cells
+
+
+def test_limits_are_of_the_predictor_that_the_scan_had(tmp_path: Path, model_file: Path) -> None:
+    slide = write_slide(tmp_path / "s.tif", texture(64, 128))
+    heatmap = scan(slide, tmp_path / "s.zarr", model=model_file, tissue_mask="none", precision="fp32", device="cpu", tta=True)
+    predictor = predictor_of_scan(heatmap.path, load_model(model_file), device="cpu")
+    assert (predictor.precision, predictor.views, predictor.halo_px, predictor.compiled) == ("fp32", 8, 0, False)
+    (block,) = heatmap.grid.blocks()
+    wanted = np.ones((block.rows, block.cols), bool)
+    with open_slide(slide) as opened:
+        windows = block_windows(predictor, heatmap.grid, block, wanted)
+        pieces = [opened.read_at(heatmap.grid.mpp, *window) for window in windows]
+    logits = predictor.predict_block(pieces, wanted, heatmap.grid.stride_px)
+    probability = predictor.model.card.calibration.to_probability(mean_over_views(logits))
+    np.testing.assert_array_equal(probability, heatmap.probability, "the windows hold other pixels than the scan read")
