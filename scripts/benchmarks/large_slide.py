@@ -1,8 +1,8 @@
-"""A slide as large as Camelyon's, written in seconds: for measuring speed and memory, not for judging anybody's model.
+"""A slide as large as Camelyon's, written in seconds: for measuring speed and memory, not for judging a model.
 
 One picture of tissue is repeated, tile by tile, wherever an irregular shape says tissue; the rest is glass. Every coarser level
-is the halved finer one, also along the tissue's edge. Every tile of every level has bytes of its own in the file, as in
-a scanner's, so no reader can serve a tile from what it kept of another.
+is the halved finer one, also along the tissue's edge. Every tile of every level has its own bytes in the file, as in
+a scanner's, so no reader can answer for one tile with what it kept of another.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tissue_pictures import MODEL_DOWNSAMPLE, assemble_tissue, draw_tissue
 
-from wsi_meta.demo.synthetic import GLASS, draw_lymph_node
+from wsi_meta.demo.synthetic import GLASS
 from wsi_meta.demo.synthetic import MPP as SLIDE_MPP
-from wsi_meta.errors import DataError
 from wsi_meta.outputs import written_whole
 from wsi_meta.slides.pyramid_writer import JPEG_QUALITY, halved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FULL_SIZE", "SIZES", "TISSUE_PX", "assemble_tissue", "draw_tissue", "tissue_shape", "write_large_slide"]
+__all__ = ["SIZES", "TISSUE_PX", "make_slide", "tissue_shape", "write_large_slide"]
 
 FULL_SIZE = (97_792, 221_184)
 """Width and height of a Camelyon16 slide, level-0 pixels."""
@@ -32,59 +32,25 @@ SIZES = {"full": 1, "1/4": 2, "1/16": 4}
 """Names of smaller slides, by their share of the area, and what each side is divided by."""
 TILE_PX = 512
 """Side of a stored tile, and the grain of the tissue's shape at level 0."""
-MODEL_DOWNSAMPLE = 4
-"""Level-0 pixels per pixel of the patches that a picture is assembled from."""
 
 
-def draw_tissue(seed: int = 0) -> NDArray[np.uint8]:
-    """Draw a picture of tissue to repeat: the inner part of a synthetic lymph node, mirrored so that it has no seams.
-
-    Returns
-    -------
-    uint8 (4096, 4096, 3), RGB, pixels of 0.243 um.
-    """
-    image, _ = draw_lymph_node(4096, 4096, seed=seed)
-    inner = image[1024:3072, 1024:3072]
-    return np.ascontiguousarray(np.block([[[inner], [inner[:, ::-1]]], [[inner[::-1]], [inner[::-1, ::-1]]]]))
-
-
-def assemble_tissue(folder: str | Path, *, seed: int = 0, side_px: int = 2048) -> NDArray[np.uint8]:
-    """Assemble a picture of tissue to repeat from patches of 96 px at 0.972 um, chosen at random, side by side.
-
-    Finer levels than the patches' own cannot be had from them: they are enlarged smoothly, such that averaging 4 x 4 pixels
-    gives the patches back. Such tiles are smoother, so quicker to decode, than a scanner's level 0.
+def make_slide(folder: Path, size: str, *, patches: Path | None = None, tissue_px: int = TISSUE_PX) -> Path:
+    """Return a slide in a folder; write it unless an earlier run left it there.
 
     Parameters
     ----------
-    folder : patches as image files, in it or below it
-    seed : of the choice
-    side_px : side of the picture at 0.972 um, a power of two times 128
-
-    Returns
-    -------
-    uint8 (4 * side_px, 4 * side_px, 3), RGB, pixels of 0.243 um.
-
-    Raises
-    ------
-    DataError
-        when the folder holds no images, or one is not 96 x 96.
+    folder : where the slide is, or shall be
+    size : one of :data:`SIZES`
+    patches : folder of real patches to make tissue of; None draws it
+    tissue_px : tissue of the full slide, pixels at 0.972 um; a smaller slide has its share of it
     """
-    from PIL import Image
-
-    files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in {".jpg", ".jpeg", ".png", ".tif"})
-    if not files:
-        raise DataError(f"{folder}: holds no images; expected patches of 96 x 96 px (jpg, png, tif), in it or in folders below")
-    count = -(-side_px // 96)
-    chosen = iter(np.random.default_rng(seed).choice(len(files), count * count, replace=len(files) < count * count))
-    picture = np.empty((count * 96, count * 96, 3), np.uint8)
-    for row in range(0, count * 96, 96):
-        for col in range(0, count * 96, 96):
-            file = files[next(chosen)]
-            patch = np.asarray(Image.open(file).convert("RGB"))
-            if patch.shape != (96, 96, 3):
-                raise DataError(f"{file}: {patch.shape[1]} x {patch.shape[0]} px; expected a patch of 96 x 96")
-            picture[row : row + 96, col : col + 96] = patch
-    return _enlarged(picture[:side_px, :side_px])
+    divisor, kind = SIZES[size], "patches" if patches else "drawn"
+    path = folder / f"{kind}-{size.replace('/', '_')}-{tissue_px / 1e6:.0f}Mpx.tif"
+    if not path.exists():
+        picture = assemble_tissue(patches) if patches else draw_tissue()
+        width, height = (side // divisor for side in FULL_SIZE)
+        write_large_slide(path, picture, width=width, height=height, tissue_px=tissue_px // divisor**2)
+    return path
 
 
 def tissue_shape(rows: int, cols: int, count: int, *, seed: int = 0) -> NDArray[np.bool_]:
@@ -271,18 +237,3 @@ def _encode(tile: NDArray[np.uint8]) -> bytes:
     return bytes(
         imagecodecs.jpeg8_encode(pixels, level=JPEG_QUALITY, colorspace="RGB", outcolorspace="YCBCR", subsampling="420")
     )
-
-
-def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge four times, smoothly, then correct every 4 x 4 pixels so that their mean is the pixel they came from."""
-    from PIL import Image
-
-    height, width = (side * MODEL_DOWNSAMPLE for side in picture.shape[:2])
-    large = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-    for row in range(0, len(picture), 128):
-        strip = large[row * MODEL_DOWNSAMPLE : (row + 128) * MODEL_DOWNSAMPLE]
-        wanted = picture[row : row + 128].astype(np.float32)
-        means = strip.reshape(len(wanted), MODEL_DOWNSAMPLE, -1, MODEL_DOWNSAMPLE, 3).mean((1, 3), dtype=np.float32)
-        lacking = (wanted - means).repeat(MODEL_DOWNSAMPLE, 0).repeat(MODEL_DOWNSAMPLE, 1)
-        strip[:] = (strip + lacking).round().clip(0, 255).astype(np.uint8)
-    return large

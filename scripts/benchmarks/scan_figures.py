@@ -1,4 +1,4 @@
-"""Figures of a measured scan, from the clock outside and the times at which its store was written."""
+"""Figures of a measured scan: from the clock of its process, and from the times at which its store was written."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Timeline:
     cells: int
     """Scanned cells."""
     steady: tuple[Commit, ...]
-    """Blocks that were predicted after the first was, as far as that can be told."""
+    """Blocks whose prediction began after the first block was written, as far as the store shows."""
 
     @property
     def steady_cells_per_second(self) -> float:
-        """Scanned cells a second from the first block written to the last; nan where there are too few blocks to tell."""
+        """Scanned cells a second from the first block written to the last; nan where there are too few blocks."""
         return sum(commit.cells for commit in self.steady) / (self.last - self.first) if self.steady else float("nan")
 
 
@@ -57,15 +57,15 @@ class MeasuredScan:
     timing: Timing
     timeline: Timeline
     tiles: Mapping[str, int] | None
-    """Stored tiles ``needed`` for its blocks, each counted once, and ``decoded``; None where the reader does not tell."""
+    """Stored tiles ``needed`` for its blocks, each counted once, and ``decoded``; None where the reader does not count."""
 
 
 def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
     """Read from a finished store's files when they were written: a block's status is its commit mark.
 
-    The scan itself is not asked, so nothing in it is changed by measuring it. When the first block is written up to
-    ``workers - 1`` others are under way; on a GPU as many of the next ones are left out of what counts from then on. On a CPU
-    one block is predicted at a time, and the next one begins where the first is written, some milliseconds before it has been.
+    The scan itself does nothing for it, so measuring changes nothing. When the first block is written, up to ``workers - 1``
+    others are being predicted on a GPU; as many of the next blocks are left out of the steady ones. On a CPU one block is
+    predicted at a time: the second one begins some milliseconds before the first is written.
 
     Parameters
     ----------
@@ -104,8 +104,8 @@ def figures(
     ----------
     cold : the scan that found no compiled kernels of an earlier process
     warm : scans that found them; figures are medians over these
-    limits : reading alone and the network alone, on the same blocks, measured after each of these
-    cold_ready_seconds : what making the network ready takes where nothing is in the cache
+    limits : reading alone and the network alone, on the same blocks, measured after each warm scan
+    cold_ready_seconds : time to make the network ready with an empty cache
     stride_px : side of a cell, pixels at the model's mpp
 
     Returns
@@ -145,7 +145,7 @@ def figures(
 
 
 def share_of_limit(timeline: Timeline, limits: Limits) -> float:
-    """Return what the network alone takes for the steady blocks, relative to what the scan took; nan if there are none."""
+    """Return the network's time alone for the steady blocks as a share of the scan's time; nan if there are none."""
     if not timeline.steady:
         return float("nan")
     alone = sum(limits.predict_seconds[block_name(commit.block)] for commit in timeline.steady)

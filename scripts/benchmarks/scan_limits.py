@@ -21,7 +21,7 @@ from wsi_meta.tiling.grid import Block, PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Limits", "block_name", "block_windows", "measure_limits", "predictor_of_scan"]
+__all__ = ["Limits", "Window", "block_name", "block_windows", "measure_limits", "predictor_of_scan"]
 
 HELD_BLOCKS = 8
 """Blocks that are in memory at the same time, read before the clock runs."""

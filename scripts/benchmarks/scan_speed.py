@@ -1,10 +1,10 @@
-"""How fast slides of Camelyon's size are scanned here, beside what reading alone and the network alone allow.
+"""How fast slides of Camelyon's size are scanned here, beside the limits that reading alone and the network alone set.
 
-Writes slides (see large_slide.py), scans each with `wsi-meta scan` in a process of its own, first with an
-empty cache of compiled kernels, then --turns times with a full one, and measures both limits on the same blocks after each of
-these. Prints a table of medians; --json writes everything.
+Writes slides (large_slide.py) and scans each with `wsi-meta scan` in a process of its own: once with an empty cache of compiled
+kernels, then --turns times with a full one. After each of these it measures both limits on the same blocks. Prints a table of
+medians; --json writes everything.
 
-    .venv/bin/python scripts/benchmarks/scan_speed.py --sizes 1/16                           a few minutes on two cores
+    .venv/bin/python scripts/benchmarks/scan_speed.py --sizes 1/16          a few minutes on two cores
     .venv/bin/python scripts/benchmarks/scan_speed.py --sizes 1/16 1/4 full --patches pcam/valid --json bench.json
     .venv/bin/python scripts/benchmarks/scan_speed.py --sizes full --cases dense:32 --stream 10 --device cuda
 """
@@ -18,17 +18,19 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from large_slide import FULL_SIZE, SIZES, TISSUE_PX, assemble_tissue, draw_tissue, write_large_slide
+from large_slide import SIZES, make_slide
 from scan_figures import MeasuredScan, figures, scan_timeline, table
-from scan_limits import Limits, measure_limits
+from scan_limits import Limits, Window, measure_limits, predictor_of_scan
 from stopwatch import time_command
 
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.slide import Slide
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,6 @@ class Bench:
         self.cache = folder / "compiled"
         self.env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(self.cache)}
         self.model = _dense_model(arguments.model, folder)
-        self._picture: Any = None
-
-    def slide(self, size: str) -> Path:
-        """Write the slide of that size, unless an earlier run left it in --folder."""
-        divisor, kind = SIZES[size], "patches" if self.arguments.patches else "drawn"
-        path = self.folder / f"{kind}-{size.replace('/', '_')}.tif"
-        if not path.exists():
-            if self._picture is None:
-                self._picture = assemble_tissue(self.arguments.patches) if self.arguments.patches else draw_tissue()
-            width, height = (side // divisor for side in FULL_SIZE)
-            _say(f"writing {path.name}")
-            write_large_slide(path, self._picture, width=width, height=height, tissue_px=TISSUE_PX // divisor**2)
-        return path
 
     def options(self, case: Case) -> list[str]:
         chosen = self.arguments
@@ -100,7 +89,7 @@ class Bench:
         return self.folder / f"{slide.stem}-{case.mode}-{case.stride_px}.zarr"
 
     def stream(self, slide: Path, case: Case, count: int) -> float:
-        """Scan the same slide under `count` names by one command; slides a minute."""
+        """Scan the same slide under `count` names by one command; return slides a minute."""
         names, out = self.folder / "stream", self.folder / "stream-maps"
         for stale in (names, out):
             shutil.rmtree(stale, ignore_errors=True)
@@ -108,7 +97,7 @@ class Bench:
         links = [names / f"slide-{number}.tif" for number in range(count)]
         for link in links:
             link.symlink_to(slide.absolute())
-        command = [sys.executable, "-m", "wsi_meta", "scan", *links, "--out", out, *self.options(case)]
+        command: list[str | Path] = [sys.executable, "-m", "wsi_meta", "scan", *links, "--out", out, *self.options(case)]
         return 60 * count / time_command(command, env=self.env).seconds
 
     def forget_compiled(self) -> None:
@@ -131,7 +120,8 @@ def _dense_model(model: str, folder: Path) -> Path:
 
 def _measure(bench: Bench, size: str, case: Case) -> dict[str, Any]:
     """Return all figures of one slide scanned one way."""
-    slide = bench.slide(size)
+    _say(f"{size}: the slide")
+    slide = make_slide(bench.folder, size, patches=bench.arguments.patches)
     bench.forget_compiled()
     _say(f"{size} {case}: scan, nothing compiled before")
     cold = bench.scan(slide, case)
@@ -142,16 +132,17 @@ def _measure(bench: Bench, size: str, case: Case) -> dict[str, Any]:
         limits.append(bench.limits(slide, case))
     bench.forget_compiled()
     cold_ready = bench.limits(slide, case, first_only=True).ready_seconds
-    record = {
-        "size": size,
-        "case": str(case),
-        "precision": Heatmap.open(bench.store(slide, case)).facts["identity"]["precision"],
-    }
-    record |= {"figures": figures(cold, warm, limits, cold_ready, case.stride_px), "limits": list(map(asdict, limits))}
+    precision = Heatmap.open(bench.store(slide, case)).facts["identity"]["precision"]
+    found = figures(cold, warm, limits, cold_ready, case.stride_px)
     if bench.arguments.stream:
         _say(f"{size} {case}: a stream of {bench.arguments.stream} slides")
-        record["figures"]["slides a minute, as a stream"] = bench.stream(slide, case, bench.arguments.stream)
-    return record | {"cold": _plain(cold), "warm": [_plain(scan) for scan in warm]}
+        found["slides a minute, as a stream"] = bench.stream(slide, case, bench.arguments.stream)
+    record = {"size": size, "case": str(case), "precision": precision, "figures": found}
+    return record | {
+        "limits": [asdict(limit) for limit in limits],
+        "cold": _plain(cold),
+        "warm": [_plain(scan) for scan in warm],
+    }
 
 
 def _plain(scan: MeasuredScan) -> dict[str, Any]:
@@ -181,26 +172,34 @@ def _say(text: str) -> None:
 
 
 def _child_scan(counts: Path, arguments: Sequence[str]) -> None:
-    """Be `wsi-meta` with these arguments, and note how many stored tiles were needed and how many decoded."""
+    """Be `wsi-meta` with these arguments, and note how many stored tiles the blocks needed and how many were decoded."""
     from wsi_meta.cli import main
-    from wsi_meta.slides.slide import Slide
 
     noted: list[tuple[Slide, int | None, int | None]] = []
     expect = Slide.expect
 
-    def noting(slide: Slide, *asked: Any) -> int | None:
-        needed = expect(slide, *asked)
+    def noting(slide: Slide, mpp: float, windows: Iterable[Window]) -> int | None:
+        needed = expect(slide, mpp, windows)
         noted.append((slide, needed, slide.tiles_decoded))
         return needed
 
-    Slide.expect = noting  # type: ignore[method-assign]
     try:
-        main(list(arguments), prog_name="wsi-meta")
+        with mock.patch.object(Slide, "expect", noting):  # what is measured is the command itself
+            main(list(arguments), prog_name="wsi-meta")
     finally:
         tiles = None
-        if noted and noted[0][1] is not None:
-            tiles = {"needed": noted[0][1], "decoded": noted[0][0].tiles_decoded - noted[0][2]}
+        for slide, needed, before in noted[:1]:
+            if needed is not None:
+                tiles = {"needed": needed, "decoded": (slide.tiles_decoded or 0) - (before or 0)}
         counts.write_text(json.dumps(tiles))
+
+
+def _child_limits(settings: dict[str, Any]) -> None:
+    from wsi_meta.models.model import load_model
+
+    model, device, store = load_model(settings.pop("model")), settings.pop("device"), settings["store"]
+    limits = measure_limits(make_predictor=lambda: predictor_of_scan(store, model, device=device), **settings)
+    print(json.dumps(asdict(limits)))
 
 
 def _parse() -> argparse.Namespace:
@@ -228,7 +227,7 @@ def _main() -> None:
     if arguments.child_scan:
         _child_scan(arguments.child_scan, arguments.rest)
     elif arguments.child_limits:
-        print(json.dumps(asdict(measure_limits(**arguments.child_limits))))
+        _child_limits(arguments.child_limits)
     else:
         _bench(arguments)
 

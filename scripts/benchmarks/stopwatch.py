@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["Timing", "time_command"]
 
 SAMPLE_SECONDS = 0.05
-"""Between two looks at the memory of a command's processes."""
+"""Between two samples of the memory of a command's processes."""
 QUOTED_LINES = 15
 """Last lines of a failed command's output that are shown."""
 
@@ -33,7 +33,7 @@ class Timing:
 
 
 def time_command(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Timing:
-    """Run a command, look at the memory of its processes meanwhile, and wait for its end.
+    """Run a command, watch the memory of its processes, and wait for its end.
 
     Parameters
     ----------

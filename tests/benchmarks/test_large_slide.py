@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from large_slide import assemble_tissue, draw_tissue, tissue_shape, write_large_slide
+from large_slide import tissue_shape, write_large_slide
 from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture
+from tissue_pictures import assemble_tissue, draw_tissue
 
 from wsi_meta.errors import DataError
 from wsi_meta.slides.pyramid_writer import halved
