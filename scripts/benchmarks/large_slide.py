@@ -118,17 +118,21 @@ def write_large_slide(
     OutputPathError
         when it cannot be written.
     """
+    _check_picture(picture)
+    count = round(tissue_px * MODEL_DOWNSAMPLE**2 / TILE_PX**2)
+    tissue = tissue_shape(-(-height // TILE_PX), -(-width // TILE_PX), count, seed=seed)
+    with written_whole(Path(path)) as partial:
+        _write(partial, _levels(picture, tissue, width, height), width, height)
+    return Path(path)
+
+
+def _check_picture(picture: NDArray[np.uint8]) -> None:
     side = picture.shape[0]
     tiles = side // TILE_PX
     if picture.dtype != np.uint8 or picture.shape != (side, side, 3) or side % TILE_PX or not tiles or tiles & (tiles - 1):
         raise ValueError(
             f"picture: {picture.dtype} {picture.shape}; expected uint8, a square, its side 512 times a power of two"
         )
-    count = round(tissue_px * MODEL_DOWNSAMPLE**2 / TILE_PX**2)
-    tissue = tissue_shape(-(-height // TILE_PX), -(-width // TILE_PX), count, seed=seed)
-    with written_whole(Path(path)) as partial:
-        _write(partial, _levels(picture, tissue, width, height), width, height)
-    return Path(path)
 
 
 def _write(path: Path, levels: Iterator[Iterator[bytes]], width: int, height: int) -> None:

@@ -1,7 +1,7 @@
-"""What a model is worth on labelled patches: single view, eight views, and dense mode in mosaics of strangers, in one run.
+"""How good a model is on labelled patches: single view, eight views, and dense mode in mosaics of strangers, in one run.
 
-Calibration and threshold are fitted on one half of the patches and judged on the other, and the other way round. Dense mode is
-compared with patch mode on the same patches and in the same precision.
+Calibration and threshold are fitted on one half of the patches and judged on the other, then the halves
+change places. Dense mode is compared with patch mode on the same patches and in the same precision.
 
     .venv/bin/python scripts/benchmarks/model_quality.py MODEL pcam/ [--split valid]
 """
@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.evaluation.calibrate import cross_fit, validation_metrics
@@ -33,7 +34,7 @@ def _main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     patches, model = open_patches(arguments.data)[arguments.split], load_model(arguments.model)
-    logits: dict[str, np.ndarray] = {}
+    logits: dict[str, NDArray[np.float32]] = {}
     for name, tta in (("single view", False), ("eight views", True)):
         predictor = Predictor(model, device=arguments.device, precision=arguments.precision, tta=tta)
         logits[name] = evaluate_patches(predictor, patches, workers=arguments.workers, progress=True).logits
@@ -46,16 +47,18 @@ def _main() -> None:
     for name, values in logits.items():
         figures = validation_metrics(values, patches.labels)
         print(f"| {name} | {' | '.join(f'{figures[column]:.4f}' for column in COLUMNS)} |")
-    alone, inside = (cross_fit(logits[name], patches.labels)[0] for name in ("single view", "dense"))
-    found = Agreement.of(alone, inside, patches.labels)
-    agreed = Agreement.of(
-        *(model.card.calibration.to_probability(logits[name]) for name in ("single view", "dense")), patches.labels
+    both = logits["single view"], logits["dense"]
+    alone, inside = (cross_fit(values, patches.labels)[0] for values in both)
+    _print_agreement("each calibrated for itself", Agreement.of(alone, inside, patches.labels))
+    alone, inside = (model.card.calibration.to_probability(values) for values in both)
+    _print_agreement("by the card's one calibration", Agreement.of(alone, inside, patches.labels))
+
+
+def _print_agreement(words: str, found: Agreement) -> None:
+    print(
+        f"dense against single view, {words}: AUC {found.dense_auc - found.patch_auc:+.4f}, "
+        f"mean difference of probability {found.mean_difference:.4f}, same decision {found.same_decision:.4f}"
     )
-    for words, figures in (("each calibrated for itself", found), ("by the card's one calibration", agreed)):
-        print(
-            f"dense against single view, {words}: AUC {figures.dense_auc - figures.patch_auc:+.4f}, "
-            f"mean difference of probability {figures.mean_difference:.4f}, same decision {figures.same_decision:.4f}"
-        )
 
 
 if __name__ == "__main__":

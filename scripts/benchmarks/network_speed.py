@@ -1,7 +1,7 @@
 """Patches per second of the network on this machine: forward and training step, with and without the allocator's help.
 
-Each figure is the median of several turns; the variants take turns in processes of their own, so a drift of the machine's
-speed hits all alike. Prints a table and ratios to the first variant of each kind.
+Each figure is the median of several turns. The variants take turns, in processes of their own, so a drift of the machine's
+speed affects all alike. Prints a table and ratios to the first variant of each kind.
 
     .venv/bin/python scripts/benchmarks/network_speed.py [--turns 3] [--seconds 5]
 """
@@ -13,7 +13,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from wsi_meta.inference.allocator import keep_freed_memory
+from wsi_meta.inference.device import resolve_device
+from wsi_meta.models.model import build_network
+from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.training.initial_weights import STAGES, stage_of
+
+BATCH = 64
+"""Patches of a forward pass or a training step."""
 VARIANTS = {
     "forward": ("forward plain", "forward keep", "forward keep bf16"),
     "training step": ("step plain", "step keep", "step keep frozen-layer1", "step keep head-only"),
@@ -21,26 +33,16 @@ VARIANTS = {
 
 
 def _measure(variant: str, seconds: float) -> float:
-    import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    from wsi_meta.inference.allocator import keep_freed_memory
-    from wsi_meta.inference.device import resolve_device
-    from wsi_meta.models.model import build_network
-    from wsi_meta.models.preprocessing import Preprocessing
-    from wsi_meta.training.initial_weights import STAGES, stage_of
-
+    """Return patches per second."""
     words, device = variant.split(), resolve_device()
     if "keep" in words:
         keep_freed_memory()
     torch.manual_seed(0)
-    network = build_network().to(device, memory_format=torch.channels_last)
-    last = {"frozen-layer1": "layer1", "head-only": "layer3"}.get(words[-1], "none")
-    frozen = STAGES[: STAGES.index(last) + 1]
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(stage_of(name) not in frozen)
-    patches = torch.randint(0, 256, (64, 96, 96, 3), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, 2, (64, 1), device=device).float()
+    network = build_network().to(device).to(memory_format=torch.channels_last)
+    _freeze(network, {"frozen-layer1": "layer1", "head-only": "layer3"}.get(words[-1], "none"))
+    network.train(words[0] == "step")
+    patches = torch.randint(0, 256, (BATCH, 96, 96, 3), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 2, (BATCH, 1), device=device).float()
     optimiser = torch.optim.AdamW(network.parameters())
 
     def forward() -> None:
@@ -53,18 +55,27 @@ def _measure(variant: str, seconds: float) -> float:
         binary_cross_entropy_with_logits(network(Preprocessing().to_input(patches)), labels).backward()
         optimiser.step()
 
-    turn = forward if words[0] == "forward" else step
-    network.train(words[0] == "step")
+    return _rate(forward if words[0] == "forward" else step, seconds)
+
+
+def _freeze(network: torch.nn.Module, last: str) -> None:
+    """Freeze the stages up to and including `last`."""
+    frozen = STAGES[: STAGES.index(last) + 1]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(stage_of(name) not in frozen)
+
+
+def _rate(turn: Callable[[], None], seconds: float) -> float:
     turn()
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         turn()
         count += 1
-    return 64 * count / (time.perf_counter() - start)
+    return BATCH * count / (time.perf_counter() - start)
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--variant", help=argparse.SUPPRESS)

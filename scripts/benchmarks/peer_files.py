@@ -105,7 +105,7 @@ def write_wsinfer_inputs(folder: Path, model: Model, grid: PatchGrid, cells: NDA
 
     ``slides/`` with a link to the slide (WSInfer takes folders of slides); ``model.pt``, TorchScript of two logits;
     ``config.json``; ``results/`` with the patches' corners and an empty mask, which make it skip its own search for tissue;
-    ``home/`` with an empty registry of models, which it asks the network for even when told to show its help.
+    ``home/`` with an empty registry of models, which it otherwise downloads, even to show its help.
     """
     import h5py
 

@@ -1,6 +1,6 @@
-"""TIAToolbox's side of `peers.py`; runs in an environment that has TIAToolbox and not wsi-meta.
+"""TIAToolbox's part of peers.py, which starts this in an environment with TIAToolbox and without wsi-meta.
 
-PatchPredictor over one slide: the given mask, mpp 0.972, patches of 96 px; a zarr store of probabilities comes out.
+PatchPredictor over one slide, with the given mask and preprocessing; writes a zarr store of probabilities.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
 from tiatoolbox.models.engine.patch_predictor import PatchPredictor
 from tiatoolbox.models.models_abc import ModelABC
 from torchvision.models import resnet50
 
 
-class Classifier(ModelABC):
-    """ResNet50 with one logit, in the shape TIAToolbox wants: probabilities of both classes."""
+class Classifier(ModelABC):  # type: ignore[misc]  # not installed where types are checked
+    """ResNet50 with one logit, as TIAToolbox wants it: probabilities of both classes."""
 
     def __init__(self, weights: str, mean: list[float], std: list[float], precision: str) -> None:
         super().__init__()
@@ -36,17 +37,19 @@ class Classifier(ModelABC):
         return torch.cat([1 - probability, probability], 1)
 
     @staticmethod
-    def infer_batch(model: torch.nn.Module, batch_data: torch.Tensor, *, device: str) -> np.ndarray:
+    def infer_batch(model: torch.nn.Module, batch_data: torch.Tensor, *, device: str) -> NDArray[np.float32]:
         bf16 = model.precision == "bf16"
         with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-            return model.eval()(batch_data.to(device)).cpu().numpy()
+            probabilities: NDArray[np.float32] = model.eval()(batch_data.to(device)).cpu().numpy()
+        return probabilities
 
     @staticmethod
-    def postproc(probabilities: np.ndarray) -> np.ndarray:
-        return probabilities.argmax(-1)
+    def postproc(probabilities: NDArray[np.float32]) -> NDArray[np.intp]:
+        classes: NDArray[np.intp] = probabilities.argmax(-1)
+        return classes
 
 
-def _main() -> None:
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("slide", type=Path)
     parser.add_argument("--mask", type=Path, required=True)
@@ -58,7 +61,11 @@ def _main() -> None:
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def _main() -> None:
+    arguments = _parse()
     chosen, side = arguments.preprocessing, arguments.preprocessing["patch_px"]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     model = Classifier(arguments.weights, chosen["mean"], chosen["std"], arguments.precision)

@@ -1,9 +1,9 @@
-"""What the predictor's choices cost and give, on a canvas of real patches: speed, bf16, dense mode, halo.
+"""How the predictor's choices change speed and result, on a canvas of real patches: bf16, int8, dense mode, halo.
 
-    speed    cells/s of dense mode and patches/s of patch mode: float32, bf16, folded, compiled, int8; in turn, medians
+    speed    cells/s of dense mode and patches/s of patch mode: float32, bf16, folded, compiled, int8; medians of turns
     compile  seconds to compile and run once, with a cold and a warm cache
     quality  dense against patch mode in float32, bf16 and int8 against float32: AUC and probability
-    halo     how far a cell at a block's edge differs from the same cell amid a larger picture, for halos of 0 to 4 cells
+    halo     how far a cell at a block's edge differs from the same cell inside a larger picture, for halos of 0 to 4 cells
 
     .venv/bin/python scripts/benchmarks/predictor_choices.py PATCHES [--model M] [--parts speed,halo] [--canvases 2]
 
@@ -13,6 +13,7 @@ PATCHES is a folder with the folders 0 and 1 of 96 px patches. The model need no
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,9 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-import wsi_meta.inference.predictor
 from wsi_meta.inference.allocator import keep_freed_memory
-from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.model import Model, cell_logits, load_model
 
 PATCH_PX, CELL_PX = 96, 32
@@ -39,6 +40,10 @@ SIDE = 60
 """Cells along the side of a block."""
 CANVAS = 20
 """Patches along the side of a canvas."""
+BLOCK = 12
+"""Cells along the side of a block whose edge is judged."""
+Turn = tuple[Callable[[], None], int]
+"""What is timed, and how many cells or patches it predicts."""
 SPEED: dict[str, dict[str, Any]] = {
     "as loaded, fp32": {"loaded": True, "precision": "fp32"},
     "as loaded, bf16 autocast": {"loaded": True, "precision": "bf16"},
@@ -61,44 +66,48 @@ def _read(path: Path) -> NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def _loaded(model: Model, precision: str, *, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The network as it was before it was made fast: channels-last, under autocast."""
-    network = model.network.to(memory_format=torch.channels_last)
-
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            inputs = model.card.preprocessing.to_input(images)
-            return cell_logits(network, inputs) if dense else network(inputs)
-
-    return run
-
-
 def _measure_speed(model: Model, variant: str, seconds: float, *, dense: bool) -> float:
+    """Return cells per second in dense mode, patches per second in patch mode."""
     settings = dict(SPEED[variant])
-    margin = 2 * (1 + wsi_meta.inference.predictor.DENSE_HALO_PX // CELL_PX) if dense else 2
-    image = np.random.default_rng(0).integers(0, 256, ((SIDE + margin) * CELL_PX, (SIDE + margin) * CELL_PX, 3), np.uint8)
-    stride, wanted = (CELL_PX, np.ones((SIDE, SIDE), bool)) if dense else (PATCH_PX, np.ones((16, 16), bool))
     if settings.pop("loaded", False):
-        keep_freed_memory()
-        forward = _loaded(model, settings["precision"], dense=dense)
-        shape = (1, *image.shape) if dense else (64, PATCH_PX, PATCH_PX, 3)
-        images, count = torch.from_numpy(np.resize(image, shape)), int(wanted.sum()) if dense else 64
-
-        def turn() -> None:
-            forward(images)
+        turn, count = _loaded_turn(model, settings["precision"], dense=dense)
     else:
-        predictor, count = Predictor(model, device="cpu", dense=dense, **settings), int(wanted.sum())
-        block = image if dense else image[: 16 * PATCH_PX, : 16 * PATCH_PX]
-
-        def turn() -> None:
-            predictor.predict_image(block, wanted, stride)
-
+        turn, count = _predictor_turn(Predictor(model, device="cpu", dense=dense, **settings), dense=dense)
     turn()
     done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         turn()
         done += count
     return done / (time.perf_counter() - start)
+
+
+def _loaded_turn(model: Model, precision: str, *, dense: bool) -> Turn:
+    """Make a pass of the network as it was before it was made fast: channels-last, under autocast."""
+    keep_freed_memory()
+    network = model.network.to(memory_format=torch.channels_last)
+    side = (SIDE + 2 * (1 + DENSE_HALO_PX // CELL_PX)) * CELL_PX
+    shape = (1, side, side, 3) if dense else (64, PATCH_PX, PATCH_PX, 3)
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+
+    def turn() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            inputs = model.card.preprocessing.to_input(images)
+            cell_logits(network, inputs) if dense else network(inputs)
+
+    return turn, SIDE**2 if dense else len(images)
+
+
+def _predictor_turn(predictor: Predictor, *, dense: bool) -> Turn:
+    """Make a pass of the predictor over a block."""
+    stride, rows = (CELL_PX, SIDE) if dense else (PATCH_PX, 16)
+    side = rows * stride + 2 * predictor.halo_px + PATCH_PX - stride
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    wanted = np.ones((rows, rows), bool)
+
+    def turn() -> None:
+        predictor.predict_image(image, wanted, stride)
+
+    return turn, wanted.size
 
 
 def _child(arguments: argparse.Namespace, variant: str, **environment: str) -> float:
@@ -127,6 +136,14 @@ def _show_compile(arguments: argparse.Namespace) -> None:
         print(f"compile {kind}: cold {cold:.1f} s, warm {warm:.1f} s", flush=True)
 
 
+def _measure_variant(model: Model, name: str, seconds: float) -> float:
+    kind, variant = name.split(": ")
+    dense = kind == "dense"
+    return (
+        _compile_seconds(model, dense=dense) if variant == "compile" else _measure_speed(model, variant, seconds, dense=dense)
+    )
+
+
 def _compile_seconds(model: Model, *, dense: bool) -> float:
     start = time.perf_counter()
     Predictor(model, device="cpu", precision="bf16", dense=dense, compiled=True)
@@ -134,7 +151,7 @@ def _compile_seconds(model: Model, *, dense: bool) -> float:
 
 
 def _predict(model: Model, pictures: list[NDArray[np.uint8]], **settings: Any) -> NDArray[np.float32]:
-    """Probability of the middle cell of each patch of the canvases."""
+    """Return the probability of the middle cell of each patch of the canvases."""
     predictor = Predictor(model, device="cpu", **settings)
     return np.concatenate([_of_canvas(predictor, picture) for picture in pictures])
 
@@ -151,52 +168,57 @@ def _of_canvas(predictor: Predictor, picture: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def _show_quality(model: Model, pictures: list[NDArray[np.uint8]], labels: NDArray[np.int64]) -> None:
-    def tell(name: str, one: NDArray[np.float32], reference: NDArray[np.float32]) -> None:
-        aucs = [roc_auc_score(labels, values) for values in (one, reference)]
-        difference = np.abs(one - reference)
-        print(
-            f"{name:<36} AUC {aucs[0]:.4f} against {aucs[1]:.4f} ({aucs[0] - aucs[1]:+.5f}); probability differs by "
-            f"{difference.max():.4f} at most, {difference.mean():.5f} on average; same decision "
-            f"{((one >= 0.5) == (reference >= 0.5)).mean():.2%}",
-            flush=True,
-        )
-
     patch = _predict(model, pictures, precision="fp32")
     dense = _predict(model, pictures, precision="fp32", dense=True)
-    tell("dense against patch, fp32", dense, patch)
+    _print_quality("dense against patch, fp32", dense, patch, labels)
     for mode, reference in (("patch", patch), ("dense", dense)):
         for precision, compiled in (("bf16", False), ("bf16", True), ("int8", False)):
             low = _predict(model, pictures, precision=precision, dense=mode == "dense", compiled=compiled)
-            tell(f"{mode}, {precision}{', compiled' * compiled} against fp32", low, reference)
+            _print_quality(f"{mode}, {precision}{', compiled' * compiled} against fp32", low, reference, labels)
 
 
-def _show_halo(model: Model, picture: NDArray[np.uint8], block: int = 12) -> None:
-    """Blocks of `block` cells out of the middle of the canvas, against the same cells predicted amid the whole."""
-    side = min(picture.shape[:2]) // CELL_PX
-    whole = None
-    for halo in (4, 0, 1, 2, 3, 4):
-        wsi_meta.inference.predictor.DENSE_HALO_PX = halo * CELL_PX
-        predictor = Predictor(model, device="cpu", precision="fp32", dense=True)
-        edge = halo + 1
-        if whole is None:
-            whole = predictor.predict_image(picture, np.ones((side - 2 * edge,) * 2, bool), CELL_PX)[..., 0]
-            whole = np.pad(model.card.calibration.to_probability(whole), edge, constant_values=np.nan)
-            continue
-        differences = []
-        for row in range(8, side - block - 8, block):
-            for col in range(8, side - block - 8, block):
-                y, x, length = ((value) * CELL_PX for value in (row - edge, col - edge, block + 2 * edge))
-                logits = predictor.predict_image(picture[y : y + length, x : x + length], np.ones((block,) * 2, bool), CELL_PX)
-                apart = model.card.calibration.to_probability(logits[..., 0])
-                differences.append(np.abs(apart - whole[row : row + block, col : col + block]))
+def _print_quality(name: str, one: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    aucs = [roc_auc_score(labels, values) for values in (one, reference)]
+    difference = np.abs(one - reference)
+    print(
+        f"{name:<36} AUC {aucs[0]:.4f} against {aucs[1]:.4f} ({aucs[0] - aucs[1]:+.5f}); probability differs by "
+        f"{difference.max():.4f} at most, {difference.mean():.5f} on average; same decision "
+        f"{((one >= 0.5) == (reference >= 0.5)).mean():.2%}",
+        flush=True,
+    )
+
+
+def _show_halo(model: Model, picture: NDArray[np.uint8]) -> None:
+    """Compare blocks from the middle of the canvas with the same cells predicted inside the whole canvas."""
+    whole = np.pad(_inner_cells(_predictor_of_halo(model, 4), picture), 5, constant_values=np.nan)
+    rim = np.ones((BLOCK, BLOCK), bool)
+    rim[1:-1, 1:-1] = False
+    starts = range(8, min(picture.shape[:2]) // CELL_PX - BLOCK - 8, BLOCK)
+    for halo in range(5):
+        predictor, edge, differences = _predictor_of_halo(model, halo), halo + 1, []
+        for row, col in itertools.product(starts, repeat=2):
+            y, x, length = (value * CELL_PX for value in (row - edge, col - edge, BLOCK + 2 * edge))
+            apart = _inner_cells(predictor, picture[y : y + length, x : x + length])
+            differences.append(np.abs(apart - whole[row : row + BLOCK, col : col + BLOCK]))
         stack = np.stack(differences)
-        rim = np.ones((block, block), bool)
-        rim[1:-1, 1:-1] = False
         print(
             f"halo {halo}: {stack.max():.5f} at most, {stack.mean():.6f} on average; at the edge itself "
             f"{stack[:, rim].mean():.6f} on average ({stack.size} cells)",
             flush=True,
         )
+
+
+def _predictor_of_halo(model: Model, halo: int) -> Predictor:
+    """Make a dense predictor that sees `halo` cells beyond a block's patches."""
+    with mock.patch("wsi_meta.inference.predictor.DENSE_HALO_PX", halo * CELL_PX):
+        return Predictor(model, device="cpu", precision="fp32", dense=True)
+
+
+def _inner_cells(predictor: Predictor, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the probability of all cells whose patch and halo lie in a picture."""
+    rows, cols = ((side - 2 * predictor.halo_px) // CELL_PX - 2 for side in image.shape[:2])
+    logits = predictor.predict_image(image, np.ones((rows, cols), bool), CELL_PX)
+    return predictor.model.card.calibration.to_probability(logits[..., 0])
 
 
 def _main() -> None:
@@ -211,14 +233,7 @@ def _main() -> None:
     arguments = parser.parse_args()
     model = load_model(arguments.model)
     if arguments.variant:
-        kind, variant = arguments.variant.split(": ")
-        dense = kind == "dense"
-        compiling = variant == "compile"
-        print(
-            _compile_seconds(model, dense=dense)
-            if compiling
-            else _measure_speed(model, variant, arguments.seconds, dense=dense)
-        )
+        print(_measure_variant(model, arguments.variant, arguments.seconds))
         return
     parts = arguments.parts.split(",")
     if "speed" in parts:

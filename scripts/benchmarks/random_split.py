@@ -1,7 +1,7 @@
-"""How good a model looks on a random split, where slides stand on both sides: the figure that is usually published.
+"""How good a model looks on a random split, where both parts hold patches of the same slides: the figure usually published.
 
-Holds out a seeded random tenth of the patches whose names begin with --prefix for judging, a twentieth for choosing the epoch
-and calibrating; trains on the rest of the training patches, and judges once. Compare it with the figure on unseen slides.
+Of the patches whose names begin with --prefix, a seeded random tenth is held out for judging and a twentieth for choosing the
+epoch and calibrating. Trains on the other training patches and judges once. Compare it with the figure on unseen slides.
 
     .venv/bin/python scripts/benchmarks/random_split.py pcam/ --init stem_to_layer3.safetensors --out split/ [--epochs 8]
 """

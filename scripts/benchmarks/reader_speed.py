@@ -1,4 +1,4 @@
-"""What reading a scan's blocks costs: OpenSlide, the direct reader, decoding alone, in turn; in megapixels per CPU second.
+"""How fast a scan's blocks are read by OpenSlide, by the direct reader, and by decoding alone: megapixels per CPU second.
 
     .venv/bin/python scripts/benchmarks/reader_speed.py PATCHES
     .venv/bin/python scripts/benchmarks/reader_speed.py SLIDE
@@ -16,24 +16,30 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import simplejpeg
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
+from scan_limits import Window
 
 from wsi_meta.inference.allocator import keep_freed_memory
+from wsi_meta.slides.jpeg_tiff import TiledLevel, find_levels
+from wsi_meta.slides.levels import LevelWindow, find_window
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 
 MODEL_MPP, HALO_PX = 0.972, 64
-Window = tuple[int, int, int, int]
+ONE_OPENSLIDE, ALONE = "openslide, 1 worker", "decode only"
+VARIANTS = {ONE_OPENSLIDE: 1, "direct, 1 worker": 1, ALONE: 1, "openslide, 2 workers": 2, "direct, 2 workers": 2}
+"""Names, which begin with the reader, and how many threads read."""
 
 
-def _picture(patches: Path, side: int) -> np.ndarray:
+def _picture(patches: Path, side: int) -> NDArray[np.uint8]:
     """Lay real patches side by side: uint8 (side * 96, side * 96, 3)."""
     names = sorted(patches.glob("[01]/*.jpg"))
     drawn = itertools.cycle(np.random.default_rng(0).permutation(len(names)))
@@ -44,7 +50,7 @@ def _picture(patches: Path, side: int) -> np.ndarray:
     return image
 
 
-def _write(path: Path, image: np.ndarray, tile_px: int, quality: int) -> Path:
+def _write(path: Path, image: NDArray[np.uint8], tile_px: int, quality: int) -> Path:
     def tiles() -> Iterator[bytes]:
         for row, col in itertools.product(range(0, len(image), tile_px), repeat=2):
             tile = image[row : row + tile_px, col : col + tile_px]
@@ -52,10 +58,24 @@ def _write(path: Path, image: np.ndarray, tile_px: int, quality: int) -> Path:
             yield bytes(imagecodecs.jpeg8_encode(whole, level=quality, subsampling="420"))
 
     per_cm = 1e4 / MODEL_MPP
-    layout = {"shape": image.shape, "dtype": np.uint8, "tile": (tile_px, tile_px), "metadata": None}
-    colours = {"photometric": "ycbcr", "subsampling": (2, 2), "compression": "jpeg"}
-    tifffile.imwrite(path, tiles(), **layout, **colours, resolution=(per_cm, per_cm), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        path,
+        tiles(),
+        shape=image.shape,
+        dtype=np.uint8,
+        tile=(tile_px, tile_px),
+        metadata=None,
+        photometric="ycbcr",
+        subsampling=(2, 2),
+        compression="jpeg",
+        resolution=(per_cm, per_cm),
+        resolutionunit="CENTIMETER",
+    )
     return path
+
+
+def _level_window(slide: Slide, window: Window) -> LevelWindow:
+    return find_window(slide.level_downsamples, slide.check_resolution(MODEL_MPP), *window)
 
 
 def _windows(slide: Slide, most: int) -> tuple[list[Window], float]:
@@ -66,12 +86,12 @@ def _windows(slide: Slide, most: int) -> tuple[list[Window], float]:
     middle = [set(starts[(len(starts) - side) // 2 :][:side] if len(starts) > side else starts) for starts in (rows, cols)]
     chosen = [block for block in blocks if block.row in middle[0] and block.col in middle[1]]
     cells = sum(block.rows * block.cols for block in chosen)
-    level_px = slide._window(MODEL_MPP, 0, 0, 2000, 2000).width / 2000
+    level_px = _level_window(slide, (0, 0, 2000, 2000)).width / 2000
     return [grid.window(block, HALO_PX) for block in chosen], cells * (32 * level_px) ** 2 / 1e6
 
 
 def _read(slide: Slide, windows: list[Window], workers: int) -> float:
-    """Read windows with some threads that take the next one each; give the processor's seconds, whatever else runs."""
+    """Read windows on some threads, each of which takes the next one; return the process's CPU seconds."""
     waiting, lock = iter(windows), threading.Lock()
 
     def work() -> None:
@@ -92,56 +112,61 @@ def _read(slide: Slide, windows: list[Window], workers: int) -> float:
 
 
 def _decode_only(slide: Slide, windows: list[Window]) -> float:
-    """Decode the tiles that the windows need, each once, from memory; give the processor's seconds, whatever else runs."""
-    reader = slide._reader
-    level, left, top, *_ = slide._inside(slide._window(MODEL_MPP, *windows[0]).rectangle)
-    _, *last = slide._inside(slide._window(MODEL_MPP, *windows[-1]).rectangle)
-    stored, file = reader._levels[level], reader._open()
-    rows = range(top // stored.tile_height, -(-(last[1] + last[3]) // stored.tile_height))
-    cols = range(left // stored.tile_width, -(-(last[0] + last[2]) // stored.tile_width))
-    numbers = [row * stored.columns + col for row in rows for col in cols]
-    jpegs = [stored.head + file.read(int(stored.offsets[n]), int(stored.lengths[n]))[2:] for n in numbers if stored.lengths[n]]
+    """Decode the tiles that the windows need, each once, from memory; return the process's CPU seconds."""
+    parts = [_level_window(slide, window) for window in windows]
+    level = parts[0].level
+    stored = find_levels(slide.path, slide.vendor, slide.level_dimensions)[level]
+    jpegs = _stored_tiles(slide.path, stored, parts, slide.level_dimensions[level])
     start = time.process_time()
     for jpeg in jpegs:
         simplejpeg.decode_jpeg(jpeg, "RGB", strict=True)
     return time.process_time() - start
 
 
+def _stored_tiles(path: Path, stored: TiledLevel, parts: list[LevelWindow], size: tuple[int, int]) -> list[bytes]:
+    """Read the tiles, as they are stored, of the rectangle round some windows of a level; `size` is the level's."""
+    left, top = (max(0, min(corner)) for corner in ([part.left for part in parts], [part.top for part in parts]))
+    right = min(size[0], max(part.left + part.width for part in parts))
+    bottom = min(size[1], max(part.top + part.height for part in parts))
+    rows = range(top // stored.tile_height, -(-bottom // stored.tile_height))
+    cols = range(left // stored.tile_width, -(-right // stored.tile_width))
+    jpegs = []
+    with path.open("rb") as file:
+        for row, col in itertools.product(rows, cols):
+            number = row * stored.columns + col
+            if stored.lengths[number]:
+                file.seek(int(stored.offsets[number]))
+                jpegs.append(stored.head + file.read(int(stored.lengths[number]))[2:])
+    return jpegs
+
+
+def _seconds(variant: str, path: Path, windows: list[Window], amplification: dict[int, float]) -> float:
+    """Measure a variant once; the direct reader also notes its tiles decoded / needed, by the number of threads."""
+    workers = VARIANTS[variant]
+    if variant.startswith("openslide"):
+        with open_slide(path, reader="openslide") as slide:
+            return _read(slide, windows, workers)
+    with open_slide(path, reader="direct") as slide:
+        if variant == ALONE:
+            return _decode_only(slide, windows)
+        needed, before = slide.expect(MODEL_MPP, windows), slide.tiles_decoded
+        seconds = _read(slide, windows, workers)
+        amplification[workers] = ((slide.tiles_decoded or 0) - (before or 0)) / (needed or 1)
+        return seconds
+
+
 def _measure(name: str, path: Path, most: int, turns: int) -> dict[str, object]:
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     amplification: dict[int, float] = {}
     with open_slide(path) as slide:
         windows, megapixels = _windows(slide, most)
-
-    def direct(workers: int) -> float:
-        with open_slide(path, reader="direct") as slide:
-            needed, before = slide.expect(MODEL_MPP, windows), slide.tiles_decoded
-            seconds = _read(slide, windows, workers)
-            amplification[workers] = ((slide.tiles_decoded or 0) - (before or 0)) / (needed or 1)
-            return seconds
-
-    def openslide(workers: int) -> float:
-        with open_slide(path, reader="openslide") as slide:
-            return _read(slide, windows, workers)
-
-    def limit() -> float:
-        with open_slide(path, reader="direct") as slide:
-            return _decode_only(slide, windows)
-
-    variants: dict[str, Callable[[], float]] = {
-        "openslide, 1 worker": lambda: openslide(1),
-        "direct, 1 worker": lambda: direct(1),
-        "decode only": limit,
-        "openslide, 2 workers": lambda: openslide(2),
-        "direct, 2 workers": lambda: direct(2),
-    }
     for _ in range(turns):
-        for variant, run in variants.items():
-            times.setdefault(variant, []).append(run())
+        for variant, seconds in times.items():
+            seconds.append(_seconds(variant, path, windows, amplification))
     rates = {variant: megapixels / statistics.median(seconds) for variant, seconds in times.items()}
     print(f"{name}: {len(windows)} blocks, {megapixels:.0f} Mpx of cells at the level that is read")
     for variant, rate in rates.items():
-        share = rate / rates["openslide, 1 worker"], rate / rates["decode only"]
+        share = rate / rates[ONE_OPENSLIDE], rate / rates[ALONE]
         print(f"  {variant:22}{rate:7.0f} Mpx/CPU-s  {share[0]:5.2f} x OpenSlide  {share[1]:5.2f} x decoding alone")
     print("  tiles decoded / needed: " + ", ".join(f"{value:.3f} ({count} workers)" for count, value in amplification.items()))
     return {"slide": name, "Mpx": megapixels, "Mpx/CPU-s": rates, "amplification": amplification}

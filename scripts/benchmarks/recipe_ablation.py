@@ -1,12 +1,12 @@
-"""What each part of the training recipe is worth: the same training with one thing changed at a time, judged on validation.
+"""How much each part of the training recipe gains: the same training with one thing changed at a time, judged on validation.
 
-Trains every arm for --epochs on a fixed share of the training patches and prints AUC and accuracy (single view; each half of
-the validation patches calibrated on the other), and the difference to the first arm with a paired bootstrap 95 % interval. Arms
-that are finished are not trained again; interrupted ones go on. Choose recipes by this, and nothing by the test split.
+Trains every arm for --epochs on a fixed share of the training patches. Prints AUC and accuracy (single view; each half of the
+validation patches calibrated on the other), and the difference to the first arm with a paired bootstrap 95 % interval. Finished
+arms are not trained again; interrupted ones go on. Choose recipes by this, and never by the test split.
 
     .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --init stem_to_layer3.safetensors --out ablation/
 
---arms "no mosaics,one stage" trains those alone.
+--arms "no mosaics,one stage" trains those two beside the first arm.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from wsi_meta.datasets.layouts import Patches, open_patches
@@ -86,21 +87,34 @@ def _train_arm(name: str, data: Path, arguments: argparse.Namespace) -> Model:
     return Model(network.eval(), ModelCard(), "", out)
 
 
-def _logits(name: str, data: Path, patches: Patches, arguments: argparse.Namespace) -> np.ndarray:
+def _logits(name: str, data: Path, patches: Patches, arguments: argparse.Namespace) -> NDArray[np.float32]:
     kept = arguments.out / f"{name}.logits.npy".replace(" ", "_")
     if not kept.exists():
         predictor = Predictor(_train_arm(name, data, arguments), device=arguments.device)
         np.save(kept, evaluate_patches(predictor, patches, workers=arguments.workers, progress=True).logits)
-    logits: np.ndarray = np.load(kept)
+    logits: NDArray[np.float32] = np.load(kept)
     return logits
 
 
-def _paired(figure: Callable[[np.ndarray], float], n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a figure over resampled patches."""
+def _row(name: str, truth: NDArray[np.bool_], logits: NDArray[np.float32], base: NDArray[np.float32]) -> str:
+    """Return an arm's line of the table: its figures, and what they gain over those of the first arm."""
+    right, base_right = (cross_fit(values, truth.astype(np.uint8))[1] == truth for values in (logits, base))
+
+    def by_auc(chosen: NDArray[np.intp]) -> float:
+        return float(roc_auc_score(truth[chosen], logits[chosen]) - roc_auc_score(truth[chosen], base[chosen]))
+
+    def by_accuracy(chosen: NDArray[np.intp]) -> float:
+        return float(right[chosen].mean() - base_right[chosen].mean())
+
+    gains = ["", ""] if name == FIRST else [_difference(figure, len(truth)) for figure in (by_auc, by_accuracy)]
+    return f"| {name} | {roc_auc_score(truth, logits):.4f} | {gains[0]} | {right.mean():.4f} | {gains[1]} |"
+
+
+def _difference(figure: Callable[[NDArray[np.intp]], float], n: int) -> str:
+    """Return a figure over all patches, and its 95 % interval over resampled ones."""
     rng = np.random.default_rng(0)
-    values = [figure(rng.integers(0, n, n)) for _ in range(1000)]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile([figure(rng.integers(0, n, n)) for _ in range(1000)], [2.5, 97.5])
+    return f"{figure(np.arange(n)):+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _main() -> None:
@@ -117,25 +131,10 @@ def _main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = _share(arguments.data, arguments.out / "patches", arguments.share)
     valid = open_patches(data)["valid"]
-    truth, base = valid.labels.astype(bool), _logits(FIRST, data, valid, arguments)
-    base_right = cross_fit(base, valid.labels)[1] == truth
+    base = _logits(FIRST, data, valid, arguments)
     print("| arm | AUC | difference | accuracy | difference |\n|---|---|---|---|---|")
     for name in arguments.arms:
-        logits = _logits(name, data, valid, arguments)
-        right = cross_fit(logits, valid.labels)[1] == truth
-        cells = [name, f"{roc_auc_score(truth, logits):.4f}", "", f"{right.mean():.4f}", ""]
-        if name != FIRST:
-
-            def by_auc(chosen: np.ndarray, logits: np.ndarray = logits) -> float:
-                return float(roc_auc_score(truth[chosen], logits[chosen]) - roc_auc_score(truth[chosen], base[chosen]))
-
-            def by_accuracy(chosen: np.ndarray, right: np.ndarray = right) -> float:
-                return float(right[chosen].mean() - base_right[chosen].mean())
-
-            for column, figure in ((2, by_auc), (4, by_accuracy)):
-                low, high = _paired(figure, len(truth))
-                cells[column] = f"{figure(np.arange(len(truth))):+.4f} ({low:+.4f} to {high:+.4f})"
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(_row(name, valid.labels.astype(bool), _logits(name, data, valid, arguments), base), flush=True)
 
 
 if __name__ == "__main__":

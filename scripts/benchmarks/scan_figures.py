@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from scan_limits import Limits, block_name
 from stopwatch import Timing
@@ -16,6 +17,8 @@ from wsi_meta.tiling.grid import Block
 __all__ = ["Commit", "MeasuredScan", "Timeline", "figures", "scan_timeline", "share_of_limit", "table"]
 
 MEGA, GIGA = 1e6, 1e9
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,36 +115,43 @@ def figures(
     -------
     By name; None where it cannot be known.
     """
-
-    def median(figure: Callable[[MeasuredScan], float]) -> float:
-        return statistics.median(figure(scan) for scan in warm)
-
-    def median_limit(figure: Callable[[Limits], float]) -> float:
-        return statistics.median(figure(limit) for limit in limits)
-
-    shares = [share_of_limit(scan.timeline, limit) for scan, limit in zip(warm, limits, strict=True)]
-
-    cells, seconds = warm[0].timeline.cells, median(lambda scan: scan.timing.seconds)
-    steady = median(lambda scan: scan.timeline.steady_cells_per_second)
     tiles = warm[0].tiles
     return {
-        "tissue cells": cells,
-        "end to end, s": seconds,
-        "end to end, nothing compiled before, s": cold.timing.seconds,
-        "start-up until tissue is found, s": median(lambda scan: scan.timeline.ready),
-        "first cells written after, s": median(lambda scan: scan.timeline.first),
-        "after the last block, s": median(lambda scan: scan.timing.seconds - scan.timeline.last),
-        "network made ready, s": median_limit(lambda limit: limit.ready_seconds),
+        **_times(cold, warm),
+        "network made ready, s": _median(limits, lambda limit: limit.ready_seconds),
         "network made ready, nothing compiled before, s": cold_ready_seconds,
-        "cells/s, end to end": cells / seconds,
-        "cells/s, first block to last": steady,
-        "Mpx/s of tissue, first block to last": steady * stride_px**2 / MEGA,
-        "cells/s, reading alone": limits[0].cells / median_limit(lambda limit: limit.read_seconds),
-        "cells/s, network alone": limits[0].cells / median_limit(lambda limit: limit.model_seconds),
-        "share of the network's limit": statistics.median(shares),
+        **_rates(warm, limits, stride_px),
         "tiles decoded / needed": tiles["decoded"] / tiles["needed"] if tiles else None,
         "peak memory, GB": max(scan.timing.peak_bytes for scan in (cold, *warm)) / GIGA,
     }
+
+
+def _times(cold: MeasuredScan, warm: Sequence[MeasuredScan]) -> dict[str, float]:
+    return {
+        "tissue cells": warm[0].timeline.cells,
+        "end to end, s": _median(warm, lambda scan: scan.timing.seconds),
+        "end to end, nothing compiled before, s": cold.timing.seconds,
+        "start-up until tissue is found, s": _median(warm, lambda scan: scan.timeline.ready),
+        "first cells written after, s": _median(warm, lambda scan: scan.timeline.first),
+        "after the last block, s": _median(warm, lambda scan: scan.timing.seconds - scan.timeline.last),
+    }
+
+
+def _rates(warm: Sequence[MeasuredScan], limits: Sequence[Limits], stride_px: int) -> dict[str, float]:
+    steady = _median(warm, lambda scan: scan.timeline.steady_cells_per_second)
+    shares = [share_of_limit(scan.timeline, limit) for scan, limit in zip(warm, limits, strict=True)]
+    return {
+        "cells/s, end to end": warm[0].timeline.cells / _median(warm, lambda scan: scan.timing.seconds),
+        "cells/s, first block to last": steady,
+        "Mpx/s of tissue, first block to last": steady * stride_px**2 / MEGA,
+        "cells/s, reading alone": limits[0].cells / _median(limits, lambda limit: limit.read_seconds),
+        "cells/s, network alone": limits[0].cells / _median(limits, lambda limit: limit.model_seconds),
+        "share of the network's limit": statistics.median(shares),
+    }
+
+
+def _median(measured: Sequence[T], figure: Callable[[T], float]) -> float:
+    return statistics.median(figure(one) for one in measured)
 
 
 def share_of_limit(timeline: Timeline, limits: Limits) -> float:

@@ -67,8 +67,9 @@ class Bench:
     def scan(self, slide: Path, case: Case) -> MeasuredScan:
         """Scan in a process of its own and read from the store what happened when."""
         store, counts = self.store(slide, case), self.folder / "tiles.json"
-        command = [sys.executable, __file__, "--child-scan", counts, "--", "scan", slide, "--out", store, "--overwrite"]
-        timing = time_command([*command, *self.options(case)], env=self.env)
+        command: list[str | Path] = [sys.executable, __file__, "--child-scan", counts, "--"]
+        command += ["scan", slide, "--out", store, "--overwrite", *self.options(case)]
+        timing = time_command(command, env=self.env)
         tiles = json.loads(counts.read_text())
         return MeasuredScan(timing, scan_timeline(store, timing.began, self.arguments.workers), tiles)
 

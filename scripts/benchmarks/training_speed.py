@@ -1,7 +1,7 @@
 """Images per second of training on this machine: the loader alone, the step alone, and both together, in one run.
 
-The three take turns, each figure is the median, so a drift of the machine's speed hits all alike. Without --data, patches are
-cut from drawn tissue and written as JPEG first.
+The three take turns and each figure is a median, so a drift of the machine's speed affects all alike. Without --data, patches
+are cut from drawn tissue and written as JPEG first.
 
     .venv/bin/python scripts/benchmarks/training_speed.py [--data pcam/] [--workers 2] [--turns 3] [--seconds 20]
 """
@@ -13,7 +13,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -78,7 +78,7 @@ def _measure(arguments: argparse.Namespace, data: Path) -> dict[str, list[float]
         side, device = mosaic_side(recipe.batch_size), processes.device
         images, labels = next(iter(loader))
         same = itertools.repeat([images.to(device), labels.to(device)])
-        turns = {
+        turns: dict[str, Callable[[], Iterator[object]]] = {
             "loader alone": lambda: _endless(loader),
             "step alone": lambda: _steps(learner, same, side),
             "training": lambda: _steps(learner, _endless(loader), side),
