@@ -1,6 +1,6 @@
 """From the slides of lymph nodes to findings: heatmaps, lesions, pictures, and each patient's pN stage.
 
-    python examples/pipeline.py slides/ results/
+    python examples/pipeline.py slides/ results/ [model.safetensors]
 
 Writes for each slide a heatmap, its lesions as outlines for QuPath and a picture, and for all of them nodes.csv in CAMELYON17's
 format. Patients with five nodes, slides named patient_<...>_node_<...>, are staged. Research only: no diagnosis.
@@ -18,10 +18,10 @@ from wsi_meta import Heatmap, draw_overlay, find_lesions, scan_slides, stage
 LABELS = {"macrometastasis": "macro", "micrometastasis": "micro", "isolated tumor cells": "itc"}
 
 
-def main(slides: Path, results: Path) -> None:
+def main(slides: Path, results: Path, model: str = "default") -> None:
     files = sorted(slides.glob("*.tif"))
     labels = {}
-    for file, row in zip(files, scan_slides(files, results, progress=True), strict=True):
+    for file, row in zip(files, scan_slides(files, results, model=model, progress=True), strict=True):
         if not row["complete"]:
             print(f"{file.name}: {row['error']}; no findings", file=sys.stderr)
             continue
@@ -45,4 +45,4 @@ def main(slides: Path, results: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

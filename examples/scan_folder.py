@@ -1,6 +1,6 @@
 """Scan every slide of a folder and list them, most suspicious first.
 
-    python examples/scan_folder.py slides/ results/
+    python examples/scan_folder.py slides/ results/ [model.safetensors]
 
 Slides that are already in results/ are not scanned again; an interrupted run goes on where it stopped.
 """
@@ -15,13 +15,13 @@ from wsi_meta import scan_slides
 SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"}
 
 
-def main(slides: Path, results: Path) -> None:
+def main(slides: Path, results: Path, model: str = "default") -> None:
     found = sorted(path for path in slides.iterdir() if path.suffix.lower() in SUFFIXES)
-    rows = scan_slides(found, results, progress=True)
+    rows = scan_slides(found, results, model=model, progress=True)
     for row in sorted(rows, key=lambda row: -1 if row["score"] is None else row["score"], reverse=True):
         score = "unknown" if row["score"] is None else f"{row['score']:.3f}"
         print(f"{score:>8}  {Path(row['slide']).name}" + (f"  ({row['error']})" if row["error"] else ""))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

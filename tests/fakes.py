@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import ModelCard, build_network, half_precision, load_model, save_model
+from wsi_meta.scanning.scan import scan
 
 
 class DarknessPredictor(Predictor):
@@ -35,3 +41,34 @@ class DarknessPredictor(Predictor):
         if report is not None:
             report(int(wanted.sum()))
         return logits
+
+
+def scan_darkness(
+    slide: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | None = None,
+    kind: type[Predictor] = DarknessPredictor,
+    **settings: Any,
+) -> Heatmap:
+    """A scan by a stand-in for the network; everything else is as it always is."""
+    inference = {name: settings.pop(name) for name in ("device", "precision", "batch_size", "tta") if name in settings}
+    return scan(slide, out, predictor=kind(load_model(model), **inference), **settings)
+
+
+def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
+    """A model file, a ResNet50 like any other, whose logit is about the share of dark pixels in the patch."""
+    card = card or ModelCard()
+    state = {name: torch.zeros_like(values) for name, values in build_network().state_dict().items()}
+    for name, values in state.items():
+        if name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
+            values.fill_(1)
+        if name.endswith("downsample.0.weight"):
+            values[0, 0] = 1
+    shown = card.preprocessing
+    for channel, deviation in enumerate(shown.std):  # back from model input to pixels: 1 is white
+        state["conv1.weight"][0, channel] = -deviation / 3 / 49
+    state["bn1.bias"][0] = 1 - sum(shown.mean) / 3
+    state["fc.weight"][0, 0] = 1
+    save_model(path, half_precision(state), card)
+    return path

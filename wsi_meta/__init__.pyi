@@ -46,6 +46,7 @@ from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
 from .scanning.batch import scan_slides as scan_slides
 from .scanning.scan import scan as scan
+from .scanning.scanner import Scanner as Scanner
 from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .tiling.grid import Block as Block

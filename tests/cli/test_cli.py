@@ -12,18 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
-import wsi_meta.scanning.worker
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
-
-
-@pytest.fixture(autouse=True)
-def _darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
 
 
 @pytest.fixture(scope="module")
@@ -167,20 +160,19 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Pa
 
 
 @pytest.mark.parametrize("error", [SlideReadError, KeyboardInterrupt])
-def test_what_failed_work_held_is_let_go_before_the_command_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
-) -> None:
+def test_what_failed_work_held_is_let_go_before_the_command_ends(error: type[BaseException]) -> None:
     """Threads that end with the interpreter may abort it: those of torchrun's processes did."""
     held: list[weakref.ref[torch.Tensor]] = []
 
-    def fail(*_values: object, **_options: object) -> None:
+    commands = type(main)("wsi-meta")
+
+    @commands.command("fail")
+    def fail() -> None:
         something = torch.zeros(1)
         held.append(weakref.ref(something))
         raise error("s.tif: bad")
 
-    monkeypatch.setattr("wsi_meta.scanning.scan.scan", fail)
-
-    done = _run("scan", write_slide(tmp_path / "s.tif", texture(300, 300)), "--out", tmp_path / "h.zarr")
+    done = CliRunner().invoke(commands, ["fail"])
 
     assert done.exit_code == 1
     assert done.exc_info is not None, "the end of the command is still at hand"

@@ -6,19 +6,16 @@ import os
 import runpy
 import subprocess
 import sys
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import DarknessPredictor
+from fakes import write_darkness_model
 from slide_files import texture, write_slide
 
-import wsi_meta.scanning.worker
 from wsi_meta.cli import main
 from wsi_meta.datasets.manifest import read_manifest
-from wsi_meta.models.model import Calibration, Model, load_model
+from wsi_meta.models.model import Calibration, ModelCard
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>
@@ -48,26 +45,25 @@ else:
 """
 
 
-@lru_cache  # once for all slides: half of the time
-def _load_model(path: str) -> Model:
-    """The network, with a calibration under which a third of the way to black is half tumor."""
-    model = load_model(path)
-    card = replace(model.card, calibration=Calibration(temperature=0.05, bias=-20 / 3), thresholds={"default": 0.5})
-    return replace(model, card=card)
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that sees darkness, with a calibration under which a third of the way to black is half tumor."""
+    card = ModelCard(calibration=Calibration(temperature=0.05, bias=-20 / 3), thresholds={"default": 0.5})
+    return write_darkness_model(tmp_path_factory.mktemp("model") / "darkness.safetensors", card)
 
 
 def _run(name: str, *arguments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", _load_model)
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "slides").mkdir()
     write_slide(tmp_path / "slides" / "a.tif", texture(300, 300))
     (tmp_path / "slides" / "bad.svs").write_text("no slide")
-    _run("scan_folder.py", tmp_path / "slides", tmp_path / "results", monkeypatch=monkeypatch)
+    _run("scan_folder.py", tmp_path / "slides", tmp_path / "results", model_file, monkeypatch=monkeypatch)
     first, last = capsys.readouterr().out.splitlines()
     assert first.endswith("a.tif")
     assert last.lstrip().startswith("unknown  bad.svs")
@@ -78,7 +74,9 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert values == sorted(values, reverse=True)
 
 
-def test_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pipeline(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The stand-in for the network calls what is dark tumor: the third node is, the others are pale, one slide is glass."""
     (tmp_path / "slides").mkdir()
     for node in range(5):
@@ -86,7 +84,7 @@ def test_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", texture(200, 320, 2) if node == 2 else pale)
     write_slide(tmp_path / "slides" / "patient_008_node_0.tif", np.full((200, 320, 3), 244, np.uint8))
     (tmp_path / "slides" / "broken.tif").write_text("no slide")
-    _run("pipeline.py", tmp_path / "slides", tmp_path / "results", monkeypatch=monkeypatch)
+    _run("pipeline.py", tmp_path / "slides", tmp_path / "results", model_file, monkeypatch=monkeypatch)
     told = capsys.readouterr()
     assert "broken.tif: " in told.err
     assert "patient_008_node_0.tif: no tissue was found; no findings" in told.err

@@ -5,17 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import DarknessPredictor
+from fakes import scan_darkness
 from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture, write_slide
 
-import wsi_meta.scanning.worker
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.scanning.scan import scan
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +25,8 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-        out = tmp_path_factory.mktemp("heat") / "node.zarr"
-        return scan(slide_file, out, model=model_file, tta=True, uncertainty=True)
+    out = tmp_path_factory.mktemp("heat") / "node.zarr"
+    return scan_darkness(slide_file, out, model=model_file, tta=True, uncertainty=True)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from fakes import DarknessPredictor
+from fakes import scan_darkness
 from slide_files import write_sparse_slide
-
-import wsi_meta.scanning.worker
-from wsi_meta.scanning.scan import scan
 
 SIDE = 100_000
 MARK = 24
@@ -27,10 +24,7 @@ def _marks(mpp: float) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("mpp", [0.243, 0.25, 0.499])
-def test_marks_lie_where_the_metadata_says(
-    mpp: float, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, model_file: Path) -> None:
     marks = _marks(mpp)
     slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
     tissue = np.zeros((1000, 1000), bool)
@@ -38,7 +32,7 @@ def test_marks_lie_where_the_metadata_says(
         row, col = y * 1000 // SIDE, x * 1000 // SIDE
         tissue[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = True
     np.save(tmp_path / "tissue.npy", tissue)
-    scan(slide, tmp_path / "heat.zarr", model=model_file, tissue_mask=tmp_path / "tissue.npy", block_px=960)
+    scan_darkness(slide, tmp_path / "heat.zarr", model=model_file, tissue_mask=tmp_path / "tissue.npy", block_px=960)
 
     group = zarr.open_group(tmp_path / "heat.zarr", mode="r")
     ome: dict[str, list[dict[str, list[dict[str, list[dict[str, list[float]]]]]]]] = group.attrs["ome"]  # type: ignore[assignment]

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from fakes import DarknessPredictor
+from fakes import DarknessPredictor, scan_darkness
 from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_slide
 
-import wsi_meta.scanning.scan
-import wsi_meta.scanning.worker
+import wsi_meta.scanning.networks
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.evaluate import evaluate_patches
@@ -26,10 +25,9 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.model import Calibration, ModelCard, build_network, half_precision, load_model, save_model
-from wsi_meta.progress import progress_bar
 from wsi_meta.scanning.batch import summarise
 from wsi_meta.scanning.scan import scan
-from wsi_meta.tiling.tissue import find_tissue
+from wsi_meta.slides.slide import Slide
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +38,16 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", image)
 
 
-@pytest.fixture
-def darkness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+class Counting(DarknessPredictor):
+    """Counts the cells wanted in each block that is predicted."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.seen: list[int] = []
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Count the cells wanted in each block that is predicted."""
-    seen: list[tuple[int, ...]] = []
-
-    class Counting(DarknessPredictor):
-        def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
-            seen.append((int(wanted.sum()),))
-            return super().predict_block(pieces, wanted, stride_px, report)
-
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Counting)
-    return seen
+    def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
+        self.seen.append(int(wanted.sum()))
+        return super().predict_block(pieces, wanted, stride_px, report)
 
 
 def _assert_parity(folder: Path, model: Path | None, tmp_path: Path) -> None:
@@ -93,10 +84,8 @@ def test_parity_on_real_patches(tmp_path: Path, shared_data: Path) -> None:
     _assert_parity(tmp_path / "patches", None, tmp_path)
 
 
-def test_every_cell_has_a_status_and_only_scanned_ones_a_value(
-    tmp_path: Path, slide_file: Path, model_file: Path, darkness: None
-) -> None:
-    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
     status, probability = heatmap.status, heatmap.probability
     assert probability.shape == (20, 24)
     assert set(np.unique(status)) == {Status.BACKGROUND, Status.SCANNED}
@@ -105,23 +94,21 @@ def test_every_cell_has_a_status_and_only_scanned_ones_a_value(
     assert (status[:, 18:] == Status.BACKGROUND).all()
     assert heatmap.finished
     assert heatmap.result is not None
-    assert heatmap.result["cells"]["scanned"] == int((status == Status.SCANNED).sum())
-    assert 0 < heatmap.result["score"] < 1
-    facts = heatmap.facts
-    assert facts["slide"]["width"] == 768
-    assert facts["identity"]["model"] == load_model(model_file).hash
-    assert facts["model"]["preprocessing"]["mpp"] == MODEL_MPP
-    assert facts["versions"]["torch"]
+    assert heatmap.result.cells["scanned"] == int((status == Status.SCANNED).sum())
+    assert 0 < heatmap.result.score < 1
+    record = heatmap.record
+    assert record.slide.width == 768
+    assert record.identity.model == load_model(model_file).hash
+    assert record.model.preprocessing.mpp == MODEL_MPP
+    assert record.versions["torch"]
 
 
 @pytest.mark.parametrize("stride_px", [8, 24, 32, 96])
-def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(
-    stride_px: int, tmp_path: Path, model_file: Path, darkness: None
-) -> None:
+def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(stride_px: int, tmp_path: Path, model_file: Path) -> None:
     image = np.full((300, 400, 3), 255, np.uint8)
     image[160:200, 250:300] = 0
     slide = write_slide(tmp_path / "s.tif", image)
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, stride_px=stride_px, tissue_mask="none")
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, stride_px=stride_px, tissue_mask="none")
     assert heatmap.probability.shape == (-(-300 // stride_px), -(-400 // stride_px))
     padded = np.full((600, 700), 0.0)
     padded[100:400, 100:500] = 1 - image[..., 0] / 255
@@ -131,30 +118,30 @@ def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(
         assert value == pytest.approx(1 / (1 + np.exp(-share)), abs=1e-5)
 
 
-def test_calibration_is_applied(tmp_path: Path, slide_file: Path, darkness: None) -> None:
+def test_calibration_is_applied(tmp_path: Path, slide_file: Path) -> None:
     card = ModelCard(calibration=Calibration(temperature=2.0, bias=-0.5))
     save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), card)
     save_model(tmp_path / "plain.safetensors", half_precision(build_network().state_dict()), ModelCard())
-    calibrated = scan(slide_file, tmp_path / "c.zarr", model=tmp_path / "m.safetensors").probability
-    plain = scan(slide_file, tmp_path / "p.zarr", model=tmp_path / "plain.safetensors").probability
+    calibrated = scan_darkness(slide_file, tmp_path / "c.zarr", model=tmp_path / "m.safetensors").probability
+    plain = scan_darkness(slide_file, tmp_path / "p.zarr", model=tmp_path / "plain.safetensors").probability
     logit = np.log(plain / (1 - plain))
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
 
 
-def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, model_file: Path, calls: list[Any]) -> None:
-    first = scan(slide_file, tmp_path / "h.zarr", model=model_file).result
-    calls.clear()
-    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).result == first
-    assert calls == []
-    scan(slide_file, tmp_path / "h.zarr", model=model_file, overwrite=True)
-    assert calls
+def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    counting = Counting(load_model(model_file))
+    first = scan(slide_file, tmp_path / "h.zarr", predictor=counting).result
+    counting.seen.clear()
+    assert scan(slide_file, tmp_path / "h.zarr", predictor=counting).result == first
+    assert counting.seen == []
+    scan(slide_file, tmp_path / "h.zarr", predictor=counting, overwrite=True)
+    assert counting.seen
 
 
-def test_an_interrupted_scan_goes_on(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-    whole = scan(slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous").probability
+def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    whole = scan_darkness(
+        slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous"
+    ).probability
     seen: list[int] = []
 
     class Interrupted(DarknessPredictor):
@@ -164,14 +151,14 @@ def test_an_interrupted_scan_goes_on(
             seen.append(1)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, scheduler="synchronous")
+        scan_darkness(
+            slide_file, tmp_path / "h.zarr", model=model_file, kind=Interrupted, block_px=160, scheduler="synchronous"
+        )
     half = Heatmap.open(tmp_path / "h.zarr")
     assert not half.finished
     assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-    resumed = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
+    resumed = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
     np.testing.assert_array_equal(resumed.probability, whole)
 
 
@@ -188,24 +175,24 @@ def test_an_interrupted_scan_goes_on(
     ],
 )
 def test_another_scan_is_refused(
-    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, model_file: Path, darkness: None
+    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, model_file: Path
 ) -> None:
-    before = scan(slide_file, tmp_path / "h.zarr", model=model_file, precision="fp32").probability
+    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, precision="fp32").probability
     settings: dict[str, Any] = {"model": model_file, "precision": "fp32"} | change
     with pytest.raises(OutputExistsError, match="holds another scan") as caught:
-        scan(slide_file, tmp_path / "h.zarr", **settings)
+        scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
     assert named in str(caught.value)
     np.testing.assert_array_equal(Heatmap.open(tmp_path / "h.zarr").probability, before)
 
 
-def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, model_file: Path, darkness: None) -> None:
-    scan(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
     other = write_slide(tmp_path / "other.tif", texture(640, 768, seed=5))
     with pytest.raises(OutputExistsError, match=r"slide is \w+, now \w+"):
-        scan(other, tmp_path / "h.zarr", model=model_file)
+        scan_darkness(other, tmp_path / "h.zarr", model=model_file)
     save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), ModelCard(dense=True))
     with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
-        scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors")
+        scan_darkness(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors")
 
 
 def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
@@ -217,37 +204,37 @@ def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, model
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
-def test_unreadable_region(tmp_path: Path, model_file: Path, darkness: None) -> None:
+def test_unreadable_region(tmp_path: Path, model_file: Path) -> None:
     """Only the block over the bad tile is lost; the rest is scanned, and a later scan tries again."""
     image = texture(768, 768)
     path = write_slide(tmp_path / "s.tif", image, levels=4)
     good = path.read_bytes()
     damage_tile(path, 4)  # the middle one of 3 x 3 tiles of 256 px
-    heatmap = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
     status, probability = heatmap.status, heatmap.probability
     unreadable = status == Status.UNREADABLE
     assert heatmap.result is not None
-    assert heatmap.result["complete"] is False
-    assert heatmap.result["cells"]["unreadable"] == unreadable.sum() > 0
+    assert heatmap.result.complete is False
+    assert heatmap.result.cells["unreadable"] == unreadable.sum() > 0
     assert np.isnan(probability[unreadable]).all()
     assert (status[~unreadable] == Status.SCANNED).all()
     assert np.isfinite(probability[~unreadable]).all()
     assert not heatmap.finished
-    still = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    still = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
     np.testing.assert_array_equal(still.status, status)
     path.write_bytes(good)
-    again = scan(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    again = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
     assert again.finished
     assert (again.status == Status.SCANNED).all()
     np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
 
 
-def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path, darkness: None) -> None:
+def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path) -> None:
     """One block holds the slide: what of it lies far from the bad tile is scanned all the same."""
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280), levels=4)
-    whole = scan(path, tmp_path / "whole.zarr", model=model_file, tissue_mask="none", stride_px=64).probability
+    whole = scan_darkness(path, tmp_path / "whole.zarr", model=model_file, tissue_mask="none", stride_px=64).probability
     damage_tile(path, 0)
-    heatmap = scan(path, tmp_path / "h.zarr", model=model_file, tissue_mask="none", stride_px=64)
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=model_file, tissue_mask="none", stride_px=64)
     unreadable = heatmap.status == Status.UNREADABLE
 
     assert len(heatmap.grid.blocks()) == 1
@@ -257,30 +244,25 @@ def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path, darkness
     np.testing.assert_array_equal(heatmap.probability[~unreadable], whole[~unreadable])
 
 
-def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path, darkness: None) -> None:
+def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path) -> None:
     path = write_slide(tmp_path / "s.tif", texture(256, 256))
     damage_tile(path, 0)
     for mask in (None, "none"):
         with pytest.raises(SlideReadError, match=r"s\.tif: (none of its tissue|nothing of it) can be read"):
-            scan(path, tmp_path / "h.zarr", model=model_file, tissue_mask=mask)
+            scan_darkness(path, tmp_path / "h.zarr", model=model_file, tissue_mask=mask)
         assert not (tmp_path / "h.zarr").exists()
 
 
-def test_the_bar_moves_with_every_batch(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moves: list[int] = []
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        bar = progress_bar(*arguments, **options)
-        bar.update = moves.append
-        return bar
-
-    monkeypatch.setattr(wsi_meta.scanning.scan, "progress_bar", watched)
-    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=320, batch_size=32)
+def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    told: list[tuple[Path, int, int]] = []
+    settings: dict[str, Any] = {"model": model_file, "block_px": 320, "batch_size": 32}
+    heatmap = scan(slide_file, tmp_path / "h.zarr", progress=lambda *now: told.append(now), **settings)
     assert heatmap.result is not None
-    assert sum(moves) == heatmap.result["cells"]["scanned"]
-    assert max(moves) <= 32
+    cells = heatmap.result.cells["scanned"]
+    assert {(slide, total) for slide, _, total in told} == {(slide_file, cells)}
+    done = [number for _, number, _ in told]
+    assert done[-1] == cells
+    assert 0 < min(np.diff([0, *done])) <= max(np.diff([0, *done])) <= 32
 
 
 def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -288,19 +270,19 @@ def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pyte
     heatmap = scan(path, tmp_path / "h.zarr", model=model_file)
     assert "NO TISSUE FOUND" in caplog.text
     assert heatmap.result is not None
-    assert heatmap.result["score"] is None, "unknown, not 0"
+    assert heatmap.result.score is None, "unknown, not 0"
     assert np.isnan(heatmap.probability).all()
 
 
-def test_mpp_is_never_guessed(tmp_path: Path, model_file: Path, darkness: None) -> None:
+def test_mpp_is_never_guessed(tmp_path: Path, model_file: Path) -> None:
     import tifffile
 
     path = tmp_path / "no-mpp.tif"
     tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
     with pytest.raises(MissingMppError, match="pass --mpp"):
-        scan(path, tmp_path / "h.zarr", model=model_file)
+        scan_darkness(path, tmp_path / "h.zarr", model=model_file)
     assert not (tmp_path / "h.zarr").exists()
-    assert scan(path, tmp_path / "h.zarr", model=model_file, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
+    assert scan_darkness(path, tmp_path / "h.zarr", model=model_file, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
 
 
 def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
@@ -326,7 +308,7 @@ def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Pa
 
 
 def test_the_model_is_loaded_while_tissue_is_found(
-    tmp_path: Path, slide_file: Path, model_file: Path, darkness: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2, timeout=10)  # broken unless both are at it at the same time
 
@@ -334,31 +316,24 @@ def test_the_model_is_loaded_while_tissue_is_found(
         both.wait()
         return load_model(path)
 
-    def find(slide: Any) -> Any:
-        both.wait()
-        return find_tissue(slide)
+    class Waiting(Slide):
+        def read_overview(self, mpp: float) -> Any:
+            both.wait()
+            return super().read_overview(mpp)
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", load)
-    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", find)
-    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).finished
+    monkeypatch.setattr(wsi_meta.scanning.networks, "load_model", load)
+    assert scan(Waiting(slide_file), tmp_path / "h.zarr", model=model_file, stride_px=96).finished
 
 
-def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     seen: list[str] = []
 
     class Telling(DarknessPredictor):
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            seen.append(threading.current_thread().name)
-            super().__init__(*arguments, **settings)
-
         def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:
             seen.append(threading.current_thread().name)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Telling)
-    scan(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160, workers=3)
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, kind=Telling, block_px=160, workers=3)
     assert len(seen) > 5
     assert set(seen) == {"computing_0"}
     assert "computing_0" not in {thread.name for thread in threading.enumerate()}
@@ -376,16 +351,15 @@ def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
         time.sleep(0.1)
         return load_model(path)
 
-    def find(_: Any) -> Any:
-        finding.set()
-        raise failure
+    class Failing(Slide):
+        def read_overview(self, mpp: float) -> Any:  # noqa: ARG002
+            finding.set()
+            raise failure
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "load_model", load)
-    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", find)
+    monkeypatch.setattr(wsi_meta.scanning.networks, "load_model", load)
     with pytest.raises(type(failure)):
-        scan(slide_file, tmp_path / "h.zarr", model=model_file)
+        scan(Failing(slide_file), tmp_path / "h.zarr", model=model_file)
     assert threading.active_count() == before
-    assert wsi_meta.scanning.worker._load.cache_info().currsize == 0
     assert not (tmp_path / "h.zarr").exists()
 
 
@@ -406,22 +380,17 @@ def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -
 
 
 def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    """Sums are rounded differently there: the map would hang on where it was interrupted. The first stores do not say."""
+    """Sums are rounded differently there: the map would depend on where it was interrupted."""
     made = scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
     group = zarr.open_group(tmp_path / "h.zarr", mode="r+")
-    facts = made.facts
+    facts = made.record.to_dict()
     assert facts["identity"]["device"] == facts["device"] == "cpu"
     group.attrs["wsi_meta"] = facts | {"identity": facts["identity"] | {"device": "cuda"}}
     with pytest.raises(OutputExistsError, match="device is cuda, now cpu"):
         scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
-    del facts["identity"]["device"]
-    group.attrs["wsi_meta"] = facts
-    assert scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu").finished
 
 
-def test_identity_stands_before_the_first_block(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_stands_before_the_first_block(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     found: list[dict[str, Any]] = []
 
     class Looking(DarknessPredictor):
@@ -429,8 +398,7 @@ def test_identity_stands_before_the_first_block(
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Looking)
-    scan(slide_file, tmp_path / "h.zarr", model=model_file)
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, kind=Looking)
     assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
     assert {"test_time_averaging", "uncertainty"} <= set(found[0]["wsi_meta"]["identity"])
     assert found[0]["ome"]["version"] == "0.5"
@@ -441,11 +409,11 @@ def test_real_slide(tmp_path: Path, model_file: Path, shared_data: Path) -> None
     heatmap = scan(shared_data / "slides" / "CMU-1-Small-Region.svs", tmp_path / "h.zarr", model=model_file)
     assert heatmap.probability.shape == (48, 36)
     assert heatmap.finished
-    assert 0.3 < heatmap.facts["tissue"]["fraction"] < 0.5
+    assert 0.3 < heatmap.record.tissue.fraction < 0.5
     assert isinstance(zarr.open_group(tmp_path / "h.zarr", mode="r")["status"], zarr.Array)
 
 
-# lesions and learned scores in the store
+# lesions and fitted scores in the store
 
 
 def _score_model(path: Path) -> Path:
@@ -457,40 +425,42 @@ def _score_model(path: Path) -> Path:
     return path
 
 
-def test_lesions_are_kept_in_the_store(darkness: None, slide_file: Path, model_file: Path, tmp_path: Path) -> None:
-    heatmap = scan(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_lesions_are_kept_in_the_store(slide_file: Path, model_file: Path, tmp_path: Path) -> None:
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
     attributes: Any = zarr.open_group(tmp_path / "h.zarr", mode="r").attrs["wsi_meta"]
     kept = attributes["lesions"]
-    assert kept["threshold"] == heatmap.facts["model"]["thresholds"]["default"]
+    assert kept["threshold"] == heatmap.record.model.thresholds["default"]
     assert [lesion["area_mm2"] for lesion in kept["found"]] == [lesion.area_mm2 for lesion in find_lesions(heatmap)]
     assert kept["found"], "this slide has some"
     facts = info(tmp_path / "h.zarr")["lesions"]
     assert sum(facts["found"].values()) == len(kept["found"])
 
 
-def test_a_learned_score_stands_beside_the_default_one(
-    darkness: None, slide_file: Path, model_file: Path, tmp_path: Path, calls: list[tuple[int, ...]]
-) -> None:
-    plain = scan(slide_file, tmp_path / "h.zarr", model=model_file).result
-    blocks = len(calls)
-    learned = scan(slide_file, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
+def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, model_file: Path, tmp_path: Path) -> None:
+    counting = Counting(load_model(model_file))
+    plain = scan(slide_file, tmp_path / "h.zarr", predictor=counting).result
+    blocks = len(counting.seen)
+    score_model = _score_model(tmp_path / "s.json")
+    fitted = scan(slide_file, tmp_path / "h.zarr", predictor=counting, score_model=score_model).result
     assert plain is not None
-    assert learned is not None
-    assert len(calls) == blocks, "a finished scan is not scanned again for it"
-    assert learned["score"] == plain["score"]
-    assert learned["learned_score"]["score"] == pytest.approx(1 / (1 + np.exp(-(plain["score"] - 0.5) / 0.1)))
-    assert learned["learned_score"]["model"] == "s.json"
-    assert scan(slide_file, tmp_path / "h.zarr", model=model_file).result == learned, "and stays"
+    assert fitted is not None
+    assert fitted.fitted_score is not None
+    assert len(counting.seen) == blocks, "a finished scan is not scanned again for it"
+    assert fitted.score == plain.score is not None
+    assert fitted.fitted_score["score"] == pytest.approx(1 / (1 + np.exp(-(plain.score - 0.5) / 0.1)))
+    assert fitted.fitted_score["model"] == "s.json"
+    assert scan(slide_file, tmp_path / "h.zarr", predictor=counting).result == fitted, "and stays"
     row = summarise(slide_file, Heatmap.open(tmp_path / "h.zarr"))
-    assert (row["score"], row["learned_score"]) == (plain["score"], learned["learned_score"]["score"])
+    assert (row["score"], row["fitted_score"]) == (plain.score, fitted.fitted_score["score"])
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(DataError, match=r"bad\.json: not a score model"):
         scan(slide_file, tmp_path / "new.zarr", model=model_file, score_model=tmp_path / "bad.json")
     assert not (tmp_path / "new.zarr").exists(), "refused before the work"
 
 
-def test_no_tissue_has_no_learned_score(darkness: None, model_file: Path, tmp_path: Path) -> None:
+def test_no_tissue_has_no_fitted_score(model_file: Path, tmp_path: Path) -> None:
     glass = write_slide(tmp_path / "glass.tif", np.full((400, 400, 3), 244, np.uint8))
-    result = scan(glass, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
+    result = scan_darkness(glass, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
     assert result is not None
-    assert (result["score"], result["learned_score"]["score"]) == (None, None)
+    assert result.fitted_score is not None
+    assert (result.score, result.fitted_score["score"]) == (None, None)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,20 @@ import numpy as np
 import pytest
 from fakes import DarknessPredictor
 from slide_files import texture, write_slide
-from tiny import Tiny
 
-import wsi_meta.scanning.scan
-import wsi_meta.scanning.worker
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.models.model import ModelCard, save_model
+from wsi_meta.inference.options import InferencePlan
+from wsi_meta.models.model import load_model
 from wsi_meta.scanning.batch import scan_slides
+from wsi_meta.scanning.networks import Networks
+from wsi_meta.scanning.options import ScanOptions, plan_of
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.scan import scan
-from wsi_meta.tiling.tissue import find_tissue
+from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.scanning.threads import Threads
+from wsi_meta.slides.slide import Slide
 
 WAIT_S = 60
-
-
-@pytest.fixture
-def model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny network's: these tests look at the order of things only."""
-    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    save_model(tmp_path / "tiny.safetensors", Tiny().state_dict(), ModelCard())
-    return tmp_path / "tiny.safetensors"
 
 
 @pytest.fixture
@@ -40,68 +35,69 @@ def slides(tmp_path: Path) -> list[Path]:
     return [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
 
 
-def test_the_same_maps_as_singly_from_one_predictor(
-    slides: list[Path], tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[int] = []
-
-    class Counted(DarknessPredictor):
-        def __init__(self, *arguments: Any, **settings: Any) -> None:
-            made.append(1)
-            super().__init__(*arguments, **settings)
-
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Counted)
-    settings: dict[str, Any] = {"model": model_file, "block_px": 160}
+def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
+    settings: dict[str, Any] = {"predictor": DarknessPredictor(load_model(model_file)), "block_px": 160}
     scan_slides([slides[0], tmp_path / "gone.tif", *slides[1:]], tmp_path / "all", **settings)
-    assert made == [1]
     for slide in slides:
         alone = scan(slide, tmp_path / f"{slide.stem}.zarr", **settings)
         np.testing.assert_array_equal(Heatmap.open(tmp_path / "all" / f"{slide.stem}.zarr").probability, alone.probability)
 
 
-def test_the_next_slide_is_prepared_while_one_is_computed(
-    slides: list[Path], tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_predictor_serves_all_slides(model_file: Path) -> None:
+    threads = Threads()
+    networks = Networks(model_file, None, threads)
+    plan = plan_of(ScanOptions(), "patch", InferencePlan("cpu", "fp32", 64, tta=False))
+    try:
+        assert networks.predictor(plan, compiled=False) is networks.predictor(plan, compiled=False)
+        assert networks.model() is networks.model()
+    finally:
+        threads.close()
+
+
+def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
     """The first block of slide a is not let go before slide b's tissue was sought; it would wait forever in a queue."""
     sought = {slide.stem: threading.Event() for slide in slides}
     order: list[str] = []
 
-    def seek(slide: Any) -> Any:
-        found = find_tissue(slide)
-        order.append(f"tissue {slide.name}")
-        sought[slide.name].set()
-        return found
+    class Noting(Slide):
+        def read_overview(self, mpp: float) -> Any:
+            found = super().read_overview(mpp)
+            order.append(f"tissue {self.name}")
+            sought[self.name].set()
+            return found
 
     class Waiting(DarknessPredictor):
         def predict_block(self, *arguments: Any) -> Any:
-            if not sought["c"].is_set():
-                assert sought["b"].wait(WAIT_S)
+            assert sought["b"].wait(WAIT_S)
             order.append("block")
             return super().predict_block(*arguments)
 
-    monkeypatch.setattr(wsi_meta.scanning.scan, "find_tissue", seek)
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Waiting)
-    rows = scan_slides(slides[:2], tmp_path / "out", model=model_file, workers=1)
-    assert [row["complete"] for row in rows] == [True, True]
+    with Scanner(predictor=Waiting(load_model(model_file)), workers=1) as scanner, ThreadPoolExecutor(2) as pool:
+        turns = [scanner.line_up() for _ in range(2)]
+
+        def go(number: int) -> bool:
+            slide = Noting(slides[number])
+            return scanner.scan(slide, tmp_path / f"{slide.name}.zarr", turn=turns[number]).finished
+
+        assert list(pool.map(go, range(2))) == [True, True]
     assert order == ["tissue a", "tissue b", "block", "block"]
 
 
-def test_an_interrupt_ends_all_of_it(
-    slides: list[Path], tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Interrupted(DarknessPredictor):
-        def predict_block(self, *_: Any) -> Any:
-            os.kill(os.getpid(), signal.SIGINT)
-            deadline = time.monotonic() + WAIT_S
-            while not self._stopped and time.monotonic() < deadline:
-                time.sleep(0.01)
-            raise InterruptedError
+def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
+    asked = threading.Event()
 
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
+    class Interrupted(DarknessPredictor):
+        def predict_block(self, *arguments: Any) -> Any:
+            if not asked.is_set():
+                asked.set()
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # the main thread hears it meanwhile
+            return super().predict_block(*arguments)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):
-            scan_slides(slides, tmp_path / "out", model=model_file)
+            scan_slides(slides, tmp_path / "out", predictor=Interrupted(load_model(model_file)), block_px=96)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out" / "c.zarr").exists()
@@ -137,10 +133,9 @@ def test_a_turn_ends_only_after_the_one_before_it() -> None:
 def test_an_interrupted_turn_fails_instead_of_waiting() -> None:
     first = Turn()
     second = Turn(first)
-    stopped: list[int] = []
-    second.stop = lambda: stopped.append(1)
     second.interrupt()
     first.interrupt()
     with pytest.raises(InterruptedError):
         second.prepare()
-    assert stopped == [1]
+    with pytest.raises(InterruptedError):
+        second.stop.check()

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import DarknessPredictor
+import zarr
+from fakes import scan_darkness
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
-import wsi_meta.scanning.scan
-import wsi_meta.scanning.worker
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
 from wsi_meta.models.model import Calibration, ModelCard, build_network, load_model, save_model
-from wsi_meta.progress import progress_bar
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
 
@@ -113,13 +111,12 @@ def test_one_view_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(mean_over_views(values), values[:, 0])
 
 
-def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_store_keeps(tmp_path: Path, slide_file: Path) -> None:
     """The probability of the mean logit, which the calibration leads back to, and the deviation of the probabilities."""
     calibration = Calibration(temperature=2.0, bias=-1.5)
     save_model(tmp_path / "m.safetensors", build_network().state_dict(), ModelCard(calibration=calibration))
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
-    plain = scan(slide_file, tmp_path / "plain.zarr", model=tmp_path / "m.safetensors", tissue_mask="none")
-    heatmap = scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors", **COMMON)
+    plain = scan_darkness(slide_file, tmp_path / "plain.zarr", model=tmp_path / "m.safetensors", tissue_mask="none")
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors", **COMMON)
 
     def logit_of(probability: NDArray[np.float32]) -> NDArray[np.float64]:
         p = probability.astype(np.float64)
@@ -133,12 +130,11 @@ def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, monkeypatch: pyt
     np.testing.assert_allclose(heatmap.uncertainty, probabilities.std(-1), rtol=0, atol=1e-6)
 
 
-def test_unknown_stays_unknown(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+def test_unknown_stays_unknown(tmp_path: Path, model_file: Path) -> None:
     image = np.full((640, 768, 3), 244, np.uint8)
     image[:, :512] = texture(640, 512)
     slide = write_slide(tmp_path / "s.tif", image)
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, **(COMMON | {"tissue_mask": None}))
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, **(COMMON | {"tissue_mask": None}))
     assert heatmap.uncertainty is not None
     assert set(np.unique(heatmap.status)) == {Status.BACKGROUND, Status.SCANNED}
     np.testing.assert_array_equal(np.isfinite(heatmap.uncertainty), heatmap.status == Status.SCANNED)
@@ -182,33 +178,22 @@ def test_resumed(
             return super().predict_block(pieces, wanted, stride_px, report)
 
     settings = COMMON | {"model": model_file, "block_px": 64}
-    with monkeypatch.context() as patch:
-        patch.setattr(wsi_meta.scanning.worker, "Predictor", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            scan(slide_file, tmp_path / "h.zarr", scheduler="synchronous", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        scan_darkness(slide_file, tmp_path / "h.zarr", kind=Interrupted, scheduler="synchronous", **settings)
     half = Heatmap.open(tmp_path / "h.zarr")
     todo = half.open_blocks()
     assert len(todo) == 2
     for name in ("0", "uncertainty"):
-        half._array(name)[todo[0].cells] = 0.125
+        zarr.open_group(tmp_path / "h.zarr", mode="r+")[name][todo[0].cells] = 0.125  # type: ignore[index]
     _assert_same(scan(slide_file, tmp_path / "h.zarr", **settings), reference)
 
 
-def test_an_unfinished_store_without_it_cannot_go_on_with_it(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+def test_an_unfinished_store_without_it_cannot_go_on_with_it(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     settings = COMMON | {"model": model_file}
-    without = scan(slide_file, tmp_path / "h.zarr", **(settings | {"uncertainty": False}))
+    scan_darkness(slide_file, tmp_path / "h.zarr", **(settings | {"uncertainty": False}))
     with pytest.raises(OutputExistsError, match="holds another scan: uncertainty is False, now True; choose"):
-        scan(slide_file, tmp_path / "h.zarr", **settings)
-    facts = without.facts
-    del facts["identity"]["uncertainty"]  # as stores were before there was one
-    without.group.attrs["wsi_meta"] = facts
-    assert scan(slide_file, tmp_path / "h.zarr", **(settings | {"uncertainty": False})).finished
-    with pytest.raises(OutputExistsError, match="uncertainty is False, now True"):
-        scan(slide_file, tmp_path / "h.zarr", **settings)
-    scan(slide_file, tmp_path / "h.zarr", overwrite=True, **settings)
+        scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
+    scan_darkness(slide_file, tmp_path / "h.zarr", overwrite=True, **settings)
     assert Heatmap.open(tmp_path / "h.zarr").has_uncertainty
 
 
@@ -218,24 +203,15 @@ def test_uncertainty_needs_views(tmp_path: Path, slide_file: Path, model_file: P
     assert not (tmp_path / "h.zarr").exists()
 
 
-def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     rows = scan_slides([slide_file], tmp_path / "all", model=model_file, **COMMON)
     assert Heatmap.open(rows[0]["heatmap"]).has_uncertainty
 
 
 @pytest.mark.parametrize("batch_size", [5, 20])
-def test_the_bar_counts_cells(
-    batch_size: int, tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    moves: list[int] = []
-
-    def watched(*arguments: Any, **options: Any) -> Any:
-        bar = progress_bar(*arguments, **options)
-        bar.update = moves.append
-        return bar
-
-    monkeypatch.setattr(wsi_meta.scanning.scan, "progress_bar", watched)
-    scan(slide_file, tmp_path / "h.zarr", model=model_file, **(COMMON | {"batch_size": batch_size, "stride_px": 64}))
-    assert sum(moves) == 4
-    assert len(moves) == -(-4 * VIEWS // batch_size), "after every forward pass"
+def test_the_bar_counts_cells(batch_size: int, tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    told: list[int] = []
+    settings = COMMON | {"batch_size": batch_size, "stride_px": 64, "progress": lambda _slide, done, _total: told.append(done)}
+    scan(slide_file, tmp_path / "h.zarr", model=model_file, **settings)
+    assert told[-1] == 4
+    assert len(told) == -(-4 * VIEWS // batch_size), "after every forward pass"

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from slide_files import damage_tile, texture, write_slide
 
-import wsi_meta.tiling.block_plan
 from wsi_meta.errors import SlideReadError
+from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
-from wsi_meta.scanning.worker import PIECES_AHEAD, Worker, _read_ahead, forget
+from wsi_meta.scanning.relay import Stop
+from wsi_meta.scanning.threads import PIECES_AHEAD, Threads
+from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.block_plan import PieceSizes
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 WAIT_S = 20
+PLAN = InferencePlan("cpu", "fp32", 64, tta=False)
+SMALL = PieceSizes(piece_px=20_000)
 
 
-@pytest.fixture(autouse=True)
-def let_go() -> None:
-    forget()
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    made = Threads()
+    yield made
+    made.close()
 
 
-def test_pieces_come_in_order_and_are_read_ahead_but_not_too_far() -> None:
+def test_pieces_come_in_order_and_are_read_ahead_but_not_too_far(threads: Threads) -> None:
     read: list[int] = []
     begun = [threading.Event() for _ in range(8)]
 
@@ -38,7 +45,7 @@ def test_pieces_come_in_order_and_are_read_ahead_but_not_too_far() -> None:
 
         return read_it
 
-    pieces = _read_ahead(map(reading, range(8)))
+    pieces = threads.read_ahead(map(reading, range(8)), Stop())
     assert begun[PIECES_AHEAD - 1].wait(WAIT_S), "before anyone asks"
     for number in range(8):
         assert next(pieces) == number
@@ -47,42 +54,38 @@ def test_pieces_come_in_order_and_are_read_ahead_but_not_too_far() -> None:
     assert sorted(read) == list(range(8))
 
 
-def test_what_a_reader_raises_reaches_who_asked() -> None:
+def test_what_a_reader_raises_reaches_who_asked(threads: Threads) -> None:
     def fail() -> int:
         raise SlideReadError("damaged")
 
-    pieces = _read_ahead([lambda: 1, fail, lambda: 3])
+    pieces = threads.read_ahead([lambda: 1, fail, lambda: 3], Stop())
     assert next(pieces) == 1
     with pytest.raises(SlideReadError, match="damaged"):
         next(pieces)
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, dense: bool) -> None:
+def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, threads: Threads, dense: bool) -> None:
     """Read piece by piece, a block has the logits that it has in memory."""
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", 20_000)
     slide = open_slide(write_slide(tmp_path / "s.tif", texture(700, 900)))
-    predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", dense=dense)
-    worker, grid = Worker(slide, predictor), PatchGrid(900, 700, 0.972, 0.972, 96, 32)
+    predictor = Predictor.from_plan(load_model(model_file), PLAN, dense=dense, sizes=SMALL)
+    worker = BlockWorker(slide, predictor, threads, PatchGrid(900, 700, 0.972, 0.972, 96, 32))
     block, wanted = Block(3, 4, 9, 12), np.random.default_rng(1).random((9, 12)) < 0.6
-    windows = worker.windows(grid, block, wanted)
+    windows = worker.windows(block, wanted)
 
     assert len(windows) > 2
-    whole = slide.read_at(grid.mpp, *grid.window(block, predictor.halo_px))
-    np.testing.assert_array_equal(worker.predict(grid, block, wanted), predictor.predict_image(whole, wanted, 32))
+    whole = slide.read_at(0.972, *worker.grid.window(block, predictor.halo_px))
+    np.testing.assert_array_equal(worker.predict(block, wanted), predictor.predict_image(whole, wanted, 32))
 
 
-def test_cells_of_a_block_that_fails_late_are_not_counted_twice(
-    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.tiling.block_plan, "PIECE_PX", 20_000)
+def test_cells_of_a_block_that_fails_late_are_not_counted_twice(tmp_path: Path, model_file: Path, threads: Threads) -> None:
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280))
     damage_tile(path, 24)  # the last of 5 x 5 tiles of 256 px
-    predictor = Predictor(load_model(model_file), device="cpu", precision="fp32")
+    predictor = Predictor.from_plan(load_model(model_file), PLAN, sizes=SMALL)
     grid = PatchGrid(1280, 1280, 0.972, 0.972, 96, 96)
     told: list[int] = []
     block, wanted = Block(0, 0, *grid.shape), np.ones(grid.shape, bool)
-    logits = Worker(open_slide(path), predictor).predict(grid, block, wanted, told.append)
+    logits = BlockWorker(open_slide(path), predictor, threads, grid).predict(block, wanted, told.append)
 
     readable = np.isfinite(logits[..., 0])
     assert readable[:8, :8].all()

@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-import zarr
-from fakes import DarknessPredictor
+from fakes import scan_darkness
 from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
-import wsi_meta.scanning.worker
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
-from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.slides.tile_cache import TileCache
 
@@ -323,19 +320,9 @@ def test_a_real_aperio_slide(shared_data: Path) -> None:
     np.testing.assert_array_equal(slide.read_at(0.972, -50, -50, 300, 700), expected)
 
 
-def test_the_reader_is_part_of_a_scans_identity(
-    plain: Path, tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wsi_meta.scanning.worker, "Predictor", DarknessPredictor)
+def test_the_reader_is_part_of_a_scans_identity(plain: Path, tmp_path: Path, model_file: Path) -> None:
     options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "block_px": 192}
-    made = scan(plain, tmp_path / "heat.zarr", **options)
-    assert made.facts["identity"]["reader"] == "direct"
+    made = scan_darkness(plain, tmp_path / "heat.zarr", **options)
+    assert made.record.identity.reader == "direct"
     with pytest.raises(OutputExistsError, match="reader is direct, now openslide"):
-        scan(plain, tmp_path / "heat.zarr", reader="openslide", **options)
-    group = zarr.open_group(tmp_path / "heat.zarr", mode="r+")
-    facts: dict[str, Any] = group.attrs["wsi_meta"]  # type: ignore[assignment]
-    del facts["identity"]["reader"]  # a store from before there were two
-    group.attrs["wsi_meta"] = facts
-    assert scan(plain, tmp_path / "heat.zarr", reader="openslide", **options).finished
-    with pytest.raises(OutputExistsError, match="reader is openslide, now direct"):
-        scan(plain, tmp_path / "heat.zarr", **options)
+        scan_darkness(plain, tmp_path / "heat.zarr", reader="openslide", **options)

@@ -53,19 +53,30 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.workers_option
 @options.overwrite_option
 @options.as_json_option
-def scan(slides: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
+def scan(
+    slides: tuple[Path, ...],
+    out: Path,
+    as_json: bool,
+    mpp: float | None,
+    reader: str,
+    tissue_mask: str | None,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
     One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
     goes on where an interrupted one stopped.
     """
     from wsi_meta.scanning.batch import scan_slides, summarise
-    from wsi_meta.scanning.scan import scan as scan_slide
+    from wsi_meta.scanning.scanner import Scanner
 
-    if len(slides) == 1:
-        rows = [summarise(slides[0], scan_slide(slides[0], out, progress=True, **settings))]
-    else:
-        rows = scan_slides(slides, out, progress=True, **settings)
+    of_slide: dict[str, Any] = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
+    with Scanner(progress=True, **settings) as scanner, scanner.tuned_memory():
+        if len(slides) == 1:
+            rows = [summarise(slides[0], scanner.scan(slides[0], out, **of_slide))]
+        else:
+            rows = scan_slides(slides, out, scanner=scanner, **of_slide)
     options.print_results(rows, as_json=as_json)
     if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

@@ -1,4 +1,4 @@
-"""What makes two scans the same, and the store of this very scan: opened where it stands, else made."""
+"""What makes two scans the same, and the store of this very scan: the one that is there, or a new one."""
 
 from __future__ import annotations
 
@@ -6,63 +6,83 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.versions import library_versions
+from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from wsi_meta.models.model import Model
+    from wsi_meta.scanning.options import ScanPlan
+    from wsi_meta.slides.slide import Slide
+    from wsi_meta.tiling.tissue import TissueMask
 
-    from wsi_meta.tiling.grid import PatchGrid
-
-__all__ = ["open_or_create", "recorded"]
-
-FIRST_STORES = {"reader": "openslide", "uncertainty": False, "halo_px": 0, "device": "cpu"}
-"""What the identity of the first stores does not say."""
+__all__ = ["continue_or_refuse", "find_store", "make_record"]
 
 
-def recorded(out: Path, name: str) -> Any:
-    """Return what an existing store's identity says under `name`; None where there is no store of ours."""
-    try:
-        return Heatmap.open(out).facts["identity"].get(name)
-    except HeatmapError:
-        return None
-
-
-def open_or_create(out: Path, grid: PatchGrid, tissue: NDArray[np.bool_], facts: dict[str, Any], *, overwrite: bool) -> Heatmap:
-    """Open the store of this very scan, or make a new one.
-
-    Parameters
-    ----------
-    tissue : bool, the grid's shape
-    facts : what to keep under ``wsi_meta``; under ``identity`` all that makes two scans the same
-    overwrite : replace an older heatmap
+def find_store(out: Path) -> Heatmap | None:
+    """Open what stands at `out`; None where nothing does.
 
     Raises
     ------
     OutputExistsError
-        when `out` is something else, or another scan; names the difference.
-    OutputPathError
+        when it is no heatmap store.
     """
-    identity = facts["identity"]
-    if out.exists() and not overwrite:
-        return _reopen(out, identity)
-    return Heatmap.create(out, grid, tissue, facts, uncertainty=identity["uncertainty"], overwrite=overwrite)
-
-
-def _reopen(out: Path, identity: dict[str, Any]) -> Heatmap:
+    if not out.exists():
+        return None
     try:
-        heatmap = Heatmap.open(out)
+        return Heatmap.open(out)
     except HeatmapError as error:
         raise OutputExistsError(f"{out}: exists and is not a heatmap store ({error}); choose another --out") from error
-    there = FIRST_STORES | heatmap.facts["identity"]
-    if different := [name for name, value in identity.items() if there.get(name) != value]:
-        told = "; ".join(f"{name} is {_brief(there.get(name))}, now {_brief(identity[name])}" for name in different)
-        raise OutputExistsError(f"{out}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it")
-    return heatmap
+
+
+def make_record(
+    slide: Slide, model: Model, plan: ScanPlan, grid: PatchGrid, tissue: TissueMask, *, compiled: bool
+) -> ScanRecord:
+    """Return what a store keeps of a scan before its first block."""
+    identity = ScanIdentity(
+        slide=slide.fingerprint(),
+        reader=slide.reader,
+        model=model.hash,
+        mode=plan.mode,
+        halo_px=plan.halo_px,
+        grid=grid,
+        tissue=tissue.fingerprint(),
+        device=plan.inference.device_kind,
+        precision=plan.inference.precision,
+        compiled=compiled,
+        test_time_averaging=plan.inference.tta,
+        uncertainty=plan.uncertainty,
+    )
+    return ScanRecord(
+        identity=identity,
+        slide=ScannedSlide(slide.path.name, slide.name, slide.width, slide.height, slide.mpp),
+        tissue=ScannedTissue(tissue.source, tissue.fraction),
+        model=model.card,
+        device=plan.inference.device,
+        versions=library_versions(),
+    )
+
+
+def continue_or_refuse(there: Heatmap, identity: ScanIdentity) -> Heatmap:
+    """Return the store that is there when it is of this very scan.
+
+    Raises
+    ------
+    OutputExistsError
+        when it is another scan's; the message names the differences.
+    """
+    before = there.record.identity
+    if names := before.differences(identity):
+        told = "; ".join(f"{name} is {_brief(getattr(before, name))}, now {_brief(getattr(identity, name))}" for name in names)
+        raise OutputExistsError(
+            f"{there.path}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it"
+        )
+    return there
 
 
 def _brief(value: Any) -> str:
     """Return a fingerprint's first letters, a grid's stride, any other value as it is."""
-    if isinstance(value, dict):
-        return f"stride {value.get('stride_px')}, {value.get('slide_mpp')} um per pixel, blocks of {value.get('block_px')} px"
+    if isinstance(value, PatchGrid):
+        return f"stride {value.stride_px}, {value.slide_mpp} um per pixel, blocks of {value.block_px} px"
     return str(value)[:12]

@@ -1,91 +1,136 @@
-"""What is asked of a scan, and what that comes to on this machine, with this model."""
+"""What is asked of a scan, and the plan that this comes to on the machine that computes, with the model at hand."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import OptionsError
-from wsi_meta.inference.device import resolve_device, resolve_precision
-from wsi_meta.inference.predictor import DENSE_STRIDE_PX
+from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
 from wsi_meta.models.dihedral import VIEWS
-from wsi_meta.models.model import ModelCard, read_card
-from wsi_meta.progress import note
-from wsi_meta.scanning.identity import recorded
-from wsi_meta.tiling.grid import STRIDES
+from wsi_meta.tiling.grid import BLOCK_PX, STRIDES
 
-__all__ = ["COMPILED", "MODES", "NetworkChoice", "choose_compiled", "choose_network", "compiler_at_hand"]
+if TYPE_CHECKING:
+    from wsi_meta.inference.predictor import Predictor
+    from wsi_meta.models.model import ModelCard
+
+__all__ = ["COMPILED", "MODES", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
 
 MODES = ("auto", "patch", "dense")
 COMPILED = ("auto", "yes", "no")
+SCHEDULERS = ("threads", "synchronous")
 
 
 @dataclass(frozen=True)
-class NetworkChoice:
-    """Which network a scan uses and how: all that a worker needs to make the predictor by itself."""
-
-    model: str
-    mode: str
-    device: str
-    precision: str
-    compiled: str
-    batch_size: int
-    tta: bool
-
-
-def choose_network(asked: NetworkChoice, stride_px: int) -> NetworkChoice:
-    """Put in place of ``auto`` what it comes to here; all but `compiled`, which hangs on the slide.
+class ScanOptions:
+    """What was asked of a scan beside the network; see :func:`wsi_meta.scan` for each.
 
     Raises
     ------
     OptionsError
-        when options do not exist or do not go with each other, with the stride or with the model's card.
-    ModelFileError, DeviceError
+        when a value does not exist.
     """
-    if asked.compiled not in COMPILED:
-        raise OptionsError(f"compiled {asked.compiled!r}; expected one of {COMPILED}")
-    device, file = resolve_device(asked.device), Path(asked.model)
-    return replace(
-        asked,
-        model=str(file.absolute()),
-        mode=_resolve_mode(asked.mode, stride_px, read_card(file)),
-        device=device,
-        precision=resolve_precision(asked.precision, device),
-    )
+
+    mode: str = "auto"
+    stride_px: int = 32
+    compiled: str = "auto"
+    uncertainty: bool = False
+    block_px: int = BLOCK_PX
+    workers: int = 2
+    scheduler: Any = "threads"
+    """``threads``, ``synchronous`` or a ``distributed.Client``."""
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES or self.stride_px not in STRIDES:
+            raise OptionsError(f"mode {self.mode!r}, stride {self.stride_px}; expected one of {MODES} and one of {STRIDES}")
+        if self.mode == "dense" and self.stride_px != DENSE_STRIDE_PX:
+            raise OptionsError(f"mode dense, stride {self.stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
+        if self.compiled not in COMPILED:
+            raise OptionsError(f"compiled {self.compiled!r}; expected one of {COMPILED}")
+        if self.block_px < 1 or self.workers < 0:
+            raise OptionsError(f"blocks of {self.block_px} px, {self.workers} workers; expected at least 1 px and 0 workers")
+        if self.on_cluster and not hasattr(self.scheduler, "scheduler_info"):
+            told = self.scheduler if isinstance(self.scheduler, str) else type(self.scheduler).__name__
+            raise OptionsError(f"scheduler {told}; expected {' or '.join(SCHEDULERS)}, or a distributed.Client")
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the blocks go to a dask cluster."""
+        return self.scheduler not in SCHEDULERS if isinstance(self.scheduler, str) else True
 
 
-def choose_compiled(network: NetworkChoice, cells: int, out: Path | None, *, progress: bool) -> str:
-    """Return ``yes`` or ``no``: as asked; as the store at `out` was begun; else whether the slide's cells repay it."""
-    if network.compiled != "auto":
-        return network.compiled
-    if out is not None and (begun := recorded(out, "compiled")) is not None:
-        return "yes" if begun else "no"
-    from wsi_meta.inference.fast_network import worth_compiling
+@dataclass(frozen=True)
+class ScanPlan:
+    """What the options come to: nothing is ``auto`` any more, but for compiling, which depends on each slide's size."""
 
-    views = VIEWS if network.tta else 1
-    worth = worth_compiling(network.device, network.precision, cells=cells, views=views, dense=network.mode == "dense")
-    return "yes" if worth and compiler_at_hand(progress) else "no"
+    mode: str
+    """``patch`` or ``dense``."""
+    stride_px: int
+    block_px: int
+    uncertainty: bool
+    compiled: str
+    """``yes``, ``no``, or ``auto`` until a slide's cells are counted."""
+    inference: InferencePlan
+
+    @property
+    def dense(self) -> bool:
+        """Whether the trunk passes over whole rectangles of cells."""
+        return self.mode == "dense"
+
+    @property
+    def halo_px(self) -> int:
+        """Pixels beyond a block's patches that are seen on each side."""
+        return DENSE_HALO_PX if self.dense else 0
+
+    @property
+    def views(self) -> int:
+        """How many views of each patch are predicted."""
+        return VIEWS if self.inference.tta else 1
+
+    @property
+    def in_bands(self) -> bool:
+        """Whether rectangles are computed in bands from top to bottom; what the allocator is tuned for."""
+        return runs_in_bands(self.inference.device_kind, dense=self.dense, compiled=self.compiled == "yes")
+
+    def describe(self, *, compiled: bool) -> str:
+        """Return mode, precision and whether the network is compiled, in words."""
+        return f"{self.mode} mode, {self.inference.precision}{', compiled' if compiled else ''}"
 
 
-def _resolve_mode(mode: str, stride_px: int, card: ModelCard) -> str:
-    """Return ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's."""
-    if mode not in MODES or stride_px not in STRIDES:
-        raise OptionsError(f"mode {mode!r}, stride {stride_px}; expected one of {MODES} and one of {STRIDES}")
-    if mode == "dense" and stride_px != DENSE_STRIDE_PX:
-        raise OptionsError(f"mode dense, stride {stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
-    if mode == "dense" and not card.dense:
+def options_of(predictor: Predictor, options: ScanOptions) -> ScanOptions:
+    """Return options for a predictor that is given: it is dense or not, compiled or not, and stays in its process.
+
+    Raises
+    ------
+    OptionsError
+        when the options say otherwise.
+    """
+    mode, compiled = "dense" if predictor.halo_px else "patch", "yes" if predictor.compiled else "no"
+    if options.mode not in ("auto", mode) or options.compiled not in ("auto", compiled) or options.on_cluster:
+        raise OptionsError(
+            f"predictor: {mode} mode, compiled {compiled}, in this process; expected options that agree, or none"
+        )
+    return replace(options, mode=mode, compiled=compiled)
+
+
+def choose_mode(options: ScanOptions, card: ModelCard, *, tta: bool) -> str:
+    """Return ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's.
+
+    Raises
+    ------
+    OptionsError
+        when the model's card does not allow the mode, or uncertainty is asked for without test-time averaging.
+    """
+    if options.uncertainty and not tta:
+        raise OptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+    if options.mode == "dense" and not card.dense:
         raise OptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
-    if mode == "auto":
-        return "dense" if card.dense and stride_px == DENSE_STRIDE_PX else "patch"
-    return mode
+    if options.mode == "auto":
+        return "dense" if card.dense and options.stride_px == DENSE_STRIDE_PX else "patch"
+    return options.mode
 
 
-@lru_cache(maxsize=1)
-def compiler_at_hand(progress: bool) -> bool:
-    """Tell whether there is a C++ compiler, and say once what its absence costs."""
-    from wsi_meta.inference.fast_network import compiler_found
-
-    if not (found := compiler_found()):
-        note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower", enabled=progress)
-    return found
+def plan_of(options: ScanOptions, mode: str, inference: InferencePlan) -> ScanPlan:
+    """Return the plan for options whose mode and inference are known."""
+    return ScanPlan(mode, options.stride_px, options.block_px, options.uncertainty, options.compiled, inference)

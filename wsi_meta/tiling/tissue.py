@@ -20,7 +20,7 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TissueMask", "find_tissue", "read_tissue_mask"]
+__all__ = ["TissueMask", "as_tissue_mask", "find_tissue", "read_tissue_mask"]
 
 MASK_MPP = 7.776
 """Resolution of the mask: 8 model pixels, a quarter of a cell (level 5 of a Camelyon slide)."""
@@ -57,7 +57,7 @@ class TissueMask:
     downsample: tuple[float, float]
     """Level-0 pixels per pixel of the mask: (rows, cols)."""
     source: str
-    """``found``, ``none`` (everything counts as tissue) or the file it was read from."""
+    """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the file it was read from."""
 
     @property
     def fraction(self) -> float:
@@ -99,6 +99,33 @@ def find_tissue(slide: Slide) -> TissueMask:
     return TissueMask(mask, (mpp / slide.mpp,) * 2, "found")
 
 
+def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, slide: Slide) -> TissueMask:
+    """Return the tissue of a slide, whatever tells of it.
+
+    Parameters
+    ----------
+    source : None finds it by colour; a file or the word ``none`` as for :func:`read_tissue_mask`; a bool array (rows, cols)
+        over the whole slide, element (0, 0) at its level-0 corner; or a mask that was made of this slide
+
+    Raises
+    ------
+    DataError
+        when it cannot be read, or does not fit the slide.
+    SlideReadError, MissingMppError
+        as :func:`find_tissue`.
+    """
+    if source is None:
+        return find_tissue(slide)
+    if isinstance(source, TissueMask):
+        _refuse_other_slide(source, slide)
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != bool:
+            raise DataError(f"tissue mask: an array of {source.dtype}; expected bool, True where there is tissue")
+        return _over_slide(source, slide, "array")
+    return read_tissue_mask(source, slide)
+
+
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     """Read a mask from an image over the whole slide (png, tif, jpg) or a ``.npy`` array; what is not 0 is tissue.
 
@@ -120,17 +147,33 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
         raise DataError(
             f"{path}: not a tissue mask ({error}); expected an image or .npy, 0 for background, or 'none'"
         ) from error
-    mask = np.asarray(pixels.any(-1) if pixels.ndim == 3 else pixels != 0)
+    return _over_slide(np.asarray(pixels.any(-1) if pixels.ndim == 3 else pixels != 0), slide, path.name, named=str(path))
+
+
+def _over_slide(mask: NDArray[np.bool_], slide: Slide, source: str, named: str = "tissue mask") -> TissueMask:
+    """Lay a mask over the whole slide; DataError when its shape is not the slide's, larger or smaller."""
     if mask.ndim != 2 or not mask.size:
-        raise DataError(f"{path}: shape {pixels.shape}; expected an image (rows, cols) over the whole slide")
+        raise DataError(f"{named}: shape {mask.shape}; expected an image (rows, cols) over the whole slide")
     downsample = (slide.height / mask.shape[0], slide.width / mask.shape[1])
     # a mask of rounded size may be off by a pixel on either side
     if abs(downsample[0] - downsample[1]) > 2 * max(downsample) / min(mask.shape):
         raise DataError(
-            f"{path}: {mask.shape[1]}x{mask.shape[0]} px do not fit the slide's {slide.width}x{slide.height}; "
+            f"{named}: {mask.shape[1]}x{mask.shape[0]} px do not fit the slide's {slide.width}x{slide.height}; "
             "expected the same shape, scaled; is it the mask of another slide?"
         )
-    return TissueMask(mask, downsample, path.name)
+    return TissueMask(mask, downsample, source)
+
+
+def _refuse_other_slide(tissue: TissueMask, slide: Slide) -> None:
+    """Raise DataError unless a mask covers the slide, give or take a pixel of the mask."""
+    covered = [length * step for length, step in zip(tissue.mask.shape, tissue.downsample, strict=True)]
+    if any(
+        abs(end - side) > step for end, side, step in zip(covered, (slide.height, slide.width), tissue.downsample, strict=True)
+    ):
+        raise DataError(
+            f"tissue mask: covers {covered[1]:.0f}x{covered[0]:.0f} level-0 px, the slide has {slide.width}x{slide.height}; "
+            "is it the mask of another slide?"
+        )
 
 
 def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -1,0 +1,139 @@
+"""On a dask cluster that lives on: what workers keep goes by content, and they compute where and what they are asked to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from slide_files import texture, write_slide
+from test_scanner import write_shifted
+
+from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideReadError
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import load_model
+from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
+from wsi_meta.scanning.scan import scan
+from wsi_meta.scanning.scanner import Scanner
+
+COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "device": "cpu", "block_px": 128}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as made,
+    ):
+        yield made
+
+
+def kept(client: Client) -> int:
+    """How many of our plugins the workers hold."""
+
+    def count(dask_worker: Any) -> int:
+        return sum(name.startswith("wsi-meta-") for name in dask_worker.plugins)
+
+    return max(client.run(count).values())
+
+
+def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:
+    slide, model = write_slide(tmp_path / "s.tif", texture(300, 300, 1)), tmp_path / "m.safetensors"
+    write_shifted(model, model_file, 0.0)
+    old = scan(slide, tmp_path / "old.zarr", model=model, scheduler=client, **COMMON).probability
+    write_shifted(model, model_file, 2.0)
+    new = scan(slide, tmp_path / "new.zarr", model=model, scheduler=client, **COMMON).probability
+    np.testing.assert_array_equal(new, scan(slide, tmp_path / "alone.zarr", model=model, **COMMON).probability)
+    assert not np.array_equal(old, new, equal_nan=True)
+
+    with Scanner(model, scheduler=client, **COMMON) as scanner:
+        scanner.scan(slide, tmp_path / "first.zarr")
+        write_slide(slide, texture(300, 300, 2))
+        replaced = scanner.scan(slide, tmp_path / "replaced.zarr").probability
+        assert kept(client) == 1
+    assert kept(client) == 0, "gone with the scanner"
+    np.testing.assert_array_equal(replaced, scan(slide, tmp_path / "again.zarr", model=model, **COMMON).probability)
+    assert not np.array_equal(replaced, new, equal_nan=True)
+
+
+def test_a_relative_out_is_written_where_the_caller_is(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = write_slide(tmp_path / "s.tif", texture(200, 200))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster, Client(cluster) as client:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
+        worker = subprocess.Popen([*command, "--no-dashboard"], cwd=tmp_path / "elsewhere", stderr=subprocess.DEVNULL)
+        try:
+            client.wait_for_workers(1, timeout=60)
+            heatmap = scan(slide.name, "heat.zarr", model=os.path.relpath(model_file), scheduler=client, **COMMON)
+        finally:
+            worker.terminate()
+            worker.wait()
+    assert heatmap.finished
+    np.testing.assert_array_equal(
+        Heatmap.open(tmp_path / "heat.zarr").probability, scan(slide, "alone.zarr", model=model_file, **COMMON).probability
+    )
+
+
+@pytest.fixture
+def job(model_file: Path, tmp_path: Path) -> ClusterJob:
+    slide = write_slide(tmp_path / "s.tif", texture(200, 200))
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
+    asked = InferenceOptions("cpu", "fp32", 8)
+    return ClusterJob("scanner", heatmap.path, slide, 0.972, model_file, asked, heatmap.record.identity)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [
+        ({"device": "cuda"}, DeviceError, r"computes on cpu in fp32; the store was begun on cuda in fp32"),
+        ({"precision": "int8"}, DeviceError, r"computes on cpu in fp32; the store was begun on cpu in int8"),
+        ({"model": "0" * 64}, ModelFileError, "is another model on"),
+        ({"slide": "0" * 64}, SlideReadError, "is another slide on"),
+    ],
+)
+def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
+    job: ClusterJob, change: dict[str, str], kind: type[Exception], told: str
+) -> None:
+    worker = KeptOnWorker()
+    worker.setup()
+    try:
+        with pytest.raises(kind, match=told):
+            worker.open(replace(job, identity=replace(job.identity, **change)))  # type: ignore[arg-type]
+    finally:
+        worker.teardown()
+
+
+def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, model_file: Path) -> None:
+    jobs = [job]
+    for number in range(2):
+        slide = write_slide(tmp_path / f"{number}.tif", texture(200, 200, number + 5))
+        heatmap = scan(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
+        jobs.append(replace(job, slide=slide, store=heatmap.path, identity=heatmap.record.identity))
+    worker = KeptOnWorker()
+    worker.setup()
+    try:
+        first, second = (worker.open(one)[0] for one in jobs[:2])
+        assert first.predictor is second.predictor
+        assert worker.open(jobs[0])[0].slide is first.slide
+        worker.open(jobs[2])
+        assert worker.open(jobs[1])[0].slide is second.slide
+        assert worker.open(jobs[0])[0].slide is not first.slide, "the oldest one is gone"
+    finally:
+        worker.teardown()
+
+
+def test_a_predictor_does_not_travel(client: Client, model_file: Path) -> None:
+    with pytest.raises(OptionsError, match="in this process"):
+        Scanner(predictor=Predictor(load_model(model_file), device="cpu"), scheduler=client)

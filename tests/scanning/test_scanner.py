@@ -1,0 +1,257 @@
+"""A scanner owns what it opens: several live side by side, in threads, and leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import DarknessPredictor
+from numpy.typing import NDArray
+from slide_files import texture, write_slide
+
+from wsi_meta.errors import DataError, OptionsError, SlideReadError
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.allocator import resident_memory
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import load_model, save_model
+from wsi_meta.scanning.scan import scan
+from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.tissue import find_tissue
+
+COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "device": "cpu"}
+WAIT_S = 60
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("slides")
+    sizes = {"large": (400, 500), "small": (200, 160)}
+    return {name: write_slide(folder / f"{name}.tif", texture(*size, len(name))) for name, size in sizes.items()}
+
+
+@pytest.fixture(scope="module")
+def other_model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "other.safetensors"
+    write_shifted(path, model_file, 2.0)
+    return path
+
+
+def write_shifted(path: Path, model_file: Path, shift: float) -> None:
+    """The same model with another bias, so that its map is another one."""
+    model = load_model(model_file)
+    state = {name: values.clone() for name, values in model.network.state_dict().items()}
+    state["fc.bias"] -= shift
+    save_model(path, state, model.card)
+
+
+@pytest.fixture(scope="module")
+def alone(slides: dict[str, Path], model_file: Path, other_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The map of each slide by each model, scanned alone."""
+    folder, models = tmp_path_factory.mktemp("alone"), {"one": model_file, "other": other_model}
+    return {
+        (slide, model): scan(slides[slide], folder / f"{slide}.{model}.zarr", model=models[model], **COMMON).probability
+        for slide in slides
+        for model in models
+    }
+
+
+def open_files() -> list[str]:
+    """What this process has open: files, sockets, pipes."""
+    return sorted(str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists())
+
+
+def side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
+    """Results, or what was raised, of tasks in a thread each."""
+    results: list[Any] = [None] * len(tasks)
+
+    def go(number: int) -> None:
+        try:
+            results[number] = tasks[number]()
+        except BaseException as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(len(tasks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+@pytest.mark.parametrize("same_model", [True, False])
+@pytest.mark.parametrize("block_px", [96, 3840])
+def test_two_scans_in_two_threads_are_as_alone(
+    slides: dict[str, Path], alone: Any, model_file: Path, other_model: Path, tmp_path: Path, same_model: bool, block_px: int
+) -> None:
+    model, settings = model_file if same_model else other_model, COMMON | {"block_px": block_px}
+    large, small = side_by_side(
+        lambda: scan(slides["large"], tmp_path / "large.zarr", model=model_file, **settings).probability,
+        lambda: scan(slides["small"], tmp_path / "small.zarr", model=model, **settings).probability,
+    )
+    np.testing.assert_array_equal(large, alone["large", "one"])
+    np.testing.assert_array_equal(small, alone["small", "one" if same_model else "other"])
+    assert not np.array_equal(alone["small", "one"], alone["small", "other"], equal_nan=True)
+
+
+@pytest.mark.parametrize("one_scanner", [True, False])
+def test_a_scan_that_fails_at_once_never_touches_another(
+    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path, one_scanner: bool
+) -> None:
+    settings = COMMON | {"model": model_file, "block_px": 96}
+    with Scanner(**settings) as first, Scanner(**settings) as second:
+        large, failed = side_by_side(
+            lambda: first.scan(slides["large"], tmp_path / "large.zarr").probability,
+            lambda: (first if one_scanner else second).scan(tmp_path / "gone.tif", tmp_path / "gone.zarr"),
+        )
+    np.testing.assert_array_equal(large, alone["large", "one"])
+    assert isinstance(failed, SlideReadError)
+
+
+@pytest.mark.parametrize("one_scanner", [True, False])
+def test_a_scan_that_finds_its_store_finished_never_touches_another(
+    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path, one_scanner: bool
+) -> None:
+    settings = COMMON | {"model": model_file, "block_px": 96}
+    scan(slides["small"], tmp_path / "small.zarr", **settings)
+    with Scanner(**settings) as first, Scanner(**settings) as second:
+        large, small = side_by_side(
+            lambda: first.scan(slides["large"], tmp_path / "large.zarr").probability,
+            lambda: (first if one_scanner else second).scan(slides["small"], tmp_path / "small.zarr").probability,
+        )
+    np.testing.assert_array_equal(large, alone["large", "one"])
+    np.testing.assert_array_equal(small, alone["small", "one"])
+
+
+def test_a_hundred_scans_by_one_scanner_leave_memory_threads_and_files_flat(
+    slides: dict[str, Path], model_file: Path, tmp_path: Path
+) -> None:
+    """Measured from the tenth scan on, when all that is kept is there."""
+    seen: list[tuple[int, int, int]] = []
+    predictor = DarknessPredictor(load_model(model_file), **COMMON)
+    with Scanner(predictor=predictor) as scanner:
+        for number in range(100):
+            scanner.scan(slides["small"], tmp_path / f"{number}.zarr")
+            gc.collect()
+            seen.append((resident_memory() >> 20, threading.active_count(), len(open_files())))
+    memory, threads, files = (max(values[10:]) - values[9] for values in map(list, zip(*seen, strict=True)))
+    assert memory <= 8, "MB"
+    assert threads <= 0
+    assert files <= 0
+
+
+def test_nothing_is_left_in_the_process(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+    scan(slides["small"], tmp_path / "first.zarr", model=model_file, **COMMON)  # libraries have opened what they keep
+    gc.collect()
+    threads, files = threading.active_count(), open_files()
+    scan(slides["large"], tmp_path / "h.zarr", model=model_file, **COMMON)
+    gc.collect()
+    assert threading.active_count() == threads
+    assert open_files() == files
+    assert not [kept for kept in gc.get_objects() if isinstance(kept, Predictor | Scanner)]
+
+
+def test_stopped_from_another_thread_it_goes_on_later(
+    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path
+) -> None:
+    begun = threading.Event()
+    settings = COMMON | {"model": model_file, "block_px": 64, "workers": 1}
+    with Scanner(progress=lambda *_now: begun.set(), **settings) as scanner, ThreadPoolExecutor(1) as pool:
+        scanning = pool.submit(scanner.scan, slides["large"], tmp_path / "h.zarr")
+        assert begun.wait(WAIT_S)
+        scanner.stop()
+        with pytest.raises(InterruptedError, match="what is finished is kept"):
+            scanning.result(WAIT_S)
+        half = Heatmap.open(tmp_path / "h.zarr")
+        assert not half.finished
+        assert (half.status == Status.PENDING).any()
+        whole = scanner.scan(slides["large"], tmp_path / "h.zarr")
+    np.testing.assert_array_equal(whole.probability, alone["large", "one"])
+
+
+def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+    let_go = threading.Event()
+
+    class Held(DarknessPredictor):
+        def predict_block(self, *arguments: Any) -> Any:
+            assert let_go.wait(WAIT_S)
+            return super().predict_block(*arguments)
+
+    with Scanner(predictor=Held(load_model(model_file)), block_px=96, workers=1) as scanner, ThreadPoolExecutor(3) as pool:
+        scans = [pool.submit(scanner.scan, slides["large"], tmp_path / f"{number}.zarr") for number in range(3)]
+        while not any((tmp_path / f"{number}.zarr").exists() for number in range(3)):
+            time.sleep(0.01)
+        scanner.stop()
+        let_go.set()
+        for one in scans:
+            with pytest.raises(InterruptedError):
+                one.result(WAIT_S)
+
+
+def test_a_closed_scanner_says_so(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+    scanner = Scanner(model=model_file, **COMMON)
+    scanner.close()
+    scanner.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        scanner.scan(slides["small"], tmp_path / "h.zarr")
+    assert not (tmp_path / "h.zarr").exists()
+
+
+# what a pipeline has in hand
+
+
+def test_an_open_slide_a_loaded_model_and_a_mask_are_taken(
+    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_file)
+    with open_slide(slides["large"]) as slide, Scanner(model, **COMMON) as scanner:
+        tissue = find_tissue(slide)
+        maps: list[NDArray[np.float32]] = [
+            scanner.scan(slide, tmp_path / f"{number}.zarr", tissue_mask=mask).probability
+            for number, mask in enumerate((None, tissue, tissue.mask))
+        ]
+        slide.read_region(0, 0, 10, 10)  # is still open
+    for one in maps:
+        np.testing.assert_array_equal(one, alone["large", "one"])
+    assert Heatmap.open(tmp_path / "2.zarr").record.tissue.source == "array"
+
+
+def test_masks_that_do_not_fit_are_refused(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+    with open_slide(slides["large"]) as large, open_slide(slides["small"]) as small, Scanner(model_file, **COMMON) as scanner:
+        wrong = {
+            "covers": find_tissue(small),
+            "array of uint8": np.ones((40, 50), np.uint8),
+            "do not fit": np.ones((40, 20), bool),
+            "shape": np.ones((40, 50, 3), bool),
+        }
+        for told, mask in wrong.items():
+            with pytest.raises(DataError, match=told):
+                scanner.scan(large, tmp_path / "h.zarr", tissue_mask=mask)  # type: ignore[arg-type]
+        with pytest.raises(OptionsError, match="is open already"):
+            scanner.scan(large, tmp_path / "h.zarr", mpp=0.5)
+    assert not (tmp_path / "h.zarr").exists()
+
+
+def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path) -> None:
+    predictor = Predictor(load_model(model_file), **COMMON)
+    for number in range(2):  # it outlives the first scanner
+        heatmap = scan(slides["small"], tmp_path / f"{number}.zarr", predictor=predictor)
+        np.testing.assert_array_equal(heatmap.probability, alone["small", "one"])
+    with pytest.raises(OptionsError, match="expected options that agree"):
+        Scanner(predictor=predictor, mode="dense")
+
+
+@pytest.mark.parametrize("scheduler", ["processes", "thread", None, ThreadPoolExecutor])
+def test_schedulers_that_do_not_exist_are_refused_before_the_work(
+    slides: dict[str, Path], model_file: Path, tmp_path: Path, scheduler: Any
+) -> None:
+    with pytest.raises(OptionsError, match=r"expected threads or synchronous, or a distributed\.Client"):
+        scan(slides["small"], tmp_path / "h.zarr", model=model_file, scheduler=scheduler)
+    assert not (tmp_path / "h.zarr").exists()

@@ -1,0 +1,81 @@
+"""A scanner's model and its predictors: loaded once, made when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+
+from wsi_meta.errors import ModelFileError
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Model, ModelCard, load_model, model_path, read_card
+from wsi_meta.scanning.options import ScanPlan
+from wsi_meta.scanning.threads import Threads
+
+__all__ = ["Networks"]
+
+
+class Networks:
+    """A model and its predictors.
+
+    Parameters
+    ----------
+    model : model file, ``default`` or None for the embedded one, or a loaded model
+    predictor : one to use as it is, instead of a model
+    threads : whose computing thread loads and makes them
+    """
+
+    def __init__(self, model: str | Path | Model | None, predictor: Predictor | None, threads: Threads) -> None:
+        given = model if predictor is None else predictor.model
+        self._threads, self._given = threads, predictor
+        self._making = threading.Lock()
+        self._predictors: dict[bool, Predictor] = {}
+        self._loading: Future[Model] | None = None
+        if isinstance(given, Model):
+            self.path, self.card = given.path, given.card
+            self._loading = Future()
+            self._loading.set_result(given)
+        else:
+            self.path = model_path(given).absolute()
+            self.card: ModelCard = read_card(self.path)
+
+    def begin_loading(self) -> None:
+        """Begin to load the model, if that has not begun; it takes as long as finding tissue."""
+        with self._making:
+            if self._loading is None:
+                self._loading = self._threads.begin(self._load)
+
+    def model(self) -> Model:
+        """Return the loaded model.
+
+        Raises
+        ------
+        ModelFileError
+        """
+        self.begin_loading()
+        assert self._loading is not None
+        return self._loading.result()
+
+    def predictor(self, plan: ScanPlan, *, compiled: bool) -> Predictor:
+        """Return the predictor for a plan: one compiled, one not, since a stream may hold slides of both kinds."""
+        if self._given is not None:
+            return self._given
+        model = self.model()
+        with self._making:
+            if compiled not in self._predictors:
+                self._predictors[compiled] = self._threads.compute(
+                    plan.inference.device,
+                    lambda: Predictor.from_plan(model, plan.inference, dense=plan.dense, compiled=compiled),
+                )
+            return self._predictors[compiled]
+
+    def close(self) -> None:
+        """Let go of the model and of the predictors that were made."""
+        self._predictors.clear()
+        self._loading = None
+
+    def _load(self) -> Model:
+        model = load_model(self.path)
+        if model.card != self.card:
+            raise ModelFileError(f"{self.path}: was replaced while it was opened; start again")
+        return model
