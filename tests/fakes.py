@@ -72,3 +72,11 @@ def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
     state["fc.weight"][0, 0] = 1
     save_model(path, half_precision(state), card)
     return path
+
+
+def write_shifted(path: Path, model_file: Path, shift: float) -> None:
+    """The same model with another bias, so that its map is another one."""
+    model = load_model(model_file)
+    state = {name: values.clone() for name, values in model.network.state_dict().items()}
+    state["fc.bias"] -= shift
+    save_model(path, state, model.card)

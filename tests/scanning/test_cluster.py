@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from fakes import write_shifted
 from slide_files import texture, write_slide
-from test_scanner import write_shifted
 
 from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap

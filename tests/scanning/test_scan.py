@@ -448,7 +448,7 @@ def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, model_fi
     assert len(counting.seen) == blocks, "a finished scan is not scanned again for it"
     assert fitted.score == plain.score is not None
     assert fitted.fitted_score["score"] == pytest.approx(1 / (1 + np.exp(-(plain.score - 0.5) / 0.1)))
-    assert fitted.fitted_score["model"] == "s.json"
+    assert fitted.fitted_score["file"] == "s.json"
     assert scan(slide_file, tmp_path / "h.zarr", predictor=counting).result == fitted, "and stays"
     row = summarise(slide_file, Heatmap.open(tmp_path / "h.zarr"))
     assert (row["score"], row["fitted_score"]) == (plain.score, fitted.fitted_score["score"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DarknessPredictor
+from fakes import DarknessPredictor, write_shifted
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
@@ -20,7 +20,7 @@ from wsi_meta.errors import DataError, OptionsError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import resident_memory
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import load_model, save_model
+from wsi_meta.models.model import load_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import open_slide
@@ -42,14 +42,6 @@ def other_model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("model") / "other.safetensors"
     write_shifted(path, model_file, 2.0)
     return path
-
-
-def write_shifted(path: Path, model_file: Path, shift: float) -> None:
-    """The same model with another bias, so that its map is another one."""
-    model = load_model(model_file)
-    state = {name: values.clone() for name, values in model.network.state_dict().items()}
-    state["fc.bias"] -= shift
-    save_model(path, state, model.card)
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ class ClusterEngine:
             self._client.unregister_worker_plugin(self._name)
 
 
-class KeptOnWorker(WorkerPlugin):  # type: ignore[misc]
+class KeptOnWorker(WorkerPlugin):
     """What one worker keeps for one scanner: by content, never by name; at most :data:`KEPT` of each kind."""
 
     def setup(self, worker: Worker | None = None) -> None:  # noqa: ARG002
@@ -139,9 +139,10 @@ class KeptOnWorker(WorkerPlugin):  # type: ignore[misc]
 
 def _scan_block(job: ClusterJob, block: Block) -> int:
     """Scan one block on the worker that this runs on; return the number of its cells that were dealt with."""
-    worker, heatmap = get_worker().plugins[job.scanner].open(job)
-    cells: int = worker.scan(heatmap, block)
-    return cells
+    kept = get_worker().plugins[job.scanner]
+    assert isinstance(kept, KeptOnWorker)
+    worker, heatmap = kept.open(job)
+    return worker.scan(heatmap, block)
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:

@@ -27,6 +27,8 @@ class Networks:
 
     def __init__(self, model: str | Path | Model | None, predictor: Predictor | None, threads: Threads) -> None:
         given = model if predictor is None else predictor.model
+        self.path: Path
+        self.card: ModelCard
         self._threads, self._given = threads, predictor
         self._making = threading.Lock()
         self._predictors: dict[bool, Predictor] = {}
@@ -37,7 +39,7 @@ class Networks:
             self._loading.set_result(given)
         else:
             self.path = model_path(given).absolute()
-            self.card: ModelCard = read_card(self.path)
+            self.card = read_card(self.path)
 
     def begin_loading(self) -> None:
         """Begin to load the model, if that has not begun; it takes as long as finding tissue."""

@@ -24,7 +24,7 @@ class Stop:
             raise InterruptedError("the scan was stopped; what is finished is kept, scanning again goes on from there")
 
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """A scan's place in a stream of several; alone by default. Threads may share it.
 

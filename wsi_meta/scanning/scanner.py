@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import lesion_facts
-from wsi_meta.heatmaps.score_model import load_score_model
+from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory, tuned_memory
 from wsi_meta.inference.fast_network import worth_compiling
@@ -134,7 +134,9 @@ class Scanner:
             if not heatmap.finished:
                 heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn))
             refuse_nothing(heatmap, opened.path)
-            return heatmap if self._score_model is None else heatmap.with_fitted_score(self._score_model)
+            if self._score_model is not None:
+                heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
+            return heatmap
 
     def line_up(self) -> Turn:
         """Return the next place in line, for a scan that is to come before those which other threads ask for later."""
@@ -252,14 +254,15 @@ class Scanner:
     def _fill(self, scan: SlideScan) -> Heatmap:
         """Scan the blocks that are still open, when it is this slide's turn; then write what comes of them."""
         heatmap, status = scan.heatmap, scan.heatmap.status
-        todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks()}
+        todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         scan.turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
         with counted_cells(scan.slide.path, cells, self._progress) as report:
             self._engine.run(scan, todo, report)
         give_back_memory()  # before lesions are sought, which needs some
-        return heatmap.finalise(sum_up(heatmap), lesion_facts(heatmap))
+        status, probability = heatmap.status, heatmap.probability
+        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
 
     def _grid_of(self, slide: Slide) -> PatchGrid:
         shown = self._networks.card.preprocessing
