@@ -39,7 +39,7 @@ def make_slide(folder: Path, size: str, *, patches: Path | None = None, tissue_p
 
     Parameters
     ----------
-    folder : where the slide is, or shall be
+    folder : where the slide is, or will be
     size : one of :data:`SIZES`
     patches : folder of real patches to make tissue of; None draws it
     tissue_px : tissue of the full slide, pixels at 0.972 um; a smaller slide has its share of it
@@ -59,7 +59,7 @@ def tissue_shape(rows: int, cols: int, count: int, *, seed: int = 0) -> NDArray[
     Parameters
     ----------
     rows, cols : of the shape
-    count : elements that shall be tissue
+    count : elements that become tissue
     seed : of the drawing
 
     Returns

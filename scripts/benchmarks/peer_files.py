@@ -1,4 +1,4 @@
-"""What other tools need to scan the same cells with the same network, and what they give back.
+"""The files that other tools need to scan the same cells with the same network, and the results that they write.
 
 Files only: other tools run in environments of their own, where this package is not installed.
 """
