@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from wsi_meta.inference.allocator import keep_freed_memory
+from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.device import resolve_device
 from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
@@ -35,8 +36,6 @@ VARIANTS = {
 def _measure(variant: str, seconds: float) -> float:
     """Return patches per second."""
     words, device = variant.split(), resolve_device()
-    if "keep" in words:
-        keep_freed_memory()
     torch.manual_seed(0)
     network = build_network().to(device).to(memory_format=torch.channels_last)
     _freeze(network, {"frozen-layer1": "layer1", "head-only": "layer3"}.get(words[-1], "none"))
@@ -55,7 +54,8 @@ def _measure(variant: str, seconds: float) -> float:
         binary_cross_entropy_with_logits(network(Preprocessing().to_input(patches)), labels).backward()
         optimiser.step()
 
-    return _rate(forward if words[0] == "forward" else step, seconds)
+    with tuned_memory(in_bands=False) if "keep" in words else nullcontext():
+        return _rate(forward if words[0] == "forward" else step, seconds)
 
 
 def _freeze(network: torch.nn.Module, last: str) -> None:

@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from wsi_meta.inference.allocator import keep_freed_memory
-from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.inference.allocator import tuned_memory
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, runs_in_bands
 from wsi_meta.models.model import Model, cell_logits, load_model
 
 PATCH_PX, CELL_PX = 96, 32
@@ -83,7 +83,6 @@ def _measure_speed(model: Model, variant: str, seconds: float, *, dense: bool) -
 
 def _loaded_turn(model: Model, precision: str, *, dense: bool) -> Turn:
     """Make a pass of the network as it was before it was made fast: channels-last, under autocast."""
-    keep_freed_memory()
     network = model.network.to(memory_format=torch.channels_last)
     side = (SIDE + 2 * (1 + DENSE_HALO_PX // CELL_PX)) * CELL_PX
     shape = (1, side, side, 3) if dense else (64, PATCH_PX, PATCH_PX, 3)
@@ -138,10 +137,12 @@ def _show_compile(arguments: argparse.Namespace) -> None:
 
 def _measure_variant(model: Model, name: str, seconds: float) -> float:
     kind, variant = name.split(": ")
-    dense = kind == "dense"
-    return (
-        _compile_seconds(model, dense=dense) if variant == "compile" else _measure_speed(model, variant, seconds, dense=dense)
-    )
+    dense, settings = kind == "dense", SPEED.get(variant, {"compiled": True})
+    in_bands = runs_in_bands("cpu", dense=dense, compiled=settings.get("compiled", False)) and "loaded" not in settings
+    with tuned_memory(in_bands=in_bands):  # as the command line does for a scan
+        if variant == "compile":
+            return _compile_seconds(model, dense=dense)
+        return _measure_speed(model, variant, seconds, dense=dense)
 
 
 def _compile_seconds(model: Model, *, dense: bool) -> float:

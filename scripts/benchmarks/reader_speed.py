@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scan_limits import Window
 
-from wsi_meta.inference.allocator import keep_freed_memory
+from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.slides.jpeg_tiff import TiledLevel, find_levels
 from wsi_meta.slides.levels import LevelWindow, find_window
 from wsi_meta.slides.slide import Slide, open_slide
@@ -172,6 +172,18 @@ def _measure(name: str, path: Path, most: int, turns: int) -> dict[str, object]:
     return {"slide": name, "Mpx": megapixels, "Mpx/CPU-s": rates, "amplification": amplification}
 
 
+def _measure_all(source: Path, most: int, turns: int) -> list[dict[str, object]]:
+    """Measure a slide, or slides of several layouts made of a folder's patches."""
+    if not source.is_dir():
+        return [_measure(source.name, source, most, turns)]
+    image, results = _picture(source, 42), []
+    with tempfile.TemporaryDirectory() as folder:
+        for tile_px, quality in itertools.product((512, 256), (90, 75)):
+            slide = _write(Path(folder, "slide.tif"), image, tile_px, quality)
+            results.append(_measure(f"tiles of {tile_px} px, q{quality}", slide, most, turns))
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
@@ -179,16 +191,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as a scan does
-    results = []
-    if arguments.source.is_dir():
-        image = _picture(arguments.source, 42)
-        with tempfile.TemporaryDirectory() as folder:
-            for tile_px, quality in itertools.product((512, 256), (90, 75)):
-                slide = _write(Path(folder, "slide.tif"), image, tile_px, quality)
-                results.append(_measure(f"tiles of {tile_px} px, q{quality}", slide, arguments.blocks, arguments.turns))
-    else:
-        results.append(_measure(arguments.source.name, arguments.source, arguments.blocks, arguments.turns))
+    with tuned_memory(in_bands=False):
+        results = _measure_all(arguments.source, arguments.blocks, arguments.turns)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -90,7 +90,7 @@ def scan_timeline(store: Path, began: float, workers: int) -> Timeline:
         first=commits[0].at - began,
         last=commits[-1].at - began,
         cells=sum(commit.cells for commit in commits),
-        steady=tuple(commits[1 if heatmap.facts["device"] == "cpu" else max(1, workers) :]),
+        steady=tuple(commits[1 if heatmap.record.identity.device == "cpu" else max(1, workers) :]),
     )
 
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.allocator import tuned_memory
+from wsi_meta.inference.predictor import Predictor, runs_in_bands
 from wsi_meta.models.model import Model
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block, PatchGrid
@@ -21,7 +23,7 @@ from wsi_meta.tiling.grid import Block, PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Limits", "Window", "block_name", "block_windows", "measure_limits", "predictor_of_scan"]
+__all__ = ["Limits", "Window", "block_name", "block_windows", "measure_limits", "memory_of_scan", "predictor_of_scan"]
 
 HELD_BLOCKS = 8
 """Blocks that are in memory at the same time, read before the clock runs."""
@@ -62,16 +64,24 @@ def predictor_of_scan(store: str | Path, model: Model, *, device: str = "auto", 
     model : the model that it was scanned with
     device, batch_size : as they were given to :func:`wsi_meta.scan`
     """
-    identity = Heatmap.open(store).facts["identity"]
+    identity = Heatmap.open(store).record.identity
     return Predictor(
         model,
         device=device,
-        precision=identity["precision"],
+        precision=identity.precision,
         batch_size=batch_size,
-        tta=identity["test_time_averaging"],
-        dense=identity["mode"] == "dense",
-        compiled=identity["compiled"],
+        tta=identity.test_time_averaging,
+        dense=identity.mode == "dense",
+        compiled=identity.compiled,
     )
+
+
+def memory_of_scan(store: str | Path) -> AbstractContextManager[None]:
+    """Tune this process's memory as the command line does for such a scan; enter it before there are other threads."""
+    identity = Heatmap.open(store).record.identity
+    if identity.device != "cpu":
+        return nullcontext()
+    return tuned_memory(in_bands=runs_in_bands("cpu", dense=identity.mode == "dense", compiled=identity.compiled))
 
 
 def block_windows(predictor: Predictor, grid: PatchGrid, block: Block, wanted: NDArray[np.bool_]) -> list[Window]:

@@ -26,7 +26,7 @@ from unittest import mock
 
 from large_slide import SIZES, make_slide
 from scan_figures import MeasuredScan, figures, scan_timeline, table
-from scan_limits import Limits, Window, measure_limits, predictor_of_scan
+from scan_limits import Limits, Window, measure_limits, memory_of_scan, predictor_of_scan
 from stopwatch import time_command
 
 from wsi_meta.heatmaps.store import Heatmap
@@ -133,7 +133,7 @@ def _measure(bench: Bench, size: str, case: Case) -> dict[str, Any]:
         limits.append(bench.limits(slide, case))
     bench.forget_compiled()
     cold_ready = bench.limits(slide, case, first_only=True).ready_seconds
-    precision = Heatmap.open(bench.store(slide, case)).facts["identity"]["precision"]
+    precision = Heatmap.open(bench.store(slide, case)).record.identity.precision
     found = figures(cold, warm, limits, cold_ready, case.stride_px)
     if bench.arguments.stream:
         _say(f"{size} {case}: a stream of {bench.arguments.stream} slides")
@@ -199,7 +199,8 @@ def _child_limits(settings: dict[str, Any]) -> None:
     from wsi_meta.models.model import load_model
 
     model, device, store = load_model(settings.pop("model")), settings.pop("device"), settings["store"]
-    limits = measure_limits(make_predictor=lambda: predictor_of_scan(store, model, device=device), **settings)
+    with memory_of_scan(store):
+        limits = measure_limits(make_predictor=lambda: predictor_of_scan(store, model, device=device), **settings)
     print(json.dumps(asdict(limits)))
 
 

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,6 +22,8 @@ from PIL import Image
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.demo.synthetic import draw_lymph_node
+from wsi_meta.inference.allocator import tuned_memory
+from wsi_meta.inference.device import resolve_device
 from wsi_meta.models.model import build_network
 from wsi_meta.training.distributed import joined_processes
 from wsi_meta.training.initial_weights import STAGES, Start
@@ -100,7 +103,8 @@ def _main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    memory = tuned_memory(in_bands=False) if resolve_device(arguments.device) == "cpu" else nullcontext()
+    with memory, tempfile.TemporaryDirectory() as folder:  # tuned as the command line does for a training
         rates = _measure(arguments, arguments.data or _draw_patches(Path(folder), 2048))
     median = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
