@@ -132,7 +132,7 @@ def test_auto_is_dense_where_card_and_stride_allow_it(
 ) -> None:
     def mode(model: Path, **settings: Any) -> str:
         heatmap = _scan(slide_file, tmp_path / "h.zarr", model, overwrite=True, **settings)
-        return str(heatmap.facts["identity"]["mode"])
+        return str(heatmap.record.identity.mode)
 
     assert mode(dense_model) == "dense"
     assert mode(dense_model, stride_px=96) == "patch"

@@ -79,8 +79,8 @@ def test_scan_says_so(tmp_path: Path, model_file: Path) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(side, side))
     heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, tissue_mask="none", **HERE)
 
-    assert heatmap.facts["identity"]["precision"] == "int8"
-    assert heatmap.facts["identity"]["compiled"] is False
+    assert heatmap.record.identity.precision == "int8"
+    assert heatmap.record.identity.compiled is False
     assert np.isfinite(heatmap.probability).all()
     with pytest.raises(DeviceError, match="int8 is not compiled"):
         scan(slide, tmp_path / "c.zarr", model=model_file, tissue_mask="none", compiled="yes", **HERE)
