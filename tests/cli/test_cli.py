@@ -9,6 +9,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -164,17 +165,17 @@ def test_what_failed_work_held_is_let_go_before_the_command_ends(error: type[Bas
     """Threads that end with the interpreter may abort it: those of torchrun's processes did."""
     held: list[weakref.ref[torch.Tensor]] = []
 
-    commands = type(main)("wsi-meta")
-
-    @commands.command("fail")
+    @click.command
     def fail() -> None:
         something = torch.zeros(1)
         held.append(weakref.ref(something))
         raise error("s.tif: bad")
 
-    done = CliRunner().invoke(commands, ["fail"])
+    # the class of the group of all commands, with one that fails
+    done = CliRunner().invoke(type(main)("wsi-meta", {"fail": fail}), ["fail"])
 
     assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert done.exc_info is not None, "the end of the command is still at hand"
     assert held[0]() is None
 

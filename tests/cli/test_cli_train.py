@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -16,10 +17,20 @@ from PIL import Image
 from tiny import logits_of_auc, script
 
 from wsi_meta.cli import main
+from wsi_meta.datasets.sampling import sample
+from wsi_meta.demo.demo import run_demo
 from wsi_meta.errors import DataError
+from wsi_meta.evaluation.calibrate import calibrate
+from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.training.recipe import Augmentation
-from wsi_meta.training.train import Recipe, train
+from wsi_meta.evaluation.staging import stage
+from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.overlay import draw_overlay
+from wsi_meta.heatmaps.score_model import fit_score, score_heatmap
+from wsi_meta.metadata import info
+from wsi_meta.scanning.scan import scan
+from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.train import train
 
 HERE = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
 
@@ -80,21 +91,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 # --- commands say what the library says
 
+ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "turn"}
+"""Options of the library that no command has."""
 
-def call_of(
-    monkeypatch: pytest.MonkeyPatch, room: str, command: str, *arguments: str
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a command calls the library's function of the same name."""
-    calls = []
 
-    def stand_in(*values: Any, **options: Any) -> Any:
-        calls.append((values, options))
-        raise DataError("far enough")
-
-    monkeypatch.setattr(importlib.import_module(f"wsi_meta.{room}.{command}"), command, stand_in)
-    assert "far enough" in refusal(command, *arguments)
-    (call,) = calls
-    return call
+def options_of(command: str, *required: str) -> dict[str, Any]:
+    """What a command takes its options for where only those that it must have are given; all but those and ``--json``."""
+    context = main.commands[command].make_context(command, list(required))
+    options = [one.name for one in context.command.params if isinstance(one, click.Option) and not one.required]
+    return {str(name): context.params[str(name)] for name in options if name != "as_json"}
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:
@@ -102,21 +107,68 @@ def defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
 
 
-def test_train_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, options = call_of(monkeypatch, "training", "train", "one", "two", "--out", "m.safetensors")
+@pytest.mark.parametrize(
+    ("command", "function", "required"),
+    [
+        ("calibrate", calibrate, "default data --out m.safetensors"),
+        ("evaluate", evaluate, "default data"),
+        ("fit-score", fit_score, "scans --labels labels.csv --out score.json"),
+        ("froc", froc, "detections truth"),
+        ("info", info, "slide.tif"),
+        ("lesions", find_lesions, "h.zarr"),
+        ("overlay", draw_overlay, "h.zarr --out o.png"),
+        ("sample", sample, "slides.csv --out patches"),
+        ("scan", scan, "slide.tif --out h.zarr"),
+        ("score", score_heatmap, "h.zarr"),
+        ("stage", stage, "nodes.csv"),
+    ],
+)
+def test_a_command_has_the_librarys_options_and_defaults(command: str, function: Callable[..., Any], required: str) -> None:
+    expected = {name: value for name, value in defaults(function).items() if name not in ONLY_IN_PYTHON}
+    if "model" in expected:
+        assert expected["model"] is None
+        expected["model"] = "default"  # both stand for the embedded model
 
-    assert values == ((Path("one"), Path("two")), Path("m.safetensors"))
-    assert options == defaults(train) | {"recipe": Recipe(), "progress": True}
+    assert options_of(command, *required.split()) == expected
 
 
-def test_evaluate_has_the_librarys_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, options = call_of(monkeypatch, "evaluation", "evaluate", "default", "one", "two")
+def test_demo_has_the_librarys_defaults() -> None:
+    options = options_of("demo")
+    options.pop("out")
 
-    assert values == ("default", (Path("one"), Path("two")))
-    assert options == defaults(evaluate) | {"progress": True}
+    assert options == {name: value for name, value in defaults(run_demo).items() if name not in ONLY_IN_PYTHON}
 
 
-def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def call_of(function: Callable[..., Any], *arguments: str) -> dict[str, Any]:
+    """The values with which a command calls a function of the library; the call is broken off before its first line.
+
+    A profiler looks on: nothing is put in the function's place.
+    """
+    calls = []
+
+    def break_off(frame: FrameType, event: str, _value: Any) -> None:
+        if event == "call" and frame.f_code is function.__code__:  # type: ignore[attr-defined]
+            calls.append(dict(frame.f_locals))
+            raise DataError("far enough")
+
+    sys.setprofile(break_off)
+    try:
+        told = refusal(*arguments)
+    finally:
+        sys.setprofile(None)
+    assert "far enough" in told
+    (call,) = calls
+    return call
+
+
+def test_train_has_the_librarys_defaults() -> None:
+    called = call_of(train, "train", "one", "two", "--out", "m.safetensors")
+
+    given = {"data": (Path("one"), Path("two")), "out": Path("m.safetensors")}
+    assert called == given | defaults(train) | {"recipe": Recipe(), "progress": True}
+
+
+def test_train_passes_every_option_on() -> None:
     recipe = Recipe(
         epochs=7,
         head_epochs=2,
@@ -139,10 +191,12 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     rest = "--without stain --without jpeg --init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
     flags = "--resume --keep-checkpoint --drop-duplicates"
 
-    _, options = call_of(monkeypatch, "training", "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
+    called = call_of(train, "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
 
-    assert options.pop("recipe") == recipe
-    assert options == {
+    assert called.pop("recipe") == recipe
+    assert called == {
+        "data": (Path("data"),),
+        "out": Path("m"),
         "init": "w.pth",
         "drop_duplicates": True,
         "device": "cpu",
@@ -155,12 +209,12 @@ def test_train_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_passes_every_option_on() -> None:
     words = "--split train --out report --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
 
-    _, options = call_of(monkeypatch, "evaluation", "evaluate", "m", "data", *words.split())
-
-    assert options == {
+    assert call_of(evaluate, "evaluate", "m", "data", *words.split()) == {
+        "model": "m",
+        "data": (Path("data"),),
         "split": "train",
         "out": Path("report"),
         "tta": True,

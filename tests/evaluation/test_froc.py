@@ -284,8 +284,10 @@ def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:
     assert result.slide_auc is not None
     assert (result.slide_auc.tumor, result.slide_auc.normal) == (2, 2), "test_114 is out of the lesions only"
     (truth / "test_049.tif").unlink()
-    everything = froc(found, truth, mask_level=5, exclude=None)
-    assert (everything.slides, everything.lesions, everything.excluded) == (5, 2, {})
+    assert list(froc(found, truth, mask_level=5, exclude="camelyon16").excluded) == ["test_049", "test_114"]
+    for nothing in (None, "none"):
+        everything = froc(found, truth, mask_level=5, exclude=nothing)
+        assert (everything.slides, everything.lesions, everything.excluded) == (5, 2, {})
 
 
 def test_scores_of_slides_from_a_table(cohort: tuple[Path, Path], tmp_path: Path) -> None:

@@ -27,18 +27,19 @@ __all__ = ["main"]
 
 
 class _OneLineErrors(click.Group):
-    """A group that turns bad input, full disks and the like into one line and exit code 1."""
+    """A group that turns wrong usage into a hint and exit code 2; bad input, full disks and the like into one line and 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except OptionsError as error:
-            raise click.UsageError(str(error)) from error
+            name = str(ctx.invoked_subcommand)
+            raise click.UsageError(str(error), click.Context(self.commands[name], ctx, name)) from error
         except (WsiMetaError, OSError) as error:
             told = one_line(error)
         except KeyboardInterrupt:
             told = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
-        # here, where the error is gone and all that its frames held: gloo's threads would abort the process as it ends
+        # raised here, after the error and all that its frames held are gone: gloo's threads would abort the ending process
         raise click.ClickException(told)
 
 
@@ -49,7 +50,7 @@ def main() -> None:
 
     Start with:  wsi-meta demo
     """
-    atexit.register(gc.freeze)  # else the end of the process takes torch's modules apart, object by object: half a second
+    atexit.register(gc.freeze)  # else the ending process frees torch's modules object by object, which takes half a second
 
 
 for _command in (demo, scan, overlay, info, sample, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):

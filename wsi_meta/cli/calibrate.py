@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,37 +24,13 @@ __all__ = ["calibrate"]
 @options.precision_option
 @options.overwrite_option
 @options.as_json_option
-def calibrate(
-    model: str,
-    data: tuple[Path, ...],
-    out: Path,
-    split: str | None,
-    prior: float | None,
-    batch_size: int,
-    workers: int,
-    device: str,
-    precision: str,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
     """Fit the probabilities and thresholds of MODEL (a file, or 'default') to labelled patches that it has not seen.
 
-    The weights stay as they are. With --prior, probabilities are those for this share of tumor instead of the share in DATA.
+    The weights do not change. With --prior, probabilities are fitted to this share of tumor instead of the share in DATA.
     """
     from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
 
-    card = calibrate_model(
-        model,
-        data,
-        out,
-        split=split,
-        prior=prior,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-        overwrite=overwrite,
-        progress=True,
-    ).to_dict()
+    card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
     result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}
     options.print_result(result, as_json=as_json)

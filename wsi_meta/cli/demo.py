@@ -11,7 +11,7 @@ from wsi_meta.cli import options
 __all__ = ["demo"]
 
 NEXT_STEPS = """
-The tissue is synthetic: a picture to try the program on, no measure of how good it is.
+The tissue is synthetic: a picture to try the program on. It does not measure how good the program is.
 With a real slide:
   wsi-meta scan slide.tif --out heat.zarr
   wsi-meta overlay heat.zarr --slide slide.tif --out overlay.png"""
@@ -19,7 +19,7 @@ With a real slide:
 
 @click.command(epilog=options.example("wsi-meta demo --out my-demo"))
 @click.option("--out", default="wsi-meta-demo", show_default=True, type=click.Path(path_type=Path), help="Folder to write to.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the drawing.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawing.")
 @options.device_option
 @options.as_json_option
 def demo(out: Path, seed: int, device: str, as_json: bool) -> None:

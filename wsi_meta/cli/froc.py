@@ -20,22 +20,20 @@ __all__ = ["froc"]
     "--exclude",
     default="camelyon16",
     show_default=True,
-    help="CSV slide,task,reason of slides to leave out; camelyon16: its known bad ones; none: nothing.",
+    help="Slides to leave out: a CSV slide,task,reason; camelyon16, those known to be wrong; or none.",
 )
-@click.option("--scores", type=click.Path(path_type=Path), help="CSV slide,score; default: each slide's highest detection.")
+@click.option("--scores", type=click.Path(path_type=Path), help="CSV slide,score.  [each slide's highest detection]")
 @click.option(
     "--mask-level", type=click.IntRange(0, 20), default=0, show_default=True, help="Level of a mask TIFF's first image."
 )
 @options.overwrite_option
 @options.as_json_option
-def froc(detections: Path, truth: Path, exclude: str, as_json: bool, **settings: Any) -> None:
+def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
     """Judge detections by Camelyon16's lesion score (FROC), and slides by AUC, with 95 % intervals.
 
-    DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels, empty for none; TRUTH one of
-    <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
+    DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels; a file without lines means none were
+    found. TRUTH is a folder of <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
     """
     from wsi_meta.evaluation.camelyon16 import froc as judge
 
-    if exclude != "camelyon16":
-        settings["exclude"] = None if exclude == "none" else Path(exclude)
     options.print_result(judge(detections, truth, **settings).to_dict(), as_json=as_json)

@@ -14,7 +14,7 @@ __all__ = ["info"]
 @options.reader_option
 @options.as_json_option
 def info(path: str, reader: str, as_json: bool) -> None:
-    """Print the facts of a slide, a model file (or 'default') or a heatmap."""
+    """Print what is known of a slide, a model file (or 'default') or a heatmap."""
     from wsi_meta.metadata import info as tell
 
     options.print_result(tell(path, reader=reader), as_json=as_json)

@@ -17,12 +17,14 @@ __all__ = ["lesions"]
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Probability that all cells of a lesion have.  [model's default]",
+    help="Probability that all cells of a lesion have at least.  [model's default]",
 )
 @click.option(
-    "--peak", type=click.FloatRange(0, 1, min_open=True), help="Probability that one of them has.  [model's specificity_99]"
+    "--peak",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Probability that one of them has at least.  [model's specificity_99]",
 )
-@click.option("--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out what is smaller, mm2.")
+@click.option("--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2.")
 @click.option("--out", type=click.Path(path_type=Path), help="Table (.csv), or outlines for QuPath (.geojson).")
 @click.option("--detections", type=click.Path(path_type=Path), help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +12,7 @@ import click
 __all__ = [
     "as_json_option",
     "batch_size_option",
+    "block_workers_option",
     "device_option",
     "example",
     "overwrite_option",
@@ -18,6 +20,8 @@ __all__ = [
     "print_result",
     "print_results",
     "reader_option",
+    "reading_workers_option",
+    "score_model_option",
     "training_precision_option",
     "tta_option",
     "workers_option",
@@ -35,24 +39,33 @@ precision_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16", "int8"]),
     default="auto",
     show_default=True,
-    help=f"{AUTO_PRECISION} int8: fastest on a CPU, less exact.",
+    help=f"{AUTO_PRECISION} int8 is the fastest on a CPU, and less exact.",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."
 )
 tta_option = click.option(
-    "--tta", is_flag=True, help="Test-time averaging: mean over eight turned and mirrored views, eight times the work."
+    "--tta", is_flag=True, help="Test-time averaging: mean over eight turned and mirrored views; takes eight times as long."
 )
 reader_option = click.option(
     "--reader",
     type=click.Choice(["auto", "openslide", "direct"]),
     default="auto",
     show_default=True,
-    help="Who decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles.",
+    help="What decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles, else openslide.",
 )
-workers_option = click.option(
-    "--workers", type=click.IntRange(0), default=2, show_default=True, help="How many read at the same time."
+score_model_option = click.option(
+    "--score-model", type=click.Path(path_type=Path), help="File from fit-score, for a fitted score beside the default one."
 )
+
+
+def _workers_option(meaning: str) -> Callable[[Command], Command]:
+    return click.option("--workers", type=click.IntRange(0), default=2, show_default=True, help=meaning)
+
+
+workers_option = _workers_option("Processes that decode patches; 0: this process decodes them.")
+reading_workers_option = _workers_option("Patches that are read at the same time.")
+block_workers_option = _workers_option("Blocks in work at the same time.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 

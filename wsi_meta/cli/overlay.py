@@ -24,7 +24,9 @@ __all__ = ["overlay"]
     help="What to draw; uncertainty needs a heatmap from scan --tta --uncertainty.",
 )
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Colour none below this.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
+)
 @click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
 @click.option("--lesions", is_flag=True, help="Outline and number the lesions, as wsi-meta lesions finds them.")
 @options.overwrite_option

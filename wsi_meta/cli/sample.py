@@ -21,16 +21,24 @@ __all__ = ["sample"]
     type=click.IntRange(2),
     default=262144,
     show_default=True,
-    help="At most so many for training; an eighth of it each for validation and test.",
+    help="Largest number for training; validation and test get up to an eighth of it each.",
 )
-@click.option("--valid", type=click.FloatRange(0, 1, max_open=True), default=0.2, show_default=True, help="Share of slides.")
-@click.option("--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of slides.")
+@click.option(
+    "--valid",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of slides for validation.",
+)
+@click.option(
+    "--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of slides for test."
+)
 @click.option(
     "--by",
     type=click.Choice(["patient", "slide"]),
     default="patient",
     show_default=True,
-    help="What is kept in one split as a whole.",
+    help="What is never divided between splits.",
 )
 @click.option("--mine", type=click.Path(path_type=Path), help="Folder of heatmaps <slide>.zarr, for hard negatives.")
 @click.option(
@@ -40,16 +48,16 @@ __all__ = ["sample"]
     show_default=True,
     help="With --mine: share of the negatives that are hard.",
 )
-@click.option("--model", default="default", show_default=True, help="Model file, or 'default', whose mpp patches have.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of splits, places and order.")
-@options.workers_option
+@click.option("--model", default="default", show_default=True, help="Model file, or 'default'; says the patches' mpp.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of splits, places and order.")
+@options.reading_workers_option
 @options.overwrite_option
 @options.as_json_option
 def sample(manifest: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Cut labelled patches from slides into a data set in PCam's layout, for wsi-meta train.
 
-    MANIFEST is a CSV: slide,annotations and, where known, patient,split,partly,mpp. No annotations: no tumor. Slides with
-    partly = 1 (not all tumor outlined) give no negatives; Camelyon16's known ones are taken to be so.
+    MANIFEST is a CSV: slide,annotations and, where known, patient,split,partly,mpp. A slide without annotations has no tumor.
+    Slides with partly = 1 (not all tumor outlined) give no negatives; those of Camelyon16 are recognised by name.
     """
     from wsi_meta.datasets.sampling import sample as sample_patches
 

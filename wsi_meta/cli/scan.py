@@ -37,7 +37,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
 @options.reader_option
 @click.option("--tissue-mask", help="Image over the slide, 0 = background; 'none' scans everything. Default: found by colour.")
-@click.option("--score-model", type=click.Path(path_type=Path), help="File from fit-score; its score joins the default one.")
+@options.score_model_option
 @options.device_option
 @options.precision_option
 @click.option(
@@ -50,7 +50,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.batch_size_option
 @options.tta_option
 @click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the eight views.")
-@options.workers_option
+@options.block_workers_option
 @options.overwrite_option
 @options.as_json_option
 def scan(

@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED
 from wsi_meta.errors import DataError, OutputPathError
-from wsi_meta.evaluation.cohort import JudgedSlide, judge_slides, read_excluded, read_scores
+from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, judge_slides, read_excluded, read_scores
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
 from wsi_meta.outputs import check_folder, check_output, written_whole
@@ -79,7 +79,7 @@ def froc(
     truth: str | Path,
     *,
     out: str | Path | None = None,
-    exclude: str | Path | None = EXCLUDED,
+    exclude: str | Path | None = "camelyon16",
     scores: str | Path | None = None,
     mask_level: int = 0,
     overwrite: bool = False,
@@ -95,8 +95,8 @@ def froc(
     detections : folder of ``<slide>.csv`` with lines ``probability,x,y``, level-0 pixels; an empty file for none
     truth : folder of ``<slide>.xml``, ``.json``, ``.geojson`` (outlines), ``.tif`` or ``.tiff`` (mask)
     out : folder for :data:`FILES`, made if it does not exist
-    exclude : CSV with columns ``slide``, ``task`` (lesions, slides or both) and ``reason``; None leaves out nothing; the
-        default leaves out the slides of Camelyon16 that are known to be wrong
+    exclude : slides to leave out: a CSV with columns ``slide``, ``task`` (lesions, slides or both) and ``reason``;
+        ``camelyon16``, the slides of Camelyon16 that are known to be wrong; or ``none`` (or None)
     scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
         detection, 0 without any
     mask_level : level of the slide at which the first image of each mask TIFF stands; 0 is as large as the slide
@@ -110,7 +110,7 @@ def froc(
     OutputExistsError, OutputPathError
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
-    left_out = {} if exclude is None else read_excluded(exclude)
+    left_out = _left_out(exclude)
     cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, mask_level=mask_level)
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
@@ -205,6 +205,13 @@ def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideA
         normal=int((~labels).sum()),
         roc=tuple(zip(false_positives.tolist(), sensitivity.tolist(), strict=True)),
     )
+
+
+def _left_out(exclude: str | Path | None) -> dict[str, Exclusion]:
+    """Return what a table names, or what the words ``camelyon16`` and ``none`` stand for."""
+    if exclude is None or exclude == "none":
+        return {}
+    return read_excluded(EXCLUDED if exclude == "camelyon16" else exclude)
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> Path:
