@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MemoryBound", "give_back_memory", "prepare_memory", "resident_memory", "tuned_memory"]
+__all__ = ["MemoryBound", "give_back_memory", "resident_memory", "tuned_memory"]
 
 KERNELS = 64
 """Shapes of layers for which oneDNN keeps code, and torch its own copy."""
@@ -92,16 +92,6 @@ def tuned_memory(*, in_bands: bool) -> Iterator[None]:
     finally:
         _follow_environment(library, settings)
         library.malloc_trim(0)
-
-
-def prepare_memory(*, in_bands: bool) -> None:
-    """Make the settings of :func:`tuned_memory` for good."""
-    if library := _glibc():
-        settings = _SHARED if in_bands else _SHARED | _KEPT
-        for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-            os.environ.setdefault(name, str(KERNELS))
-        os.environ.update({setting.variable: str(value) for setting, value in settings.items()})
-        _follow_environment(library, settings)
 
 
 def give_back_memory() -> None:
