@@ -1,4 +1,4 @@
-"""A tiny network in the ResNet50's place, and processes of one's own, for tests of the course of a training."""
+"""A tiny network in place of the ResNet50, and child processes, for tests of how a training proceeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from wsi_meta.cli import main
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes
+from wsi_meta.training.epochs import Parts
 from wsi_meta.training.history import curves_path
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner, make_learner
-from wsi_meta.training.recipe import Recipe
-from wsi_meta.training.validation import Judge
-
-# the module, even where its package gives the function the same name
-train_module = importlib.import_module("wsi_meta.training.train")
+from wsi_meta.training.recipe import Recipe, TrainOptions
+from wsi_meta.training.train import TrainResult, run_training
+from wsi_meta.training.validation import Validation
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0}
 ALONE = Processes(0, 1, "cpu")
@@ -50,13 +51,35 @@ class Tiny(nn.Module):
         return logits
 
 
-def use_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let training build, store and load the tiny network, and spare it the time that pictures take."""
-    monkeypatch.setattr(train_module, "build_network", Tiny)
-    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    monkeypatch.setattr("wsi_meta.training.validation.build_network", Tiny)
-    monkeypatch.setattr(train_module, "draw_contact_sheet", lambda out, *_values: contact_sheet_path(out).write_text("picture"))
-    monkeypatch.setattr(train_module, "draw_curves", lambda out, *_values: curves_path(out).write_text("picture"))
+TINY = Parts(
+    build_network=Tiny,
+    draw_contact_sheet=lambda out, *_values: contact_sheet_path(out).write_text("picture"),
+    draw_curves=lambda out, *_values: curves_path(out).write_text("picture"),
+)
+"""Parts that train the tiny network and spare the time that pictures take."""
+
+
+def train_tiny(
+    data: str | Path | Sequence[str | Path],
+    out: Path,
+    *,
+    init: str | Path = "none",
+    recipe: Recipe,
+    parts: Parts = TINY,
+    **options: Any,
+) -> TrainResult:
+    """Train as ``wsi_meta.train`` does, with other parts."""
+    return run_training(data, init, out, recipe, TrainOptions(**options), parts)
+
+
+def learners(kind: type[Learner]) -> Callable[..., Learner]:
+    """What makes learners of a class of one's own."""
+
+    def make(*values: Any) -> Learner:
+        made = make_learner(*values)
+        return kind(**{field.name: getattr(made, field.name) for field in fields(made)})
+
+    return make
 
 
 def tiny_learner(recipe: Recipe, *, loaded: tuple[str, ...] = (), steps_per_epoch: int = 4) -> Learner:
@@ -82,24 +105,45 @@ def logits_of_auc(sixteenths: int, spread: float = 1.0) -> NDArray[np.float32]:
     return np.array([0, 1, 2, 3, *(normals - 0.5 for normals in below)], np.float32) * spread
 
 
+def scripted(losses: Iterable[float], validated: Iterable[NDArray[np.float32]]) -> Parts:
+    """Parts that compute nothing: given losses of the steps, given validation logits of the epochs."""
+    loss, logits = iter(losses), iter(validated)
+
+    class ScriptedLearner(Learner):
+        def step(self, *_values: Any) -> torch.Tensor:
+            with torch.no_grad():
+                self.network.get_parameter("fc.bias").add_(1)
+            self.optimiser.step()  # without gradients: does nothing
+            self.schedule.step()
+            return torch.tensor(next(loss))
+
+    class ScriptedValidation(Validation):
+        def logits(self, _state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+            return next(logits)
+
+    return replace(TINY, make_learner=learners(ScriptedLearner), make_validation=ScriptedValidation)
+
+
+def use_parts(monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
+    """Let ``wsi_meta.train``, and so the command line, train with other parts."""
+    # the module: its package may give the function the same name
+    monkeypatch.setattr(importlib.import_module("wsi_meta.training.train"), "RESNET50", parts)
+
+
 def script(monkeypatch: pytest.MonkeyPatch, losses: list[float], judged: list[NDArray[np.float32]]) -> None:
-    """Let a training take its course without arithmetic: given losses of its steps, given validation logits of its epochs."""
-    loss, logits = iter(losses), iter(judged)
-
-    def step(learner: Learner, *_values: Any) -> torch.Tensor:
-        with torch.no_grad():
-            learner.network.get_parameter("fc.bias").add_(1)
-        learner.optimiser.step()  # without gradients: does nothing
-        learner.schedule.step()
-        return torch.tensor(next(loss))
-
-    use_tiny(monkeypatch)
-    monkeypatch.setattr(Learner, "step", step)
-    monkeypatch.setattr(Judge, "logits", lambda *_values: next(logits))
+    """Let the command line train as :func:`scripted` says."""
+    use_parts(monkeypatch, scripted(losses, judged))
 
 
-def start_child(work: Callable[[pytest.MonkeyPatch], object], log: Path, **environment: object) -> subprocess.Popen[bytes]:
-    """Run `work` in a process of its own, which trains the tiny network and prints to the file `log`.
+def run_command(words: str, parts: Parts) -> None:
+    """Run the command line in this process with other parts; it ends the process."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_parts(monkeypatch, parts)
+        main(words.split())
+
+
+def start_child(work: Callable[[], object], log: Path, **environment: object) -> subprocess.Popen[bytes]:
+    """Run `work` in a process of its own that prints to the file `log`.
 
     A new Python, not a fork: autograd refuses to work in a process forked beside its threads for a GPU (or for what a
     compiler took for one).
@@ -107,7 +151,7 @@ def start_child(work: Callable[[pytest.MonkeyPatch], object], log: Path, **envir
     surroundings = {"OMP_NUM_THREADS": 1, "PYTHONPATH": Path(__file__).parent} | environment
     with log.open("wb") as file:
         child = subprocess.Popen(
-            [sys.executable, "-u", "-c", "import tiny; tiny.work_as_child()"],
+            [sys.executable, "-u", "-c", "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"],
             env=os.environ | {name: str(value) for name, value in surroundings.items()},
             stdin=subprocess.PIPE,
             stdout=file,
@@ -117,10 +161,3 @@ def start_child(work: Callable[[pytest.MonkeyPatch], object], log: Path, **envir
     with child.stdin as pipe:
         cloudpickle.dump(work, pipe)
     return child
-
-
-def work_as_child() -> None:
-    """What the new Python does."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        use_tiny(monkeypatch)
-        cloudpickle.load(sys.stdin.buffer)(monkeypatch)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
+from tiny import TINY, train_tiny
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
-from wsi_meta.training.train import Recipe, train
+from wsi_meta.training.recipe import Recipe
 
 
 def draw(number: int) -> NDArray[np.uint8]:
@@ -266,33 +267,24 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
 # --- before the first step
 
 
-def stop_before_steps(monkeypatch: pytest.MonkeyPatch) -> list[Patches]:
-    """Let a training end where its steps would begin; give the training patches it got there with."""
-    module = importlib.import_module("wsi_meta.training.train")
+def test_training_refuses_or_drops_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reached: list[Patches] = []
 
-    def stop(patches: Patches, *_arguments: Any) -> Any:
+    def stop(_out: Path, patches: Patches, _recipe: Recipe) -> None:
         reached.append(patches)
         raise DataError("far enough")
 
-    monkeypatch.setattr(module, "make_loader", stop)
-    return reached
-
-
-def test_training_refuses_or_drops_duplicates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    reached = stop_before_steps(monkeypatch)
     write(tmp_path / "data" / "train", range(8))
     write(tmp_path / "data" / "valid", [20, 4, 21, 22])
-    options: dict[str, Any] = {"init": "none", "recipe": Recipe(batch_size=4), "device": "cpu", "workers": 0, "progress": True}
+    options: dict[str, Any] = {"recipe": Recipe(batch_size=4), "device": "cpu", "workers": 0, "progress": True}
+    options["parts"] = replace(TINY, draw_contact_sheet=stop)  # drawn before the first step
 
     with pytest.raises(DataError, match=r"train/0/4\.png: the same pixels"):
-        train(tmp_path / "data", tmp_path / "m.safetensors", **options)
+        train_tiny(tmp_path / "data", tmp_path / "m.safetensors", **options)
     assert reached == []
 
     with pytest.raises(DataError, match="far enough"):
-        train(tmp_path / "data", tmp_path / "m.safetensors", drop_duplicates=True, **options)
+        train_tiny(tmp_path / "data", tmp_path / "m.safetensors", drop_duplicates=True, **options)
     assert len(reached[0]) == 7
     shown = capsys.readouterr()
     assert "7 training patches (4 tumor, 57 %), 4 validation patches (2 tumor, 50 %); 1 that are also" in shown.err

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from openslide import OpenSlide
 from slide_files import damage_tile, texture, write_slide
 from stores import write_store
-from tiny import HERE, use_tiny
+from tiny import HERE, train_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
@@ -32,7 +32,6 @@ from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPa
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.recipe import Recipe
-from wsi_meta.training.train import train
 
 MPP = 0.486
 """Half the model's: a cell is 64 level-0 pixels, level 1 is the model's."""
@@ -281,13 +280,12 @@ def test_scans_of_other_strides_and_of_other_slides(slides: Path, scans: Path, t
 # what it is for, and what it refuses
 
 
-def test_training_takes_the_files_as_they_are(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_takes_the_files_as_they_are(slides: Path, tmp_path: Path) -> None:
     sample(slides / "manifest.csv", tmp_path / "p", patches=48)
     data = open_patches(tmp_path / "p")
     assert {split: len(part) for split, part in data.items()} == {"train": 48, "valid": 6}
     assert data["train"].slides is not None
-    use_tiny(monkeypatch)
-    result = train(tmp_path / "p", tmp_path / "m.safetensors", init="none", recipe=Recipe(epochs=1, batch_size=16), **HERE)
+    result = train_tiny(tmp_path / "p", tmp_path / "m.safetensors", recipe=Recipe(epochs=1, batch_size=16), **HERE)
     assert result.model.exists()
 
 

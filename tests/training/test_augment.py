@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,6 @@ from wsi_meta.models.dihedral import dihedral
 from wsi_meta.training.augment import augment, blur, damage_as_jpeg, jitter_brightness, jitter_stain, shift
 from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
 from wsi_meta.training.recipe import Augmentation, Recipe
-
-# the module, even where its package gives the function the same name
-module = importlib.import_module("wsi_meta.training.augment")
 
 ALL = Augmentation(blur=0.5, jpeg=0.5)
 CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
@@ -297,12 +293,11 @@ def test_stain_jitter_leaves_the_place_of_things_alone() -> None:
     assert torch.equal(seen[:, 5, 5, :], background)
 
 
-def test_stain_jitter_scales_one_stains_density(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
+def test_stain_jitter_scales_one_stains_density() -> None:
     hematoxylin = torch.nn.functional.normalize(torch.tensor([0.65, 0.70, 0.29]), dim=0)
     image = (256 * torch.exp(-0.8 * hematoxylin) - 1).expand(50, 2, 2, 3)
 
-    density = -torch.log((jitter_stain(image, 0.2, seeded()) + 1) / 256)[:, 0, 0]
+    density = -torch.log((jitter_stain(image, 0.2, seeded(), shift=0.0) + 1) / 256)[:, 0, 0]
     amount = density @ hematoxylin
 
     assert torch.allclose(density, amount[:, None] * hematoxylin, atol=1e-4)
@@ -340,13 +335,12 @@ def test_blur_keeps_a_constant_image_and_the_mean() -> None:
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.2])
-def test_blur_is_a_gaussian_of_its_width(monkeypatch: pytest.MonkeyPatch, sigma: float) -> None:
+def test_blur_is_a_gaussian_of_its_width(sigma: float) -> None:
     from scipy.ndimage import gaussian_filter
 
-    monkeypatch.setattr(module, "BLUR_SIGMA_PX", (sigma, sigma))
     image = tissue()[0].numpy().astype(np.float64)
 
-    seen = blur(torch.from_numpy(image).float()[None], seeded())[0].numpy()
+    seen = blur(torch.from_numpy(image).float()[None], seeded(), sigma_px=(sigma, sigma))[0].numpy()
 
     expected = gaussian_filter(image, (sigma, sigma, 0), mode="mirror", truncate=6)
     assert np.abs(seen - expected).max() < 0.6, "the kernel ends at three of its largest widths"
@@ -378,17 +372,15 @@ def test_a_constant_image_survives_compression_within_a_grey_level_or_so(colour:
     assert float((seen - seen[:, :1, :1]).abs().max()) < 1e-3, "and stays constant"
 
 
-def test_the_best_quality_is_exact_within_a_grey_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JPEG_QUALITY", (100, 100))
+def test_the_best_quality_is_exact_within_a_grey_level() -> None:
     for images in (tissue(3).float(), torch.full((1, 16, 16, 3), 137.0), draw(2).float()):
-        seen = damage_as_jpeg(images, seeded())
+        seen = damage_as_jpeg(images, seeded(), quality=(100, 100))
         assert float((seen - images).abs().mean()) < 1
         assert seen.shape == images.shape
 
 
-def error_of_ours(monkeypatch: pytest.MonkeyPatch, images: torch.Tensor, quality: int) -> float:
-    monkeypatch.setattr(module, "JPEG_QUALITY", (quality, quality))
-    return float((damage_as_jpeg(images.float(), seeded()) - images).square().mean().sqrt())
+def error_of_ours(images: torch.Tensor, quality: int) -> float:
+    return float((damage_as_jpeg(images.float(), seeded(), quality=(quality, quality)) - images).square().mean().sqrt())
 
 
 def error_of_pils(images: torch.Tensor, quality: int, planes: str) -> float:
@@ -401,14 +393,14 @@ def error_of_pils(images: torch.Tensor, quality: int, planes: str) -> float:
     return float(np.sqrt(total / len(images)))
 
 
-def test_damage_is_that_of_real_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_is_that_of_real_jpeg() -> None:
     """In grey the tables are the same, so the error is; in colour ours has no coarser table for colour."""
     images = tissue(3)
     grey = images.float().mean(3, keepdim=True).round().expand(-1, -1, -1, 3).to(torch.uint8).contiguous()
     ours, coloured = [], []
     for quality in (30, 50, 70, 90):
-        ours.append(error_of_ours(monkeypatch, grey, quality))
-        coloured.append(error_of_ours(monkeypatch, images, quality))
+        ours.append(error_of_ours(grey, quality))
+        coloured.append(error_of_ours(images, quality))
         assert ours[-1] == pytest.approx(error_of_pils(grey, quality, "L"), rel=0.05)
         assert 0.6 < coloured[-1] / error_of_pils(images, quality, "RGB") < 1.1
     assert ours == sorted(ours, reverse=True)

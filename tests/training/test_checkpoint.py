@@ -12,23 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import HERE, Tiny, start_child, train_module, use_tiny
+from tiny import HERE, TINY, Tiny, learners, run_command, start_child, train_tiny
 
-from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.initial_weights import Start
+from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import Augmentation, Recipe
-from wsi_meta.training.train import train
 
 RECIPE = Recipe(epochs=3, batch_size=8, mosaics=0.5, ema_epochs=1)
+EVERY_EPOCH_BEST = replace(TINY, best_epoch=len)
 CHECKPOINT = Checkpoint({"recipe": {"lr": 1.0}}, {"weights": torch.arange(5000.0)}, [{"epoch": 1}], torch.ones(3))
-
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -179,7 +174,7 @@ def test_other_data_are_another_training(out: Path, patch_folder: Path, tmp_path
 # --- a training that is killed
 
 
-def in_child(work: Callable[[pytest.MonkeyPatch], object], log: Path) -> int:
+def in_child(work: Callable[[], object], log: Path) -> int:
     return start_child(work, log).wait()
 
 
@@ -205,18 +200,31 @@ def state_of(out: Path) -> dict[str, Any]:
     return flat
 
 
-def kill_on(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int, *, after: bool = False) -> None:
-    """Let the kernel kill this process at some call (from 1) of a function, before or after what it does."""
-    original, calls = getattr(place, name), count(1)
+def kill_on_rename(number: int, *, after: bool = False) -> None:
+    """Let the kernel kill this process when it renames a file for the `number`-th time (from 1), before or after that."""
+    rename, calls = Path.replace, count(1)
 
-    def deadly(*values: Any) -> Any:
-        last = next(calls) == call
-        result = None if last and not after else original(*values)
+    def deadly(path: Path, target: Path) -> Path:
+        last = next(calls) == number
+        if not last or after:
+            rename(path, target)
         if last:
             os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        return target
 
-    monkeypatch.setattr(place, name, deadly)
+    setattr(Path, "replace", deadly)  # noqa: B010
+
+
+def kill_on_step(number: int) -> Callable[..., Learner]:
+    """What makes learners that the kernel kills, with their process, before step `number` (from 1)."""
+
+    class Deadly(Learner):
+        def step(self, *values: Any) -> torch.Tensor:
+            if self.steps == number - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step(*values)
+
+    return learners(Deadly)
 
 
 @pytest.fixture(scope="module")
@@ -229,31 +237,30 @@ def start_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("when", ["between epochs", "within an epoch", "before the model", "before the checkpoint"])
 def test_a_training_that_was_killed_goes_on_to_the_same_end(
-    patch_folder: Path, start_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+    patch_folder: Path, start_file: Path, tmp_path: Path, when: str
 ) -> None:
     """Killed in the second epoch (between epochs: after the first), then resumed in another process; each epoch is the best."""
-    monkeypatch.setattr(train_module, "best_epoch", len)
-    options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True}
+    options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True, "parts": EVERY_EPOCH_BEST}
     for name in ("unbroken", "killed"):
         (tmp_path / name).mkdir()
     unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
-    expected = train(patch_folder, unbroken, **options)
+    expected = train_tiny(patch_folder, unbroken, **options)
 
-    def killed(monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(train_module, "best_epoch", len)
-        if when == "between epochs":
-            kill_on(monkeypatch, train_module, "write_checkpoint", 1, after=True)
-        elif when == "within an epoch":
-            kill_on(monkeypatch, train_module.Learner, "step", 4)
+    def killed() -> None:
+        parts = EVERY_EPOCH_BEST
+        if when == "within an epoch":
+            parts = replace(parts, make_learner=kill_on_step(4))
+        elif when == "between epochs":
+            kill_on_rename(3, after=True)
         else:
             # each epoch renames the model, the history and the checkpoint into place
-            kill_on(monkeypatch, Path, "replace", {"before the model": 4, "before the checkpoint": 6}[when])
-        train(patch_folder, out, **options)
+            kill_on_rename({"before the model": 4, "before the checkpoint": 6}[when])
+        train_tiny(patch_folder, out, **options | {"parts": parts})
 
     assert in_child(killed, tmp_path / "log") == -signal.SIGKILL, (tmp_path / "log").read_text()
     assert len(rows_of(out)) == (2 if when == "before the checkpoint" else 1)
 
-    resumed = train(patch_folder, out, resume=True, **options)
+    resumed = train_tiny(patch_folder, out, resume=True, **options)
 
     assert rows_of(out) == rows_of(unbroken)
     assert [row["stage"] for row in rows_of(out)] == ["head", "all", "all"]
@@ -269,50 +276,52 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(
 
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    options = HERE | {"init": "none", "recipe": replace(RECIPE, epochs=1)}
-    first = train(patch_folder, out, keep_checkpoint=True, **options)
+    options = HERE | {"recipe": replace(RECIPE, epochs=1)}
+    first = train_tiny(patch_folder, out, keep_checkpoint=True, **options)
     assert checkpoint_path(out).exists()
     written = out.read_bytes()
 
-    again = train(patch_folder, out, resume=True, **options)
+    again = train_tiny(patch_folder, out, resume=True, **options)
 
     assert not checkpoint_path(out).exists()
     assert again.validation.to_dict() == first.validation.to_dict()
     assert out.read_bytes() == written
     with pytest.raises(OutputExistsError, match="its training is finished"):
-        train(patch_folder, out, resume=True, **options)
+        train_tiny(patch_folder, out, resume=True, **options)
     assert out.read_bytes() == written
 
 
 def test_resume_without_anything_to_resume_starts(patch_folder: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, epochs=1)
 
-    result = train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=recipe, resume=True, **HERE)
+    result = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, resume=True, **HERE)
 
     assert result.best_epoch == 1
 
 
 def test_resume_of_another_training_changes_nothing(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    options = HERE | {"init": "none"}
-    train(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **options)
+    train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     with pytest.raises(OutputExistsError, match="epochs was 1, now 2"):
-        train(patch_folder, out, recipe=replace(RECIPE, epochs=2), resume=True, **options)
+        train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=2), resume=True, **HERE)
 
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "m.safetensors"
-    train(patch_folder, out, init="none", recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
-    monkeypatch.setattr(train_module, "_train_epochs", lambda *_values: pytest.fail("interrupted"))
+def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(patch_folder: Path, tmp_path: Path) -> None:
+    class Interrupted(Learner):
+        def enter(self, _epoch: int) -> None:
+            raise KeyboardInterrupt
 
-    with pytest.raises(pytest.fail.Exception):
-        train(patch_folder, out, init="none", recipe=RECIPE, overwrite=True, **HERE)
+    out = tmp_path / "m.safetensors"
+    train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), keep_checkpoint=True, **HERE)
+    assert checkpoint_path(out).exists()
+
+    parts = replace(TINY, make_learner=learners(Interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(patch_folder, out, recipe=RECIPE, overwrite=True, parts=parts, **HERE)
 
     assert not checkpoint_path(out).exists()
 
@@ -326,21 +335,19 @@ def test_a_full_disk_is_one_line_and_what_was_good_is_kept(patch_folder: Path, t
     out, log = tmp_path / "m.safetensors", tmp_path / "log"
     words = f"train {patch_folder} --out {out} --init none --epochs 3 --batch-size 8 --device cpu --precision fp32 --workers 0"
 
-    def filled(monkeypatch: pytest.MonkeyPatch) -> None:
-        epoch = train_module._train_epoch
+    def filled() -> None:
         good: dict[str, bytes] = {}
 
-        def fill(*values: Any) -> Any:
-            if values[-1] == 2:
-                good.update({path.name: path.read_bytes() for path in (out, checkpoint_path(out))})
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            return epoch(*values)
+        class Filling(Learner):
+            def enter(self, epoch: int) -> None:
+                super().enter(epoch)
+                if epoch == 2:
+                    good.update({path.name: path.read_bytes() for path in (out, checkpoint_path(out))})
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        monkeypatch.setattr(train_module, "_train_epoch", fill)
-        monkeypatch.setattr(train_module, "best_epoch", len)
         try:
-            main(words.split())
+            run_command(words, replace(EVERY_EPOCH_BEST, make_learner=learners(Filling)))
         finally:
             assert checkpoint_path(out).read_bytes() == good["m.checkpoint"]
             assert (out.read_bytes() == good["m.safetensors"]) == (file == "m.safetensors")

@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ALONE, HERE, Tiny, start_child, train_module, use_tiny
+from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, start_child, train_tiny
 
-from wsi_meta.cli import main
-from wsi_meta.errors import DeviceError, OutputPathError
+from wsi_meta.errors import DeviceError
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.loader import EpochBatches
 from wsi_meta.training.recipe import Augmentation, Recipe
-from wsi_meta.training.train import train
 
 AS_IT_IS = Augmentation().without("turn", "shift", "stain", "brightness", "blur", "jpeg")
 RECIPE = Recipe(
@@ -77,7 +78,7 @@ def test_an_environment_without_a_rank_is_told(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def in_two(work: Callable[[int, pytest.MonkeyPatch], object], folder: Path) -> list[tuple[int, str]]:
+def in_two(work: Callable[[int], object], folder: Path) -> list[tuple[int, str]]:
     """Run `work` with its rank in two processes, joined as torchrun joins them; give what each exits with and prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,7 +90,7 @@ def in_two(work: Callable[[int, pytest.MonkeyPatch], object], folder: Path) -> l
 
 
 def test_what_the_first_process_holds_is_shared_and_means_are_of_all(tmp_path: Path) -> None:
-    def work(rank: int, _monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(rank: int) -> None:
         with joined_processes("cpu") as processes:
             value = torch.tensor(float(rank))
             print(processes, processes.share([rank, "x"]), processes.mean(value), float(value))
@@ -112,20 +113,17 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
     return [{name: value if name == "stage" else float(value) for name, value in row.items()} for row in rows]
 
 
-def test_two_processes_train_as_one(
-    patch_folder: Path, tmp_path: Path, start_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_train_as_one(patch_folder: Path, tmp_path: Path, start_file: Path) -> None:
     """Without batch statistics and augmentation, which are each process's own, only the order of sums differs: 1e-6 of the
     loss; AdamW divides by the gradient's size, so weights (which move by 1e-2) may differ by 1e-5."""
-    use_tiny(monkeypatch)
     for name in ("alone", "rank0", "rank1"):
         (tmp_path / name).mkdir()
     options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True, "progress": True}
     alone, together = tmp_path / "alone" / "m.safetensors", tmp_path / "rank0" / "m.safetensors"
-    train(patch_folder, alone, **options)
+    train_tiny(patch_folder, alone, **options)
 
-    def work(rank: int, _monkeypatch: pytest.MonkeyPatch) -> None:
-        result = train(patch_folder, tmp_path / f"rank{rank}" / "m.safetensors", **options)
+    def work(rank: int) -> None:
+        result = train_tiny(patch_folder, tmp_path / f"rank{rank}" / "m.safetensors", **options)
         (tmp_path / f"result{rank}").write_text(json.dumps([result.rank, result.best_epoch, result.validation.to_dict()]))
 
     (code, first), (other_code, second) = in_two(work, tmp_path)
@@ -154,19 +152,18 @@ def test_two_processes_train_as_one(
 
 
 def test_two_processes_augment_differently_but_hold_the_same_weights(patch_folder: Path, tmp_path: Path) -> None:
-    def work(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(rank: int) -> None:
         drawn: list[float] = []
-        step = Learner.step
 
-        def note_draw(learner: Any, images: Any, labels: Any, generator: torch.Generator, side: int) -> torch.Tensor:
-            drawn.append(int(generator.initial_seed()))
-            loss = step(learner, images, labels, generator, side)
-            total = sum(float(parameter.detach().double().sum()) for parameter in learner.network.parameters())
-            drawn.append(total)
-            return loss
+        class Noting(Learner):
+            def step(self, images: Any, labels: Any, generator: torch.Generator, mosaic_side: int) -> torch.Tensor:
+                drawn.append(int(generator.initial_seed()))
+                loss = super().step(images, labels, generator, mosaic_side)
+                drawn.append(sum(float(parameter.detach().double().sum()) for parameter in self.network.parameters()))
+                return loss
 
-        monkeypatch.setattr(Learner, "step", note_draw)
-        train(patch_folder, tmp_path / f"{rank}.safetensors", init="none", recipe=Recipe(epochs=2, batch_size=8), **HERE)
+        parts, recipe = replace(TINY, make_learner=learners(Noting)), Recipe(epochs=2, batch_size=8)
+        train_tiny(patch_folder, tmp_path / f"{rank}.safetensors", recipe=recipe, parts=parts, **HERE)
         print(json.dumps(drawn))
 
     (_, first), (_, second) = in_two(work, tmp_path)
@@ -180,7 +177,7 @@ def test_two_processes_augment_differently_but_hold_the_same_weights(patch_folde
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     words = f"train {tmp_path / 'no data'} --out {tmp_path / 'm.safetensors'} --init none --batch-size 9 --device cpu"
 
-    ends = in_two(lambda *_values: main(words.split()), tmp_path)
+    ends = in_two(lambda _rank: run_command(words, TINY), tmp_path)
 
     assert [code for code, _ in ends] == [1, 1]
     for _, printed in ends:
@@ -190,12 +187,10 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tm
 def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp_path: Path) -> None:
     """The first process cannot write: its message is the clear one, the other's leads there."""
 
-    def full(*_values: Any) -> None:
-        raise OutputPathError("no room")
-
-    def work(_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(train_module, "save_model", full)
-        main(words.split())
+    def work(_rank: int) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # less than a model has
+        run_command(words, TINY)
 
     words = f"train {patch_folder} --out {tmp_path / 'm.safetensors'} --init none --batch-size 8 --device cpu --workers 0"
 
@@ -203,7 +198,7 @@ def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp
 
     assert [code for code, _ in ends] == [1, 1], ends
     assert [printed.splitlines()[-1] for _, printed in ends] == [
-        "Error: no room",
+        f"Error: {tmp_path / 'm.safetensors'}: cannot be written (File too large); make room and run it again",
         "Error: process 1: another process ended; its message tells why",
     ]
     assert not any("Traceback" in printed for _, printed in ends)

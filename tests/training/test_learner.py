@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,8 @@ from torch import nn
 from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
-from wsi_meta.training.learner import Learner, make_learner
+from wsi_meta.training.learner import Learner, choose_precision, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe
-
-# the module, even where its package gives the function the same name
-module = importlib.import_module("wsi_meta.training.learner")
 
 AS_IT_IS = Augmentation().without("turn", "shift", "stain", "brightness", "blur", "jpeg")
 PLAIN = Recipe(augmentation=AS_IT_IS, mosaics=0, ema_epochs=0, label_smoothing=0, clip_norm=0, weight_decay=0)
@@ -156,7 +153,7 @@ def test_any_number_of_steps_has_a_schedule(epochs: int, steps: int, warm_up: fl
         assert all(0 <= lr <= 1.0001e-3 for lr in learner.schedule.get_last_lr())
 
 
-def test_a_long_gradient_is_shortened_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_gradient_is_shortened_to_the_norm() -> None:
     norms = {}
     for clip in (0.0, 0.01, 1000.0):
         learner = tiny_learner(plain(clip_norm=clip))
@@ -277,13 +274,13 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path: Path, ema_epoc
 
 
 def test_bf16_on_a_cpu_needs_a_compiler_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "resolve_precision", lambda asked, _device: "bf16" if asked == "auto" else asked)
+    choose = partial(choose_precision, resolve=lambda asked, _device: "bf16" if asked == "auto" else asked)
     monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/c++")
-    assert module._choose_precision("auto", "cpu") == "bf16"
+    assert choose("auto", "cpu") == "bf16"
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    assert module._choose_precision("auto", "cpu") == "fp32"
-    assert module._choose_precision("bf16", "cpu") == "bf16"
-    assert module._choose_precision("auto", "cuda") == "bf16"
+    assert choose("auto", "cpu") == "fp32"
+    assert choose("bf16", "cpu") == "bf16"
+    assert choose("auto", "cuda") == "bf16"
 
 
 def test_the_stages_have_an_order_from_the_input_on() -> None:

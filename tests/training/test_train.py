@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import HERE, Tiny, logits_of_auc, script, train_module, use_tiny
+from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
@@ -21,18 +21,10 @@ from wsi_meta.models.model import build_network, half_precision, load_model, rea
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement
 from wsi_meta.training.train import Recipe, TrainResult, train
-from wsi_meta.training.validation import Judge
+from wsi_meta.training.validation import Validation
 
 SMALL = Recipe(epochs=2, batch_size=8, mosaics=0.5)
 FILES = ["m.augmented.png", "m.curves.png", "m.history.csv", "m.safetensors"]
-
-
-def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **options: Any) -> Any:
-        raise AssertionError("the data were read")
-
-    monkeypatch.setattr(train_module, "open_patches", fail)
-    monkeypatch.setattr(train_module, "build_network", fail)
 
 
 def rows_of(history: Path) -> list[dict[str, str]]:
@@ -120,34 +112,31 @@ def test_training_changed_weights_and_running_statistics(trained: TrainResult) -
 
 
 @pytest.mark.parametrize("same", [0.96, 0.98])
-def test_the_card_allows_dense_mode_only_where_it_agrees(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: float
-) -> None:
-    use_tiny(monkeypatch)
-    monkeypatch.setattr(Agreement, "of", lambda *_values: Agreement(0.9, 0.9, 0.02, same))
+def test_the_card_allows_dense_mode_only_where_it_agrees(patch_folder: Path, tmp_path: Path, same: float) -> None:
+    class Measured(Validation):
+        def agreement(self, *_values: Any) -> Agreement:
+            return Agreement(0.9, 0.9, 0.02, same)
 
-    card = read_card(train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=SMALL, **HERE).model)
+    parts = replace(TINY, make_validation=Measured)
+    card = read_card(train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=SMALL, parts=parts, **HERE).model)
 
     assert card.dense == (same >= 0.97)
     assert card.metrics["dense_same_decision"] == same
 
 
-def test_without_mosaics_dense_mode_is_neither_measured_nor_allowed(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_tiny(monkeypatch)
+def test_without_mosaics_dense_mode_is_neither_measured_nor_allowed(patch_folder: Path, tmp_path: Path) -> None:
     sides = []
-    learn = Learner.step
 
-    def step(learner: Learner, images: torch.Tensor, labels: torch.Tensor, generator: Any, side: int) -> torch.Tensor:
-        sides.append(side)
-        return learn(learner, images, labels, generator, side)
+    class Noting(Learner):
+        def step(self, images: torch.Tensor, labels: torch.Tensor, generator: Any, mosaic_side: int) -> torch.Tensor:
+            sides.append(mosaic_side)
+            return super().step(images, labels, generator, mosaic_side)
 
-    monkeypatch.setattr(Learner, "step", step)
+    options = HERE | {"parts": replace(TINY, make_learner=learners(Noting))}
     recipe = Recipe(epochs=10, batch_size=8, patience=0)
-    plain = train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=replace(recipe, mosaics=0), **HERE)
+    plain = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=replace(recipe, mosaics=0), **options)
     assert set(sides) == {1}
-    mixed = train(patch_folder, tmp_path / "n.safetensors", init="none", recipe=recipe, **HERE)
+    mixed = train_tiny(patch_folder, tmp_path / "n.safetensors", recipe=recipe, **options)
 
     assert 4 <= sides[20:].count(2) <= 16
     assert set(sides[20:]) == {1, 2}
@@ -158,27 +147,32 @@ def test_without_mosaics_dense_mode_is_neither_measured_nor_allowed(
 
 
 def test_batches_that_make_no_mosaics_are_told_of(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patch_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for batch_size, told in ((6, True), (8, False)):
-        script(monkeypatch, [0.5] * 4, [logits_of_auc(12)])
+        options = HERE | {"parts": scripted([0.5] * 4, [logits_of_auc(12)]), "progress": True}
         recipe = Recipe(epochs=1, batch_size=batch_size)
-        train(patch_folder, tmp_path / f"{batch_size}.safetensors", init="none", recipe=recipe, progress=True, **HERE)
+        train_tiny(patch_folder, tmp_path / f"{batch_size}.safetensors", recipe=recipe, **options)
         assert ("no mosaics: a multiple of 4 as --batch-size" in capsys.readouterr().err) == told
 
 
 # --- where it may write
 
 
-def test_an_existing_output_is_refused_and_left_alone(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forbid_reading(monkeypatch)
+def fail(*_values: Any) -> Any:
+    raise AssertionError("the training was begun")
+
+
+UNREAD: dict[str, Any] = {"recipe": SMALL, "parts": replace(TINY, build_network=fail)} | HERE
+"""With data that do not exist: a training that looks at them, or builds its network, fails in another way."""
+
+
+def test_an_existing_output_is_refused_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     out.write_text("precious")
 
     with pytest.raises(OutputExistsError, match="--overwrite") as caught:
-        train(patch_folder, out, init="none", recipe=SMALL, **HERE)
+        train_tiny(tmp_path / "no data", out, **UNREAD)
 
     assert str(out) in str(caught.value)
     assert out.read_text() == "precious"
@@ -186,63 +180,54 @@ def test_an_existing_output_is_refused_and_left_alone(
 
 
 @pytest.mark.parametrize("name", ["m.history.csv", "m.curves.png", "m.augmented.png", "m.checkpoint"])
-def test_existing_files_beside_it_are_refused_too(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    forbid_reading(monkeypatch)
+def test_existing_files_beside_it_are_refused_too(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
 
     with pytest.raises(OutputExistsError, match="--overwrite") as caught:
-        train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=SMALL, **HERE)
+        train_tiny(tmp_path / "no data", tmp_path / "m.safetensors", **UNREAD)
 
     assert str(tmp_path / name) in str(caught.value)
     assert ("--resume" in str(caught.value)) == (name == "m.checkpoint")
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_overwrite_replaces_an_output(patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(monkeypatch, [0.5] * 4, [logits_of_auc(8), logits_of_auc(12)])
+def test_overwrite_replaces_an_output(patch_folder: Path, tmp_path: Path) -> None:
+    parts = scripted([0.5] * 4, [logits_of_auc(8), logits_of_auc(12)])
     out = tmp_path / "m.safetensors"
     for name in FILES:
         (tmp_path / name).write_text("old")
 
-    train(patch_folder, out, init="none", recipe=replace(SMALL, mosaics=0), overwrite=True, **HERE)
+    train_tiny(patch_folder, out, recipe=replace(SMALL, mosaics=0), parts=parts, overwrite=True, **HERE)
 
     assert read_card(out).metrics["auc"] == 0.75
     assert names_in(tmp_path) == FILES
     assert all((tmp_path / name).stat().st_size > 3 for name in FILES)
 
 
-def test_a_missing_output_folder_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_reading(monkeypatch)
-
+def test_a_missing_output_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(OutputPathError, match="there is no folder") as caught:
-        train(tmp_path, tmp_path / "gone" / "m.safetensors", init="none", recipe=SMALL, **HERE)
+        train_tiny(tmp_path / "no data", tmp_path / "gone" / "m.safetensors", **UNREAD)
 
     assert str(tmp_path / "gone") in str(caught.value)
     assert names_in(tmp_path) == []
 
 
-def test_a_folder_as_output_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_reading(monkeypatch)
-
+def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputPathError, match="a directory"):
-        train(tmp_path, tmp_path, init="none", recipe=SMALL, overwrite=True, **HERE)
+        train_tiny(tmp_path / "no data", tmp_path, overwrite=True, **UNREAD)
 
 
 # --- the course of a training
 
 
 @pytest.mark.parametrize(("aucs", "best"), [([9, 15, 11], 2), ([15, 13, 11], 1), ([8, 9, 11], 3), ([12, 12, 12], 1)], ids=str)
-def test_the_epoch_of_highest_auc_is_kept(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aucs: list[int], best: int
-) -> None:
-    script(monkeypatch, [0.9, 0.7, 0.5, 0.3, 0.2, 0.1], [logits_of_auc(auc) for auc in aucs])
+def test_the_epoch_of_highest_auc_is_kept(patch_folder: Path, tmp_path: Path, aucs: list[int], best: int) -> None:
+    parts = scripted([0.9, 0.7, 0.5, 0.3, 0.2, 0.1], [logits_of_auc(auc) for auc in aucs])
     torch.manual_seed(0)
     first_bias = Tiny().fc.bias
     recipe = Recipe(epochs=3, batch_size=8, mosaics=0, ema_epochs=0, patience=0)
 
-    result = train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=recipe, **HERE)
+    result = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, parts=parts, **HERE)
 
     assert result.best_epoch == best
     assert result.validation.auc == aucs[best - 1] / 16
@@ -256,13 +241,13 @@ def test_the_epoch_of_highest_auc_is_kept(
 
 
 def test_a_training_that_learns_by_heart_is_stopped_and_says_so(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patch_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     losses = [loss for epoch in (0.6, 0.5, 0.4, 0.3, 0.2) for loss in (epoch, epoch)]
-    script(monkeypatch, losses, [logits_of_auc(12, spread) for spread in (1, 3, 4, 5, 6)])
+    parts = scripted(losses, [logits_of_auc(12, spread) for spread in (1, 3, 4, 5, 6)])
     recipe = Recipe(epochs=5, batch_size=8, mosaics=0, patience=2)
 
-    result = train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=recipe, progress=True, **HERE)
+    result = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, parts=parts, progress=True, **HERE)
 
     rows = rows_of(result.history)
     assert len(rows) == 3
@@ -273,21 +258,19 @@ def test_a_training_that_learns_by_heart_is_stopped_and_says_so(
     assert names_in(tmp_path) == FILES
 
 
-def test_head_epochs_are_a_stage_of_their_own(patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch)
+def test_head_epochs_are_a_stage_of_their_own(patch_folder: Path, tmp_path: Path) -> None:
     start = tmp_path / "start.pth"
     torch.save(Tiny().state_dict(), start)
     recipe = Recipe(epochs=3, head_epochs=2, batch_size=8, ema_epochs=0, mosaics=0, freeze="stem")
     seen: list[dict[str, torch.Tensor]] = []
-    judged = Judge.logits
 
-    def keep(judge: Judge, state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
-        seen.append(state)
-        return judged(judge, state)
+    class Keeping(Validation):
+        def logits(self, state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+            seen.append(state)
+            return super().logits(state)
 
-    monkeypatch.setattr(Judge, "logits", keep)
-
-    result = train(patch_folder, tmp_path / "m.safetensors", init=start, recipe=recipe, **HERE)
+    parts = replace(TINY, make_validation=Keeping)
+    result = train_tiny(patch_folder, tmp_path / "m.safetensors", init=start, recipe=recipe, parts=parts, **HERE)
 
     assert [row["stage"] for row in rows_of(result.history)] == ["head", "head", "all"]
     first = half_precision(torch.load(start, weights_only=True))
@@ -296,14 +279,11 @@ def test_head_epochs_are_a_stage_of_their_own(patch_folder: Path, tmp_path: Path
     assert all(torch.equal(first["bn1.weight"], state["bn1.weight"]) for state in seen), "only its statistics adapt"
 
 
-def test_equal_seeds_give_equal_models_and_other_seeds_others(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_tiny(monkeypatch)
+def test_equal_seeds_give_equal_models_and_other_seeds_others(patch_folder: Path, tmp_path: Path) -> None:
     models = []
     for number, seed in enumerate((1, 1, 2)):
         recipe = Recipe(epochs=1, batch_size=8, seed=seed)
-        train(patch_folder, tmp_path / f"{number}.safetensors", init="none", recipe=recipe, **HERE)
+        train_tiny(patch_folder, tmp_path / f"{number}.safetensors", recipe=recipe, **HERE)
         models.append(load_file(tmp_path / f"{number}.safetensors"))
 
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
@@ -315,13 +295,13 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf], ids=str)
 def test_a_loss_that_is_no_number_ends_training_and_keeps_model_and_checkpoint(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+    patch_folder: Path, tmp_path: Path, loss: float
 ) -> None:
-    script(monkeypatch, [0.5, 0.5, 0.5, loss], [logits_of_auc(12)])
+    parts = scripted([0.5, 0.5, 0.5, loss], [logits_of_auc(12)])
     out = tmp_path / "m.safetensors"
 
     with pytest.raises(TrainingError) as caught:
-        train(patch_folder, out, init="none", recipe=replace(SMALL, mosaics=0), **HERE)
+        train_tiny(patch_folder, out, recipe=replace(SMALL, mosaics=0), parts=parts, **HERE)
 
     text = str(caught.value)
     assert "\n" not in text
@@ -333,12 +313,11 @@ def test_a_loss_that_is_no_number_ends_training_and_keeps_model_and_checkpoint(
     assert len(torch.load(tmp_path / "m.checkpoint", weights_only=True)["epochs"]) == 1
 
 
-def test_steps_far_too_large_end_in_that_error(patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch)
+def test_steps_far_too_large_end_in_that_error(patch_folder: Path, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=8, lr=1e6, ema_epochs=0)
 
     with pytest.raises(TrainingError, match="logits were no numbers; lower --lr"):
-        train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=recipe, **HERE)
+        train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, **HERE)
 
     assert names_in(tmp_path) == ["m.augmented.png"]
 
@@ -359,39 +338,35 @@ def write_patches(folder: Path, tumor_of: dict[str, list[int]]) -> Path:
     return folder
 
 
-def test_validation_needs_two_patches_of_each_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch)
+def test_validation_needs_two_patches_of_each_class(tmp_path: Path) -> None:
     few = write_patches(tmp_path / "few", {"train": [0, 1] * 4, "valid": [0, 0, 0, 1]})
     enough = write_patches(tmp_path / "enough", {"train": [0, 1] * 4, "valid": [0, 0, 1, 1]})
 
     with pytest.raises(TrainingError, match="1 tumor and 3 normal patches to validate on; expected at least 2 of each"):
-        train(few, tmp_path / "m.safetensors", init="none", recipe=SMALL, **HERE)
+        train_tiny(few, tmp_path / "m.safetensors", recipe=SMALL, **HERE)
     assert names_in(tmp_path) == ["enough", "few"]
 
-    assert train(enough, tmp_path / "m.safetensors", init="none", recipe=SMALL, **HERE).validation.n == 4
+    assert train_tiny(enough, tmp_path / "m.safetensors", recipe=SMALL, **HERE).validation.n == 4
 
 
-def test_a_bad_image_of_the_validation_split_is_named_before_the_first_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script(monkeypatch, [], [])
+def test_a_bad_image_of_the_validation_split_is_named_before_the_first_step(tmp_path: Path) -> None:
     data = write_patches(tmp_path / "data", {"train": [0, 1] * 4, "valid": [0, 1] * 4})
     Image.new("RGB", (97, 96)).save(data / "valid" / "1" / "valid7.png")
 
     with pytest.raises(DataError, match=r"valid/1/valid7\.png: 97x96 px"):
-        train(data, tmp_path / "m.safetensors", init="none", recipe=SMALL, **HERE)
+        train_tiny(data, tmp_path / "m.safetensors", recipe=SMALL, parts=scripted([], []), **HERE)
 
     assert names_in(tmp_path) == ["data"]
 
 
 def test_progress_is_told_on_stderr_only_when_asked(
-    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patch_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script(monkeypatch, [0.5] * 8, [logits_of_auc(8), logits_of_auc(12)] * 2)
-    train(patch_folder, tmp_path / "quiet.safetensors", init="none", recipe=SMALL, **HERE)
+    options = HERE | {"recipe": SMALL, "parts": scripted([0.5] * 8, [logits_of_auc(8), logits_of_auc(12)] * 2)}
+    train_tiny(patch_folder, tmp_path / "quiet.safetensors", **options)
     assert capsys.readouterr() == ("", "")
 
-    train(patch_folder, tmp_path / "m.safetensors", init="none", recipe=SMALL, progress=True, **HERE)
+    train_tiny(patch_folder, tmp_path / "m.safetensors", progress=True, **options)
 
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from wsi_meta.datasets.patches import Patches, join
@@ -131,7 +132,8 @@ class _Contents(Dataset[tuple[bytes, str]]):
 
 def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[bytes]:
     """Read all patches; give the SHA-1 of each one's pixels."""
-    loader = DataLoader(_Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list)
+    generator = torch.Generator()  # else the seeds of the workers are drawn from the global one
+    loader = DataLoader(_Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator)
     contents: list[bytes] = []
     failures: list[str] = []
     with progress_bar(len(patches), "patches", "checking", enabled=progress) as bar:

@@ -80,9 +80,11 @@ def evaluate_patches(
 
     With `intervals`, slides are drawn for the bootstrap where they are known, else patches.
     """
+    import torch
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers)
+    # a generator of its own: else the seeds of the workers are drawn from the global one
+    loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
     parts = []
     with progress_bar(len(patches), "patches", "evaluating", enabled=progress) as bar:
         for images, _ in read_batches(loader):

@@ -21,6 +21,8 @@ from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import torch
     from numpy.typing import NDArray
     from torch import nn
@@ -34,6 +36,7 @@ __all__ = [
     "cell_logits",
     "load_model",
     "model_path",
+    "network_of",
     "read_card",
     "save_model",
 ]
@@ -127,6 +130,23 @@ def build_network() -> nn.Module:
     return network
 
 
+def network_of(state: Mapping[str, torch.Tensor], build: Callable[[], nn.Module] = build_network) -> nn.Module:
+    """Return a network that holds the weights of a ``state_dict`` in float32, in evaluation mode.
+
+    Parameters
+    ----------
+    state : weights, all that the network has, of any floating type
+    build : makes the network that they belong to
+    """
+    import torch
+
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        network = build()
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
+
+
 def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
     """Return the logit of every cell of larger images by one pass of the trunk: dense mode.
 
@@ -174,18 +194,14 @@ def load_model(path: str | Path | None = None) -> Model:
     """
     path = model_path(path)
     card = read_card(path)
-    import torch
     from safetensors.torch import load
 
     content = path.read_bytes()
-    with torch.device("meta"):  # no room and no random numbers for weights that are replaced at once
-        network = build_network()
     try:
-        weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load(content).items()}
-        network.load_state_dict(weights, assign=True)
+        network = network_of(load(content))
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    return Model(network.eval(), card, hashlib.sha256(content).hexdigest(), path)
+    return Model(network, card, hashlib.sha256(content).hexdigest(), path)
 
 
 def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard) -> None:

@@ -1,6 +1,6 @@
-"""Random changes that leave the label true, for whole batches, on the device that trains.
+"""Random changes of patches that keep the label right, for whole batches, on the device that trains.
 
-uint8 in, uint8 out: what the network is shown still goes through the one ``Preprocessing.to_input``.
+uint8 in, uint8 out: ``Preprocessing.to_input`` turns the result into the network's input.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ _QUANTISATION = (
 
 
 def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Shift, turn, recolour, blur and damage each image of a batch by its own random draw.
+    """Shift, turn, recolour, blur and damage the images of a batch, each by random numbers of its own.
 
     Parameters
     ----------
     images : uint8 tensor (n, side, side, 3), RGB; the side a multiple of 8
-    how : how far; what is 0 is left out
-    generator : on the same device; the only source of randomness
+    how : the strength of each change; a change of 0 is not made
+    generator : on the same device; the only source of random numbers
 
     Returns
     -------
-    uint8 tensor of the same shape; `images` is left as it was.
+    uint8 tensor of the same shape; `images` is not changed.
     """
     if how.shift_px:
         images = shift(images, how.shift_px, generator)
@@ -70,7 +70,7 @@ def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator)
 
 
 def shift(images: torch.Tensor, most_px: int, generator: torch.Generator) -> torch.Tensor:
-    """Move each image by up to `most_px` along each axis; the edge that comes free mirrors what is beside it."""
+    """Move each image by up to `most_px` along each axis; the uncovered edge is filled by mirroring."""
     n, side = images.shape[:2]
     by = torch.randint(-most_px, most_px + 1, (2, n, 1), generator=generator, device=images.device)
     place = (torch.arange(side, device=images.device) + by).abs()
@@ -78,15 +78,16 @@ def shift(images: torch.Tensor, most_px: int, generator: torch.Generator) -> tor
     return images[torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], cols[:, None, :]]
 
 
-def jitter_stain(images: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
-    """Vary the amount of each stain (haematoxylin, eosin, residual) by one draw an image.
+def jitter_stain(images: torch.Tensor, most: float, generator: torch.Generator, *, shift: float = STAIN_SHIFT) -> torch.Tensor:
+    """Vary the amount of each stain (haematoxylin, eosin, residual), each image by random numbers of its own.
 
     Colour deconvolution by Ruifrok & Johnston 2001; the jitter by Tellez et al. 2018, "Whole-slide mitosis detection".
 
     Parameters
     ----------
     images : float tensor (n, height, width, 3), RGB 0..255
-    most : largest relative change
+    most : largest relative change of a stain's amount
+    shift : largest absolute change of it, relative to `most`
 
     Returns
     -------
@@ -94,8 +95,8 @@ def jitter_stain(images: torch.Tensor, most: float, generator: torch.Generator) 
     """
     to_rgb = normalize(torch.tensor(_RGB_FROM_HED, device=images.device), dim=1)
     scale = 1 + most * _uniform((len(images), 3), images, generator)
-    offset = STAIN_SHIFT * most * _uniform((len(images), 1, 1, 3), images, generator)
-    # un-mix, scale each stain and mix again: one 3x3 matrix an image
+    offset = shift * most * _uniform((len(images), 1, 1, 3), images, generator)
+    # separate the stains, scale each and mix them again: one 3x3 matrix for each image
     change = torch.linalg.inv(to_rgb) @ (scale[:, :, None] * to_rgb)
     density = -torch.log((images + 1) / 256)
     density = (density.flatten(1, 2) @ change).view_as(images) + offset @ to_rgb
@@ -103,19 +104,22 @@ def jitter_stain(images: torch.Tensor, most: float, generator: torch.Generator) 
 
 
 def jitter_brightness(images: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
-    """Vary brightness and contrast (about each image's mean) by one draw an image; floats 0..255 in and out."""
+    """Vary brightness and contrast (around the image's mean) of each image at random; floats 0..255 in and out."""
     brightness = 1 + most * _uniform((len(images), 1, 1, 1), images, generator)
     contrast = 1 + CONTRAST * most * _uniform((len(images), 1, 1, 1), images, generator)
     mean = images.mean((1, 2, 3), keepdim=True)
     return (((images - mean) * contrast + mean) * brightness).clamp(0, 255)
 
 
-def blur(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Blur each image with a Gaussian of its own width; floats (n, height, width, 3) in and out."""
+def blur(images: torch.Tensor, generator: torch.Generator, *, sigma_px: tuple[float, float] = BLUR_SIGMA_PX) -> torch.Tensor:
+    """Blur each image with a Gaussian of its own random width; floats (n, height, width, 3) in and out.
+
+    `sigma_px` is the range of the Gaussian's standard deviation.
+    """
     if not len(images):
         return images
     n, height, width, channels = images.shape
-    low, high = BLUR_SIGMA_PX
+    low, high = sigma_px
     sigma = low + (high - low) * torch.rand((n, 1), generator=generator, device=images.device)
     reach = math.ceil(3 * high)
     place = torch.arange(-reach, reach + 1, device=images.device)
@@ -127,15 +131,18 @@ def blur(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return planes.reshape(n, channels, height, width).permute(0, 2, 3, 1)
 
 
-def damage_as_jpeg(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Round each image's 8x8 cosine coefficients as JPEG (ITU-T T.81) of some quality does; floats 0..255 in and out.
+def damage_as_jpeg(
+    images: torch.Tensor, generator: torch.Generator, *, quality: tuple[int, int] = JPEG_QUALITY
+) -> torch.Tensor:
+    """Round each image's 8x8 cosine coefficients as JPEG (ITU-T T.81) of a random quality does; floats 0..255 in and out.
 
-    The luminance table serves all three planes and colour is not subsampled: damage of JPEG's kind, not a codec.
+    `quality` is the range of the quality. The luminance table is used for all three planes, and colour is not subsampled: the
+    damage resembles JPEG's, but this is no codec.
     """
     n, height, width, _ = images.shape
-    low, high = JPEG_QUALITY
-    quality = low + (high - low) * torch.rand((n, 1, 1, 1, 1, 1), generator=generator, device=images.device)
-    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    low, high = quality
+    drawn = low + (high - low) * torch.rand((n, 1, 1, 1, 1, 1), generator=generator, device=images.device)
+    scale = torch.where(drawn < 50, 50 / drawn, 2 - drawn / 50)
     table = torch.tensor(_QUANTISATION, device=images.device, dtype=torch.float32)
     steps = (table[None, None, :, None, :, None] * scale).round().clamp(min=1)
     cosine, to_ycc = _cosine_transform(images.device), torch.tensor(_YCC_FROM_RGB, device=images.device)
@@ -156,5 +163,5 @@ def _cosine_transform(device: torch.device) -> torch.Tensor:
 
 
 def _uniform(shape: tuple[int, ...], like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw from -1..1."""
+    """Return random numbers from -1 to 1."""
     return torch.rand(shape, generator=generator, device=like.device) * 2 - 1

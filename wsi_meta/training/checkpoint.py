@@ -1,7 +1,7 @@
-"""What a long training leaves behind after every epoch, so that it survives being killed.
+"""The checkpoint that a training writes after every epoch, so that it can be resumed after it was killed.
 
-All randomness of an epoch is drawn from generators seeded with (seed, epoch), so an epoch that is done again is the same epoch:
-no generator's state has to be kept, and a training that was killed and resumed ends with the weights of an unbroken one.
+All random numbers of an epoch come from generators that are seeded with (seed, epoch), so a repeated epoch is the same epoch.
+No generator's state is stored, and a resumed training ends with the same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Checkpoint:
     """A training between two epochs."""
 
     identity: dict[str, Any]
-    """As :func:`identify` gives it."""
+    """What :func:`identify` returned."""
     learner: dict[str, Any]
-    """As ``Learner.state`` gives it."""
+    """What ``Learner.state`` returned."""
     epochs: list[dict[str, Any]]
-    """Rows of the history so far."""
+    """The rows of the history so far."""
     best_logits: torch.Tensor
     """Validation logits of the best epoch; shape (n,)."""
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Return the place of the checkpoint of the model file `out`."""
+    """Return the path of the checkpoint of the model file `out`."""
     return out.with_suffix(".checkpoint")
 
 
 def identify(recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int) -> dict[str, Any]:
-    """Return what must be the same for a training to go on; `start` as it is before the first step."""
+    """Return what must not differ between a training and the one that resumes it; call it before the first step."""
     state = start.network.state_dict()
     return {
         "recipe": asdict(recipe),
@@ -63,9 +63,9 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     Raises
     ------
     OutputPathError
-        when it cannot be written (a full disk, say); the one before stays.
+        when it cannot be written (a full disk, for example); the previous one is kept.
     """
-    content = io.BytesIO()  # torch hides why a file could not be written
+    content = io.BytesIO()  # written to a file, torch's own error would not say why it failed
     torch.save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
     with written_whole(checkpoint_path(out)) as partial:
         partial.write_bytes(content.getbuffer())
@@ -76,12 +76,12 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
 
     Parameters
     ----------
-    identity : of the training that wants to go on
+    identity : what :func:`identify` returned for the training that is to be resumed
 
     Raises
     ------
     OutputPathError
-        when the file is damaged or no checkpoint.
+        when the file is damaged or not a checkpoint, or the model file is missing.
     OutputExistsError
         when it belongs to another training; the message names the difference.
     """
@@ -94,7 +94,7 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
         if stored.pop("wsi_meta_checkpoint") != 1:
             raise ValueError("of a newer version")
         checkpoint = Checkpoint(**stored)
-    except Exception as error:  # a damaged file raises whatever its damage leads to
+    except Exception as error:  # what a damaged file raises depends on the damage
         raise OutputPathError(f"{path}: not a checkpoint ({first_line(error)}); remove it and train from the start") from error
     if told := "; ".join(_differences(checkpoint.identity, identity)):
         raise OutputExistsError(f"{path}: of another training: {told}; choose another --out, or --overwrite without --resume")
@@ -112,14 +112,14 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _refuse_damage(path: Path) -> None:
-    """Compare the checksums of the file's parts, which torch stores but does not look at."""
+    """Verify the checksums of the file's parts, which torch stores but does not verify."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} is damaged")
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    """Say of each setting that differs what it is there and here."""
+    """Describe each setting that differs, with both values."""
     for name, value in here.items():
         other = there.get(name)
         if isinstance(value, dict) and isinstance(other, dict):

@@ -1,4 +1,4 @@
-"""A look at what augmentation makes of the patches, so that a person sees what the network sees."""
+"""A picture of augmented patches, so that a person sees what the network is shown."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["contact_sheet_path", "draw_contact_sheet"]
 
 PATCHES, DRAWS = 10, 8
-"""Rows of the sheet, and augmented versions in each."""
+"""Number of rows, and of augmented versions in each row."""
 GAP_PX = 2
 TUMOR_COLOUR, NORMAL_COLOUR = (220, 20, 60), (0, 191, 255)
 
 
 def contact_sheet_path(out: Path) -> Path:
-    """Return the place of the contact sheet of the model file `out`."""
+    """Return the path of the contact sheet of the model file `out`."""
     return out.with_suffix(".augmented.png")
 
 
 def draw_contact_sheet(out: Path, patches: Patches, recipe: Recipe) -> Path:
-    """Draw some patches as they are (left) and augmented, the labelled centre framed, as ``<stem>.augmented.png``."""
+    """Draw some patches unchanged (left) and augmented, with a frame round the labelled centre, as ``<stem>.augmented.png``."""
     from matplotlib.figure import Figure
 
     chosen = np.random.default_rng(recipe.seed).permutation(len(patches))[:PATCHES]

@@ -1,10 +1,10 @@
-"""One process or many: what ``torchrun`` starts, a process per GPU (or several on CPUs), joined for training."""
+"""The processes that train together: one alone, or those that ``torchrun`` started, one per GPU or several on CPUs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,18 +18,19 @@ from wsi_meta.inference.device import resolve_device
 __all__ = ["Processes", "joined_processes"]
 
 LONGEST_WAIT = timedelta(hours=6)
-"""For the first process, which validates while the others wait; NCCL would give up after ten minutes."""
+"""How long processes wait for the first one while it validates. NCCL would give up after ten minutes."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of the processes that train together is the one that runs here."""
+    """The place of this process among those that train together."""
 
     rank: int
-    """0 is the first: the one that validates, writes and prints."""
+    """Number of this process, from 0; process 0 validates, writes and prints."""
     count: int
+    """Number of processes."""
     device: str
-    """Of this process."""
+    """Device of this process."""
 
     @property
     def first(self) -> bool:
@@ -37,7 +38,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """Send every process what the first one holds."""
+        """Return, in every process, the value that the first process passes."""
         if self.count == 1:
             return value
         box = [value]
@@ -45,7 +46,7 @@ class Processes:
         return box[0]
 
     def mean(self, value: torch.Tensor) -> float:
-        """Return the mean of a scalar over the processes, the same in each; waits for the device."""
+        """Return the mean of a scalar over all processes, the same in each. This waits for the device."""
         if self.count > 1:
             value = value.clone()
             distributed.all_reduce(value)
@@ -57,6 +58,8 @@ class Processes:
 def joined_processes(device: str) -> Iterator[Processes]:
     """Join the processes that torchrun started, each on a GPU of its own (NCCL) or all on the CPU (gloo).
 
+    The current CUDA device is set for the duration and then put back.
+
     Parameters
     ----------
     device : ``auto``, ``cpu``, ``cuda`` or, for a single process, ``cuda:N``
@@ -64,33 +67,48 @@ def joined_processes(device: str) -> Iterator[Processes]:
     Raises
     ------
     DeviceError
-        when the device is not to be had, there are fewer GPUs than processes, or torchrun's environment is incomplete.
+        when the device is not available, there are fewer GPUs than processes, or torchrun's environment is incomplete.
     TrainingError
         when another process ended while this one waited for it.
     """
+    processes = _find_processes(resolve_device(device))
+    with _current_device(processes.device):
+        if processes.count == 1:
+            yield processes
+            return
+        distributed.init_process_group("nccl" if processes.device.startswith("cuda") else "gloo", timeout=LONGEST_WAIT)
+        try:
+            # wait until all have joined: a process that ends now cannot make another one's joining fail
+            processes.mean(torch.zeros((), device=processes.device))
+            yield processes
+        except RuntimeError as error:
+            if _tells_of_an_end(error):
+                raise TrainingError(f"process {processes.rank}: another process ended; its message tells why") from error
+            raise
+        finally:
+            distributed.destroy_process_group()
+
+
+def _find_processes(device: str) -> Processes:
+    """Return this process's place, from the environment that torchrun sets."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    device = resolve_device(device)
     if count == 1:
-        if device.startswith("cuda:"):
-            torch.cuda.set_device(device)  # the loader's pinning thread asks for the current one
-        yield Processes(0, 1, device)
-        return
+        return Processes(0, 1, device)
     if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise DeviceError(f"WORLD_SIZE is {count} without {', '.join(missing)}; start it with torchrun, or unset WORLD_SIZE")
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    local_rank = int(os.environ["LOCAL_RANK"])
     if device.startswith("cuda"):
         if torch.cuda.device_count() <= local_rank:
             raise DeviceError(f"--nproc-per-node: {torch.cuda.device_count()} GPUs here; expected one for each process")
         device = f"cuda:{local_rank}"
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=LONGEST_WAIT)
-    processes = Processes(rank, count, device)
-    try:
-        processes.mean(torch.zeros((), device=device))  # all are there: one that ends now does not end another's joining
-        yield processes
-    except RuntimeError as error:
-        if isinstance(error, distributed.DistError) or "Connection closed" in str(error) or "Connection reset" in str(error):
-            raise TrainingError(f"process {rank}: another process ended; its message tells why") from error
-        raise
-    finally:
-        distributed.destroy_process_group()
+    return Processes(int(os.environ["RANK"]), count, device)
+
+
+def _current_device(device: str) -> AbstractContextManager[object]:
+    """Make a numbered GPU the current one for a while: the loader's pinning thread uses the current one."""
+    return torch.cuda.device(device) if device.startswith("cuda:") else nullcontext()
+
+
+def _tells_of_an_end(error: RuntimeError) -> bool:
+    """Tell whether an error means that another process is gone."""
+    return isinstance(error, distributed.DistError) or "Connection closed" in str(error) or "Connection reset" in str(error)

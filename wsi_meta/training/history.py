@@ -1,4 +1,4 @@
-"""What happened in each epoch, as a table and as curves beside the model file."""
+"""The history of a training, one row an epoch: a table and curves beside the model file."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class Epoch:
 
     epoch: int
     stage: str
-    """``head``: only layers that were not loaded learn; ``all``: everything but what the recipe freezes."""
+    """``head``: only the layers that were not loaded learn; ``all``: everything learns that the recipe does not freeze."""
     lr: float
-    """Step at the end of the epoch, of the layers with the largest one."""
+    """The highest learning rate of any layer at the end of the epoch."""
     train_loss: float
-    """Of the augmented patches with smoothed labels, as it was minimised."""
+    """The minimised loss: of augmented patches, with smoothed labels."""
     valid_loss: float
-    """Cross-entropy before calibration, without smoothing."""
+    """Cross-entropy of the validation patches before calibration, without smoothing."""
     valid_auc: float
     valid_accuracy: float
-    """Of the calibrated probability at 0.5, as the model would decide."""
+    """Of the decision at a calibrated probability of 0.5."""
     images_per_s: float
     seconds: float
-    """Of the training part, validation left out."""
+    """Duration of the training part, without validation."""
 
     @property
     def summary(self) -> str:
-        """One line for a person."""
+        """The row as one line for a person."""
         return (
             f"epoch {self.epoch} ({self.stage}): training loss {self.train_loss:.4f}, validation loss {self.valid_loss:.4f}, "
             f"AUC {self.valid_auc:.4f}, accuracy {self.valid_accuracy:.4f}, {self.images_per_s:.0f} images/s"
@@ -48,12 +48,12 @@ def best_epoch(epochs: Sequence[Epoch]) -> int:
 
 
 def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
-    """Say in words that training should stop, or give None: the validation loss turned while the training loss falls.
+    """Return why training should stop: the validation loss rises while the training loss falls. None when it should go on.
 
     Parameters
     ----------
-    epochs : so far
-    patience : epochs in a row over the lowest validation loss that are one too many; 0: any number is allowed
+    epochs : all rows so far
+    patience : number of epochs in a row without a new lowest validation loss after which to stop; 0: never
     """
     lowest = min(epochs, key=lambda epoch: epoch.valid_loss)
     since, last = epochs[-1].epoch - lowest.epoch, epochs[-1]
@@ -67,12 +67,12 @@ def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
 
 
 def curves_path(out: Path) -> Path:
-    """Return the place of the curves of the model file `out`."""
+    """Return the path of the curves of the model file `out`."""
     return out.with_suffix(".curves.png")
 
 
 def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
-    """Write ``<stem>.history.csv`` beside the model file `out`; give its path."""
+    """Write ``<stem>.history.csv`` beside the model file `out` and return its path."""
     path = history_path(out)
     with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
@@ -82,7 +82,7 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
 
 
 def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
-    """Draw loss, AUC and accuracy over the epochs as ``<stem>.curves.png`` beside the model file `out`; give its path."""
+    """Draw loss, AUC and accuracy over the epochs as ``<stem>.curves.png`` beside the model file `out`; return its path."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

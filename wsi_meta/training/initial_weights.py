@@ -1,33 +1,36 @@
-"""Where training starts from: torchvision's ImageNet weights, a file, or nothing."""
+"""The weights that training starts from: torchvision's ImageNet weights, a file's, or random ones."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from wsi_meta.errors import ModelFileError, first_line
 
-__all__ = ["STAGES", "Start", "initialise", "stage_of"]
+__all__ = ["STAGES", "Start", "build_seeded", "initialise", "stage_of"]
 
 STAGES = ("none", "stem", "layer1", "layer2", "layer3", "layer4", "head")
-"""A ResNet50's stages from the input on; "none" stands before the first."""
+"""The stages of a ResNet50, the one nearest to the input first; "none" means no stage at all."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """A network and which of its parameters did not start at random."""
+    """A network before its first step, and which of its weights were loaded."""
 
     network: nn.Module
     loaded: frozenset[str]
-    """Names of the state's entries that were loaded."""
+    """Names of the loaded entries of its ``state_dict``; the others are random."""
     source: str
+    """Name of the file, ``imagenet`` or ``none``."""
     summary: str
-    """One line: what was and what was not loaded."""
+    """One line for a person: what was loaded and what was not."""
 
 
 def stage_of(name: str) -> str:
@@ -36,8 +39,33 @@ def stage_of(name: str) -> str:
     return {"conv1": "stem", "bn1": "stem", "fc": "head"}.get(module, module)
 
 
+def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Build a network whose random weights depend on the seed alone.
+
+    The weights are those that ``torch.manual_seed(seed)`` would give, but torch's global generator is neither used nor changed.
+    """
+    with _DrawFrom(torch.Generator().manual_seed(seed)):
+        return build()
+
+
+class _DrawFrom(TorchFunctionMode):
+    """Gives its generator to every call that passes one, as all of ``torch.nn.init`` do. It affects the calling thread only."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if "generator" in kwargs:
+            kwargs["generator"] = self.generator
+        return function(*args, **kwargs)
+
+
 def initialise(network: nn.Module, init: str | Path) -> Start:
-    """Load initial weights into a network; whatever does not fit stays random, and the summary says so.
+    """Load initial weights into a network. What does not fit stays random, and the summary says so.
 
     Parameters
     ----------
@@ -47,7 +75,7 @@ def initialise(network: nn.Module, init: str | Path) -> Start:
     Raises
     ------
     ModelFileError
-        when the file is missing, unreadable or has not one fitting tensor, or the download fails.
+        when the file is missing or unreadable, when none of its tensors fits, or when the download fails.
     """
     if str(init) == "none":
         return Start(network, frozenset(), "none", "all weights random")
@@ -71,7 +99,7 @@ def _download_imagenet() -> dict[str, torch.Tensor]:
 
     try:
         return dict(ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
-    except Exception as error:  # no network, a broken download, a wrong hash: each its own kind, all mean the same here
+    except Exception as error:  # a missing connection, a broken download and a wrong hash each raise another kind
         raise ModelFileError(
             f"--init imagenet: the download failed ({first_line(error)}); pass a file of weights as --init FILE, or --init none"
         ) from error
@@ -86,9 +114,9 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of old pickles, which it then refuses
+            warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its damage leads to
+    except Exception as error:  # what a damaged file raises depends on the damage
         raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else None
     entries = content.items() if isinstance(content, dict) else ()

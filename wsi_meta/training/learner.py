@@ -1,18 +1,18 @@
-"""A network in training and what changes it: optimiser, schedule, moving average, the step."""
+"""A network that learns, with all that one step needs: optimiser, schedule, moving average."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.swa_utils import AveragedModel
 
-from wsi_meta.errors import DeviceError
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import compiler_found
 from wsi_meta.models.model import cell_logits
@@ -23,14 +23,14 @@ from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.mosaics import make_mosaics
 from wsi_meta.training.recipe import Recipe
 
-__all__ = ["Learner", "make_learner"]
+__all__ = ["Learner", "choose_precision", "make_learner"]
 
 COMPILE_STEPS = 2000
-"""A training of fewer steps is not compiled on a GPU: it would take longer to compile than it saves."""
+"""A training of fewer steps is not compiled on a GPU, because compiling would take longer than it saves."""
 
 
 class _PatchLogits(nn.Module):
-    """The network as training sees it: one logit a patch, from single patches and from mosaics alike."""
+    """The network as training calls it: one logit for each patch, for single patches and for mosaics."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _PatchLogits(nn.Module):
 
 @dataclass
 class Learner:
-    """A network and what changes it; the same in every process."""
+    """A network that learns, and its optimiser, schedule and moving average. All processes hold the same."""
 
     start: Start
     recipe: Recipe
@@ -51,13 +51,13 @@ class Learner:
     steps_per_epoch: int
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    average: nn.Module | None
-    """Moving average over the weights; None when the recipe wants none."""
+    average: AveragedModel | None
+    """Moving average of the weights and of BatchNorm's statistics; None when the recipe has none."""
     steps: int = 0
-    """Taken so far."""
+    """Number of steps so far."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     forward: Callable[[torch.Tensor], torch.Tensor] | None = None
-    """The network, compiled and distributed where that is due; made by :meth:`enter`."""
+    """The network, compiled and distributed where this training does that; :meth:`enter` makes it."""
 
     @property
     def network(self) -> nn.Module:
@@ -65,7 +65,7 @@ class Learner:
         return self.start.network
 
     def enter(self, epoch: int) -> None:
-        """Make ready for an epoch (from 1): let only those parameters learn that it is meant for."""
+        """Prepare for an epoch (from 1): choose the parameters that learn in it."""
         last = STAGES[-2] if epoch <= self.recipe.head_epochs else self.recipe.freeze
         frozen = STAGES[: STAGES.index(last) + 1]
         changed = self.forward is None
@@ -86,20 +86,20 @@ class Learner:
         return "head" if epoch <= self.recipe.head_epochs and self.start.loaded else "all"
 
     def step(self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator, mosaic_side: int) -> torch.Tensor:
-        """Take one optimiser step on a batch.
+        """Make one optimiser step on a batch.
 
         Parameters
         ----------
         images : uint8 tensor (n, patch_px, patch_px, 3)
         labels : tensor (n,), 1 tumor, 0 normal
-        generator : of the augmentation, on the learner's device
-        mosaic_side : patches along a mosaic's side; 1 shows them singly
+        generator : gives the augmentation its random numbers; on the learner's device
+        mosaic_side : patches along a mosaic's side; 1 shows single patches
 
         Returns
         -------
-        The mean loss, a scalar on the learner's device: reading it waits for the step.
+        The mean loss, a scalar on the learner's device. Reading its value waits for the step.
         """
-        assert self.forward is not None  # enter() made it
+        assert self.forward is not None, "call enter() before the first step"
         device, smoothing = self.processes.device, self.recipe.label_smoothing
         images = augment(images.to(device, non_blocking=True), self.recipe.augmentation, generator)
         targets = labels.to(device, torch.float32, non_blocking=True) * (1 - smoothing) + smoothing / 2
@@ -114,44 +114,38 @@ class Learner:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         self.optimiser.step()
         self.schedule.step()
-        self._follow()
+        self.steps += 1
+        self._update_average()
         return loss.detach()
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return the ``state_dict`` to judge and store: the moving average where there is one."""
-        return (self.network if self.average is None else self.average).state_dict()
+        """Return the ``state_dict`` to validate and store: the moving average where there is one."""
+        return (self.network if self.average is None else self.average.module).state_dict()
 
     def state(self) -> dict[str, Any]:
-        """Return all that a later process needs to go on from here."""
+        """Return all that another process needs to continue from here."""
         return {
             "network": self.network.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps": self.steps,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state` gave."""
+        """Continue from what :meth:`state` returned."""
         self.network.load_state_dict(state["network"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]
 
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the weights; BatchNorm's statistics are averaged with them."""
-        self.steps += 1
-        if self.average is None:
-            return
-        share = 1 - self.recipe.ema_decay(self.steps_per_epoch, self.steps)
-        mean, now = self.average.state_dict(), self.network.state_dict()
-        real = [name for name, tensor in mean.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([mean[name] for name in real], [now[name] for name in real], share)
-        for name in mean.keys() - set(real):
-            mean[name].copy_(now[name])
+    def _update_average(self) -> None:
+        if self.average is not None:
+            share = 1 - self.recipe.ema_decay(self.steps_per_epoch, self.steps)
+            self.average.multi_avg_fn = partial(_move_towards, share=share)
+            self.average.update_parameters(self.network)
 
     def _make_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         device = self.processes.device
@@ -170,36 +164,58 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
     start = Start(network, start.loaded, start.source, start.summary)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        groups.setdefault(_peak_step(name, start, recipe), []).append(parameter)
+        groups.setdefault(_highest_rate(name, start, recipe), []).append(parameter)
     optimiser = torch.optim.AdamW([{"params": group} for group in groups.values()], weight_decay=recipe.weight_decay)
     steps = recipe.epochs * steps_per_epoch
     if math.isclose(steps * recipe.warm_up, 1):
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, list(groups), steps, pct_start=float(recipe.warm_up))
-    average = copy.deepcopy(network).eval().requires_grad_(False) if recipe.ema_epochs else None
-    precision = _choose_precision(precision, processes.device)
+    average = _start_average(network) if recipe.ema_epochs else None
+    precision = choose_precision(precision, processes.device)
     return Learner(start, recipe, processes, precision, steps_per_epoch, optimiser, schedule, average)
 
 
-def _peak_step(name: str, start: Start, recipe: Recipe) -> float:
-    """Return a parameter's largest step: the new layers' own; less and less from layer4 to the stem for loaded ones."""
+def choose_precision(precision: str, device: str, *, resolve: Callable[[str, str], str] = resolve_precision) -> str:
+    """Return the precision to train in. On a CPU ``auto`` is bf16 only with a compiler: without, bf16 is slow in training.
+
+    Parameters
+    ----------
+    precision : ``auto``, ``fp32`` or ``bf16``
+    device : as :func:`wsi_meta.inference.device.resolve_device` returns it
+    resolve : returns what ``auto`` is on this machine
+    """
+    resolved = resolve(precision, device)
+    return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
+
+
+def _start_average(network: nn.Module) -> AveragedModel:
+    """Return a moving average that starts from the network's present weights."""
+    average = AveragedModel(network, use_buffers=True).eval().requires_grad_(False)
+    average.update_parameters(network)  # the first update only copies
+    return average
+
+
+@torch.no_grad()
+def _move_towards(means: list[torch.Tensor], values: list[torch.Tensor], _updates: object, *, share: float) -> None:
+    """Move means towards values by a share of the difference; integers, which count batches, are copied."""
+    if means[0].is_floating_point():
+        torch._foreach_lerp_(means, values, share)
+    else:
+        torch._foreach_copy_(means, values)
+
+
+def _highest_rate(name: str, start: Start, recipe: Recipe) -> float:
+    """Return a parameter's highest learning rate: new layers have their own, loaded ones learn less the earlier they are."""
     if name not in start.loaded:
         return recipe.lr
     return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
 
 
-def _choose_precision(precision: str, device: str) -> str:
-    """Resolve ``auto`` for training: bf16 on a CPU needs a C++ compiler, for only compiled does it use the fast kernels."""
-    if precision == "int8":
-        raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
-    resolved = resolve_precision(precision, device)
-    return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
-
-
 def _worth_compiling(learner: Learner) -> bool:
-    """Tell whether to compile: always for bf16 on a CPU (a fifth of the time), on one GPU where the steps repay it.
+    """Tell whether to compile the network.
 
-    Not on several: torch's SyncBatchNorm breaks the graph at each of 53 places.
+    On a CPU bf16 is always compiled: it takes a fifth of the time. On one GPU a long training is. On several GPUs none is:
+    torch's SyncBatchNorm interrupts the compiled graph at each of 53 places.
     """
     if learner.processes.device == "cpu":
         return learner.precision == "bf16"

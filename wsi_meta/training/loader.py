@@ -1,4 +1,4 @@
-"""Batches of training patches: which patches, in which order, for which process."""
+"""Batches of training patches: which patches, in which order, and in which process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["EpochBatches", "make_loader"]
 
 
 class EpochBatches(Sampler[list[int]]):
-    """The batches of an epoch: a permutation by (seed, epoch), cut into batches, of each of them this process's share.
+    """The batches of an epoch, of each the share of this process. The order depends on seed and epoch alone.
 
     Parameters
     ----------
-    n : training patches; what does not fill a last batch is left out of the epoch
-    recipe : for its batch size and seed
-    processes : among which each batch is dealt out
+    n : number of training patches; those that do not fill a last batch are left out of the epoch
+    recipe : gives batch size and seed
+    processes : each batch is divided among them
     """
 
     def __init__(self, n: int, recipe: Recipe, processes: Processes) -> None:
         self.n, self.recipe, self.processes = n, recipe, processes
         self.epoch = 1
-        """Set it before iterating."""
+        """Number of the epoch, from 1. Set it before each iteration."""
 
     def __len__(self) -> int:
         return self.n // self.recipe.batch_size
@@ -42,11 +42,12 @@ class EpochBatches(Sampler[list[int]]):
 def make_loader(
     patches: Patches, batches: EpochBatches, workers: int, processes: Processes
 ) -> DataLoader[tuple[torch.Tensor, int]]:
-    """Make a loader of uint8 batches that decodes in `workers` processes, pinned where they go to a GPU."""
+    """Make a loader of uint8 batches that decodes in `workers` processes; batches for a GPU are in pinned memory."""
     return DataLoader(
         patches,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=processes.device.startswith("cuda"),
+        generator=torch.Generator(),  # else the workers' seeds are drawn from the global one
     )

@@ -1,6 +1,6 @@
-"""Patches side by side in one picture: what makes a network fit for dense mode, and how that is measured.
+"""Patches side by side in one picture: they prepare a network for dense mode, and measure how well it does there.
 
-In dense mode a cell's surroundings are its neighbours on the slide, not the zero padding round a single patch. A network
+In dense mode a cell is surrounded by its neighbours on the slide, not by the zero padding round a single patch. A network
 that is trained on mosaics as well as on single patches learns to give the same answer in both.
 """
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["Agreement", "make_mosaics", "mosaic_side", "predict_in_mosaics"]
 
 SIDES = (4, 2)
-"""Patches along a mosaic's side: the largest that the batch can be cut into."""
+"""Possible numbers of patches along a mosaic's side, the largest first."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far dense mode agrees with patch mode on the same patches, each inside a mosaic of strangers (the worst case)."""
+    """How well dense mode agrees with patch mode on the same patches, each in a mosaic of random others (the worst case)."""
 
     patch_auc: float
     dense_auc: float
@@ -39,11 +39,11 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether dense mode may stand in for patch mode: AUC within 0.004, the same decision on 97 %."""
+        """Whether dense mode may replace patch mode: AUC within 0.004, the same decision on at least 97 %."""
         return abs(self.patch_auc - self.dense_auc) <= 0.004 and self.same_decision >= 0.97
 
     def to_metrics(self) -> dict[str, float]:
-        """Return the figures by the names under which a card holds them."""
+        """Return the figures under the names that a card uses."""
         return {
             "dense_auc": self.dense_auc,
             "dense_mean_difference": self.mean_difference,
@@ -64,12 +64,12 @@ class Agreement:
 
 
 def mosaic_side(n: int) -> int:
-    """Return the side, in patches, of the largest mosaics that `n` patches can be cut into; 1 where there are none."""
+    """Return the side, in patches, of the largest mosaics that `n` patches fill exactly; 1 where no mosaic does."""
     return next((side for side in SIDES if n and n % side**2 == 0), 1)
 
 
 def make_mosaics(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Lay patches side by side, row by row, in the order given.
+    """Put patches side by side into mosaics, row by row, in the order given.
 
     Parameters
     ----------
@@ -87,16 +87,16 @@ def make_mosaics(images: torch.Tensor, side: int) -> torch.Tensor:
 def predict_in_mosaics(
     model: Model, patches: Patches, *, device: str, precision: str, workers: int = 2, seed: int = 0, progress: bool = False
 ) -> NDArray[np.float32]:
-    """Return each patch's logit from inside a mosaic of 4x4 randomly chosen patches, computed as in dense mode.
+    """Return the logit of each patch inside a mosaic of 4x4 randomly chosen patches, computed as in dense mode.
 
     Returns
     -------
-    float32 array (n,) in the order of the patches: raw logits. The last mosaic is filled up from the first patches.
+    float32 array (n,) in the order of the patches: raw logits. Patches that were used before fill the last mosaic.
     """
     side = SIDES[0]
     order = np.random.default_rng(seed).permutation(len(patches))
     filled = np.resize(order, -(-len(order) // side**2) * side**2)
-    loader = DataLoader(patches.select(filled), batch_size=2 * side**2, num_workers=workers)
+    loader = DataLoader(patches.select(filled), batch_size=2 * side**2, num_workers=workers, generator=torch.Generator())
     network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     parts = []

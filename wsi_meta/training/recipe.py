@@ -1,13 +1,17 @@
-"""How a model is trained: every choice in one place, stored in the model's card."""
+"""How a model is trained, and how the training is run.
+
+The recipe is stored in the model's card. The options belong to one run on one machine.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.inference.options import InferenceOptions
 
-__all__ = ["Augmentation", "Recipe"]
+__all__ = ["Augmentation", "Recipe", "TrainOptions"]
 
 _LIMITS = {
     "epochs": (1, math.inf),
@@ -35,7 +39,7 @@ _CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm
 
 
 def _check(settings: Augmentation | Recipe) -> None:
-    """Refuse settings that no training can use; ValueError."""
+    """Raise an OptionsError for settings that no training can use."""
     for name, value in vars(settings).items():
         if name in _CHOICES and value not in _CHOICES[name]:
             raise OptionsError(f"{name} {value!r}; expected one of {', '.join(_CHOICES[name])}")
@@ -47,26 +51,26 @@ def _check(settings: Augmentation | Recipe) -> None:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far patches are changed at random before the network sees them; 0 (or False) turns a change off."""
+    """How much patches are changed at random before the network sees them; 0 (or False) turns a change off."""
 
     turn: bool = True
-    """One of the square's eight views."""
+    """Show one of the eight turned and mirrored views."""
     shift_px: int = 4
-    """Largest shift along each axis; small, so that the labelled centre stays the labelled centre."""
+    """Largest shift along each axis. It is small, so that the label still describes the centre."""
     stain: float = 0.2
     """Largest relative change of each stain's amount (Tellez et al. 2019, "HED-strong")."""
     brightness: float = 0.1
     """Largest relative change of brightness; contrast changes by half as much again."""
     blur: float = 0.2
-    """Share of patches that are blurred, as if out of focus."""
+    """Share of the patches that are blurred, as if out of focus."""
     jpeg: float = 0.2
-    """Share of patches that are damaged as by JPEG compression."""
+    """Share of the patches that are damaged as JPEG compression does."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def without(self, *names: str) -> Augmentation:
-        """Return the same with the changes of these names turned off; ValueError for a name that does not exist."""
+        """Return a copy with the named changes turned off; OptionsError for a name that does not exist."""
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
             raise OptionsError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
@@ -79,36 +83,37 @@ class Recipe:
 
     epochs: int = 4
     head_epochs: int = 1
-    """First stage: epochs in which every loaded layer stays as it is and only the new ones learn (none where nothing was
-    loaded)."""
+    """Number of first epochs in which only the new layers learn and every loaded layer stays as it is. It has no effect
+    where no weights were loaded."""
     freeze: str = "layer1"
-    """Last stage of the network whose loaded kernels stay as they are to the end: none, stem, layer1, layer2 or layer3.
-    BatchNorm's running statistics adapt everywhere."""
+    """Last stage of the network whose loaded kernels never change: none, stem, layer1, layer2 or layer3.
+    BatchNorm's running statistics adapt in every stage."""
     batch_size: int = 64
     """Patches in one step, over all processes."""
     lr: float = 1e-3
-    """Peak step of AdamW for layers that start from random weights."""
+    """Highest learning rate of AdamW for layers that start from random weights."""
     lr_loaded: float = 4e-4
-    """Peak step for the last layers that start from loaded weights."""
+    """Highest learning rate for layer4, the last stage, where its weights were loaded."""
     lr_decay: float = 0.75
-    """Factor from each stage of the network to the one before: earlier layers take smaller steps."""
+    """Factor on the learning rate for each stage nearer to the input: earlier loaded layers learn more slowly."""
     weight_decay: float = 0.01
     warm_up: float = 0.2
-    """Share of all steps in which the one-cycle schedule (Smith & Topin 2018) climbs to its peak."""
+    """Share of all steps in which the one-cycle schedule (Smith & Topin 2018) rises to the highest learning rate."""
     label_smoothing: float = 0.05
-    """How far the targets stay from 0 and 1, in total (Szegedy et al. 2016)."""
+    """Sum of the distances of the two targets from 0 and 1 (Szegedy et al. 2016)."""
     clip_norm: float = 5.0
-    """Longest gradient of a step; longer ones are shortened to it. 0: as they are."""
+    """Largest norm of a step's gradient; a longer gradient is scaled down to it. 0: no limit."""
     ema_epochs: float = 0.3
-    """Time constant, in epochs, of the moving average over the weights that is judged and stored; 0: the weights themselves."""
+    """Time constant, in epochs, of the moving average of the weights, which is validated and stored. 0: no average; the
+    weights themselves are."""
     mosaics: float = 0.5
-    """Share of the steps on mosaics (4x4 patches in one picture), which makes the network fit for dense mode."""
+    """Share of the steps that show mosaics (4x4 patches in one picture), so that the network can be used in dense mode."""
     batchnorm: str = "adapt"
-    """``adapt``: batch statistics, as usual; ``frozen``: the loaded running statistics, unchanged."""
+    """``adapt``: use the batch's statistics and update the running ones; ``frozen``: use the loaded running statistics."""
     patience: int = 3
-    """Stop after so many epochs in a row whose validation loss was over its lowest while training loss fell; 0: never."""
+    """Stop after this many epochs in a row without a new lowest validation loss while the training loss falls; 0: never."""
     valid_fraction: float = 0.1
-    """Share of each class held out where the data bring no validation split."""
+    """Share of each class that is held out for validation where the data have no validation split."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
@@ -116,6 +121,43 @@ class Recipe:
         _check(self)
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
-        """Return the weight of the old average at a step: exp(-1 / time constant), smaller at the start."""
+        """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
         steps = self.ema_epochs * steps_per_epoch
         return min(math.exp(-1 / steps), (1 + step) / (10 + step)) if steps else 0.0
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where a training runs and what it does with files; nothing here belongs to the recipe.
+
+    Raises
+    ------
+    DeviceError
+        when `device` or `precision` does not exist, or `precision` is not for training.
+    OptionsError
+        when `workers` is below 0.
+    """
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: str = "auto"
+    """``auto``, ``fp32`` or ``bf16``."""
+    workers: int = 2
+    """Processes that decode patches; 0 decodes in this process."""
+    drop_duplicates: bool = False
+    """Drop training patches that are also in validation instead of refusing them."""
+    resume: bool = False
+    """Continue from the checkpoint beside the model file, if there is one."""
+    keep_checkpoint: bool = False
+    """Keep the last checkpoint when the training has finished."""
+    overwrite: bool = False
+    """Replace the model file and the files beside it if they exist."""
+    progress: bool = False
+    """Show bars and notes on stderr."""
+
+    def __post_init__(self) -> None:
+        InferenceOptions(self.device, self.precision)  # checks both names
+        if self.precision == "int8":
+            raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
+        if self.workers < 0:
+            raise OptionsError(f"workers {self.workers}; expected 0 or more")

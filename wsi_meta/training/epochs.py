@@ -1,0 +1,182 @@
+"""The epochs of a training: train, validate and store, until the last one or until the network gets worse."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.errors import TrainingError
+from wsi_meta.models.model import build_network, half_precision, save_model
+from wsi_meta.progress import note, progress_bar
+from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
+from wsi_meta.training.contact_sheet import draw_contact_sheet
+from wsi_meta.training.distributed import Processes
+from wsi_meta.training.history import Epoch, best_epoch, draw_curves, turned, write_history
+from wsi_meta.training.initial_weights import Start
+from wsi_meta.training.learner import Learner, make_learner
+from wsi_meta.training.loader import EpochBatches, make_loader
+from wsi_meta.training.mosaics import mosaic_side
+from wsi_meta.training.recipe import Recipe, TrainOptions
+from wsi_meta.training.validation import Validation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Job", "Outcome", "Parts", "Run", "train_epochs"]
+
+CHECK_STEPS = 20
+"""Steps between two checks of the loss. Each check waits for the device."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a training that can be exchanged, as tests do. The defaults train a ResNet50."""
+
+    build_network: Callable[[], nn.Module] = build_network
+    make_learner: Callable[[Start, Recipe, int, Processes, str], Learner] = make_learner
+    make_validation: Callable[..., Validation] = Validation
+    best_epoch: Callable[[Sequence[Epoch]], int] = best_epoch
+    draw_contact_sheet: Callable[[Path, Patches, Recipe], object] = draw_contact_sheet
+    draw_curves: Callable[[Path, Sequence[Epoch]], object] = draw_curves
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, and where it runs: every stage of a training needs some of it."""
+
+    out: Path
+    """Model file to write."""
+    recipe: Recipe
+    options: TrainOptions
+    """Its `progress` is False in all processes but the first."""
+    processes: Processes
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first epoch to the last."""
+
+    job: Job
+    learner: Learner
+    train_set: Patches
+    validation: Validation
+    identity: dict[str, Any]
+    """What :func:`wsi_meta.training.checkpoint.identify` returned for this training."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return recipe and data, as the card records them."""
+        return {
+            "recipe": asdict(self.job.recipe),
+            "init": self.learner.start.source,
+            "train": self.train_set.summary(),
+            "valid": self.validation.patches.summary(),
+            "precision": self.learner.precision,
+            "processes": self.job.processes.count,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the epochs."""
+
+    best: int
+    """Number of the epoch whose weights are in the model file."""
+    best_logits: NDArray[np.float32]
+    """Logits of the validation patches in that epoch; shape (n,)."""
+    stopped: str | None
+    """Why the training ended before its last epoch, in words; None when it did not."""
+
+
+def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
+    """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch."""
+    job, progress = run.job, run.job.options.progress
+    epochs, best_logits = _resume(run, checkpoint) if checkpoint else ([], np.empty(0, np.float32))
+    batches = EpochBatches(len(run.train_set), job.recipe, job.processes)
+    loader = make_loader(run.train_set, batches, job.options.workers, job.processes)
+    stopped = turned(epochs, job.recipe.patience) if epochs else None
+    while len(epochs) < job.recipe.epochs and not stopped:
+        batches.epoch = len(epochs) + 1
+        loss, seconds = _train_epoch(run, loader, batches.epoch)
+        state = half_precision(run.learner.weights())
+        logits = job.processes.share(run.validation.logits(state) if job.processes.first else None)
+        epochs.append(_make_row(run, batches.epoch, loss, seconds, logits))
+        note(epochs[-1].summary, enabled=progress)
+        if job.parts.best_epoch(epochs) == len(epochs):
+            best_logits = logits
+        if job.processes.first:
+            _store(run, epochs, state, best_logits)
+        stopped = turned(epochs, job.recipe.patience)
+    note(stopped or f"finished after {len(epochs)} epochs", enabled=progress)
+    return Outcome(job.parts.best_epoch(epochs), best_logits, stopped)
+
+
+def _resume(run: Run, checkpoint: Checkpoint) -> tuple[list[Epoch], NDArray[np.float32]]:
+    """Continue from a checkpoint; return the rows so far and the logits of the best epoch."""
+    run.learner.restore(checkpoint.learner)
+    note(f"going on after epoch {len(checkpoint.epochs)}", enabled=run.job.options.progress)
+    return [Epoch(**row) for row in checkpoint.epochs], checkpoint.best_logits.numpy()
+
+
+def _train_epoch(run: Run, loader: DataLoader[tuple[torch.Tensor, int]], number: int) -> tuple[float, float]:
+    """Train once over all batches; return the mean loss and the seconds that it took."""
+    recipe, learner, processes = run.job.recipe, run.learner, run.job.processes
+    learner.enter(number)
+    generator = torch.Generator(processes.device).manual_seed((recipe.seed * 10_007 + number) * 1_009 + processes.rank)
+    in_mosaics = np.random.default_rng((recipe.seed, number, 1)).random(len(loader)) < recipe.mosaics
+    side = mosaic_side(recipe.batch_size // processes.count)
+    began, total = time.perf_counter(), torch.zeros((), device=processes.device)
+    title = f"epoch {number}/{recipe.epochs}"
+    with progress_bar(len(loader) * recipe.batch_size, "images", title, enabled=run.job.options.progress) as bar:
+        for step, (images, labels) in enumerate(read_batches(loader), 1):
+            total += learner.step(images, labels, generator, side if in_mosaics[step - 1] else 1)
+            bar.update(recipe.batch_size)
+            if step % CHECK_STEPS == 0 or step == len(loader):
+                mean = processes.mean(total) / step
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                _refuse_loss(mean, step * recipe.batch_size, title)
+    return mean, time.perf_counter() - began
+
+
+def _refuse_loss(loss: float, images: int, epoch: str) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss became {loss} within {images} images of {epoch}; lower --lr (the best epoch so far is kept)"
+        )
+
+
+def _make_row(run: Run, number: int, loss: float, seconds: float, logits: NDArray[np.float32]) -> Epoch:
+    learner, calibrated = run.learner, run.validation.calibrated(logits)
+    return Epoch(
+        epoch=number,
+        stage=learner.stage(number),
+        lr=float(max(learner.schedule.get_last_lr())),
+        train_loss=loss,
+        valid_loss=run.validation.uncalibrated(logits).log_loss,
+        valid_auc=calibrated.auc,
+        valid_accuracy=calibrated.accuracy,
+        images_per_s=learner.steps_per_epoch * run.job.recipe.batch_size / seconds,
+        seconds=seconds,
+    )
+
+
+def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_logits: NDArray[np.float32]) -> None:
+    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done."""
+    out, parts, mosaics = run.job.out, run.job.parts, run.job.recipe.mosaics > 0
+    if parts.best_epoch(epochs) == len(epochs):
+        training = run.describe() | {"best_epoch": len(epochs)}
+        save_model(out, state, run.validation.card(state, best_logits, training, mosaics=mosaics))
+    write_history(out, epochs)
+    parts.draw_curves(out, epochs)
+    rows = [asdict(epoch) for epoch in epochs]
+    write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))
