@@ -18,10 +18,9 @@ from PIL import Image
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.evaluation import report as module
-from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
-from wsi_meta.evaluation.report import check_report, write_report
+from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
 from wsi_meta.inference.predictor import Predictor
@@ -91,13 +90,12 @@ def written(model: Model, valid: Patches, tmp_path_factory: pytest.TempPathFacto
     return write_report(tmp_path_factory.mktemp("out") / "report", subject, evaluation_of(valid, WRONG_ON_TWO))
 
 
-@pytest.fixture
-def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without plots, gallery and heatmaps, which take seconds, where only the folder or the words matter."""
-    plots = module._plots
-    monkeypatch.setattr(module, "_plots", lambda *args: ((name, lambda _theme: b"") for name, _ in plots(*args)))
-    monkeypatch.setattr("wsi_meta.evaluation.figures.draw_gallery", lambda *_args: b"")
-    monkeypatch.setattr(module, "grad_cam", lambda _model, patches, **_options: np.zeros(patches.shape[:3], np.float32))
+UNPAINTED = Pictures(
+    plots=lambda *args: ((name, lambda _theme: b"") for name, _ in draw_plots(*args)),
+    gallery=lambda *_args: b"",
+    evidence=lambda _model, patches, **_options: np.zeros(patches.shape[:3], np.float32),
+)
+"""Without plots, gallery and heatmaps, which take seconds, where only the folder or the words matter."""
 
 
 # --- what it holds
@@ -173,9 +171,8 @@ def test_the_gallery_shows_the_worst_first(written: Path, valid: Patches) -> Non
     assert "inset: 33.333%" in html  # the centre 32 of 96 px
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_against(
-    model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, valid: Patches, tmp_path: Path
 ) -> None:
     asked = []
 
@@ -183,20 +180,19 @@ def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_a
         asked.append(towards_tumor.tolist())
         return np.zeros(patches.shape[:3], np.float32)
 
-    monkeypatch.setattr(module, "grad_cam", stand_in)
-    monkeypatch.setattr(module, "TOP_LOSSES", 2)
+    pictures = replace(UNPAINTED, evidence=stand_in, top_losses=2)
+    subject = Subject(model, valid, "", "", False, None)
 
-    page = write_report(tmp_path / "r", Subject(model, valid, "", "", False, None), evaluation_of(valid, WRONG_ON_TWO))
+    page = write_report(tmp_path / "r", subject, evaluation_of(valid, WRONG_ON_TWO), pictures=pictures)
 
     assert asked == [[False, True]]  # a miss, a false alarm
     assert page.read_text().count('class="pair"') == 2
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patches, tmp_path: Path) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO, threshold=0.65, intervals=False)
 
-    page = write_report(tmp_path / "r", Subject(model, valid, "", "all", False, None), evaluation)
+    page = write_report(tmp_path / "r", Subject(model, valid, "", "all", False, None), evaluation, pictures=UNPAINTED)
 
     text = Page(page).text
     assert not (tmp_path / "r" / "losses.png").exists()
@@ -267,7 +263,6 @@ def test_files_links_and_missing_folders_are_refused(tmp_path: Path) -> None:
         check_report(tmp_path / "gone" / "report", overwrite=False)
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches, tmp_path: Path) -> None:
     out = tmp_path / "report"
     shutil.copytree(written.parent, out)
@@ -275,32 +270,31 @@ def test_overwrite_replaces_a_report(written: Path, model: Model, valid: Patches
 
     with pytest.raises(OutputExistsError, match="--overwrite"):
         write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO))
-    page = write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO), overwrite=True)
+    page = write_report(out, subject, evaluation_of(valid, WRONG_ON_TWO), overwrite=True, pictures=UNPAINTED)
 
     assert "second" in page.read_text()
     assert not (out / "losses.png").exists()  # the new one has none
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_a_report_that_fails_leaves_nothing_and_the_old_one_stays(
-    written: Path, model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Path, model: Model, valid: Patches, tmp_path: Path
 ) -> None:
-    def fail(*_args: Any) -> Any:
+    def fail(*_args: Any, **_options: Any) -> Any:
         raise DataError("a patch went away")
 
-    monkeypatch.setattr(module, "_show", fail)
+    failing = replace(UNPAINTED, plots=fail)
     subject, evaluation = Subject(model, valid, "", "", False, None), evaluation_of(valid, WRONG_ON_TWO)
     out = tmp_path / "report"
 
     with pytest.raises(DataError):
-        write_report(out, subject, evaluation)
+        write_report(out, subject, evaluation, pictures=failing)
     assert list(tmp_path.iterdir()) == []
 
     shutil.copytree(written.parent, out)
     before = (out / "report.html").read_bytes()
     with pytest.raises(DataError):
-        write_report(out, subject, evaluation, overwrite=True)
+        write_report(out, subject, evaluation, overwrite=True, pictures=failing)
     assert (out / "report.html").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
@@ -349,7 +343,6 @@ def test_a_history_that_is_none_is_named(tmp_path: Path, text: str) -> None:
 # --- evaluate
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_evaluate_writes_the_report_of_what_it_returns(model: Model, patch_folder: Path, tmp_path: Path) -> None:
     result = evaluate(model, patch_folder, out=tmp_path / "report", **HERE)
 
@@ -385,34 +378,31 @@ def test_evaluate_judges_calibrated_probabilities_at_the_cards_threshold(model: 
     assert result.accuracy_at_threshold == ((result.probabilities >= 0.6) == truth).mean()
 
 
-def test_intervals_are_drawn_by_slide_where_slides_are_known(
-    model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_intervals_are_drawn_by_slide_where_slides_are_known(model: Model, valid: Patches) -> None:
     slides = np.array(["a", "b"] * 4)
-    known = replace(valid)
-    object.__setattr__(known, "slides", slides)
-    monkeypatch.setattr("wsi_meta.evaluation.evaluate.open_patches", lambda _data: {"valid": known})
+    predictor = Predictor(model, device="cpu", precision="fp32", batch_size=8)
 
-    result = evaluate(model, "data", **HERE)
+    result = evaluate_patches(predictor, replace(valid, slides=slides), workers=0, intervals=True)
 
     assert result.intervals == bootstrap_intervals(result.probabilities, valid.labels, 0.5, slides)
     assert result.intervals != bootstrap_intervals(result.probabilities, valid.labels, 0.5)
 
 
-def test_tta_is_the_mean_logit_of_eight_views(model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tta_is_the_mean_logit_of_eight_views(model: Model, valid: Patches, tmp_path: Path) -> None:
     pair = valid.select(np.array([0, 4]))
-    monkeypatch.setattr("wsi_meta.evaluation.evaluate.open_patches", lambda _data: {"valid": pair})
+    for label, path in enumerate(pair.files):
+        (tmp_path / "valid" / str(label)).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "valid" / str(label))
     patches = torch.from_numpy(np.stack([pair.read(0), pair.read(1)]))
     predictor = Predictor(model, device="cpu", precision="fp32", batch_size=2)
     views = [predictor.predict_patches(dihedral(patches, torch.full((2,), view))) for view in range(VIEWS)]
 
-    result = evaluate(model, "data", tta=True, **HERE | {"batch_size": 2})
+    result = evaluate(model, tmp_path, tta=True, **HERE | {"batch_size": 2})
 
     assert result.logits == pytest.approx(np.mean(views, axis=0), abs=1e-5)
     assert not np.array_equal(result.logits, views[0])
 
 
-@pytest.mark.usefixtures("unpainted")
 def test_the_command_writes_a_report_and_refuses_to_write_it_twice(model: Model, patch_folder: Path, tmp_path: Path) -> None:
     words = ["evaluate", str(model.path), str(patch_folder), "--out", str(tmp_path / "r"), "--batch-size", "8"]
     here = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]

@@ -1,8 +1,8 @@
-"""From logits to probabilities that mean what they say, and the operating points on them."""
+"""Calibration: from logits to probabilities that match observed shares of tumor, and operating points on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
 
 LARGEST_CHANGE = 20.0
-"""Temperatures are kept between 1/20 and 20."""
+"""Fitted temperatures are limited to 1/20 to 20."""
 
 
 def calibrate(
@@ -40,7 +40,7 @@ def calibrate(
     overwrite: bool = False,
     progress: bool = False,
 ) -> ModelCard:
-    """Fit a model's calibration and operating points anew, on patches from where it will be used; the weights stay.
+    """Fit calibration and operating points of a model again, on patches from where it will be used. Weights do not change.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def calibrate(
 
     Returns
     -------
-    The new card; its metrics are of these patches, each half calibrated on the other.
+    The new card. Its metrics are of these patches, each half calibrated on the other.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def calibrate(
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:
     """Fit temperature and bias by maximum likelihood, so that 0.5 is the fitted decision.
 
-    Platt scaling with Platt's targets (Platt 1999: (N+ + 1) / (N+ + 2) and 1 / (N- + 2), which keep it finite where the
+    Platt scaling with Platt's targets (Platt 1999: (N+ + 1) / (N+ + 2) and 1 / (N- + 2), which keep the fit finite where the
     classes do not overlap).
 
     Parameters
@@ -143,33 +143,39 @@ def operating_points(probabilities: NDArray[np.float32], labels: NDArray[np.uint
 
 
 def cross_fit(
-    logits: NDArray[np.float32], labels: NDArray[np.uint8], *, seed: int = 0
+    logits: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    *,
+    seed: int = 0,
+    fit: Callable[[NDArray[np.float32], NDArray[np.uint8]], Calibration] = fit_calibration,
+    choose: Callable[[NDArray[np.float32], NDArray[np.uint8]], dict[str, float]] = operating_points,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Calibrate each half of the patches by what the other half says, so that a figure is not of what it was fitted on.
+    """Calibrate each half of the patches on the other half, so that figures are not of the patches that were fitted.
 
     Parameters
     ----------
     logits, labels : as for :func:`fit_calibration`
     seed : of the random halves; each class is halved
+    fit, choose : fit a calibration, and choose thresholds, on one half
 
     Returns
     -------
     probabilities : float32 (n,)
-    called : bool (n,), the decision at the threshold that was most accurate on the other half
+    called : bool (n,), the decision at the default threshold of the other half
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     probabilities, called = np.empty(len(labels), np.float32), np.empty(len(labels), bool)
     for fitted, judged in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        calibration = fit_calibration(logits[fitted], labels[fitted])
-        threshold = operating_points(calibration.to_probability(logits[fitted]), labels[fitted])["default"]
+        calibration = fit(logits[fitted], labels[fitted])
+        threshold = choose(calibration.to_probability(logits[fitted]), labels[fitted])["default"]
         probabilities[judged] = calibration.to_probability(logits[judged])
         called[judged] = probabilities[judged] >= threshold
     return probabilities, called
 
 
 def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
-    """Return the figures that a card tells, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
+    """Return the figures that a card holds, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
     from sklearn.metrics import roc_auc_score
 
     probabilities, called = cross_fit(logits, labels)
@@ -183,11 +189,11 @@ def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -
 
 
 def _most_accurate(found: NDArray[np.float32], false: NDArray[np.float32]) -> float:
-    """Return the threshold of highest accuracy: the middle of a best stretch between probabilities, that nearest to 0.5."""
+    """Return the threshold of highest accuracy: of the best gaps between probabilities, the middle that is nearest to 0.5."""
     edges = np.unique(np.concatenate([found, false, np.array([0, 1], np.float32)]))
     low, high = edges[:-1], edges[1:]
     middles = low + (high - low) / 2
-    middles = np.where(middles > low, middles, high)  # between neighbouring float32 there is none
+    middles = np.where(middles > low, middles, high)  # there is no float32 between neighbouring ones
     right = len(found) - np.searchsorted(found, middles) + np.searchsorted(false, middles)
     best = middles[right == right.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])

@@ -1,17 +1,17 @@
 """The report of an evaluation: one HTML file that holds everything, and its figures as PNG.
 
-:func:`write_report` draws, fills the template ``report.html`` beside this file, and puts the folder in place whole. What the
-report says in words stands in :mod:`wsi_meta.evaluation.wording`.
+:func:`write_report` draws the figures, fills the template ``report.html`` beside this file, and moves the finished folder into
+place. The sentences of the report come from :mod:`wsi_meta.evaluation.wording`.
 """
 
 from __future__ import annotations
 
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,14 +23,44 @@ from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.outputs import check_folder
 
-__all__ = ["TOP_LOSSES", "check_report", "write_report"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-TOP_LOSSES = 24
+__all__ = ["Pictures", "check_report", "write_report"]
+
 PAGE = "report.html"
 GALLERY = "top_losses.png"
 FILES = {PAGE, GALLERY, *(f"{name}.png" for name in wording.PLOTS)}
 GENERATOR = "wsi-meta evaluate"
-"""Stands in the page's head: a folder without it is not ours to replace."""
+"""The page's head contains this. A folder whose page does not is never replaced."""
+
+
+Plots = Iterator[tuple[str, Callable[[figures.Theme], bytes]]]
+"""Names of plots, and what draws each in the colours of a theme."""
+
+
+def draw_plots(subject: Subject, evaluation: Evaluation) -> Plots:
+    """Return the plots of an evaluation; that of the losses only where they are known."""
+    labels = subject.patches.labels
+    yield "confusion", lambda theme: figures.draw_confusion(labels, evaluation, theme)
+    yield "roc", lambda theme: figures.draw_roc(labels, evaluation, theme)
+    yield "precision_recall", lambda theme: figures.draw_precision_recall(labels, evaluation, theme)
+    yield "reliability", lambda theme: figures.draw_reliability(labels, evaluation, theme)
+    yield "probabilities", lambda theme: figures.draw_probabilities(labels, evaluation, theme)
+    if (losses := subject.losses) is not None:
+        yield "losses", lambda theme: figures.draw_losses(losses, theme)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How the pictures of a report are made."""
+
+    top_losses: int = 24
+    """Number of patches in the gallery: those of the highest loss."""
+    plots: Callable[[Subject, Evaluation], Plots] = draw_plots
+    gallery: Callable[[Sequence[figures.Case], int], bytes] = figures.draw_gallery
+    evidence: Callable[..., NDArray[np.float32]] = grad_cam
+    """Makes the heatmap over each patch of the gallery."""
 
 
 def check_report(out: str | Path, *, overwrite: bool) -> Path:
@@ -39,7 +69,7 @@ def check_report(out: str | Path, *, overwrite: bool) -> Path:
     Raises
     ------
     OutputExistsError
-        when it exists and not `overwrite`; with `overwrite`, when it holds anything but a report.
+        when it exists and `overwrite` is False, or when it contains anything but a report.
     OutputPathError
         when the folder around it is missing or cannot be written to.
     """
@@ -59,15 +89,23 @@ def check_report(out: str | Path, *, overwrite: bool) -> Path:
     return out
 
 
-def write_report(out: str | Path, subject: Subject, evaluation: Evaluation, *, overwrite: bool = False) -> Path:
+def write_report(
+    out: str | Path,
+    subject: Subject,
+    evaluation: Evaluation,
+    *,
+    overwrite: bool = False,
+    pictures: Pictures | None = None,
+) -> Path:
     """Write the report of an evaluation, whole or not at all.
 
     Parameters
     ----------
-    out : folder to make; inside come ``report.html``, which needs nothing else, and its figures as PNG
+    out : folder to make, for ``report.html``, which needs no other file, and its figures as PNG
     subject : what was evaluated
-    evaluation : what came out, with intervals or without
+    evaluation : the figures, with intervals or without
     overwrite : replace a report at `out`; anything else there is refused
+    pictures : how pictures are made; None: the usual way
 
     Returns
     -------
@@ -84,7 +122,7 @@ def write_report(out: str | Path, subject: Subject, evaluation: Evaluation, *, o
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as work:
         made = Path(work, "new")
         made.mkdir()
-        _fill(made, subject, evaluation)
+        _fill(made, subject, evaluation, pictures or Pictures())
         _put_in_place(made, out, Path(work, "old"), overwrite=overwrite)
     return out / PAGE
 
@@ -100,23 +138,39 @@ def _put_in_place(made: Path, out: Path, aside: Path, *, overwrite: bool) -> Non
         raise
 
 
-def _fill(folder: Path, subject: Subject, evaluation: Evaluation) -> None:
+def _fill(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pictures) -> None:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    cases = _find_cases(subject, evaluation)
-    preprocessing = subject.model.card.preprocessing
-    (folder / GALLERY).write_bytes(figures.draw_gallery(cases, preprocessing.label_px))
+    cases = _find_cases(subject, evaluation, pictures)
+    (folder / GALLERY).write_bytes(pictures.gallery(cases, subject.model.card.preprocessing.label_px))
+    values = _words(subject, evaluation) | {
+        "figures": _draw(folder, subject, evaluation, pictures),
+        "cases": [_show(case) for case in cases],
+    }
+    templates = Environment(
+        loader=PackageLoader("wsi_meta", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    (folder / PAGE).write_text(templates.get_template(PAGE).render(values), encoding="utf-8")
+
+
+def _draw(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pictures) -> list[dict[str, str]]:
+    """Write each plot as PNG and return what the page shows of it."""
     plots = []
-    for name, draw in _plots(subject, evaluation):
+    for name, draw in pictures.plots(subject, evaluation):
         light = draw(figures.LIGHT)
         (folder / f"{name}.png").write_bytes(light)
         title, caption = wording.PLOTS[name]
         if name == "losses" and subject.losses is not None:
             caption = wording.describe_losses(subject.losses)
         plots.append({"title": title, "caption": caption, "light": _uri(light), "dark": _uri(draw(figures.DARK))})
-    labels = subject.patches.labels
-    slides = subject.patches.slides
-    values: dict[str, Any] = {
+    return plots
+
+
+def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the page's values but for its pictures."""
+    labels, slides, card = subject.patches.labels, subject.patches.slides, subject.model.card
+    shown = card.preprocessing
+    return {
         "generator": GENERATOR,
         "version": wsi_meta.__version__,
         "light": asdict(figures.LIGHT),
@@ -127,39 +181,22 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation) -> None:
         "history_name": None if subject.losses is not None else history_path(subject.model.path).name,
         "threshold": f"{evaluation.threshold:.3g}",
         "one_threshold": evaluation.threshold == 0.5,
-        "frame_inset": round(50 * (1 - preprocessing.label_px / preprocessing.patch_px), 3),
+        "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, None if slides is None else len(np.unique(slides))),
-        "notes": wording.warn(subject.model.card, subject.patches.fingerprint()),
+        "notes": wording.warn(card, subject.patches.fingerprint()),
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
-        "figures": plots,
-        "cases": [_show(case) for case in cases],
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],
     }
-    rooms = Environment(
-        loader=PackageLoader("wsi_meta", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    (folder / PAGE).write_text(rooms.get_template(PAGE).render(values), encoding="utf-8")
 
 
-def _plots(subject: Subject, evaluation: Evaluation) -> Iterator[tuple[str, Callable[[figures.Theme], bytes]]]:
-    labels = subject.patches.labels
-    yield "confusion", lambda theme: figures.draw_confusion(labels, evaluation, theme)
-    yield "roc", lambda theme: figures.draw_roc(labels, evaluation, theme)
-    yield "precision_recall", lambda theme: figures.draw_precision_recall(labels, evaluation, theme)
-    yield "reliability", lambda theme: figures.draw_reliability(labels, evaluation, theme)
-    yield "probabilities", lambda theme: figures.draw_probabilities(labels, evaluation, theme)
-    if (losses := subject.losses) is not None:
-        yield "losses", lambda theme: figures.draw_losses(losses, theme)
-
-
-def _find_cases(subject: Subject, evaluation: Evaluation) -> list[figures.Case]:
-    """Return the patches of the highest loss, the worst first, with what spoke for the error."""
+def _find_cases(subject: Subject, evaluation: Evaluation, pictures: Pictures) -> list[figures.Case]:
+    """Return the patches of the highest loss, the worst first, each with a heatmap of what led to the error."""
     patches = subject.patches
-    worst = np.argsort(-losses_of(evaluation.probabilities, patches.labels), kind="stable")[:TOP_LOSSES]
+    worst = np.argsort(-losses_of(evaluation.probabilities, patches.labels), kind="stable")[: pictures.top_losses]
     pixels = np.stack([patches.read(int(index)) for index in worst])
-    heats = grad_cam(subject.model, pixels, towards_tumor=patches.labels[worst] == 0)
+    heats = pictures.evidence(subject.model, pixels, towards_tumor=patches.labels[worst] == 0)
     return [
         figures.Case(
             name=patches.name(int(index)),

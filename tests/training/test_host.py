@@ -1,0 +1,98 @@
+"""Training and evaluating leave the process around them as it was."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import HERE, TINY, learners, train_tiny
+
+from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.models.model import build_network
+from wsi_meta.training.initial_weights import build_seeded
+from wsi_meta.training.learner import Learner
+from wsi_meta.training.recipe import Recipe
+
+
+def host() -> dict[str, Any]:
+    """All that the process around may have set for itself."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    kind, keys, place, gaussian, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "torch's generator": torch.get_rng_state().tolist(),
+        "numpy's generator": (kind, np.asarray(keys).tolist(), place, gaussian, cached),
+        "python's generator": random.getstate(),
+        "environment": dict(os.environ),
+        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+        "matmul": (matmul.allow_tf32, torch.get_float32_matmul_precision()),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "default type": torch.get_default_dtype(),
+    }
+
+
+@pytest.fixture
+def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what another test's process may have been given."""
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("_unset")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads
+def test_training_leaves_its_host_alone(patch_folder: Path, tmp_path: Path, workers: int) -> None:
+    before = host()
+
+    train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=Recipe(epochs=2, batch_size=8), **HERE | {"workers": workers})
+
+    assert host() == before
+
+
+@pytest.mark.usefixtures("_unset")
+def test_a_training_that_fails_leaves_its_host_alone(patch_folder: Path, tmp_path: Path) -> None:
+    class Interrupted(Learner):
+        def step(self, *values: Any) -> torch.Tensor:
+            super().step(*values)
+            raise KeyboardInterrupt
+
+    before, parts = host(), replace(TINY, make_learner=learners(Interrupted))
+
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=Recipe(batch_size=8), parts=parts, **HERE)
+
+    assert host() == before
+
+
+@pytest.mark.usefixtures("_unset")
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_evaluating_leaves_its_host_alone(model_file: Path, patch_folder: Path, workers: int) -> None:
+    before = host()
+
+    evaluate(model_file, patch_folder, batch_size=8, **HERE | {"workers": workers})
+
+    assert host() == before
+
+
+def test_initial_weights_are_those_of_a_global_seed_without_touching_it() -> None:
+    before = torch.get_rng_state()
+    network = build_seeded(build_network, 7)
+    assert torch.equal(torch.get_rng_state(), before)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = build_network().state_dict()
+
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+    other = build_seeded(build_network, 8).state_dict()
+    assert not torch.equal(other["conv1.weight"], expected["conv1.weight"])
+    assert not torch.equal(other["fc.weight"], expected["fc.weight"])
