@@ -30,7 +30,7 @@ class SlideReadError(WsiMetaError, OSError):
 
 
 class MissingMppError(WsiMetaError, ValueError):
-    """A slide does not say how large its pixels are, or says something that cannot be."""
+    """A slide does not state the size of its pixels, or states one that is impossible."""
 
 
 class ModelFileError(WsiMetaError, ValueError):
@@ -42,7 +42,7 @@ class DataError(WsiMetaError, ValueError):
 
 
 class OutputExistsError(WsiMetaError, FileExistsError):
-    """An output exists and is not this run's to continue or to replace."""
+    """An output exists, and this run may neither continue nor replace it."""
 
 
 class OutputPathError(WsiMetaError, OSError):
@@ -50,7 +50,7 @@ class OutputPathError(WsiMetaError, OSError):
 
 
 class HeatmapError(WsiMetaError, ValueError):
-    """A path does not hold a heatmap store, or not one that this version reads."""
+    """A path holds no heatmap store, or one that this version cannot read."""
 
 
 class OptionsError(WsiMetaError, ValueError):
@@ -58,15 +58,15 @@ class OptionsError(WsiMetaError, ValueError):
 
 
 class TrainingError(WsiMetaError, RuntimeError):
-    """Training cannot go on (a loss that is not a number, say); the last good model is kept."""
+    """Training cannot continue (for example the loss is not a number); the last good model is kept."""
 
 
 class DeviceError(WsiMetaError, RuntimeError):
-    """The device or precision asked for is not to be had on this machine."""
+    """The device or precision asked for is not available on this machine."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message with its line breaks taken out."""
+    """Return an error's message without its line breaks."""
     return " ".join(str(error).split())
 
 

@@ -1,4 +1,4 @@
-"""Where results may be written: refused before the work, not after it."""
+"""Where results may be written: checked before the work begins, so that it is not done in vain."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def check_folder(path: Path) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Let a file be written under a temporary name beside it and rename it into place, so that it is whole or the old one.
+    """Yield a temporary name beside `path` to write to, then rename it into place: `path` is the whole new file or the old one.
 
     Raises
     ------
     OutputPathError
-        when it cannot be written (a full disk, say); what stood there before stays.
+        when it cannot be written, for example to a full disk; an older file stays.
     """
     partial = path.with_name(path.name + ".partial")
     try:

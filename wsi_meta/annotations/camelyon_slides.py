@@ -1,4 +1,4 @@
-"""Camelyon's slides: how their names are compared, and which of Camelyon16 are known to be wrong."""
+"""Camelyon's slides: how their names are compared, and which slides of Camelyon16 are known to be wrong."""
 
 from __future__ import annotations
 

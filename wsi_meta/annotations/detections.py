@@ -1,6 +1,6 @@
 """What a method calls a lesion on a slide: the Camelyon16 challenge's CSV files, one per slide.
 
-A line is ``probability,x,y``: how sure, and a point in level-0 pixels. A slide without detections has an empty file.
+A line is ``probability,x,y``: a probability, and a point in level-0 pixels. A slide without detections has an empty file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Detections:
     """Points that a method calls lesions on one slide; arrays (n,)."""
 
     scores: NDArray[np.float64]
-    """At least 0; more is surer."""
+    """At least 0; higher is more certain."""
     x: NDArray[np.int64]
     """Level-0 pixels."""
     y: NDArray[np.int64]
@@ -42,7 +42,7 @@ class Detections:
 
 
 def read_detections(path: str | Path) -> Detections:
-    """Read a slide's detections; a header may be there or not, and an empty file has none.
+    """Read a slide's detections, with or without a header; an empty file means that there are none.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def read_detections(path: str | Path) -> Detections:
     Raises
     ------
     DataError
-        when the file is missing or no text, or a line is not three numbers of at least 0.
+        when the file is missing or is no text, or a line is not three numbers of at least 0.
     """
     path = Path(path)
     try:

@@ -19,9 +19,9 @@ __all__ = ["MASK_ENDINGS", "read_mask", "tumor_squares"]
 
 MASK_ENDINGS = (".tif", ".tiff")
 TUMOR_VALUES = (255, 1)
-"""What tumor is in a mask: the first of these that is there at all."""
+"""Values that may mean tumor: the first of them that occurs in a mask does."""
 LEVEL_OFF = 0.01
-"""A pyramid's level may be coarser by this share than asked and still be read as it is: its sides are rounded."""
+"""A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
 
 def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 1.0) -> NDArray[np.bool_]:
@@ -44,7 +44,7 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     Raises
     ------
     DataError
-        when the file is missing or damaged, is coarser than asked, or holds values but neither 255 nor 1.
+        when the file is missing or damaged, is coarser than asked, or holds other values, but neither 255 nor 1.
     """
     path = Path(path)
     with _opened(path) as series:
@@ -54,7 +54,7 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
 
 
 def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, side: int) -> NDArray[np.bool_]:
-    """Read which squares of a slide hold any tumor, band by band, so that a mask larger than memory will do.
+    """Read which squares of a slide hold any tumor, band by band, so that a mask may be larger than memory.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """Open a mask's first series; whatever goes wrong while it is open is a DataError."""
+    """Open a mask's first series; any failure while it is open becomes a DataError."""
     import tifffile
 
     try:
@@ -99,7 +99,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _tumor(path: Path, there: dict[int, NDArray[np.bool_]], highest: int) -> NDArray[np.bool_]:
-    """Return where the first of the values is that the mask has at all."""
+    """Return where the mask has the first of those values that occurs in it."""
     for found in there.values():
         if found.any():
             return found
@@ -147,7 +147,7 @@ def _centres(length: int, step: float) -> NDArray[np.intp]:
 
 
 def _rows(array: Any, rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Read the rows at ascending indices, and what lies between them; none where none are asked for."""
+    """Return the rows at ascending indices, of which there may be none; reads all rows between the first and the last."""
     if not len(rows):
         return np.zeros((0, array.shape[1]), array.dtype)
     values = np.asarray(array[rows[0] : rows[-1] + 1])[rows - rows[0]]

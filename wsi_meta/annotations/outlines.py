@@ -1,7 +1,7 @@
 """Outlines of tumor drawn by people: ASAP XML, QuPath GeoJSON, the JSON of public Camelyon outlines.
 
 Coordinates are level-0 pixels, x first; pixel (x, y) covers [x, x + 1) x [y, y + 1). XML is read by the standard library's
-ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that would grow without end.
+ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that expand without end.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
 TUMOR_GROUPS = ("tumor", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
 EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
-"""Names, in lower case, of what is taken out of the tumor again."""
+"""Names, in lower case, of what is removed from the tumor."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """A closed ring with the holes in it."""
+    """A closed ring and the holes in it."""
 
     vertices: NDArray[np.float64]
     """Shape (n, 2), x and y in level-0 pixels; the last is joined to the first."""
@@ -53,13 +53,13 @@ class Annotations:
 
     tumor: tuple[Outline, ...] = ()
     excluded: tuple[Outline, ...] = ()
-    """Taken out of the tumor again, wherever they lie."""
+    """Removed from the tumor wherever they overlap it."""
 
     def mask(self, shape: tuple[int, int], downsample: float, *, corner: tuple[int, int] = (0, 0)) -> NDArray[np.bool_]:
         """Draw the tumor at a level, or in a window of it.
 
-        A pixel is tumor when its centre is; a centre on an outline belongs to the side of greater x, then of greater y, so
-        that of two outlines that share an edge exactly one gets it.
+        A pixel is tumor when its centre is. A centre on an outline belongs to the side of greater x, then of greater y: where
+        two outlines share an edge, exactly one of them gets it.
 
         Parameters
         ----------
@@ -97,11 +97,11 @@ def fill_outlines(
 def read_annotations(
     path: str | Path, *, tumor: Iterable[str] = TUMOR_GROUPS, excluded: Iterable[str] = EXCLUDED_GROUPS
 ) -> Annotations:
-    """Read a slide's outlines; the ending tells the format (``.xml``, ``.geojson``, ``.json``).
+    """Read a slide's outlines; the file's ending gives the format (``.xml``, ``.geojson``, ``.json``).
 
     Parameters
     ----------
-    path : ASAP XML (an annotation's group, else its name, tells what it is), QuPath GeoJSON (its classification does;
+    path : ASAP XML (an annotation's group, else its name, says what it is), QuPath GeoJSON (the classification says it;
         without one it is tumor), or JSON with lists ``positive`` and ``negative`` of ``vertices``
     tumor, excluded : names of groups and classifications, in any case; ``Tumor: Positive`` counts as ``Tumor``
 
@@ -133,7 +133,7 @@ def read_annotations(
 
 
 def _read_asap(path: Path) -> Iterator[tuple[str, Outline]]:
-    """Return group and outline of each annotation; in ASAP's files the coordinates carry their order."""
+    """Return group and outline of each annotation; ASAP numbers the coordinates."""
     root = ElementTree.parse(path).getroot()
     if root.tag != "ASAP_Annotations":
         raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
@@ -157,7 +157,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Outline]]:
 
 
 def _read_feature(feature: dict[str, Any]) -> Iterator[tuple[str, Outline]]:
-    """Return class and outlines of a GeoJSON feature; QuPath derives classes by colons or as a list of names."""
+    """Return class and outlines of a GeoJSON feature; QuPath writes a derived class with colons or as a list of names."""
     geometry, properties = feature["geometry"], feature.get("properties") or {}
     classification = properties.get("classification") or {"name": "tumor"}
     group = str(classification["name"] if "name" in classification else classification["names"][0])

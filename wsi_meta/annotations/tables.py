@@ -1,4 +1,4 @@
-"""CSV tables that people bring: opened once, checked once, wrong in one line."""
+"""CSV tables that users provide: opened and checked in one place, with one line for what is wrong."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["read_table"]
 
 
 def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """Read some columns of a CSV file with a header; other columns, named or not, are passed over.
+    """Read some columns of a CSV file with a header; other columns, with or without a name, are ignored.
 
     Parameters
     ----------
     path : UTF-8 file, with or without the byte order mark that spreadsheets write
     columns : names that the header must hold
-    what : the rows' matter in plural, for the error ("labels")
+    what : what the rows are, in the plural, for the error ("labels")
     optional : names that it may hold
 
     Returns
@@ -29,7 +29,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
     Raises
     ------
     DataError
-        when the file is missing, no text, no CSV, or lacks a column.
+        when the file is missing, is no text or no CSV, or lacks a column.
     """
     wanted = " and ".join(f"'{column}'" for column in columns)
     try:

@@ -1,7 +1,7 @@
 """The eight views of a square: four quarter turns, each also mirrored (the dihedral group D4).
 
 A patch of tissue has no up or left, so every view is an equally good picture of it: training draws one at random, test-time
-averaging takes the mean of all, and their spread tells how sure it is.
+averaging takes the mean of all, and their spread says how certain that mean is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
 
     Returns
     -------
-    tensor of the same shape and dtype; `images` is left as it was.
+    tensor of the same shape and dtype; `images` is not changed.
     """
     import torch
 
@@ -46,13 +46,13 @@ def turn(images: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def turn_back(maps: torch.Tensor, view: int) -> torch.Tensor:
-    """Undo :func:`turn`: lay what was computed from a view, tensor (n, rows, cols, ...), over the image as it was."""
+    """Undo :func:`turn` on what was computed from a view: tensor (n, rows, cols, ...)."""
     back = maps.rot90(-(view % 4), (1, 2))
     return back.flip(2) if view >= 4 else back
 
 
 def mean_over_views(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean over the last axis; a single view is given back unchanged.
+    """Return the mean over the last axis; a single view is returned unchanged.
 
     The views are added one after the other in float64, so an element's mean does not depend on the array around it.
 

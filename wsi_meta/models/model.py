@@ -110,7 +110,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its card, as :func:`load_model` gives it."""
+    """A network with its card, as :func:`load_model` returns it."""
 
     network: nn.Module
     """In evaluation mode, float32, on the CPU: uint8 patches through ``card.preprocessing.to_input`` in, logits (n, 1) out."""
@@ -176,7 +176,7 @@ def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> t
 
 
 def model_path(path: str | Path | None) -> Path:
-    """Return the place of a model file; None and the word ``default`` stand for the embedded default model."""
+    """Return the path of a model file; None and the word ``default`` stand for the embedded default model."""
     return DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
 
 

@@ -1,4 +1,4 @@
-"""What the network is shown: the one place that knows patch size, pixel size, mean and standard deviation.
+"""How pixels become the input of the network: the one place that knows patch size, pixel size, mean and standard deviation.
 
 Training and scanning call the same :meth:`Preprocessing.to_input`, so the same patch gives bit-equal input on both routes.
 """

@@ -27,7 +27,7 @@ SAME_GREY_LEVELS = 2
 SAME_SHARE = 0.999
 """Share of the values of a tile that must agree with OpenSlide's."""
 WHOLE_PX = 1 / 512
-"""Cairo, with which OpenSlide composes, tells positions apart to 1/256 of a pixel."""
+"""A position within this of a whole pixel counts as whole: OpenSlide composes with Cairo, which knows 1/256 of a pixel."""
 
 Tile = tuple[int, int, int]
 """Level, row and column of a stored tile."""
@@ -36,7 +36,7 @@ Tile = tuple[int, int, int]
 class DirectReader:
     """A plain TIFF of JPEG tiles. Threads may share it, and share the tiles that they decode.
 
-    Reads through one descriptor with explicit positions, so that threads and forked processes do not move each other's.
+    Reads through one descriptor with explicit positions, so that threads and processes do not change each other's position.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class DirectReader:
 
     @property
     def tiles_decoded(self) -> int | None:
-        """Tiles decoded so far; the more reads share them, the fewer."""
+        """Tiles decoded so far; a tile that several reads share counts once."""
         return self._cache.decoded
 
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
@@ -83,7 +83,7 @@ class DirectReader:
             raise undecodable(self.path, corner, level, error) from error
 
     def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int:
-        """Say what will be read, as (level, left, top, width, height), so that shared tiles are kept until the last use.
+        """Say what will be read, as (level, left, top, width, height), so that shared tiles are kept until their last use.
 
         Returns
         -------
@@ -96,7 +96,7 @@ class DirectReader:
         return sum(bool(self._levels[level].lengths[self._number(level, row, col)]) for level, row, col in uses)
 
     def close(self) -> None:
-        """Close the file, once reads that go on elsewhere have ended, and drop its tiles; a later read opens it again."""
+        """Drop the tiles, and close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._file = None
         self._cache.clear()
 
@@ -133,14 +133,14 @@ class DirectReader:
         stored = file.read(int(level.offsets[number]), int(level.lengths[number]))
         if stored[:2] != b"\xff\xd8":
             raise ValueError("a tile that is no JPEG")
-        # strict: what libjpeg only warns of (bytes too many or too few) is damage, and its pixels are not the slide's
+        # strict: libjpeg only warns of too many or too few bytes, but the pixels that it then returns are not the slide's
         pixels = np.asarray(decode_jpeg(b"".join((level.head, memoryview(stored)[2:])), "RGB", strict=True))
         if pixels.shape != (level.tile_height, level.tile_width, 3):
             raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
         return pixels
 
     def _check(self, level: int, judge: OpenSlideReader) -> None:
-        """Compare the level's busiest tile with OpenSlide's pixels: a wrong guess at its colours shows there."""
+        """Compare the level's busiest tile with OpenSlide's pixels: a wrong guess at its colours would show there."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
         tops, lefts = np.arange(0, level_height, stored.tile_height), np.arange(0, level_width, stored.tile_width)
         lengths = stored.lengths.reshape(-1, stored.columns)[: len(tops), : len(lefts)]
@@ -162,12 +162,12 @@ class DirectReader:
 
 
 def _whole(positions: NDArray[np.int64], downsample: float) -> NDArray[np.bool_]:
-    """Tell from where OpenSlide reads a level's pixels as stored; it blends neighbours where level 0 has no such place."""
+    """Return from which positions OpenSlide reads stored pixels: those that level 0 has. It blends neighbours at others."""
     return np.asarray(np.abs(np.round(positions * downsample) / downsample - positions) < WHOLE_PX)
 
 
 class _Descriptor:
-    """A file open for reading at given positions; closed when the last one who reads from it lets go."""
+    """A file open for reading at given positions; closed when nothing refers to it any more."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY)

@@ -21,15 +21,15 @@ JPEG, RGB, YCBCR, CONTIGUOUS = 7, 2, 6, 1
 
 
 class NotPlainError(ValueError):
-    """Why a file is not for reading tiles directly; never leaves this package's reading modules."""
+    """Why a file's tiles cannot be read directly; handled inside the modules that read, never raised to a user."""
 
 
 @dataclass(frozen=True)
 class TiledLevel:
     """Where a level's tiles lie, row by row of the tile grid.
 
-    `head` goes before a tile's own bytes (without their first two) to make a JPEG that stands alone: start of image, a
-    marker that says whether it holds RGB or YCbCr, and the tables that the tiles share.
+    `head`, followed by a tile's own bytes without their first two, is a complete JPEG. It holds the start of image, a
+    marker that says whether the tile is RGB or YCbCr, and the tables that the tiles share.
     """
 
     tile_width: int
@@ -101,7 +101,7 @@ def _level(page: Any, vendor: str) -> TiledLevel:
 
 
 def _head(page: Any) -> bytes:
-    """Return the first bytes of every tile's JPEG. An Adobe marker settles the colours as OpenSlide does, by the TIFF's tag."""
+    """Return the first bytes of every tile's JPEG. An Adobe marker states the colours by the TIFF's tag, as OpenSlide does."""
     tables = page.jpegtables or b"\xff\xd8\xff\xd9"
     if tables[:2] != b"\xff\xd8" or tables[-2:] != b"\xff\xd9":
         raise NotPlainError("shared JPEG tables that are damaged")

@@ -34,7 +34,7 @@ class LevelWindow:
 
 
 def find_window(downsamples: Sequence[float], l0_per_px: Fraction, x: int, y: int, width: int, height: int) -> LevelWindow:
-    """Find what to read for a rectangle of a plane.
+    """Return the rectangle of a level to read for a rectangle of a plane.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Pixels through OpenSlide: any format that it reads, and what every slide says of itself."""
+"""Pixels through OpenSlide, for any format that it reads, and the properties of every slide."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OpenSlideReader:
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
     background : RGB of what is transparent; the slide's own background colour, else white
-    tiles_decoded : None; OpenSlide does not tell
+    tiles_decoded : None; OpenSlide does not count them
     """
 
     name = "openslide"
@@ -58,10 +58,10 @@ class OpenSlideReader:
                 part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
 
     def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """Do nothing: OpenSlide's own cache takes no advice."""
+        """Do nothing: OpenSlide's own cache cannot use it."""
 
     def close(self) -> None:
-        """Close the file, once reads that go on elsewhere have ended; a later read opens it again."""
+        """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._handle = None
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
@@ -74,14 +74,14 @@ class OpenSlideReader:
         return blend.round().astype(np.uint8)
 
     def _decode(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return RGBA pixels. After one bad tile every later read of a handle fails, also those of other threads."""
+        """Return RGBA pixels. After one bad tile every later read with the same handle fails, in other threads as well."""
         from openslide import OpenSlideError
 
         try:
             return np.asarray(self._open().read_region(corner, level, size))
         except OpenSlideError:
             self._handle = None
-        try:  # with a handle that nobody else has
+        try:  # with a handle of its own
             return np.asarray(_open_handle(self.path).read_region(corner, level, size))
         except OpenSlideError as error:
             raise undecodable(self.path, corner, level, error) from error

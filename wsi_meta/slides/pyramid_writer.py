@@ -1,4 +1,4 @@
-"""Pyramidal tiled TIFF, the form in which Camelyon's slides come: written from an image in memory."""
+"""Writes an image in memory as a pyramidal tiled TIFF, the format of Camelyon's slides."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_pyramid(
     """Write an image as a tiled TIFF with several levels, which OpenSlide opens as a slide (vendor ``generic-tiff``).
 
     Each level is half the one before it, by exact averages of 2 x 2 pixels (halves are rounded up); an odd last row or
-    column has no part in the next level. The file appears whole or not at all.
+    column is left out of the next level. The file appears whole or not at all.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def write_pyramid(
     Raises
     ------
     ValueError
-        when `image` is not RGB uint8, or `mpp`, `tile_px` or `levels` cannot be.
+        when `image` is not RGB uint8, or `mpp`, `tile_px` or `levels` is impossible.
     OutputPathError
         when it cannot be written.
     """

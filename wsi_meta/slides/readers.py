@@ -1,4 +1,4 @@
-"""Who turns a file into pixels: the direct reader where the file is plain, else OpenSlide."""
+"""Which reader turns a file into pixels: the direct one where the file is plain, else OpenSlide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ READERS = ("auto", "openslide", "direct")
 
 
 def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader | DirectReader, str]:
-    """Return the reader for a file and why it is that one.
+    """Return the reader for a file, and the reason for it.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ def exact_ratio(numerator: float, denominator: float) -> Fraction:
 def average_area(
     pixels: NDArray[np.uint8], start: tuple[float, float], scale: float, shape: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Average `scale` x `scale` pixels into one; pixels that are partly covered count by the part covered.
+    """Average `scale` x `scale` pixels into one; a partly covered pixel counts by its covered part.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def average_area(
     rows = _area_weights(height, start[0], scale, shape[0])
     cols = _area_weights(width, start[1], scale, shape[1])
     averaged = np.empty((*shape, channels), np.uint8)
-    for top in range(0, shape[0], BAND_ROWS):  # as floats, all of it would be four times as large
+    for top in range(0, shape[0], BAND_ROWS):  # in bands: as float32 the whole image would be four times as large
         band = rows[top : top + BAND_ROWS]
         seen = slice(band.indices.min(), band.indices.max() + 1)
         tall = band[:, seen] @ pixels[seen].reshape(-1, width * channels).astype(np.float32)

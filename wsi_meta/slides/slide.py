@@ -1,4 +1,4 @@
-"""Whole-slide images: where a file becomes pixels. Every format that OpenSlide reads; plain JPEG TIFFs faster than that.
+"""Whole-slide images as arrays: every format that OpenSlide reads, and plain JPEG TIFFs several times faster.
 
 Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pixels of the level that is read.
 """
@@ -37,14 +37,14 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     Parameters
     ----------
     path : file in any format that OpenSlide reads
-    mpp : micrometres per level-0 pixel, where the file does not say or is wrong
+    mpp : micrometres per level-0 pixel, needed where the file does not state it or states it wrongly
     reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
         of JPEG tiles (Camelyon, Philips, most Aperio); ``auto``, direct where that is possible
 
     Raises
     ------
     SlideReadError
-        when the file is missing, a folder, empty, damaged or of no known format, or not for the reader asked for.
+        when the file is missing, a folder, empty, damaged or of no known format, or when `reader` cannot read it.
     MissingMppError
         when `mpp` is not a positive number.
     OptionsError
@@ -67,8 +67,8 @@ class Slide:
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
-    reader : ``direct`` or ``openslide``: who decodes its pixels
-    reader_reason : why that one
+    reader : ``direct`` or ``openslide``: which one decodes its pixels
+    reader_reason : why that one was chosen
     """
 
     def __init__(self, path: Path, mpp: float | None = None, reader: str = "auto") -> None:
@@ -91,10 +91,10 @@ class Slide:
         return self.known_mpp
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 (hexadecimal) of what tells slides apart, quick on any size.
+        """Return a SHA-256 (hexadecimal) that differs between slides; quick for a slide of any size.
 
-        Over file size, level sizes and OpenSlide's quickhash, which covers metadata and the coarsest level; where there
-        is none, over the first and last 64 kB. Not over path or time.
+        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level). Where a file has no
+        quickhash, it covers the first and last 64 kB instead. It does not depend on path or time.
         """
         size = self.path.stat().st_size
         digest = hashlib.sha256(f"{size} {self.level_dimensions} {self._quickhash}".encode())
@@ -161,8 +161,8 @@ class Slide:
 
         Returns
         -------
-        uint8 array (height, width, 3), RGB, and bool array (height, width): False where it could not be read, which
-        has the background colour.
+        uint8 array (height, width, 3), RGB, and bool array (height, width): False where it could not be read; the
+        image has the background colour there.
 
         Raises
         ------
@@ -203,27 +203,27 @@ class Slide:
         return ratio
 
     def expect(self, mpp: float, windows: Iterable[tuple[int, int, int, int]]) -> int | None:
-        """Say what :meth:`read_at` will be asked for, so that stored tiles which several windows share are decoded once.
+        """Say what :meth:`read_at` will read, so that a stored tile which several windows share is decoded once.
 
         Parameters
         ----------
         mpp : micrometres per pixel of the windows
-        windows : (x, y, width, height) each, as :meth:`read_at`; soon to be read, neighbours near each other
+        windows : (x, y, width, height) of each, as for :meth:`read_at`; all are read soon, neighbours shortly after each other
 
         Returns
         -------
-        Number of stored tiles that they need; None from OpenSlide, which takes no advice.
+        Number of stored tiles that they need; None where OpenSlide reads, which cannot use it.
         """
         whole = (self._window(mpp, *window).rectangle for window in windows)
         return self._reader.expect([part for part in map(self._inside, whole) if part[3] > 0 and part[4] > 0])
 
     @property
     def tiles_decoded(self) -> int | None:
-        """Stored tiles decoded since the slide was opened; None where OpenSlide reads, which does not tell."""
+        """Stored tiles decoded since the slide was opened; None where OpenSlide reads, which does not count them."""
         return self._reader.tiles_decoded
 
     def close(self) -> None:
-        """Close the file, once reads that go on elsewhere have ended; a later read opens it again."""
+        """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._reader.close()
 
     def __enter__(self) -> Slide:
@@ -239,14 +239,14 @@ class Slide:
         if (l_width, l_height) != (width, height):
             region.reshape(height, width * 3)[:] = np.tile(
                 np.array(self.background, np.uint8), width
-            )  # rows: 3 at a time is slow
+            )  # whole rows: 3 bytes at a time are slow
         if l_width > 0 and l_height > 0:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
             self._reader.read_into(part, level, l_x, l_y)
         return region
 
     def _inside(self, rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
-        """Cut (level, left, top, width, height) down to its level; nothing is left where width or height is not above 0."""
+        """Cut (level, left, top, width, height) down to its level; the result is empty where width or height is 0 or less."""
         level, left, top, width, height = rectangle
         level_width, level_height = self.level_dimensions[level]
         x, y = max(0, left), max(0, top)

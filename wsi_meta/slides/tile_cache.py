@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["TileCache"]
 
 CASUAL_BYTES = 16 << 20
-"""Room for tiles while nobody has said what will be read: a row of an overview, the neighbourhood of a block."""
+"""Bytes for tiles when it is not known what will be read: a row of an overview, the neighbourhood of a block."""
 EXPECTED_BYTES = 256 << 20
-"""Room for tiles that are known to be needed again. A scan row by row keeps the strip that two rows of blocks share:
-75 MiB where a full Camelyon slide is tissue all over, this much only where a wide slide has no level near the model's."""
+"""Bytes for tiles that are known to be needed again. A scan keeps the strip of tiles that two rows of blocks share: 75 MiB
+where a full Camelyon slide is tissue all over, this much only for a wide slide without a level near the model's mpp."""
 
 
 class TileCache:
-    """Tiles by key. Threads may ask at the same time; the second to ask for a tile waits for the first one's decoding.
+    """Tiles by key. Threads may ask at the same time: the second that asks for a tile waits until the first has decoded it.
 
     Attributes
     ----------
@@ -38,16 +38,16 @@ class TileCache:
         self._lock = threading.Lock()
 
     def expect(self, uses: Mapping[Hashable, int] | None) -> None:
-        """Say how often each tile will be asked for, where more than once: it is kept until then, others not at all.
+        """Say which tiles will be asked for more than once, and how often: they are kept until then, others not.
 
-        None forgets that, and the most recently used are kept again.
+        None ends that: the most recently used tiles are kept again.
         """
         with self._lock:
             self._uses = None if uses is None else dict(uses)
             self._drop_all()
 
     def get(self, key: Hashable, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Return a tile, from `decode` when it is not here. What `decode` raises is raised; the next to ask tries again."""
+        """Return a tile, from `decode` when it is not kept. An error of `decode` is raised; the next call tries again."""
         with self._lock:
             tile = self._tiles.pop(key, None)
             ours = tile is None
@@ -59,7 +59,7 @@ class TileCache:
         return pixels
 
     def clear(self) -> None:
-        """Drop every tile; what is expected stays so."""
+        """Drop every tile. What is expected does not change."""
         with self._lock:
             self._drop_all()
 
@@ -80,7 +80,7 @@ class TileCache:
             self._make_room(key)
 
     def _note_use(self, key: Hashable, tile: Future[NDArray[np.uint8]]) -> None:
-        """Let go of a tile that nobody else is known to need."""
+        """Count a use of a tile, and drop the tile after the last one that is expected."""
         with self._lock:
             if self._uses is None:
                 return
@@ -91,7 +91,7 @@ class TileCache:
                     self._drop(key)
 
     def _make_room(self, newest: Hashable) -> None:
-        """Drop tiles until the rest fits: the newest of a scan, since the oldest are needed soonest; else the oldest."""
+        """Drop tiles until the rest fits: in a scan the newest, because the oldest are needed soonest; otherwise the oldest."""
         if self._uses is not None:
             if self.held_bytes > self._expected_bytes and newest in self._tiles:
                 self._drop(newest)
@@ -105,5 +105,5 @@ class TileCache:
         self.held_bytes -= self._tiles.pop(key).result().nbytes
 
     def _drop_all(self) -> None:
-        self._tiles.clear()  # a tile being decoded now still reaches those who wait for it
+        self._tiles.clear()  # threads that wait for a tile that is being decoded still get it
         self.held_bytes = 0

@@ -1,4 +1,4 @@
-"""Cells, blocks and where they lie. Pure arithmetic, no pixels.
+"""Cells, blocks and their positions. Pure arithmetic, no pixels.
 
 A **cell** is one element of the heatmap: a square of `stride_px` at the model's mpp. Cell (row, col) is
 ``[col*s, (col+1)*s) x [row*s, (row+1)*s)`` from the slide's level-0 corner; its patch has the same centre. A **block** is
@@ -20,11 +20,11 @@ STRIDES = tuple(range(8, 97, 8))
 """Allowed sides of a cell, pixels at the model's mpp."""
 
 BLOCK_PX = 3840
-"""Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells). The larger, the less is
-computed twice at its edges in dense mode (a sixth), and the more is lost where a scan is interrupted (some seconds)."""
+"""Side of a full block without its halo, pixels at the model's mpp (rounded down to whole cells). A larger
+block computes less twice at its edges in dense mode (a sixth), and loses more when a scan is interrupted (some seconds)."""
 
 SLIVER = Fraction(1, 1000)
-"""A last cell that holds less of the slide than this is none: files store mpp rounded (0.24300000001 for 0.243)."""
+"""A last cell that holds less of the slide than this is left out: files store a rounded mpp (0.24300000001 for 0.243)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Block:
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
 
     def quarters(self) -> list[tuple[Block, tuple[slice, slice]]]:
-        """Return its upper and lower halves' left and right halves, those that are not empty, and their places in it."""
+        """Return the quarters of the block that are not empty, each with its place in the block."""
         halves = [[(0, side // 2), (side // 2, side)] for side in (self.rows, self.cols)]
         return [
             (Block(self.row + top, self.col + left, end - top, right - left), (slice(top, end), slice(left, right)))
@@ -70,7 +70,7 @@ class PatchGrid:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Cells (rows, cols): enough to cover the slide, the last ones may reach over its edge."""
+        """Cells (rows, cols): enough to cover the slide; the last ones may reach over its edge."""
         cell = exact_ratio(self.mpp, self.slide_mpp) * self.stride_px
         return ceil(self.height / cell - SLIVER), ceil(self.width / cell - SLIVER)
 

@@ -1,4 +1,4 @@
-"""Where there is tissue. Made for recall: what is left out is never scanned, so doubt counts as tissue."""
+"""Where there is tissue. Made for recall: what is left out is never scanned, so what is in doubt counts as tissue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BLUR_UM = 8.0
 BLUR_TRUNCATE = 4.0
 """Deviations at which the blur ends."""
 BAND_ROWS = 128
-"""Rows of overview and mask that are worked on together: little memory, and what stays in the processor's cache is quick."""
+"""Rows of overview and mask that are processed together: few, so that they stay in the processor's cache."""
 BANDS_AT_ONCE = 4
 """Bands of the overview in work at the same time, some 12 MB each on a full-size slide."""
 MAX_DARKNESS = 0.2
@@ -39,7 +39,7 @@ MAX_DARKNESS = 0.2
 PEN_HUE = (0.22, 0.62)
 """HSV hue from green to blue: ink. Haematoxylin and eosin lie beyond, from violet to red."""
 PEN_SATURATION = 0.25
-"""Ink is at least this saturated; paler pixels are kept whatever their hue, but at its edge."""
+"""Ink is at least this saturated; paler pixels are kept whatever their hue, except at the edge of ink."""
 PEN_EDGE_UM = 40.0
 """How far the soft edge of ink reaches."""
 CLOSE_UM = 40.0
@@ -92,7 +92,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     mpp = max(MASK_MPP, slide.mpp)
     image, readable = slide.read_overview(mpp)
     coloured, ink = _tell_colours(image, mpp)
-    del image  # the largest of what is held here, as long as the model is being loaded as well
+    del image  # the largest array here; the model may be loaded at the same time
     mask = _bridge(coloured, mpp)
     mask[ink] = False
     mask[~readable] = True
@@ -177,8 +177,8 @@ def _refuse_other_slide(tissue: TissueMask, slide: Slide) -> None:
 
 
 def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return what is stained, not glass, black or ink, and what is ink, its soft edge included; in bands, for little memory."""
-    margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # what a band must see of its neighbours
+    """Return what is stained (not glass, black or ink), and what is ink with its soft edge; in bands, for little memory."""
+    margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # how far a band must see into its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
 
     def tell(top: int) -> None:
@@ -188,12 +188,12 @@ def _tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool
         stained[inner] &= ~ink[inner]
 
     with ThreadPoolExecutor(BANDS_AT_ONCE) as threads:
-        list(threads.map(tell, range(0, len(image), BAND_ROWS)))  # raises what a band raised, and lets the others be
+        list(threads.map(tell, range(0, len(image), BAND_ROWS)))  # list() raises the error of a band
     return stained, ink
 
 
 def _tell_band(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    planes = [_blurred(image[..., channel], mpp) for channel in range(3)]  # each by itself: several times faster
+    planes = [_blurred(image[..., channel], mpp) for channel in range(3)]  # one by one: several times faster
     value, lowest = reduce(np.maximum, planes), reduce(np.minimum, planes)
     saturation = np.divide(value - lowest, value, out=np.zeros_like(value), where=value > 0)
     stained = (saturation >= MIN_SATURATION) & (value > MAX_DARKNESS)
@@ -211,7 +211,7 @@ def _blurred(plane: NDArray[np.uint8], mpp: float) -> NDArray[np.float32]:
 
 
 def _of_pen_hue(planes: Sequence[NDArray[np.float32]], asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which of the pixels asked for have a pen's hue; from green to blue, green is above red."""
+    """Return which of the pixels asked for have a pen's hue. From green to blue, green is above red."""
     red, green, _ = planes
     found = asked & (green > red)
     if not found.any():
@@ -229,7 +229,7 @@ def _bridge(mask: NDArray[np.bool_], mpp: float) -> NDArray[np.bool_]:
 
 
 def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Close by a disk: as scikit-image's ``closing``, whose time grows with the disk's area, but thirty times faster."""
+    """Close by a disk. The result is that of scikit-image's ``closing``, whose time grows with its area; this is faster."""
     closed = np.empty_like(mask)
     padded = np.pad(mask, 2 * radius, mode="edge")
     for top in range(0, len(mask), BAND_ROWS):
@@ -239,7 +239,7 @@ def _close(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
 
 
 def _dilated(mask: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
-    """Dilate by a disk, whose rows are runs of pixels; without the margin of `radius` where it would reach outside."""
+    """Dilate by a disk, whose rows are runs of pixels. The result lacks the margin of `radius`, where it would reach out."""
     rows, cols = (side - 2 * radius for side in mask.shape)
     dilated = np.zeros((rows, cols), bool)
     runs, reach = mask[:, radius : radius + cols].copy(), 0
@@ -269,8 +269,8 @@ def _fill_holes(mask: NDArray[np.bool_], max_px: int) -> NDArray[np.bool_]:
 
 
 def _any_within(mask: NDArray[np.bool_], first: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Tell for each range of rows where any of it is True, column by column."""
-    ranges = np.stack([first, end], -1).ravel()  # every second one is what lies between two of them
+    """Return, for each range of rows and each column, whether any element is True."""
+    ranges = np.stack([first, end], -1).ravel()  # every second result is of the gap between two ranges
     return np.asarray(np.logical_or.reduceat(np.pad(mask, ((0, 1), (0, 0))), ranges)[::2])
 
 
