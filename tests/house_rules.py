@@ -157,7 +157,7 @@ def long_functions(package: Package) -> list[str]:
     violations = []
     for module, tree in package.trees.items():
         for function in _functions(tree):
-            lines = _code_lines(function, signature=package.public.get(function.name) != module)
+            lines = _code_lines(function, signature=not _is_public(package, module, function))
             if lines > MAX_FUNCTION_LINES:
                 violations.append(f"{module}:{function.lineno} {function.name}: {lines} lines; at most {MAX_FUNCTION_LINES}")
     return violations
@@ -175,13 +175,13 @@ def function_lengths(package: Package) -> dict[str, int]:
 def many_parameters(package: Package) -> list[str]:
     """Return functions of too many parameters.
 
-    Keyword-only parameters of the public functions do not count, nor do the parameters of a command: click gives them by name.
+    Keyword-only parameters of public functions, and of public classes when they are made, do not count. Nor do the parameters
+    of a command: click gives them by name.
     """
     violations = []
     for module, tree in package.trees.items():
         for function in _functions(tree):
-            public = package.public.get(function.name) == module
-            count = _count_parameters(function, keywords=not public)
+            count = _count_parameters(function, keywords=not _is_public(package, module, function))
             if count > MAX_PARAMETERS and not _is_command(function):
                 violations.append(f"{module}:{function.lineno} {function.name}: {count} parameters; at most {MAX_PARAMETERS}")
     return violations
@@ -283,6 +283,15 @@ def _code_lines(function: Function, signature: bool) -> int:
     end = function.end_lineno or function.lineno
     docstring = (function.body[0].end_lineno or 0) - function.body[0].lineno + 1 if documented else 0
     return end - function.lineno + 1 - docstring if signature else end - function.body[documented].lineno + 1
+
+
+def _is_public(package: Package, module: str, function: Function) -> bool:
+    """Tell whether a function is a public name of its module, or makes a class that is one."""
+    names = {name for name, home in package.public.items() if home == module}
+    for node in package.trees[module].body:
+        if node is function or (isinstance(node, ast.ClassDef) and function.name == "__init__" and function in node.body):
+            return node.name in names
+    return False
 
 
 def _count_parameters(function: Function, keywords: bool) -> int:
