@@ -25,7 +25,7 @@ def make_record(
     device: str = "cpu",
     uncertainty: bool = False,
     tissue_fraction: float = 1.0,
-    **thresholds: float,
+    thresholds: dict[str, float] | None = None,
 ) -> ScanRecord:
     """The record of a scan that has not reached its end; `slide` is the slide's fingerprint."""
     identity = ScanIdentity(
@@ -46,7 +46,7 @@ def make_record(
         identity=identity,
         slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp),
         tissue=ScannedTissue("found", tissue_fraction),
-        model=ModelCard(thresholds={"default": 0.5} | thresholds),
+        model=ModelCard(thresholds={"default": 0.5} | (thresholds or {})),
         device=device,
         versions={"torch": "2.6.0"},
     )
@@ -70,7 +70,7 @@ def write_store(
     assert grid.shape == probability.shape
     scanned = np.isfinite(probability)
     fraction = float(scanned.mean())
-    record = make_record(grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, **thresholds)
+    record = make_record(grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, thresholds=thresholds)
     heatmap = Heatmap.create(path, record, scanned, overwrite=True)
     status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
     for block in grid.blocks():

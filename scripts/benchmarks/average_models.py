@@ -20,7 +20,7 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.model import half_precision, read_card, save_model
 from wsi_meta.outputs import check_output
-from wsi_meta.training.validation import Judge
+from wsi_meta.training.validation import Validation
 
 
 def _weights(source: Path) -> dict[str, torch.Tensor]:
@@ -51,7 +51,7 @@ def _main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     out, device = check_output(arguments.out, overwrite=False), resolve_device(arguments.device)
-    judge = Judge(
+    validation = Validation(
         open_patches(arguments.data)["valid"],
         device,
         resolve_precision(arguments.precision, device),
@@ -63,7 +63,7 @@ def _main() -> None:
         {"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()} for source in arguments.sources
     ]
     facts = read_card(arguments.sources[0]).training | {"averaged": averaged}
-    card = judge.card(weights, judge.logits(weights), facts, mosaics=True)
+    card = validation.card(weights, validation.logits(weights), facts, mosaics=True)
     save_model(out, weights, card)
     print(f"{out}: dense {card.dense}")
     for name, value in card.metrics.items():

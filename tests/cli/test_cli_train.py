@@ -147,7 +147,7 @@ def call_of(function: Callable[..., Any], *arguments: str) -> dict[str, Any]:
     calls = []
 
     def break_off(frame: FrameType, event: str, _value: Any) -> None:
-        if event == "call" and frame.f_code is function.__code__:  # type: ignore[attr-defined]
+        if event == "call" and frame.f_code is function.__code__:
             calls.append(dict(frame.f_locals))
             raise DataError("far enough")
 

@@ -43,7 +43,7 @@ def kept(client: Client) -> int:
     def count(dask_worker: Any) -> int:
         return sum(name.startswith("wsi-meta-") for name in dask_worker.plugins)
 
-    return max(client.run(count).values())
+    return int(max(client.run(count).values()))
 
 
 def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.inference.fast_network
+import wsi_meta.scanning.scanner
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import FastNetwork, worth_compiling
@@ -43,7 +44,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def repay_from(patches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = partial(worth_compiling, patches_repay=patches)
-    monkeypatch.setattr(wsi_meta.inference.fast_network, "worth_compiling", rule)
+    monkeypatch.setattr(wsi_meta.scanning.scanner, "worth_compiling", rule)
 
 
 def test_a_scan_goes_on_as_it_was_begun(
@@ -53,13 +54,13 @@ def test_a_scan_goes_on_as_it_was_begun(
     settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
     monkeypatch.setenv("CXX", sys.executable)
 
-    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False
+    assert scan(slide, out, **settings).record.identity.compiled is False
     assert compiled == []
     repay_from(100, monkeypatch)
-    assert scan(slide, out, **settings).facts["identity"]["compiled"] is False, "the rule does not overrule the store"
+    assert scan(slide, out, **settings).record.identity.compiled is False, "the rule does not overrule the store"
     with pytest.raises(OutputExistsError, match="compiled is False, now True"):
         scan(slide, out, compiled="yes", **settings)
-    assert scan(slide, out, overwrite=True, **settings).facts["identity"]["compiled"] is True
+    assert scan(slide, out, overwrite=True, **settings).record.identity.compiled is True
     assert compiled == ["cpu"]
     assert scan(slide, out, **settings).finished
     assert compiled == ["cpu"], "a finished scan needs no network"
@@ -78,7 +79,7 @@ def test_without_a_compiler(
 
     heatmap = scan(slide, tmp_path / "h.zarr", progress=True, **settings)
 
-    assert heatmap.facts["identity"]["compiled"] is False
+    assert heatmap.record.identity.compiled is False
     assert capsys.readouterr().err.count("no C++ compiler") == 1
     with pytest.raises(DeviceError, match="found no compiler"):
         scan(slide, tmp_path / "other.zarr", compiled="yes", **settings)

@@ -95,6 +95,7 @@ def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, s
     assert heatmap.finished
     assert heatmap.result is not None
     assert heatmap.result.cells["scanned"] == int((status == Status.SCANNED).sum())
+    assert heatmap.result.score is not None
     assert 0 < heatmap.result.score < 1
     record = heatmap.record
     assert record.slide.width == 768

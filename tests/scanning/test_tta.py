@@ -181,7 +181,7 @@ def test_resumed(
     with pytest.raises(KeyboardInterrupt):
         scan_darkness(slide_file, tmp_path / "h.zarr", kind=Interrupted, scheduler="synchronous", **settings)
     half = Heatmap.open(tmp_path / "h.zarr")
-    todo = half.open_blocks()
+    todo = half.open_blocks(half.status)
     assert len(todo) == 2
     for name in ("0", "uncertainty"):
         zarr.open_group(tmp_path / "h.zarr", mode="r+")[name][todo[0].cells] = 0.125  # type: ignore[index]

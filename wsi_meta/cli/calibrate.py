@@ -31,6 +31,7 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
     """
     from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
 
-    card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
+    with options.tuned_memory(settings["device"]):
+        card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
     result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}
     options.print_result(result, as_json=as_json)

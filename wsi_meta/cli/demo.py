@@ -26,7 +26,8 @@ def demo(out: Path, seed: int, device: str, as_json: bool) -> None:
     """Draw a slide of synthetic lymph-node tissue, scan it with the default model, show overlay and score."""
     from wsi_meta.demo.demo import run_demo
 
-    made = run_demo(out, seed=seed, device=device, progress=True)
+    with options.tuned_memory(device, in_bands=True):  # the default model scans in dense mode
+        made = run_demo(out, seed=seed, device=device, progress=True)
     paths = {name: str(getattr(made, name)) for name in ("slide", "heatmap", "overlay")}
     options.print_result(paths | {"score": made.score, "auc_drawn_tumor_vs_normal": made.auc}, as_json=as_json)
     if not as_json:

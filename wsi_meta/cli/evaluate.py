@@ -32,4 +32,6 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     """
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
 
-    options.print_result(evaluate_model(model, data, progress=True, **settings).to_dict(), as_json=as_json)
+    with options.tuned_memory(settings["device"]):
+        evaluation = evaluate_model(model, data, progress=True, **settings)
+    options.print_result(evaluation.to_dict(), as_json=as_json)

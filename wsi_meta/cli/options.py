@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ __all__ = [
     "score_model_option",
     "training_precision_option",
     "tta_option",
+    "tuned_memory",
     "workers_option",
 ]
 
@@ -68,6 +70,17 @@ reading_workers_option = _workers_option("Patches that are read at the same time
 block_workers_option = _workers_option("Blocks in work at the same time.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
+
+
+def tuned_memory(device: str, *, in_bands: bool = False) -> AbstractContextManager[None]:
+    """Tune the memory of this process, which is the command's own, where a CPU computes.
+
+    See :func:`wsi_meta.inference.allocator.tuned_memory`; without `in_bands` it is for patches.
+    """
+    from wsi_meta.inference.allocator import tuned_memory as tuned
+    from wsi_meta.inference.device import resolve_device
+
+    return tuned(in_bands=in_bands) if resolve_device(device) == "cpu" else nullcontext()
 
 
 def example(text: str) -> str:

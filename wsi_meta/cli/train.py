@@ -70,21 +70,7 @@ __all__ = ["train"]
 @options.training_precision_option
 @options.overwrite_option
 @options.as_json_option
-def train(
-    data: tuple[Path, ...],
-    out: Path,
-    init: str,
-    drop_duplicates: bool,
-    device: str,
-    precision: str,
-    workers: int,
-    resume: bool,
-    keep_checkpoint: bool,
-    overwrite: bool,
-    as_json: bool,
-    without: tuple[str, ...],
-    **recipe: float,
-) -> None:
+def train(data: tuple[Path, ...], out: Path, as_json: bool, without: tuple[str, ...], **settings: Any) -> None:
     """Train a ResNet50 on labelled patches: PCam HDF5 files, the Kaggle folder, or folders 0/ and 1/.
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
@@ -92,21 +78,10 @@ def train(
     from wsi_meta.training.recipe import Augmentation, Recipe
     from wsi_meta.training.train import train as train_model
 
-    chosen = Recipe(**recipe, augmentation=Augmentation().without(*without))  # type: ignore[arg-type]
-    result = train_model(
-        data,
-        out,
-        init=init,
-        recipe=chosen,
-        drop_duplicates=drop_duplicates,
-        device=device,
-        precision=precision,
-        workers=workers,
-        resume=resume,
-        keep_checkpoint=keep_checkpoint,
-        overwrite=overwrite,
-        progress=True,
-    )
+    chosen = {name: settings.pop(name) for name in list(settings) if name in Recipe.__dataclass_fields__}
+    recipe = Recipe(**chosen, augmentation=Augmentation().without(*without))
+    with options.tuned_memory(settings["device"]):
+        result = train_model(data, out, recipe=recipe, progress=True, **settings)
     if result.rank == 0:
         printed: dict[str, Any] = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}
         printed |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
