@@ -73,7 +73,10 @@ def test_a_relative_out_is_written_where_the_caller_is(
     monkeypatch.chdir(tmp_path)
     with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster, Client(cluster) as client:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
-        worker = subprocess.Popen([*command, "--no-dashboard"], cwd=tmp_path / "elsewhere", stderr=subprocess.DEVNULL)
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as the tests: more of them sum in another order
+        worker = subprocess.Popen(
+            [*command, "--no-dashboard"], cwd=tmp_path / "elsewhere", env=one_thread, stderr=subprocess.DEVNULL
+        )
         try:
             client.wait_for_workers(1, timeout=60)
             heatmap = scan(slide.name, "heat.zarr", model=os.path.relpath(model_file), scheduler=client, **COMMON)

@@ -16,17 +16,15 @@ import wsi_meta.scanning.scanner
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import FastNetwork, worth_compiling
-from wsi_meta.models.model import ModelCard, save_model
+from wsi_meta.models.model import Model, ModelCard
 from wsi_meta.scanning.scan import scan
 
 IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}
 
 
 @pytest.fixture
-def tiny_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("wsi_meta.models.model.build_network", Tiny)
-    save_model(tmp_path / "tiny.safetensors", Tiny().state_dict(), ModelCard(dense=True))
-    return tmp_path / "tiny.safetensors"
+def tiny(tmp_path: Path) -> Model:
+    return Model(Tiny().eval(), ModelCard(dense=True), "0" * 64, tmp_path / "tiny.safetensors")
 
 
 @pytest.fixture
@@ -48,10 +46,10 @@ def repay_from(patches: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_scan_goes_on_as_it_was_begun(
-    tiny_file: Path, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Model, tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide, out = write_slide(tmp_path / "s.tif", texture(300, 300)), tmp_path / "h.zarr"
-    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
+    settings: dict[str, Any] = {"model": tiny, **IN_BF16}
     monkeypatch.setenv("CXX", sys.executable)
 
     assert scan(slide, out, **settings).record.identity.compiled is False
@@ -69,10 +67,10 @@ def test_a_scan_goes_on_as_it_was_begun(
 
 
 def test_without_a_compiler(
-    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(300, 300))
-    settings: dict[str, Any] = {"model": tiny_file, **IN_BF16}
+    settings: dict[str, Any] = {"model": tiny, **IN_BF16}
     repay_from(100, monkeypatch)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
