@@ -18,40 +18,40 @@ __all__ = ["train"]
 @click.option("--init", default="imagenet", show_default=True, help="imagenet (a download), none, or a file of weights.")
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak step, new layers.")
-@click.option("--lr-loaded", type=click.FloatRange(0), default=4e-4, show_default=True, help="Peak step, loaded layers.")
-@click.option("--head-epochs", type=click.IntRange(0), default=1, show_default=True, help="First epochs for new layers alone.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Top rate, new layers.")
+@click.option("--lr-loaded", type=click.FloatRange(0), default=4e-4, show_default=True, help="Top rate, loaded layers.")
+@click.option("--head-epochs", type=click.IntRange(0), default=1, show_default=True, help="First epochs: new layers only.")
 @click.option(
     "--freeze",
     type=click.Choice(["none", "stem", "layer1", "layer2", "layer3"]),
     default="layer1",
     show_default=True,
-    help="Last stage whose loaded kernels stay as they are.",
+    help="Last stage whose loaded kernels never change.",
 )
-@click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="Step factor a stage earlier.")
+@click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="Rate factor per earlier stage.")
 @click.option("--mosaics", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of steps on mosaics.")
 @click.option(
     "--ema-epochs",
     type=click.FloatRange(0),
     default=0.3,
     show_default=True,
-    help="Span of the weights' moving average; 0: none.",
+    help="Time constant of the weights' moving average; 0: none.",
 )
 @click.option(
     "--label-smoothing", type=click.FloatRange(0, 0.9), default=0.05, show_default=True, help="Targets' distance from 0 and 1."
 )
 @click.option(
-    "--clip-norm", type=click.FloatRange(0), default=5.0, show_default=True, help="Longest gradient of a step; 0: any."
+    "--clip-norm", type=click.FloatRange(0), default=5.0, show_default=True, help="Largest gradient norm; 0: no limit."
 )
 @click.option(
     "--batchnorm",
     type=click.Choice(["adapt", "frozen"]),
     default="adapt",
     show_default=True,
-    help="Statistics: adapt, or as loaded.",
+    help="Statistics: adapted, or as loaded.",
 )
 @click.option(
-    "--patience", type=click.IntRange(0), default=3, show_default=True, help="Epochs past the best validation loss; 0: any."
+    "--patience", type=click.IntRange(0), default=3, show_default=True, help="Epochs without a better validation loss; 0: any."
 )
 @click.option(
     "--without",
@@ -62,8 +62,8 @@ __all__ = ["train"]
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of split, order, weights and augmentation."
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out, if there is one.")
-@click.option("--keep-checkpoint", is_flag=True, help="Leave the last checkpoint there at the end.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint beside --out, if there is one.")
+@click.option("--keep-checkpoint", is_flag=True, help="Keep the last checkpoint at the end.")
 @click.option("--drop-duplicates", is_flag=True, help="Drop training patches that are also in validation.")
 @options.workers_option
 @options.device_option

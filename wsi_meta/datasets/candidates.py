@@ -1,4 +1,4 @@
-"""Where on a slide patches may be cut: its cells with tumor, without, and without but mistaken for it by a scan."""
+"""Where patches may be cut from a slide: cells with tumor, normal cells, and normal cells that a scan mistook for tumor."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class Candidates:
 def find_candidates(
     source: SourceSlide, slide: Slide, preprocessing: Preprocessing, *, limit: int, seed: list[int], scans: Path | None = None
 ) -> dict[str, Candidates]:
-    """Find the cells whose patches may be cut from a slide; their patches lie on it as a whole.
+    """Find the cells whose patches may be cut from a slide. Their whole patches lie on the slide.
 
-    A cell is tumor when a pixel of it is (at the model's mpp): PCam's label of the patch round it. Normal cells hold tissue
-    (:func:`wsi_meta.find_tissue`); a slide that is only partly annotated has none. A normal cell is hard when a scan gave
-    it at least its model's threshold although nothing in its whole patch is tumor: nearer to an outline, the scan may
-    be right and the outline wrong.
+    A cell is tumor when one of its pixels is (at the model's mpp); this is PCam's label of the patch round it. A normal cell
+    contains tissue (:func:`wsi_meta.find_tissue`) and no tumor; a slide that is only partly annotated has no normal cells. A
+    normal cell is hard when a scan gave it at least its model's threshold although its whole patch contains no tumor: nearer to
+    an outline, the scan may be right and the outline wrong.
 
     Parameters
     ----------
     source, slide : row of the manifest, and the slide itself
     preprocessing : of the model
-    limit : at most so many of each kind are given
-    seed : of their order
+    limit : largest number of cells of each kind
+    seed : of their random order
     scans : folder with the slide's heatmap ``<name>.zarr``; without it no cell is hard
 
     Returns
@@ -88,7 +88,7 @@ def find_candidates(
 
 
 def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
-    """Tell which cells hold a pixel of tumor, at the model's mpp; bool (rows, cols).
+    """Tell which cells contain a pixel of tumor, at the model's mpp; bool (rows, cols).
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
 
 
 def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:
-    """Tell which cells' patches lie on the slide as a whole."""
+    """Tell which cells have their whole patch on the slide."""
     px = exact_ratio(grid.slide_mpp, grid.mpp)  # pixels at the model's mpp per level-0 pixel
     margin = (grid.patch_px - grid.stride_px) // 2
     fits = []
@@ -129,14 +129,14 @@ def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:
 
 
 def _dilate(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Add the eight neighbours: a patch is as large as its cell and those."""
+    """Add the eight neighbours of each cell: together they are as large as its patch."""
     from scipy.ndimage import binary_dilation
 
     return np.asarray(binary_dilation(cells, np.ones((3, 3))))
 
 
 def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
-    """Tell which cells' centres a scan, of whatever stride, gave at least its model's threshold."""
+    """Tell to which cells' centres a scan, of any stride, gave at least its model's threshold."""
     heatmap = Heatmap.open(store)
     if heatmap.record.identity.slide != slide.fingerprint():
         raise DataError(f"{store}: is not of {slide.path}; expected scans of the manifest's slides, under their names")
@@ -149,7 +149,7 @@ def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
 
 
 def _check_extent(path: Path, annotations: Annotations, grid: PatchGrid) -> None:
-    """Refuse outlines that reach further beyond the slide than a patch is wide."""
+    """Refuse outlines that reach beyond the slide by more than the width of a patch."""
     if annotations.tumor:
         right, lower = np.max([outline.vertices.max(0) for outline in annotations.tumor], 0)
         if max(right - grid.width, lower - grid.height) > 3 * grid.cell_l0:

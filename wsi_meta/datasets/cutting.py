@@ -1,4 +1,4 @@
-"""Cutting patches from a slide: those that are background or cannot be read are passed over and counted."""
+"""Cutting patches from a slide. Patches that are background or cannot be read are skipped and counted."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ AT_ONCE = 256
 
 
 class PatchCutter:
-    """Cuts patches round cells of one slide.
+    """Cuts the patches around cells of one slide.
 
     Attributes
     ----------
-    blank : patches that were passed over as background, see :func:`is_blank`
-    unreadable : patches that could not be read, so that nothing is known of them
+    blank : number of patches that were skipped as background, see :func:`is_blank`
+    unreadable : number of patches that could not be read
     """
 
     def __init__(self, slide: Slide, preprocessing: Preprocessing, pool: Executor) -> None:

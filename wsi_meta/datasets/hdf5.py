@@ -1,4 +1,4 @@
-"""Patches out of HDF5 files, many rows at a time, each file opened once in a process."""
+"""Reading patches from HDF5 files, many rows at a time; a process opens each file once."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["Hdf5Rows", "read_hdf5"]
 
 LEAST_CACHE, MOST_CACHE = 2**20, 2**28
-"""Bytes of decoded chunks that are kept for an open file: room for eight rows of chunks, between these two."""
+"""Limits of the cache of decoded chunks of an open file, in bytes. It has room for eight rows of chunks within them."""
 _ERRORS = (OSError, RuntimeError, KeyError, IndexError, ValueError, AttributeError, TypeError)
-"""What h5py raises for a damaged file or one of another making."""
+"""What h5py raises for a damaged file or a file of another kind."""
 
 
 class Hdf5Rows:
-    """Rows of the data set ``x`` of HDF5 files, which stay open from the first read until this object goes.
+    """Rows of the data set ``x`` of HDF5 files. A file stays open from its first read until this object is deleted.
 
     A handle belongs to the process that opened it: after a fork, and in a copy sent to another process, each file is
     opened anew. Compressed files are stored in chunks that may hold many rows (h5py's own choice for 262,144 patches
@@ -34,7 +34,7 @@ class Hdf5Rows:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._open: dict[Path, tuple[Any, Any]] = {}  # file and data set: the file's handle must outlive the other
+        self._open: dict[Path, tuple[Any, Any]] = {}  # file and data set: the file must stay open as long as its data set
 
     def __reduce__(self) -> tuple[type[Hdf5Rows], tuple[()]]:
         return Hdf5Rows, ()
@@ -71,7 +71,7 @@ class Hdf5Rows:
         pixels = np.empty((len(rows), *data.shape[1:]), np.uint8)
         bounds = [0, *(np.flatnonzero(np.diff(rows) > 1) + 1).tolist(), len(rows)]
         for start, stop in pairwise(bounds):
-            # a slice, not a list of rows: h5py needs up to 5 ms for each row of a list
+            # read slices, because h5py needs up to 5 ms for each row of a list
             pixels[start:stop] = data[rows[start] : rows[stop - 1] + 1]
         return pixels
 
@@ -87,7 +87,7 @@ class Hdf5Rows:
             if chunks:
                 row_of_chunks = chunks[0] * int(np.prod(file["x"].shape[1:]))
                 size = int(np.clip(8 * row_of_chunks, LEAST_CACHE, MOST_CACHE))
-                # a hash table of a hundred slots a chunk, as HDF5's manual recommends
+                # a hundred slots of the hash table for each chunk, as HDF5's manual recommends
                 slots = 100 * (size // int(np.prod(chunks)) + 1) + 1
                 access.set_chunk_cache(min(slots, 1_000_003), size, 1.0)
             self._open[path] = file, h5py.Dataset(h5py.h5d.open(file.id, b"x", access))

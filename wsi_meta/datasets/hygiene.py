@@ -1,7 +1,7 @@
-"""What must hold of labelled patches before a training on them means anything.
+"""Checks of labelled patches before a training.
 
-Every patch is read once: that finds the files that do not decode, Kaggle's ids that their pixels do not give, and, by
-content, patches that stand in training and in validation. A model that has seen its judge's patches is judged too well.
+Every patch is read once. This finds files that do not decode, Kaggle's ids that do not match their pixels, and patches whose
+pixels are both in training and in validation: validation of a model that was trained on them would be too favourable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wsi_meta.progress import progress_bar
 __all__ = ["CheckedPatches", "check_patches"]
 
 BATCH = 256
-"""Patches that a process reads at a time."""
+"""Number of patches that a process reads at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,33 @@ class CheckedPatches:
     train: Patches
     valid: Patches
     summary: str
-    """One line for people: numbers, classes, slides, and what stands twice."""
+    """One line for people: numbers, classes, slides and duplicates."""
 
 
 def check_patches(
     train: Patches, valid: Patches, *, duplicates: str = "refuse", workers: int = 0, progress: bool = False
 ) -> CheckedPatches:
-    """Read all patches once and see that they can be trained on.
+    """Read all patches once and check that a training can use them.
 
     Two patches are the same when the SHA-1 of their decoded RGB bytes is.
 
     Parameters
     ----------
-    train, valid : patches to learn from and to judge by
+    train, valid : patches to train on and to validate on
     duplicates : ``refuse`` training patches that are also in `valid`, or ``drop`` them from training
     workers : processes that decode patches; 0 decodes in this one
     progress : show a bar on stderr
 
     Returns
     -------
-    the patches, and a summary of them; patches that stand more than once within `train` stay and are counted.
+    The patches and a summary of them. Patches that are in `train` more than once are kept and counted.
 
     Raises
     ------
     DataError
-        when patches cannot be read (all are counted, the first is named), when there is only one class, or when a
-        patch is in both and is not to be dropped.
-    ValueError
+        when patches cannot be read (the message names the first and counts all), when there is only one class, or when a
+        patch is in both and `duplicates` is ``refuse``.
+    OptionsError
         for another value of `duplicates`.
     """
     if duplicates not in ("refuse", "drop"):
@@ -98,7 +98,7 @@ def _compare_slides(train: Patches, valid: Patches) -> list[str]:
 
 
 def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:
-    """Say how many patches stand again within training, and how many of the contents have both labels."""
+    """Describe how many patches are repeated within training, and how many of them have both labels."""
     labels: dict[bytes, set[int]] = {}
     for content, label in zip(contents, patches.labels.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
@@ -109,7 +109,7 @@ def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:
 
 
 class _Contents(Dataset[tuple[bytes, str]]):
-    """Content of each patch, and why it cannot be read; one of the two is empty."""
+    """The SHA-1 of each patch's pixels, and why it cannot be read; one of the two is empty."""
 
     def __init__(self, patches: Patches) -> None:
         self.patches = patches
@@ -131,7 +131,7 @@ class _Contents(Dataset[tuple[bytes, str]]):
 
 
 def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[bytes]:
-    """Read all patches; give the SHA-1 of each one's pixels."""
+    """Read all patches and return the SHA-1 of each one's pixels."""
     generator = torch.Generator()  # else the seeds of the workers are drawn from the global one
     loader = DataLoader(_Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator)
     contents: list[bytes] = []

@@ -1,9 +1,9 @@
-"""Labelled patches from disk, in the three layouts people have.
+"""Labelled patches on disk, in the three common layouts.
 
 - PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1);
   the slide of each patch is known where ``..._meta.csv`` lies beside them
 - Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
-  an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage shows
+  an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
 
 A folder may hold several; several folders are joined.
@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 
 
 def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]:
-    """Find the labelled patches below one or several folders.
+    """Find the labelled patches in one or several folders.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
 
 
 def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
-    """Return training and validation patches: the data's own split, else a seeded stratified one.
+    """Return training and validation patches: the data's own split, else a seeded split of each class.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
 def read_batches(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Return a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
 
-    A DataError from a process that decodes patches comes out as it was raised there, without that process's traceback.
+    A DataError from a process that decodes patches is raised with its own message, without that process's traceback.
     """
     try:
         yield from loader
@@ -130,7 +130,7 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
 
 
 def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | None:
-    """Read the slide of each patch from PCam's meta table, which must agree with the labels; None where it is not there."""
+    """Read the slide of each patch from PCam's meta table, which must agree with the labels; None where there is no table."""
     if not path.exists():
         return None
     table = read_table(path, ("center_tumor_patch", "wsi"), "patches and their slides")
@@ -201,5 +201,5 @@ def _place(files: Sequence[Path]) -> Path:
 
 
 def _images(folder: Path) -> list[Path]:
-    """List a folder's images by name, without the hidden twins that macOS leaves."""
+    """List a folder's images by name, without the hidden ``._`` files of macOS."""
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")

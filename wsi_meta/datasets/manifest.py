@@ -30,15 +30,15 @@ class SourceSlide:
     """Outlines or mask of its tumor; None for a normal slide."""
     patient: str
     split: str
-    """One of :data:`wsi_meta.datasets.layouts.SPLITS`; empty where it is still to be dealt."""
+    """One of :data:`wsi_meta.datasets.layouts.SPLITS`; empty where none was chosen yet."""
     partly: bool
-    """Whether it holds tumor outside its outlines, so that nothing on it is known to be normal."""
+    """Whether it may contain tumor outside its outlines, so that no part of it is known to be normal."""
     mpp: float | None = None
-    """Micrometres per level-0 pixel, where the file does not say."""
+    """Micrometres per level-0 pixel, for a slide whose file does not say; else None."""
 
     @property
     def name(self) -> str:
-        """The file's name without ending; in PCam's meta table ``wsi``."""
+        """The file's name without its ending: column ``wsi`` of PCam's meta table."""
         return self.path.stem
 
 
@@ -48,7 +48,7 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
     Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
     ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test), ``partly`` (1 where
     not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of Camelyon16 in
-    :data:`wsi_meta.annotations.camelyon_slides.PARTLY` are taken to be so, and told. Paths are relative to the manifest.
+    :data:`wsi_meta.annotations.camelyon_slides.PARTLY` count as 1, with a warning. Paths are relative to the manifest.
 
     Raises
     ------
@@ -74,19 +74,19 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
 def deal_splits(
     slides: Sequence[SourceSlide], *, valid: float, test: float, by: str, seed: int
 ) -> dict[str, tuple[SourceSlide, ...]]:
-    """Return the slides of each split; those without one are dealt by shares, tumor and normal apart.
+    """Return the slides of each split. Slides without one are distributed at random, those with and without tumor separately.
 
     Parameters
     ----------
-    valid, test : share of the slides (or patients) without a split that go there; at least one of each class where the
-        share is not 0 and there are enough
+    valid, test : share of the slides (or patients) without a split that go to this split; at least one of each class where
+        the share is not 0 and there are enough
     by : ``patient``, so that a patient's slides stay together, or ``slide``
-    seed : of the deal
+    seed : of the random distribution
 
     Raises
     ------
     DataError
-        when slides of one patient are given to different splits.
+        when the manifest puts slides of one patient into different splits.
     """
     given: dict[str, str] = {}
     for slide in slides:
@@ -113,7 +113,7 @@ def deal_splits(
 
 
 def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> SourceSlide:
-    """Check a row; `known` are names of slides that are partly annotated."""
+    """Check a row; `known` are the names of partly annotated slides."""
     slide, truth, patient, split, partly, mpp = row
     if split not in ("", *SPLITS) or partly.lower() not in ("", *YES, *NO):
         raise DataError(

@@ -1,4 +1,4 @@
-"""Labelled patches that are read when asked for: the one thing that training and evaluation are fed with."""
+"""Labelled patches that are read on demand: what training and evaluation work on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Patches", "join"]
 
 @dataclass(frozen=True)
 class Patches(Dataset[tuple[torch.Tensor, int]]):
-    """Labelled patches that are read when asked for; a map-style dataset for torch's ``DataLoader``."""
+    """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``."""
 
     files: tuple[Path, ...]
     """File of each patch; the HDF5 file itself for the official layout."""
@@ -64,7 +64,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         Raises
         ------
         DataError
-            for a patch that does not decode, is not `patch_px` square, or is not what its name promises.
+            for a patch that does not decode, is not `patch_px` square, or whose pixels do not match its name.
         """
         pixels: list[NDArray[np.uint8]] = [np.empty(0, np.uint8)] * len(indices)
         places_in: dict[Path, list[int]] = {}
@@ -80,12 +80,12 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         return pixels
 
     def name(self, index: int) -> str:
-        """Return a patch's name for people: its file's, or ``<HDF5 file's>[row]``."""
+        """Return a patch's name for people: the name of its file, or ``<HDF5 file>[row]``."""
         row = self.rows[index]
         return self.files[index].name if row < 0 else f"{self.files[index].name}[{row}]"
 
     def check(self) -> None:
-        """Look at every image's header, so that a bad file is named before the first step rather than hours later.
+        """Read every image's header, so that a bad file is reported before the first step and not hours later.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         return digest.hexdigest()
 
     def summary(self) -> dict[str, int | str]:
-        """Return number, tumor patches and fingerprint, as a card tells them."""
+        """Return number, tumor patches and fingerprint, as a card holds them."""
         return {"n": len(self), "tumor": int(self.labels.sum()), "sha256": self.fingerprint()}
 
     def _read_image(self, index: int) -> NDArray[np.uint8]:
@@ -146,7 +146,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
 
 
 def join(parts: Sequence[Patches]) -> Patches:
-    """Return the patches of all parts, one after the other; slides stay unknown unless every part knows them."""
+    """Return the patches of all parts in order. Slides are None unless all parts know theirs."""
     slides = [part.slides for part in parts if part.slides is not None]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
     return Patches(
@@ -160,7 +160,7 @@ def join(parts: Sequence[Patches]) -> Patches:
 
 @contextmanager
 def _opened_image(path: Path) -> Iterator[Any]:
-    """Open an image; DataError for whatever goes wrong while it is open."""
+    """Open an image; raise a DataError for any error while it is open."""
     from PIL import Image
 
     try:

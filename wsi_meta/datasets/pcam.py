@@ -31,7 +31,7 @@ class PatchPlace(NamedTuple):
     tumor_patch: bool
     """Whether there is tumor anywhere in the patch."""
     center_tumor_patch: bool
-    """Whether there is in its centre 32 x 32 px: the label."""
+    """Whether there is tumor in its centre 32 x 32 px: the label."""
     wsi: str
     """Name of the slide."""
 
@@ -43,9 +43,10 @@ def pcam_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
 
 
 class PcamWriter:
-    """Takes a split's patches one by one and at the end writes its three files, balanced and in random order.
+    """Collects the patches of a split and writes its three files at the end, balanced and in random order.
 
-    Until then the patches stand, as they come, in a temporary HDF5 file in the folder; only their places are in memory.
+    Until then the patches are in a temporary HDF5 file in the folder, in the order in which they came. Only their places are in
+    memory.
     """
 
     def __init__(self, folder: Path, split: str, patch_px: int) -> None:
@@ -70,7 +71,7 @@ class PcamWriter:
 
         Returns
         -------
-        the patches' numbers in the order in which they were added, row by row of the files.
+        For each row of the files, the number of its patch in the order of :meth:`add`.
         """
         import h5py
 

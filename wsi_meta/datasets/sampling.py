@@ -1,4 +1,4 @@
-"""From slides and the outlines of their tumor to a data set of patches in PCam's own layout."""
+"""From slides and outlines of their tumor to a data set of patches in PCam's layout."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["Sampled", "sample", "share_out"]
 logger = logging.getLogger(__name__)
 
 PATCH_PX, LABEL_PX = 96, 32
-"""PCam's geometry, which its files' layout fixes."""
+"""PCam's geometry. The layout of its files has no others."""
 OTHER_SPLITS = 8
-"""Validation and test have an eighth of the training patches each, as in PCam."""
+"""Validation and test each have an eighth of the number of training patches, as in PCam."""
 RECORD = "sampling.json"
-"""What was sampled, beside PCam's files."""
+"""File beside PCam's files that records what was sampled."""
 
 
 @dataclass
@@ -42,23 +42,23 @@ class Sampled:
     """What was written for one split."""
 
     patches: int = 0
-    """Half of them tumor."""
+    """All patches; half of them tumor."""
     hard: int = 0
-    """Of the normal ones, those that a scan mistook for tumor."""
+    """Normal patches that a scan mistook for tumor."""
     slides: int = 0
-    """That patches were cut from."""
+    """Slides that patches were cut from."""
     blank: int = 0
     """Patches that were left out as background by PCam's rule."""
     unreadable: int = 0
-    """Patches that could not be read, so that nothing is known of them."""
+    """Patches that were left out because they could not be read."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What all slides of a call share."""
+    """What is the same for all slides of a call."""
 
     folder: Path
-    """Where files stand until all are written."""
+    """Temporary folder of the files until all are written."""
     preprocessing: Preprocessing
     mined: float
     scans: Path | None
@@ -68,7 +68,7 @@ class _Plan:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """A slide, and where on it patches may be cut."""
+    """A slide, and the cells of it whose patches may be cut."""
 
     slide: SourceSlide
     candidates: dict[str, Candidates]
@@ -93,26 +93,26 @@ def sample(
     """Cut labelled patches from slides into PCam's HDF5 files, which :func:`wsi_meta.train` reads as they are.
 
     A patch is one of the 96 px squares at the model's mpp that a scan would score. Its label says whether a pixel of its
-    centre 32 x 32 px is tumor. Half of the patches of each split are tumor. The slides of a split give as many patches each as
-    they can of an equal share. Background is left out by PCam's rule, see :func:`wsi_meta.datasets.cutting.is_blank`.
+    centre 32 x 32 px is tumor. Half of the patches of each split are tumor. They are shared out among the slides of a split as
+    evenly as possible. Background is left out by PCam's rule, see :func:`wsi_meta.datasets.cutting.is_blank`.
 
-    The same manifest, slides and options give the same files, whatever the number of workers. Slides are read one after the
-    other; patches are never all in memory.
+    The same manifest, slides and options give the same files for any number of workers. Slides are read one after the other,
+    and only some patches are in memory at a time.
 
     Parameters
     ----------
     manifest : CSV of slides and their annotations, see :func:`wsi_meta.datasets.manifest.read_manifest`
     out : folder for the files, made if it does not exist
-    patches : at most so many for training, half of them tumor; validation and test have an eighth of it each
-    valid, test : shares of the slides that go there, of those for which the manifest names no split
-    by : ``patient`` keeps a patient's slides in one split, ``slide`` deals slide by slide
+    patches : largest number of training patches, half of them tumor; validation and test each get an eighth of it
+    valid, test : shares of the slides without a split in the manifest that go to these splits
+    by : ``patient`` keeps a patient's slides in one split, ``slide`` distributes slide by slide
     mine : folder of heatmaps ``<slide>.zarr`` of the manifest's slides, for hard negatives: normal tissue that the scan
         mistook for tumor
-    mined : share of the negatives that are to be hard, where there are enough
-    model : model file whose card tells the mpp; None for the embedded one
+    mined : share of hard patches among the normal ones, where there are enough
+    model : model file whose card holds the mpp; None for the embedded one
     seed : of splits, places and order
-    workers : patches that are read at the same time
-    overwrite : replace the files of an earlier sampling, all of them
+    workers : number of patches that are read at the same time
+    overwrite : replace all files of an earlier sampling
     progress : show a bar and notes on stderr
 
     Returns
@@ -125,13 +125,9 @@ def sample(
         when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
     SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
     OptionsError
-        (a ValueError) for numbers and words that cannot be.
+        for options out of their range.
     """
-    if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
-        raise OptionsError(
-            f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
-            "together, more than 0 up to 1, and patient or slide"
-        )
+    _check_options(patches, valid, test, mined, by)
     folder = _check_out(Path(out), overwrite=overwrite)
     splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
     scans = None if mine is None else _check_scans(Path(mine), splits)
@@ -139,14 +135,9 @@ def sample(
     plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    done = {}
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            for split, slides in splits.items():
-                each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
-                note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=progress)
-                sources = [_look(slide, plan, each) for slide in slides]
-                done[split] = _write_split(split, sources, each, plan, pool)
+            done = {split: _sample_split(split, slides, patches, plan, pool) for split, slides in splits.items()}
         (partial / RECORD).write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
         _put_in_place(partial, folder)
     finally:
@@ -154,15 +145,31 @@ def sample(
     return done
 
 
+def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:
+    if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
+        raise OptionsError(
+            f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
+            "together, more than 0 up to 1, and patient or slide"
+        )
+
+
+def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan: _Plan, pool: Executor) -> Sampled:
+    """Find the cells of a split's slides and write its files; `patches` is the number for training."""
+    each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
+    note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=plan.progress)
+    sources = [_look(slide, plan, each) for slide in slides]
+    return _write_split(split, sources, each, plan, pool)
+
+
 def share_out(wanted: int, available: Sequence[int]) -> list[int]:
-    """Share out `wanted` as evenly as `available` allows: no one gets more than is there, the others fill up.
+    """Divide `wanted` as evenly as `available` allows: no share is larger than what is available, the others make up for it.
 
     Returns
     -------
-    Shares in the order of `available`; their sum is `wanted`, or all there is.
+    Shares in the order of `available`. Their sum is `wanted`, or the sum of `available` if that is less.
     """
     shares, left = [0] * len(available), wanted
-    # the poorest first: what they lack is shared among the others
+    # the smallest first: what it lacks is divided among the others
     for place, index in enumerate(sorted(range(len(available)), key=lambda index: available[index])):
         shares[index] = min(available[index], left // (len(available) - place))
         left -= shares[index]
@@ -170,14 +177,14 @@ def share_out(wanted: int, available: Sequence[int]) -> list[int]:
 
 
 def _look(slide: SourceSlide, plan: _Plan, limit: int) -> _Source:
-    # seeded by the slide's name, so that other slides in the manifest change nothing here
+    # seeded by the slide's name, so that the other slides of the manifest make no difference
     seed = [plan.seed, *slide.name.encode()]
     with open_slide(slide.path, mpp=slide.mpp) as opened:
         return _Source(slide, find_candidates(slide, opened, plan.preprocessing, limit=limit, seed=seed, scans=plan.scans))
 
 
 def _quotas(split: str, sources: Sequence[_Source], each: int, mined: float) -> dict[str, list[int]]:
-    """Return how many patches of each kind each slide is to give; DataError where a class has none."""
+    """Return how many patches of each kind to cut from each slide; DataError where a class has none."""
     there = {kind: [len(source.candidates[kind].cells) for source in sources] for kind in KINDS}
     total = {kind: sum(counts) for kind, counts in there.items()}
     for name, count in (("tumor", total["tumor"]), ("normal", total["hard"] + total["normal"])):
@@ -210,7 +217,7 @@ def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan,
                         writer.add(pixels, place)
                         kinds.append(kind)
                         bar.update(1)
-                    # what a slide cannot give, the next ones may; hard ones are made up for by other normal ones
+                    # later slides make up for patches that are missing; normal ones also for missing hard ones
                     missing[kind] = 0
                     missing["normal" if kind == "hard" else kind] += wanted - (len(kinds) - before)
             sampled.blank, sampled.unreadable = sampled.blank + cutter.blank, sampled.unreadable + cutter.unreadable
@@ -256,7 +263,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> Path:
-    """Make sure that the files can be written; those of an earlier sampling are never mixed with new ones."""
+    """Make sure that the files can be written. Files of an earlier sampling are never mixed with new ones."""
     check_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputPathError(f"{folder}: a file; expected a folder for PCam's files")
@@ -268,7 +275,7 @@ def _check_out(folder: Path, *, overwrite: bool) -> Path:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Move the files into the folder, in the place of all those of an earlier sampling."""
+    """Move the files into the folder and remove all files of an earlier sampling."""
     folder.mkdir(exist_ok=True)
     for path in _files(folder):
         path.unlink(missing_ok=True)
@@ -280,7 +287,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 def _record(
     manifest: str | Path, plan: _Plan, splits: Mapping[str, Sequence[SourceSlide]], done: Mapping[str, Sampled]
 ) -> dict[str, Any]:
-    """Return what was sampled and how, plain JSON values."""
+    """Return what was sampled and how, as plain JSON values."""
     return {
         "manifest": Path(manifest).name,
         "mpp": plan.preprocessing.mpp,

@@ -1,4 +1,4 @@
-"""Camelyon16's two yardsticks for a folder of detections: lesions by FROC, slides by the area under the ROC curve."""
+"""Camelyon16's two scores of a folder of detections: FROC for lesions, the area under the ROC curve for slides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = ("froc.json", "froc.csv", "froc.png")
 
 @dataclass(frozen=True)
 class SlideAuc:
-    """How well the slides' scores tell those with tumor from the others."""
+    """How well the slides' scores separate slides with tumor from the others."""
 
     auc: float
     delong: tuple[float, float] | None
@@ -37,9 +37,9 @@ class SlideAuc:
     tumor: int
     """Slides with tumor."""
     normal: int
-    """Slides without."""
+    """Slides without tumor."""
     roc: tuple[tuple[float, float], ...]
-    """Share of the normal slides and of those with tumor that have at least a score, from the highest score down."""
+    """For each score, from the highest down: the shares of normal slides and of slides with tumor that reach it."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curve as plain JSON values."""
@@ -58,15 +58,15 @@ class FrocResult:
     sensitivity: dict[str, float]
     """By false positives a slide; empty where there is no score."""
     slides: int
-    """All that were judged for lesions, those without detections included."""
+    """Slides that were judged for lesions, including those without detections."""
     lesions: int
-    """That count."""
+    """Lesions that count: all but isolated tumor cells."""
     isolated: int
-    """Isolated tumor cells, which count neither way."""
+    """Isolated tumor cells, which count neither as found nor as missed."""
     slide_auc: SlideAuc | None
     """None where the slides are all of one class."""
     excluded: dict[str, str]
-    """Slides that the table names, of what they were left out, and why."""
+    """Slides that the table excludes: from which task, and why."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curves as plain JSON values."""
@@ -86,9 +86,9 @@ def froc(
 ) -> FrocResult:
     """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
 
-    Slides are the CSV files in `detections`; their truth is the file of the same name in `truth` (case and an ending
-    ``_mask`` do not matter), and a slide without one is normal. Outlines do not tell the slide's size, so a detection
-    beyond them is on background, wherever it is. Intervals come from 1,000 resamples of the slides, always the same ones.
+    Each CSV file in `detections` is a slide. Its truth is the file of the same name in `truth` (case and an ending ``_mask``
+    do not matter); a slide without one is normal. Outlines do not say how large the slide is, so any detection beyond them
+    counts as on background. Intervals come from 1,000 resamples of the slides, which are always the same.
 
     Parameters
     ----------
@@ -99,14 +99,14 @@ def froc(
         ``camelyon16``, the slides of Camelyon16 that are known to be wrong; or ``none`` (or None)
     scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
         detection, 0 without any
-    mask_level : level of the slide at which the first image of each mask TIFF stands; 0 is as large as the slide
+    mask_level : level of the slide that the first image of each mask TIFF is as large as; 0 is the slide itself
     overwrite : replace those files in `out`
 
     Raises
     ------
     DataError
-        when a folder or file is missing, damaged or contradicts another: a truth without detections, detections outside
-        a mask, a slide without a score.
+        when a folder or file is missing or damaged, or files contradict each other: a truth without detections, detections
+        outside a mask, a slide without a score.
     OutputExistsError, OutputPathError
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
@@ -133,7 +133,7 @@ def froc(
 
 
 def draw_froc(result: FrocResult, out: Path) -> None:
-    """Draw lesions found over false positives a slide, and beside it the ROC curve of the slides where there is one; a PNG."""
+    """Draw the FROC curve and, where there is one, the ROC curve of the slides beside it; write a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10 if result.slide_auc else 6, 4.2), layout="constrained", dpi=150)
@@ -145,10 +145,10 @@ def draw_froc(result: FrocResult, out: Path) -> None:
 
 
 def _draw_lesions(axes: Any, result: FrocResult) -> None:
-    """Draw the FROC curve, logarithmic from 1/8 to 16, the score's six points on it."""
+    """Draw the FROC curve, logarithmic from 1/8 to 16, with the six points of the score."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    places = np.geomspace(1 / 8, 16, 500)  # straight between points of the curve is not straight on this scale
+    places = np.geomspace(1 / 8, 16, 500)  # the straight lines between points of the curve are not straight on this scale
     curve = np.interp(places, result.curve.false_positives[::-1], result.curve.sensitivity[::-1])
     axes.plot(places, curve, color=LINE, lw=2)
     axes.plot(FALSE_POSITIVES, result.curve.at, "o", color=DOTS, ms=7, mec="white", clip_on=False, label="make the score")
@@ -163,7 +163,7 @@ def _draw_lesions(axes: Any, result: FrocResult) -> None:
 
 
 def _draw_slides(axes: Any, slides: SlideAuc) -> None:
-    """Draw the ROC curve of the slides, and chance."""
+    """Draw the ROC curve of the slides and the line of chance."""
     interval = f" (95 %: {slides.delong[0]:.3f} to {slides.delong[1]:.3f})" if slides.delong else ""
     axes.plot((0, 1), (0, 1), color="#9aa0aa", lw=1, ls="--")
     axes.plot(*np.transpose(slides.roc), color=LINE, lw=2)
@@ -182,7 +182,7 @@ def _title(result: FrocResult) -> str:
 
 
 def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
-    """Return the AUC of the slides' scores, from the table at `path`, else of each slide's highest detection."""
+    """Return the AUC of the slides' scores: from the table at `path`, else the highest detection of each slide."""
     from sklearn.metrics import roc_curve
 
     scores = {slide.name: slide.highest for slide in slides}
@@ -215,7 +215,7 @@ def _left_out(exclude: str | Path | None) -> dict[str, Exclusion]:
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> Path:
-    """Make sure that the files can be written; the folder is made last, when there is something to write."""
+    """Make sure that the files can be written. The folder itself is made only when there is something to write."""
     if folder.is_dir():
         for name in FILES:
             check_output(folder / name, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""A challenge's slides: each one's detections held against its truth, the known bad ones left out."""
+"""The slides of a challenge: the detections of each compared with its truth, without the slides that are known to be bad."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_
 
 TASKS = ("lesions", "slides", "both")
 MARGIN_PX = 8
-"""Pixels of the evaluation mask beyond outlines: more than lesions grow by where they are merged."""
+"""Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Why a slide is left out, and of what."""
+    """From which task a slide is excluded, and why."""
 
     task: str
     """One of :data:`TASKS`."""
@@ -38,24 +38,24 @@ class Exclusion:
 
 @dataclass(frozen=True, eq=False)
 class JudgedSlide:
-    """One slide's detections against its truth."""
+    """The detections of a slide, compared with its truth."""
 
     name: str
     hits: SlideHits
     tumor: bool
-    """Whether its truth holds any tumor."""
+    """Whether its truth contains any tumor."""
     highest: float
-    """Highest score of a detection; 0 without."""
+    """Highest score of a detection; 0 where there is none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """The slides of a challenge, judged."""
+    """The judged slides of a challenge."""
 
     slides: tuple[JudgedSlide, ...]
-    """By name; those that are left out of both tasks are not among them."""
+    """In the order of their names, without those that are excluded from both tasks."""
     excluded: dict[str, Exclusion]
-    """By name, those that are left out of a task or of both."""
+    """By name, the slides that are excluded from a task or from both."""
 
     def of(self, task: str) -> list[JudgedSlide]:
         """Return the slides that count for ``lesions`` or ``slides``."""
@@ -63,7 +63,7 @@ class Cohort:
 
 
 def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], mask_level: int = 0) -> Cohort:
-    """Read and judge slide after slide; parameters and errors as :func:`wsi_meta.froc`."""
+    """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
     found = _files_by_slide(detections, (".csv",), "<slide>.csv")
     truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
@@ -76,7 +76,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
 
 
 def read_excluded(path: str | Path) -> dict[str, Exclusion]:
-    """Read a table of slides to leave out: columns ``slide``, ``task`` (one of :data:`TASKS`) and ``reason``.
+    """Read a table of slides to exclude: columns ``slide``, ``task`` (one of :data:`TASKS`) and ``reason``.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def read_scores(path: str | Path) -> dict[str, float]:
 
 
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
-    """Return the folder's files by slide: name in lower case, ``_mask`` taken off; DataError when two are one slide's."""
+    """Return the folder's files by slide name (lower case, without ``_mask``); DataError when a slide has two."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
     files: dict[str, Path] = {}
@@ -144,7 +144,7 @@ def _draw_truth(path: Path, points: Detections, mask_level: int) -> NDArray[np.b
         width, height = np.maximum(0, np.ceil(np.max(corners, 0) / DOWNSAMPLE)).astype(int) + MARGIN_PX
         return annotations.mask((int(height), int(width)), DOWNSAMPLE)
     mask = read_mask(path, DOWNSAMPLE, first_downsample=2**mask_level)
-    # a slide's last pixels may be less than half a pixel of the mask
+    # the last pixels of a slide may be less than half a pixel of the mask
     outside = (points.y // DOWNSAMPLE > mask.shape[0]) | (points.x // DOWNSAMPLE > mask.shape[1])
     if outside.any():
         first = int(np.flatnonzero(outside)[0])

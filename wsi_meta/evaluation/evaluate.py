@@ -1,4 +1,4 @@
-"""How well a model tells tumor from normal on labelled patches."""
+"""How well a model separates tumor from normal on labelled patches."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def evaluate(
     ----------
     model : model file, ``default`` or None for the embedded one, or a loaded model
     data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`)
-    split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all there is
+    split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all patches
     out : folder to make for the report (see :func:`wsi_meta.evaluation.report.write_report`); None writes none
-    tta : average the logit over the eight views of each patch; takes eight times as long
+    tta : average the logit over the eight views of each patch, which takes eight times as long
     device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`
     workers : processes that decode patches; 0 decodes in this one
     overwrite : replace a report at `out`
@@ -78,7 +78,7 @@ def evaluate_patches(
 ) -> Evaluation:
     """Evaluate a predictor on patches that are already opened; see :func:`evaluate`.
 
-    With `intervals`, slides are drawn for the bootstrap where they are known, else patches.
+    With `intervals`, the bootstrap draws slides where they are known, else patches.
     """
     import torch
     from torch.utils.data import DataLoader

@@ -38,12 +38,12 @@ __all__ = [
 DPI = 200
 SIDE_INCHES = (3.9, 3.7)
 HEAT = 0.65
-"""Opacity of the hottest place of a heatmap over its patch."""
+"""Opacity of a heatmap over its patch where it is highest."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of the pictures; the report's page uses the same."""
+    """Colours of the pictures and of the report's page."""
 
     paper: str
     ink: str
@@ -63,18 +63,18 @@ class Case:
 
     name: str
     verdict: str
-    """In words: missed tumor, false alarm, or what else it is."""
+    """In words: missed tumor, false alarm and so on."""
     label: int
     probability: str
-    """Three decimals, as words where it is closer to 0 or 1 than those tell."""
+    """With three decimals; "over 0.999" and "under 0.001" where that would round to 1 or 0."""
     patch: NDArray[np.uint8]
     """uint8 (patch_px, patch_px, 3), RGB."""
     heat: NDArray[np.float32]
-    """0 to 1, (patch_px, patch_px): what spoke for the error."""
+    """0 to 1, (patch_px, patch_px): which places led to the error."""
 
 
 def draw_losses(losses: dict[str, list[Any]], theme: Theme = LIGHT) -> bytes:
-    """Draw the loss of training and validation over the epochs, as :func:`.read_losses` gives them."""
+    """Draw the loss of training and validation over the epochs, as :func:`.read_losses` returns them."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = _start("Loss while training", theme)
@@ -89,7 +89,7 @@ def draw_losses(losses: dict[str, list[Any]], theme: Theme = LIGHT) -> bytes:
 
 
 def draw_confusion(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
-    """Draw how many patches of each class are called what at the card's threshold, shaded by share of the class."""
+    """Draw the confusion matrix at the card's threshold, shaded by share of the class."""
     from matplotlib.colors import LinearSegmentedColormap
     from sklearn.metrics import confusion_matrix
 
@@ -149,7 +149,7 @@ def draw_precision_recall(labels: NDArray[np.uint8], evaluation: Evaluation, the
 
 
 def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
-    """Draw the share of tumor over the mean probability of each bin; a dot's area follows the patches in it."""
+    """Draw the share of tumor over the mean probability of each bin; larger dots stand for more patches."""
     bins = reliability(evaluation.probabilities, labels)
     filled = bins.weight > 0
     stated, true, held = bins.probability[filled], bins.share[filled], bins.weight[filled] / bins.weight.max()
@@ -165,7 +165,7 @@ def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: T
 
 
 def draw_probabilities(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = LIGHT) -> bytes:
-    """Draw how the probabilities of either class are spread, normal downwards, with the card's threshold between them."""
+    """Draw the distribution of the probabilities of each class (normal downwards) and the card's threshold."""
     edges = np.linspace(0, 1, 2 * ECE_BINS + 1)
     figure, axes = _start("Probabilities by class", theme)
     for label, direction, colour, words in ((1, 1, theme.tumor, "tumor"), (0, -1, theme.normal, "normal")):
@@ -180,7 +180,7 @@ def draw_probabilities(labels: NDArray[np.uint8], evaluation: Evaluation, theme:
 
 
 def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, columns: int = 4) -> bytes:
-    """Draw cases one after the other: patch and, beside it, its heatmap, the labelled centre framed."""
+    """Draw each case as its patch with the heatmap beside it, both with a frame round the labelled centre."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -204,7 +204,7 @@ def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, 
 
 
 def lay_heat(case: Case) -> NDArray[np.uint8]:
-    """Return the patch under its heatmap, opacity following the heat; uint8 (patch_px, patch_px, 3)."""
+    """Return the patch under its heatmap, which is more opaque where it is higher; uint8 (patch_px, patch_px, 3)."""
     from matplotlib import colormaps
 
     opacity = HEAT * case.heat[..., None]
@@ -222,7 +222,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _start(title: str, theme: Theme) -> tuple[Figure, Axes]:
-    """Make a figure in the theme."""
+    """Return a new figure in the colours of the theme."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIDE_INCHES, facecolor=theme.paper)

@@ -34,21 +34,21 @@ DOWNSAMPLE = 32
 PIXEL_UM = 0.243 * DOWNSAMPLE
 """Side of the mask's pixel, um; the organisers take 0.243 um per level-0 pixel for every slide."""
 MERGE_UM = 75.0
-"""Lesions nearer than this to each other are one (five tumor cells, say the organisers)."""
+"""Lesions nearer to each other than this are one lesion (the organisers: the size of five tumor cells)."""
 ISOLATED_UM = 275.0
 """Lesions whose major axis is shorter are isolated tumor cells."""
 FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""False positives a slide at which sensitivity is averaged."""
+"""False positives per slide at which sensitivity is averaged."""
 
 
 @dataclass(frozen=True, eq=False)
 class SlideHits:
-    """What a slide's detections hit."""
+    """The lesions that a slide's detections hit, and its false positives."""
 
     false_positives: NDArray[np.float64]
-    """Scores of detections on no lesion; shape (n,)."""
+    """Scores of the detections outside lesions; shape (n,)."""
     best: NDArray[np.float64]
-    """Best score on each lesion, 0 where missed; shape (lesions,). Isolated tumor cells are among them, with 0."""
+    """Best score on each lesion, 0 where missed; shape (lesions,). Isolated tumor cells are included, with 0."""
     lesions: int
     """Lesions that count: all but the isolated tumor cells."""
 
@@ -71,7 +71,7 @@ class FrocCurve:
 
     @property
     def at(self) -> NDArray[np.float64]:
-        """Sensitivity at each of :data:`FALSE_POSITIVES`, between points of the curve on straight lines."""
+        """Sensitivity at each of :data:`FALSE_POSITIVES`, interpolated linearly between points of the curve."""
         return np.interp(FALSE_POSITIVES, self.false_positives[::-1], self.sensitivity[::-1])
 
     @property
@@ -81,7 +81,7 @@ class FrocCurve:
 
 
 def label_lesions(tumor: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Label a slide's lesions and tell which of them are isolated tumor cells.
+    """Return a slide's lesions as labels, and which of them are isolated tumor cells.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def label_lesions(tumor: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[
     if not tumor.any():
         return labels, np.zeros(0, bool)
     reach = MERGE_UM / (PIXEL_UM * 2)
-    # only what lies round the tumor can be labelled; the margin keeps holes apart from what is open to the outside
+    # only pixels near tumor can get a label; the margin separates holes from the outside
     window = tuple(_span(np.asarray(tumor.any(axis)), int(reach) + 2) for axis in (1, 0))
     near = distance_transform_edt(~tumor[window]) < reach
     labels[window] = label(binary_fill_holes(near), connectivity=2)
@@ -108,12 +108,12 @@ def label_lesions(tumor: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[
 
 
 def match(detections: Detections, tumor: NDArray[np.bool_] | None) -> SlideHits:
-    """Hold a slide's detections against its tumor.
+    """Compare a slide's detections with its tumor.
 
     Parameters
     ----------
     detections : of the slide, level-0 pixels
-    tumor : bool (height, width) at level 5, what lies outside it is not tumor; None for a normal slide
+    tumor : bool (height, width) at level 5; there is no tumor outside of it; None for a normal slide
     """
     labels, isolated = label_lesions(np.zeros((0, 0), bool) if tumor is None else tumor)
     row, col = detections.y // DOWNSAMPLE, detections.x // DOWNSAMPLE
@@ -127,7 +127,7 @@ def match(detections: Detections, tumor: NDArray[np.bool_] | None) -> SlideHits:
 
 
 def froc_curve(slides: Sequence[SlideHits]) -> FrocCurve:
-    """Compute the curve over all slides, those without detections included.
+    """Compute the curve over all slides, including those without detections.
 
     The thresholds are the distinct scores of all false positives and of every lesion's best hit (0 for missed lesions and
     isolated tumor cells), the lowest dropped, as the organisers do.
@@ -166,6 +166,6 @@ def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int 
 
 
 def _span(there: NDArray[np.bool_], margin: int) -> slice:
-    """Return from the first to the last True and `margin` more on each side."""
+    """Return the range from the first to the last True, with `margin` more on each side."""
     first, last = np.flatnonzero(there)[[0, -1]].tolist()
     return slice(max(0, first - margin), last + margin + 1)

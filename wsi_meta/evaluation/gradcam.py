@@ -1,4 +1,4 @@
-"""Where in a patch the network sees its evidence: Grad-CAM."""
+"""Grad-CAM: which places of a patch led to the network's decision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["grad_cam"]
 
 STAGE = "layer4"
-"""The last convolutional stage: the one whose features still have a place and mean the most (Selvaraju et al. 2017, 3.1)."""
+"""The last convolutional stage: its features mean the most and still have a place (Selvaraju et al. 2017, 3.1)."""
 
 
 def grad_cam(
@@ -27,20 +27,20 @@ def grad_cam(
 ) -> NDArray[np.float32]:
     """Return the Grad-CAM map (Selvaraju et al. 2017) of each patch, for the last stage of the network.
 
-    The features are weighted with the mean gradient of the logit and summed; what is negative is cut off. Where
-    `towards_tumor` is False the gradient is the negated logit's: the map then shows what speaks *against* tumor, which is
-    what explains a miss (the map for tumor would show the evidence that did not suffice).
-    With patches of 96 px the features are 3x3: a map says which third, not which nucleus.
+    The features are weighted with the mean gradient of the logit and summed; negative sums become 0. Where `towards_tumor` is
+    False, the gradient of the negated logit is used: the map then shows evidence *against* tumor, which explains a missed tumor
+    (the map for tumor would show the evidence that was not sufficient).
+    Patches of 96 px have 3x3 features: a map shows which third of the patch matters, not which nucleus.
 
     Parameters
     ----------
-    model : as :func:`wsi_meta.load_model` gives it; computed where its network lies, and left as it was
+    model : as :func:`wsi_meta.load_model` returns it; computed on its network's device, and not changed
     patches : uint8 (n, patch_px, patch_px, 3), RGB, at the model's mpp
     towards_tumor : bool (n,); None: all True
 
     Returns
     -------
-    float32 (n, patch_px, patch_px), each map scaled to a maximum of 1; all 0 where nothing speaks that way.
+    float32 (n, patch_px, patch_px), each map scaled to a maximum of 1; all 0 where there is no such evidence.
     """
     if len(patches) == 0:
         return np.empty(patches.shape[:3], np.float32)
@@ -62,7 +62,7 @@ def grad_cam(
 
 @contextmanager
 def _judging(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and each of its modules back into its own afterwards."""
+    """Put a network into evaluation mode, and afterwards each of its modules back into the mode it had."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -74,7 +74,7 @@ def _judging(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watched(network: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Catch the features of the stage as a leaf that gradients reach, whether or not the weights want any."""
+    """Collect the features of the stage as tensors that get a gradient, even where the weights need none."""
     seen: list[torch.Tensor] = []
 
     def catch(_module: nn.Module, _inputs: object, features: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Figures of merit of tumor probabilities, and how sure they are.
+"""Figures of merit of tumor probabilities, and their confidence intervals.
 
-Every figure has one implementation, with a weight per patch: weights of 1 give the figure itself, the counts of a bootstrap
-resample give it for that resample. Patches are sorted by probability once; a resample only changes the weights.
+Every figure has one implementation, with a weight for each patch. With weights of 1 it is the figure itself; with the counts of
+a bootstrap resample it is the figure of that resample. Patches are sorted once; a resample only changes the weights.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["ECE_BINS", "Bins", "bootstrap_intervals", "delong", "figures_of", "losses_of", "reliability"]
 
 ECE_BINS = 15
-"""Equal bins of the probability of tumor, as many as Guo et al. 2017 use."""
+"""Number of equal bins of the probability of tumor, as in Guo et al. 2017."""
 Z_95 = 1.959963984540054
 """97.5th percentile of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Patches binned by their probability of tumor; all arrays float64 (:data:`ECE_BINS`,), NaN means for an empty bin."""
+    """Patches binned by their probability of tumor. Arrays float64 (:data:`ECE_BINS`,); the means of an empty bin are NaN."""
 
     weight: NDArray[np.float64]
     """Summed weight of the patches in each bin."""
@@ -35,7 +35,7 @@ class Bins:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean of |probability - share| over the bins, weighted by what is in them."""
+        """Expected calibration error: the mean of |probability - share| over the bins, weighted by their patches."""
         filled = self.weight > 0
         gaps = np.abs(self.probability - self.share)[filled]
         return float(gaps @ self.weight[filled] / self.weight.sum())
@@ -49,8 +49,8 @@ def figures_of(
 ) -> dict[str, float]:
     """Return all figures of some patches.
 
-    ``accuracy``, ``sensitivity``, ``specificity`` and ``f1`` call tumor what has a probability of at least 0.5; the same
-    names with ``_at_threshold`` what has at least `threshold`. ``auc`` is the area under the ROC curve, half a point for
+    For ``accuracy``, ``sensitivity``, ``specificity`` and ``f1`` a probability of at least 0.5 means tumor; for the same names
+    with ``_at_threshold``, at least `threshold`. ``auc`` is the area under the ROC curve, half a point for
     ties; ``average_precision`` the sum of precision times gain in recall, without interpolation; both as scikit-learn has them.
     ``log_loss`` is natural; ``brier`` the mean squared error of the probability (Brier 1950).
     ``ece`` is the expected calibration error (Naeini et al. 2015, Guo et al. 2017) of the probability of tumor, not of
@@ -60,13 +60,13 @@ def figures_of(
     ----------
     probabilities : float (n,), of tumor, 0 to 1
     labels : int (n,), 1 tumor, 0 normal
-    threshold : operating point, chosen on other patches than these
+    threshold : operating point, which must have been chosen on other patches
     weights : (n,) at least 0; None counts each patch once
 
     Raises
     ------
     ValueError
-        when a class is missing (or weighs nothing).
+        when a class is missing or its weights are 0.
     """
     return _Ranking.of(probabilities, labels, threshold).figures(_as_weights(weights, len(labels)))
 
@@ -81,15 +81,15 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of every figure: the percentile bootstrap (Efron & Tibshirani 1993).
 
-    Patches of one slide resemble each other: drawn one by one they give intervals that are too narrow, so whole slides are
-    drawn where they are known. Resamples that lack a class are left out. A resample's ``ece`` leans upwards.
+    Patches of one slide resemble each other, so drawing single patches gives intervals that are too narrow. Where slides are
+    known, whole slides are drawn. Resamples without both classes are left out. The ``ece`` of a resample is biased upwards.
 
     Parameters
     ----------
     probabilities, labels, threshold : as :func:`figures_of`
     groups : (n patches,) the slide of each patch; None draws patches
-    n : resamples
-    seed : of the draws
+    n : number of resamples
+    seed : of the random draws
 
     Returns
     -------
@@ -114,7 +114,7 @@ def bootstrap_intervals(
 
 
 def losses_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Return the natural log loss of each patch, float64 (n,); probabilities are kept off 0 and 1 by float64's epsilon."""
+    """Return the natural log loss of each patch, float64 (n,); probabilities are limited to float64's epsilon from 0 and 1."""
     tiny = np.finfo(np.float64).eps
     of_truth = np.where(np.asarray(labels) == 1, probabilities, 1 - np.asarray(probabilities, np.float64))
     return np.asarray(-np.log(np.clip(of_truth, tiny, 1 - tiny)), np.float64)
@@ -125,14 +125,14 @@ def reliability(
     labels: NDArray[np.integer[Any]],
     weights: NDArray[np.number[Any]] | None = None,
 ) -> Bins:
-    """Bin patches by their probability of tumor, a bin's upper edge belonging to it; parameters as :func:`figures_of`."""
+    """Bin patches by their probability of tumor (a bin includes its upper edge); parameters as :func:`figures_of`."""
     exact = np.asarray(probabilities, np.float64)
     return _fill_bins(_bin_of(exact), exact, np.asarray(labels, np.float64), _as_weights(weights, len(labels)))
 
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Patches from the highest probability to the lowest, with what does not depend on their weights; arrays (n,)."""
+    """Patches from the highest probability to the lowest, with all that does not depend on their weights; arrays (n,)."""
 
     order: NDArray[np.intp]
     """Index of each in the caller's order."""
@@ -141,9 +141,9 @@ class _Ranking:
     losses: NDArray[np.float64]
     bins: NDArray[np.intp]
     last: NDArray[np.intp]
-    """Where each run of equal probabilities ends; (distinct probabilities,)."""
+    """Index of the last patch of each distinct probability; (distinct probabilities,)."""
     called: dict[str, int]
-    """How many are called tumor, by the ending of the figure's name."""
+    """Number of patches that are called tumor, by the ending of the figure's name."""
 
     @classmethod
     def of(cls, probabilities: NDArray[Any], labels: NDArray[Any], threshold: float) -> _Ranking:
@@ -176,7 +176,7 @@ class _Ranking:
 
 
 def _areas(hits: NDArray[np.float64], alarms: NDArray[np.float64]) -> dict[str, float]:
-    """Return areas under the curves from true and false positives called so far, at each distinct probability from 0 on."""
+    """Return areas under the curves, from the numbers of true and false positives at each distinct probability."""
     new_hits, called = np.diff(hits), (hits + alarms)[1:]
     precision = np.divide(hits[1:], called, out=np.zeros_like(called), where=called > 0)
     return {
@@ -217,18 +217,18 @@ def _as_weights(weights: NDArray[Any] | None, n: int) -> NDArray[np.float64]:
 def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, tuple[float, float] | None]:
     """Return the AUC and its 95 % interval by DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837-845).
 
-    The variance comes from how each slide ranks among those of the other class, computed from midranks as Sun & Xu 2014
-    (IEEE Signal Processing Letters 21(11):1389-1393) do. The interval is normal, cut at 0 and 1; at an AUC of exactly 0 or 1
-    the method knows no variance and the interval is that one point, too sure of itself.
+    The variance follows from the rank of each slide among those of the other class, computed from midranks as in Sun & Xu 2014
+    (IEEE Signal Processing Letters 21(11):1389-1393). The interval is normal, limited to 0 and 1. At an AUC of exactly 0 or 1
+    the method gives no variance: the interval is that one point, which is too narrow.
 
     Parameters
     ----------
-    scores : float (n,), higher is more tumor; ties count half
+    scores : float (n,), a higher one means tumor; ties count half
     labels : bool (n,), True for tumor
 
     Returns
     -------
-    the AUC, and (low, high), or None where a class has only one slide.
+    The AUC, and (low, high); None instead of the interval where a class has only one slide.
 
     Raises
     ------
@@ -241,8 +241,8 @@ def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
     if not (len(tumor) and len(normal)):
         raise ValueError("an AUC needs slides of both classes")
     ranks = rankdata(scores)
-    above = (ranks[labels] - rankdata(tumor)) / len(normal)  # share of normal slides under each tumor slide
-    below = 1 - (ranks[~labels] - rankdata(normal)) / len(tumor)  # share of tumor slides over each normal slide
+    above = (ranks[labels] - rankdata(tumor)) / len(normal)  # share of normal slides below each tumor slide
+    below = 1 - (ranks[~labels] - rankdata(normal)) / len(tumor)  # share of tumor slides above each normal slide
     auc = float(above.mean())
     if min(len(tumor), len(normal)) < 2:
         return auc, None

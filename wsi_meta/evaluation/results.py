@@ -1,4 +1,4 @@
-"""What an evaluation is of and what comes out of it: patches, model and figures."""
+"""What was evaluated, and its figures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Evaluation:
     specificity: float
     f1: float
     threshold: float
-    """The card's default operating point; never chosen on these patches."""
+    """The card's default operating point, which was not chosen on these patches."""
     accuracy_at_threshold: float
     sensitivity_at_threshold: float
     specificity_at_threshold: float
@@ -47,9 +47,9 @@ class Evaluation:
     probabilities: NDArray[np.float32]
     """Calibrated probability of each patch, in the order of the patches; shape (n,)."""
     logits: NDArray[np.float32]
-    """Logit of each patch before calibration, its mean over the views where those were averaged; shape (n,)."""
+    """Logit of each patch before calibration, with test-time averaging the mean over its views; shape (n,)."""
     intervals: dict[str, tuple[float, float]] | None = None
-    """95 % bootstrap interval (low, high) of each figure; None where they were not asked for."""
+    """95 % bootstrap interval (low, high) of each figure; None where none were computed."""
 
     @classmethod
     def of(
@@ -61,13 +61,13 @@ class Evaluation:
         slides: NDArray[np.str_] | None = None,
         intervals: bool = False,
     ) -> Evaluation:
-        """Judge logits of patches by a card's calibration and threshold.
+        """Return the figures of logits with a card's calibration and threshold.
 
         Parameters
         ----------
         logits, labels : shapes (n,)
         card : of the model
-        slides : slide of each patch, shape (n,): what the bootstrap draws; None: patches
+        slides : slide of each patch, shape (n,), for a bootstrap over slides; None for one over patches
         intervals : compute the bootstrap's intervals as well
         """
         probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
@@ -99,20 +99,20 @@ class Subject:
     model: Model
     patches: Patches
     data: str
-    """The folders, as they were named."""
+    """The folders, as the caller named them."""
     split: str
     tta: bool
     losses: dict[str, list[Any]] | None
-    """Of the model's training; None where no history lies beside the model file."""
+    """Losses of the model's training; None where there is no history beside the model file."""
 
     @classmethod
     def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool) -> Subject:
-        """Make one, with the history beside the model file; DataError when that cannot be read."""
+        """Return the subject with the history beside the model file; DataError when that cannot be read."""
         return cls(model, patches, data, split, tta, read_losses(model.path))
 
 
 def history_path(out: Path) -> Path:
-    """Return the place of the history of the model file `out`."""
+    """Return the path of the history of the model file `out`."""
     return out.with_suffix(".history.csv")
 
 
@@ -121,8 +121,8 @@ def read_losses(out: Path) -> dict[str, list[Any]] | None:
 
     Returns
     -------
-    dict of ``epoch``, ``train_loss``, ``valid_loss`` and ``stage`` (``all`` where it is not told), a value for each row;
-    other columns are passed over.
+    dict of ``epoch``, ``train_loss``, ``valid_loss`` and ``stage`` (``all`` where there is no such column), each with a value
+    for each row. Other columns are ignored.
 
     Raises
     ------

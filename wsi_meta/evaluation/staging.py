@@ -36,9 +36,9 @@ class StageTable:
     """A CSV file in the challenge's format."""
 
     nodes: dict[str, dict[str, str]]
-    """Label of each node by patient and node; both as they stand in the file, without ending."""
+    """Label of each node by patient and node, both named as in the file, without ending."""
     stages: dict[str, str]
-    """Stage by patient, for the patients whose row is there."""
+    """Stage by patient, for the patients that have a row."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Staging:
     stages: dict[str, str]
     """Stage by patient."""
     kappa: float | None
-    """Quadratic weighted kappa against the reference; None without one, or where it is not defined."""
+    """Quadratic weighted kappa against the reference; None without a reference, or where it is not defined."""
     agreeing: int | None
-    """Patients with the reference's stage; None without one."""
+    """Number of patients with the same stage as in the reference; None without a reference."""
 
 
 def stage(
@@ -60,7 +60,7 @@ def stage(
 
     Parameters
     ----------
-    nodes : CSV in the challenge's format with a row per node; stages of patients in it are not looked at
+    nodes : CSV in the challenge's format with a row per node; stages of patients in it are ignored
     reference : CSV in the same format with a row per patient; it may be the same file
     out : CSV to write, nodes and stages in the challenge's format
     overwrite : replace `out` if it exists
@@ -112,7 +112,7 @@ def stage_patient(labels: Iterable[str]) -> str:
 
 
 def weighted_kappa(first: Iterable[str], second: Iterable[str]) -> float | None:
-    """Return Cohen's kappa with quadratic weights over the five stages; None where every patient has one and the same."""
+    """Return Cohen's kappa with quadratic weights over the five stages; None where all patients have the same stage."""
     from sklearn.metrics import cohen_kappa_score
 
     ranks = [[STAGES.index(value) for value in values] for values in (first, second)]

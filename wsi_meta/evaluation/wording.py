@@ -1,4 +1,4 @@
-"""What the report of an evaluation says in words."""
+"""The sentences of an evaluation's report."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = [
 
 PLOTS = {
     "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
-    "roc": ("ROC curve", "The tumor that is found, for every share of false alarms one may be willing to bear."),
+    "roc": ("ROC curve", "The share of tumor that is found, for every share of false alarms."),
     "precision_recall": (
         "Precision-recall curve",
-        "How much of what is called tumor is tumor, the more of the tumor is to be found.",
+        "Which share of the patches called tumor is tumor, for every share of tumor that is found.",
     ),
     "reliability": (
         "Reliability diagram",
@@ -38,7 +38,7 @@ PLOTS = {
     ),
     "probabilities": (
         "Probabilities by class",
-        "How tumor patches (up) and normal ones (down) spread over the probabilities. The middle is where the model is unsure.",
+        "The probabilities of tumor patches (up) and normal ones (down). In the middle the model is unsure.",
     ),
     "losses": (
         "Loss curves",
@@ -50,11 +50,11 @@ PLOTS = {
 FIGURES = {
     "auc": ("AUC", "how often a tumor patch is given a higher probability than a normal one"),
     "average_precision": ("Average precision", "precision, averaged over the tumor patches found one after the other"),
-    "accuracy": ("Accuracy", "patches called what they are"),
+    "accuracy": ("Accuracy", "patches whose class is called correctly"),
     "sensitivity": ("Sensitivity", "tumor patches that are called tumor"),
     "specificity": ("Specificity", "normal patches that are called normal"),
     "f1": ("F1", "harmonic mean of precision and sensitivity"),
-    "log_loss": ("Log loss", "mean cross-entropy, natural logarithm; 0.693 knows nothing, 0 is perfect"),
+    "log_loss": ("Log loss", "mean cross-entropy, natural logarithm; 0.693 is chance, 0 is perfect"),
     "brier": ("Brier score", "mean squared error of the probability; 0 is perfect"),
     "ece": (
         "Calibration error",
@@ -63,25 +63,25 @@ FIGURES = {
 }
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
 LEAKS = {
-    "train": "The model was trained on exactly these patches. The figures tell how well it remembers, not how well it will do "
-    "on patches it has not seen.",
-    "valid": "The model's best epoch was chosen on exactly these patches, so the figures lean a little to the good side. "
-    "Patches of a test split would judge it fairly.",
+    "train": "The model was trained on exactly these patches. The figures show how well it remembers them, not how well it "
+    "works on other patches.",
+    "valid": "The model's best epoch was chosen on exactly these patches, so the figures are slightly too good. "
+    "A test split gives unbiased figures.",
 }
 
 
 def describe_losses(losses: dict[str, list[Any]]) -> str:
-    """Say how training went, by its losses as :func:`wsi_meta.evaluation.results.read_losses` gives them."""
+    """Describe how training went, from its losses as :func:`wsi_meta.evaluation.results.read_losses` returns them."""
     training, validation, epochs = losses["train_loss"], losses["valid_loss"], [int(epoch) for epoch in losses["epoch"]]
     heads = losses["stage"].count("head")
     words = f"{epochs[-1]} epochs" + (f", the first {heads} with the new layers only" if heads else "") + ". "
     lowest = validation.index(min(validation))
     if lowest == len(epochs) - 1:
-        return words + "The validation loss was at its lowest at the end: nothing speaks of overfitting."
+        return words + "The validation loss was at its lowest at the end: there is no sign of overfitting."
     if training[-1] < training[lowest]:
         return words + (
             f"The validation loss was lowest after epoch {epochs[lowest]} and rose while the training loss kept falling: "
-            "from there on the network learnt its patches by heart."
+            "after that the network memorised its patches."
         )
     return (
         words + f"The validation loss was lowest after epoch {epochs[lowest]}; the training loss did not fall further either."
@@ -107,9 +107,9 @@ def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:
 
 
 def explain_intervals(evaluation: Evaluation, slides: int | None) -> str:
-    """Say how the intervals came about; `slides` is their number, None where they are not known."""
+    """Describe how the intervals were computed; `slides` is the number of slides, None where they are not known."""
     if not evaluation.intervals:
-        return "Without intervals: there is too little to draw resamples from."
+        return "Without intervals: there are too few patches or slides to resample."
     if slides is None:
         return (
             f"Intervals: 95 %, bootstrap over {evaluation.n:,} patches; by slide, which is not known here, they would be wider."
@@ -118,25 +118,25 @@ def explain_intervals(evaluation: Evaluation, slides: int | None) -> str:
 
 
 def warn(card: ModelCard, fingerprint: str) -> list[str]:
-    """Say whether these patches, by their fingerprint, had a part in making the model."""
+    """Warn where these patches, by their fingerprint, were used in making the model."""
     parts = [name for name, part in card.training.items() if isinstance(part, dict) and part.get("sha256") == fingerprint]
-    return [LEAKS.get(name, f"Exactly these patches had a part in making the model ({name}).") for name in parts]
+    return [LEAKS.get(name, f"Exactly these patches were used in making the model ({name}).") for name in parts]
 
 
 def verdict(label: int, *, called: bool) -> str:
-    """Name what became of a patch."""
+    """Name the outcome of a patch."""
     return {(1, False): "missed tumor", (0, True): "false alarm", (1, True): "tumor, found", (0, False): "normal, left alone"}[
         label, called
     ]
 
 
 def probability(value: float) -> str:
-    """Return a probability with three decimals, and none as certain that is not."""
+    """Return a probability with three decimals; none is rounded to 0 or 1."""
     return "over 0.999" if value > 0.9995 else "under 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return the main figures with where their interval lies from 0 to 1, in percent."""
+    """Return the main figures, with the position of their interval between 0 and 1 in percent."""
     found = []
     for name in TILES:
         value = getattr(evaluation, name)
@@ -146,7 +146,7 @@ def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Return every figure with value, interval and meaning; those at the threshold only where it is not 0.5."""
+    """Return all figures with value, interval and meaning; those at the threshold only where it is not 0.5."""
     ending = "_at_threshold"
     found = []
     for name in FIGURES:
@@ -215,7 +215,7 @@ def _interval(evaluation: Evaluation, name: str) -> str:
 
 
 def _in_words(value: Any) -> str:
-    """Return a value of the card as text, whatever a later version puts there; a hash by its first twelve digits."""
+    """Return any value of the card as text; of a hash, the first twelve digits."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {_in_words(part)}" for name, part in value.items()) or "none"
     if isinstance(value, list | tuple):

@@ -131,13 +131,7 @@ def build_network() -> nn.Module:
 
 
 def network_of(state: Mapping[str, torch.Tensor], build: Callable[[], nn.Module] = build_network) -> nn.Module:
-    """Return a network that holds the weights of a ``state_dict`` in float32, in evaluation mode.
-
-    Parameters
-    ----------
-    state : weights, all that the network has, of any floating type
-    build : makes the network that they belong to
-    """
+    """Return the network that `build` makes with all weights from `state`, in float32 and in evaluation mode."""
     import torch
 
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once

@@ -62,7 +62,7 @@ def turned(epochs: Sequence[Epoch], patience: int) -> str | None:
     return (
         f"stopped early: the validation loss has not come below {lowest.valid_loss:.4f} (epoch {lowest.epoch}) "
         f"for {since} epochs while the training loss fell from {lowest.train_loss:.4f} to {last.train_loss:.4f}: "
-        "the network learns its patches by heart"
+        "the network memorises its patches"
     )
 
 
