@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
-from wsi_meta.evaluation.metrics import ECE_BINS, bootstrap_intervals, figures_of, losses_of, reliability
+from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability
 
 KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]
 
@@ -47,6 +47,15 @@ def by_scikit_learn(
         found["specificity" + ending] = known.recall_score(labels, called, pos_label=0, sample_weight=weights)
         found["f1" + ending] = known.f1_score(labels, called, sample_weight=weights)
     return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_auc_of_any_scores_is_scikit_learns(kind: str) -> None:
+    probabilities, labels = some_patches(kind)
+    scores = 40 * probabilities - 25
+
+    assert auc_of(scores, labels) == pytest.approx(known.roc_auc_score(labels, scores), abs=1e-12)
+    assert auc_of(probabilities, labels) == figures_of(probabilities, labels)["auc"]
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.25, 0.731, 1.0])

@@ -12,7 +12,7 @@ import numpy as np
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate_patches
-from wsi_meta.evaluation.metrics import figures_of
+from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Calibration, ModelCard, load_model, save_model
 from wsi_meta.outputs import check_output
@@ -176,14 +176,12 @@ def cross_fit(
 
 def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
     """Return the figures that a card holds, each half of the patches calibrated on the other (see :func:`cross_fit`)."""
-    from sklearn.metrics import roc_auc_score
-
     probabilities, called = cross_fit(logits, labels)
     figures = figures_of(probabilities, labels)
     kept = ("accuracy", "sensitivity", "specificity", "log_loss", "brier", "ece")
     return {
         "n": len(labels),
-        "auc": float(roc_auc_score(labels, logits)),
+        "auc": auc_of(logits, labels),
         "accuracy_at_threshold": float((called == labels.astype(bool)).mean()),
     } | {name: figures[name] for name in kept}
 

@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ECE_BINS", "Bins", "bootstrap_intervals", "delong", "figures_of", "losses_of", "reliability"]
+__all__ = ["ECE_BINS", "Bins", "auc_of", "bootstrap_intervals", "delong", "figures_of", "losses_of", "reliability"]
 
 ECE_BINS = 15
 """Number of equal bins of the probability of tumor, as in Guo et al. 2017."""
@@ -69,6 +69,15 @@ def figures_of(
         when a class is missing or its weights are 0.
     """
     return _Ranking.of(probabilities, labels, threshold).figures(_as_weights(weights, len(labels)))
+
+
+def auc_of(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
+    """Return the area under the ROC curve, as :func:`figures_of` does, for scores of any scale; both classes must occur."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    ranked, tumor = np.asarray(scores, np.float64)[order], np.asarray(labels)[order] == 1
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits, alarms = (np.append(0.0, np.cumsum(called)[last].astype(np.float64)) for called in (tumor, ~tumor))
+    return _areas(hits, alarms)["auc"]
 
 
 def bootstrap_intervals(

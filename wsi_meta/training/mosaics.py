@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.progress import progress_bar
 
@@ -53,11 +54,9 @@ class Agreement:
     @classmethod
     def of(cls, patch: NDArray[np.float32], dense: NDArray[np.float32], labels: NDArray[np.uint8]) -> Agreement:
         """Compare calibrated probabilities of the same patches in both modes; shapes (n,)."""
-        from sklearn.metrics import roc_auc_score
-
         return cls(
-            patch_auc=float(roc_auc_score(labels, patch)),
-            dense_auc=float(roc_auc_score(labels, dense)),
+            patch_auc=auc_of(patch, labels),
+            dense_auc=auc_of(dense, labels),
             mean_difference=float(np.abs(patch.astype(np.float64) - dense).mean()),
             same_decision=float(((patch >= 0.5) == (dense >= 0.5)).mean()),
         )
