@@ -10,7 +10,8 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-from wsi_meta.models.model import ModelCard, build_network, half_precision, save_model
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import build_network, half_precision, save_model
 
 # a busy machine is no failure: time limits are pytest-timeout's
 settings.register_profile("wsi-meta", deadline=None)

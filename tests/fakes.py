@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import ModelCard, build_network, half_precision, load_model, save_model
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import build_network, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
 
 

@@ -11,7 +11,7 @@ from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, ScanResult
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.model import ModelCard
+from wsi_meta.models.card import ModelCard
 from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243

@@ -39,8 +39,8 @@ from .heatmaps.store import Heatmap as Heatmap
 from .heatmaps.store import Status as Status
 from .inference.predictor import Predictor as Predictor
 from .metadata import info as info
+from .models.card import ModelCard as ModelCard
 from .models.model import Model as Model
-from .models.model import ModelCard as ModelCard
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing

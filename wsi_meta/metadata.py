@@ -8,7 +8,8 @@ from typing import Any
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.models.model import DEFAULT_MODEL, read_card
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import open_slide
 
 __all__ = ["info"]

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.inference.device import resolve_device, resolve_precision
-from wsi_meta.models.model import half_precision, read_card, save_model
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import half_precision, save_model
 from wsi_meta.outputs import check_output
 from wsi_meta.training.validation import Validation
 

@@ -25,7 +25,8 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.evaluation.calibrate import cross_fit
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import Model, ModelCard, build_network, half_precision, load_model
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import Model, build_network, half_precision, load_model
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.train import train

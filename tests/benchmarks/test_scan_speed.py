@@ -21,8 +21,9 @@ from tiny import Tiny
 
 from wsi_meta import scan
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import mean_over_views
-from wsi_meta.models.model import Model, ModelCard, load_model
+from wsi_meta.models.model import Model, load_model
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block
 

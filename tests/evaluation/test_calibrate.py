@@ -21,7 +21,7 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.evaluation.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.models.model import Calibration, read_card
+from wsi_meta.models.card import Calibration, read_card
 
 
 def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from wsi_meta.evaluation.gradcam import grad_cam
-from wsi_meta.models.model import Model, ModelCard, build_network, load_model
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import Model, build_network, load_model
 
 CORNERS = ["upper left", "upper right", "lower left", "lower right"]
 

@@ -24,8 +24,9 @@ from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write
 from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
-from wsi_meta.models.model import Calibration, Model, ModelCard, load_model
+from wsi_meta.models.model import Model, load_model
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
 HISTORY = "epoch,stage,lr,train_loss,valid_loss\n1,head,0.1,0.9,0.8\n2,all,0.01,0.5,0.6\n"

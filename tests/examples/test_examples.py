@@ -15,7 +15,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.manifest import read_manifest
-from wsi_meta.models.model import Calibration, ModelCard
+from wsi_meta.models.card import Calibration, ModelCard
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>

@@ -18,8 +18,9 @@ from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
-from wsi_meta.models.model import Model, ModelCard, build_network, cell_logits, half_precision, load_model, save_model
+from wsi_meta.models.model import Model, build_network, cell_logits, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
 
 DENSE = ModelCard(dense=True)

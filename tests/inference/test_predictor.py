@@ -21,8 +21,9 @@ from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, compiler_found, fold_batchnorm, worth_compiling
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, PredictorParts
+from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS
-from wsi_meta.models.model import Model, ModelCard, load_model
+from wsi_meta.models.model import Model, load_model
 from wsi_meta.tiling.block_plan import PieceSizes
 
 

@@ -20,16 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
-from wsi_meta.models.model import (
-    FORMAT_VERSION,
-    Calibration,
-    ModelCard,
-    build_network,
-    half_precision,
-    load_model,
-    read_card,
-    save_model,
-)
+from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
+from wsi_meta.models.model import build_network, half_precision, load_model, save_model
 from wsi_meta.models.preprocessing import Preprocessing
 
 FULL_CARD = ModelCard(
@@ -133,7 +125,7 @@ def test_network_has_torchvisions_names(model_file: Path) -> None:
 
 def test_reading_a_card_does_not_import_torch(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.safetensors")
-    code = "import sys; from wsi_meta.models.model import read_card as read; "
+    code = "import sys; from wsi_meta.models.card import read_card as read; "
     code += "print(read(sys.argv[1]).architecture, 'torch' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)

@@ -16,7 +16,8 @@ import wsi_meta.scanning.scanner
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import FastNetwork, worth_compiling
-from wsi_meta.models.model import Model, ModelCard
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
 
 IN_BF16: dict[str, Any] = {"device": "cpu", "precision": "bf16", "tissue_mask": "none", "mode": "patch"}

@@ -19,8 +19,9 @@ from slide_files import texture, write_slide
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
-from wsi_meta.models.model import Calibration, ModelCard, build_network, load_model, save_model
+from wsi_meta.models.model import build_network, load_model, save_model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
 

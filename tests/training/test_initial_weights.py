@@ -14,7 +14,8 @@ from tiny import Tiny
 from torch import nn
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models.model import ModelCard, build_network, read_card
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import build_network
 from wsi_meta.training.initial_weights import initialise, stage_of
 
 TENSORS = len(Tiny().state_dict())

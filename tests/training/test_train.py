@@ -17,7 +17,8 @@ from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.models.model import build_network, half_precision, load_model, read_card
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import build_network, half_precision, load_model
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement
 from wsi_meta.training.train import Recipe, TrainResult, train

@@ -19,7 +19,8 @@ from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
-from wsi_meta.models.model import model_path, read_card
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import check_folder
 from wsi_meta.progress import note, progress_bar

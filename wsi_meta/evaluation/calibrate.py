@@ -14,7 +14,8 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import Calibration, ModelCard, load_model, save_model
+from wsi_meta.models.card import Calibration, ModelCard
+from wsi_meta.models.model import load_model, save_model
 from wsi_meta.outputs import check_output
 
 if TYPE_CHECKING:

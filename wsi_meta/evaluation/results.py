@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
-from wsi_meta.models.model import Model, ModelCard
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
     import numpy as np

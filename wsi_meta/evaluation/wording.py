@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.evaluation.results import Evaluation, Subject
-    from wsi_meta.models.model import Model, ModelCard
+    from wsi_meta.models.card import ModelCard
+    from wsi_meta.models.model import Model
 
 __all__ = [
     "PLOTS",

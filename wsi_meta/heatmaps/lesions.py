@@ -16,7 +16,7 @@ from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.models.model import ModelCard
+from wsi_meta.models.card import ModelCard
 from wsi_meta.outputs import check_output, written_whole
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
-from wsi_meta.models.model import ModelCard
+from wsi_meta.models.card import ModelCard
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "ScannedSlide", "ScannedTissue"]

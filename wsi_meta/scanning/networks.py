@@ -8,7 +8,8 @@ from pathlib import Path
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import Model, ModelCard, load_model, model_path, read_card
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.scanning.options import ScanPlan
 from wsi_meta.scanning.threads import Threads
 

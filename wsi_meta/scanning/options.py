@@ -13,7 +13,7 @@ from wsi_meta.tiling.grid import BLOCK_PX, STRIDES
 
 if TYPE_CHECKING:
     from wsi_meta.inference.predictor import Predictor
-    from wsi_meta.models.model import ModelCard
+    from wsi_meta.models.card import ModelCard
 
 __all__ = ["COMPILED", "MODES", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
 

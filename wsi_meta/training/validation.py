@@ -13,7 +13,8 @@ from wsi_meta.evaluation.calibrate import fit_calibration, operating_points, val
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import Model, ModelCard, build_network, network_of
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import Model, build_network, network_of
 from wsi_meta.models.versions import library_versions
 from wsi_meta.training.mosaics import Agreement, predict_in_mosaics
 

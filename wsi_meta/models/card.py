@@ -1,0 +1,155 @@
+"""The card of a model: what it is, how its probabilities are calibrated, how good it was. Read without loading torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.models.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FORMAT_VERSION", "Calibration", "ModelCard", "read_card"]
+
+FORMAT_VERSION = 1
+"""Version of the card's layout; a file with a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Maps a logit to the probability that is shown: ``sigmoid(logit / temperature + bias)``.
+
+    Platt scaling (Platt 1999) in the form of Guo et al. 2017 with a bias; the neutral values leave the sigmoid as it is.
+    """
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
+
+        An element's value does not depend on its neighbours: a vectorised sigmoid rounds its last few elements
+        differently, which would show as a difference between block sizes.
+        """
+        from scipy.special import expit
+
+        return np.asarray(expit(logits.astype(np.float64) / self.temperature + self.bias), np.float32)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, what it was trained on and how good it was; travels inside the model file."""
+
+    architecture: str = "resnet50"
+    classes: tuple[str, ...] = ("tumor",)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    dense: bool = False
+    """Trained so that one pass over a whole block may replace a pass per patch."""
+    calibration: Calibration = field(default_factory=Calibration)
+    thresholds: dict[str, float] = field(default_factory=lambda: {"default": 0.5})
+    """Named operating points: calibrated probability at or over which a cell counts as tumor."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Data fingerprint and recipe."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Figures measured on the validation split with the weights as stored."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library versions at the time of training."""
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain JSON values."""
+        return asdict(self) | {"classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> ModelCard:
+        """Make a card from :meth:`to_dict`'s fields, all of them; KeyError, TypeError or ValueError when they do not fit."""
+        if missing := {field.name for field in dataclass_fields(cls)} - set(fields):
+            raise KeyError(f"missing: {', '.join(sorted(missing))}")
+        fields = dict(fields)
+        fields["classes"] = tuple(fields["classes"])
+        fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
+        fields["calibration"] = Calibration(
+            temperature=fields["calibration"]["temperature"], bias=fields["calibration"]["bias"]
+        )
+        card = cls(**fields)
+        _refuse_senseless(card)
+        return card
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """Read a model file's card without its weights and without importing torch.
+
+    Raises
+    ------
+    ModelFileError
+        as :func:`load_model`.
+    """
+    path = Path(path)
+    stored = _read_metadata(path).get("wsi_meta")
+    if stored is None:
+        raise ModelFileError(
+            f"{path}: safetensors without a wsi-meta card; expected a file from 'wsi-meta train' "
+            "(bare weights can go to 'train --init')"
+        )
+    try:
+        fields = json.loads(stored)
+        version = int(fields["format_version"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelFileError(f"{path}: its card cannot be read ({first_line(error)}); train or download it again") from error
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: card format {version} is newer than {FORMAT_VERSION}, the newest known here; update wsi-meta"
+        )
+    try:
+        card = ModelCard.from_dict(fields)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: its card is incomplete ({first_line(error)}); train or download it again") from error
+    if card.architecture != "resnet50":
+        raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected 'resnet50'")
+    return card
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Read a safetensors file's metadata; safetensors itself checks that the file is whole."""
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: a directory; expected a .safetensors model file")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as content:
+            start = content.read(2)
+        if start == b"PK" or start[:1] == b"\x80":
+            raise ModelFileError(
+                f"{path}: a pickle, which can run code when it is opened; expected safetensors "
+                "(weights can go to 'train --init')"
+            ) from None
+        raise ModelFileError(
+            f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
+        ) from error
+
+
+def _refuse_senseless(card: ModelCard) -> None:
+    numbers = [*card.thresholds.values(), *card.metrics.values(), card.calibration.bias, card.calibration.temperature]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise ValueError("thresholds, metrics and calibration must be numbers")
+    if "default" not in card.thresholds:
+        raise ValueError("thresholds must name a default")
+    if card.calibration.temperature <= 0 or not isinstance(card.dense, bool):
+        raise ValueError("temperature must be over 0, dense true or false")
+    if not isinstance(card.training, dict) or not all(isinstance(name, str) and len(name) > 1 for name in card.classes):
+        raise ValueError("training must be an object, classes a list of names")
+    if not all(isinstance(value, str) for value in card.versions.values()):
+        raise ValueError("versions must be texts")
