@@ -124,10 +124,13 @@ def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> N
     assert "no such file" in result.stderr
 
 
+ALL = ("--tissue-mask", "none", "--stride", 96)
+
+
 def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, model_file: Path) -> None:
     path = write_slide(tmp_path / "torn.tif", texture(256, 2200))
     damage_tile(path, 0)
-    result = _run("scan", path, "--out", tmp_path / "h.zarr", "--model", model_file, "--tissue-mask", "none", "--json")
+    result = _run("scan", path, "--out", tmp_path / "h.zarr", "--model", model_file, *ALL, "--json")
     assert "cells could not be read" in _one_line_error(result)
     assert json.loads(result.stdout.splitlines()[0])["complete"] is False
     assert (tmp_path / "h.zarr").is_dir()

@@ -91,7 +91,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 # --- commands say what the library says
 
-ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "turn"}
+ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "predictor"}
 """Options of the library that no command has."""
 
 

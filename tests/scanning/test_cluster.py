@@ -25,13 +25,13 @@ from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 
-COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "device": "cpu", "block_px": 128}
+COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "device": "cpu", "block_px": 64}
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as made,
     ):
         yield made
@@ -47,7 +47,7 @@ def kept(client: Client) -> int:
 
 
 def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:
-    slide, model = write_slide(tmp_path / "s.tif", texture(300, 300, 1)), tmp_path / "m.safetensors"
+    slide, model = write_slide(tmp_path / "s.tif", texture(130, 160, 1)), tmp_path / "m.safetensors"
     write_shifted(model, model_file, 0.0)
     old = scan(slide, tmp_path / "old.zarr", model=model, scheduler=client, **COMMON).probability
     write_shifted(model, model_file, 2.0)
@@ -57,7 +57,7 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
 
     with Scanner(model, scheduler=client, **COMMON) as scanner:
         scanner.scan(slide, tmp_path / "first.zarr")
-        write_slide(slide, texture(300, 300, 2))
+        write_slide(slide, texture(130, 160, 2))
         replaced = scanner.scan(slide, tmp_path / "replaced.zarr").probability
         assert kept(client) == 1
     assert kept(client) == 0, "gone with the scanner"
@@ -68,10 +68,10 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
 def test_a_relative_out_is_written_where_the_caller_is(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = write_slide(tmp_path / "s.tif", texture(200, 200))
+    slide = write_slide(tmp_path / "s.tif", texture(100, 130))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
         one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as the tests: more of them sum in another order
         worker = subprocess.Popen(
@@ -91,7 +91,7 @@ def test_a_relative_out_is_written_where_the_caller_is(
 
 @pytest.fixture
 def job(model_file: Path, tmp_path: Path) -> ClusterJob:
-    slide = write_slide(tmp_path / "s.tif", texture(200, 200))
+    slide = write_slide(tmp_path / "s.tif", texture(100, 130))
     heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
     asked = InferenceOptions("cpu", "fp32", 8)
     return ClusterJob("scanner", heatmap.path, slide, 0.972, model_file, asked, heatmap.record.identity)
@@ -121,7 +121,7 @@ def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
 def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, model_file: Path) -> None:
     jobs = [job]
     for number in range(2):
-        slide = write_slide(tmp_path / f"{number}.tif", texture(200, 200, number + 5))
+        slide = write_slide(tmp_path / f"{number}.tif", texture(100, 130, number + 5))
         heatmap = scan(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
         jobs.append(replace(job, slide=slide, store=heatmap.path, identity=heatmap.record.identity))
     worker = KeptOnWorker()

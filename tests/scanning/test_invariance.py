@@ -66,7 +66,7 @@ def test_distributed(slide_file: Path, model_file: Path, reference: NDArray[np.f
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         heatmap = _scan(slide_file, tmp_path / "h.zarr", model_file, block_px=128, scheduler=client)
@@ -80,7 +80,8 @@ def test_kill_and_resume(slide_file: Path, model_file: Path, reference: NDArray[
         "import sys; from wsi_meta.scanning.scan import scan; "
         "scan(sys.argv[1], sys.argv[2], model=sys.argv[3], precision='fp32', batch_size=8, tissue_mask='none', block_px=64)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(slide_file), str(out), str(model_file)])
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as this process: more of them sum in another order
+    process = subprocess.Popen([sys.executable, "-c", code, str(slide_file), str(out), str(model_file)], env=one_thread)
     try:
         deadline = time.monotonic() + 120
         while not out.exists() or int((Heatmap.open(out).status == Status.SCANNED).sum()) < 8:

@@ -257,14 +257,14 @@ def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path) -> N
 
 def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     told: list[tuple[Path, int, int]] = []
-    settings: dict[str, Any] = {"model": model_file, "block_px": 320, "batch_size": 32}
+    settings: dict[str, Any] = {"model": model_file, "block_px": 384, "batch_size": 8, "stride_px": 64}
     heatmap = scan(slide_file, tmp_path / "h.zarr", progress=lambda *now: told.append(now), **settings)
     assert heatmap.result is not None
     cells = heatmap.result.cells["scanned"]
     assert {(slide, total) for slide, _, total in told} == {(slide_file, cells)}
     done = [number for _, number, _ in told]
     assert done[-1] == cells
-    assert 0 < min(np.diff([0, *done])) <= max(np.diff([0, *done])) <= 32
+    assert 0 < min(np.diff([0, *done])) <= max(np.diff([0, *done])) <= 8
 
 
 def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
