@@ -241,6 +241,9 @@ def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, m
         np.testing.assert_array_equal(heatmap.probability, alone["small", "one"])
     with pytest.raises(OptionsError, match="expected options that agree"):
         Scanner(predictor=predictor, mode="dense")
+    for settings in ({"model": model_file}, {"precision": "fp32"}, {"tta": True}):
+        with pytest.raises(OptionsError, match="expected one or the other"):
+            Scanner(predictor=predictor, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "thread", None, ThreadPoolExecutor])

@@ -89,6 +89,8 @@ class Scanner:
     ) -> None:
         asked = InferenceOptions(device, precision, batch_size, tta)
         self._options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
+        if predictor is not None and (model is not None or asked != InferenceOptions()):
+            raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
         if score_model is not None:
             load_score_model(score_model)  # refused before the work, not after it
         self._score_model, self._progress = score_model, progress
