@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -136,3 +137,46 @@ def damage_tile(path: Path, index: int, level: int = 0) -> None:
     with path.open("r+b") as raw:
         raw.seek(offset)
         raw.write(b"\xff" * count)
+
+
+def set_tag(path: Path, tag: str, value: int, *, page: int = 0) -> None:
+    """Replace the value of a tag that stands in the directory of a classic TIFF; it becomes 32 bits wide."""
+    with tifffile.TiffFile(path) as file:
+        entry, order = _page(file, page).tags[tag], file.byteorder
+    overwrite(path, entry.offset + 2, struct.pack(order + "H", 4))
+    overwrite(path, entry.offset + 8, struct.pack(order + "I", value))
+
+
+def set_tile_tag(path: Path, tag: str, index: int, value: int) -> None:
+    """Replace one of the numbers of a tag of a classic TIFF's level 0 that has one for each tile, 32 bits wide."""
+    with tifffile.TiffFile(path) as file:
+        entry, order = _page(file, 0).tags[tag], file.byteorder
+    assert int(entry.dtype) == 4
+    overwrite(path, entry.valueoffset + 4 * index, struct.pack(order + "I", value))
+
+
+def rename_tag(path: Path, tag: str, code: int) -> None:
+    """Give a tag of level 0 another number, so that readers do not find it."""
+    with tifffile.TiffFile(path) as file:
+        entry, order = _page(file, 0).tags[tag], file.byteorder
+    overwrite(path, entry.offset, struct.pack(order + "H", code))
+
+
+def stored_tiles(path: Path, level: int = 0) -> list[tuple[int, int]]:
+    """Return offset and length of each tile of a level."""
+    with tifffile.TiffFile(path) as file:
+        page = _page(file, level)
+        return list(zip(page.dataoffsets, page.databytecounts, strict=True))
+
+
+def overwrite(path: Path, offset: int, content: bytes) -> None:
+    """Write bytes into a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def _page(file: tifffile.TiffFile, number: int) -> tifffile.TiffPage:
+    page = file.pages[number]
+    assert isinstance(page, tifffile.TiffPage)
+    return page

@@ -80,9 +80,12 @@ def _slide_facts(path: Path, reader: str) -> dict[str, Any]:
             "width": slide.width,
             "height": slide.height,
             "mpp": slide.known_mpp,
+            "mpp_problem": slide.mpp_problem,
             "levels": [
-                {"width": width, "height": height, "downsample": downsample}
-                for (width, height), downsample in zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+                {"width": width, "height": height, "downsample": factor, "left_out": slide.levels_left_out.get(level)}
+                for level, ((width, height), factor) in enumerate(
+                    zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+                )
             ],
             "fingerprint": slide.fingerprint(),
         }

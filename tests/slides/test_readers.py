@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
-from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
+from slide_files import damage_tile, overwrite, set_tile_tag, stored_tiles, texture, write_jpeg_slide, write_slide
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
@@ -142,20 +142,14 @@ def test_left_out_tiles_are_background(tmp_path: Path, levels: list[NDArray[np.u
 def test_damage_is_told_as_by_openslide(plain: Path, tmp_path: Path, levels: list[NDArray[np.uint8]], kind: str) -> None:
     path = tmp_path / "bad.tif"
     path.write_bytes(plain.read_bytes())
-    slide = open_slide(path)  # damaged afterwards: what is damaged when opened may be left to OpenSlide
-    with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
-        assert isinstance(page, tifffile.TiffPage)
-        start, length = page.dataoffsets[4], page.databytecounts[4]
+    start, length = stored_tiles(path)[4]
     if kind == "overwritten":
         damage_tile(path, 4)
     elif kind == "flipped":  # still a JPEG, of other pixels: libjpeg goes on after no more than a warning
-        with path.open("r+b") as file:
-            file.seek(start + length // 2)
-            file.write(np.random.default_rng(0).integers(0, 255, 60).astype(np.uint8).tobytes())
-    else:
-        with path.open("r+b") as file:
-            file.truncate(start + length // 2)
+        overwrite(path, start + length // 2, np.random.default_rng(0).integers(0, 255, 60).astype(np.uint8).tobytes())
+    else:  # as in a file that was cut amid the tile
+        set_tile_tag(path, "TileOffsets", 4, path.stat().st_size - length // 2)
+    slide = open_slide(path)
     with pytest.raises(SlideReadError, match=r"bad\.tif: cannot be decoded at x=300 y=300 level 0 \(.+\)$") as caught:
         slide.read_region(300, 300, 20, 20)
     assert "\n" not in str(caught.value)

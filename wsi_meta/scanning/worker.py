@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from wsi_meta.models.dihedral import mean_over_views, spread_over_views
 from wsi_meta.scanning.relay import Stop
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.slides.slide import Slide
+from wsi_meta.slides.slide_file import SlideReplacedError
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockWorker"]
 
-LEAST_READ_PX = 480
-"""Side of what is not tried in quarters any more, pixels at the model's mpp: what is lost around a damaged tile."""
+TILE_SHARE = 4
+"""What cannot be read is tried again in parts until these are this many times smaller than a stored tile, or a cell."""
+FAILURES_AT_MOST = 100
+"""Failed reads after which a block is given up where nothing of it was read: all its parts of 480 px, and some more."""
+FAILURES_PER_PART = 8
+"""Failed reads that each part which was read makes up for: around damage smaller parts are worth their time."""
 
 Report = Callable[[int], None]
 """Told how many more cells are done; a negative number takes some back."""
@@ -55,23 +61,26 @@ class BlockWorker:
     def predict(self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None) -> NDArray[np.float32]:
         """Return the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
 
-        A block that cannot be read whole is tried in quarters, and those again, so that little is lost around damage.
+        A block that cannot be read whole is tried in quarters, and those again, large ones first, so that little more is lost
+        than what needs a damaged tile.
+
+        Raises
+        ------
+        SlideReplacedError
         """
-        told: list[int] = []
-
-        def tell(cells: int) -> None:
-            told.append(cells)
-            if report is not None:
-                report(cells)
-
-        try:
-            return self._predict_whole(block, wanted, tell)
-        except SlideReadError:
-            tell(-sum(told))
         logits = np.full((*wanted.shape, self.predictor.views), np.nan, np.float32)
-        can_be_split = max(block.rows, block.cols) * self.grid.stride_px > LEAST_READ_PX
-        for quarter, inside in block.quarters() if can_be_split else ():
-            logits[inside] = self.predict(quarter, wanted[inside], report)
+        least_px = max(self.grid.stride_px, self.slide.tile_px_at(self.grid.mpp) / TILE_SHARE)
+        parts, failed, allowed = deque([(block, (slice(0, block.rows), slice(0, block.cols)))]), 0, FAILURES_AT_MOST
+        while parts and failed < allowed:
+            part, inside = parts.popleft()
+            if not wanted[inside].any():
+                continue
+            if (found := self._try_whole(part, wanted[inside], report)) is not None:
+                logits[inside], allowed = found, allowed + FAILURES_PER_PART
+                continue
+            failed += 1
+            if max(part.rows, part.cols) * self.grid.stride_px > least_px:
+                parts.extend((quarter, _within(inside, place)) for quarter, place in part.quarters())
         return logits
 
     def windows(self, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
@@ -82,8 +91,31 @@ class BlockWorker:
             for rows, cols in self.predictor.pieces(wanted, self.grid.stride_px)
         ]
 
+    def _try_whole(self, part: Block, wanted: NDArray[np.bool_], report: Report | None) -> NDArray[np.float32] | None:
+        """Return a part's logits; None when it cannot be read whole, with what was reported of it taken back."""
+        told: list[int] = []
+
+        def tell(cells: int) -> None:
+            told.append(cells)
+            if report is not None:
+                report(cells)
+
+        try:
+            return self._predict_whole(part, wanted, tell)
+        except SlideReplacedError:
+            raise
+        except SlideReadError:
+            tell(-sum(told))
+            return None
+
     def _predict_whole(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
         reads = (partial(self.slide.read_at, self.grid.mpp, *window) for window in self.windows(block, wanted))
         pieces = self.threads.read_ahead(reads, self.stop)
         predict, device = self.predictor.predict_block, self.predictor.device
         return self.threads.compute(device, lambda: predict(pieces, wanted, self.grid.stride_px, report))
+
+
+def _within(outer: tuple[slice, slice], inner: tuple[slice, slice]) -> tuple[slice, slice]:
+    """Return the place of a part of a part."""
+    rows, cols = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(outer, inner, strict=True))
+    return rows, cols

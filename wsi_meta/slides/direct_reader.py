@@ -5,32 +5,45 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.slides.jpeg_tiff import NotPlainError, TiledLevel, find_levels
+from wsi_meta.slides.jpeg_tiff import NotPlainError, TiledLevel, declared_size, find_levels
 from wsi_meta.slides.openslide_reader import OpenSlideReader, undecodable
+from wsi_meta.slides.slide_file import SameFile, SlideReplacedError
 from wsi_meta.slides.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DirectReader"]
+__all__ = ["DecodersDisagreeError", "DirectReader"]
 
 SAME_GREY_LEVELS = 2
 """Decoders may round differently by this much."""
 SAME_SHARE = 0.999
 """Share of the values of a tile that must agree with OpenSlide's."""
+JUDGED_TILES = 9
+"""Tiles of a level that are compared at most: after the first one only where it could not decide, because it is damaged."""
+FEW_TILES = 3
+"""A level of fewer tiles that can be compared is trusted as the other levels are."""
+MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
+"""A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
 WHOLE_PX = 1 / 512
 """A position within this of a whole pixel counts as whole: OpenSlide composes with Cairo, which knows 1/256 of a pixel."""
 
+PLAIN = "a plain TIFF of JPEG tiles"
+
 Tile = tuple[int, int, int]
 """Level, row and column of a stored tile."""
+
+
+class DecodersDisagreeError(NotPlainError):
+    """A plain TIFF, but of most tiles that were compared one decoder says that they are damaged, and the other reads them."""
 
 
 class DirectReader:
@@ -42,6 +55,10 @@ class DirectReader:
     ----------
     judge : the same file, opened with OpenSlide, which says what its levels are and checks a tile of each
     cache : for the decoded tiles
+
+    Attributes
+    ----------
+    reason : why the file is read directly, and what was found damaged on the way
 
     Raises
     ------
@@ -55,12 +72,12 @@ class DirectReader:
         if find_spec("simplejpeg") is None:
             raise NotPlainError("simplejpeg is not installed")
         self.path, self.background = judge.path, judge.background
-        self._downsamples = judge.level_downsamples
-        self._levels = find_levels(self.path, str(judge.properties.get("openslide.vendor")), judge.level_dimensions)
+        self._downsamples, self._same = judge.level_downsamples, judge.file
+        vendor, usable = str(judge.properties.get("openslide.vendor")), judge.scales.usable
+        self._levels = find_levels(self.path, vendor, judge.level_dimensions, usable)
         self._cache = cache or TileCache()
         self._file: _Descriptor | None = None
-        for level in range(len(self._levels)):
-            self._check(level, judge)
+        self.reason = _conclude([self._compare(level, judge) for level in usable])
         self.close()
 
     @property
@@ -78,6 +95,8 @@ class DirectReader:
         """
         try:
             self._paste_tiles(region, level, left, top, self._open())
+        except SlideReplacedError:
+            raise
         except (ValueError, OSError) as error:
             corner = (round(left * self._downsamples[level]), round(top * self._downsamples[level]))
             raise undecodable(self.path, corner, level, error) from error
@@ -114,7 +133,7 @@ class DirectReader:
     def _open(self) -> _Descriptor:
         file = self._file
         if file is None:
-            self._file = file = _Descriptor(self.path)
+            self._file = file = _Descriptor(self._same)
         return file
 
     def _number(self, level: int, row: int, col: int) -> int:
@@ -130,35 +149,96 @@ class DirectReader:
         from simplejpeg import decode_jpeg
 
         level, number = self._levels[tile[0]], self._number(*tile)
-        stored = file.read(int(level.offsets[number]), int(level.lengths[number]))
+        offset, length = int(level.offsets[number]), int(level.lengths[number])
+        if not 0 <= length <= MOST_BYTES_PER_PX * level.tile_width * level.tile_height + HEADER_BYTES:
+            raise ValueError(f"a tile of {length:,} bytes")
+        if not 0 <= offset <= self._same.size - length:
+            raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {self._same.size:,}")
+        stored = file.read(offset, length)
         if stored[:2] != b"\xff\xd8":
             raise ValueError("a tile that is no JPEG")
+        jpeg = b"".join((level.head, memoryview(stored)[2:]))
+        if (size := declared_size(jpeg)) != (level.tile_width, level.tile_height):  # before memory is taken for its pixels
+            said = f"{size[0]} x {size[1]} px" if size else "nothing of its size"
+            raise ValueError(f"a tile whose own header says {said}; expected {level.tile_width} x {level.tile_height} px")
         # strict: libjpeg only warns of too many or too few bytes, but the pixels that it then returns are not the slide's
-        pixels = np.asarray(decode_jpeg(b"".join((level.head, memoryview(stored)[2:])), "RGB", strict=True))
+        pixels = np.asarray(decode_jpeg(jpeg, "RGB", strict=True))
         if pixels.shape != (level.tile_height, level.tile_width, 3):
             raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
         return pixels
 
-    def _check(self, level: int, judge: OpenSlideReader) -> None:
-        """Compare the level's busiest tile with OpenSlide's pixels: a wrong guess at its colours would show there."""
+    def _compare(self, level: int, judge: OpenSlideReader) -> _Verdict:
+        """Compare tiles of a level with OpenSlide's pixels: a wrong guess at its colours would show there.
+
+        The busiest tile decides, unless it is damaged: then others do, and more of them must be the same than not.
+        """
+        verdict = _Verdict(level)
+        for row, col in self._judged_tiles(level, judge):
+            verdict.add(self._compare_tile(level, row, col, judge))
+            if verdict.same > len(verdict.by_one):
+                break
+        return verdict
+
+    def _judged_tiles(self, level: int, judge: OpenSlideReader) -> list[tuple[int, int]]:
+        """Return row and column of the tiles to compare: the busiest one, then some of the busier half."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
         tops, lefts = np.arange(0, level_height, stored.tile_height), np.arange(0, level_width, stored.tile_width)
         lengths = stored.lengths.reshape(-1, stored.columns)[: len(tops), : len(lefts)]
         whole = _whole(tops, self._downsamples[level])[:, None] & _whole(lefts, self._downsamples[level])
-        row, col = divmod(int(np.where(whole, lengths, -1).argmax()), len(lefts))
-        left, top = int(lefts[col]), int(tops[row])
+        busiest_first = np.argsort(np.where(whole, -lengths, 1), axis=None, kind="stable")
+        count = int((whole & (lengths > 0)).sum())
+        ranks = np.unique(np.linspace(0, max(0, max(count // 2, min(count, JUDGED_TILES)) - 1), JUDGED_TILES).astype(int))
+        rows, cols = np.unravel_index(busiest_first[ranks], lengths.shape)
+        return list(zip(rows.tolist(), cols.tolist(), strict=True))
+
+    def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[SlideReadError]:
+        """Return the errors of the decoders that do not read a tile; NotPlainError when both do, and differ."""
+        stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
+        left, top = col * stored.tile_width, row * stored.tile_height
         shape = (min(stored.tile_height, level_height - top), min(stored.tile_width, level_width - left), 3)
         ours, theirs = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
         failed = []
         for reader, pixels in ((self, ours), (judge, theirs)):
             try:
                 reader.read_into(pixels, level, left, top)
+            except SlideReplacedError:
+                raise
             except SlideReadError as error:
                 failed.append(error)
-        if len(failed) == 1:
-            raise NotPlainError(f"a tile that one decoder reads and the other does not: {failed[0]}")
         if not failed and (np.abs(ours.astype(np.int16) - theirs) <= SAME_GREY_LEVELS).mean() < SAME_SHARE:
             raise NotPlainError(f"tiles of level {level} decode to other pixels than OpenSlide's")
+        return failed
+
+
+@dataclass
+class _Verdict:
+    """What the comparison of a level's tiles has shown so far."""
+
+    level: int
+    same: int = 0
+    by_none: int = 0
+    """Tiles that neither decoder reads."""
+    by_one: list[SlideReadError] = field(default_factory=list)
+    """Tiles that only one decoder reads: damaged, or written so that the other takes them for damaged."""
+
+    def add(self, failed: list[SlideReadError]) -> None:
+        """Count a tile that was compared."""
+        if len(failed) == 1:
+            self.by_one += failed
+        else:
+            self.same, self.by_none = self.same + (not failed), self.by_none + bool(failed)
+
+
+def _conclude(verdicts: list[_Verdict]) -> str:
+    """Return the reason to read directly; DecodersDisagreeError where too much is read by one decoder only."""
+    any_same = any(verdict.same for verdict in verdicts)
+    for verdict in verdicts:
+        few = verdict.same + len(verdict.by_one) < FEW_TILES
+        if len(verdict.by_one) > verdict.same and not (few and any_same):
+            raise DecodersDisagreeError(f"a tile that one decoder reads and the other does not: {verdict.by_one[0]}")
+    damaged = sum(verdict.by_none + len(verdict.by_one) for verdict in verdicts)
+    compared = damaged + sum(verdict.same for verdict in verdicts)
+    return PLAIN + (f"; {damaged} of {compared} tiles that were compared are damaged" if damaged else "")
 
 
 def _whole(positions: NDArray[np.int64], downsample: float) -> NDArray[np.bool_]:
@@ -169,11 +249,15 @@ def _whole(positions: NDArray[np.int64], downsample: float) -> NDArray[np.bool_]
 class _Descriptor:
     """A file open for reading at given positions; closed when nothing refers to it any more."""
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+    def __init__(self, same: SameFile) -> None:
+        self._same = same
+        self.number = os.open(same.path, os.O_RDONLY)
+        same.check(self.number)
 
     def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self.number, length, offset)
+        stored = os.pread(self.number, length, offset)
+        self._same.check(self.number)  # it may have been written to
+        return stored
 
     def __del__(self) -> None:
         if hasattr(self, "number"):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.errors import first_line
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NotPlainError", "TiledLevel", "find_levels"]
+__all__ = ["NotPlainError", "TiledLevel", "declared_size", "find_levels"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
 JPEG, RGB, YCBCR, CONTIGUOUS = 7, 2, 6, 1
 """TIFF 6.0 with Technical Note 2: compression, photometric interpretations, planar configuration."""
+START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG that are followed by its size."""
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 
 
 class NotPlainError(ValueError):
@@ -40,13 +45,16 @@ class TiledLevel:
     head: bytes
 
 
-def find_levels(path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...]) -> list[TiledLevel]:
-    """Find the tiles of each of OpenSlide's levels.
+def find_levels(
+    path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
+) -> dict[int, TiledLevel]:
+    """Find the tiles of OpenSlide's levels.
 
     Parameters
     ----------
     path : TIFF file that OpenSlide opened
     vendor, level_dimensions : what OpenSlide says of it
+    usable : the levels that are needed
 
     Raises
     ------
@@ -61,13 +69,18 @@ def find_levels(path: Path, vendor: str, level_dimensions: tuple[tuple[int, int]
         with tifffile.TiffFile(path) as file:
             everything: Iterable[Any] = file.pages
             pages = [page for page in everything if page.is_tiled]
-            return [_level(page, vendor) for page in _match(pages, vendor, level_dimensions)]
-    except tifffile.TiffFileError as error:
-        raise NotPlainError(str(error)) from error
+            matched = _match(pages, vendor, level_dimensions, usable)
+            return {level: _level(page, vendor) for level, page in matched.items()}
+    except NotPlainError:
+        raise
+    except Exception as error:  # tifffile raises whatever odd tags lead to
+        raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
 
 
-def _match(pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int], ...]) -> list[Any]:
-    """Return the page of each level."""
+def _match(
+    pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
+) -> dict[int, Any]:
+    """Return the page of each level that is needed."""
     if vendor == "philips":  # stored with padding up to whole tiles that OpenSlide cuts off
         padded = all(
             page.imagewidth >= width and page.imagelength >= height
@@ -75,19 +88,21 @@ def _match(pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int
         )
         if len(pages) != len(level_dimensions) or not padded:
             raise NotPlainError(f"{len(pages)} tiled pages for {len(level_dimensions)} levels, or of other sizes")
-        return pages
-    found = [[page for page in pages if (page.imagewidth, page.imagelength) == level] for level in level_dimensions]
-    if any(len(fitting) != 1 for fitting in found):
+        return {level: pages[level] for level in usable}
+    found = {
+        level: [page for page in pages if (page.imagewidth, page.imagelength) == level_dimensions[level]] for level in usable
+    }
+    if any(len(fitting) != 1 for fitting in found.values()):
         raise NotPlainError("pages that cannot be told apart by their size")
-    return [fitting[0] for fitting in found]
+    return {level: fitting[0] for level, fitting in found.items()}
 
 
 def _level(page: Any, vendor: str) -> TiledLevel:
     """Return a page's tiles; NotPlainError when they are not plain."""
     if page.compression != JPEG:
-        raise NotPlainError(f"tiles compressed with {page.compression.name}, not JPEG")
+        raise NotPlainError(f"tiles compressed with {_named(page.compression)}, not JPEG")
     if page.photometric not in (RGB, YCBCR):
-        raise NotPlainError(f"colours stored as {page.photometric.name}, not RGB or YCbCr")
+        raise NotPlainError(f"colours stored as {_named(page.photometric)}, not RGB or YCbCr")
     layout = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.imagedepth)
     if layout != (8, 3, CONTIGUOUS, 1):
         raise NotPlainError("samples that are not three interleaved bytes a pixel")
@@ -107,3 +122,22 @@ def _head(page: Any) -> bytes:
         raise NotPlainError("shared JPEG tables that are damaged")
     colours = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([page.photometric == YCBCR])
     return b"\xff\xd8" + colours + bytes(tables[2:-2])
+
+
+def _named(value: Any) -> str:
+    """Return the name of a tag's value; its number where it has none."""
+    return str(getattr(value, "name", f"number {value}"))
+
+
+def declared_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) that a JPEG states, without decoding it; None where it states none before its pixels."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker in START_OF_FRAME:
+            height, width = (int.from_bytes(jpeg[place : place + 2], "big") for place in (at + 5, at + 7))
+            return width, height
+        if marker in (START_OF_SCAN, END_OF_IMAGE):
+            return None
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")  # any number of FF may fill
+    return None

@@ -1,16 +1,102 @@
-"""Which level to read for a rectangle at some resolution, and where in it. Arithmetic only."""
+"""Which levels of a slide can be trusted, which one to read for a rectangle, and where in it. Arithmetic only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
-__all__ = ["LevelWindow", "find_window"]
+__all__ = ["LevelWindow", "Scales", "find_scales", "find_window"]
 
 SAME_SCALE_PX = 0.25
 """A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
+ROUNDED_PX = 1
+"""Writers round the sizes of levels up or down, each from the one before: by less than this many pixels of the level."""
+WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
+"""Factors that are considered for a level that is padded or cut to whole tiles."""
+SURE_TILES = 4
+"""A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
+
+Size = tuple[int, int]
+"""Width and height."""
+
+
+@dataclass(frozen=True)
+class Scales:
+    """How much coarser than level 0 each level is."""
+
+    downsamples: tuple[float, ...]
+    """Of each level, relative to level 0; as stated for a level that is left out."""
+    left_out: dict[int, str]
+    """Levels that are never read, with the reason: where their pixels lie on the slide is not known."""
+
+    @property
+    def usable(self) -> dict[int, float]:
+        """Factors of the levels that may be read."""
+        return {level: factor for level, factor in enumerate(self.downsamples) if level not in self.left_out}
+
+
+def find_scales(sizes: Sequence[Size], stated: Sequence[float], tiles: Sequence[Size | None]) -> Scales:
+    """Compare the levels' widths and heights with level 0's: both must be smaller by the same factor.
+
+    Parameters
+    ----------
+    sizes : of each level, level 0 first
+    stated : factor of each level relative to level 0, by OpenSlide: the mean of the ratios of widths and heights
+    tiles : size of each level's stored tiles; None where it is not known
+
+    Returns
+    -------
+    The factors. Where a level is padded to whole tiles, as Camelyon's are, OpenSlide's factor is wrong; ours is the true one.
+    """
+    factors, left_out = list(stated), {}
+    for level in range(1, len(sizes)):
+        found = _judge(sizes[0], sizes[level], stated[level], (tiles[0], tiles[level]))
+        if isinstance(found, str):
+            left_out[level] = found
+        else:
+            factors[level] = found
+    return Scales(tuple(factors), left_out)
+
+
+def _judge(full: Size, size: Size, stated: float, tiles: tuple[Size | None, Size | None]) -> float | str:
+    """Return a level's factor, or why it is not known."""
+    least = max(whole / (side + ROUNDED_PX) for whole, side in zip(full, size, strict=True))
+    most = min(
+        whole / (side - ROUNDED_PX) if side > ROUNDED_PX else float("inf") for whole, side in zip(full, size, strict=True)
+    )
+    if ceil(least) <= most:
+        return stated  # a whole number is as good a reason as there can be: pyramids are halved
+    padded = [factor for factor in WHOLE_TILE_FACTORS if _reaches(size, full, 1 / factor, tiles[1])]
+    cut = [factor for factor in WHOLE_TILE_FACTORS if _reaches_not(full, size, factor, tiles)]
+    sides = zip(size, tiles[1] or size, strict=True)
+    if len(padded) == 1 and not cut and max(side // tile for side, tile in sides) >= SURE_TILES:
+        return float(padded[0])
+    ratios = " and ".join(f"{whole / side:.4g}" for whole, side in zip(full, size, strict=True))
+    if padded or cut:
+        return f"padded or cut to whole tiles ({ratios} times smaller than level 0)"
+    return stated if least <= most else f"width and height are {ratios} times smaller than level 0's; expected the same"
+
+
+def _reaches(size: Size, full: Size, scale: float, tile: Size | None) -> bool:
+    """Tell whether a size is another one, scaled, then padded to whole tiles in one direction at least."""
+    return tile is not None and all(
+        abs(side - whole * scale) <= ROUNDED_PX or (side % step == 0 and 0 <= side - whole * scale < step)
+        for side, whole, step in zip(size, full, tile, strict=True)
+    )
+
+
+def _reaches_not(full: Size, size: Size, factor: int, tiles: tuple[Size | None, Size | None]) -> bool:
+    """Tell whether at this factor one of the two lacks its last, partial tiles."""
+    return any(
+        tile is not None
+        and all(
+            abs(side - whole * scale) <= max(ROUNDED_PX, scale) or (side % step == 0 and 0 <= whole * scale - side < step)
+            for side, whole, step in zip(short, whole_size, tile, strict=True)
+        )
+        for short, whole_size, scale, tile in ((size, full, 1 / factor, tiles[1]), (full, size, float(factor), tiles[0]))
+    )
 
 
 @dataclass(frozen=True)
@@ -33,12 +119,12 @@ class LevelWindow:
         return self.level, self.left, self.top, self.width, self.height
 
 
-def find_window(downsamples: Sequence[float], l0_per_px: Fraction, x: int, y: int, width: int, height: int) -> LevelWindow:
+def find_window(downsamples: Mapping[int, float], l0_per_px: Fraction, x: int, y: int, width: int, height: int) -> LevelWindow:
     """Return the rectangle of a level to read for a rectangle of a plane.
 
     Parameters
     ----------
-    downsamples : of each level relative to level 0
+    downsamples : factor relative to level 0 of each level that may be read, level 0 among them
     l0_per_px : level-0 pixels per pixel of the plane, exactly
     x, y, width, height : the rectangle, pixels of the plane; may reach outside the slide
     """
@@ -52,9 +138,9 @@ def find_window(downsamples: Sequence[float], l0_per_px: Fraction, x: int, y: in
     return LevelWindow(level, l_left, l_top, l_width, l_height, (top - l_top, left - l_left), scale)
 
 
-def _best_level(downsamples: Sequence[float], l0_per_px: float, extent_px: int) -> tuple[int, float]:
+def _best_level(downsamples: Mapping[int, float], l0_per_px: float, extent_px: int) -> tuple[int, float]:
     """Return the coarsest level that is fine enough, and its pixels per pixel asked for."""
     slack = SAME_SCALE_PX / extent_px
-    fine = [level for level, downsample in enumerate(downsamples) if l0_per_px / downsample > 1 - slack]
+    fine = [level for level, downsample in downsamples.items() if l0_per_px / downsample > 1 - slack]
     level = max(fine, key=lambda level: downsamples[level]) if fine else 0
     return level, l0_per_px / downsamples[level]

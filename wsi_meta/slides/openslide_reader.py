@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.slides.levels import find_scales
+from wsi_meta.slides.slide_file import SameFile, refuse_no_file, why_not_opened
+from wsi_meta.slides.tiff_check import check_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,26 +25,43 @@ MAX_READ_PX = 4000
 class OpenSlideReader:
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
+    OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
+
     Attributes
     ----------
     path : the file
+    file : the file as it was when it was opened first
     properties : what the file says of itself, by OpenSlide's names
     level_dimensions : (width, height) of each level, level 0 first
-    level_downsamples : factor of each level relative to level 0
+    level_downsamples : factor of each level relative to level 0, by OpenSlide
+    tiles : (width, height) of each level's stored tiles; None where OpenSlide does not say
+    scales : the true factors, and the levels that are not to be read
     background : RGB of what is transparent; the slide's own background colour, else white
     tiles_decoded : None; OpenSlide does not count them
+
+    Raises
+    ------
+    SlideReadError
+        when the file is no slide, or says of itself what cannot be.
     """
 
     name = "openslide"
     tiles_decoded: int | None = None
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        refuse_no_file(path)
+        self.path, self.file = path, SameFile.at(path)
         self._handle: Any = None
+        impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
         self.properties = dict(handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
+        self._impossible = [impossible.pop(size, None) for size in self.level_dimensions]
+        if impossible:
+            raise SlideReadError(f"{path}: says that some of its tiles are longer than the file; copy the slide again")
+        self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
+        self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
 
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
@@ -66,6 +86,11 @@ class OpenSlideReader:
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
+        if (tiles := self._impossible[level]) is not None:
+            # where the corner is no whole pixel of the level, OpenSlide blends neighbours
+            beside = int(any(at % self.level_downsamples[level] for at in corner))
+            if tiles.touch(left - beside, top - beside, width + 2 * beside, height + 2 * beside):
+                raise undecodable(self.path, corner, level, "a tile longer than a tile can be")
         pixels = self._decode(corner, level, (width, height))
         alpha = pixels[..., 3:]
         if alpha.min() == 255:
@@ -78,19 +103,42 @@ class OpenSlideReader:
         from openslide import OpenSlideError
 
         try:
-            return np.asarray(self._open().read_region(corner, level, size))
+            pixels = np.asarray(self._open().read_region(corner, level, size))
         except OpenSlideError:
             self._handle = None
-        try:  # with a handle of its own
-            return np.asarray(_open_handle(self.path).read_region(corner, level, size))
-        except OpenSlideError as error:
-            raise undecodable(self.path, corner, level, error) from error
+            try:  # with a handle of its own
+                pixels = np.asarray(self._open_another().read_region(corner, level, size))
+            except OpenSlideError as error:
+                self._check_file()
+                raise undecodable(self.path, corner, level, error) from error
+        self._check_file()
+        return pixels
 
     def _open(self) -> Any:
         handle = self._handle
         if handle is None:
-            self._handle = handle = _open_handle(self.path)
+            self._handle = handle = self._open_another()
         return handle
+
+    def _open_another(self) -> Any:
+        from openslide import OpenSlide, OpenSlideError
+
+        refuse_no_file(self.path)
+        self._check_file()  # before, for its true cause; after, because it can be replaced in between
+        try:
+            handle = OpenSlide(self.path)
+        except OpenSlideError as error:
+            raise why_not_opened(self.path, error) from error
+        self._check_file()
+        return handle
+
+    def _check_file(self) -> None:
+        try:
+            self.file.check()
+        except SlideReadError:
+            raise
+        except OSError as error:
+            raise SlideReadError(f"{self.path}: went away while it was read ({first_line(error)}); start again") from error
 
 
 def undecodable(path: Path, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
@@ -98,21 +146,6 @@ def undecodable(path: Path, corner: tuple[int, int], level: int, reason: object)
     return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
 
 
-def _open_handle(path: Path) -> Any:
-    from openslide import OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
-
-    if not path.exists():
-        raise SlideReadError(f"{path}: no such file; expected a whole-slide image")
-    if path.is_dir():
-        raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")
-    if path.stat().st_size == 0:
-        raise SlideReadError(f"{path}: an empty file; expected a whole-slide image; copy it again")
-    try:
-        return OpenSlide(path)
-    except OpenSlideUnsupportedFormatError as error:
-        raise SlideReadError(
-            f"{path}: not a slide that OpenSlide knows (a plain or truncated image?); expected a tiled, pyramidal one; "
-            "convert it (vips tiffsave --tile --pyramid) or copy it again"
-        ) from error
-    except OpenSlideError as error:
-        raise SlideReadError(f"{path}: damaged or truncated ({error}); copy the slide again") from error
+def _tile_of(properties: dict[str, str], level: int) -> tuple[int, int] | None:
+    width, height = (properties.get(f"openslide.level[{level}].tile-{side}", "") for side in ("width", "height"))
+    return (int(width), int(height)) if width.isdigit() and height.isdigit() and int(width) and int(height) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
 from wsi_meta.errors import SlideReadError
-from wsi_meta.slides.direct_reader import DirectReader
+from wsi_meta.slides.direct_reader import DecodersDisagreeError, DirectReader
 from wsi_meta.slides.jpeg_tiff import NotPlainError
 from wsi_meta.slides.openslide_reader import OpenSlideReader
 
@@ -11,6 +13,8 @@ __all__ = ["READERS", "choose_reader"]
 
 READERS = ("auto", "openslide", "direct")
 """``auto`` is direct for plain TIFFs of JPEG tiles, else OpenSlide."""
+
+logger = logging.getLogger("wsi_meta")
 
 
 def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader | DirectReader, str]:
@@ -35,6 +39,10 @@ def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader |
             raise SlideReadError(
                 f"{facts.path}: {error}; the direct reader expects a plain TIFF of JPEG tiles; leave --reader out"
             ) from error
+        if isinstance(error, DecodersDisagreeError):
+            logger.warning(
+                "%s: is read by OpenSlide, which may show damage as tissue (%s); copy the slide again", facts.path, error
+            )
         return facts, str(error)
     facts.close()
-    return direct, "a plain TIFF of JPEG tiles"
+    return direct, direct.reason

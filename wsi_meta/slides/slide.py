@@ -6,17 +6,21 @@ Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pi
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.slides.levels import LevelWindow, find_window
 from wsi_meta.slides.openslide_reader import OpenSlideReader
+from wsi_meta.slides.overview import read_in_parts
+from wsi_meta.slides.pixel_size import differs, given_mpp, stored_mpp
 from wsi_meta.slides.readers import READERS, choose_reader
 from wsi_meta.slides.resampling import average_area, exact_ratio
 
@@ -27,8 +31,10 @@ __all__ = ["Slide", "open_slide"]
 
 COARSER_ALLOWED = 1.05
 """A slide may be this much coarser than what is asked of it before it is refused."""
-OVERVIEW_TILE_PX = 256
-"""Side of one read of an overview."""
+COMMON_TILE_PX = 256
+"""Side of a stored tile where the file does not say."""
+
+logger = logging.getLogger("wsi_meta")
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "auto") -> Slide:
@@ -37,7 +43,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     Parameters
     ----------
     path : file in any format that OpenSlide reads
-    mpp : micrometres per level-0 pixel, needed where the file does not state it or states it wrongly
+    mpp : micrometres per level-0 pixel, 0.05 to 50; needed where the file does not state it or states it wrongly
     reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
         of JPEG tiles (Camelyon, Philips, most Aperio); ``auto``, direct where that is possible
 
@@ -46,7 +52,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     SlideReadError
         when the file is missing, a folder, empty, damaged or of no known format, or when `reader` cannot read it.
     MissingMppError
-        when `mpp` is not a positive number.
+        when `mpp` cannot be the size of a pixel.
     OptionsError
         when there is no such reader.
     """
@@ -67,6 +73,8 @@ class Slide:
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
+    mpp_problem : why it is not known, in one line; None where it is
+    levels_left_out : levels that are never read, because their pixels are not where they should be, with the reasons
     reader : ``direct`` or ``openslide``: which one decodes its pixels
     reader_reason : why that one was chosen
     """
@@ -74,20 +82,24 @@ class Slide:
     def __init__(self, path: Path, mpp: float | None = None, reader: str = "auto") -> None:
         self.path, self.name = path, path.stem
         facts = OpenSlideReader(path)
-        self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.level_downsamples
+        self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
+        self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
+        self._tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
-        self.known_mpp = _checked_mpp(path, mpp) if mpp is not None else _stored_mpp(path, facts.properties)
+        self.known_mpp, self.mpp_problem = self._find_mpp(mpp, facts.properties)
         self._reader, self.reader_reason = choose_reader(facts, reader)
         self.reader = self._reader.name
+        for level, reason in self.levels_left_out.items():
+            logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
 
     @property
     def mpp(self) -> float:
         """Micrometres per level-0 pixel; MissingMppError when the file does not say and none was given."""
         if self.known_mpp is None:
-            raise MissingMppError(f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)")
+            raise MissingMppError(self.mpp_problem)
         return self.known_mpp
 
     def fingerprint(self) -> str:
@@ -96,10 +108,11 @@ class Slide:
         It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level). Where a file has no
         quickhash, it covers the first and last 64 kB instead. It does not depend on path or time.
         """
-        size = self.path.stat().st_size
+        size = self._file.size
         digest = hashlib.sha256(f"{size} {self.level_dimensions} {self._quickhash}".encode())
         if not self._quickhash:
             with self.path.open("rb") as file:
+                self._file.check(file.fileno())
                 digest.update(file.read(1 << 16))
                 file.seek(max(0, size - (1 << 16)))
                 digest.update(file.read())
@@ -121,8 +134,10 @@ class Slide:
         Raises
         ------
         SlideReadError
-            when the stored pixels cannot be decoded. The slide stays usable for other regions.
+            when the stored pixels cannot be decoded, or the level is left out. The slide stays usable for other regions.
         """
+        if level in self.levels_left_out:
+            raise SlideReadError(f"{self.path}: level {level} is not read: {self.levels_left_out[level]}; read a finer one")
         downsample = self.level_downsamples[level]
         return self._read_level(level, round(x / downsample), round(y / downsample), width, height)
 
@@ -153,7 +168,7 @@ class Slide:
         return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
 
     def read_overview(self, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Read the whole slide, tile by tile, so that damage in one place does not hide the rest.
+        """Read the whole slide in parts, small ones around damage, so that a damaged tile costs little more than itself.
 
         Parameters
         ----------
@@ -170,18 +185,10 @@ class Slide:
             when nothing at all can be read, or as :meth:`read_at`.
         """
         l0_per_px = self.check_resolution(mpp)
-        height, width = ceil(self.height / l0_per_px), ceil(self.width / l0_per_px)
-        image = np.empty((height, width, 3), np.uint8)
-        readable = np.ones((height, width), bool)
-        failure: SlideReadError | None = None
-        for row in range(0, height, OVERVIEW_TILE_PX):
-            for col in range(0, width, OVERVIEW_TILE_PX):
-                rows, cols = min(OVERVIEW_TILE_PX, height - row), min(OVERVIEW_TILE_PX, width - col)
-                part = slice(row, row + rows), slice(col, col + cols)
-                try:
-                    image[part] = self.read_at(mpp, col, row, cols, rows)
-                except SlideReadError as error:
-                    failure, readable[part], image[part] = error, False, self.background
+        shape = ceil(self.height / l0_per_px), ceil(self.width / l0_per_px)
+        # parts of half a tile: little of its neighbours is lost with a damaged one
+        least_px = self.tile_px_at(mpp) / 2
+        image, readable, failure = read_in_parts(partial(self.read_at, mpp), shape, least_px, self.background)
         if failure is not None and not readable.any():
             raise SlideReadError(f"{self.path}: nothing of it can be read; copy the slide again") from failure
         return image, readable
@@ -232,6 +239,25 @@ class Slide:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def tile_px_at(self, mpp: float) -> float:
+        """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
+        level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
+        return min(self._tiles[level] or (COMMON_TILE_PX,)) * self.level_downsamples[level] / float(self.check_resolution(mpp))
+
+    def _find_mpp(self, given: float | None, properties: dict[str, str]) -> tuple[float | None, str | None]:
+        """Return the micrometres per level-0 pixel, and why they are not known; warn where the file states other ones."""
+        asked = None if given is None else given_mpp(self.path, given)
+        try:
+            stored = stored_mpp(self.path, properties)
+        except MissingMppError as error:
+            return asked, str(error) if asked is None else None
+        if asked is None:
+            missing = f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
+            return stored, missing if stored is None else None
+        if stored is not None and differs(asked, stored):
+            logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", self.path, stored, asked)
+        return asked, None
+
     def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read pixels of a level; those outside it have the background colour."""
         region = np.empty((height, width, 3), np.uint8)
@@ -253,24 +279,4 @@ class Slide:
         return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
 
     def _window(self, mpp: float, x: int, y: int, width: int, height: int) -> LevelWindow:
-        return find_window(self.level_downsamples, self.check_resolution(mpp), x, y, width, height)
-
-
-def _stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
-    if not {"openslide.mpp-x", "openslide.mpp-y"} <= set(properties):
-        return None
-    stored = [properties[f"openslide.mpp-{axis}"] for axis in "xy"]
-    x, y = (_checked_mpp(path, value) for value in stored)
-    if abs(x - y) > 0.02 * x:
-        raise MissingMppError(f"{path}: pixels of {x:g} x {y:g} um; expected square ones; pass --mpp to choose one")
-    return x if abs(x - y) < 1e-9 else (x + y) / 2
-
-
-def _checked_mpp(path: Path, value: Any) -> float:
-    try:
-        mpp = float(value)
-    except (TypeError, ValueError):
-        mpp = float("nan")
-    if not 0 < mpp < float("inf"):
-        raise MissingMppError(f"{path}: {value} um per pixel; expected a positive number; pass --mpp (um per level-0 pixel)")
-    return mpp
+        return find_window(self._usable, self.check_resolution(mpp), x, y, width, height)

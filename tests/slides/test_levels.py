@@ -1,0 +1,120 @@
+"""Levels whose pixels lie elsewhere than their sizes say are not read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from slide_files import MODEL_MPP, texture, write_jpeg_slide
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.metadata import info
+from wsi_meta.slides.levels import find_scales
+from wsi_meta.slides.pyramid_writer import halved
+from wsi_meta.slides.slide import Slide, open_slide
+
+TILE = (256, 256)
+
+
+def _factors(*sizes: tuple[int, int], tile: tuple[int, int] = TILE) -> list[float | None]:
+    """The factor of each level; None for those that are left out. The stated ones are OpenSlide's."""
+    stated = [(sizes[0][0] / width + sizes[0][1] / height) / 2 for width, height in sizes]
+    scales = find_scales(sizes, stated, [tile] * len(sizes))
+    return [scales.usable.get(level) for level in range(len(sizes))]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(900, 700), (450, 350), (225, 175)],
+        [(46000, 32914), (11500, 8228), (2875, 2057)],
+        [(109240, 220696), (54620, 110348), (427, 862), (213, 431)],
+        [(105813, 93951), (52907, 46976), (26454, 23488), (414, 367), (207, 184)],
+        [(803, 601), (200, 150), (3, 2), (1, 1)],
+        [(1000, 800), (400, 320)],
+    ],
+    ids=["halved", "aperio", "mirax", "ventana", "tiny", "two and a half"],
+)
+def test_sizes_rounded_up_or_down_are_believed_as_they_are(sizes: list[tuple[int, int]]) -> None:
+    assert _factors(*sizes) == [(sizes[0][0] / width + sizes[0][1] / height) / 2 for width, height in sizes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([(3000, 2300), (1280, 1024), (512, 512)], [1.0, None, None]),
+        ([(2300, 2300), (1024, 1024)], [1.0, None]),
+        ([(2048, 2048), (1150, 1150)], [1.0, None]),
+        ([(2816, 2048), (1500, 1150)], [1.0, None]),
+        ([(3000, 2300), (1500, 1150), (640, 480)], [1.0, 2.0, None]),
+        ([(3000, 2300), (1500, 1150), (256, 256)], [1.0, 2.0, None]),
+        ([(3000, 2300), (1495, 1150)], [1.0, None]),
+    ],
+    ids=["cropped", "cropped square", "narrower square level 0", "narrower level 0", "macro", "macro of one tile", "5 px"],
+)
+def test_sizes_that_disagree(sizes: list[tuple[int, int]], expected: list[float | None]) -> None:
+    assert _factors(*sizes) == expected
+
+
+def test_padding_to_whole_tiles_is_seen_through() -> None:
+    """A slide of Camelyon16, as ASAP wrote it: OpenSlide's factor of level 2 is 3.99."""
+    sizes = [(97792, 221184), (48896, 110592), (24576, 55296), (12288, 27648), (6144, 13824), (3072, 7168), (512, 512)]
+    assert _factors(*sizes, tile=(512, 512)) == [1, 2, 4, 8, 16, 32, None]
+
+
+def _levels(height: int, width: int, count: int) -> list[NDArray[np.uint8]]:
+    levels = [texture(height, width, seed=4)]
+    while len(levels) < count:
+        levels.append(halved(levels[-1]))
+    return levels
+
+
+def _assert_read_as(slide: Slide, whole: Slide) -> None:
+    """Both give the same picture at the level that one lacks, but for the JPEG's own errors."""
+    for x, y in [(0, 0), (150, 200), (430, 300)]:
+        ours, theirs = (each.read_at(2 * MODEL_MPP, x, y, 120, 90).astype(int) for each in (slide, whole))
+        assert np.abs(ours - theirs).mean() < 6
+        assert np.abs(ours - np.roll(theirs, 8, 1)).mean() > 12, "eight pixels beside it the picture is another one"
+
+
+@pytest.mark.parametrize("reader", ["direct", "openslide"])
+def test_a_cropped_level_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, reader: str) -> None:
+    levels = _levels(900, 1200, 2)
+    whole = open_slide(write_jpeg_slide(tmp_path / "whole.tif", levels), reader=reader)
+    path = write_jpeg_slide(tmp_path / "cropped.tif", [levels[0], levels[1][:256, :512]])
+    assert not caplog.records
+    slide = open_slide(path, reader=reader)
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 1
+    assert "cropped.tif: level 1 is left out, finer ones are read instead: padded or cut to whole tiles" in told[0]
+    _assert_read_as(slide, whole)
+    with pytest.raises(SlideReadError, match=r"cropped\.tif: level 1 is not read"):
+        slide.read_region(0, 0, 10, 10, level=1)
+    shown = info(path, reader=reader)["levels"]
+    assert shown[0]["left_out"] is None
+    assert "whole tiles" in shown[1]["left_out"]
+
+
+def test_a_macro_among_the_levels_is_not_read(tmp_path: Path) -> None:
+    levels = _levels(900, 1200, 2)
+    macro = np.full((300, 300, 3), 90, np.uint8)
+    slide = open_slide(write_jpeg_slide(tmp_path / "macro.tif", [*levels, macro]))
+    assert slide.reader == "direct"
+    assert list(slide.levels_left_out) == [2]
+    image, readable = slide.read_overview(4 * MODEL_MPP)
+    assert readable.all()
+    assert np.abs(image.astype(int) - halved(levels[1])).mean() < 6
+
+
+@pytest.mark.parametrize("reader", ["direct", "openslide"])
+def test_a_padded_level_is_read_at_its_true_place(tmp_path: Path, reader: str) -> None:
+    levels = _levels(900, 1200, 2)
+    padded = np.full((512, 640, 3), 255, np.uint8)
+    padded[:450, :600] = levels[1]
+    whole = open_slide(write_jpeg_slide(tmp_path / "whole.tif", levels, tile_px=128), reader=reader)
+    slide = open_slide(write_jpeg_slide(tmp_path / "padded.tif", [levels[0], padded], tile_px=128), reader=reader)
+    assert slide.level_downsamples == (1.0, 2.0)
+    _assert_read_as(slide, whole)

@@ -1,0 +1,68 @@
+"""The size of a slide's pixels, as the file states it and as the user does: bounds, and what is said when they differ."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import scan_darkness
+from slide_files import texture, write_jpeg_slide, write_slide
+
+from wsi_meta.errors import MissingMppError
+from wsi_meta.metadata import info
+from wsi_meta.slides.slide import open_slide
+
+BOUNDS = r"which cannot be; expected 0\.05 to 50; pass --mpp"
+
+
+@pytest.mark.parametrize("mpp", [0.005, 0.049, 60.0, 2430.0])
+def test_a_file_that_states_an_impossible_size(tmp_path: Path, mpp: float) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(300, 300), mpp)
+    slide = open_slide(path)
+    assert slide.known_mpp is None
+    with pytest.raises(MissingMppError, match=rf"s\.tif: the file says {mpp:g}.* um per pixel, {BOUNDS}") as caught:
+        slide.read_overview(7.776)
+    assert "\n" not in str(caught.value)
+    assert open_slide(path, mpp=0.972).mpp == 0.972
+
+
+def test_an_aperio_slide_in_millimetres(tmp_path: Path, model_file: Path) -> None:
+    told = "Aperio Image Library v12.0.15\r\n300x300 (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0.000252"
+    path = write_jpeg_slide(tmp_path / "mm.svs", [texture(300, 300)], descriptions=[told])
+    with pytest.raises(MissingMppError, match=f"says 0.000252 um per pixel, {BOUNDS}"):
+        scan_darkness(path, tmp_path / "h.zarr", model=model_file)
+    assert not (tmp_path / "h.zarr").exists()
+
+
+@pytest.mark.parametrize("mpp", [1e-9, 0.0, -1.0, 0.0499, 50.1, 1e300, float("inf"), float("nan")])
+def test_an_option_that_cannot_be(tmp_path: Path, mpp: float) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(64, 64))
+    with pytest.raises(MissingMppError, match=rf"s\.tif: --mpp says {re.escape(str(mpp))} um per pixel, {BOUNDS}"):
+        open_slide(path, mpp=mpp)
+
+
+@pytest.mark.parametrize("mpp", [0.05, 50.0])
+def test_the_bounds_themselves_can_be(tmp_path: Path, mpp: float) -> None:
+    assert open_slide(write_slide(tmp_path / "s.tif", texture(64, 64)), mpp=mpp).mpp == mpp
+
+
+def test_info_tells_why_the_size_is_not_known(tmp_path: Path) -> None:
+    facts = info(write_slide(tmp_path / "s.tif", texture(64, 64), 0.005))
+    assert facts["mpp"] is None
+    assert "0.05 to 50" in facts["mpp_problem"]
+    assert info(write_slide(tmp_path / "good.tif", texture(64, 64)))["mpp_problem"] is None
+
+
+@pytest.mark.parametrize(("mpp", "lines"), [(0.95, 1), (1.0, 1), (0.972, 0), (0.96, 0), (0.98, 0)])
+def test_an_option_that_differs_from_the_file_is_told(
+    tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture, mpp: float, lines: int
+) -> None:
+    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "mpp": mpp}
+    with caplog.at_level(logging.WARNING, "wsi_meta"):
+        scan_darkness(write_slide(tmp_path / "s.tif", texture(64, 64)), tmp_path / "h.zarr", **options)
+    told = [record.getMessage() for record in caplog.records if "um per pixel" in record.getMessage()]
+    assert len(told) == lines
+    assert all("s.tif: says 0.972 um per pixel" in line and f"{mpp:g} is used" in line for line in told)

@@ -1,0 +1,81 @@
+"""A large picture read in parts, which become smaller where something cannot be read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.slides.slide_file import SlideReplacedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["read_in_parts"]
+
+PART_PX = 256
+"""Side of one read."""
+LEAST_PX = 4
+"""Side of what is not divided any more, however small the stored tiles are."""
+SMALL_READS = 2000
+"""Reads of divided parts at most: a slide that mostly cannot be read is not searched in ever smaller parts."""
+
+Part = tuple[int, int, int, int]
+"""x, y, width, height."""
+
+
+def read_in_parts(
+    read: Callable[[int, int, int, int], NDArray[np.uint8]],
+    shape: tuple[int, int],
+    least_px: float,
+    background: tuple[int, ...],
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], SlideReadError | None]:
+    """Read a picture part by part.
+
+    Parameters
+    ----------
+    read : returns the pixels of (x, y, width, height), or raises SlideReadError
+    shape : (rows, cols) of the picture
+    least_px : side of the parts that are not divided any more when they cannot be read
+    background : RGB of what cannot be read
+
+    Returns
+    -------
+    uint8 array (height, width, 3), bool array (height, width): False where it could not be read, and the last error.
+
+    Raises
+    ------
+    SlideReplacedError
+    """
+    image, readable = np.empty((*shape, 3), np.uint8), np.ones(shape, bool)
+    parts = deque(_divided((0, 0, shape[1], shape[0]), PART_PX))
+    small_reads, failure = 0, None
+    while parts:  # large parts first
+        x, y, width, height = part = parts.popleft()
+        place = slice(y, y + height), slice(x, x + width)
+        try:
+            image[place], readable[place] = read(*part), True
+            continue
+        except SlideReplacedError:
+            raise
+        except SlideReadError as error:
+            failure, readable[place], image[place] = error, False, background
+        if max(width, height) > max(LEAST_PX, least_px) and small_reads < SMALL_READS:
+            smaller = _divided(part, ceil(max(width, height) / 2))
+            small_reads += len(smaller)
+            parts.extend(smaller)
+    return image, readable, failure
+
+
+def _divided(part: Part, side: int) -> list[Part]:
+    """Divide a part into such of at most `side`, row by row."""
+    left, top, width, height = part
+    return [
+        (x, y, min(side, left + width - x), min(side, top + height - y))
+        for y in range(top, top + height, side)
+        for x in range(left, left + width, side)
+    ]

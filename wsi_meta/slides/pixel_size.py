@@ -1,0 +1,67 @@
+"""How large a slide's pixels are: what its file says, what the user says, and which sizes can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from wsi_meta.errors import MissingMppError
+
+__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "given_mpp", "stored_mpp"]
+
+FINEST_MPP = 0.05
+"""Below this is no light microscope's pixel. The usual cause is a wrong unit: millimetres, or metres under centimetres."""
+COARSEST_MPP = 50.0
+"""Above this is no picture of cells."""
+SAME_SHARE = 0.02
+"""Sizes that differ by less than this share count as the same."""
+
+
+def given_mpp(path: Path, mpp: float) -> float:
+    """Return the micrometres per level-0 pixel that the user gave.
+
+    Raises
+    ------
+    MissingMppError
+        when they cannot be.
+    """
+    return _checked(path, mpp, f"--mpp says {mpp} um per pixel")
+
+
+def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
+    """Return the micrometres per level-0 pixel that the file states; None where it states none.
+
+    Parameters
+    ----------
+    path, properties : the file, and OpenSlide's properties of it
+
+    Raises
+    ------
+    MissingMppError
+        when they cannot be, or the pixels are not square.
+    """
+    if not {"openslide.mpp-x", "openslide.mpp-y"} <= set(properties):
+        return None
+    stated = (properties[f"openslide.mpp-{axis}"] for axis in "xy")
+    x, y = (_checked(path, value, f"the file says {value} um per pixel") for value in stated)
+    if differs(x, y):
+        raise MissingMppError(f"{path}: pixels of {x:g} x {y:g} um; expected square ones; pass --mpp to choose one")
+    return x if abs(x - y) < 1e-9 else (x + y) / 2
+
+
+def differs(one: float, other: float) -> bool:
+    """Tell whether two sizes are too different to be the same, rounded."""
+    return abs(one - other) > SAME_SHARE * other
+
+
+def _checked(path: Path, value: Any, said: str) -> float:
+    try:
+        mpp = float(value)
+    except (TypeError, ValueError):
+        mpp = float("nan")
+    if not FINEST_MPP <= mpp <= COARSEST_MPP:
+        raise MissingMppError(
+            f"{path}: {said}, which cannot be; expected {FINEST_MPP:g} to {COARSEST_MPP:g}; "
+            "pass --mpp with the right number of micrometres per level-0 pixel"
+        )
+    return mpp
