@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.annotations.label_images import LabelImage, distinct_labels, opened_labels, tell_labels
+from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,9 @@ __all__ = ["MASK_ENDINGS", "read_mask", "tumor_squares"]
 MASK_ENDINGS = (".tif", ".tiff")
 TUMOR_VALUES = (255, 1)
 """Values that may mean tumor: the first of them that occurs in a mask does."""
+OTHER_VALUES = (0, 2)
+"""Values that a mask may also hold: nothing, and the normal tissue of the organisers' script for ASAP."""
+OPENED_AS = ("mask", "a TIFF that is 255 (or 1) on tumor")
 LEVEL_OFF = 0.01
 """A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
@@ -33,7 +36,7 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
 
     Parameters
     ----------
-    path : TIFF of one channel (of several, the first is read), with or without coarser levels
+    path : TIFF, with or without coarser levels, as :func:`wsi_meta.annotations.label_images.opened_labels` reads it
     downsample : level-0 pixels of the slide along a side of the result's pixel
     first_downsample : the same for the file's first image; 1 where that is as large as the slide
 
@@ -44,13 +47,12 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     Raises
     ------
     DataError
-        when the file is missing or damaged, is coarser than asked, or holds other values, but neither 255 nor 1.
+        when the file is missing or damaged, is coarser than asked, or holds other values than 255, 1, 2 and 0.
     """
     path = Path(path)
-    with _opened(path) as series:
-        values = np.concatenate([*_bands(path, series, downsample / first_downsample)])
-    highest = int(values.max(initial=0))
-    return _tumor(path, {value: values == value for value in TUMOR_VALUES}, highest)
+    with opened_labels(path, *OPENED_AS) as image:
+        values = np.concatenate([*_bands(path, image, downsample / first_downsample)])
+    return np.asarray(values == _tumor_value(path, distinct_labels(values)))
 
 
 def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, side: int) -> NDArray[np.bool_]:
@@ -74,43 +76,31 @@ def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, 
     """
     path = Path(path)
     held: dict[int, list[NDArray[np.bool_]]] = {value: [] for value in TUMOR_VALUES}
-    highest = 0
-    with _opened(path) as series:
-        for band in _bands(path, series, downsample / _first_downsample(path, series.shape, extent), side):
-            highest = max(highest, int(band.max(initial=0)))
+    seen: set[int] = set()
+    with opened_labels(path, *OPENED_AS) as image:
+        for band in _bands(path, image, downsample / _first_downsample(path, image.shape(), extent), side):
+            seen |= distinct_labels(band)
             starts = [np.arange(0, length, side) for length in band.shape]
             for value, rows in held.items():
                 rows.append(np.logical_or.reduceat(np.logical_or.reduceat(band == value, starts[0], 0), starts[1], 1))
-    return _tumor(path, {value: np.concatenate(rows) for value, rows in held.items()}, highest)
+    return np.concatenate(held[_tumor_value(path, seen)])
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a mask's first series; any failure while it is open becomes a DataError."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            yield file.series[0]
-    except DataError:
-        raise
-    except (OSError, ValueError, LookupError, RuntimeError, tifffile.TiffFileError) as error:
-        raise DataError(f"{path}: not a mask ({first_line(error)}); expected a TIFF that is 255 (or 1) on tumor") from error
+def _tumor_value(path: Path, seen: set[int]) -> int:
+    """Return the first value of tumor that occurs in the mask; DataError where others occur that have no meaning."""
+    found = [value for value in TUMOR_VALUES if value in seen] or [TUMOR_VALUES[0]]
+    expected = "expected a mask that is 255 (or 1) on tumor"
+    if not set(TUMOR_VALUES) & seen and seen - {0}:
+        told = f"values up to {tell_labels({max(seen)})}" if max(seen) > 0 else f"values {tell_labels(seen)}"
+        raise DataError(f"{path}: {told}, but no 255 and no 1; {expected}")
+    if seen - {*TUMOR_VALUES, *OTHER_VALUES}:
+        raise DataError(f"{path}: values {tell_labels(seen)}; {expected} and 0 elsewhere")
+    return found[0]
 
 
-def _tumor(path: Path, there: dict[int, NDArray[np.bool_]], highest: int) -> NDArray[np.bool_]:
-    """Return where the mask has the first of those values that occurs in it."""
-    for found in there.values():
-        if found.any():
-            return found
-    if highest:
-        raise DataError(f"{path}: values up to {highest}, but no 255 and no 1; expected a mask that is 255 (or 1) on tumor")
-    return next(iter(there.values()))
-
-
-def _first_downsample(path: Path, shape: tuple[int, ...], extent: tuple[int, int]) -> float:
+def _first_downsample(path: Path, shape: tuple[int, int], extent: tuple[int, int]) -> float:
     """Return the level-0 pixels along a side of a pixel of the first image: a power of two."""
-    factors = [length / stored for length, stored in zip(extent, shape[1::-1], strict=True)]
+    factors = [length / stored for length, stored in zip(extent, shape[::-1], strict=True)]
     power = 2.0 ** round(math.log2(factors[0]))
     if any(abs(factor / power - 1) > LEVEL_OFF for factor in factors):
         raise DataError(
@@ -120,24 +110,23 @@ def _first_downsample(path: Path, shape: tuple[int, ...], extent: tuple[int, int
     return power
 
 
-def _bands(path: Path, series: Any, downsample: float, multiple: int = 1) -> Iterator[NDArray[Any]]:
+def _bands(path: Path, image: LabelImage, downsample: float, multiple: int = 1) -> Iterator[NDArray[Any]]:
     """Return the values under the centres of pixels as wide as `downsample` of the first level's.
 
     In bands of rows, all but the last a multiple of `multiple`, each about as high as a row of stored tiles.
     """
-    import zarr
-
-    whole = series.shape[0]
-    fitting = [n for n, level in enumerate(series.levels) if whole / level.shape[0] <= downsample * (1 + LEVEL_OFF)]
+    whole = image.shape()[0]
+    levels = range(len(image.levels))
+    fitting = [level for level in levels if whole / image.shape(level)[0] <= downsample * (1 + LEVEL_OFF)]
     if not fitting:
         raise DataError(f"{path}: pixels {1 / downsample:g} times as large as asked; expected a finer mask")
-    array: Any = zarr.open_array(series.aszarr(level=fitting[-1]), mode="r")
-    factor = whole / array.shape[0]
+    level = fitting[-1]
+    factor = whole / image.shape(level)[0]
     step = downsample / (round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor)
-    rows, cols = (_centres(length, step) for length in array.shape[:2])
-    height = max(1, round(array.chunks[0] / step / multiple)) * multiple
+    rows, cols = (_centres(length, step) for length in image.shape(level))
+    height = max(1, round(image.stored_rows(level) / step / multiple)) * multiple
     for start in range(0, max(1, len(rows)), height):
-        yield _rows(array, rows[start : start + height])[:, cols]
+        yield _rows(image, level, rows[start : start + height])[:, cols]
 
 
 def _centres(length: int, step: float) -> NDArray[np.intp]:
@@ -146,9 +135,8 @@ def _centres(length: int, step: float) -> NDArray[np.intp]:
     return np.asarray(index[index < length])
 
 
-def _rows(array: Any, rows: NDArray[np.intp]) -> NDArray[Any]:
+def _rows(image: LabelImage, level: int, rows: NDArray[np.intp]) -> NDArray[Any]:
     """Return the rows at ascending indices, of which there may be none; reads all rows between the first and the last."""
     if not len(rows):
-        return np.zeros((0, array.shape[1]), array.dtype)
-    values = np.asarray(array[rows[0] : rows[-1] + 1])[rows - rows[0]]
-    return np.asarray(values if values.ndim == 2 else values[..., 0])
+        return np.zeros((0, image.shape(level)[1]), np.uint8)
+    return image.read(int(rows[0]), int(rows[-1]) + 1, level)[rows - rows[0]]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -127,27 +128,22 @@ def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, s
 
 
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
-    """Read a mask from an image over the whole slide (png, tif, jpg) or a ``.npy`` array; what is not 0 is tissue.
+    """Read a mask from an image over the whole slide (TIFF, PNG, BMP, GIF, JPEG) or a ``.npy`` array.
 
-    The word ``none`` makes everything tissue.
+    Its background is 0 (black), tissue is one other value: bool, 0 and 1, or 0 and 255. What the header says of the pixels
+    counts; see :mod:`wsi_meta.annotations.label_images`. What is no number (NaN) is background. The word ``none`` makes
+    everything tissue.
 
     Raises
     ------
     DataError
-        when it cannot be read or its shape is not the slide's, larger or smaller.
+        when it cannot be read, has several values or transparent pixels, or its shape is not the slide's, larger or smaller.
     """
     if str(path) == "none":
         return TissueMask(np.ones((1, 1), bool), (float(slide.height), float(slide.width)), "none")
-    from PIL import Image
-
     path = Path(path)
-    try:
-        pixels = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: not a tissue mask ({error}); expected an image or .npy, 0 for background, or 'none'"
-        ) from error
-    return _over_slide(np.asarray(pixels.any(-1) if pixels.ndim == 3 else pixels != 0), slide, path.name, named=str(path))
+    mask = read_one_label(path, "tissue mask", "an image or .npy with 0 for background and one value for tissue, or 'none'")
+    return _over_slide(mask, slide, path.name, named=str(path))
 
 
 def _over_slide(mask: NDArray[np.bool_], slide: Slide, source: str, named: str = "tissue mask") -> TissueMask:

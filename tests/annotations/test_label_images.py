@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsi_meta.annotations.label_images import read_one_label
+from wsi_meta.annotations.masks import read_mask, tumor_squares
+from wsi_meta.errors import DataError
+
+WHERE = np.zeros((80, 100), bool)
+WHERE[16:48, 32:64] = True
+GREY = WHERE.astype(np.uint8) * 255
+OPAQUE = np.full_like(GREY, 255)
+
+
+def _read(path: Path) -> NDArray[np.bool_]:
+    return read_one_label(path, "mask", "a mask")
+
+
+def _palette(path: Path) -> None:
+    """Looks as white on black; in the file white is 0 and black is 1."""
+    image = Image.fromarray((~WHERE).astype(np.uint8)).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(path)
+
+
+def _tiff(path: Path, values: NDArray[Any], **options: Any) -> None:
+    tifffile.imwrite(path, values, metadata=None, **options)
+
+
+def _colormap() -> NDArray[np.uint16]:
+    table = np.zeros((3, 256), np.uint16)
+    table[:, 0] = 65535
+    return table
+
+
+@pytest.mark.parametrize("value", [1, 255, 7])
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif", "npy"])
+def test_masks_of_one_value(tmp_path: Path, ending: str, value: int) -> None:
+    path, values = tmp_path / f"m.{ending}", WHERE.astype(np.uint8) * np.uint8(value)
+    np.save(path, values) if ending == "npy" else Image.fromarray(values).save(path)
+    np.testing.assert_array_equal(_read(path), WHERE)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: Image.fromarray(WHERE).save(path / "m.png"),
+        lambda path: Image.fromarray(np.dstack([GREY, OPAQUE])).save(path / "m.png"),
+        lambda path: Image.fromarray(np.dstack([GREY] * 3)).save(path / "m.png"),
+        lambda path: Image.fromarray(np.dstack([GREY] * 3 + [OPAQUE])).save(path / "m.png"),
+        lambda path: Image.fromarray(np.dstack([GREY, GREY * 0, GREY * 0])).save(path / "m.png"),
+        lambda path: Image.fromarray(GREY.astype(np.uint16) * 257).save(path / "m.png"),
+        lambda path: _palette(path / "m.png"),
+        lambda path: _palette(path / "m.gif"),
+        lambda path: _tiff(path / "m.tif", WHERE, photometric="minisblack"),
+        lambda path: _tiff(path / "m.tif", ~WHERE, photometric="miniswhite"),
+        lambda path: _tiff(path / "m.tif", 255 - GREY, photometric="miniswhite", tile=(16, 16)),
+        lambda path: _tiff(path / "m.tif", 65535 - GREY.astype(np.uint16) * 257, photometric="miniswhite"),
+        lambda path: _tiff(path / "m.tif", (~WHERE).astype(np.uint8), photometric="palette", colormap=_colormap()),
+        lambda path: _tiff(path / "m.tif", np.stack([GREY] * 3), photometric="rgb", planarconfig="separate", tile=(16, 16)),
+        lambda path: _tiff(path / "m.tif", np.stack([GREY] * 3), photometric="rgb", planarconfig="separate"),
+        lambda path: _tiff(path / "m.tif", np.dstack([GREY] * 3 + [OPAQUE]), photometric="rgb", extrasamples=["unassalpha"]),
+        lambda path: np.save(path / "m.npy", WHERE),
+        lambda path: np.save(path / "m.npy", WHERE.astype(np.float32)),
+        lambda path: np.save(path / "m.npy", np.where(WHERE, 1, np.nan)),
+        lambda path: np.save(path / "m.npy", GREY[..., None]),
+    ],
+)  # fmt: skip
+def test_what_the_header_says_counts(tmp_path: Path, write: Any) -> None:
+    write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(_read(path), WHERE)
+
+
+GLASSY = np.dstack([OPAQUE] * 3 + [GREY])
+SEVERAL = GREY // 2 + np.eye(80, 100, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda path: Image.fromarray(GLASSY).save(path / "m.png"), "transparent pixels"),
+        (lambda path: Image.fromarray(SEVERAL).save(path / "m.png"), "values 0, 1, 127"),
+        (lambda path: Image.fromarray(np.dstack([OPAQUE, GREY, GREY])).save(path / "m.png"), r"255, \(255, 0, 0\)"),
+        (lambda path: Image.fromarray(WHERE.astype(np.float32) * 0.9).save(path / "m.tif"), "float values such as 0.9"),
+        (lambda path: np.save(path / "m.npy", WHERE * 0.93), "float values such as 0.93"),
+        (lambda path: np.save(path / "m.npy", np.where(WHERE, np.inf, 0)), "float values"),
+        (lambda path: np.save(path / "m.npy", -WHERE.astype(np.int8)), "values -1, 0"),
+        (lambda path: np.save(path / "m.npy", WHERE * 1j), "complex"),
+        (lambda path: np.save(path / "m.npy", np.zeros((3, 80, 100), bool)), "shape"),
+        (lambda path: _tiff(path / "m.tif", np.stack([GREY] * 2), photometric="minisblack"), "several pictures"),
+        (lambda path: _tiff(path / "m.tif", np.dstack([GREY] * 4), photometric="separated"), "SEPARATED"),
+        (lambda path: (path / "m.npy").write_bytes(b"\x93NUMPY"), "not a mask"),
+        (lambda path: (path / "m.tif").write_bytes(b"II*\0" + b"\xff" * 40), "not a mask"),
+        (lambda path: (path / "m.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "not a mask"),
+        (lambda path: (path / "m.png").write_bytes(b""), "not a mask"),
+    ],
+)  # fmt: skip
+def test_anything_else_is_refused_with_what_was_found(tmp_path: Path, write: Any, told: str) -> None:
+    write(tmp_path)
+    (path,) = tmp_path.iterdir()
+    with pytest.raises(DataError, match=told) as caught:
+        _read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mask_over_pillows_limit_is_read(tmp_path: Path) -> None:
+    """Pillow warns of more than 89 million pixels and refuses twice as many."""
+    Image.new("1", (16000, 12000), 1).save(tmp_path / "m.png")
+    assert _read(tmp_path / "m.png").all()
+
+
+def test_a_picture_that_declares_more_than_its_file_can_hold_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "m.png")
+    content = bytearray((tmp_path / "m.png").read_bytes())
+    content[16:24] = (100_000).to_bytes(4, "big") * 2
+    import zlib
+
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "m.png").write_bytes(content)
+    with pytest.raises(DataError, match="100000 x 100000 px in"):
+        _read(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (np.stack([GREY] * 3), {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 16)}),
+        (np.dstack([GREY] * 3), {"photometric": "rgb", "tile": (16, 16)}),
+        (255 - GREY, {"photometric": "miniswhite"}),
+        (~WHERE, {"photometric": "miniswhite"}),
+        (WHERE, {"photometric": "minisblack"}),
+        ((~WHERE).astype(np.uint8), {"photometric": "palette", "colormap": _colormap()}),
+        (WHERE.astype(np.float32), {"photometric": "minisblack"}),
+    ],
+)
+def test_truth_masks_are_read_by_the_same_rules(tmp_path: Path, values: Any, options: dict[str, Any]) -> None:
+    _tiff(tmp_path / "m.tif", values, **options)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.tif", 1), WHERE)
+    squares = tumor_squares(tmp_path / "m.tif", (100, 80), 1, 16)
+    np.testing.assert_array_equal(np.argwhere(squares), [(row, col) for row in (1, 2) for col in (2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "told"),
+    [
+        (WHERE.astype(np.float32) * 0.93, {}, "float values such as 0.93"),
+        (-WHERE.astype(np.int8), {}, "values -1, 0"),
+        (np.stack([GREY] * 2), {"photometric": "minisblack"}, "several pictures"),
+        (np.dstack([GREY, GREY * 0, GREY * 0]), {"photometric": "rgb"}, r"\(255, 0, 0\)"),
+        (np.dstack([OPAQUE] * 3 + [GREY]), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, "transparent"),
+        (GREY // 255 * 3 + np.eye(80, 100, dtype=np.uint8), {}, "values 0, 1, 3, 4"),
+    ],
+)
+def test_other_truth_masks_are_refused(tmp_path: Path, values: Any, options: dict[str, Any], told: str) -> None:
+    _tiff(tmp_path / "m.tif", values, **options)
+    for read in (lambda: read_mask(tmp_path / "m.tif", 1), lambda: tumor_squares(tmp_path / "m.tif", (100, 80), 1, 16)):
+        with pytest.raises(DataError, match=told):
+            read()
