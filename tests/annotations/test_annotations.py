@@ -116,7 +116,7 @@ def test_qupath_geojson(tmp_path: Path) -> None:
     for content in (features, {"type": "FeatureCollection", "features": features}):
         (tmp_path / "t.geojson").write_text(json.dumps(content), encoding="utf-8-sig")
         found = read_annotations(tmp_path / "t.geojson")
-        assert [round(outline.area) for outline in found.tumor] == [40**2 - 64, 256, 64, 256]
+        assert [round(outline.area) for outline in found.tumor] == [40**2 - 64, 256, 64], "not the one without a class"
         assert [round(outline.area) for outline in found.excluded] == [64]
         assert found.tumor[0].name == "A"
     (tmp_path / "one.geojson").write_text(json.dumps(features[0]))
@@ -124,6 +124,51 @@ def test_qupath_geojson(tmp_path: Path) -> None:
     stroma = _feature("Polygon", [outer], {"classification": {"name": "Stroma"}})
     (tmp_path / "s.geojson").write_text(json.dumps([stroma]))
     assert len(read_annotations(tmp_path / "s.geojson", excluded=["stroma"]).excluded) == 1
+
+
+def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    region = _feature("Polygon", [_square(0, 0, 1400).tolist()], {"objectType": "annotation", "name": "ROI"})
+    tumor = _feature("Polygon", [_square(100, 100, 200).tolist()], {"classification": {"name": "Tumour"}})
+    excluded = _feature("Polygon", [_square(100, 100, 100).tolist()], {"classification": {"name": "Exclusion"}})
+    path = tmp_path / "t.geojson"
+    path.write_text(json.dumps([region, tumor, region]))
+    with caplog.at_level(logging.WARNING):
+        found = read_annotations(path)
+    assert found.mask((1500, 2000), 1).sum() == 200**2
+    assert "t.geojson: 2 outlines without a class" in caplog.text
+    caplog.clear()
+    path.write_text(json.dumps([region, region]))
+    assert len(read_annotations(path).tumor) == 2, "where nothing has a class, everything is tumor"
+    assert caplog.text == ""
+    path.write_text(json.dumps([region, excluded]))
+    with pytest.raises(DataError, match="1 outlines without a class beside others of which none is tumor"):
+        read_annotations(path)
+
+
+def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = _asap(tmp_path / "t.xml", [(kind, "Tumor", _square(0, 0, 40)) for kind in "abcde"])
+    content = path.read_text()
+    for kind in ("PointSet", "Dot", "Measurement", "Spline", "Rectangle"):
+        content = content.replace('Type="Polygon"', f'Type="{kind}"', 1)
+    path.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        found = read_annotations(path)
+    assert [outline.name for outline in found.tumor] == ["d", "e"]
+    assert "t.xml: 3 annotations (Dot, Measurement, PointSet) enclose nothing" in caplog.text
+
+
+def test_subgroups_are_what_their_group_is(tmp_path: Path) -> None:
+    groups = ["Tumor: large", "Inner", "Innermost", "Tumour", "Holes"]
+    path = _asap(tmp_path / "t.xml", [(group, group, _square(0, 0, 40)) for group in groups])
+    within = {"Innermost": "Inner", "Inner": "Tumor", "Holes": "Exclusion", "Tumor": "None"}
+    told = "".join(f'<Group Name="{name}" PartOfGroup="{parent}" />' for name, parent in within.items())
+    path.write_text(path.read_text().replace("</ASAP_", f"<AnnotationGroups>{told}</AnnotationGroups></ASAP_"))
+    found = read_annotations(path)
+    assert [outline.name for outline in found.tumor] == groups[:4]
+    assert [outline.name for outline in found.excluded] == ["Holes"]
+    path.write_text(path.read_text().replace('PartOfGroup="Tumor"', 'PartOfGroup="Innermost"'))
+    with pytest.raises(DataError, match="group 'Inner' is neither"):
+        read_annotations(path)
 
 
 def test_camelyon_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

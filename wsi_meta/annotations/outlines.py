@@ -26,8 +26,10 @@ __all__ = ["EXCLUDED_GROUPS", "OUTLINE_ENDINGS", "TUMOR_GROUPS", "Annotations", 
 logger = logging.getLogger(__name__)
 
 OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
-TUMOR_GROUPS = ("tumor", "_0", "_1", "metastases", "metastasis")
+TUMOR_GROUPS = ("tumor", "tumour", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
+ENCLOSING = ("polygon", "spline", "rectangle")
+"""ASAP's types of annotations that enclose something; PointSet, Dot and Measurement do not."""
 EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
 """Names, in lower case, of what is removed from the tumor."""
 
@@ -101,19 +103,21 @@ def read_annotations(
 
     Parameters
     ----------
-    path : ASAP XML (an annotation's group, else its name, says what it is), QuPath GeoJSON (the classification says it;
-        without one it is tumor), or JSON with lists ``positive`` and ``negative`` of ``vertices``
+    path : ASAP XML (an annotation's group, else its name, says what it is; a group may be part of another), QuPath GeoJSON (the
+        classification says it), or JSON with lists ``positive`` and ``negative`` of ``vertices``
     tumor, excluded : names of groups and classifications, in any case; ``Tumor: Positive`` counts as ``Tumor``
 
     Returns
     -------
-    Annotations; without outlines where the file has none. Outlines of one or two vertices enclose nothing: they are left
-    out with a warning.
+    Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices and point
+    sets, which enclose nothing, and features without a classification beside tumor that has one. Where no feature of a file is
+    classified, all of them are tumor.
 
     Raises
     ------
     DataError
-        when the file is missing, damaged, in none of the formats, or holds a group of another name.
+        when the file is missing, damaged, in none of the formats, or holds a group of another name, or features without a
+        classification beside others of which none is tumor.
     """
     path = Path(path)
     kinds = {"negative": False, "positive": True}
@@ -122,7 +126,7 @@ def read_annotations(
     if read is None:
         raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
     try:
-        found = [(_kind_of(group, kinds), outline) for group, outline in read(path)]
+        found = _kinds_of(path, list(read(path)), kinds)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ElementTree.ParseError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
@@ -132,39 +136,59 @@ def read_annotations(
     return Annotations(*(tuple(outline for kind, outline in whole if kind == wanted) for wanted in (True, False)))
 
 
-def _read_asap(path: Path) -> Iterator[tuple[str, Outline]]:
-    """Return group and outline of each annotation; ASAP numbers the coordinates."""
+def _read_asap(path: Path) -> Iterator[tuple[list[str], Outline]]:
+    """Return groups, from the innermost, and outline of each annotation; ASAP numbers the coordinates."""
     root = ElementTree.parse(path).getroot()
     if root.tag != "ASAP_Annotations":
         raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
+    within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
+    open_types: list[str] = []
     for annotation in root.iterfind("./Annotations/Annotation"):
         name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
+        if (kind := annotation.get("Type", "Polygon")).lower() not in ENCLOSING:
+            open_types.append(kind)
+            continue
         points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
-        yield name if group == "None" else group, Outline(ring, name=name)
+        yield [name] if group == "None" else _chain(group, within), Outline(ring, name=name)
+    if open_types:
+        told = ", ".join(sorted(set(open_types)))
+        logger.warning("%s: %d annotations (%s) enclose nothing, left out", path, len(open_types), told)
 
 
-def _read_json(path: Path) -> Iterator[tuple[str, Outline]]:
+def _chain(group: str, within: dict[str, str]) -> list[str]:
+    """Return a group, the group that it is part of, and so on."""
+    chain = [group]
+    while (parent := within.get(chain[-1], "None")) != "None" and parent not in chain:
+        chain.append(parent)
+    return chain
+
+
+def _read_json(path: Path) -> Iterator[tuple[list[str], Outline]]:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict) and {"positive", "negative"} & set(content):
         for group in ("positive", "negative"):
             for region in content.get(group, []):
-                yield group, Outline(_ring(region["vertices"]), name=str(region.get("name", "")))
+                yield [group], Outline(_ring(region["vertices"]), name=str(region.get("name", "")))
         return
     features = content.get("features", [content]) if isinstance(content, dict) else content
     for feature in features:
         yield from _read_feature(feature)
 
 
-def _read_feature(feature: dict[str, Any]) -> Iterator[tuple[str, Outline]]:
-    """Return class and outlines of a GeoJSON feature; QuPath writes a derived class with colons or as a list of names."""
+def _read_feature(feature: dict[str, Any]) -> Iterator[tuple[list[str], Outline]]:
+    """Return class (none where it has none) and outlines of a GeoJSON feature.
+
+    QuPath writes a derived class with colons or as a list of names.
+    """
     geometry, properties = feature["geometry"], feature.get("properties") or {}
-    classification = properties.get("classification") or {"name": "tumor"}
+    classification = properties.get("classification") or {"name": ""}
     group = str(classification["name"] if "name" in classification else classification["names"][0])
     if geometry["type"] not in ("Polygon", "MultiPolygon"):
         raise ValueError(f"a {geometry['type']}, expected Polygon or MultiPolygon")
+    groups = [] if group.lower() in ("", "unclassified") else [group]
     for exterior, *holes in geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]:
-        yield group, Outline(_ring(exterior), tuple(map(_ring, holes)), str(properties.get("name") or group))
+        yield groups, Outline(_ring(exterior), tuple(map(_ring, holes)), str(properties.get("name") or group or "tumor"))
 
 
 def _ring(points: Any) -> NDArray[np.float64]:
@@ -174,12 +198,27 @@ def _ring(points: Any) -> NDArray[np.float64]:
     return ring
 
 
-def _kind_of(group: str, kinds: dict[str, bool]) -> bool:
-    """Tell by a group's name whether it outlines tumor (True) or what is excluded (False)."""
-    name = group.lower().split(":")[0].strip()
-    if name not in kinds:
-        raise ValueError(f"group '{group}' is neither tumor nor excluded, expected one of {', '.join(kinds)}")
-    return kinds[name]
+def _kinds_of(path: Path, found: list[tuple[list[str], Outline]], kinds: dict[str, bool]) -> list[tuple[bool, Outline]]:
+    """Return of each outline whether it is tumor (True) or excluded (False), without those that say neither."""
+    classified = [(_kind_of(groups, kinds), outline) for groups, outline in found if groups]
+    others = [(True, outline) for groups, outline in found if not groups]
+    if not classified or not others:
+        return classified or others
+    if not any(kind for kind, _ in classified):
+        raise ValueError(
+            f"{len(others)} outlines without a class beside others of which none is tumor, expected a class for each"
+        )
+    logger.warning("%s: %d outlines without a class beside classified ones are not taken for tumor", path, len(others))
+    return classified
+
+
+def _kind_of(groups: list[str], kinds: dict[str, bool]) -> bool:
+    """Tell by the names of a group, and of those it is part of, whether it is tumor (True) or excluded (False)."""
+    names = [group.lower().split(":")[0].strip() for group in groups]
+    for name in names:
+        if name in kinds:
+            return kinds[name]
+    raise ValueError(f"group '{groups[0]}' is neither tumor nor excluded, expected one of {', '.join(kinds)}")
 
 
 def _fill_ring(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
