@@ -378,3 +378,109 @@ def test_spaces_blank_lines_and_headers(tmp_path: Path) -> None:
 
 def test_level_five_of_the_protocol() -> None:
     assert DOWNSAMPLE == 2**5
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("header", ["", "probability,x,y", "y,x,Confidence", "id,x,y,score"])
+def test_detections_under_any_separator_and_header(tmp_path: Path, separator: str, header: str) -> None:
+    values = {"x": "15000", "y": "7000", "id": "3"}
+    row = [values.get(name, "0.9") for name in (header or "probability,x,y").split(",")]
+    content = "\n".join([header.replace(",", separator), separator.join(row)] if header else [separator.join(row)])
+    (tmp_path / "d.csv").write_text(content)
+    found = read_detections(tmp_path / "d.csv")
+    assert (found.scores.tolist(), found.x.tolist(), found.y.tolist()) == ([0.9], [15000], [7000])
+
+
+@pytest.mark.parametrize("first", ["x,y", "a,b,c", "x,x,probability", "p,score,x,y", "0.9 15000 7000"])
+def test_a_header_that_does_not_say_which_column_is_which_is_refused(tmp_path: Path, first: str) -> None:
+    (tmp_path / "d.csv").write_text(f"{first}\n")
+    with pytest.raises(DataError, match=r"d\.csv: first line '"):
+        read_detections(tmp_path / "d.csv")
+
+
+def test_decimal_commas_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("0,9;15000;7000\n")
+    with pytest.raises(DataError, match="line 1 is"):
+        read_detections(tmp_path / "d.csv")
+
+
+def test_names_with_dots_and_endings_of_slides(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    found, truth = cohort
+    expected = froc(found, truth, mask_level=5).to_dict()
+    for folder in cohort:
+        for path in list(folder.iterdir()):
+            stem = path.name.rpartition(".")[0]
+            path.rename(path.with_name(path.name.replace(stem, f"{stem}.0a1b.tif" if folder == found else f"{stem}.0a1b")))
+    (truth / "test_002_Mask.0a1b.tif").rename(truth / "test_002.0a1b_mask.tif")
+    assert froc(found, truth, mask_level=5).to_dict() == expected
+    table = tmp_path / "scores.csv"
+    table.write_text("slide,score\n" + "".join(f"Test_00{n}.0a1b,{5 - n}\n" for n in (1, 2, 3, 4)))
+    result = froc(found, truth, mask_level=5, scores=table)
+    assert result.slide_auc is not None
+    assert result.slide_auc.auc == 1
+    table.write_text(table.read_text() + "test_002.0A1B.svs,0\n")
+    with pytest.raises(DataError, match=r"'test_002\.0a1b' in line 3 and again in line 6"):
+        froc(found, truth, mask_level=5, scores=table)
+
+
+def test_a_slide_left_out_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "leave.csv").write_text("slide;task;reason\ntest_1.tif;both;x\ntest_001;slides;y\n")
+    with pytest.raises(DataError, match="'test_1' in line 2 and again in line 3"):
+        read_excluded(tmp_path / "leave.csv")
+
+
+def test_what_is_not_read_is_told(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    found, truth = cohort
+    (found / "notes.txt").write_text("mine")
+    (truth / "more").mkdir()
+    (truth / "Test_001.png").write_text("a picture beside its outlines")
+    froc(found, truth, mask_level=5)
+    for name in ("found: not read: notes.txt", "truth: not read: Test_001.png, more"):
+        assert name in caplog.text
+    (truth / "test_003_mask.PNG").write_text("the only truth")
+    with pytest.raises(DataError, match=r"test_003_mask\.PNG: not read, so that its slide would count as normal"):
+        froc(found, truth, mask_level=5)
+
+
+def _script(hits: list[Any]) -> float:
+    """What the organisers' script makes of hits: Python's floats for false positives, NumPy's float32 for the best hits.
+
+    Only the order of the thresholds is made certain: a hit and a false positive whose scores are equal in float32 are sorted by
+    their exact values, as NumPy did when the script was written.
+    """
+    false = [score for slide in hits for score in slide.false_positives.tolist()]
+    best = [score for slide in hits for score in slide.best.astype(np.float32)]
+    thresholds = sorted(set(false + best), key=float)[1:]
+    alarms = [(np.asarray(false) >= threshold).sum() for threshold in thresholds] + [0]
+    found = [(np.asarray(best) >= threshold).sum() for threshold in thresholds] + [0]
+    lesions = sum(slide.lesions for slide in hits)
+    per_slide, sensitivity = np.asarray(alarms) / len(hits), np.asarray(found) / lesions
+    return float(np.mean(np.interp([0.25, 0.5, 1, 2, 4, 8], per_slide[::-1], sensitivity[::-1])))
+
+
+def test_the_score_is_the_scripts_where_hits_and_false_positives_share_scores() -> None:
+    rng = np.random.default_rng(4)
+    differ = 0
+    for _ in range(60):
+        slides = []
+        for number in range(4):
+            points = [(round(float(score), 1), int(x), int(y)) for score, x, y in rng.uniform(0, (1, 3800, 3200), (9, 3))]
+            slides.append(match(_detections(points), _mask((5, 5, 40), (55, 60, 40)) if number % 2 else None))
+        score = froc_curve(slides, hits=np.float32).score
+        assert score == pytest.approx(_script(slides), abs=1e-12)
+        differ += abs(score - froc_curve(slides).score) > 1e-6
+    assert differ > 5, "else this shows nothing"
+
+
+def test_both_scores_are_told_where_they_differ(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    found, truth = cohort
+    assert froc(found, truth, mask_level=5).float64_score == 0.5
+    assert caplog.text == ""
+    for name, content in [("test_001", "0.6,1000,1000\n"), ("test_003", "0.6,100,100\n" * 3)]:
+        (found / f"{name}.csv").write_text(content)
+    result = froc(found, truth, mask_level=5)
+    assert result.score is not None
+    assert result.float64_score is not None
+    assert result.score > result.float64_score, "0.6 is more in float32 than in float64"
+    assert f"{result.score:.4f} with hits in float32" in caplog.text
+    assert f"{result.float64_score:.4f} in float64" in caplog.text

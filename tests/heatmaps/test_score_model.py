@@ -162,3 +162,25 @@ def test_commands(scans: Path, labels: Path, tmp_path: Path) -> None:
     assert scored[0]["fitted_score"] > 0.5 > scored[1]["fitted_score"]
     plain = json.loads(CliRunner().invoke(main, ["score", stores[0], "--json"]).stdout)
     assert plain["score"] == plain["features"]["score"]
+
+
+def test_a_slide_with_two_labels_is_refused(scans: Path, labels: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    for again in ("patient_000_node_0.tif,negative", "patient_000_node_0,macro"):
+        table.write_text(labels.read_text() + again + "\n")
+        with pytest.raises(DataError, match=r"'patient_000_node_0(\.tif)?' in line 2 and again in line 23"):
+            fit_score(scans, table, out=tmp_path / "s.json")
+
+
+def test_names_with_dots_are_matched_whole(tmp_path: Path) -> None:
+    """TCGA's names: a barcode, a dot, a UUID."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "scans").mkdir()
+    names = [f"TCGA-AA-000{number}.{number}a2b-0001" for number in range(4)]
+    for name in names:
+        write_store(tmp_path / "scans" / f"{name}.zarr", rng.uniform(0, 0.5, (20, 20)).astype(np.float32))
+    for ending in ("", ".svs"):
+        table = tmp_path / "labels.csv"
+        table.write_text("slide\tlabel\n" + "".join(f"{name}{ending}\t{n % 2}\n" for n, name in enumerate(names)))
+        model = fit_score(tmp_path / "scans", table, out=tmp_path / "s.json", overwrite=True)
+        assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (4, 2, 4)

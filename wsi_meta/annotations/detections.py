@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.annotations.tables import SEPARATORS
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.outputs import check_output, written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "Detections", "read_detections", "write_detections"]
+__all__ = ["COLUMNS", "PROBABILITY", "Detections", "read_detections", "write_detections"]
 
 COLUMNS = ("probability", "x", "y")
+PROBABILITY = ("probability", "confidence", "score", "prob", "p")
+"""Names that a header may have for the probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +45,32 @@ class Detections:
 
 
 def read_detections(path: str | Path) -> Detections:
-    """Read a slide's detections, with or without a header; an empty file means that there are none.
+    """Read a slide's detections; an empty file means that there are none.
 
     Parameters
     ----------
-    path : CSV with a line ``probability,x,y`` per detection; x and y may have decimals, which are cut off
+    path : CSV with a line ``probability,x,y`` per detection, separated by one of
+        :data:`wsi_meta.annotations.tables.SEPARATORS`; x and y may have decimals, which are cut off. A first line without any
+        number is a header, and says which column is which: ``x``, ``y`` and one of :data:`PROBABILITY`, in any case
 
     Raises
     ------
     DataError
-        when the file is missing or is no text, or a line is not three numbers of at least 0.
+        when the file is missing or is no text, its header lacks a column, or a line is not three numbers of at least 0.
     """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))]
+            text = file.readlines()
+        first = next((line for line in text if line.strip(", ;\t\r\n")), "")
+        separator = next((mark for mark in SEPARATORS[1:] if mark in first), SEPARATORS[0])
+        rows = csv.reader(text, delimiter=separator)
+        lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
     if lines and not any(map(_is_number, lines[0][1])):
-        del lines[0]  # names, not numbers
+        places = _places(path, lines[0][1])
+        lines = [(number, [row[place] if place < len(row) else "" for place in places]) for number, row in lines[1:]]
     values = np.array([_numbers(path, number, row) for number, row in lines], np.float64).reshape(-1, 3)
     return Detections(values[:, 0], values[:, 1].astype(np.int64), values[:, 2].astype(np.int64))
 
@@ -96,3 +106,13 @@ def _numbers(path: Path, number: int, row: list[str]) -> tuple[float, float, flo
     if not good:
         raise DataError(f"{path}: line {number} is '{','.join(row)[:60]}'; expected probability,x,y, none below 0")
     return score, x, y
+
+
+def _places(path: Path, header: list[str]) -> list[int]:
+    """Return the columns of probability, x and y by the names of a header."""
+    names = [name.strip().lower() for name in header]
+    wanted = [{*PROBABILITY}, {"x"}, {"y"}]
+    places = [[place for place, name in enumerate(names) if name in known] for known in wanted]
+    if any(len(found) != 1 for found in places):
+        raise DataError(f"{path}: first line '{','.join(header)[:60]}'; expected numbers, or a header probability,x,y")
+    return [found[0] for found in places]

@@ -3,40 +3,150 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar
 
 from wsi_meta.errors import DataError, first_line
 
-__all__ = ["read_table"]
+__all__ = ["SEPARATORS", "NamedRows", "Row", "read_table", "refuse_twice", "without_ending"]
+
+SEPARATORS = (",", ";", "\t")
+"""What may stand between the values of a row."""
+SLIDE_ENDINGS = [
+    ".tif",
+    ".tiff",
+    ".svs",
+    ".svslide",
+    ".mrxs",
+    ".ndpi",
+    ".vms",
+    ".vmu",
+    ".scn",
+    ".bif",
+    ".czi",
+    ".dcm",
+    ".isyntax",
+    ".qptiff",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".zarr",
+]
+"""Endings that are surely not a part of a slide's name."""
+
+Value = TypeVar("Value")
 
 
-def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = ()) -> list[tuple[str, ...]]:
+class Row(tuple[str, ...]):
+    """The values of a row."""
+
+    line: int
+    """Line of the file on which the row ends; the first is 1."""
+
+
+class NamedRows(Generic[Value]):
+    """What a table says of slides, by names that may be paths and may have endings.
+
+    A slide is found under its whole name, or else under a name that without its ending is the slide's: ``a.b`` is not taken for
+    ``a`` where both are there, because names may hold dots.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[tuple[str, int, Value]], *, lower: bool = False) -> None:
+        """Collect name, line and value of each row; DataError when two rows have the same name. `lower` ignores case."""
+        self._path = path
+        self._rows: dict[str, list[tuple[int, Value]]] = {}
+        self._shorter: dict[str, list[tuple[int, Value]]] = {}
+        named = [(_last_part(name.lower() if lower else name), line, value) for name, line, value in rows]
+        refuse_twice(path, ((name, line) for name, line, _ in named))
+        for name, line, value in named:
+            self._rows.setdefault(name, []).append((line, value))
+            stem = PurePosixPath(name).stem
+            # an ending of slides is never a part of the name, so such a row counts as much as one without
+            if without_ending(name) != name:
+                self._rows.setdefault(stem, []).append((line, value))
+            self._shorter.setdefault(stem, []).append((line, value))
+
+    def get(self, slide: str) -> Value | None:
+        """Return what the table says of a slide; None where it says nothing; DataError when several rows are of it."""
+        found = self._rows.get(slide) or self._shorter.get(slide) or []
+        if len(found) > 1:
+            raise _twice(self._path, slide, found[0][0], found[1][0])
+        return found[0][1] if found else None
+
+
+def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = ()) -> list[Row]:
     """Read some columns of a CSV file with a header; other columns, with or without a name, are ignored.
 
     Parameters
     ----------
-    path : UTF-8 file, with or without the byte order mark that spreadsheets write
-    columns : names that the header must hold
+    path : UTF-8 file, with or without the byte order mark that spreadsheets write; its values are separated by one of
+        :data:`SEPARATORS`
+    columns : names that the header must hold, in any case and order
     what : what the rows are, in the plural, for the error ("labels")
     optional : names that it may hold
 
     Returns
     -------
-    list with a tuple per row: the values of `columns` and `optional` in that order, stripped; "" where a row is too short or
+    list with a row for each: the values of `columns` and `optional` in that order, stripped; "" where a row is too short or
     has no such column.
 
     Raises
     ------
     DataError
-        when the file is missing, is no text or no CSV, or lacks a column.
+        when the file is missing, is no text or no CSV, or lacks a column or has it twice.
     """
     wanted = " and ".join(f"'{column}'" for column in columns)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not set(columns) <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}: columns {reader.fieldnames or 'none'}; expected {wanted}")
-            return [tuple((row.get(column) or "").strip() for column in (*columns, *optional)) for row in reader]
+            first = file.readline()
+            separator, header = _header(first, columns)
+            names = [name.strip().lower() for name in header]
+            if not set(columns) <= set(names):
+                raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
+            if double := [name for name in (*columns, *optional) if names.count(name) > 1]:
+                raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
+            places = [names.index(name) if name in names else len(names) for name in (*columns, *optional)]
+            return _rows(csv.reader(file, delimiter=separator), places)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
+
+
+def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
+    """Raise DataError when a key is in two lines of a table."""
+    lines: dict[str, int] = {}
+    for key, line in keys:
+        if lines.setdefault(key, line) != line:
+            raise _twice(path, key, lines[key], line)
+
+
+def without_ending(name: str) -> str:
+    """Return a slide's name without an ending of slide files; dots within names stay."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and (dot + ending).lower() in SLIDE_ENDINGS else name
+
+
+def _twice(path: Path, key: str, first: int, second: int) -> DataError:
+    return DataError(f"{path}: '{key}' in line {first} and again in line {second}; expected it once; remove one of them")
+
+
+def _last_part(name: str) -> str:
+    """Return the last part of a path of this or another system."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the separator under which a header has the most of the columns, and its names."""
+    found = [(separator, next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS]
+    return max(found, key=lambda parts: len({name.strip().lower() for name in parts[1]} & set(columns)))
+
+
+def _rows(reader: Any, places: Sequence[int]) -> list[Row]:
+    """Return the values at some places of each row that is not empty; the reader begins in the second line."""
+    found = []
+    for values in reader:
+        if values:
+            row = Row(values[place].strip() if place < len(values) else "" for place in places)
+            row.line = 1 + reader.line_num
+            found.append(row)
+    return found

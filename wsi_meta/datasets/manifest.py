@@ -62,8 +62,10 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
     names = [slide.name for slide in slides]
     if not slides:
         raise DataError(f"{path}: no slides in it; expected a row per slide")
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: several slides named '{min(twice)}'; expected names of their own")
+    for name, row in zip(names, rows, strict=True):
+        if (first := rows[names.index(name)]) is not row:
+            told = f"lines {first.line} and {row.line}"
+            raise DataError(f"{path}: several slides named '{name}', {told}; expected names of their own")
     if assumed := [slide.name for slide, row in zip(slides, rows, strict=True) if slide.partly and not row[4]]:
         logger.warning(
             "%s: no negatives from %s: known to be partly annotated; a column 'partly' overrides that", path, ", ".join(assumed)

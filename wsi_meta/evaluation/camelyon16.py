@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
 from wsi_meta.outputs import check_folder, check_output, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
+
+logger = logging.getLogger(__name__)
 
 LINE, DOTS = "#2b6f99", "#a8386b"
 FILES = ("froc.json", "froc.csv", "froc.png")
@@ -52,7 +55,10 @@ class FrocResult:
 
     curve: FrocCurve
     score: float | None
-    """Mean sensitivity at 1/4 to 8 false positives a slide; None where the truth has no lesion that counts."""
+    """Mean sensitivity at 1/4 to 8 false positives a slide, as the organisers' script computes it, with hits in float32; None
+    where the truth has no lesion that counts."""
+    float64_score: float | None
+    """The score where hits and false positives are both compared in float64; the same unless they share scores."""
     interval: tuple[float, float] | None
     """95 %, percentile bootstrap over slides."""
     sensitivity: dict[str, float]
@@ -115,10 +121,11 @@ def froc(
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
-    curve, lesions = froc_curve(hits), sum(slide.lesions for slide in hits)
+    curve, lesions = froc_curve(hits, hits=np.float32), sum(slide.lesions for slide in hits)
     result = FrocResult(
         curve=curve,
         score=curve.score if lesions else None,
+        float64_score=_tell_float64(curve.score, froc_curve(hits).score) if lesions else None,
         interval=bootstrap_interval(hits),
         sensitivity=dict(zip(map(str, FALSE_POSITIVES), curve.at.tolist(), strict=True)) if lesions else {},
         slides=len(hits),
@@ -130,6 +137,16 @@ def froc(
     if target is not None:
         _write(target, result)
     return result
+
+
+def _tell_float64(score: float, in_float64: float) -> float:
+    """Return the score in float64; a warning says both where they differ."""
+    if abs(score - in_float64) > 1e-12:
+        told = (
+            "hits and false positives share scores: score %.4f with hits in float32, as the organisers' script; %.4f in float64"
+        )
+        logger.warning(told, score, in_float64)
+    return in_float64
 
 
 def draw_froc(result: FrocResult, out: Path) -> None:
@@ -188,9 +205,10 @@ def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideA
     scores = {slide.name: slide.highest for slide in slides}
     if path is not None:
         table = read_scores(path)
-        if missing := sorted(set(scores) - set(table)):
+        known = {name: table.get(name) for name in scores}
+        if missing := sorted(name for name, score in known.items() if score is None):
             raise DataError(f"{path}: no score of {len(missing)} slides, first '{missing[0]}'; expected a row for each")
-        scores = {name: table[name] for name in scores}
+        scores = {name: score for name, score in known.items() if score is not None}
     labels = np.array([slide.tumor for slide in slides], bool)
     values = np.array(list(scores.values()), np.float64)
     if labels.all() or not labels.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from wsi_meta.annotations.camelyon_slides import loose
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, read_annotations
-from wsi_meta.annotations.tables import read_table
+from wsi_meta.annotations.tables import NamedRows, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_excluded", "read_scores"]
 
+logger = logging.getLogger(__name__)
+
 TASKS = ("lesions", "slides", "both")
 MARGIN_PX = 8
 """Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
+"""Endings of what may be a mask, but is not read as one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
     found = _files_by_slide(detections, (".csv",), "<slide>.csv")
     truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
+    _refuse_unread_truth(truth, found, truths)
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
     skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
     if alone := sorted(set(truths) - set(found) - skipped):
@@ -88,46 +94,74 @@ def read_excluded(path: str | Path) -> dict[str, Exclusion]:
     """
     path = Path(path)
     table: dict[str, Exclusion] = {}
-    for slide, task, reason in read_table(path, ("slide", "task", "reason"), "slides to leave out"):
+    rows = read_table(path, ("slide", "task", "reason"), "slides to leave out")
+    refuse_twice(path, ((loose(without_ending(row[0])), row.line) for row in rows))
+    for slide, task, reason in rows:
         if task not in TASKS:
             raise DataError(f"{path}: task '{task}' of '{slide}'; expected one of {', '.join(TASKS)}")
-        table[loose(slide)] = Exclusion(task, reason)
+        table[loose(without_ending(slide))] = Exclusion(task, reason)
     return table
 
 
-def read_scores(path: str | Path) -> dict[str, float]:
+def read_scores(path: str | Path) -> NamedRows[float]:
     """Read slides' scores: columns ``slide`` (name or file) and ``score``, as ``summary.csv`` of a scan has them.
+
+    Returns
+    -------
+    The scores by the slides' names in lower case.
 
     Raises
     ------
     DataError
-        when the table is damaged, or a score no number.
+        when the table is damaged, a score no number, or a slide is in it twice.
     """
     path = Path(path)
-    scores: dict[str, float] = {}
-    for slide, score in read_table(path, ("slide", "score"), "slide scores"):
+    scores: list[tuple[str, int, float]] = []
+    for row in read_table(path, ("slide", "score"), "slide scores"):
         try:
-            scores[Path(slide).stem.lower()] = float(score)
+            scores.append((row[0], row.line, float(row[1])))
         except ValueError:
-            raise DataError(f"{path}: score '{score}' of '{slide}'; expected a number for each slide") from None
-    if not np.isfinite([*scores.values()]).all():
-        raise DataError(f"{path}: a score that is not finite; expected a number for each slide")
-    return scores
+            told = f"score '{row[1]}' of '{row[0]}', line {row.line}"
+            raise DataError(f"{path}: {told}; expected a number for each slide") from None
+        if not np.isfinite(scores[-1][2]):
+            raise DataError(f"{path}: a score that is not finite, line {row.line}; expected a number for each slide")
+    return NamedRows(path, scores, lower=True)
 
 
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
-    """Return the folder's files by slide name (lower case, without ``_mask``); DataError when a slide has two."""
+    """Return the folder's files by slide name; DataError when a slide has two. What else lies there is told."""
     if not folder.is_dir():
         raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
     files: dict[str, Path] = {}
+    others = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in endings and not path.name.startswith("."):
-            name = re.sub(r"(_evaluation)?_mask$", "", path.stem.lower())
-            if files.setdefault(name, path) != path:
-                raise DataError(f"{path}: is for the same slide as {files[name].name}; expected one file a slide")
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in endings or path.is_dir():
+            others.append(path.name)
+            continue
+        name = _slide_name(path)
+        if files.setdefault(name, path) != path:
+            raise DataError(f"{path}: is for the same slide as {files[name].name}; expected one file a slide")
     if not files:
         raise DataError(f"{folder}: holds no such file; expected {expected}")
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        logger.warning("%s: not read: %s%s; read are %s", folder, ", ".join(others[:5]), more, expected)
     return files
+
+
+def _slide_name(path: Path) -> str:
+    """Return the name of the slide that a file is of: in lower case, without ``_mask`` and the ending of a slide."""
+    return without_ending(re.sub(r"(_evaluation)?_mask$", "", path.stem.lower()))
+
+
+def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, Path]) -> None:
+    """Raise DataError when the only truth of a slide is a picture that is not read, so that it would count as normal."""
+    pictures = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.name[0] != "."]
+    for path in pictures:
+        if (name := _slide_name(path)) in found and name not in truths:
+            raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
 
 
 def _judge(name: str, found: Path, truth: Path | None, mask_level: int) -> JudgedSlide:

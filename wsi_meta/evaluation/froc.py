@@ -2,7 +2,8 @@
 
 The protocol of the challenge's evaluation code (Ehteshami Bejnordi et al. 2017, JAMA 318(22):2199-2210): the tumor's mask
 at level 5 of 0.243 um/px; lesions closer than 75 um are one; lesions under 275 um are isolated tumor cells, which count
-neither way. Scores are compared in float64; the organisers' script keeps the best hits in float32.
+neither way. The organisers' script keeps each lesion's best hit in float32 and the false positives in float64, so that a hit
+and a false positive of the same score may not be equal; :func:`froc_curve` does either.
 """
 
 from __future__ import annotations
@@ -126,19 +127,26 @@ def match(detections: Detections, tumor: NDArray[np.bool_] | None) -> SlideHits:
     return SlideHits(detections.scores[hit == 0], best, int((~isolated).sum()))
 
 
-def froc_curve(slides: Sequence[SlideHits]) -> FrocCurve:
+def froc_curve(slides: Sequence[SlideHits], *, hits: type[np.float32 | np.float64] = np.float64) -> FrocCurve:
     """Compute the curve over all slides, including those without detections.
 
     The thresholds are the distinct scores of all false positives and of every lesion's best hit (0 for missed lesions and
     isolated tumor cells), the lowest dropped, as the organisers do.
+
+    Parameters
+    ----------
+    slides : what was hit on each
+    hits : type of the lesions' best hits. With float32, that of the organisers' script, thresholds are compared with hits in
+        float32 and with false positives in float64, as NumPy compares its arrays with numbers
     """
     nothing = np.zeros(0)
     false = np.sort(np.concatenate([nothing, *(slide.false_positives for slide in slides)]))
     best = np.sort(np.concatenate([nothing, *(slide.best for slide in slides)]))
-    thresholds = np.unique(np.concatenate([false, best]))[1:]
+    best = best.astype(hits)
+    thresholds = np.unique(np.concatenate([false, best.astype(np.float64)]))[1:]
     lesions = sum(slide.lesions for slide in slides)
     alarms = np.append(len(false) - np.searchsorted(false, thresholds), 0)
-    found = np.append(len(best) - np.searchsorted(best, thresholds), 0)
+    found = np.append(len(best) - np.searchsorted(best, thresholds.astype(hits)), 0)
     sensitivity = found / lesions if lesions else np.full(len(found), np.nan)
     return FrocCurve(np.append(thresholds, np.inf), alarms / max(1, len(slides)), sensitivity)
 
@@ -160,7 +168,7 @@ def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int 
         return None
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(len(slides), size=len(slides)) for _ in range(n))
-    scores = np.array([froc_curve([slides[index] for index in indices]).score for indices in drawn])
+    scores = np.array([froc_curve([slides[index] for index in indices], hits=np.float32).score for indices in drawn])
     low, high = np.nanpercentile(scores, (2.5, 97.5))
     return float(low), float(high)
 

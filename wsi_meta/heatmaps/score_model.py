@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.annotations.tables import read_table
+from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
@@ -153,8 +153,9 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     Parameters
     ----------
     scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
-    labels : CSV with columns ``slide`` (name or file), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and, where
-        known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are ignored.
+    labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
+        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are
+        ignored.
     out : JSON file to write
     seed : of the folds
     overwrite : replace `out` if it exists
@@ -174,9 +175,11 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     if not stores:
         raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
     table = _read_labels(Path(labels))
-    if missing := [store.stem for store in stores if store.stem not in table]:
+    found = {store.stem: table.get(store.stem) for store in stores}
+    if missing := [name for name, row in found.items() if row is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
-    truth, patients = (np.array([table[store.stem][part] for store in stores]) for part in (0, 1))
+    known = [(row[0], row[1] or name.partition("_node_")[0]) for name, row in found.items() if row is not None]
+    truth, patients = (np.array(part) for part in zip(*known, strict=True))
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
@@ -223,15 +226,13 @@ def _features(heatmap: Heatmap) -> dict[str, float] | None:
     }
 
 
-def _read_labels(path: Path) -> dict[str, tuple[bool, str]]:
-    """Return label and patient by slide."""
-    table = {}
-    for slide, label, patient in read_table(path, ("slide", "label"), "labels", optional=("patient",)):
-        if label.lower() not in POSITIVE:
-            raise DataError(f"{path}: label '{label}' of '{slide}'; expected one of {', '.join(POSITIVE)}")
-        name = Path(slide).stem
-        table[name] = (POSITIVE[label.lower()], patient or name.partition("_node_")[0])
-    return table
+def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
+    """Return label and patient by slide; the patient is empty where the table does not say."""
+    rows = read_table(path, ("slide", "label"), "labels", optional=("patient",))
+    for row in rows:
+        if row[1].lower() not in POSITIVE:
+            raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(POSITIVE)}")
+    return NamedRows(path, [(row[0], row.line, (POSITIVE[row[1].lower()], row[2])) for row in rows])
 
 
 def _regression() -> Any:

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsi_meta.annotations.tables import NamedRows, read_table
+from wsi_meta.errors import DataError
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("header", [["label", "slide", "note"], ["", "Slide", " LABEL "]])
+def test_columns_are_found_by_name_under_any_separator(tmp_path: Path, separator: str, header: list[str]) -> None:
+    values = {"slide": "a.b", "label": "tumor"}
+    row = [values.get(name.strip().lower(), "x") for name in header]
+    (tmp_path / "t.csv").write_text("\n".join(separator.join(part) for part in (header, row, [], row)) + "\n")
+    rows = read_table(tmp_path / "t.csv", ("slide", "label"), "labels", optional=("patient",))
+    assert rows == [("a.b", "tumor", "")] * 2
+    assert [found.line for found in rows] == [2, 4]
+
+
+def test_a_column_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("slide,label,label\na,0,1\n")
+    with pytest.raises(DataError, match="column 'label' twice"):
+        read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
+
+
+def test_names_match_whole_before_they_match_without_ending() -> None:
+    names = ["a", "a.b", "TCGA-1.uuid-1", "TCGA-2.uuid-2.svs", "d/e.tif", "f.other"]
+    rows = NamedRows(Path("t.csv"), [(name, line, name) for line, name in enumerate(names, 2)])
+    for asked, found in [
+        ("a", "a"),
+        ("a.b", "a.b"),
+        ("TCGA-1.uuid-1", "TCGA-1.uuid-1"),
+        ("TCGA-2.uuid-2", "TCGA-2.uuid-2.svs"),
+        ("e", "d/e.tif"),
+        ("f", "f.other"),
+        ("g", None),
+    ]:
+        assert rows.get(asked) == found
+
+
+def test_a_name_twice_is_refused_with_both_lines() -> None:
+    with pytest.raises(DataError, match="'a' in line 2 and again in line 5"):
+        NamedRows(Path("t.csv"), [("a", 2, 0), ("b", 3, 0), ("x/a", 5, 1)])
+    rows = NamedRows(Path("t.csv"), [("a", 2, 0), ("a.svs", 3, 0), ("b", 4, 0)])
+    assert rows.get("b") == 0
+    with pytest.raises(DataError, match="'a' in line 2 and again in line 3"):
+        rows.get("a")
