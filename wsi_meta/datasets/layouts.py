@@ -4,15 +4,18 @@
   the slide of each patch is known where ``..._meta.csv`` lies beside them
 - Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
-- class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
+- class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif; ``val`` and ``validation`` are
+  ``valid``, in any case
 
-A folder may hold several; several folders are joined.
+A folder may hold several; several folders are joined. Folders and images in them that are not read are told.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wsi_meta.annotations.tables import read_table
+from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError
@@ -30,8 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "valid", "test")
+ALIASES = {"val": "valid", "validation": "valid"}
+"""Other names of splits' folders."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+OTHER_IMAGES = (".bmp", ".gif", ".webp", ".jp2", ".npy")
+"""Endings of images that are not read, but told."""
 
 
 def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]:
@@ -63,6 +72,7 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
                 f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
                 "or folders 0/ and 1/"
             )
+        _tell_unread(folder, [patches for _, patches in parts])
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
     return {split: join(found[split]) for split in SPLITS if split in found}
@@ -153,25 +163,24 @@ def _open_kaggle(folder: Path) -> Iterable[tuple[str, Patches]]:
     table = folder / "train_labels.csv"
     if not table.exists():
         return
-    labels: dict[str, str] = {}
-    for name, label in read_table(table, ("id", "label"), "labels"):
-        if labels.setdefault(name, label) != label:
-            raise DataError(f"{table}: id {name!r} has two labels; expected one")
-    if not labels:
+    rows = read_table(table, ("id", "label"), "labels")
+    refuse_twice(table, ((row[0], row.line) for row in rows))
+    if not rows:
         raise DataError(f"{table}: no labels in it; expected a row per image")
+    rows.sort()
+    labels = {row[0]: row[1] for row in rows}
     images = {path.stem: path for path in _images(folder / "train") if path.suffix.lower() in (".tif", ".tiff")}
     _refuse_mismatch(table, sorted(set(labels) - set(images)), "ids without an image in train/")
     _refuse_mismatch(table, sorted(set(images) - set(labels)), "images in train/ without a label")
-    names = sorted(labels)
-    values = _checked_labels([labels[name] for name in names], table)
+    names = list(labels)
+    values = _checked_labels(labels.values(), table, lambda place: f"line {rows[place].line} (id '{names[place]}')")
     by_sha1 = np.array([re.fullmatch("[0-9a-fA-F]{40}", name) is not None for name in names])
     yield "train", Patches(tuple(images[name] for name in names), np.full(len(names), -1), values, named_by_sha1=by_sha1)
 
 
 def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
-    for split, place in [*((split, folder / split) for split in SPLITS), ("train", folder)]:
-        if not ((place / "0").is_dir() or (place / "1").is_dir()):
-            continue
+    whole = [("train", folder)] if (folder / "0").is_dir() or (folder / "1").is_dir() else []
+    for split, place in [*_split_folders(folder), *whole]:
         files, labels = [], []
         for label in (0, 1):
             of_class = _images(place / str(label))
@@ -182,12 +191,53 @@ def _open_class_folders(folder: Path) -> Iterable[tuple[str, Patches]]:
         yield split, Patches(tuple(files), np.full(len(files), -1), np.array(labels, np.uint8))
 
 
-def _checked_labels(values: Iterable[object], path: Path) -> NDArray[np.uint8]:
+def _split_folders(folder: Path) -> list[tuple[str, Path]]:
+    """Return the folders of splits with the splits' names; DataError when two are of the same split."""
+    found: dict[str, Path] = {}
+    for place in sorted(path for path in folder.iterdir() if (path / "0").is_dir() or (path / "1").is_dir()):
+        split = ALIASES.get(place.name.lower(), place.name.lower())
+        if split in SPLITS and found.setdefault(split, place) != place:
+            raise DataError(f"{place}: is the same split as {found[split].name}/; expected one folder for {split}")
+    return [(split, found[split]) for split in SPLITS if split in found]
+
+
+def _tell_unread(folder: Path, parts: Sequence[Patches]) -> None:
+    """Name the folders and images in a folder that are not among its patches in a warning."""
+    read = {os.fspath(path) for part in parts for path in part.files}
+    folders = {path.parent for part in parts for path in set(part.files)}
+    held = {os.fspath(parent) for place in folders for parent in (place, *place.parents)}
+    if names := sorted(_unread(os.fspath(folder), read, held)):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        logger.warning(
+            "%s: not read: %s%s; expected one of the layouts of labelled patches", folder, ", ".join(names[:5]), more
+        )
+
+
+def _unread(place: str, read: set[str], held: set[str]) -> Iterator[str]:
+    """Return the images below a folder that are not read, and the folders in which nothing is; `held` are the others."""
+    with os.scandir(place) as entries:
+        for entry in entries:
+            path = entry.name if place == os.curdir else entry.path  # as pathlib writes it
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if path in held:
+                    yield from _unread(path, read, held)
+                else:
+                    yield f"{path}/"
+            elif path not in read and entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES):
+                yield path
+
+
+def _checked_labels(
+    values: Iterable[object], path: Path, where: Callable[[int], str] = lambda row: f"row {row}"
+) -> NDArray[np.uint8]:
+    """Return labels as 0 and 1; `where` tells the place of a label that is neither."""
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
     texts = [str(value).strip() for value in values]
     for row, text in enumerate(texts):
         if text not in known:
-            raise DataError(f"{path}: label {text!r} in row {row}; expected 0 or 1")
+            raise DataError(f"{path}: label {text!r} in {where(row)}; expected 0 or 1")
     return np.array([known[text] for text in texts], np.uint8)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from wsi_meta.datasets.hdf5 import Hdf5Rows
+from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
         """
         for path in (path for path, row in zip(self.files, self.rows, strict=True) if row < 0):
             with _opened_image(path) as image:
+                check_mode(image)
                 self._check_shape(path, image.size)
         self.check_classes()
 
@@ -130,7 +132,7 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
     def _read_image(self, index: int) -> NDArray[np.uint8]:
         path = self.files[index]
         with _opened_image(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels = read_rgb(image)
         self._check_shape(path, (pixels.shape[1], pixels.shape[0]))
         if self.named_by_sha1 is not None and self.named_by_sha1[index]:
             found = hashlib.sha1(pixels.tobytes(), usedforsecurity=False).hexdigest()

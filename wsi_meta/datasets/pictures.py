@@ -1,0 +1,60 @@
+"""Colour images as Pillow opens them: what they show, as RGB of 8 bits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["check_mode", "read_rgb"]
+
+BITS_TAG, PHOTOMETRIC_TAG, SAMPLE_FORMAT_TAG = 258, 262, 339
+"""Numbers of TIFF tags."""
+SHOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+"""Modes that Pillow converts to what the picture shows."""
+
+
+def check_mode(image: Any) -> None:
+    """Raise ValueError when the values of an opened image have no agreed colour: floats, more than 16 bits, signed numbers."""
+    tags = getattr(image, "tag_v2", None)
+    if _is_16_bit(image):
+        bits = 16 if tags is None else int(np.max(tags.get(BITS_TAG, 16)))
+        if bits != 16 or (tags is not None and int(np.max(tags.get(SAMPLE_FORMAT_TAG, 1))) != 1):
+            raise ValueError(f"grey values of {bits} bits, or signed; expected 8 or 16 bits")
+        if "transparency" in image.info:
+            raise ValueError("transparent pixels in a grey image of 16 bits; expected 8 bits")
+    elif image.mode not in SHOWN:
+        kind = "floats" if image.mode == "F" else "whole numbers of up to 32 bits"
+        raise ValueError(f"values are {kind}; expected 8 or 16 bits")
+
+
+def read_rgb(image: Any) -> NDArray[np.uint8]:
+    """Return the pixels of an opened image, uint8 (height, width, 3).
+
+    Greys of 16 bits are scaled to 8 as OpenSlide does: the upper byte counts. Transparent pixels are laid on white.
+
+    Raises
+    ------
+    ValueError
+        as :func:`check_mode`.
+    """
+    check_mode(image)
+    if _is_16_bit(image):
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == 0:  # white is zero; Pillow inverts only 8 bits
+            grey = 255 - grey
+        return np.repeat(grey[..., None], 3, 2)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        from PIL import Image
+
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _is_16_bit(image: Any) -> bool:
+    """Tell whether an image has greys of 16 bits; Pillow also opens some PNG files of 16 bits with the mode of 32."""
+    return bool(image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"))
