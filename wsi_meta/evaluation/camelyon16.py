@@ -15,7 +15,7 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import EXCLUDED
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, judge_slides, read_excluded, read_scores
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve
+from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
 from wsi_meta.outputs import check_folder, check_output, written_whole
 
@@ -121,7 +121,7 @@ def froc(
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
-    curve, lesions = froc_curve(hits, hits=np.float32), sum(slide.lesions for slide in hits)
+    curve, lesions = script_curve(hits), sum(slide.lesions for slide in hits)
     result = FrocResult(
         curve=curve,
         score=curve.score if lesions else None,

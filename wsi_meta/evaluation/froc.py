@@ -3,7 +3,7 @@
 The protocol of the challenge's evaluation code (Ehteshami Bejnordi et al. 2017, JAMA 318(22):2199-2210): the tumor's mask
 at level 5 of 0.243 um/px; lesions closer than 75 um are one; lesions under 275 um are isolated tumor cells, which count
 neither way. The organisers' script keeps each lesion's best hit in float32 and the false positives in float64, so that a hit
-and a false positive of the same score may not be equal; :func:`froc_curve` does either.
+and a false positive of the same score may not be equal; :func:`script_curve` gives its score.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "froc_curve",
     "label_lesions",
     "match",
+    "script_curve",
 ]
 
 DOWNSAMPLE = 32
@@ -139,20 +140,49 @@ def froc_curve(slides: Sequence[SlideHits], *, hits: type[np.float32 | np.float6
     hits : type of the lesions' best hits. With float32, that of the organisers' script, thresholds are compared with hits in
         float32 and with false positives in float64, as NumPy compares its arrays with numbers
     """
+    false, best = _scores(slides, hits)
+    thresholds = np.unique(np.concatenate([false, best.astype(np.float64)]))[1:]
+    return _curve(slides, false, best, thresholds)
+
+
+def script_curve(slides: Sequence[SlideHits]) -> FrocCurve:
+    """Compute the curve to the digit as the organisers' script does under the installed NumPy.
+
+    As :func:`froc_curve` with hits in float32, but in the script's own order of thresholds: it sorts a set of Python's floats and
+    NumPy's float32. NumPy 2 calls a hit and a false positive equal that are equal in float32, so that the set's order remains, and
+    in rare cases the false positives do not fall from threshold to threshold.
+    """
+    false, best = _scores(slides, np.float32)
+    listed = [score for slide in slides for score in slide.false_positives.tolist()]
+    listed += [score for slide in slides for score in slide.best.astype(np.float32)]
+    return _curve(slides, false, best, np.array(sorted(set(listed))[1:], np.float64))
+
+
+def _scores(
+    slides: Sequence[SlideHits], hits: type[np.float32 | np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float32 | np.float64]]:
+    """Return the scores of all false positives and of all lesions' best hits, ascending."""
     nothing = np.zeros(0)
     false = np.sort(np.concatenate([nothing, *(slide.false_positives for slide in slides)]))
-    best = np.sort(np.concatenate([nothing, *(slide.best for slide in slides)]))
-    best = best.astype(hits)
-    thresholds = np.unique(np.concatenate([false, best.astype(np.float64)]))[1:]
+    return false, np.sort(np.concatenate([nothing, *(slide.best for slide in slides)])).astype(hits)
+
+
+def _curve(
+    slides: Sequence[SlideHits],
+    false: NDArray[np.float64],
+    best: NDArray[np.float32 | np.float64],
+    thresholds: NDArray[np.float64],
+) -> FrocCurve:
+    """Count what reaches each threshold; `false` and `best` are ascending."""
     lesions = sum(slide.lesions for slide in slides)
     alarms = np.append(len(false) - np.searchsorted(false, thresholds), 0)
-    found = np.append(len(best) - np.searchsorted(best, thresholds.astype(hits)), 0)
+    found = np.append(len(best) - np.searchsorted(best, thresholds.astype(best.dtype)), 0)
     sensitivity = found / lesions if lesions else np.full(len(found), np.nan)
     return FrocCurve(np.append(thresholds, np.inf), alarms / max(1, len(slides)), sensitivity)
 
 
 def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
-    """Return the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993).
+    """Return the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993), hits in float32.
 
     Parameters
     ----------
