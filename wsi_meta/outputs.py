@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 
-__all__ = ["check_folder", "check_output", "written_whole"]
+__all__ = ["check_folder", "check_output", "refuse_input", "written_whole"]
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -43,6 +43,20 @@ def check_folder(path: Path) -> None:
         raise OutputPathError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another --out"
         ) from error
+
+
+def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:
+    """Refuse to write over what is read, also under another name or through a link; OutputPathError if it is.
+
+    Parameters
+    ----------
+    path : file to write
+    what : what the inputs are, in words
+    inputs : files or folders that are read; None is passed over
+    """
+    for given in inputs:
+        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+            raise OutputPathError(f"{path}: {what}, never replaced; choose another --out")
 
 
 @contextmanager

@@ -18,10 +18,17 @@ from tiny import HERE
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError, OutputExistsError
-from wsi_meta.evaluation.calibrate import calibrate, cross_fit, fit_calibration, operating_points, validation_metrics
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation.calibrate import (
+    calibrate,
+    card_thresholds,
+    cross_fit,
+    fit_calibration,
+    operating_points,
+    validation_metrics,
+)
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.models.card import Calibration, read_card
+from wsi_meta.models.card import Calibration, ModelCard, read_card
 
 
 def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -304,3 +311,28 @@ def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path,
 
     wrong = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--prior", "1"])
     assert wrong.exit_code == 2
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_operating_points_of_saturated_probabilities_fit_into_a_card(value: int) -> None:
+    """All patches at 0: the point that finds all tumor would be 0. All at 1: one that calls no normal patch would be over 1."""
+    probabilities, labels = np.full(8, value, np.float32), np.array([0, 1] * 4, np.uint8)
+    assert not all(0 < point <= 1 for point in operating_points(probabilities, labels).values())
+
+    points = card_thresholds(probabilities, labels)
+
+    assert all(0 < point <= 1 for point in points.values())
+    assert ModelCard.from_dict(ModelCard(thresholds=points).to_dict()).thresholds == points
+
+
+def test_the_model_that_is_calibrated_is_never_replaced(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(model_file)
+    before = model_file.read_bytes()
+
+    for out in (model_file, link):
+        with pytest.raises(OutputPathError, match="the model to calibrate, never replaced"):
+            calibrate(model_file, patch_folder, out, overwrite=True, **HERE)
+
+    assert model_file.read_bytes() == before
+    assert link.is_symlink()

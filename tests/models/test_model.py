@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pickle
 import struct
@@ -410,6 +411,60 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
 )
 def test_a_card_of_senseless_values_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({name: value})))
+
+
+NO_THRESHOLDS = [0, 2, -0.5, 1.0000001, math.nan, math.inf, True, "0.5", None, 10**400]
+
+
+@pytest.mark.parametrize("value", NO_THRESHOLDS, ids=lambda value: str(value)[:10])
+@pytest.mark.parametrize("name", ["default", "sensitivity_95"])
+def test_a_threshold_that_no_probability_can_have_is_refused_when_the_model_is_opened(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields["thresholds"].update({name: value}))
+
+    text = refusal(path)
+
+    assert f"threshold '{name}' is {str(value)[:40]}; expected more than 0, at most 1" in text
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 2.0**-149, 0.5])
+def test_a_threshold_at_its_limits_is_allowed(tmp_path: Path, value: float) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update(thresholds={"default": value}))
+
+    assert read_card(path).thresholds == {"default": value}
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "told"),
+    [
+        ("calibration", {"temperature": -1}, "temperature is -1"),
+        ("calibration", {"temperature": 1e-300}, "temperature is 1e-300"),
+        ("calibration", {"temperature": True}, "temperature is True"),
+        ("calibration", {"temperature": math.nan}, "temperature is nan"),
+        ("calibration", {"bias": math.inf}, "bias is inf"),
+        ("calibration", {"bias": 10**400}, "bias is 1000"),
+        ("metrics", {"auc": math.nan}, "metric 'auc' is nan"),
+        ("preprocessing", {"mpp": 0.005}, "mpp (0.005,); expected numbers from 0.05 to 50"),
+        ("preprocessing", {"mpp": 972}, "mpp (972,)"),
+        ("preprocessing", {"mpp": 10**400}, "preprocessing not supported"),
+        ("preprocessing", {"mean": [123.7, 116.3, 103.5]}, "mean (123.7, 116.3, 103.5); expected numbers from 0 to 1"),
+        ("preprocessing", {"mean": [0.5, math.nan, 0.5]}, "mean (0.5, nan, 0.5)"),
+        ("preprocessing", {"std": [58.4, 57.1, 57.4]}, "std (58.4, 57.1, 57.4)"),
+        ("preprocessing", {"std": [0.2, 1e-50, 0.2]}, "std (0.2, 1e-50, 0.2)"),
+        ("preprocessing", {"std": [0.2, -0.2, 0.2]}, "std (0.2, -0.2, 0.2)"),
+        ("preprocessing", {"patch_px": 10**9}, "preprocessing not supported"),
+        ("preprocessing", {"patch_px": 32, "label_px": 96}, "label_px is 96; expected at most patch_px, 32"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_number_beyond_what_a_card_can_mean_is_refused_by_name(
+    tmp_path: Path, part: str, change: dict[str, Any], told: str
+) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields[part].update(change))
+
+    assert told in refusal(path)
+    assert "its card is incomplete or wrong" in refusal(path)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import load_model, save_model
-from wsi_meta.outputs import check_output
+from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard
+from wsi_meta.models.model import load_model, model_path, save_model
+from wsi_meta.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["calibrate", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
+__all__ = ["calibrate", "card_thresholds", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
 
 LARGEST_CHANGE = 20.0
 """Fitted temperatures are limited to 1/20 to 20."""
@@ -66,6 +66,7 @@ def calibrate(
     from safetensors.torch import load_file
 
     out = check_output(out, overwrite=overwrite)
+    refuse_input(out, "the model to calibrate", model_path(model))
     splits = open_patches(data)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
@@ -78,7 +79,7 @@ def calibrate(
     card = replace(
         loaded.card,
         calibration=calibration,
-        thresholds=operating_points(calibration.to_probability(logits), patches.labels),
+        thresholds=card_thresholds(calibration.to_probability(logits), patches.labels),
         training=loaded.card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
         metrics=validation_metrics(logits, patches.labels),
     )
@@ -141,6 +142,12 @@ def operating_points(probabilities: NDArray[np.float32], labels: NDArray[np.uint
     highest = false[max(0, int(np.ceil(0.99 * len(false) - 1e-9)) - 1)]
     points["specificity_99"] = float(np.nextafter(highest, np.float32(2)))
     return points
+
+
+def card_thresholds(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
+    """Return the operating points as a card may hold them: over 0, and 1 where only a higher one would fit its name."""
+    points = operating_points(probabilities, labels)
+    return {name: min(max(point, SMALLEST_THRESHOLD), 1.0) for name, point in points.items()}
 
 
 def cross_fit(

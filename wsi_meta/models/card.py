@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -17,10 +16,14 @@ from wsi_meta.models.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT_VERSION", "Calibration", "ModelCard", "read_card"]
+__all__ = ["FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card"]
 
 FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
+SMALLEST_THRESHOLD = 2.0**-149
+"""The smallest float32 over 0: a cell of probability 0 is never tumor."""
+TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
+"""Limits of a calibration: within them every logit stays a number."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,9 @@ def read_card(path: str | Path) -> ModelCard:
         )
     try:
         card = ModelCard.from_dict(fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path}: its card is incomplete ({first_line(error)}); train or download it again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        told = f"its card is incomplete or wrong ({first_line(error)}); mend it, or train or download it again"
+        raise ModelFileError(f"{path}: {told}") from error
     if card.architecture != "resnet50":
         raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected 'resnet50'")
     return card
@@ -142,14 +146,26 @@ def _read_metadata(path: Path) -> dict[str, str]:
 
 
 def _refuse_senseless(card: ModelCard) -> None:
-    numbers = [*card.thresholds.values(), *card.metrics.values(), card.calibration.bias, card.calibration.temperature]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
-        raise ValueError("thresholds, metrics and calibration must be numbers")
+    """Raise a ValueError or TypeError for values that no model can have: they would be found out after a whole scan."""
+    for name, value in card.thresholds.items():
+        _refuse_beyond(f"threshold '{name}'", value, SMALLEST_THRESHOLD, 1, "more than 0, at most 1")
     if "default" not in card.thresholds:
         raise ValueError("thresholds must name a default")
-    if card.calibration.temperature <= 0 or not isinstance(card.dense, bool):
-        raise ValueError("temperature must be over 0, dense true or false")
+    for name, value in card.metrics.items():
+        _refuse_beyond(f"metric '{name}'", value, -1e300, 1e300, "a number")
+    _refuse_beyond("temperature", card.calibration.temperature, *TEMPERATURES)
+    _refuse_beyond("bias", card.calibration.bias, *BIASES)
+    if card.preprocessing.label_px > card.preprocessing.patch_px:
+        raise ValueError(f"label_px is {card.preprocessing.label_px}; expected at most patch_px, {card.preprocessing.patch_px}")
+    if not isinstance(card.dense, bool):
+        raise ValueError("dense must be true or false")
     if not isinstance(card.training, dict) or not all(isinstance(name, str) and len(name) > 1 for name in card.classes):
         raise ValueError("training must be an object, classes a list of names")
     if not all(isinstance(value, str) for value in card.versions.values()):
         raise ValueError("versions must be texts")
+
+
+def _refuse_beyond(name: str, value: object, least: float, most: float, expected: str = "") -> None:
+    expected = expected or f"a number from {least:g} to {most:g}"
+    if type(value) not in (int, float) or not least <= value <= most:  # type: ignore[operator]
+        raise ValueError(f"{name} is {str(value)[:40]}; expected {expected}")

@@ -6,13 +6,18 @@ Training and scanning call the same :meth:`Preprocessing.to_input`, so the same 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Preprocessing"]
+
+LARGEST_PATCH_PX = 4096
+MPPS = (0.05, 50.0)
+"""Micrometres per pixel that a microscope's picture can have."""
+MEANS, STDS = (0.0, 1.0), (0.001, 10.0)
+"""Limits for pixels scaled to 0..1. Values for pixels of 0..255 are beyond them."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,15 @@ class Preprocessing:
         numbers = {name: fields[name] for name in ("patch_px", "label_px", "mpp")}
         mean, std = (tuple(fields[name]) for name in ("mean", "std"))
         made = cls(**numbers, mean=mean, std=std, resampling=fields["resampling"])
-        whole = all(type(side) is int and side > 0 for side in (made.patch_px, made.label_px))
-        real = all(type(value) in (int, float) and isfinite(value) for value in (*mean, *std, made.mpp))
-        if not (whole and real and len(mean) == len(std) == 3 and made.mpp > 0 and min(std) > 0 and made.resampling == "area"):
-            raise ValueError(f"preprocessing not supported: {fields}")
+        made.refuse_senseless()
         return made
+
+    def refuse_senseless(self) -> None:
+        """Raise a ValueError for values that give no input, or one that no network was trained on."""
+        whole = all(type(side) is int and 0 < side <= LARGEST_PATCH_PX for side in (self.patch_px, self.label_px))
+        numbers = all(type(value) in (int, float) for value in (*self.mean, *self.std, self.mpp))
+        if not (whole and numbers and len(self.mean) == len(self.std) == 3 and self.resampling == "area"):
+            raise ValueError(f"preprocessing not supported: {self.to_dict()}")
+        for name, values, (least, most) in (("mpp", (self.mpp,), MPPS), ("mean", self.mean, MEANS), ("std", self.std, STDS)):
+            if not all(least <= value <= most for value in values):
+                raise ValueError(f"preprocessing not supported: {name} {values}; expected numbers from {least:g} to {most:g}")

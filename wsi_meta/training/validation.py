@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
-from wsi_meta.evaluation.calibrate import fit_calibration, operating_points, validation_metrics
+from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.inference.predictor import Predictor
@@ -108,7 +108,7 @@ class Validation:
     def _fitted_card(self, logits: NDArray[np.float32]) -> ModelCard:
         """Return a card with calibration and operating points fitted on the patches."""
         calibration, labels = fit_calibration(logits, self.patches.labels), self.patches.labels
-        return ModelCard(calibration=calibration, thresholds=operating_points(calibration.to_probability(logits), labels))
+        return ModelCard(calibration=calibration, thresholds=card_thresholds(calibration.to_probability(logits), labels))
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
         return Model(network_of(state, self.build_network), ModelCard(), "", Path())
