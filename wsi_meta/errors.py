@@ -1,8 +1,12 @@
-"""Every error the package raises on bad input.
+"""Every error the package raises on bad input, and how an error or a name is shown.
 
 Each is a ``WsiMetaError`` and also the built-in that fits, so that a pipeline may catch either. A message is one line:
 the file, what was found, what was expected, what to do.
 """
+
+from __future__ import annotations
+
+import unicodedata
 
 __all__ = [
     "DataError",
@@ -18,7 +22,11 @@ __all__ = [
     "WsiMetaError",
     "first_line",
     "one_line",
+    "printable",
 ]
+
+_ESCAPED = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+"""Unicode categories of what a terminal may obey or cannot show: controls, direction marks, undecoded bytes, line ends."""
 
 
 class WsiMetaError(Exception):
@@ -65,11 +73,31 @@ class DeviceError(WsiMetaError, RuntimeError):
     """The device or precision asked for is not available on this machine."""
 
 
+def printable(text: str) -> str:
+    r"""Return a text as one line that any terminal, table or picture can show.
+
+    A file's name may hold line ends, terminal escapes and bytes that are no text: each becomes what Python writes for it, such
+    as ``\n``, ``\x1b`` or, for the byte E9, ``\xe9``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escape(char) if unicodedata.category(char) in _ESCAPED else char for char in text)
+
+
 def one_line(error: BaseException) -> str:
-    """Return an error's message without its line breaks."""
-    return " ".join(str(error).split())
+    """Return an error's message as one printable line.
+
+    The errors of this package are one line already: a line end in one belongs to a name, and is escaped. The lines of other
+    errors are joined.
+    """
+    return printable(str(error) if isinstance(error, WsiMetaError) else " ".join(str(error).split()))
 
 
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, as far as it fits into one line."""
-    return " ".join(one_line(error).split()[:40]) or type(error).__name__
+    return printable(" ".join(str(error).split()[:40])) or type(error).__name__
+
+
+def _escape(char: str) -> str:
+    undecoded = 0xDC80 <= ord(char) <= 0xDCFF  # a byte that is no text, as Python keeps it in a name
+    return f"\\x{ord(char) - 0xDC00:02x}" if undecoded else char.encode("unicode_escape").decode()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.errors import printable
+
 __all__ = ["Progress", "counted_cells", "note", "progress_bar"]
 
 Progress = bool | Callable[[Path, int, int], None]
@@ -54,6 +56,6 @@ def counted_cells(slide: Path, total: int, progress: Progress) -> Iterator[Calla
 
 
 def note(text: str, *, enabled: bool) -> None:
-    """Print one line on stderr, above any bar."""
+    """Print one line on stderr, above any bar; what a terminal would obey in it is escaped."""
     if enabled:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
