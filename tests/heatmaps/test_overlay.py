@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import html
+import os
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from PIL import Image
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
-from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.overlay import _LAYERS, FORMATS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -117,3 +121,104 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="--overwrite"):
         draw_overlay(heatmap, tmp_path / "o.png")
     assert (tmp_path / "o.png").read_text() == "precious"
+
+
+# --- where it is written
+
+
+def test_without_an_ending_the_name_that_is_written_is_the_one_that_is_checked(heatmap: Heatmap, tmp_path: Path) -> None:
+    precious = tmp_path / "picture.png"
+    precious.write_text("precious")
+    for name in ("picture", "picture."):
+        with pytest.raises(OutputExistsError, match=r"picture\.png: exists"):
+            draw_overlay(heatmap, tmp_path / name, max_side=300)
+    assert precious.read_text() == "precious"
+
+    assert draw_overlay(heatmap, tmp_path / "picture", max_side=300, overwrite=True) == precious
+    assert _pixels(precious).ndim == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("name", ["map.xyz", "map.raw", "map.pgf", "TCGA-01.2.3-overlay", "map.zarr", "map.safetensors"])
+def test_an_ending_that_is_no_pictures_is_refused_with_those_that_are(heatmap: Heatmap, tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputPathError, match=r"is no kind of picture that can be written; expected one of \.png, ") as caught:
+        draw_overlay(heatmap, tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", [*FORMATS, "PNG", "Tif"])
+def test_every_ending_that_is_named_works(heatmap: Heatmap, tmp_path: Path, ending: str) -> None:
+    out = draw_overlay(heatmap, tmp_path / f"map.{ending}", max_side=300)
+
+    assert out == tmp_path / f"map.{ending}"
+    assert out.stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert draw_overlay(heatmap, out, max_side=300, overwrite=True) == out, "a picture may be replaced"
+
+
+def test_a_slide_is_never_replaced(heatmap: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+    own, other, link = tmp_path / "own.tif", tmp_path / "other.tif", tmp_path / "link.tif"
+    own.write_bytes(slide_file.read_bytes())
+    write_slide(other, texture(300, 300, seed=9))
+    link.symlink_to(own)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    cases: list[tuple[Path, Path | None]] = [(own, own), (link, own), (own, link), (own, None), (link, None), (other, own)]
+
+    for out, slide in cases:
+        for overwrite in (False, True):
+            with pytest.raises((OutputPathError, OutputExistsError)) as caught:
+                draw_overlay(heatmap, out, slide=slide, overwrite=overwrite, max_side=300)
+            assert not overwrite or "never replaced" in str(caught.value)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert link.is_symlink()
+
+
+def test_a_store_is_never_replaced(heatmap: Heatmap, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for out in (heatmap.path, tmp_path / "folder", tmp_path):
+        with pytest.raises(OutputPathError, match="a directory"):
+            draw_overlay(heatmap, out, overwrite=True)
+    assert Heatmap.open(heatmap.path).finished
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_picture_that_fails_keeps_the_one_before(heatmap: Heatmap, tmp_path: Path) -> None:
+    out = tmp_path / "map.png"
+    out.write_text("before")
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputPathError, match=r"map\.png: cannot be written \(File too large\)"):
+            draw_overlay(heatmap, out, max_side=300, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert out.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a$^$b", "a$^$b"),
+        (r"$\frac{", r"$\frac{"),
+        ("x_1^2 {y} %", "x_1^2 {y} %"),
+        ("two\nlines", r"two\nlines"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        (os.fsdecode(b"caf\xe9"), r"caf\xe9"),
+    ],
+    ids=ascii,
+)
+def test_a_name_is_drawn_as_it_is(heatmap: Heatmap, slide_file: Path, tmp_path: Path, name: str, shown: str) -> None:
+    named = tmp_path / f"{name}.tif"
+    named.write_bytes(slide_file.read_bytes())
+    store = scan_darkness(named, tmp_path / "h.zarr")
+
+    assert _title(store.record).startswith(f"{shown}: score 0.")
+    svg = draw_overlay(store, tmp_path / "map.svg", max_side=300).read_text()
+    assert f"<!-- {html.escape(shown, quote=False)}: score 0." in svg.replace("&#45;", "-")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.errors import printable
 from wsi_meta.evaluation.metrics import ECE_BINS, reliability
 from wsi_meta.heatmaps.overlay import COLOUR_MAP
 
@@ -198,8 +199,9 @@ def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, 
         axes.set_axis_off()
         colour = theme.tumor if case.label else theme.normal
         axes.set_title(f"{case.verdict}, probability {case.probability}", fontsize=9, color=colour, loc="left", pad=3)
-        name = case.name if len(case.name) <= 38 else f"...{case.name[-35:]}"
-        axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=theme.faint)
+        name = printable(case.name)
+        name = name if len(name) <= 38 else f"...{name[-35:]}"
+        axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=theme.faint, parse_math=False)
     return _finish(figure)
 
 

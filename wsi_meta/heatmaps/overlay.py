@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError
+from wsi_meta.errors import HeatmapError, OutputPathError, WsiMetaError, printable
 from wsi_meta.heatmaps.lesions import default_lesions
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.outputs import check_output
+from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ VEIL = {
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
 """Colour (RGBA) and words for every cell that has no value."""
+FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "pdf", "svg", "svgz", "eps", "ps")
+"""Endings of the pictures that can be written."""
 DPI = 150
 NUMBERED = 60
 """So many lesions, the largest ones, are numbered; more numbers would cover each other."""
@@ -75,7 +77,7 @@ def draw_overlay(
     Parameters
     ----------
     heatmap : store, or path of one
-    out : picture to write; its ending says the format (png, or another that matplotlib writes)
+    out : picture to write; its ending says the format, one of :data:`FORMATS`; without an ending, .png is added
     slide : the slide it was made from; None draws the heatmap alone
     layer : ``probability``, or ``uncertainty``: the spread over the eight views, where the scan kept it
     alpha : opacity of the highest value
@@ -86,13 +88,15 @@ def draw_overlay(
 
     Returns
     -------
-    `out`.
+    The picture that was written.
 
     Raises
     ------
     HeatmapError
         when there is no heatmap, it has no such layer, or `slide` is not the slide it was made from.
-    SlideReadError, OutputExistsError, OutputPathError
+    SlideReadError, OutputExistsError
+    OutputPathError
+        when `out` cannot be written, has another ending, or is a slide: that is never replaced.
     ValueError
         for a layer that is none of :data:`LAYERS`.
     """
@@ -100,7 +104,7 @@ def draw_overlay(
 
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
-    out = check_output(out, overwrite=overwrite)
+    out = _check_picture(Path(out), slide, overwrite=overwrite)
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
     values, status, grid = _values(heatmap, layer), heatmap.status, heatmap.grid
     width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
@@ -113,15 +117,48 @@ def draw_overlay(
     cell_mm = grid.cell_um / 1000
     colours = _colour_cells(values, status, _LAYERS[layer], alpha if slide is not None else None, threshold)
     axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
-    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[], title=_title(heatmap.record))
+    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
+    axes.set_title(_title(heatmap.record), parse_math=False)
     if lesions:
         probability = values if layer == "probability" else heatmap.probability
         _add_lesions(axes, default_lesions(heatmap, probability), grid.slide_mpp / 1000)
     _add_colour_bar(figure, axes, _LAYERS[layer])
     _add_scale_bar(axes, width_mm)
     _add_legend(axes, status)
-    figure.savefig(out)
+    with written_whole(out) as partial:
+        figure.savefig(partial, format=_ending(out))
     return out
+
+
+def _check_picture(out: Path, slide: str | Path | None, *, overwrite: bool) -> Path:
+    """Return the name that is written, checked: it is free or may be replaced, and no slide has it."""
+    if out.is_dir():
+        raise OutputPathError(f"{out}: a directory; expected the name of a picture to write")
+    if not (ending := _ending(out)):
+        out, ending = out.with_name(out.name.rstrip(".") + ".png"), "png"
+    if ending not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise OutputPathError(f"{out}: .{ending} is no kind of picture that can be written; expected one of {endings}")
+    refuse_input(out, "the slide", slide)
+    check_output(out, overwrite=overwrite)
+    if _is_slide(out):
+        raise OutputPathError(f"{out}: a slide, never replaced; choose another --out")
+    return out
+
+
+def _ending(out: Path) -> str:
+    return out.suffix[1:].lower()
+
+
+def _is_slide(path: Path) -> bool:
+    """Tell whether a file can be scanned; pictures, also TIFFs that were drawn here, cannot."""
+    if not path.exists():
+        return False
+    try:
+        open_slide(path).close()
+    except WsiMetaError:
+        return False
+    return True
 
 
 def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
@@ -160,7 +197,7 @@ def _colour_cells(
 
 
 def _title(record: ScanRecord) -> str:
-    name, result = record.slide.name, record.result
+    name, result = printable(record.slide.name), record.result
     if result is None:
         return f"{name}: scan not finished"
     score = "no score, nothing scanned" if result.score is None else f"score {result.score:.3f}"
