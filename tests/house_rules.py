@@ -14,6 +14,7 @@ from pathlib import Path
 ORDER = (
     "errors",
     "outputs",
+    "locks",
     "progress",
     "slides",
     "annotations",

@@ -37,6 +37,7 @@ from .heatmaps.score_model import score_heatmap as score_heatmap
 from .heatmaps.scoring import score_slide as score_slide
 from .heatmaps.store import Heatmap as Heatmap
 from .heatmaps.store import Status as Status
+from .heatmaps.summary import summarise_folder as summarise_folder
 from .inference.predictor import Predictor as Predictor
 from .metadata import info as info
 from .models.card import ModelCard as ModelCard

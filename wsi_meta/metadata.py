@@ -7,7 +7,7 @@ from typing import Any
 
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import open_slide
@@ -46,7 +46,7 @@ def _model_facts(path: Path) -> dict[str, Any]:
 
 
 def _heatmap_facts(path: Path) -> dict[str, Any]:
-    record = Heatmap.open(path).record
+    record = open_sound(path).record
     rows, cols = record.grid.shape
     return {
         "kind": "heatmap",

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 
-__all__ = ["check_folder", "check_output", "refuse_input", "written_whole"]
+__all__ = [
+    "UNIQUE",
+    "check_folder",
+    "check_output",
+    "flush",
+    "refuse_input",
+    "unique_name",
+    "written_whole",
+]
+
+UNIQUE = "[0-9a-f]{12}"
+"""Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
+ABANDONED_S = 3600
+"""A temporary file of ours that nobody wrote to for so long was left by a process that was killed."""
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -68,10 +85,13 @@ def written_whole(path: Path) -> Iterator[Path]:
     OutputPathError
         when it cannot be written, for example to a full disk; an older file stays.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{unique_name()}.partial")
     try:
+        _remove_abandoned(path)
         yield partial
+        flush(partial)
         partial.replace(path)
+        flush(path.parent)
     except OSError as error:
         kept = "; the one before is kept" if path.exists() else ""
         raise OutputPathError(
@@ -79,3 +99,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unique_name() -> str:
+    """Return a part of a name that no other process comes upon."""
+    return uuid4().hex[:12]
+
+
+def flush(path: Path) -> None:
+    """Make sure that a file's content, or a folder's list of names, is on the disk and would survive a loss of power."""
+    with suppress(FileNotFoundError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        except OSError:
+            if not path.is_dir():  # some file systems know no such thing for folders
+                raise
+        finally:
+            os.close(number)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files for `path` that killed processes left."""
+    ours = re.compile(re.escape(path.name) + r"\." + UNIQUE + r"\.partial")
+    for entry in os.scandir(path.absolute().parent):
+        if ours.fullmatch(entry.name) and entry.is_file() and time.time() - entry.stat().st_mtime > ABANDONED_S:
+            Path(entry.path).unlink(missing_ok=True)

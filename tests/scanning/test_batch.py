@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.summary import COLUMNS
 from wsi_meta.models.model import load_model
-from wsi_meta.scanning.batch import COLUMNS, scan_slides
+from wsi_meta.scanning.batch import scan_slides
+from wsi_meta.scanning.scan import scan
 
 
 @pytest.fixture
@@ -62,3 +69,92 @@ def test_a_foreign_summary_is_never_replaced(tmp_path: Path, darkness: DarknessP
     with pytest.raises(OutputExistsError, match="not a summary of scans"):
         scan_slides(slides, tmp_path / "out", predictor=darkness)
     assert (tmp_path / "out" / "summary.csv").read_text() == "my,own,table\n1,2,3\n"
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class _Raising(DarknessPredictor):
+    """Raises an error in place of the second slide's only block."""
+
+    error: Exception
+    calls = 0
+
+    def predict_block(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            raise self.error
+        return super().predict_block(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "b.tif: there is not enough memory for it"),
+        (OverflowError("int too large\nto convert"), "b.tif: cannot be scanned (OverflowError: int too large to convert)"),
+        (
+            UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"),
+            "b.tif: cannot be scanned (UnicodeEncodeE",
+        ),
+        (OSError(5, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, model_file: Path, error: Exception, told: str) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
+    raising = _Raising(load_model(model_file))
+    raising.error = error
+    rows = scan_slides(slides, tmp_path / "out", predictor=raising)
+    assert [row["complete"] for row in rows] == [True, False, True]
+    table = _rows(tmp_path / "out")
+    assert [Path(row["slide"]).name for row in table] == ["a.tif", "b.tif", "c.tif"]
+    assert told in table[1]["error"]
+    again = scan_slides(slides, tmp_path / "out", predictor=DarknessPredictor(load_model(model_file)))
+    assert [row["complete"] for row in again] == [True, True, True]
+    assert [row["error"] for row in _rows(tmp_path / "out")] == ["", "", ""]
+
+
+def test_two_batches_into_one_folder_keep_the_rows_of_both(tmp_path: Path, model_file: Path) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abcdef")]
+    model = load_model(model_file)
+
+    def run(part: list[Path]) -> list[dict[str, Any]]:
+        return scan_slides(part, tmp_path / "out", predictor=DarknessPredictor(model))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [len(rows) for rows in pool.map(run, (slides[:3], slides[3:]))] == [3, 3]
+    assert {Path(row["slide"]).name for row in _rows(tmp_path / "out")} == {slide.name for slide in slides}
+
+
+def test_a_run_with_another_option_keeps_what_is_known(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("ab")]
+    scan_slides(slides, tmp_path / "out", predictor=darkness)
+    before = _rows(tmp_path / "out")
+    rows = scan_slides(slides, tmp_path / "out", predictor=darkness, stride_px=64)
+    assert all("holds another scan" in row["error"] for row in rows)
+    assert _rows(tmp_path / "out") == before
+
+
+def test_a_store_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("ab")]
+    scan(slides[0], tmp_path / "results", predictor=darkness)
+    before = sorted((tmp_path / "results").rglob("*"))
+    for folder in (tmp_path / "results", tmp_path / "results" / "more"):
+        with pytest.raises(OutputPathError, match="heatmap store"):
+            scan_slides(slides, folder, predictor=darkness)
+    with pytest.raises(OutputPathError, match="lies inside the heatmap store"):
+        scan(slides[1], tmp_path / "results" / "b.zarr", predictor=darkness)
+    assert sorted((tmp_path / "results").rglob("*")) == before
+
+
+def test_a_name_that_is_no_text(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    plain = write_slide(tmp_path / "plain.tif", texture(300, 300))
+    latin = Path(shutil.copy(plain, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tif")))
+    rows = scan_slides([latin, plain], tmp_path / "out", predictor=darkness)
+    assert [row["complete"] for row in rows] == [True, True]
+    assert Heatmap.open(rows[0]["heatmap"]).record.slide.file == latin.name
+    table = _rows(tmp_path / "out")
+    assert [Path(row["slide"]).name for row in table] == [r"caf\xe9.tif", "plain.tif"]
+    assert scan_slides([latin, plain], tmp_path / "out", predictor=darkness) == rows
+    assert _rows(tmp_path / "out") == table

@@ -22,11 +22,11 @@ from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import build_network, half_precision, load_model, save_model
-from wsi_meta.scanning.batch import summarise
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 

@@ -20,6 +20,7 @@ from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import scan
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
+from wsi_meta.cli.summary import summary
 from wsi_meta.cli.train import train
 from wsi_meta.errors import OptionsError, WsiMetaError, one_line
 
@@ -53,5 +54,20 @@ def main() -> None:
     atexit.register(gc.freeze)  # else the ending process frees torch's modules object by object, which takes half a second
 
 
-for _command in (demo, scan, overlay, info, sample, train, evaluate, calibrate, stage, froc, lesions, score, fit_score):
+for _command in (
+    demo,
+    scan,
+    summary,
+    overlay,
+    info,
+    sample,
+    train,
+    evaluate,
+    calibrate,
+    stage,
+    froc,
+    lesions,
+    score,
+    fit_score,
+):
     main.add_command(_command)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from wsi_meta.errors import printable
+
 __all__ = [
     "as_json_option",
     "batch_size_option",
@@ -112,7 +114,7 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
                 first, *rest = _lines(part)
                 yield from (f"{indent}- {first}", *(f"{indent}  {line}" for line in rest))
         elif value is not None:
-            yield f"{indent}{name}: {_rounded(value)}"
+            yield printable(f"{indent}{name}: {_rounded(value)}")
 
 
 def _rounded(value: Any) -> Any:

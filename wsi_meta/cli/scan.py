@@ -20,7 +20,8 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 
 @click.command(epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
+@click.option("--out", type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write to, instead of --out; also for one slide.")
 @click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
 @click.option(
     "--mode", type=click.Choice(["auto", "patch", "dense"]), default="auto", show_default=True, help="Dense: a pass per block."
@@ -55,7 +56,8 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.as_json_option
 def scan(
     slides: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
+    out_dir: Path | None,
     as_json: bool,
     mpp: float | None,
     reader: str,
@@ -65,18 +67,22 @@ def scan(
 ) -> None:
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
-    One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv. The same command
-    goes on where an interrupted one stopped.
+    One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv, as --out-dir always is.
+    The same command goes on where an interrupted one stopped.
     """
-    from wsi_meta.scanning.batch import scan_slides, summarise
+    from wsi_meta.heatmaps.summary import summarise
+    from wsi_meta.scanning.batch import scan_slides
     from wsi_meta.scanning.scanner import Scanner
 
+    folder = out_dir or out
+    if folder is None or (out and out_dir):
+        raise click.UsageError("Expected --out or --out-dir: where the heatmaps go.")
     of_slide: dict[str, Any] = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     with Scanner(progress=True, **settings) as scanner, scanner.tuned_memory():
-        if len(slides) == 1:
-            rows = [summarise(slides[0], scanner.scan(slides[0], out, **of_slide))]
+        if out_dir is None and len(slides) == 1:
+            rows = [summarise(slides[0], scanner.scan(slides[0], folder, **of_slide))]
         else:
-            rows = scan_slides(slides, out, scanner=scanner, **of_slide)
+            rows = scan_slides(slides, folder, scanner=scanner, **of_slide)
     options.print_results(rows, as_json=as_json)
     if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

@@ -13,7 +13,7 @@ from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, Annotations, read_ann
 from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
 from wsi_meta.heatmaps.lesions import default_threshold
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
@@ -137,7 +137,7 @@ def _dilate(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
     """Tell to which cells' centres a scan, of any stride, gave at least its model's threshold."""
-    heatmap = Heatmap.open(store)
+    heatmap = open_sound(store)
     if heatmap.record.identity.slide != slide.fingerprint():
         raise DataError(f"{store}: is not of {slide.path}; expected scans of the manifest's slides, under their names")
     probability, scale = heatmap.probability, grid.cell_l0 / heatmap.grid.cell_l0

@@ -15,6 +15,7 @@ from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import ModelCard
 from wsi_meta.outputs import check_output, written_whole
@@ -87,7 +88,7 @@ def find_lesions(
         check_output(path, overwrite=overwrite)
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
-    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    heatmap = open_sound(heatmap)
     threshold, peak = _resolve(heatmap.record.model, threshold, peak)
     _warn_if_unfinished(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)

@@ -13,6 +13,7 @@ from wsi_meta.errors import HeatmapError, OutputPathError, WsiMetaError, printab
 from wsi_meta.heatmaps.lesions import default_lesions
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.slides.slide import open_slide
@@ -105,7 +106,7 @@ def draw_overlay(
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
     out = _check_picture(Path(out), slide, overwrite=overwrite)
-    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    heatmap = open_sound(heatmap)
     values, status, grid = _values(heatmap, layer), heatmap.status, heatmap.grid
     width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
     side = max_side / DPI / max(width_mm, height_mm)

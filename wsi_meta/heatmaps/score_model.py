@@ -16,6 +16,7 @@ from wsi_meta.errors import DataError, HeatmapError, first_line
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
 
@@ -104,7 +105,7 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
         when `score_model` is not such a file.
     """
     loaded = None if score_model is None else load_score_model(score_model)
-    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    heatmap = open_sound(heatmap)
     features = map_features(heatmap)
     fitted = None if loaded is None else loaded.probability(features)
     return SlideScore(heatmap.record.slide.name, features["score"], fitted, heatmap.finished, features)
@@ -183,7 +184,7 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
-    features = [map_features(Heatmap.open(store)) for store in stores]
+    features = [map_features(open_sound(store)) for store in stores]
     values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
     validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
     model = _fit(values, truth, validation)

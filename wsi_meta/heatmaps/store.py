@@ -12,7 +12,6 @@ A block's status is written after its values. It marks the block as done: an int
 
 from __future__ import annotations
 
-import shutil
 import threading
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -21,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, first_line
+from wsi_meta.errors import HeatmapError, first_line
+from wsi_meta.heatmaps.ownership import is_ours, open_group, put_in_place, refuse_to_replace, remove_store, temporary_store
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
-from wsi_meta.heatmaps.record import FORMAT_VERSION, ScanRecord, ScanResult
-from wsi_meta.outputs import check_folder
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult
+from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Heatmap:
             when there is none, or it is not from wsi-meta, of a newer version, or its record is damaged.
         """
         path = Path(path)
-        group = _open_group(path)
+        group = open_group(path)
         parts: Any = group.attrs["wsi_meta"]
         try:
             record = ScanRecord.from_dict(parts)
@@ -91,26 +91,21 @@ class Heatmap:
         ----------
         record : of a scan that has no result yet; its identity says the grid and whether uncertainty is kept
         tissue : bool, the grid's shape
-        overwrite : replace an older heatmap at `path`; anything else at `path` is never replaced
+        overwrite : replace an older heatmap at `path`, which stays until the new one stands; anything else at `path`, or a
+            heatmap that also holds what is not ours, is never replaced
 
         Raises
         ------
         OutputExistsError, OutputPathError
         """
         check_folder(path)
-        if path.exists():
-            _refuse_foreign(path)
-            if not overwrite:
-                raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        refuse_to_replace(path, overwrite=overwrite)
+        new = temporary_store(path.resolve())
         try:
-            _write_empty(partial, path.stem, record, tissue)
-            if path.exists():
-                shutil.rmtree(path)
-            partial.rename(path)
+            _write_empty(new, path.stem, record, tissue)
+            put_in_place(new, path.resolve())
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_store(new)
         return cls.open(path)
 
     @property
@@ -174,10 +169,16 @@ class Heatmap:
         uncertainty: NDArray[np.float32] | None = None,
     ) -> None:
         """Write a block's values, NaN where there are none, then its status, which marks the block as done."""
-        self._array("0")[block.cells] = probability
+        self._write("0", block, probability)
         if uncertainty is not None:
-            self._array("uncertainty")[block.cells] = uncertainty
-        self._array("status")[block.cells] = status
+            self._write("uncertainty", block, uncertainty)
+        self._write("status", block, status)
+
+    def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
+        """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
+        for name in ("0", "uncertainty", "status"):
+            self._chunk(name, block).unlink(missing_ok=True)
+        self._write("status", block, _before_scan(tissue))
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None) -> Heatmap:
         """Write the coarser levels, the result and the lesions of a scan that has reached its end.
@@ -191,7 +192,8 @@ class Heatmap:
         The same store with the finished record; this object keeps the old one.
         """
         for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
-            leftover.unlink()
+            if is_ours(leftover.relative_to(self.path)):
+                leftover.unlink()
         levels = coarser_levels(self.probability)
         for number, level in enumerate(levels, 1):
             array = self.group.create_array(
@@ -227,9 +229,13 @@ class Heatmap:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
         return self._with_record(self.record.with_fitted_score(fitted_score))
 
+    def unfinished(self) -> Heatmap:
+        """Take the result out of the record, so that the scan has not reached its end; return the store with the new record."""
+        return self if self.result is None else self._with_record(replace(self.record, result=None, lesions=None))
+
     def remove(self) -> None:
-        """Delete the store."""
-        shutil.rmtree(self.path)
+        """Delete the store, but nothing in it that is not ours."""
+        remove_store(self.path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
@@ -240,6 +246,18 @@ class Heatmap:
         self.group.update_attributes(attributes | {"wsi_meta": record.to_dict()})
         return replace(self, record=record)
 
+    def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
+        """Write a block's part of an array, to the disk: power may go before the next part is written."""
+        self._array(name)[block.cells] = values
+        chunk = self._chunk(name, block)
+        flush(chunk)
+        flush(chunk.parent)
+
+    def _chunk(self, name: str, block: Block) -> Path:
+        """Return the file of a block's part of an array; there is none where all values are the array's fill value."""
+        side = self.grid.block_cells
+        return self.path / name / "c" / str(block.row // side) / str(block.col // side)
+
     def _array(self, name: str) -> Any:
         """Return an array of the store; it is opened once, at its first use."""
         with self._opening:
@@ -248,47 +266,28 @@ class Heatmap:
             return self._arrays[name]
 
     def _read(self, name: str, part: Any = ...) -> NDArray[Any]:
-        return np.asarray(self._array(name)[part])
-
-
-def _open_group(path: Path) -> zarr.Group:
-    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none."""
-    import zarr
-    from zarr.errors import BaseZarrError
-
-    if not path.is_dir():
-        found = "not a folder" if path.exists() else "no such store"
-        raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
-    try:
-        group = zarr.open_group(path, mode="r+", zarr_format=3)
-    except (BaseZarrError, OSError, ValueError, KeyError) as error:
-        raise HeatmapError(
-            f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
-        ) from error
-    parts: Any = group.attrs.get("wsi_meta")
-    if not isinstance(parts, dict) or "identity" not in parts:
-        raise HeatmapError(f"{path}: a zarr group, but not from wsi-meta; expected a heatmap from 'wsi-meta scan'")
-    if isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION:
-        raise HeatmapError(f"{path}: heatmap format {version} is newer than {FORMAT_VERSION}; update wsi-meta")
-    return group
+        try:
+            return np.asarray(self._array(name)[part])
+        except OSError:
+            raise
+        except Exception as error:  # each codec has its own
+            raise HeatmapError(
+                f"{self.path}: its array '{name}' is damaged ({first_line(error)}); copy it again, or run its scan again"
+            ) from error
 
 
 def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
     import zarr
+    from zarr.codecs import ZstdCodec
 
-    group, grid = zarr.create_group(path, zarr_format=3), record.grid
-    chunks, axes = (grid.block_cells, grid.block_cells), ("y", "x")
+    attributes = {"ome": multiscales(name, record.grid.cell_um, 1), "wsi_meta": record.to_dict()}
+    group, grid = zarr.create_group(path, zarr_format=3, attributes=attributes), record.grid  # our mark first
+    chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
+    common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
     for values in ("0", "uncertainty") if record.identity.uncertainty else ("0",):
-        group.create_array(values, shape=grid.shape, chunks=chunks, dtype="float32", fill_value=np.nan, dimension_names=axes)
-    status = group.create_array("status", shape=grid.shape, chunks=chunks, dtype="uint8", fill_value=0, dimension_names=axes)
-    status[...] = np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
-    group.attrs.put({"ome": multiscales(name, grid.cell_um, 1), "wsi_meta": record.to_dict()})
+        group.create_array(values, dtype="float32", fill_value=np.nan, **common)
+    group.create_array("status", dtype="uint8", fill_value=0, **common)[...] = _before_scan(tissue)
 
 
-def _refuse_foreign(path: Path) -> None:
-    try:
-        _open_group(path)
-    except HeatmapError as error:
-        raise OutputExistsError(
-            f"{path}: exists and is not a heatmap store; it is never replaced; choose another --out"
-        ) from error
+def _before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)

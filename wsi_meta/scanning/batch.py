@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, WsiMetaError, one_line
-from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_folder, written_whole
+from wsi_meta.errors import DataError, OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
+from wsi_meta.heatmaps.summary import add_row, check_summary, failed, summarise
+from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 
-__all__ = ["COLUMNS", "scan_slides", "summarise"]
+__all__ = ["scan_slides"]
 
-COLUMNS = (
-    "slide",
-    "heatmap",
-    "score",
-    "fitted_score",
-    "complete",
-    "tissue_fraction",
-    "scanned",
-    "background",
-    "unreadable",
-    "error",
-)
-"""Columns of ``summary.csv``; what a failed slide lacks is empty, never 0."""
+logger = logging.getLogger("wsi_meta")
+
 IN_WORK = 2
 """Slides in work: one is computed, the next one prepared."""
 
@@ -49,8 +39,9 @@ def scan_slides(
     One scanner serves all. While a slide is computed the next one is opened and its tissue found; its first
     blocks are read while the last ones before are computed. The maps are those that :func:`wsi_meta.scan` makes of each.
 
-    A slide that cannot be scanned gets a row with its error; the others go on. Slides that were finished before are
-    not scanned again; rows of slides that are not among `slides` stay in the table.
+    A slide that cannot be scanned, whatever the reason, gets a row with its error; the others go on. Slides that were finished
+    before are not scanned again. Rows of slides that are not among `slides` stay in the table, also those that another batch
+    writes at the same time. Where a scan fails but the slide has a finished heatmap, the table keeps what that says.
 
     Parameters
     ----------
@@ -62,14 +53,14 @@ def scan_slides(
 
     Returns
     -------
-    A dict with :data:`COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.heatmaps.summary.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------
     DataError
         when two slides have the same name.
     OutputPathError
-        when `out` is a file or cannot be made.
+        when `out` is a file or a heatmap store, lies in one, or cannot be made.
     OutputExistsError
         when ``summary.csv`` is there and not ours.
     OptionsError
@@ -80,14 +71,14 @@ def scan_slides(
     out = Path(out)
     names = _names_of(slides)
     _make_folder(out, len(slides))
-    table = _read_summary(out / "summary.csv")
+    check_summary(out)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     with nullcontext(scanner) if scanner is not None else Scanner(**settings) as used:
         stores = [out / f"{name}.zarr" for name in names]
         rows: list[dict[str, Any]] = []
         for row in _in_stream(used, slides, stores, of_slide):
             rows.append(row)
-            _write_summary(out / "summary.csv", table | {row["slide"]: row for row in rows})
+            add_row(out, row, stores[len(rows) - 1])
         return rows
 
 
@@ -102,6 +93,9 @@ def _names_of(slides: Sequence[str | Path]) -> list[str]:
 def _make_folder(out: Path, slides: int) -> None:
     if out.exists() and not out.is_dir():
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
+    if is_store(out):
+        raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
+    refuse_inside_store(out)
     check_folder(out)
     out.mkdir(exist_ok=True)
 
@@ -114,15 +108,16 @@ def _in_stream(
 
     def scan_one(number: int) -> dict[str, Any]:
         slide = slides[number]
-        scanner.note(f"[{number + 1}/{len(slides)}] {slide}")
+        scanner.note(f"[{number + 1}/{len(slides)}] {printable(str(slide))}")
         try:
             return summarise(slide, scanner.scan(slide, stores[number], turn=turns[number], **of_slide))
         except InterruptedError:
             raise
-        except (WsiMetaError, OSError) as error:
-            told = one_line(error)
+        except Exception as error:  # whatever one slide brings, the others go on
+            told = _told(slide, error)
+            logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(f"Error: {told}")
-            return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
+            return failed(slide, told)
 
     with ThreadPoolExecutor(IN_WORK, "slides") as pool:
         try:
@@ -133,39 +128,10 @@ def _in_stream(
             raise
 
 
-def summarise(slide: str | Path, heatmap: Heatmap) -> dict[str, Any]:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`COLUMNS`."""
-    record, result = heatmap.record, heatmap.record.result
-    assert result is not None  # the scan came to its end
-    cells = result.cells
-    error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
-    return {
-        "slide": str(slide),
-        "heatmap": str(heatmap.path),
-        "score": result.score,
-        "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
-        "complete": result.complete,
-        "tissue_fraction": record.tissue.fraction,
-        "scanned": cells["scanned"],
-        "background": cells["background"],
-        "unreadable": cells["unreadable"],
-        "error": error,
-    }
-
-
-def _read_summary(path: Path) -> dict[str, dict[str, Any]]:
-    """Return an earlier summary's rows by slide; OutputExistsError if the file is not a summary."""
-    if not path.exists():
-        return {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) == COLUMNS:
-            return {row["slide"]: row for row in reader}
-    raise OutputExistsError(f"{path}: exists and is not a summary of scans; it is never replaced; choose another --out")
-
-
-def _write_summary(path: Path, table: dict[str, dict[str, Any]]) -> None:
-    with written_whole(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table.values())
+def _told(slide: str | Path, error: Exception) -> str:
+    """Return one line that says what a slide failed with."""
+    if isinstance(error, WsiMetaError | OSError):
+        return one_line(error)
+    if isinstance(error, MemoryError):
+        return printable(f"{slide}: there is not enough memory for it; end other programs, or use a larger machine")
+    return printable(f"{slide}: cannot be scanned ({type(error).__name__}: {first_line(error)})")

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
+from wsi_meta.heatmaps.soundness import mended
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.versions import library_versions
 from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from wsi_meta.models.model import Model
     from wsi_meta.scanning.options import ScanPlan
     from wsi_meta.slides.slide import Slide
@@ -64,8 +68,12 @@ def make_record(
     )
 
 
-def continue_or_refuse(there: Heatmap, identity: ScanIdentity) -> Heatmap:
-    """Return the store that is there when it is of this very scan.
+def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[np.bool_]) -> Heatmap:
+    """Return the store that is there when it is of this very scan; what is damaged in it counts as not scanned.
+
+    Parameters
+    ----------
+    tissue : cells that hold tissue, bool (rows, cols)
 
     Raises
     ------
@@ -78,7 +86,7 @@ def continue_or_refuse(there: Heatmap, identity: ScanIdentity) -> Heatmap:
         raise OutputExistsError(
             f"{there.path}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it"
         )
-    return there
+    return mended(there, tissue)
 
 
 def _brief(value: Any) -> str:

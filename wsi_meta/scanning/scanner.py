@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory, tuned_memory
@@ -131,8 +132,9 @@ class Scanner:
         others
             as :func:`wsi_meta.scan`.
         """
-        with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened:
-            heatmap = self._begin(opened, Path(out), tissue_mask, overwrite=overwrite)
+        out = Path(out)
+        with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened, claimed(out, overwrite=overwrite):
+            heatmap = self._begin(opened, out, tissue_mask, overwrite=overwrite)
             if not heatmap.finished:
                 heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn))
             refuse_nothing(heatmap, opened.path)
@@ -246,7 +248,7 @@ class Scanner:
         compiled = self._choose_compiled(int(cells.sum()), there)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
         if there is not None:
-            heatmap = continue_or_refuse(there, record.identity)
+            heatmap = continue_or_refuse(there, record.identity, cells)
         else:
             heatmap = Heatmap.create(out, record, cells, overwrite=overwrite)
         if not heatmap.finished:

@@ -1,0 +1,204 @@
+"""Who owns what stands at a store's path: one scan at a time, and only what is ours is ever removed.
+
+Beside a store ``heat.zarr`` stand, for an instant or after a kill, ``.heat.zarr.lock`` and folders
+``.heat.zarr.<12 letters>.new`` (a store that is being made), ``.old`` (one that waits until its successor stands) and ``.gone``
+(one that is being removed).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.heatmaps.record import FORMAT_VERSION
+from wsi_meta.locks import locked
+from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = [
+    "claimed",
+    "foreign_part",
+    "is_ours",
+    "is_store",
+    "open_group",
+    "put_in_place",
+    "refuse_inside_store",
+    "refuse_to_replace",
+    "remove_store",
+    "temporary_store",
+]
+
+ARRAYS = r"(?:\d+|status|uncertainty)"
+OURS = re.compile(
+    rf"(?:zarr\.[0-9a-f]{{32}}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
+)
+"""Files of a store, by their path in it."""
+OUR_FOLDERS = re.compile(rf"{ARRAYS}(?:/c(?:/\d+)?)?")
+
+
+@contextmanager
+def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
+    """Hold a store's path for one scan; first put in order what a killed scan left there.
+
+    Parameters
+    ----------
+    path : the store, which need not exist
+    overwrite : whether the scan will replace the store
+
+    Raises
+    ------
+    OutputExistsError
+        when another scan holds it, or what would be replaced holds something that is not ours.
+    OutputPathError
+        when its folder is missing, cannot be written to, or lies in another store.
+    """
+    refuse_inside_store(path)
+    check_folder(path)
+    with locked(path):
+        _tidy(path.resolve())
+        if overwrite:
+            refuse_to_replace(path, overwrite=True)
+        yield
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a folder bears our mark, be it damaged otherwise."""
+    try:
+        content = json.loads((path / "zarr.json").read_bytes())
+        return "identity" in content["attributes"]["wsi_meta"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def refuse_inside_store(path: Path) -> None:
+    """Make sure that no store would lie inside another one; OutputPathError if so."""
+    for folder in path.resolve().parents:
+        if is_store(folder):
+            raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another --out")
+
+
+def foreign_part(store: Path) -> str | None:
+    """Return the path, inside the store, of something that is not ours; None where all is."""
+    for entry in sorted(store.rglob("*")):
+        inside = entry.relative_to(store).as_posix()
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        if entry.is_symlink() or not (OUR_FOLDERS.fullmatch(inside) if is_folder else is_ours(Path(inside))):
+            return inside
+    return None
+
+
+def is_ours(inside: Path) -> bool:
+    """Tell whether a file, by its path inside a store, is one that a scan writes."""
+    return OURS.fullmatch(inside.as_posix()) is not None
+
+
+def temporary_store(path: Path, state: str = "new") -> Path:
+    """Return a name beside a store's path that nothing has; `state` is ``new``, ``old`` or ``gone``."""
+    return path.with_name(f".{path.name}.{unique_name()}.{state}")
+
+
+def put_in_place(new: Path, path: Path) -> None:
+    """Let a store that was made under a temporary name stand at `path`; an older one stays until it does.
+
+    Raises
+    ------
+    OutputExistsError
+        when something else appeared there; it is never replaced.
+    """
+    for entry in (new, *new.rglob("*")):
+        flush(entry)
+    old = temporary_store(path, "old")
+    if is_store(path):
+        path.rename(old)
+    try:
+        if path.exists() or path.is_symlink():
+            raise FileExistsError(path)
+        new.rename(path)  # fails on a file, and on a folder that holds something
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise OutputExistsError(f"{path}: something else was written there meanwhile; choose another --out") from error
+    flush(path.parent)
+    remove_store(old)
+
+
+def remove_store(path: Path) -> None:
+    """Remove a store's own files, and its folders as far as they are empty then; nothing where there is no store.
+
+    It goes under another name first: killed in between, no half of it stands at `path`.
+    """
+    if not path.is_dir() or path.is_symlink():
+        return
+    if path.suffix != ".gone" and foreign_part(path) is None:
+        path = path.rename(temporary_store(path, "gone"))
+    mark = path / "zarr.json"
+    for entry in sorted(path.rglob("*"), reverse=True):  # what lies in a folder, then the folder
+        inside = entry.relative_to(path)
+        if entry.is_dir() and not entry.is_symlink():
+            with suppress(OSError):
+                if OUR_FOLDERS.fullmatch(inside.as_posix()):
+                    entry.rmdir()
+        elif entry != mark and is_ours(inside):
+            entry.unlink()
+    mark.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _tidy(path: Path) -> None:
+    """Put back an older store that a killed scan moved aside, if nothing stands in its place; remove what else it left."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.{UNIQUE}\.(new|old|gone)")
+    for entry in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
+        if entry.suffix == ".old" and not path.exists():
+            if is_store(entry):
+                entry.rename(path)
+        elif entry.is_dir() and foreign_part(entry) is None:
+            remove_store(entry)
+
+
+def open_group(path: Path) -> zarr.Group:
+    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none."""
+    import zarr
+    from zarr.errors import BaseZarrError
+
+    if not path.is_dir():
+        found = "not a folder" if path.exists() else "no such store"
+        raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
+    try:
+        group = zarr.open_group(path, mode="r+", zarr_format=3)
+    except (BaseZarrError, OSError, ValueError, KeyError) as error:
+        raise HeatmapError(
+            f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
+        ) from error
+    parts: Any = group.attrs.get("wsi_meta")
+    if not isinstance(parts, dict) or "identity" not in parts:
+        raise HeatmapError(f"{path}: a zarr group, but not from wsi-meta; expected a heatmap from 'wsi-meta scan'")
+    if isinstance(version := parts.get("format_version"), int) and version > FORMAT_VERSION:
+        raise HeatmapError(f"{path}: heatmap format {version} is newer than {FORMAT_VERSION}; update wsi-meta")
+    return group
+
+
+def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
+    """Make sure that a new store may stand at `path`; OutputExistsError if not."""
+    if not path.exists():
+        return
+    try:
+        open_group(path)
+    except HeatmapError as error:
+        raise OutputExistsError(
+            f"{path}: exists and is not a heatmap store; it is never replaced; choose another --out"
+        ) from error
+    if not overwrite:
+        raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
+    if (part := foreign_part(path)) is not None:
+        raise OutputExistsError(
+            f"{path}: holds '{part}', which wsi-meta did not write, so it is not replaced; "
+            "move that elsewhere, or choose another --out"
+        )

@@ -1,0 +1,116 @@
+"""Whether a store holds all that it says: what is damaged in it is told, and a scan of the same identity mends it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import HeatmapError
+from wsi_meta.heatmaps.store import Heatmap, Status
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsi_meta.tiling.grid import Block
+
+__all__ = ["damaged_blocks", "mended", "open_sound"]
+
+logger = logging.getLogger("wsi_meta")
+
+
+def open_sound(heatmap: str | Path | Heatmap) -> Heatmap:
+    """Open a store, or take an open one, and make sure that no value of a scanned cell is missing.
+
+    Raises
+    ------
+    HeatmapError
+        when there is none, or it is damaged; the message says how to mend it.
+    """
+    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    if damaged := damaged_blocks(heatmap):
+        raise HeatmapError(
+            f"{heatmap.path}: damaged: values of scanned cells are missing in {len(damaged)} of {len(heatmap.grid.blocks())} "
+            "blocks; copy it again, or run its scan again with the same options, which mends just those blocks"
+        )
+    return heatmap
+
+
+def mended(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
+    """Return a store in which damaged blocks count as not scanned; one without damage as it is.
+
+    Parameters
+    ----------
+    tissue : cells that hold tissue, bool (rows, cols); the same as when the store was made
+    """
+    if not (damaged := damaged_blocks(heatmap, tissue)):
+        return heatmap
+    logger.warning(
+        "%s: damaged: values are missing in %d of %d blocks; these are scanned again",
+        heatmap.path,
+        len(damaged),
+        len(heatmap.grid.blocks()),
+    )
+    heatmap = heatmap.unfinished()  # before the first block: if this is interrupted, nobody takes the rest for the whole
+    for block in damaged:
+        heatmap.clear_block(block, tissue[block.cells])
+    return heatmap
+
+
+def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) -> list[Block]:
+    """Return the blocks whose files cannot be read or whose values contradict their status.
+
+    Parameters
+    ----------
+    tissue : cells that hold tissue, bool (rows, cols), where known: the others, and only those, must be background
+
+    Raises
+    ------
+    HeatmapError
+        when a whole array is missing or has another shape than the record says.
+    """
+    torn: set[Block] = set()
+    status = _read(heatmap, "status", "uint8", torn)
+    scanned = status == Status.SCANNED
+    wrong = status > max(Status)
+    for name in ("0", "uncertainty") if heatmap.has_uncertainty else ("0",):
+        wrong |= scanned & ~np.isfinite(_read(heatmap, name, "float32", torn))
+    if heatmap.result is not None:
+        wrong |= status == Status.PENDING
+    if tissue is not None:
+        wrong |= (status == Status.BACKGROUND) == tissue
+    if not torn and not wrong.any():
+        return []
+    return [block for block in heatmap.grid.blocks() if block in torn or wrong[block.cells].any()]
+
+
+def _read(heatmap: Heatmap, name: str, dtype: str, torn: set[Block]) -> NDArray[Any]:
+    """Return a whole array; blocks that cannot be read are added to `torn` and hold 0."""
+    try:
+        array: Any = heatmap.group[name]
+    except (KeyError, ValueError) as error:
+        raise _lost(heatmap, name, "is missing or damaged") from error
+    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (heatmap.grid.shape, dtype):
+        raise _lost(heatmap, name, f"is not {dtype} {heatmap.grid.shape}")
+    try:
+        return np.asarray(array[...])
+    except OSError:
+        raise  # the disk's or the network's error: what is there may be whole
+    except Exception:  # each codec has its own
+        values = np.zeros(heatmap.grid.shape, dtype)
+    for block in heatmap.grid.blocks():
+        try:
+            values[block.cells] = array[block.cells]
+        except OSError:
+            raise
+        except Exception:
+            torn.add(block)
+    return values
+
+
+def _lost(heatmap: Heatmap, name: str, found: str) -> HeatmapError:
+    return HeatmapError(
+        f"{heatmap.path}: its array '{name}' {found}; copy it again, scan again with --overwrite, or to another --out"
+    )

@@ -1,0 +1,182 @@
+"""A lock on an output: one process, or thread, at a time writes it, and the others are told which one that is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsi_meta.errors import OutputExistsError, OutputPathError
+
+__all__ = ["SIGNED", "Holder", "lock_path", "locked"]
+
+SIGNED = b"wsi-meta is writing here: "
+"""What a lock file begins with."""
+UNSIGNED_S = 10
+"""A lock file that is still without its holder's name after so long was left by a process that was killed."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock."""
+
+    host: str
+    pid: int
+    start: str
+    """When it started, so that a later process of the same number is not taken for it; empty where that is unknown."""
+    space: str
+    """What its number is counted in: containers of one host have the same numbers for different processes."""
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Return this process."""
+        space = Path("/proc/self/ns/pid")
+        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()), str(space.readlink()) if space.exists() else "")
+
+    @property
+    def is_near(self) -> bool:
+        """Whether this process can see if that one runs."""
+        here = Holder.here()
+        return (self.host, self.space) == (here.host, here.space)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is known to run no more."""
+        if not self.is_near:
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # another user's, and it runs
+        return bool(self.start) and _start_of(self.pid) != self.start
+
+
+@contextmanager
+def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock on an output, a file ``.NAME.lock`` beside it that names this process.
+
+    A lock that a process of this machine left when it was killed is taken over.
+
+    Parameters
+    ----------
+    path : the output; it need not exist
+    wait_s : for how long to wait for another holder
+
+    Raises
+    ------
+    OutputExistsError
+        when another process, or thread, holds it; the message names it.
+    OutputPathError
+        when no lock can be made there.
+    """
+    lock, mine, end = lock_path(path), Holder.here(), time.monotonic() + wait_s
+    try:
+        while (other := _take(lock, mine)) is not None:
+            if time.monotonic() >= end:
+                raise OutputExistsError(_told(path, lock, other))
+            time.sleep(0.02)
+    except OutputExistsError:
+        raise
+    except OSError as error:
+        raise OutputPathError(
+            f"{path}: no lock {lock.name} can be made beside it ({error.strerror}); choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError), _alone_in(lock.parent):
+            if _read(lock) == mine:
+                lock.unlink()
+
+
+def lock_path(path: Path) -> Path:
+    """Return the lock file of an output; it is the same by whatever links the output is reached."""
+    real = path.resolve()
+    return real.with_name(f".{real.name}.lock")
+
+
+def _take(lock: Path, mine: Holder) -> Holder | str | None:
+    """Take a lock; else return who holds it, or why that is not known."""
+    with _alone_in(lock.parent) as alone:
+        other = _read(lock)
+        if isinstance(other, Holder) and not other.is_dead:
+            return other
+        if other == "":  # between its making and its signing
+            age = time.time() - lock.stat().st_mtime if lock.exists() else 0
+            if not alone and age < UNSIGNED_S:
+                return "it is just being made"
+        elif isinstance(other, str):
+            return other
+        if other is not None:
+            lock.unlink(missing_ok=True)
+        try:
+            number = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return "it was just made"
+        try:
+            os.write(number, SIGNED + json.dumps(asdict(mine)).encode())
+        finally:
+            os.close(number)
+        return None
+
+
+def _read(lock: Path) -> Holder | str | None:
+    """Return a lock's holder; None where there is no lock, a word where it has no holder's name (empty) or is not ours."""
+    try:
+        text = lock.read_bytes()
+    except FileNotFoundError:
+        return None
+    if not text.strip(b"\0"):
+        return ""  # so it is after a loss of power, too
+    try:
+        if text.startswith(SIGNED):
+            return Holder(**json.loads(text.removeprefix(SIGNED)))
+    except (ValueError, TypeError):
+        pass  # cut
+    return "" if text.startswith(SIGNED) else "it is not wsi-meta's"
+
+
+def _told(path: Path, lock: Path, other: Holder | str) -> str:
+    if isinstance(other, str):
+        return f"{path}: there is a lock {lock} without a holder ({other}); remove it if no scan writes there"
+    told = f"{path}: is being written by process {other.pid} on host {other.host}"
+    if other.is_near:
+        return f"{told}; wait until that has ended, or choose another --out"
+    return f"{told}; whether that still runs cannot be seen from here: wait until it has ended, or remove {lock} if it has"
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Keep other processes from taking locks in a folder for an instant; yield whether the file system can do that."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX)
+            alone = True
+        except OSError:  # network file systems: the exclusive making of the lock file must do
+            alone = False
+        yield alone
+    finally:
+        os.close(number)
+
+
+def _start_of(pid: int) -> str:
+    """Return the boot and the tick at which a process started; empty where unknown, ``dead`` where it ended already."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "dead" if state in "ZX" else f"{boot} {numbers[18]}"
