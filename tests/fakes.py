@@ -15,6 +15,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import build_network, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.slides.slide import Slide
 
 
 class DarknessPredictor(Predictor):
@@ -45,7 +46,7 @@ class DarknessPredictor(Predictor):
 
 
 def scan_darkness(
-    slide: str | Path,
+    slide: str | Path | Slide,
     out: str | Path,
     *,
     model: str | Path | None = None,

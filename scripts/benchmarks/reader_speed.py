@@ -75,7 +75,7 @@ def _write(path: Path, image: NDArray[np.uint8], tile_px: int, quality: int) -> 
 
 
 def _level_window(slide: Slide, window: Window) -> LevelWindow:
-    return find_window(slide.level_downsamples, slide.check_resolution(MODEL_MPP), *window)
+    return find_window(dict(enumerate(slide.level_downsamples)), slide.check_resolution(MODEL_MPP), *window)
 
 
 def _windows(slide: Slide, most: int) -> tuple[list[Window], float]:
@@ -115,7 +115,7 @@ def _decode_only(slide: Slide, windows: list[Window]) -> float:
     """Decode the tiles that the windows need, each once, from memory; return the process's CPU seconds."""
     parts = [_level_window(slide, window) for window in windows]
     level = parts[0].level
-    stored = find_levels(slide.path, slide.vendor, slide.level_dimensions)[level]
+    stored = find_levels(slide.path, slide.vendor, slide.level_dimensions, range(len(slide.level_dimensions)))[level]
     jpegs = _stored_tiles(slide.path, stored, parts, slide.level_dimensions[level])
     start = time.process_time()
     for jpeg in jpegs:

@@ -162,6 +162,7 @@ def test_truth_masks_are_read_by_the_same_rules(tmp_path: Path, values: Any, opt
 )
 def test_other_truth_masks_are_refused(tmp_path: Path, values: Any, options: dict[str, Any], told: str) -> None:
     _tiff(tmp_path / "m.tif", values, **options)
-    for read in (lambda: read_mask(tmp_path / "m.tif", 1), lambda: tumor_squares(tmp_path / "m.tif", (100, 80), 1, 16)):
-        with pytest.raises(DataError, match=told):
-            read()
+    with pytest.raises(DataError, match=told):
+        read_mask(tmp_path / "m.tif", 1)
+    with pytest.raises(DataError, match=told):
+        tumor_squares(tmp_path / "m.tif", (100, 80), 1, 16)

@@ -59,7 +59,8 @@ def test_a_failed_scan_leaves_the_row_of_a_finished_store(tmp_path: Path) -> Non
     store = write_store(tmp_path / "a.zarr", MAP).path
     add_row(tmp_path, failed("x/a.tif", "holds another scan"), store)
     (row,) = _read(tmp_path)
-    assert (row["slide"], float(row["score"]), row["error"]) == ("x/a.tif", pytest.approx(0.75), "")
+    assert (row["slide"], row["error"]) == ("x/a.tif", "")
+    assert float(row["score"]) == pytest.approx(0.75)
     add_row(tmp_path, failed("x/a.tif", "holds another scan"), store)
     assert _read(tmp_path) == [row]
     add_row(tmp_path, failed("y/a.tif", "holds another scan"), store)

@@ -241,9 +241,10 @@ def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, m
         np.testing.assert_array_equal(heatmap.probability, alone["small", "one"])
     with pytest.raises(OptionsError, match="expected options that agree"):
         Scanner(predictor=predictor, mode="dense")
-    for settings in ({"model": model_file}, {"precision": "fp32"}, {"tta": True}):
+    conflicts: list[dict[str, Any]] = [{"model": model_file}, {"precision": "fp32"}, {"tta": True}]
+    for settings in conflicts:
         with pytest.raises(OptionsError, match="expected one or the other"):
-            Scanner(predictor=predictor, **settings)  # type: ignore[arg-type]
+            Scanner(predictor=predictor, **settings)
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "thread", None, ThreadPoolExecutor])

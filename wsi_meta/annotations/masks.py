@@ -139,4 +139,4 @@ def _rows(image: LabelImage, level: int, rows: NDArray[np.intp]) -> NDArray[Any]
     """Return the rows at ascending indices, of which there may be none; reads all rows between the first and the last."""
     if not len(rows):
         return np.zeros((0, image.shape(level)[1]), np.uint8)
-    return image.read(int(rows[0]), int(rows[-1]) + 1, level)[rows - rows[0]]
+    return np.asarray(image.read(int(rows[0]), int(rows[-1]) + 1, level)[rows - rows[0]])

@@ -17,10 +17,9 @@ from wsi_meta.cli.info import info
 from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.sample import sample
-from wsi_meta.cli.scan import scan
+from wsi_meta.cli.scan import scan, summary
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
-from wsi_meta.cli.summary import summary
 from wsi_meta.cli.train import train
 from wsi_meta.errors import OptionsError, WsiMetaError, one_line
 

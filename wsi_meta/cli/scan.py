@@ -1,4 +1,4 @@
-"""``wsi-meta scan``."""
+"""``wsi-meta scan`` and ``wsi-meta summary``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from wsi_meta.cli import options
 
-__all__ = ["scan"]
+__all__ = ["scan", "summary"]
 
 
 def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int) -> int:
@@ -86,3 +86,13 @@ def scan(
     options.print_results(rows, as_json=as_json)
     if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
+
+
+@click.command(epilog=options.example("wsi-meta summary scans/"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@options.as_json_option
+def summary(folder: Path, as_json: bool) -> None:
+    """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
+    from wsi_meta.heatmaps.summary import summarise_folder
+
+    options.print_results(summarise_folder(folder), as_json=as_json)

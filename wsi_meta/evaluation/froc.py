@@ -148,9 +148,9 @@ def froc_curve(slides: Sequence[SlideHits], *, hits: type[np.float32 | np.float6
 def script_curve(slides: Sequence[SlideHits]) -> FrocCurve:
     """Compute the curve to the digit as the organisers' script does under the installed NumPy.
 
-    As :func:`froc_curve` with hits in float32, but in the script's own order of thresholds: it sorts a set of Python's floats and
-    NumPy's float32. NumPy 2 calls a hit and a false positive equal that are equal in float32, so that the set's order remains, and
-    in rare cases the false positives do not fall from threshold to threshold.
+    As :func:`froc_curve` with hits in float32, but in the script's own order of thresholds: it sorts a set of Python's floats
+    and NumPy's float32. NumPy 2 calls a hit and a false positive equal that are equal in float32, so that the set's order
+    remains, and in rare cases the false positives do not fall from threshold to threshold.
     """
     false, best = _scores(slides, np.float32)
     listed = [score for slide in slides for score in slide.false_positives.tolist()]
