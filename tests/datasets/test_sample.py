@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from openslide import OpenSlide
 from slide_files import damage_tile, texture, write_slide
 from stores import write_store
-from tiny import HERE, train_tiny
+from tiny import HERE, start_child, train_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
@@ -26,7 +28,7 @@ from wsi_meta.datasets.candidates import tumor_cells
 from wsi_meta.datasets.cutting import is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
-from wsi_meta.datasets.pcam import META_COLUMNS, pcam_files
+from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.slides.slide import open_slide
@@ -343,3 +345,50 @@ def test_command(slides: Path, tmp_path: Path) -> None:
     assert printed["folder"] == str(tmp_path / "p")
     assert printed["train"] == {"patches": 16, "hard": 0, "slides": 4, "blank": printed["train"]["blank"], "unreadable": 0}
     assert CliRunner().invoke(main, [*arguments, "--overwrite", "--valid", "0.9", "--test", "0.5"]).exit_code == 2
+
+
+# a full disk
+
+
+@pytest.mark.parametrize("limit", [2_000, 30_000, 60_000, 100_000, 400_000, 800_000])
+def test_a_full_disk_is_one_line_and_no_crash(slides: Path, tmp_path: Path, limit: int) -> None:
+    """The kernel refuses to write files over a limit: HDF5 would crash as the process ends."""
+    log = tmp_path / "log"
+    words = ["sample", str(slides / "manifest.csv"), "--out", str(tmp_path / "p"), "--patches", "60"]
+
+    def filled() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        main(words)
+
+    code = start_child(filled, log).wait()
+
+    told = log.read_text().splitlines()
+    assert code == 1, told
+    assert told[-1].startswith("Error: ")
+    assert "cannot be written (File too large); make room and run it again" in told[-1]
+    assert "Traceback" not in log.read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "log"}, "nothing half-written"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 800, 2_000, 10_000, 100_000, 1_000_000])
+def test_hdf5_that_cannot_be_written_is_an_error_when_it_is_closed(tmp_path: Path, limit: int) -> None:
+    """In this process: what HDF5 would crash on, in the end, would end the tests."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.h5"
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill() -> None:
+        with _new_hdf5(path) as (file, _disk):
+            data = file.create_dataset("x", (200, 96, 96, 3), np.uint8, chunks=(1, 96, 96, 3), compression="gzip")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+            for row in range(200):
+                data[row] = rng.integers(256, size=(96, 96, 3), dtype=np.uint8)
+
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.stat().st_size <= max(limit, 10_000)

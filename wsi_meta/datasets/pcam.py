@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
@@ -45,25 +49,24 @@ def pcam_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
 class PcamWriter:
     """Collects the patches of a split and writes its three files at the end, balanced and in random order.
 
-    Until then the patches are in a temporary HDF5 file in the folder, in the order in which they came. Only their places are in
+    Until then the patches are in a temporary file in the folder, in the order in which they came. Only their places are in
     memory.
     """
 
     def __init__(self, folder: Path, split: str, patch_px: int) -> None:
-        import h5py
-
         self._targets = pcam_files(folder, split)
-        self._raw_path = folder / f"{split}.raw.h5"
-        self._raw: Any = h5py.File(self._raw_path, "w")
-        shape = (0, patch_px, patch_px, 3)
-        self._pixels: Any = self._raw.create_dataset("x", shape, np.uint8, maxshape=(None, *shape[1:]), chunks=(1, *shape[1:]))
+        self._shape = (patch_px, patch_px, 3)
+        self._raw_path = folder / f"{split}.raw"
+        self._raw = FileIO(self._raw_path, "w+")
         self.places: list[PatchPlace] = []
 
     def add(self, pixels: NDArray[np.uint8], place: PatchPlace) -> None:
-        """Add a patch, uint8 (patch_px, patch_px, 3)."""
-        if len(self.places) == len(self._pixels):
-            self._pixels.resize(len(self._pixels) + COPIED_ROWS, 0)
-        self._pixels[len(self.places)] = pixels
+        """Add a patch, uint8 (patch_px, patch_px, 3); OutputPathError when there is no room for it."""
+        try:
+            _write_all(self._raw, np.ascontiguousarray(pixels).tobytes())
+        except OSError as error:
+            told = f"the patches cannot be written ({error.strerror}); make room and run it again"
+            raise OutputPathError(f"{self._raw_path.parent}: {told}") from error
         self.places.append(place)
 
     def write(self, rng: np.random.Generator) -> list[int]:
@@ -72,23 +75,19 @@ class PcamWriter:
         Returns
         -------
         For each row of the files, the number of its patch in the order of :meth:`add`.
-        """
-        import h5py
 
+        Raises
+        ------
+        OutputPathError
+            when there is no room for them.
+        """
         tumor = np.array([place.center_tumor_patch for place in self.places], bool)
         of_class = [rng.permutation(np.flatnonzero(tumor == label)) for label in (False, True)]
         each = min(map(len, of_class))
         order = rng.permutation(np.concatenate([numbers[:each] for numbers in of_class]))
         x_path, y_path, meta_path = self._targets
-        shape = self._pixels.shape[1:]
-        with written_whole(x_path) as partial, h5py.File(partial, "w") as file:
-            data = file.create_dataset(
-                "x", (len(order), *shape), np.uint8, chunks=(1, *shape), compression="gzip", shuffle=True
-            )
-            for start in range(0, len(order), COPIED_ROWS):
-                numbers, inverse = np.unique(order[start : start + COPIED_ROWS], return_inverse=True)
-                data[start : start + COPIED_ROWS] = np.stack([self._pixels[number] for number in numbers])[inverse]
-        with written_whole(y_path) as partial, h5py.File(partial, "w") as file:
+        self._write_pixels(x_path, order)
+        with written_whole(y_path) as partial, _new_hdf5(partial) as (file, _disk):
             file.create_dataset("y", data=tumor[order].astype(np.uint8).reshape(-1, 1, 1, 1), compression="gzip")
         with written_whole(meta_path) as partial, partial.open("w", newline="") as table:
             writer = csv.writer(table, lineterminator="\n")
@@ -96,9 +95,89 @@ class PcamWriter:
             writer.writerows(self.places[number] for number in order)
         return [int(number) for number in order]
 
+    def _write_pixels(self, path: Path, order: NDArray[np.int64]) -> None:
+        with written_whole(path) as partial, _new_hdf5(partial) as (file, disk):
+            data = file.create_dataset(
+                "x", (len(order), *self._shape), np.uint8, chunks=(1, *self._shape), compression="gzip", shuffle=True
+            )
+            for start in range(0, len(order), COPIED_ROWS):
+                numbers = order[start : start + COPIED_ROWS]
+                data[start : start + COPIED_ROWS] = np.stack([self._read(int(number)) for number in numbers])
+                disk.refuse_loss()
+
+    def _read(self, number: int) -> NDArray[np.uint8]:
+        size = int(np.prod(self._shape))
+        self._raw.seek(number * size)
+        return np.frombuffer(self._raw.read(size), np.uint8).reshape(self._shape)
+
     def __enter__(self) -> PcamWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._raw.close()
         self._raw_path.unlink(missing_ok=True)
+
+
+class _Disk(FileIO):
+    """A file for HDF5, to which no write fails: what cannot be written is left out, and the reason is kept.
+
+    HDF5 cannot close a file after a failed write, and crashes the process when that ends.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        if self.failure is None:
+            try:
+                _write_all(super(), content)
+            except OSError as error:
+                self.failure = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.failure is None:
+            try:
+                return super().truncate(size)
+            except OSError as error:
+                self.failure = error
+        return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        """Read; what was never written is zeros."""
+        view = memoryview(buffer).cast("B")
+        done = super().readinto(view) or 0
+        view[done:] = bytes(len(view) - done)
+        return len(view)
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size) or b""
+        return content if size is None or size < 0 else content.ljust(size, b"\0")
+
+    def refuse_loss(self) -> None:
+        """Raise the reason why something was left out, if anything was."""
+        if self.failure is not None:
+            raise self.failure
+
+
+@contextmanager
+def _new_hdf5(path: Path) -> Iterator[tuple[Any, _Disk]]:
+    """Yield a new ``h5py.File`` and its disk, whose ``refuse_loss`` tells during long work what is raised at the end anyway.
+
+    Raises
+    ------
+    OSError
+        when not all of it could be written.
+    """
+    import h5py
+
+    with _Disk(path, "w+") as disk:
+        with h5py.File(disk, "w") as file:
+            yield file, disk
+        disk.refuse_loss()
+
+
+def _write_all(file: Any, content: Any) -> None:
+    """Write all of it: a disk that is nearly full takes a part and says so, and only the next write fails."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPa
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import check_folder
+from wsi_meta.outputs import check_folder, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 
@@ -132,14 +133,14 @@ def sample(
     folder = _check_out(Path(out), overwrite=overwrite)
     splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
     scans = None if mine is None else _check_scans(Path(mine), splits)
-    partial = folder.with_name(f".{folder.name}.partial")
-    plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    geometry = _pcam_geometry(model)
+    partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))
+    plan = _Plan(partial, geometry, mined, scans, seed, progress)
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             done = {split: _sample_split(split, slides, patches, plan, pool) for split, slides in splits.items()}
-        (partial / RECORD).write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
+        with written_whole(partial / RECORD) as record:
+            record.write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
