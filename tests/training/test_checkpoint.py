@@ -15,7 +15,7 @@ import torch
 from tiny import HERE, TINY, Tiny, learners, run_command, start_child, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
@@ -125,13 +125,15 @@ def test_a_checkpoint_whose_model_is_gone_is_no_start(out: Path) -> None:
 # --- whose it is
 
 
-def identity(data: Path, recipe: Recipe = RECIPE, *, weights: float = 1.0, processes: int = 1) -> dict[str, Any]:
+def identity(
+    data: Path, recipe: Recipe = RECIPE, *, weights: float = 1.0, processes: int = 1, precision: str = "fp32"
+) -> dict[str, Any]:
     torch.manual_seed(0)
     network = Tiny()
     network.get_parameter("conv1.weight").data.fill_(weights)
     splits = open_patches(data)
     start = Start(network, frozenset({"conv1.weight"}), "w.pth", "")
-    return identify(recipe, start, splits["train"], splits["valid"], processes)
+    return identify(recipe, start, splits["train"], splits["valid"], processes, precision)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +143,9 @@ def identity(data: Path, recipe: Recipe = RECIPE, *, weights: float = 1.0, proce
         ({"recipe": replace(RECIPE, augmentation=Augmentation().without("jpeg"))}, "training: jpeg was 0.2, now 0; choose"),
         ({"weights": 2.0}, "training: initial weights was "),
         ({"processes": 2}, "training: processes was 1, now 2; choose"),
+        ({"precision": "bf16"}, "training: precision was fp32, now bf16; choose"),
     ],
-    ids=["recipe", "augmentation", "weights", "processes"],
+    ids=["recipe", "augmentation", "weights", "processes", "precision"],
 )
 def test_the_checkpoint_of_another_training_is_refused_and_the_difference_named(
     out: Path, patch_folder: Path, change: dict[str, Any], told: str
@@ -251,10 +254,10 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(
         if when == "within an epoch":
             parts = replace(parts, make_learner=kill_on_step(4))
         elif when == "between epochs":
-            kill_on_rename(3, after=True)
+            kill_on_rename(4, after=True)
         else:
-            # each epoch renames the model, the history and the checkpoint into place
-            kill_on_rename({"before the model": 4, "before the checkpoint": 6}[when])
+            # each epoch renames the model, the history and the checkpoint into place, the first one also an empty checkpoint
+            kill_on_rename({"before the model": 5, "before the checkpoint": 7}[when])
         train_tiny(patch_folder, out, **options | {"parts": parts})
 
     assert in_child(killed, tmp_path / "log") == -signal.SIGKILL, (tmp_path / "log").read_text()
@@ -274,6 +277,32 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(
     assert out.read_bytes() == unbroken.read_bytes()
 
 
+@pytest.mark.parametrize("number", [1, 2, 3], ids=["the empty checkpoint", "the model", "the history"])
+def test_a_training_that_is_killed_in_its_first_epoch_is_never_called_finished(
+    patch_folder: Path, tmp_path: Path, number: int
+) -> None:
+    """Killed after a file of the first epoch was renamed into place and before its checkpoint was."""
+    for name in ("unbroken", "killed"):
+        (tmp_path / name).mkdir()
+    unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
+    expected = train_tiny(patch_folder, unbroken, recipe=RECIPE, **HERE)
+
+    def killed() -> None:
+        kill_on_rename(number, after=True)
+        train_tiny(patch_folder, out, recipe=RECIPE, **HERE)
+
+    assert in_child(killed, tmp_path / "log") == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert out.exists() == (number > 1)
+
+    resumed = train_tiny(patch_folder, out, resume=True, recipe=RECIPE, **HERE)
+
+    assert len(rows_of(out)) == 3
+    assert rows_of(out) == rows_of(unbroken)
+    assert resumed.validation.to_dict() == expected.validation.to_dict()
+    assert out.read_bytes() == unbroken.read_bytes()
+    assert names_in(out.parent) == names_in(unbroken.parent)
+
+
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     options = HERE | {"recipe": replace(RECIPE, epochs=1)}
@@ -286,8 +315,9 @@ def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_p
     assert not checkpoint_path(out).exists()
     assert again.validation.to_dict() == first.validation.to_dict()
     assert out.read_bytes() == written
-    with pytest.raises(OutputExistsError, match="its training is finished"):
-        train_tiny(patch_folder, out, resume=True, **options)
+    once_more = train_tiny(patch_folder, out, resume=True, **options)
+    assert once_more.validation.to_dict() == first.validation.to_dict()
+    assert (once_more.best_epoch, once_more.stopped) == (first.best_epoch, first.stopped)
     assert out.read_bytes() == written
 
 
@@ -375,3 +405,102 @@ def test_a_first_write_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pyt
 
     assert "is kept" not in str(caught.value)
     assert names_in(tmp_path) == []
+
+
+def test_a_disk_that_fills_in_the_first_epoch_leaves_a_training_to_resume(patch_folder: Path, tmp_path: Path) -> None:
+    """There is room for the model and not for the checkpoint after it."""
+    out, log = tmp_path / "m.safetensors", tmp_path / "log"
+    words = f"train {patch_folder} --out {out} --init none --epochs 2 --batch-size 8 --device cpu --precision fp32 --workers 0"
+
+    def filled() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        run_command(words, TINY)
+
+    assert in_child(filled, log) == 1
+    assert "m.checkpoint: cannot be written (File too large)" in log.read_text().splitlines()[-1]
+    assert out.exists()
+
+    train_tiny(patch_folder, out, resume=True, recipe=replace(RECIPE, epochs=2, mosaics=0.5, ema_epochs=0.3), **HERE)
+
+    assert len(rows_of(out)) == 2
+    assert not checkpoint_path(out).exists()
+
+
+# --- a training that is finished, or looks like it
+
+
+@pytest.fixture
+def finished(patch_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "m.safetensors"
+    train_tiny(patch_folder, path, recipe=RECIPE, **HERE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"recipe": replace(RECIPE, epochs=4)}, "epochs was 3, now 4"),
+        ({"recipe": replace(RECIPE, augmentation=Augmentation().without("jpeg"))}, "jpeg was 0.2, now 0"),
+        ({"precision": "bf16"}, "precision was fp32, now bf16"),
+    ],
+    ids=["recipe", "augmentation", "precision"],
+)
+def test_a_finished_training_is_not_the_result_of_another_one(
+    patch_folder: Path, finished: Path, change: dict[str, Any], told: str
+) -> None:
+    before = {path.name: path.read_bytes() for path in finished.parent.iterdir()}
+
+    with pytest.raises(OutputExistsError, match=f"of another training, which is finished: {told}; choose another --out"):
+        train_tiny(patch_folder, finished, resume=True, **HERE | {"recipe": RECIPE} | change)
+
+    assert {path.name: path.read_bytes() for path in finished.parent.iterdir()} == before
+
+
+def test_a_model_of_some_epochs_whose_checkpoint_is_gone_is_not_finished(patch_folder: Path, finished: Path) -> None:
+    history = finished.with_suffix(".history.csv")
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
+
+    with pytest.raises(OutputExistsError, match="trained for 1 of 3 epochs, and its checkpoint is gone; start anew with"):
+        train_tiny(patch_folder, finished, resume=True, recipe=RECIPE, **HERE)
+
+    history.unlink()
+    with pytest.raises(OutputExistsError, match=r"m\.history\.csv: cannot be read as a training's history .*; start anew with"):
+        train_tiny(patch_folder, finished, resume=True, recipe=RECIPE, **HERE)
+    assert train_tiny(patch_folder, finished, resume=True, overwrite=True, recipe=RECIPE, **HERE).best_epoch >= 1
+
+
+def test_a_training_resumes_in_its_own_precision_only(patch_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    train_tiny(patch_folder, out, recipe=RECIPE, keep_checkpoint=True, **HERE)
+    stored = torch.load(checkpoint_path(out), weights_only=True)
+    stored["identity"]["precision"] = "bf16"
+    torch.save(stored, checkpoint_path(out))
+
+    with pytest.raises(OutputExistsError, match=r"m\.checkpoint: of another training: precision was bf16, now fp32"):
+        train_tiny(patch_folder, out, resume=True, recipe=RECIPE, **HERE)
+
+
+# --- what is refused before any work
+
+
+def test_data_are_looked_at_before_weights_are_fetched(tmp_path: Path) -> None:
+    def fetched() -> Any:
+        raise AssertionError("a network was built, and weights would have been loaded")
+
+    parts = replace(TINY, build_network=fetched)
+    with pytest.raises(DataError, match="no such folder"):
+        train_tiny(tmp_path / "gone", tmp_path / "m.safetensors", init="imagenet", recipe=RECIPE, parts=parts, **HERE)
+    (tmp_path / "few").mkdir()
+    with pytest.raises(DataError, match="no labelled patches"):
+        train_tiny(tmp_path / "few", tmp_path / "m.safetensors", init="imagenet", recipe=RECIPE, parts=parts, **HERE)
+
+
+def test_initial_weights_are_looked_for_before_the_data_and_never_replaced(patch_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"gone\.pth: no such file"):
+        train_tiny(tmp_path / "gone", tmp_path / "m.safetensors", init=tmp_path / "gone.pth", recipe=RECIPE, **HERE)
+    weights = tmp_path / "w.safetensors"
+    weights.write_text("precious")
+    with pytest.raises(OutputPathError, match="the initial weights, never replaced"):
+        train_tiny(patch_folder, weights, init=weights, overwrite=True, recipe=RECIPE, **HERE)
+    assert weights.read_text() == "precious"

@@ -22,19 +22,19 @@ from wsi_meta.outputs import written_whole
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.recipe import Recipe
 
-__all__ = ["Checkpoint", "checkpoint_path", "identify", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training between two epochs."""
+    """A training between two epochs; before the end of the first one it only says that the training is not finished."""
 
     identity: dict[str, Any]
     """What :func:`identify` returned."""
     learner: dict[str, Any]
     """What ``Learner.state`` returned."""
     epochs: list[dict[str, Any]]
-    """The rows of the history so far."""
+    """The rows of the history so far; where there are none, the training begins anew."""
     best_logits: torch.Tensor
     """Validation logits of the best epoch; shape (n,)."""
 
@@ -44,7 +44,9 @@ def checkpoint_path(out: Path) -> Path:
     return out.with_suffix(".checkpoint")
 
 
-def identify(recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int) -> dict[str, Any]:
+def identify(
+    recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int, precision: str
+) -> dict[str, Any]:
     """Return what must not differ between a training and the one that resumes it; call it before the first step."""
     state = start.network.state_dict()
     return {
@@ -54,6 +56,7 @@ def identify(recipe: Recipe, start: Start, train_set: Patches, valid_set: Patche
         "training patches": train_set.fingerprint(),
         "validation patches": valid_set.fingerprint(),
         "processes": processes,
+        "precision": precision,
     }
 
 
@@ -96,11 +99,21 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
         checkpoint = Checkpoint(**stored)
     except Exception as error:  # what a damaged file raises depends on the damage
         raise OutputPathError(f"{path}: not a checkpoint ({first_line(error)}); remove it and train from the start") from error
-    if told := "; ".join(_differences(checkpoint.identity, identity)):
+    if told := "; ".join(differences(checkpoint.identity, identity)):
         raise OutputExistsError(f"{path}: of another training: {told}; choose another --out, or --overwrite without --resume")
-    if not out.exists():
+    if checkpoint.epochs and not out.exists():
         raise OutputPathError(f"{out}: missing, though {path.name} is of a training that wrote it; remove that and start anew")
     return checkpoint
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
+    """Describe each setting that differs, with both values."""
+    for name, value in here.items():
+        other = there.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from differences(other, value)
+        elif other != value:
+            yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -116,13 +129,3 @@ def _refuse_damage(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} is damaged")
-
-
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    """Describe each setting that differs, with both values."""
-    for name, value in here.items():
-        other = there.get(name)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(other, value)
-        elif other != value:
-            yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"

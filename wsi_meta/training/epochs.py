@@ -32,7 +32,7 @@ from wsi_meta.training.validation import Validation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Job", "Outcome", "Parts", "Run", "train_epochs"]
+__all__ = ["Job", "Outcome", "Parts", "Run", "describe", "train_epochs"]
 
 CHECK_STEPS = 20
 """Steps between two checks of the loss. Each check waits for the device."""
@@ -76,14 +76,19 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """Return recipe and data, as the card records them."""
-        return {
-            "recipe": asdict(self.job.recipe),
-            "init": self.learner.start.source,
-            "train": self.train_set.summary(),
-            "valid": self.validation.patches.summary(),
-            "precision": self.learner.precision,
-            "processes": self.job.processes.count,
-        }
+        return describe(self.job, self.learner.start.source, self.train_set, self.validation)
+
+
+def describe(job: Job, init: str, train_set: Patches, validation: Validation) -> dict[str, Any]:
+    """Return recipe and data of a training, as the card records them; `init` is the name of its initial weights."""
+    return {
+        "recipe": asdict(job.recipe),
+        "init": init,
+        "train": train_set.summary(),
+        "valid": validation.patches.summary(),
+        "precision": validation.precision,
+        "processes": job.processes.count,
+    }
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Outcome:
 def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
     """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch."""
     job, progress = run.job, run.job.options.progress
-    epochs, best_logits = _resume(run, checkpoint) if checkpoint else ([], np.empty(0, np.float32))
+    epochs, best_logits = _resume(run, checkpoint) if checkpoint and checkpoint.epochs else ([], np.empty(0, np.float32))
     batches = EpochBatches(len(run.train_set), job.recipe, job.processes)
     loader = make_loader(run.train_set, batches, job.options.workers, job.processes)
     stopped = turned(epochs, job.recipe.patience) if epochs else None
@@ -171,11 +176,17 @@ def _make_row(run: Run, number: int, loss: float, seconds: float, logits: NDArra
 
 
 def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_logits: NDArray[np.float32]) -> None:
-    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done."""
+    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done.
+
+    In the first epoch an empty one comes before: a model file without a checkpoint would look like a finished training.
+    """
     out, parts, mosaics = run.job.out, run.job.parts, run.job.recipe.mosaics > 0
     if parts.best_epoch(epochs) == len(epochs):
         training = run.describe() | {"best_epoch": len(epochs)}
-        save_model(out, state, run.validation.card(state, best_logits, training, mosaics=mosaics))
+        card = run.validation.card(state, best_logits, training, mosaics=mosaics)
+        if len(epochs) == 1:
+            write_checkpoint(out, Checkpoint(run.identity, {}, [], torch.empty(0)))
+        save_model(out, state, card)
     write_history(out, epochs)
     parts.draw_curves(out, epochs)
     rows = [asdict(epoch) for epoch in epochs]

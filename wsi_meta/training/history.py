@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from wsi_meta.errors import DataError, first_line
 from wsi_meta.evaluation.results import history_path
 from wsi_meta.outputs import written_whole
 
-__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "turned", "write_history"]
+__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "read_history", "turned", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,23 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in epochs)
     return path
+
+
+def read_history(out: Path) -> list[Epoch]:
+    """Read the rows that :func:`write_history` wrote beside the model file `out`; DataError when they cannot be read."""
+    path = history_path(out)
+    try:
+        with path.open(newline="") as file:
+            return [_row_of(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as a training's history ({first_line(error)}); restore it, or start anew with --overwrite"
+        ) from error
+
+
+def _row_of(row: dict[str, str]) -> Epoch:
+    numbers = {field.name: float(row[field.name]) for field in fields(Epoch) if field.name not in ("epoch", "stage")}
+    return Epoch(epoch=int(row["epoch"]), stage=row["stage"], **numbers)
 
 
 def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:

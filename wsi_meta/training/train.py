@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
-from wsi_meta.errors import OutputExistsError, TrainingError
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, TrainingError, first_line
 from wsi_meta.evaluation.results import Evaluation, history_path
-from wsi_meta.outputs import check_output
+from wsi_meta.models.card import read_card
+from wsi_meta.outputs import check_output, refuse_input
 from wsi_meta.progress import note
-from wsi_meta.training.checkpoint import checkpoint_path, identify, read_checkpoint
+from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import joined_processes
-from wsi_meta.training.epochs import Job, Parts, Run, train_epochs
-from wsi_meta.training.history import curves_path
+from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
+from wsi_meta.training.history import curves_path, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, initialise
-from wsi_meta.training.learner import Learner
+from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
@@ -78,7 +80,7 @@ def train(
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
     workers : processes that decode patches; 0 decodes in this one
-    resume : continue from the checkpoint beside `out`, if there is one
+    resume : continue from the checkpoint beside `out`, if there is one; a training that is finished is not begun again
     keep_checkpoint : keep the last checkpoint when the training has finished
     overwrite : replace `out` if it exists
     progress : show bars and notes on stderr
@@ -87,7 +89,8 @@ def train(
     ------
     DataError, ModelFileError, DeviceError, OptionsError
     OutputExistsError
-        when `out` exists and neither `overwrite` nor `resume` is given, or the checkpoint belongs to another training.
+        when `out` exists and neither `overwrite` nor `resume` is given, or `out` or its checkpoint belongs to another
+        training; the message names the difference.
     OutputPathError
         when a file cannot be written; the last good checkpoint and model are kept.
     TrainingError
@@ -110,32 +113,78 @@ def run_training(
     data: str | Path | Sequence[str | Path], init: str | Path, out: Path, recipe: Recipe, options: TrainOptions, parts: Parts
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
-    _check_outputs(out, options)
+    finished = _is_finished(out, options)
+    _check_outputs(out, init, options, finished=finished)
     with joined_processes(options.device) as processes:
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
+        precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
-        start = _load_start(job, init)
         train_set, valid_set = _open_checked(job, data)
-        identity = identify(recipe, start, train_set, valid_set, processes.count)
+        validation = _make_validation(job, precision, valid_set)
+        if finished:
+            return _finished_before(job, describe(job, Path(init).name, train_set, validation), validation)
+        start = _load_start(job, init)
+        identity = identify(recipe, start, train_set, valid_set, processes.count, precision)
         checkpoint = read_checkpoint(out, identity) if options.resume else None
-        learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, options.precision)
-        validation = _make_validation(job, learner, valid_set)
+        learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         _begin_files(job, train_set, resumed=checkpoint is not None)
         outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
         _remove_checkpoint(job)
-        figures = validation.calibrated(outcome.best_logits)
-    return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, processes.rank)
+        return _result(job, outcome, validation)
 
 
-def _check_outputs(out: Path, options: TrainOptions) -> None:
+def _check_outputs(out: Path, init: str | Path, options: TrainOptions, *, finished: bool) -> None:
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
     resume, overwrite = options.resume, options.overwrite
-    if resume and not overwrite and out.exists() and not checkpoint.exists():
-        raise OutputExistsError(f"{out}: exists without a checkpoint, so its training is finished; {otherwise}")
+    if str(init) not in ("imagenet", "none"):
+        if not Path(init).is_file():
+            raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
+        refuse_input(out, "the initial weights", init)
+    if finished:
+        _refuse_unknown_end(out, otherwise)
     if checkpoint.is_file() and not resume and not overwrite:
         raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
     for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
         check_output(path, overwrite=overwrite or resume)
+
+
+def _is_finished(out: Path, options: TrainOptions) -> bool:
+    """Tell whether a training that is to be resumed needs no more epochs: its checkpoint goes when it has finished."""
+    return options.resume and not options.overwrite and out.exists() and not checkpoint_path(out).exists()
+
+
+def _refuse_unknown_end(out: Path, otherwise: str) -> None:
+    """Refuse a model file without a checkpoint that no training has finished; OutputExistsError if it is one."""
+    try:
+        recipe, epochs = read_card(out).training["recipe"], read_history(out)
+        ended = len(epochs) >= recipe["epochs"] or (epochs and turned(epochs, recipe["patience"]))
+    except (ModelFileError, DataError, KeyError, TypeError) as error:
+        why = first_line(error).removeprefix(f"{out}: ")
+        told = f"exists without a checkpoint, so its training is finished, or it is another file ({why})"
+        raise OutputExistsError(f"{out}: {told}; {otherwise}") from error
+    if not ended:
+        told = f"was trained for {len(epochs)} of {recipe['epochs']} epochs, and its checkpoint is gone"
+        raise OutputExistsError(f"{out}: {told}; {otherwise}")
+
+
+def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
+    """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
+    from safetensors.torch import load_file
+
+    out = job.out
+    there, epochs = read_card(out).training, read_history(out)
+    if told := "; ".join(differences(there, asked)):
+        raise OutputExistsError(
+            f"{out}: of another training, which is finished: {told}; choose another --out, or --overwrite without --resume"
+        )
+    note("finished already; nothing is left to train", enabled=job.options.progress)
+    logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
+    return _result(job, Outcome(there["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
+
+
+def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
+    out, figures = job.out, validation.calibrated(outcome.best_logits)
+    return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
 def _check_batches(job: Job) -> None:
@@ -180,10 +229,10 @@ def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> N
         )
 
 
-def _make_validation(job: Job, learner: Learner, patches: Patches) -> Validation:
+def _make_validation(job: Job, precision: str, patches: Patches) -> Validation:
     options, parts = job.options, job.parts
     return parts.make_validation(
-        patches, job.processes.device, learner.precision, options.workers, options.progress, parts.build_network
+        patches, job.processes.device, precision, options.workers, options.progress, parts.build_network
     )
 
 
