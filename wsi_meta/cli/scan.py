@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from wsi_meta.cli import options
+from wsi_meta.errors import printable
 
 __all__ = ["scan", "summary"]
 
@@ -84,8 +85,14 @@ def scan(
         else:
             rows = scan_slides(slides, folder, scanner=scanner, **of_slide)
     options.print_results(rows, as_json=as_json)
-    if errors := [f"{row['slide']}: {row['error']}" for row in rows if row["error"]]:
+    if errors := [_named(row) for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
+
+
+def _named(row: dict[str, Any]) -> str:
+    """Return a row's error with the slide's path before it, unless it is there already."""
+    slide, error = str(row["slide"]), str(row["error"])
+    return error if error.startswith(printable(slide)) else f"{slide}: {error}"
 
 
 @click.command(epilog=options.example("wsi-meta summary scans/"))

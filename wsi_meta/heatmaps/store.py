@@ -172,13 +172,13 @@ class Heatmap:
         self._write("0", block, probability)
         if uncertainty is not None:
             self._write("uncertainty", block, uncertainty)
-        self._write("status", block, status)
+        self._array("status")[block.cells] = status
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
         for name in ("0", "uncertainty", "status"):
             self._chunk(name, block).unlink(missing_ok=True)
-        self._write("status", block, _before_scan(tissue))
+        self._array("status")[block.cells] = _before_scan(tissue)
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None) -> Heatmap:
         """Write the coarser levels, the result and the lesions of a scan that has reached its end.
@@ -247,11 +247,9 @@ class Heatmap:
         return replace(self, record=record)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
-        """Write a block's part of an array, to the disk: power may go before the next part is written."""
+        """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""
         self._array(name)[block.cells] = values
-        chunk = self._chunk(name, block)
-        flush(chunk)
-        flush(chunk.parent)
+        flush(self._chunk(name, block))
 
     def _chunk(self, name: str, block: Block) -> Path:
         """Return the file of a block's part of an array; there is none where all values are the array's fill value."""
