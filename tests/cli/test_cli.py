@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -17,7 +18,7 @@ from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
 from wsi_meta.cli import main
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, printable
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Pa
         assert name in _one_line_error(_run("info", tmp_path / name))
 
 
-@pytest.mark.parametrize("error", [SlideReadError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [SlideReadError, KeyboardInterrupt, RuntimeError, MemoryError])
 def test_what_failed_work_held_is_let_go_before_the_command_ends(error: type[BaseException]) -> None:
     """Threads that end with the interpreter may abort it: those of torchrun's processes did."""
     held: list[weakref.ref[torch.Tensor]] = []
@@ -177,7 +178,7 @@ def test_what_failed_work_held_is_let_go_before_the_command_ends(error: type[Bas
     # the class of the group of all commands, with one that fails
     done = CliRunner().invoke(type(main)("wsi-meta", {"fail": fail}), ["fail"])
 
-    assert done.exit_code == 1
+    assert done.exit_code == (130 if error is KeyboardInterrupt else 1)
     assert done.stderr.splitlines()[-1].startswith("Error: ")
     assert done.exc_info is not None, "the end of the command is still at hand"
     assert held[0]() is None
@@ -212,3 +213,110 @@ def test_shared_bad_slides(tmp_path: Path, shared_data: Path, model_file: Path) 
         )
         assert name in error
         assert not (tmp_path / "h.zarr").exists()
+
+
+# --- how a command ends
+
+
+def _end(error: BaseException, *arguments: str) -> Result:
+    """What comes of a command that raises an error."""
+
+    @click.command
+    def fail() -> None:
+        raise error
+
+    group = type(main)("wsi-meta", {"fail": fail}, params=main.params)
+    return CliRunner().invoke(group, [*arguments, "fail"])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "out of memory; close other programs, or lower --workers or --batch-size"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB); close"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "out of memory (CUDA out of memory. Tried); close"),
+        (RuntimeError("one\ntwo"), "RuntimeError (one two); 'wsi-meta --debug ...' shows where it came from"),
+        (OverflowError(), "OverflowError; 'wsi-meta --debug"),
+        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), "UnicodeEncodeError ('utf-8' codec"),
+        (KeyError("x"), "KeyError ('x'); "),
+        (OSError(28, "No space left on device", "s.zarr"), "[Errno 28] No space left on device: 's.zarr'"),
+        (SlideReadError("a\n\x1b[2J.tif: no such file"), r"a\n\x1b[2J.tif: no such file"),
+        (BrokenPipeError(32, "Broken pipe"), "[Errno 32] Broken pipe"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_is_raised_becomes_one_line(error: Exception, told: str) -> None:
+    line = _one_line_error(_end(error))
+
+    assert line.startswith(f"Error: {told}")
+    assert line.isprintable()
+
+
+def test_debug_shows_the_traceback_before_the_line() -> None:
+    shown = _end(RuntimeError("here\x1b[1m"), "--debug")
+
+    assert shown.exit_code == 1
+    *trace, last = shown.stderr.splitlines()
+    assert trace[0] == "Traceback (most recent call last):"
+    assert trace[-1] == r"RuntimeError: here\x1b[1m"
+    assert any(Path(__file__).name in line for line in trace)
+    assert last.startswith("Error: RuntimeError (here")
+
+
+def _shell(line: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).with_name("wsi-meta")
+    known = os.environ | {"WSI_META": str(script)} | {name: str(value) for name, value in variables.items()}
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, env=known, check=False)
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly(model_file: Path) -> None:
+    """``head -c1`` may end before or after all is written; ``true`` has ended by then."""
+    for reader in ("head -c1", "true", "(exec 0<&-; sleep 2)"):
+        done = _shell(f'"$WSI_META" info "$MODEL" | {reader}', MODEL=model_file)
+        assert done.stderr == ""
+        assert done.returncode in (0, 1)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(model_file: Path) -> None:
+    done = _shell('"$WSI_META" info "$MODEL" > /dev/full', MODEL=model_file)
+
+    assert done.stderr.splitlines() == ["Error: [Errno 28] No space left on device"]
+    assert done.returncode == 1
+
+
+def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:
+    """The signal comes after the first note, with some seconds of work ahead."""
+    slide = write_slide(tmp_path / "node.tif", texture(1400, 1400))
+    arguments = ["scan", slide, "--out", tmp_path / "h.zarr", "--model", model_file, "--device", "cpu", "--mode", "patch"]
+    script = Path(sys.executable).with_name("wsi-meta")
+    child = subprocess.Popen([script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    first = child.stderr.readline()
+    child.send_signal(signal.SIGINT)
+    errors = first + child.communicate(timeout=60)[1]
+
+    assert child.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("Error: interrupted; what was finished is kept")
+
+
+def test_names_of_any_bytes_reach_the_terminal_escaped(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    name = b"caf\xe9 two\nlines \x1b]0;title\x07\x1b[2J a$^$b"
+    slide = tmp_path / os.fsdecode(name + b".tif")
+    slide.write_bytes(slide_file.read_bytes())
+    gone = tmp_path / os.fsdecode(name + b" gone.tif")
+    out, picture = tmp_path / os.fsdecode(name + b".zarr"), tmp_path / os.fsdecode(name + b".png")
+    script = Path(sys.executable).with_name("wsi-meta")
+    scan = ["scan", slide, "--out", out, "--model", model_file, "--stride", "96", "--tissue-mask", "none", "--device", "cpu"]
+    for arguments, code in (
+        (scan, 0),
+        (["overlay", out, "--out", picture, "--max-side", "300"], 0),
+        (["info", slide], 0),
+        (["info", gone], 1),
+    ):
+        done = subprocess.run([script, *arguments], capture_output=True, check=False)
+        shown = (done.stdout + done.stderr).decode("utf-8")
+        assert done.returncode == code, shown
+        assert "Traceback" not in shown
+        assert all(line.replace("\r", "").isprintable() for line in shown.split("\n")), ascii(shown)
+        assert printable(slide.stem) in shown

@@ -1,10 +1,16 @@
-"""The ``wsi-meta`` command: one small module per subcommand, each a single call into the library."""
+"""The ``wsi-meta`` command: one small module per subcommand, each a single call into the library. A command ends here."""
 
 from __future__ import annotations
 
 import atexit
 import gc
-from typing import Any
+import logging
+import os
+import select
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any, TextIO
 
 import click
 
@@ -21,35 +27,117 @@ from wsi_meta.cli.scan import scan, summary
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
-from wsi_meta.errors import OptionsError, WsiMetaError, one_line
+from wsi_meta.errors import OptionsError, WsiMetaError, one_line, printable
 
 __all__ = ["main"]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+
 
 class _OneLineErrors(click.Group):
-    """A group that turns wrong usage into a hint and exit code 2; bad input, full disks and the like into one line and 1."""
+    """A group that turns wrong usage into a hint and exit code 2, Ctrl-C into 130, any other failure into one line and 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        debug = bool(ctx.params.get("debug"))
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not by the interpreter when it ends
+            return result
         except OptionsError as error:
             name = str(ctx.invoked_subcommand)
-            raise click.UsageError(str(error), click.Context(self.commands[name], ctx, name)) from error
-        except (WsiMetaError, OSError) as error:
-            told = one_line(error)
-        except KeyboardInterrupt:
-            told = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+            raise click.UsageError(printable(str(error)), click.Context(self.commands[name], ctx, name)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            end = click.exceptions.Exit(1) if _nobody_reads(error) else _Failure.of(error, debug=debug)
         # raised here, after the error and all that its frames held are gone: gloo's threads would abort the ending process
-        raise click.ClickException(told)
+        raise end
+
+
+class _Failure(click.ClickException):
+    """The end of a command that failed: one line on stderr, and with ``--debug`` the traceback before it.
+
+    It holds texts only, so that the error and its frames can go.
+    """
+
+    def __init__(self, message: str, exit_code: int, trace: list[str]) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]
+        self.trace = trace
+
+    @classmethod
+    def of(cls, error: BaseException, *, debug: bool) -> _Failure:
+        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
+        return cls(_tell(error), code, [printable(line) for line in trace])
+
+    def show(self, file: Any = None) -> None:
+        for line in self.trace:
+            click.echo(line, file=file, err=True)
+        super().show(file)
+
+
+class _Printable(logging.Formatter):
+    """Escapes what a terminal would obey in a file's name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _tell(error: BaseException) -> str:
+    """Say in one line what went wrong and what to do."""
+    told = one_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+    if isinstance(error, WsiMetaError | OSError):
+        return told or type(error).__name__
+    found = f" ({told[:400]})" if told else ""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU
+        return f"out of memory{found}; close other programs, or lower --workers or --batch-size"
+    return f"{type(error).__name__}{found}; 'wsi-meta --debug ...' shows where it came from"
+
+
+def _nobody_reads(error: BaseException) -> bool:
+    """Tell whether an error only says that nobody reads the output any more, as after ``| head``; let go of such output."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    closed = isinstance(error, BrokenPipeError) and any(map(_is_closed, streams))
+    for stream in streams:
+        _let_go(stream)
+    return closed
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Tell whether a stream is a pipe that nobody reads."""
+    poll = select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _let_go(stream: TextIO) -> None:
+    """Write what is in a stream's buffer, or send it to nowhere: the interpreter would try again when it ends, and complain."""
+    try:
+        stream.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wsi_meta.__version__, prog_name="wsi-meta")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
     """Map tumor on whole-slide images of lymph nodes. A research tool, not a medical device.
 
     Start with:  wsi-meta demo
     """
+    del debug  # the group reads it where a command fails
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     atexit.register(gc.freeze)  # else the ending process frees torch's modules object by object, which takes half a second
 
 
