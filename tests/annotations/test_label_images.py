@@ -130,6 +130,16 @@ def test_a_picture_that_declares_more_than_its_file_can_hold_is_refused(tmp_path
         _read(tmp_path / "m.png")
 
 
+@pytest.mark.parametrize("tag", ["ImageLength", "ImageWidth"])
+def test_a_tiff_that_declares_more_than_its_tiles_is_refused(tmp_path: Path, tag: str) -> None:
+    _tiff(tmp_path / "m.tif", GREY, tile=(16, 16), compression="deflate")
+    assert _read(tmp_path / "m.tif").sum() == WHERE.sum()
+    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+b") as file:
+        file.pages[0].tags[tag].overwrite(60_000)
+    with pytest.raises(DataError, match=r"60000.* px in 35 tiles"):
+        _read(tmp_path / "m.tif")
+
+
 @pytest.mark.parametrize(
     ("values", "options"),
     [

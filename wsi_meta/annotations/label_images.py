@@ -7,6 +7,7 @@ palettes, planes that are stored one behind the other, and alpha. TIFF (with or 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ BAND_ROWS = 512
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PACKED = 1100
 """Largest ratio of pixels to bits in a file that is believed: deflate reaches 1,032."""
+MOST_TILE = 1 << 26
+"""Pixels of a tile that are believed of any file."""
 COLOUR = 1 << 24
 """Label of a colour: this and its 24 bits, so that no colour has the label of a grey."""
 
@@ -245,5 +248,15 @@ def _of_tiff(tiff: Any) -> LabelImage:
     white = 2**page.bitspersample - 1 if page.photometric == PHOTOMETRIC.MINISWHITE else None
     if white is not None and page.dtype.kind not in "bu":
         raise ValueError(f"white is zero, in values of type {page.dtype}")
+    for level in series.levels:
+        _check_size(level.keyframe, tiff.filehandle.size)
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))
     return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette))
+
+
+def _check_size(page: Any, size: int) -> None:
+    """Raise ValueError when a page of a TIFF declares more pixels than its tiles, or a file of `size` bytes, can hold."""
+    declared, stored = math.prod(page.chunked), len(page.dataoffsets)
+    tile = math.prod(page.chunks)
+    if declared > stored or tile > max(MOST_TILE, 8 * MOST_PACKED * size):
+        raise ValueError(f"{page.imagewidth} x {page.imagelength} px in {stored} tiles or strips of {tile}: damaged")
