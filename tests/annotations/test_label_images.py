@@ -176,3 +176,21 @@ def test_other_truth_masks_are_refused(tmp_path: Path, values: Any, options: dic
         read_mask(tmp_path / "m.tif", 1)
     with pytest.raises(DataError, match=told):
         tumor_squares(tmp_path / "m.tif", (100, 80), 1, 16)
+
+
+def _damaged(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+def test_damaged_headers_are_refused(tmp_path: Path) -> None:
+    """An array's header is Python's syntax; a width of 0 divides by zero within tifffile."""
+    np.save(tmp_path / "m.npy", GREY)
+    _damaged(tmp_path / "m.npy", b"}", b"(")
+    _tiff(tmp_path / "m.tif", GREY, tile=(16, 16), compression="deflate")
+    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+b") as file:
+        file.pages[0].tags["TileWidth"].overwrite(0)
+    for name in ("m.npy", "m.tif"):
+        with pytest.raises(DataError, match=f"{name}: not a mask"):
+            _read(tmp_path / name)

@@ -91,11 +91,12 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
         that are not whole numbers.
     """
     import struct
+    import tokenize
     import zlib
 
     import tifffile
 
-    errors = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, MemoryError, OverflowError)
+    errors = (OSError, ValueError, LookupError, RuntimeError, TypeError, EOFError, MemoryError, ArithmeticError, AttributeError)
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -108,7 +109,7 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
             yield _of_picture(path)
     except DataError:
         raise
-    except (*errors, SyntaxError, struct.error, zlib.error, tifffile.TiffFileError) as error:
+    except (*errors, SyntaxError, tokenize.TokenError, struct.error, zlib.error, tifffile.TiffFileError) as error:
         raise DataError(f"{path}: not a {what} ({first_line(error)}); expected {expected}") from error
 
 
