@@ -199,7 +199,7 @@ def test_damage_in_the_busiest_tile_does_not_choose_the_reader(tmp_path: Path, m
     assert "1 of 4 tiles that were compared are damaged" in slide.reader_reason
     damaged = scan_darkness(path, tmp_path / "damaged.zarr", **options)
     unreadable = damaged.status == Status.UNREADABLE
-    assert 64 <= unreadable.sum() <= 144, "the tile's 8 x 8 cells, and those whose patches reach into it"
+    assert 64 <= unreadable.sum() <= 256, "the tile's 8 x 8 cells, and those of the parts of half a tile that touch it"
     np.testing.assert_array_equal(damaged.probability[~unreadable], whole.probability[~unreadable])
 
 
@@ -242,7 +242,7 @@ def test_a_bad_tile_in_a_small_slide_costs_a_tile(tmp_path: Path, model_file: Pa
     damaged = scan_darkness(path, tmp_path / "damaged.zarr", **options)
     unreadable = damaged.status == Status.UNREADABLE
     assert unreadable[8:16, 8:16].all()
-    assert unreadable.sum() <= 144
+    assert unreadable.sum() <= 256
     np.testing.assert_array_equal(damaged.probability[~unreadable], whole.probability[~unreadable])
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockWorker"]
 
-TILE_SHARE = 4
+TILE_SHARE = 2
 """What cannot be read is tried again in parts until these are this many times smaller than a stored tile, or a cell."""
 FAILURES_AT_MOST = 100
 """Failed reads after which a block is given up where nothing of it was read: all its parts of 480 px, and some more."""
