@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_a_killed_scans_lock_is_taken_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [{"host": "elsewhere"}, {"space": "pid:[1]"}])
-def test_a_holder_elsewhere_is_named_and_stays(tmp_path: Path, place: dict[str, str]) -> None:
+def test_a_holder_elsewhere_is_named_and_stays(tmp_path: Path, place: dict[str, Any]) -> None:
     _write_lock(tmp_path / "h.zarr", replace(Holder.here(), pid=_ended_process(), **place))
     with (
         pytest.raises(OutputExistsError, match=r"cannot be seen from here.*remove .*\.h\.zarr\.lock"),

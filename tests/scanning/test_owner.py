@@ -84,7 +84,8 @@ DAMAGE: list[Callable[[Path], object]] = [
 def test_a_finished_store_is_mended_where_it_is_damaged(
     tmp_path: Path, slide_file: Path, model_file: Path, damage: Callable[[Path], object]
 ) -> None:
-    store, seen = tmp_path / "h.zarr", []
+    store = tmp_path / "h.zarr"
+    seen: list[int] = []
 
     class Counting(DarknessPredictor):
         def predict_block(self, pieces: Any, wanted: Any, stride_px: int, report: Any = None) -> Any:

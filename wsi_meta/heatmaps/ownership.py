@@ -72,7 +72,7 @@ def is_store(path: Path) -> bool:
     """Tell whether a folder bears our mark, be it damaged otherwise."""
     try:
         content = json.loads((path / "zarr.json").read_bytes())
-        return "identity" in content["attributes"]["wsi_meta"]
+        return bool("identity" in content["attributes"]["wsi_meta"])
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
