@@ -314,7 +314,7 @@ def test_names_of_any_bytes_reach_the_terminal_escaped(tmp_path: Path, slide_fil
         (["info", slide], 0),
         (["info", gone], 1),
     ):
-        done = subprocess.run([script, *arguments], capture_output=True, check=False)
+        done = subprocess.run([script, *map(str, arguments)], capture_output=True, check=False)
         shown = (done.stdout + done.stderr).decode("utf-8")
         assert done.returncode == code, shown
         assert "Traceback" not in shown
