@@ -134,8 +134,8 @@ def test_a_picture_that_declares_more_than_its_file_can_hold_is_refused(tmp_path
 def test_a_tiff_that_declares_more_than_its_tiles_is_refused(tmp_path: Path, tag: str) -> None:
     _tiff(tmp_path / "m.tif", GREY, tile=(16, 16), compression="deflate")
     assert _read(tmp_path / "m.tif").sum() == WHERE.sum()
-    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+b") as file:
-        file.pages[0].tags[tag].overwrite(60_000)
+    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+") as file:
+        file.pages.first.tags[tag].overwrite(60_000)
     with pytest.raises(DataError, match=r"60000.* px in 35 tiles"):
         _read(tmp_path / "m.tif")
 
@@ -189,8 +189,8 @@ def test_damaged_headers_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", GREY)
     _damaged(tmp_path / "m.npy", b"}", b"(")
     _tiff(tmp_path / "m.tif", GREY, tile=(16, 16), compression="deflate")
-    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+b") as file:
-        file.pages[0].tags["TileWidth"].overwrite(0)
+    with tifffile.TiffFile(tmp_path / "m.tif", mode="r+") as file:
+        file.pages.first.tags["TileWidth"].overwrite(0)
     for name in ("m.npy", "m.tif"):
         with pytest.raises(DataError, match=f"{name}: not a mask"):
             _read(tmp_path / name)
