@@ -19,6 +19,7 @@ __all__ = [
     "check_output",
     "flush",
     "refuse_input",
+    "remove_leftovers",
     "unique_name",
     "written_whole",
 ]
@@ -87,7 +88,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f"{path.name}.{unique_name()}.partial")
     try:
-        _remove_abandoned(path)
+        remove_leftovers(path, older_s=ABANDONED_S)
         yield partial
         flush(partial)
         partial.replace(path)
@@ -119,9 +120,9 @@ def flush(path: Path) -> None:
             os.close(number)
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove temporary files for `path` that killed processes left."""
+def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
+    """Remove temporary files for `path` that killed processes left, those that nobody wrote to for `older_s` seconds."""
     ours = re.compile(re.escape(path.name) + r"\." + UNIQUE + r"\.partial")
     for entry in os.scandir(path.absolute().parent):
-        if ours.fullmatch(entry.name) and entry.is_file() and time.time() - entry.stat().st_mtime > ABANDONED_S:
+        if ours.fullmatch(entry.name) and entry.is_file() and time.time() - entry.stat().st_mtime >= older_s:
             Path(entry.path).unlink(missing_ok=True)

@@ -96,6 +96,7 @@ class BlockWorker:
         told: list[int] = []
 
         def tell(cells: int) -> None:
+            self.stop.check()
             told.append(cells)
             if report is not None:
                 report(cells)

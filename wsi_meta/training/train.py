@@ -12,7 +12,7 @@ from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, TrainingError, first_line
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.models.card import read_card
-from wsi_meta.outputs import check_output, refuse_input
+from wsi_meta.outputs import check_output, refuse_input, remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
@@ -237,7 +237,11 @@ def _make_validation(job: Job, precision: str, patches: Patches) -> Validation:
 
 
 def _begin_files(job: Job, train_set: Patches, *, resumed: bool) -> None:
-    """Remove the checkpoint of a training that this one overwrites, and draw the contact sheet."""
+    """Remove what a killed training left half-written and the checkpoint of one that is overwritten; draw the contact sheet."""
+    out = job.out
+    for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint_path(out)):
+        if job.processes.first:
+            remove_leftovers(path)
     if job.processes.first and not resumed:
         checkpoint_path(job.out).unlink(missing_ok=True)
         job.parts.draw_contact_sheet(job.out, train_set, job.recipe)
