@@ -128,7 +128,6 @@ class Predictor:
         self.halo_px = DENSE_HALO_PX if dense else 0
         self._batching = Batching(plan.batch_size, self.views, integers=plan.precision == "int8")
         self._dense = dense
-        self._stopped = False
         self._shared = parts.share(plan.device, exact=plan.precision == "fp32", compiled=compiled)
         self._in_bands = runs_in_bands(plan.device, dense=dense, compiled=compiled)
         network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
@@ -218,10 +217,6 @@ class Predictor:
         """Return what :meth:`predict_block` returns, for a block whose image is in memory."""
         return self.predict_block((image[piece] for piece in self.pieces(wanted, stride_px)), wanted, stride_px)
 
-    def stop(self) -> None:
-        """Let all later passes fail at once, so that an interrupted scan ends soon."""
-        self._stopped = True
-
     def _patches(self, strips: Iterable[torch.Tensor], wanted: NDArray[np.bool_], stride_px: int) -> Iterator[torch.Tensor]:
         """Cut strips of a block's image into the patches of its wanted cells, some at a time."""
         patch_px, at_once = self._cut.patch_px, self._batching.patches_at_once
@@ -269,16 +264,10 @@ class Predictor:
 
     def _pass(self, images: torch.Tensor) -> torch.Tensor:
         """Run the network over uint8 images (n, height, width, 3) on the device."""
-        self._unless_stopped()
         with self._shared.passing():
             return self._network(images)
 
-    def _unless_stopped(self) -> None:
-        if self._stopped:
-            raise InterruptedError("the predictor was stopped")
-
     def _send(self, pixels: torch.Tensor) -> torch.Tensor:
-        self._unless_stopped()
         return self._shared.send(pixels)
 
     def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:

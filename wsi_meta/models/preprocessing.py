@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from wsi_meta.slides.pixel_size import COARSEST_MPP, FINEST_MPP
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["Preprocessing"]
 
 LARGEST_PATCH_PX = 4096
-MPPS = (0.05, 50.0)
+MPPS = (FINEST_MPP, COARSEST_MPP)
 """Micrometres per pixel that a microscope's picture can have."""
 MEANS, STDS = (0.0, 1.0), (0.001, 10.0)
 """Limits for pixels scaled to 0..1. Values for pixels of 0..255 are beyond them."""
