@@ -29,7 +29,7 @@ def write_slide(path: Path, image: NDArray[np.uint8], mpp: float = MODEL_MPP, *,
     return write_pyramid(path, image, mpp=mpp, tile_px=256, lossless=True, levels=levels)
 
 
-def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 4096) -> Path:
+def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 1024) -> Path:
     """A huge slide of which only the tiles with black square marks (x, y, side) are stored; the rest is transparent."""
     tiles = -(-side // tile_px)
     canvas: dict[tuple[int, int], NDArray[np.uint8]] = {}

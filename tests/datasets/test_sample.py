@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from children import start_child
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from openslide import OpenSlide
 from slide_files import damage_tile, texture, write_slide
 from stores import write_store
-from tiny import HERE, start_child, train_tiny
+from tiny import HERE, train_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
