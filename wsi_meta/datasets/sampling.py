@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.datasets.candidates import KINDS, Candidates, find_candidates
 from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
@@ -84,6 +85,8 @@ def sample(
     valid: float = 0.2,
     test: float = 0.0,
     by: str = "patient",
+    tumor: Sequence[str] = (),
+    exclude_class: Sequence[str] = (),
     mine: str | Path | None = None,
     mined: float = 0.5,
     model: str | Path | None = None,
@@ -108,6 +111,7 @@ def sample(
     patches : largest number of training patches, half of them tumor; validation and test each get an eighth of it
     valid, test : shares of the slides without a split in the manifest that go to these splits
     by : ``patient`` keeps a patient's slides in one split, ``slide`` distributes slide by slide
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
     mine : folder of heatmaps ``<slide>.zarr`` of the manifest's slides, for hard negatives: normal tissue that the scan
         mistook for tumor
     mined : share of hard patches among the normal ones, where there are enough
@@ -131,7 +135,8 @@ def sample(
     """
     _check_options(patches, valid, test, mined, by)
     folder = _check_out(Path(out), overwrite=overwrite)
-    splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
+    slides = read_manifest(manifest, names=ClassNames.told(tumor, exclude_class))
+    splits = deal_splits(slides, valid=valid, test=test, by=by, seed=seed)
     scans = None if mine is None else _check_scans(Path(mine), splits)
     geometry = _pcam_geometry(model)
     partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 from wsi_meta.models.card import ModelCard
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "ScannedSlide", "ScannedTissue"]
@@ -64,6 +65,8 @@ class ScannedSlide:
     """Level-0 pixels."""
     mpp: float
     """Micrometres per level-0 pixel."""
+    bounds: Bounds | None = None
+    """The part of it that QuPath shows, see :class:`wsi_meta.Slide`; None in a store that was made before bounds were kept."""
 
 
 @dataclass(frozen=True)
@@ -138,10 +141,11 @@ class ScanRecord:
         AttributeError, KeyError, TypeError, ValueError
             when a part is missing or is not what it should be.
         """
-        identity, result = parts["identity"], parts["result"]
+        identity, slide, result = parts["identity"], parts["slide"], parts["result"]
+        bounds = slide.get("bounds")
         return cls(
             identity=_make(ScanIdentity, identity | {"grid": _make(PatchGrid, identity["grid"])}),
-            slide=_make(ScannedSlide, parts["slide"]),
+            slide=_make(ScannedSlide, slide | {"bounds": None if bounds is None else _make(Bounds, bounds)}),
             tissue=_make(ScannedTissue, parts["tissue"]),
             model=ModelCard.from_dict(parts["model"]),
             device=str(parts["device"]),
