@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wsi_meta.errors import OptionsError
 
-__all__ = ["EXCLUDED_GROUPS", "TUMOR_GROUPS", "ClassNames"]
+__all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "TUMOR_GROUPS", "ClassNames"]
 
 TUMOR_GROUPS = ("tumor", "tumour", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
@@ -67,6 +67,10 @@ class ClassNames:
     def expected(self) -> str:
         """Return the names of tumor and of what is excluded, for errors."""
         return ", ".join((self.tumor or TUMOR_GROUPS) + (self.excluded or EXCLUDED_GROUPS))
+
+
+DEFAULT_NAMES = ClassNames()
+"""Where nothing was told."""
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.tables import SEPARATORS
+from wsi_meta.annotations.tables import BLANK, SEPARATORS, read_lines
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.outputs import check_output, written_whole
 
@@ -60,13 +60,12 @@ def read_detections(path: str | Path) -> Detections:
     """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            text = file.readlines()
-        first = next((line for line in text if line.strip(", ;\t\r\n")), "")
+        text = read_lines(path)
+        first = next((line for line in text if line.strip(BLANK)), "")
         separator = next((mark for mark in SEPARATORS[1:] if mark in first), SEPARATORS[0])
         rows = csv.reader(text, delimiter=separator)
         lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
     if lines and not any(map(_is_number, lines[0][1])):
         places = _places(path, lines[0][1])

@@ -192,9 +192,7 @@ def _without_class(
             f"{drawn.path}: {len(others)} outlines without a class beside others of which none is tumor; "
             "expected a class for each, or --tumor"
         )
-    logger.warning(
-        "%s: %d outlines without a class are not taken for tumor, because classes say what is", drawn.path, len(others)
-    )
+    logger.warning("%s: %d outlines without a class beside classes that tell are not taken for tumor", drawn.path, len(others))
     return []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.class_names import ClassNames
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
@@ -92,7 +92,7 @@ def find_candidates(
 
 
 def tumor_cells(
-    truth: Path, grid: PatchGrid, *, names: ClassNames = ClassNames(), origin: tuple[int, int] = (0, 0)
+    truth: Path, grid: PatchGrid, *, names: ClassNames = DEFAULT_NAMES, origin: tuple[int, int] = (0, 0)
 ) -> NDArray[np.bool_]:
     """Tell which cells contain a pixel of tumor, at the model's mpp; bool (rows, cols).
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import PARTLY, loose
-from wsi_meta.annotations.class_names import ClassNames
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import refuse_absent
 from wsi_meta.annotations.tables import read_table
@@ -38,7 +38,7 @@ class SourceSlide:
     """Whether it may contain tumor outside its outlines, so that no part of it is known to be normal."""
     mpp: float | None = None
     """Micrometres per level-0 pixel, for a slide whose file does not say; else None."""
-    names: ClassNames = ClassNames()
+    names: ClassNames = DEFAULT_NAMES
     """Which classes of its outlines are tumor."""
 
     @property
@@ -47,7 +47,7 @@ class SourceSlide:
         return self.path.stem
 
 
-def read_manifest(path: str | Path, *, names: ClassNames = ClassNames()) -> tuple[SourceSlide, ...]:
+def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class: Sequence[str] = ()) -> tuple[SourceSlide, ...]:
     """Read a manifest: a CSV file with a row per slide.
 
     Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
@@ -57,7 +57,7 @@ def read_manifest(path: str | Path, *, names: ClassNames = ClassNames()) -> tupl
 
     Parameters
     ----------
-    names : which classes of outlines are tumor
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
 
     Raises
     ------
@@ -65,7 +65,7 @@ def read_manifest(path: str | Path, *, names: ClassNames = ClassNames()) -> tupl
         when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
         a class that was told.
     """
-    path = Path(path)
+    path, names = Path(path), ClassNames.told(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
     rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
     slides = [_read_row(path, row, known) for row in rows]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import loose
-from wsi_meta.annotations.class_names import ClassNames
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
@@ -53,7 +53,7 @@ class Reading:
 
     mask_level: int = 0
     """Level of the slide that the first image of each mask is as large as."""
-    names: ClassNames = ClassNames()
+    names: ClassNames = DEFAULT_NAMES
     """Which classes of outlines are tumor."""
     slides: Path | None = None
     """Folder of the slides or their heatmaps, which know the corner that QuPath's outlines count from."""
@@ -195,7 +195,9 @@ def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dic
     """Return the level-0 pixel that QuPath counts from, of the slides with these names; without `slides` that is not known."""
     if slides is None:
         if names:
-            told = "%s: GeoJSON of %d slides is taken as level-0 pixels; pass --slides where QuPath shows a part of them (MRXS, SCN)"
+            told = (
+                "%s: GeoJSON of %d slides is taken as level-0 pixels; pass --slides if they are MRXS, SCN or others with bounds"
+            )
             logger.warning(told, truth, len(names))
         return {}
     if not slides.is_dir():
@@ -208,9 +210,7 @@ def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dic
     for name in names:
         bounds = next((known for path in files.get(name, []) if (known := _bounds_of(path)) is not None), None)
         if bounds is None:
-            raise DataError(
-                f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr or the slide"
-            )
+            raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
         corners[name] = bounds.x, bounds.y
     return corners
 
