@@ -158,7 +158,7 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:
 
 def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.float64], ...]]:
     """Return the rings of each polygon of a geometry; count the parts that are none."""
-    kind = "object without geometry" if geometry is None else str(geometry["type"])
+    kind = "feature without geometry" if geometry is None else str(geometry["type"])
     if kind == "GeometryCollection":
         for part in geometry["geometries"]:
             yield from _polygons(part, others)

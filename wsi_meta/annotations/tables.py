@@ -11,12 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from wsi_meta.errors import DataError, first_line
 
-__all__ = ["BLANK", "SEPARATORS", "NamedRows", "Row", "last_part", "read_lines", "read_table", "refuse_twice", "without_ending"]
+__all__ = ["SEPARATORS", "NamedRows", "Row", "last_part", "read_lines", "read_table", "refuse_twice", "without_ending"]
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
-BLANK = ", ;\t\r\n"
-"""What an empty line may hold."""
 SLIDE_ENDINGS = [
     ".tif",
     ".tiff",
@@ -103,7 +101,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
     wanted = " and ".join(f"'{column}'" for column in columns)
     try:
         lines = read_lines(path)
-        before = next((number for number, line in enumerate(lines) if line.strip(BLANK)), 0)
+        before = next((number for number, line in enumerate(lines) if line.strip()), 0)
         separator, header = _header(lines[before] if lines else "", columns)
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
@@ -124,8 +122,10 @@ def read_lines(path: Path) -> list[str]:
     OSError, UnicodeError
     """
     content = path.read_bytes()
-    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    return io.StringIO(content.decode(encoding), newline="").readlines()
+    text = content.decode("utf-16") if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+    if not any(separator in text for separator in SEPARATORS):  # any bytes may happen to be UTF-16
+        text = content.decode("utf-8-sig")
+    return io.StringIO(text, newline="").readlines()
 
 
 def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
@@ -161,7 +161,7 @@ def _rows(reader: Any, places: Sequence[int], before: int) -> list[Row]:
     """Return the values at some places of each row that is not empty; the reader begins after some lines."""
     found = []
     for values in reader:
-        if any(value.strip() for value in values):
+        if values:
             row = Row(values[place].strip() if place < len(values) else "" for place in places)
             row.line = before + reader.line_num
             found.append(row)

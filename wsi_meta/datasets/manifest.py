@@ -65,7 +65,7 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
         when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
         a class that was told.
     """
-    path, names = Path(path), ClassNames.told(tumor, exclude_class)
+    path, classes = Path(path), ClassNames.told(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
     rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
     slides = [_read_row(path, row, known) for row in rows]
@@ -80,10 +80,10 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
         logger.warning(
             "%s: no negatives from %s: known to be partly annotated; a column 'partly' overrides that", path, ", ".join(assumed)
         )
-    if names.all_told:
+    if classes.all_told:
         truths = [slide.truth for slide in slides if slide.truth and slide.truth.suffix.lower() in OUTLINE_ENDINGS]
-        refuse_absent(names, map(read_drawn, truths), str(path))
-    return tuple(replace(slide, names=names) for slide in slides)
+        refuse_absent(classes, map(read_drawn, truths), str(path))
+    return tuple(replace(slide, names=classes) for slide in slides)
 
 
 def deal_splits(
