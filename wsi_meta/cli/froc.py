@@ -41,7 +41,7 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
     DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels; a file without lines means none were
     found. TRUTH is a folder of <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
 
-    QuPath shows only the bounds that some slides state, and counts from their corner: --slides says where it lies.
+    QuPath counts from the corner of the part of a slide that it shows; --slides finds that corner.
     """
     from wsi_meta.evaluation.camelyon16 import froc as judge
 
