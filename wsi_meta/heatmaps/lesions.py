@@ -213,8 +213,14 @@ def _moved(lesion: Lesion, origin: tuple[int, int]) -> Lesion:
         Outline(outline.vertices - origin, tuple(hole - origin for hole in outline.holes), outline.name)
         for outline in lesion.outlines
     )
-    moved = {"x": lesion.x - x, "y": lesion.y - y, "peak_x": lesion.peak_x - x, "peak_y": lesion.peak_y - y}
-    return replace(lesion, outlines=tuple(outlines), **moved)
+    return replace(
+        lesion,
+        outlines=tuple(outlines),
+        x=lesion.x - x,
+        y=lesion.y - y,
+        peak_x=lesion.peak_x - x,
+        peak_y=lesion.peak_y - y,
+    )
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
