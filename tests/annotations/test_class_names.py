@@ -127,6 +127,10 @@ def test_forms_of_geojson(tmp_path: Path, content: Any, outlines: int, told: str
         {"wsi_meta": {"frame": "other"}, "features": []},
         {"wsi_meta": {"frame": "qupath"}, "features": []},
         {"wsi_meta": [1], "features": []},
+        {"wsi_meta": {"frame": "qupath", "origin_x": float("inf"), "origin_y": 0}, "features": []},
+        {"wsi_meta": {"frame": "qupath", "origin_x": 10**9, "origin_y": 0}, "features": []},
+        [_feature({"type": "Polygon", "coordinates": [[[0, 0], [10**400, 0], [0, 1]]]})],
+        [_feature({"type": "Polygon", "coordinates": [[[0, 0], [1e300, 0], [0, 1]]]})],
     ],
 )
 def test_other_json_is_refused(tmp_path: Path, content: Any) -> None:

@@ -34,6 +34,9 @@ ENCLOSING = ("polygon", "spline", "rectangle")
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
 
+FARTHEST = 1 << 21
+"""Level-0 pixels that a vertex may lie from the corner: a glass slide of 76 mm has 1.5 million at 0.05 um."""
+
 Origin = tuple[int, int]
 
 
@@ -77,7 +80,7 @@ def read_drawn(path: Path) -> DrawnFile:
         raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
     try:
         regions, origin, others = read(path)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ElementTree.ParseError) as error:
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
     if others:
@@ -192,11 +195,16 @@ def _own_origin(content: Any) -> Origin | None:
         return 0, 0
     if facts["frame"] != "qupath":
         raise ValueError(f"frame {facts['frame']!r}, expected qupath or level-0")
-    return int(facts["origin_x"]), int(facts["origin_y"])
+    origin = int(facts["origin_x"]), int(facts["origin_y"])
+    if max(map(abs, origin)) > FARTHEST:
+        raise ValueError(f"origin {origin}, beyond any slide")
+    return origin
 
 
 def _ring(points: Any) -> NDArray[np.float64]:
     ring = np.array([[float(x), float(y)] for x, y, *_ in points], np.float64).reshape(-1, 2)
     if not np.isfinite(ring).all():
         raise ValueError("a vertex that is no number")
+    if (far := abs(ring).max(initial=0)) > FARTHEST:
+        raise ValueError(f"a vertex at {far:g}, beyond any slide")
     return ring
