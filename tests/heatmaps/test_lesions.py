@@ -331,9 +331,7 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
 def test_an_older_store_says_that_it_does_not_know_qupaths_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     heatmap = write_store(tmp_path / "h.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)))
     attributes: Any = heatmap.group.attrs["wsi_meta"]
-    del attributes["slide"]["bounds"]
-    heatmap.group.attrs["wsi_meta"] = attributes
-    heatmap = Heatmap.open(tmp_path / "h.zarr")
+    assert "bounds" not in attributes["slide"]
     assert heatmap.record.slide.bounds is None
     find_lesions(heatmap, out=tmp_path / "l.csv")
     assert not caplog.records

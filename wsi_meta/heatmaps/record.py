@@ -128,8 +128,10 @@ class ScanRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
-        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
+        parts: dict[str, Any] = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
+        if self.slide.bounds is None:  # as the older store that it was read from
+            del parts["slide"]["bounds"]
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
