@@ -13,7 +13,7 @@ import pytest
 import zarr
 from fakes import DarknessPredictor, scan_darkness
 from PIL import Image
-from slide_files import MODEL_MPP, damage_tile, texture, write_slide
+from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
 import wsi_meta.scanning.networks
 from wsi_meta.datasets.layouts import open_patches
@@ -28,6 +28,7 @@ from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model, build_network, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import Slide
 
 
@@ -466,3 +467,14 @@ def test_no_tissue_has_no_fitted_score(thin_model: Model, tmp_path: Path) -> Non
     assert result is not None
     assert result.fitted_score is not None
     assert (result.score, result.fitted_score["score"]) == (None, None)
+
+
+def test_a_store_keeps_the_bounds_of_its_slide(tmp_path: Path, model_file: Path) -> None:
+    """QuPath shows 256 px of the glass, from x 320, y 160, that is from cell 10, 5 on."""
+    slide = write_scn(tmp_path / "s.scn", np.zeros((256, 256, 3), np.uint8), (320, 160), (800, 600))
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, device="cpu", tissue_mask="none")
+    assert heatmap.record.slide.bounds == Bounds(320, 160, 256, 256)
+    find_lesions(heatmap, threshold=0.7, peak=0.7, out=tmp_path / "l.geojson")
+    (feature,) = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    corners = np.array(feature["geometry"]["coordinates"][0][0])
+    assert (corners.min(0).tolist(), corners.max(0).tolist()) == ([0, 0], [256, 256])
