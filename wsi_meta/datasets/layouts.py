@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
@@ -29,7 +27,9 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+    from torch.utils.data import DataLoader
 
 __all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
 

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmaps.record import ScanResult
-from wsi_meta.heatmaps.scoring import score_slide
-from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["refuse_nothing", "sum_up"]
-
-
-def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanResult:
-    """Return score and counts of a heatmap whose blocks are written; both arrays have the grid's shape."""
-    cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    complete = cells["pending"] == cells["unreadable"] == 0
-    return ScanResult(score_slide(probability), complete, cells)
+__all__ = ["refuse_nothing"]
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
