@@ -43,12 +43,13 @@ OTHER_IMAGES = (".bmp", ".gif", ".webp", ".jp2", ".npy")
 """Endings of images that are not read, but told."""
 
 
-def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]:
+def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True) -> dict[str, Patches]:
     """Find the labelled patches in one or several folders.
 
     Parameters
     ----------
     paths : folders, each in one of the module's layouts
+    tell : warn of folders and images in them that are not read
 
     Returns
     -------
@@ -72,7 +73,8 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
                 f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
                 "or folders 0/ and 1/"
             )
-        _tell_unread(folder, [patches for _, patches in parts])
+        if tell:
+            _tell_unread(folder, [patches for _, patches in parts])
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
     return {split: join(found[split]) for split in SPLITS if split in found}
