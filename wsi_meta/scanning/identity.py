@@ -65,11 +65,17 @@ def make_record(
     )
     return ScanRecord(
         identity=identity,
-        slide=ScannedSlide(slide.path.name, slide.name, slide.width, slide.height, slide.mpp),
+        slide=_scanned(slide),
         tissue=ScannedTissue(tissue.source, tissue.fraction),
         model=model.card,
         device=plan.inference.device,
         versions=library_versions(),
+    )
+
+
+def _scanned(slide: Slide) -> ScannedSlide:
+    return ScannedSlide(
+        slide.path.name, slide.name, slide.width, slide.height, slide.mpp, slide.stated_mpp, slide.reader_reason
     )
 
 
