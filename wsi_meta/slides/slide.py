@@ -168,6 +168,9 @@ class Slide:
         MissingMppError
         """
         window = self._window(mpp, x, y, width, height)
+        inside = self._inside(window.rectangle)
+        if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
+            return np.full((height, width, 3), self.background, np.uint8)
         pixels = self._read_level(*window.rectangle)
         return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
 
