@@ -280,11 +280,10 @@ def _check_out(folder: Path, *, overwrite: bool) -> None:
     """Make sure that the files can be written. Files of an earlier sampling are never mixed with new ones."""
     if folder.exists() and not folder.is_dir():
         raise OutputPathError(f"{folder}: a file; expected a folder for PCam's files")
-    if not (there := [folder / name for name in _names() if (folder / name).exists()]):
-        return
-    if not (folder / RECORD).is_file():
+    there = [folder / name for name in _names() if (folder / name).exists()]
+    if there and not (folder / RECORD).is_file():
         raise OutputExistsError(f"{there[0]}: exists, and is not from 'wsi-meta sample'; never replaced; choose another --out")
-    if not overwrite:
+    if there and not overwrite:
         raise OutputExistsError(f"{there[-1]}: exists; choose another --out, or pass --overwrite to replace the sampling there")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,7 +15,7 @@ from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.inference.allocator import give_back_memory, tuned_memory
+from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
@@ -25,8 +24,8 @@ from wsi_meta.scanning.engine import Engine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
 from wsi_meta.scanning.local import LocalEngine
 from wsi_meta.scanning.networks import Networks
-from wsi_meta.scanning.options import ScanOptions, ScanPlan, choose_mode, options_of, plan_of
-from wsi_meta.scanning.outcome import refuse_nothing
+from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
+from wsi_meta.scanning.outcome import describe_tissue, refuse_nothing
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.slides.slide import Slide, open_slide
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Scanner"]
-
-logger = logging.getLogger("wsi_meta")
 
 
 class Scanner:
@@ -95,15 +92,10 @@ class Scanner:
         self._threads = Threads()
         self._networks = Networks(model, predictor, self._threads)
         self._idle, self._in_work = threading.Condition(), 0
-        self._planning = threading.Lock()
-        self._plan: ScanPlan | None = None
-        self._tuned: ExitStack | None = None
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self._closed = False
-        self._engine, self._resolve = self._make_engine(asked, predictor)
-        if predictor is not None or self._options.on_cluster or asked.may_be_refused:
-            self._plan = self._resolve_now()
+        self._late, self._engine = self._resolve(asked, predictor)
 
     def scan(
         self,
@@ -173,34 +165,19 @@ class Scanner:
 
     @property
     def plan(self) -> ScanPlan:
-        """What the options come to on the machine that computes.
+        """What the options come to on the machine that computes; see :class:`wsi_meta.scanning.options.LatePlan`."""
+        return self._late.plan
 
-        Nothing in it is ``auto``, but for compiling, which depends on each slide. Where nothing in the options can be refused,
-        the plan is made when it is first needed.
+    def tuned_memory(self) -> AbstractContextManager[None]:
+        """Tune this process's allocator from :meth:`begin`, or the first scan that passed its checks, on; then undo that.
+
+        For a command or a service that has the process to itself; see :func:`wsi_meta.inference.allocator.tuned_memory`.
         """
-        with self._planning:
-            if self._plan is None:
-                self._plan = self._resolve()
-            return self._plan
-
-    @contextmanager
-    def tuned_memory(self) -> Iterator[None]:
-        """Tune this process's allocator for this scanner's network; see :func:`wsi_meta.inference.allocator.tuned_memory`.
-
-        It is done when :meth:`begin` is called or the first scan has passed its checks, and undone in the end. For a command or
-        a service that has the process to itself: a library leaves such settings alone.
-        """
-        with ExitStack() as self._tuned:
-            yield
-        self._tuned = None
+        return self._late.tuned_memory()
 
     def begin(self) -> None:
         """Do what the first scan would do once nothing is left to refuse: import torch, make the plan, tune the memory."""
-        plan = self.plan
-        with self._planning:
-            stack, self._tuned = self._tuned, None
-            if stack is not None and plan.inference.device_kind == "cpu" and not self._options.on_cluster:
-                stack.enter_context(tuned_memory(in_bands=plan.in_bands))
+        self._late.begin()
 
     def __enter__(self) -> Scanner:
         return self
@@ -208,8 +185,8 @@ class Scanner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _make_engine(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[Engine, Callable[[], ScanPlan]]:
-        """Return the engine that the blocks run on, and what makes the plan."""
+    def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
+        """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
         mode = choose_mode(options, self._networks.card, tta=asked.tta if predictor is None else predictor.plan.tta)
         engine: Engine = LocalEngine(options, self._networks, self._threads)
@@ -217,13 +194,13 @@ class Scanner:
             from wsi_meta.scanning.cluster import ClusterEngine
 
             engine = ClusterEngine(options.scheduler, asked, self._networks.path)
-        return engine, lambda: plan_of(options, mode, engine.resolve(asked) if predictor is None else predictor.plan)
-
-    def _resolve_now(self) -> ScanPlan:
+        late = LatePlan(options, mode, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
-            return self._resolve()
+            if predictor is not None or options.on_cluster or asked.may_be_refused:
+                late.make()
+            return late, engine
         except BaseException:
-            self._engine.close()
+            engine.close()
             raise
 
     @contextmanager
@@ -284,7 +261,7 @@ class Scanner:
         else:
             heatmap = Heatmap.create(out, record, cells, overwrite=overwrite)
         if not heatmap.finished:
-            self._tell_of_tissue(tissue, slide)
+            self.note(describe_tissue(tissue, slide))
         return heatmap
 
     def _fill(self, scan: SlideScan) -> Heatmap:
@@ -320,10 +297,3 @@ class Scanner:
         if not (found := self._engine.compiler_found(device)):
             self.note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower")
         return found
-
-    def _tell_of_tissue(self, tissue: TissueMask, slide: Slide) -> None:
-        if not tissue.mask.any():
-            logger.warning(
-                "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
-            )
-        self.note(f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide")
