@@ -135,9 +135,8 @@ def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[by
     from torch.utils.data import DataLoader
 
     generator = torch.Generator()  # else the seeds of the workers are drawn from the global one
-    loader: DataLoader[Any] = DataLoader(
-        _Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator
-    )
+    told_of: Any = _Contents(patches)
+    loader = DataLoader(told_of, batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator)
     contents: list[bytes] = []
     failures: list[str] = []
     with progress_bar(len(patches), "patches", "checking", enabled=progress) as bar:

@@ -18,13 +18,19 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    TorchDataset = Dataset[tuple[torch.Tensor, int]]
+else:
+    TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
 __all__ = ["Patches", "join"]
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``, which asks for no base class.
+class Patches(TorchDataset):
+    """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``.
 
     Patches are found and described without torch, so that wrong ones are refused at once.
     """
