@@ -203,12 +203,13 @@ def _make_validation(job: Job, precision: str, patches: Patches) -> Validation:
 
 
 def _begin_files(job: Job, train_set: Patches, *, resumed: bool) -> None:
-    """Remove what a killed training left half-written, and draw the contact sheet; the first epoch replaces the files."""
+    """Remove what a killed training left half-written and the checkpoint of one that is overwritten; draw the contact sheet."""
     out = job.out
     for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint_path(out)):
         if job.processes.first:
             remove_leftovers(path)
     if job.processes.first and not resumed:
+        checkpoint_path(job.out).unlink(missing_ok=True)
         job.parts.draw_contact_sheet(job.out, train_set, job.recipe)
 
 
