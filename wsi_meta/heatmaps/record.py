@@ -13,7 +13,13 @@ __all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "Scanne
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""
-PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
+PLAIN: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    float | None: (float, int, type(None)),
+}
 """What JSON must hold where a field of a record has one of these types."""
 
 Kind = TypeVar("Kind")
@@ -65,6 +71,10 @@ class ScannedSlide:
     """Level-0 pixels."""
     mpp: float
     """Micrometres per level-0 pixel."""
+    stated_mpp: float | None = None
+    """What the file says of that, where the user said something else; None where they agree."""
+    reader_reason: str = ""
+    """Why the reader in the identity was chosen."""
     bounds: Bounds | None = None
     """The part of it that QuPath shows, see :class:`wsi_meta.Slide`; None in a store that was made before bounds were kept."""
 
@@ -162,5 +172,5 @@ def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:
     known = {name: hint for name, hint in get_type_hints(kind).items() if name in parts}
     for name, hint in known.items():
         if hint in PLAIN and type(parts[name]) not in PLAIN[hint]:
-            raise TypeError(f"{name} is {parts[name]!r}; expected {hint.__name__}")
+            raise TypeError(f"{name} is {parts[name]!r}; expected {getattr(hint, '__name__', hint)}")
     return kind(**{name: parts[name] for name in known})

@@ -1,4 +1,4 @@
-"""One number per slide, from the map alone. Pure numpy."""
+"""One number per slide, and the counts of its cells, from the map alone. Pure numpy."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.heatmaps.record import ScanResult
+from wsi_meta.heatmaps.store import Status
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["score_slide"]
+__all__ = ["score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -39,3 +42,10 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     count = convolve(scanned.astype(np.float64), kernel, mode="constant")
     smoothed = total[scanned] / count[scanned]
     return float(np.sort(smoothed)[-HIGHEST:].mean())
+
+
+def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanResult:
+    """Return score and counts of a heatmap whose blocks are written; both arrays have the grid's shape."""
+    cells = {state.name.lower(): int((status == state).sum()) for state in Status}
+    complete = cells["pending"] == cells["unreadable"] == 0
+    return ScanResult(score_slide(probability), complete, cells)

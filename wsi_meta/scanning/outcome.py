@@ -1,27 +1,18 @@
-"""What comes of a scan once its last block is written."""
+"""What is told of a slide before its scan, and what comes of the scan once its last block is written."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmaps.record import ScanResult
-from wsi_meta.heatmaps.scoring import score_slide
-from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.slide import Slide
+from wsi_meta.tiling.tissue import TissueMask
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = ["describe_tissue", "refuse_nothing"]
 
-__all__ = ["refuse_nothing", "sum_up"]
-
-
-def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanResult:
-    """Return score and counts of a heatmap whose blocks are written; both arrays have the grid's shape."""
-    cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    complete = cells["pending"] == cells["unreadable"] == 0
-    return ScanResult(score_slide(probability), complete, cells)
+logger = logging.getLogger("wsi_meta")
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
@@ -35,3 +26,12 @@ def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
     if cells.get("unreadable") and not cells["scanned"]:
         heatmap.remove()
         raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")
+
+
+def describe_tissue(tissue: TissueMask, slide: Slide) -> str:
+    """Return in one line how much of a slide is tissue; warn where none is."""
+    if not tissue.mask.any():
+        logger.warning(
+            "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
+        )
+    return f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide"

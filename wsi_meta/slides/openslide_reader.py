@@ -93,6 +93,10 @@ class OpenSlideReader:
     def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Do nothing: OpenSlide's own cache cannot use it."""
 
+    def is_empty(self, *_region: int) -> bool:
+        """Return False: OpenSlide does not tell."""
+        return False
+
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._handle = None

@@ -77,6 +77,8 @@ class Slide:
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
     mpp_problem : why it is not known, in one line; None where it is
+    stated_mpp : what the file says instead, where another one was given that differs by more than 2 %; else None
+    properties : what the file says of itself, by OpenSlide's names
     levels_left_out : levels that are never read, because their pixels are not where they should be, with the reasons
     reader : ``direct`` or ``openslide``: which one decodes its pixels
     reader_reason : why that one was chosen
@@ -93,6 +95,8 @@ class Slide:
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
+        self.properties = facts.properties
+        self.stated_mpp: float | None = None
         self.known_mpp, self.mpp_problem = self._find_mpp(mpp, facts.properties)
         self._reader, self.reader_reason = choose_reader(facts, reader)
         self.reader = self._reader.name
@@ -168,6 +172,9 @@ class Slide:
         MissingMppError
         """
         window = self._window(mpp, x, y, width, height)
+        inside = self._inside(window.rectangle)
+        if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
+            return np.full((height, width, 3), self.background, np.uint8)
         pixels = self._read_level(*window.rectangle)
         return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
 
@@ -259,6 +266,7 @@ class Slide:
             missing = f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
             return stored, missing if stored is None else None
         if stored is not None and differs(asked, stored):
+            self.stated_mpp = stored
             logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", self.path, stored, asked)
         return asked, None
 
