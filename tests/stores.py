@@ -46,7 +46,7 @@ def make_record(
     )
     return ScanRecord(
         identity=identity,
-        slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp, bounds),
+        slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp, bounds=bounds),
         tissue=ScannedTissue("found", tissue_fraction),
         model=ModelCard(thresholds={"default": 0.5} | (thresholds or {})),
         device=device,
