@@ -141,7 +141,7 @@ def _read(path: Path, level: int, size: tuple[int, int], downsample: float, back
                 slide = openslide.OpenSlide(path)  # after one bad tile a handle reads nothing any more
                 continue
             alpha = read[..., 3:] / 255
-            part[:] = (read[..., :3] * alpha + background * (1 - alpha)).round()
+            part[:] = read[..., :3] if alpha.min() == 1 else (read[..., :3] * alpha + background * (1 - alpha)).round()
     return pixels
 
 

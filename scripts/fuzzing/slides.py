@@ -30,8 +30,8 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     """Damage a slide, and look at what the commands make of it."""
     rng = np.random.default_rng([seed, number])
     slide = write_sound(folder / "slide", rng)
-    sound = pictures_of(slide.path)
     content = bytearray(slide.path.read_bytes())
+    (whole := folder / slide.path.name).write_bytes(content)
     did = damage_slide(content, slide.parts, rng)
     slide.path.write_bytes(content)
     mask = ["--tissue-mask", "none"] * int(rng.integers(2))
@@ -41,6 +41,7 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     outcome, how = judged(told, scanned)
     about = f"{slide.kind}, {slide.mpp} um, {did}"
     if not outcome.failed and out.exists():
+        sound = pictures_of(whole)
         sizes = {picture.pixels.shape[1::-1]: picture.downsample for picture in sound}
         if wrong := what_is_wrong(Heatmap.open(out), predictor.seen, sound, pictures_of(slide.path, sizes)):
             return Finding(number, Outcome.WRONG, f"{about}: {wrong}")

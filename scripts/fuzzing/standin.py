@@ -17,6 +17,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.tiling.grid import BLOCK_PX
 
 __all__ = ["HashPredictor", "scan_command"]
 
@@ -61,7 +62,7 @@ class HashPredictor(Predictor):
         return logits
 
 
-def scan_command(predictor: HashPredictor) -> click.Group:
+def scan_command(predictor: HashPredictor, *, block_px: int = BLOCK_PX) -> click.Group:
     """Return a command line whose ``scan SLIDE OUT [--tissue-mask none]`` scans with the stand-in; errors end as they always do."""
     group = type(main)("wsi-meta", params=main.params, callback=main.callback)
 
@@ -70,7 +71,7 @@ def scan_command(predictor: HashPredictor) -> click.Group:
     @click.argument("out", type=click.Path(path_type=Path))
     @click.option("--tissue-mask")
     def scan(slide: Path, out: Path, tissue_mask: str | None) -> None:
-        with Scanner(predictor=predictor, progress=False) as scanner:
+        with Scanner(predictor=predictor, block_px=block_px) as scanner:
             row = summarise(slide, scanner.scan(slide, out, tissue_mask=tissue_mask))
         if row["error"]:
             raise click.ClickException(f"{slide}: {row['error']}")
