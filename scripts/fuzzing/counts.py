@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -90,6 +90,6 @@ def table(counts: Sequence[Counts]) -> str:
     return "\n".join(_row(row, widths) for row in rows)
 
 
-def _row(row: Iterable[str], widths: Sequence[int]) -> str:
-    name, *numbers = (text.ljust(width) if not at else text.rjust(width) for at, (text, width) in enumerate(zip(row, widths, strict=True)))
-    return "  ".join([name, *numbers])
+def _row(row: Sequence[str], widths: Sequence[int]) -> str:
+    numbers = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
+    return "  ".join([row[0].ljust(widths[0]), *numbers])

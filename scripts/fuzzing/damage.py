@@ -22,7 +22,20 @@ WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 DESCRIPTION, X_RESOLUTION, Y_RESOLUTION, UNIT, TILE_OFFSETS, TILE_LENGTHS, TABLES = 270, 282, 283, 296, 324, 325, 347
 LAYOUT = (256, 257, 258, 259, 262, 277, 284, 317, 322, 323, 530)
 """Tags of sizes, samples, compression and colours."""
-TEXTS = (b"\0", b"\xff\xfe", b"|MPP = ", b"|AppMag = ", b"=", b"\n", b"99999999999", b"nan", b"-1", b"1e309", b"\xe2\x80\xae", b"%n")
+TEXTS = (
+    b"\0",
+    b"\xff\xfe",
+    b"|MPP = ",
+    b"|AppMag = ",
+    b"=",
+    b"\n",
+    b"99999999999",
+    b"nan",
+    b"-1",
+    b"1e309",
+    b"\xe2\x80\xae",
+    b"%n",
+)
 
 
 def damage_slide(content: bytearray, parts: Parts, rng: Rng) -> str:
@@ -204,7 +217,11 @@ TILE_WAYS: list[Way] = [_tile_head, _tile_bytes, _tile_bytes, _tile_cut, _tile_c
 
 def _truncate(content: bytearray, _parts: Parts, rng: Rng) -> str:
     whole = len(content)
-    end = int(rng.choice([0, 1, 7, 8, 100, whole // 2, whole - 1, whole - 8, int(rng.integers(whole + 1)), int(rng.integers(whole + 1))]))
+    end = int(
+        rng.choice(
+            [0, 1, 7, 8, 100, whole // 2, whole - 1, whole - 8, int(rng.integers(whole + 1)), int(rng.integers(whole + 1))]
+        )
+    )
     del content[max(0, end) :]
     return f"cut to {end} of {whole} bytes"
 

@@ -1,4 +1,4 @@
-"""Small whole-slide images in DICOM, written element by element: where each element lies is known, so that it can be changed."""
+"""Small whole-slide images in DICOM, written element by element, so that each can be changed where it lies."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import numpy as np
 __all__ = ["ODD_VALUES", "damage_json"]
 
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 0.5, 2**31, 2**63, 10**30, -(10**30), 1e-320, 1e308, float("nan"), float("inf"), "", "x", "nan",
-    "\0", "\ud800", "0", [], [[]], {}, {"x": 1}, [0, 1], "é" * 50,
+    None, True, False, 0, 1, -1, 0.5, 2**31, 2**63, 10**30, -(10**30), 1e-320, 1e308, float("nan"), float("inf"),
+    "", "x", "nan", "\0", "\ud800", "0", [], [[]], {}, {"x": 1}, [0, 1], "é" * 50,
 )  # fmt: skip
 """Values that may stand where others should."""
 
@@ -37,7 +37,9 @@ def damage_json(content: Any, rng: np.random.Generator) -> str:
 
 def _places(content: Any) -> list[Place]:
     """Return every place of a value, however deep."""
-    keys: list[Any] = list(content) if isinstance(content, dict) else list(range(len(content))) if isinstance(content, list) else []
+    keys: list[Any] = list(content) if isinstance(content, dict) else []
+    if isinstance(content, list):
+        keys = list(range(len(content)))
     return [(content, key) for key in keys] + [place for key in keys for place in _places(content[key])]
 
 

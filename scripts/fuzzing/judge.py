@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.resampling import average_area
+from wsi_meta.slides.tiff_check import check_tiff
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["Picture", "pictures_of", "what_is_wrong"]
@@ -21,6 +22,8 @@ SAME_GREY_LEVELS = 4.0
 makes 12 and more."""
 MOST_PIXELS = 1 << 23
 """Larger levels are not read for a comparison."""
+BLENDED_GREY_LEVELS = 10.0
+"""The same for a level whose factor is no whole number: OpenSlide blends neighbours, depending on where a read begins."""
 READ_PX = 64
 """Side of a read: of damage no more is lost to the comparison than its tile."""
 UNREAD = (0, 255, 0)
@@ -44,12 +47,12 @@ class Picture:
     """Micrometres a level-0 pixel, as the file says."""
 
 
-def pictures_of(path: Path, known: dict[tuple[int, int], float] | None = None) -> list[Picture]:
+def pictures_of(path: Path, sound: Sequence[Picture] | None = None) -> list[Picture]:
     """Return what OpenSlide shows of a file: its level 0, and other levels where their factor is known.
 
     Parameters
     ----------
-    known : factor of levels by (width, height); None believes what the file says
+    sound : pictures of the same slide before it was damaged; None believes what the file says of its factors
     """
     import openslide
 
@@ -58,12 +61,28 @@ def pictures_of(path: Path, known: dict[tuple[int, int], float] | None = None) -
             sizes, stated, properties = slide.level_dimensions, slide.level_downsamples, dict(slide.properties)
     except openslide.OpenSlideError:
         return []
-    factors = [1.0, *(stated[at] if known is None else known.get(sizes[at], 0.0) for at in range(1, len(sizes)))]
-    wanted = [at for at, factor in enumerate(factors) if factor and sizes[at][0] * sizes[at][1] <= MOST_PIXELS]
     background = np.array(bytearray.fromhex(properties.get("openslide.background-color", "FFFFFF")))
-    return [
-        Picture(_read(path, at, sizes[at], stated[at], background), factors[at], sizes[0], _mpp(properties)) for at in wanted
+    found = []
+    for level, size in enumerate(sizes):
+        factors = {1.0} if level == 0 else {stated[level]} if sound is None else _factors(size, stated[level], sound)
+        if factors and size[0] * size[1] <= MOST_PIXELS:
+            pixels = _read(path, level, size, stated[level], background)
+            found += [Picture(pixels, factor, sizes[0], _mpp(properties)) for factor in factors]
+    return found
+
+
+def _factors(size: tuple[int, int], stated: float, sound: Sequence[Picture]) -> set[float]:
+    """Return the factors that a level may be read by: that of the sound level of its size.
+
+    Writers round sizes up or down. So a level that is a pixel larger or smaller may also be read by the factor that its size
+    gives, which moves it by less than a pixel.
+    """
+    near = [
+        before.downsample
+        for before in sound
+        if all(abs(now - then) <= 1 for now, then in zip(size, before.pixels.shape[1::-1], strict=True))
     ]
+    return {*near, *([stated] if near else [])}
 
 
 def what_is_wrong(heatmap: Heatmap, seen: dict[float, NDArray[np.uint8]], sound: list[Picture], now: list[Picture]) -> str:
@@ -89,7 +108,8 @@ def what_is_wrong(heatmap: Heatmap, seen: dict[float, NDArray[np.uint8]], sound:
     same = np.zeros(len(cells), bool)
     for picture in pictures:
         if not same.all():
-            same |= _same(shown, list(_patches(picture, grid, cells)))
+            most = SAME_GREY_LEVELS if picture.downsample == round(picture.downsample) else BLENDED_GREY_LEVELS
+            same |= _same(shown, list(_patches(picture, grid, cells)), most)
     if wrong := cells[~same].tolist():
         return f"{len(wrong)} of {len(cells)} scanned cells show other pixels, first {wrong[0]}"
     return _left_out(heatmap, sound, now)
@@ -119,10 +139,12 @@ def _patches(picture: Picture, grid: PatchGrid, cells: NDArray[np.intp]) -> Iter
         yield plane[row : row + grid.patch_px, col : col + grid.patch_px]
 
 
-def _same(shown: Sequence[NDArray[np.uint8]], there: Sequence[NDArray[np.uint8]]) -> NDArray[np.bool_]:
+def _same(
+    shown: Sequence[NDArray[np.uint8]], there: Sequence[NDArray[np.uint8]], most: float = SAME_GREY_LEVELS
+) -> NDArray[np.bool_]:
     """Tell of each patch whether all its squares of 8 px show what lies there."""
     different = [np.abs(one.astype(np.int16) - other).reshape(12, 8, 12, 8, 3) for one, other in zip(shown, there, strict=True)]
-    return np.array([part.mean((1, 3, 4)).max() < SAME_GREY_LEVELS for part in different], bool)
+    return np.array([part.mean((1, 3, 4)).max() < most for part in different], bool)
 
 
 def _read(path: Path, level: int, size: tuple[int, int], downsample: float, background: NDArray[Any]) -> NDArray[np.uint8]:
@@ -131,10 +153,13 @@ def _read(path: Path, level: int, size: tuple[int, int], downsample: float, back
 
     pixels = np.full((size[1], size[0], 3), UNREAD, np.uint8)
     slide = openslide.OpenSlide(path)
+    deadly = [tiles for tiles in check_tiff(path) if tiles.size == size]  # OpenSlide would end the process
     for y in range(0, size[1], READ_PX):
         for x in range(0, size[0], READ_PX):
             part = pixels[y : y + READ_PX, x : x + READ_PX]
             corner = (round(x * downsample), round(y * downsample))
+            if any(tiles.touch(x - 1, y - 1, part.shape[1] + 2, part.shape[0] + 2) for tiles in deadly):
+                continue
             try:
                 read = np.asarray(slide.read_region(corner, level, part.shape[1::-1]))
             except openslide.OpenSlideError:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fuzzing.counts import Counts, Finding, Outcome
 
-__all__ = ["MOST_BYTES", "HANG_S", "Trial", "run_trials"]
+__all__ = ["HANG_S", "MOST_BYTES", "Trial", "run_trials"]
 
 CHILDREN = 2
 HANG_S = 30.0

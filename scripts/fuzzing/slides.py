@@ -42,7 +42,6 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     about = f"{slide.kind}, {slide.mpp} um, {did}"
     if not outcome.failed and out.exists():
         sound = pictures_of(whole)
-        sizes = {picture.pixels.shape[1::-1]: picture.downsample for picture in sound}
-        if wrong := what_is_wrong(Heatmap.open(out), predictor.seen, sound, pictures_of(slide.path, sizes)):
+        if wrong := what_is_wrong(Heatmap.open(out), predictor.seen, sound, pictures_of(slide.path, sound)):
             return Finding(number, Outcome.WRONG, f"{about}: {wrong}")
     return Finding(number, outcome, f"{about}: {how}")

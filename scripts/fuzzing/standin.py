@@ -63,7 +63,7 @@ class HashPredictor(Predictor):
 
 
 def scan_command(predictor: HashPredictor, *, block_px: int = BLOCK_PX) -> click.Group:
-    """Return a command line whose ``scan SLIDE OUT [--tissue-mask none]`` scans with the stand-in; errors end as they always do."""
+    """Return a command line whose ``scan SLIDE OUT [--tissue-mask none]`` uses the stand-in; errors end as they always do."""
     group = type(main)("wsi-meta", params=main.params, callback=main.callback)
 
     @group.command()

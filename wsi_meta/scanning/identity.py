@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from wsi_meta.tiling.tissue import TissueMask
 
 __all__ = ["continue_or_refuse", "find_store", "make_record"]
+
+logger = logging.getLogger("wsi_meta")
 
 
 def find_store(out: Path) -> Heatmap | None:
@@ -68,11 +71,12 @@ def make_record(
     )
 
 
-def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[np.bool_]) -> Heatmap:
+def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bool_]) -> Heatmap:
     """Return the store that is there when it is of this very scan; what is damaged in it counts as not scanned.
 
     Parameters
     ----------
+    record : of this scan, as :func:`make_record` returns it; replaces that of the store where that is damaged
     tissue : cells that hold tissue, bool (rows, cols)
 
     Raises
@@ -80,12 +84,15 @@ def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[n
     OutputExistsError
         when it is another scan's; the message names the differences.
     """
-    before = there.record.identity
+    before, identity = there.record.identity, record.identity
     if names := before.differences(identity):
         told = "; ".join(f"{name} is {_brief(getattr(before, name))}, now {_brief(getattr(identity, name))}" for name in names)
         raise OutputExistsError(
             f"{there.path}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it"
         )
+    if not there.intact:
+        logger.warning("%s: damaged: the record of its scan is not as it was written; it is made anew", there.path)
+        there = there.unfinished(record)
     return mended(there, tissue)
 
 

@@ -33,6 +33,8 @@ COARSER_ALLOWED = 1.05
 """A slide may be this much coarser than what is asked of it before it is refused."""
 COMMON_TILE_PX = 256
 """Side of a stored tile where the file does not say."""
+LARGEST_MM2 = 40_000.0
+"""Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
 
 logger = logging.getLogger("wsi_meta")
 
@@ -199,9 +201,15 @@ class Slide:
         Raises
         ------
         SlideReadError
-            when the slide is more than 5 % coarser than `mpp`.
+            when the slide is more than 5 % coarser than `mpp`, or larger than any.
         """
         ratio = exact_ratio(mpp, self.mpp)
+        width_mm, height_mm = self.width * self.mpp / 1000, self.height * self.mpp / 1000
+        if width_mm * height_mm > LARGEST_MM2:
+            raise SlideReadError(
+                f"{self.path}: {self.width} x {self.height} px of {self.mpp:g} um are {width_mm:,.0f} x {height_mm:,.0f} mm; "
+                f"expected at most {LARGEST_MM2:,.0f} mm2; copy the slide again (or pass --mpp if the file is wrong)"
+            )
         if ratio * Fraction(COARSER_ALLOWED) < 1:
             raise SlideReadError(
                 f"{self.path}: {self.mpp:g} um per pixel is too coarse; expected {mpp:g} or finer; "
