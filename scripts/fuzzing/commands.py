@@ -16,7 +16,7 @@ import click
 from fuzzing.counts import Outcome
 from wsi_meta.cli import main
 
-__all__ = ["Ended", "judged", "run_command"]
+__all__ = ["Ended", "judged", "line_with", "run_command"]
 
 UNFORESEEN = "'wsi-meta --debug ...' shows where it came from"
 """How the line ends that the command line prints for an error that nobody foresaw."""
@@ -53,6 +53,13 @@ class Ended:
         """Return the command and how it ended, in one line."""
         last = self.stderr.strip().splitlines()[-1:]
         return f"{self.words[0]} ended with {self.code}: {' '.join(last)[:300]}"
+
+
+def line_with(command: click.Command) -> click.Group:
+    """Return a command line of one command, under the same net as the program's own: its errors end as they always do."""
+    group = type(main)("wsi-meta", params=main.params, callback=main.callback)
+    group.add_command(command)
+    return group
 
 
 def run_command(*words: object, line: click.Group = main) -> Ended:

@@ -10,7 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_meta.cli import main
+from fuzzing.commands import line_with
 from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor
@@ -63,10 +63,9 @@ class HashPredictor(Predictor):
 
 
 def scan_command(predictor: HashPredictor, *, block_px: int = BLOCK_PX) -> click.Group:
-    """Return a command line whose ``scan SLIDE OUT [--tissue-mask none]`` uses the stand-in; errors end as they always do."""
-    group = type(main)("wsi-meta", params=main.params, callback=main.callback)
+    """Return a command line whose ``scan SLIDE OUT [--tissue-mask none]`` uses the stand-in."""
 
-    @group.command()
+    @click.command()
     @click.argument("slide", type=click.Path(path_type=Path))
     @click.argument("out", type=click.Path(path_type=Path))
     @click.option("--tissue-mask")
@@ -76,4 +75,4 @@ def scan_command(predictor: HashPredictor, *, block_px: int = BLOCK_PX) -> click
         if row["error"]:
             raise click.ClickException(f"{slide}: {row['error']}")
 
-    return group
+    return line_with(scan)
