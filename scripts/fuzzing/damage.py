@@ -118,7 +118,9 @@ def _chain(content: bytearray, parts: Parts, rng: Rng) -> str:
     wide, counted, entry = (8, 8, 20) if parts.big else (4, 2, 12)
     entries = int.from_bytes(content[page : page + counted], "little")
     if rng.random() < 0.5:
-        value = int(rng.choice([0, *parts.pages, len(content), len(content) - 1, 2**32 - 1, int(rng.integers(len(content)))]))
+        value = int(
+            rng.choice([0, *parts.pages, len(content), len(content) - 1, 2**32 - 1, int(rng.integers(len(content) + 1))])
+        )
         _put(content, page + counted + entries * entry, value.to_bytes(wide, "little"))
         return f"directory at {page}: the next one at {value}"
     value = _number(rng, entries) % 256**counted

@@ -8,7 +8,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,6 @@ __all__ = ["HANG_S", "MOST_BYTES", "Trial", "run_trials"]
 
 CHILDREN = 2
 HANG_S = 30.0
-"""A trial that has no answer after so many seconds hangs."""
 MOST_BYTES = 2 << 30
 """A trial may need this much more memory than its process had before."""
 SPARE_BYTES = 1 << 30
@@ -43,17 +42,29 @@ class _Child:
     since: float = 0.0
 
 
-def run_trials(part: str, trial: Trial, trials: int, seed: int, folder: Path, *, until: float = math.inf) -> Counts:
+def run_trials(
+    part: str,
+    trial: Trial,
+    trials: int,
+    seed: int,
+    folder: Path,
+    *,
+    until: float = math.inf,
+    hang_s: float = HANG_S,
+    preloaded: Sequence[str] = PRELOADED,
+) -> Counts:
     """Make the trials 0, 1, ... of a part in child processes.
 
     Parameters
     ----------
     trial : a function of a module
     until : no trial begins after this time of ``time.monotonic()``
+    hang_s : a trial that has no answer after so many seconds hangs
+    preloaded : modules to load once for all children
     """
     work = partial(_in_folder, trial, seed, folder)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preloaded))
     todo, findings = iter(range(trials)), list[Finding]()
     children = [_start(context, work) for _ in range(min(CHILDREN, trials))]
     while children:
@@ -67,7 +78,7 @@ def run_trials(part: str, trial: Trial, trials: int, seed: int, folder: Path, *,
                 child.pipe.send(number)
         wait([child.pipe for child in children], timeout=0.5)
         for at, child in enumerate(children):
-            found = _look(child)
+            found = _look(child, hang_s)
             if found is not None:
                 findings.append(found)
                 child.number = None
@@ -90,7 +101,7 @@ def _end(child: _Child) -> None:
     child.process.kill()
 
 
-def _look(child: _Child) -> Finding | None:
+def _look(child: _Child, hang_s: float) -> Finding | None:
     """Return what came of a child's trial; None while it is at work. One that hangs is killed."""
     number = child.number
     assert number is not None
@@ -101,11 +112,11 @@ def _look(child: _Child) -> Finding | None:
         except (EOFError, OSError):
             child.process.join()
             return Finding(number, Outcome.DEATH, f"its process ended with {child.process.exitcode}")
-    if time.monotonic() - child.since < HANG_S:
+    if time.monotonic() - child.since < hang_s:
         return None
     child.process.kill()
     child.process.join()
-    return Finding(number, Outcome.HANG, f"no answer after {HANG_S:g} s")
+    return Finding(number, Outcome.HANG, f"no answer after {hang_s:g} s")
 
 
 def _serve(pipe: Connection, work: Callable[[int], Finding]) -> None:
@@ -128,6 +139,8 @@ def _in_folder(trial: Trial, seed: int, folder: Path, number: int) -> Finding:
     own = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=folder))
     try:
         return trial(seed, number, own)
+    except Exception as error:  # of the trial itself: what a command raises is caught where it is called
+        return Finding(number, Outcome.TRACEBACK, f"the trial failed: {type(error).__name__}: {error}")
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
