@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def _slide_facts(path: Path, reader: str) -> dict[str, Any]:
             "reader_reason": slide.reader_reason,
             "width": slide.width,
             "height": slide.height,
+            "bounds": asdict(slide.bounds),
             "mpp": slide.known_mpp,
             "mpp_problem": slide.mpp_problem,
             "levels": [

@@ -84,6 +84,8 @@ def sample(
     valid: float = 0.2,
     test: float = 0.0,
     by: str = "patient",
+    tumor: Sequence[str] = (),
+    exclude_class: Sequence[str] = (),
     mine: str | Path | None = None,
     mined: float = 0.5,
     model: str | Path | None = None,
@@ -98,8 +100,7 @@ def sample(
     centre 32 x 32 px is tumor. Half of the patches of each split are tumor. They are shared out among the slides of a split as
     evenly as possible. Background is left out by PCam's rule, see :func:`wsi_meta.datasets.cutting.is_blank`.
 
-    The same manifest, slides and options give the same files for any number of workers. Slides are read one after the other,
-    and only some patches are in memory at a time.
+    The same manifest, slides and options give the same files for any number of workers. Few patches are in memory at a time.
 
     Parameters
     ----------
@@ -108,8 +109,8 @@ def sample(
     patches : largest number of training patches, half of them tumor; validation and test each get an eighth of it
     valid, test : shares of the slides without a split in the manifest that go to these splits
     by : ``patient`` keeps a patient's slides in one split, ``slide`` distributes slide by slide
-    mine : folder of heatmaps ``<slide>.zarr`` of the manifest's slides, for hard negatives: normal tissue that the scan
-        mistook for tumor
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
+    mine : folder of heatmaps ``<slide>.zarr``, for hard negatives: normal tissue that the scan mistook for tumor
     mined : share of hard patches among the normal ones, where there are enough
     model : model file whose card holds the mpp; None for the embedded one
     seed : of splits, places and order
@@ -131,7 +132,8 @@ def sample(
     """
     _check_options(patches, valid, test, mined, by)
     folder = _check_out(Path(out), overwrite=overwrite)
-    splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
+    slides = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
+    splits = deal_splits(slides, valid=valid, test=test, by=by, seed=seed)
     scans = None if mine is None else _check_scans(Path(mine), splits)
     geometry = _pcam_geometry(model)
     partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))
@@ -159,8 +161,7 @@ def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan:
     """Find the cells of a split's slides and write its files; `patches` is the number for training."""
     each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
     note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=plan.progress)
-    sources = [_look(slide, plan, each) for slide in slides]
-    return _write_split(split, sources, each, plan, pool)
+    return _write_split(split, [_look(slide, plan, each) for slide in slides], each, plan, pool)
 
 
 def share_out(wanted: int, available: Sequence[int]) -> list[int]:

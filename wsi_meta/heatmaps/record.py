@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import numpy as np
 
 from wsi_meta.models.card import ModelCard
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = [
@@ -87,6 +88,8 @@ class ScannedSlide:
     """Level-0 pixels."""
     mpp: float
     """Micrometres per level-0 pixel."""
+    bounds: Bounds | None = None
+    """The part of it that QuPath shows, see :class:`wsi_meta.Slide`; None in a store that was made before bounds were kept."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,10 @@ class ScanRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
-        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
+        parts: dict[str, Any] = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
+        if self.slide.bounds is None:  # as the older store that it was read from
+            del parts["slide"]["bounds"]
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
@@ -161,10 +166,11 @@ class ScanRecord:
         AttributeError, KeyError, TypeError, ValueError
             when a part is missing or is not what it should be.
         """
-        identity, result = parts["identity"], parts["result"]
+        identity, slide, result = parts["identity"], parts["slide"], parts["result"]
+        bounds = slide.get("bounds")
         return cls(
             identity=_make(ScanIdentity, identity | {"grid": _make(PatchGrid, identity["grid"])}),
-            slide=_make(ScannedSlide, parts["slide"]),
+            slide=_make(ScannedSlide, slide | {"bounds": None if bounds is None else _make(Bounds, bounds)}),
             tissue=_make(ScannedTissue, parts["tissue"]),
             model=ModelCard.from_dict(parts["model"]),
             device=str(parts["device"]),

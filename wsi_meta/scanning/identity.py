@@ -63,7 +63,7 @@ def make_record(
     )
     return ScanRecord(
         identity=identity,
-        slide=ScannedSlide(slide.path.name, slide.name, slide.width, slide.height, slide.mpp),
+        slide=ScannedSlide(slide.path.name, slide.name, slide.width, slide.height, slide.mpp, slide.bounds),
         tissue=ScannedTissue(tissue.source, tissue.fraction),
         model=model.card,
         device=plan.inference.device,

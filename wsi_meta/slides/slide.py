@@ -70,6 +70,9 @@ class Slide:
     ----------
     path, name : the file, and its name without ending
     width, height : level-0 pixels
+    bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (OpenSlide's ``openslide.bounds-x`` and
+        so on); all of it where the file does not say. QuPath shows only this part and counts from its corner; here everything
+        counts from level 0's own corner
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
@@ -88,6 +91,7 @@ class Slide:
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self._tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
+        self.bounds = facts.bounds
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")

@@ -130,6 +130,7 @@ def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, s
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     """Read a mask from an image over the whole slide (TIFF, PNG, BMP, GIF, JPEG) or a ``.npy`` array.
 
+    The whole slide is level 0 as OpenSlide shows it, not only the bounds that QuPath shows.
     Its background is 0 (black), tissue is one other value: bool, 0 and 1, or 0 and 255. What the header says of the pixels
     counts; see :mod:`wsi_meta.annotations.label_images`. What is no number (NaN) is background. The word ``none`` makes
     everything tissue.
