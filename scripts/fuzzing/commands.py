@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -81,8 +81,9 @@ def run_command(*words: object, line: click.Group = main) -> Ended:
 
 
 def _call(line: click.Group, words: Sequence[str]) -> int:
+    call: Callable[..., object] = line.main  # said to never return, but a part of it might
     try:
-        line.main(list(words), prog_name="wsi-meta")
+        call(list(words), prog_name="wsi-meta")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
