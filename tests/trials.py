@@ -19,7 +19,7 @@ def go_wrong(seed: int, number: int, folder: Path) -> Finding:
     if number == HANGS:
         time.sleep(60)
     if number == TAKES_MEMORY:
-        taken = bytearray(2_300_000_000)
+        taken = bytearray(150_000_000)
         del taken
     if number == RAISES:
         raise ValueError("a mistake in the trial")

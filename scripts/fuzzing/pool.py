@@ -25,7 +25,7 @@ HANG_S = 30.0
 MOST_BYTES = 2 << 30
 """A trial may need this much more memory than its process had before."""
 SPARE_BYTES = 1 << 30
-"""Address space that is more than this over `MOST_BYTES` is refused to a child, so that the machine lives on."""
+"""Address space that is more than this over what a trial may need is refused to a child, so that the machine lives on."""
 PRELOADED = ["torch", "torchvision", "zarr", "dask.delayed", "matplotlib.figure", "skimage.color", "openslide", "imagecodecs"]
 """Loaded once, before the children are forked."""
 
@@ -51,6 +51,7 @@ def run_trials(
     *,
     until: float = math.inf,
     hang_s: float = HANG_S,
+    most_bytes: int = MOST_BYTES,
     preloaded: Sequence[str] = PRELOADED,
 ) -> Counts:
     """Make the trials 0, 1, ... of a part in child processes.
@@ -60,13 +61,14 @@ def run_trials(
     trial : a function of a module
     until : no trial begins after this time of ``time.monotonic()``
     hang_s : a trial that has no answer after so many seconds hangs
+    most_bytes : memory that a trial may need beyond what its process had before
     preloaded : modules to load once for all children
     """
     work = partial(_in_folder, trial, seed, folder)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preloaded))
     todo, findings = iter(range(trials)), list[Finding]()
-    children = [_start(context, work) for _ in range(min(CHILDREN, trials))]
+    children = [_start(context, work, most_bytes) for _ in range(min(CHILDREN, trials))]
     while children:
         for child in [child for child in children if child.number is None]:
             number = next(todo, None) if time.monotonic() < until else None
@@ -83,13 +85,13 @@ def run_trials(
                 findings.append(found)
                 child.number = None
                 if not child.process.is_alive():
-                    children[at] = _start(context, work)
+                    children[at] = _start(context, work, most_bytes)
     return Counts(part, tuple(findings))
 
 
-def _start(context: Any, work: Callable[[int], Finding]) -> _Child:
+def _start(context: Any, work: Callable[[int], Finding], most_bytes: int) -> _Child:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, work, most_bytes), daemon=True)
     process.start()
     theirs.close()
     return _Child(process, ours)
@@ -119,17 +121,17 @@ def _look(child: _Child, hang_s: float) -> Finding | None:
     return Finding(number, Outcome.HANG, f"no answer after {hang_s:g} s")
 
 
-def _serve(pipe: Connection, work: Callable[[int], Finding]) -> None:
+def _serve(pipe: Connection, work: Callable[[int], Finding], most_bytes: int) -> None:
     """Make trials as they are asked for, until nobody asks any more."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + MOST_BYTES + SPARE_BYTES,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + most_bytes + SPARE_BYTES,) * 2)
     with suppress(EOFError):
         while True:
             number: int = pipe.recv()
             before = _reset_peak()
             found = work(number)
             taken = _memory("VmHWM") - before
-            if taken > MOST_BYTES and found.outcome is not Outcome.WRONG:
+            if taken > most_bytes and found.outcome is not Outcome.WRONG:
                 found = Finding(number, Outcome.MEMORY, f"{taken / 2**30:.1f} GiB; {found.told}")
             pipe.send(found)
 
