@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,21 @@ def test_what_a_killed_block_left_is_no_damage(store: Path, tissue: NDArray[np.b
     assert damaged_blocks(heatmap, tissue) == []
 
 
+@pytest.mark.parametrize(("name", "places"), [("0", ("1/1", "1/2")), ("status", ("0/1", "1/1"))])
+def test_blocks_that_changed_places_are_told_and_scanned_again(
+    store: Path, name: str, places: tuple[str, str], tissue: NDArray[np.bool_]
+) -> None:
+    """Each of them is whole; only what was kept of them when the scan ended says that they are not where they belong."""
+    one, other = (store / name / "c" / place for place in places)
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    with pytest.raises(HeatmapError, match=r"damaged: .* in 2 of 12 blocks"):
+        score_heatmap(store)
+    heatmap = mended(Heatmap.open(store), tissue)
+    assert len(heatmap.open_blocks(heatmap.status)) == 2
+
+
 @pytest.mark.parametrize("name", ["0", "status"])
 def test_a_lost_array_is_one_line(store: Path, name: str) -> None:
     (store / name / "zarr.json").unlink()
@@ -141,6 +157,68 @@ def test_an_array_of_another_shape_is_one_line(store: Path) -> None:
     (store / "0" / "zarr.json").write_text(text.replace("150", "149"))
     with pytest.raises(HeatmapError, match=r"its array '0' is not float32 \(150, 200\)"):
         open_sound(store)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"shape":[150,200]', '"shape":[150,0.5]', "is missing or damaged"),
+        ('"chunk_shape":[60,60]', '"chunk_shape":[60,50]', r"is not stored in blocks of 60 x 60 cells"),
+        ('"fill_value":"NaN"', '"fill_value":0.0', "is not stored in blocks of 60 x 60 cells, or what it lacks is not nan"),
+        ('"name":"zstd"', '"name":"zzz"', "is missing or damaged"),
+    ],
+)
+def test_an_array_that_is_described_otherwise_is_one_line(store: Path, before: str, after: str, told: str) -> None:
+    text = json.dumps(json.loads((store / "0" / "zarr.json").read_text()), separators=(",", ":"))
+    assert before in text
+    (store / "0" / "zarr.json").write_text(text.replace(before, after))
+    with pytest.raises(HeatmapError, match=f"its array '0' {told}"):
+        open_sound(store)
+
+
+def _change_record(store: Path, *keys: str, value: object) -> None:
+    content = json.loads((store / "zarr.json").read_text())
+    part = content["attributes"]["wsi_meta"]
+    for key in keys[:-1]:
+        part = part[key]
+    assert part[keys[-1]] != value
+    part[keys[-1]] = value
+    (store / "zarr.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [(("result", "score"), 0.1), (("model", "thresholds", "default"), 0.4), (("slide", "name"), "other"), (("lesions",), None)],
+)
+def test_a_record_that_was_changed_is_refused(store: Path, keys: tuple[str, ...], value: object) -> None:
+    _change_record(store, *keys, value=value)
+    assert not Heatmap.open(store).intact
+    with pytest.raises(HeatmapError, match=r"h\.zarr: damaged: the record of its scan is not as it was written .*run its scan"):
+        open_sound(store)
+
+
+def test_a_record_without_a_seal_is_believed(store: Path) -> None:
+    """Older versions wrote none."""
+    content = json.loads((store / "zarr.json").read_text())
+    del content["attributes"]["wsi_meta_seal"]
+    (store / "zarr.json").write_text(json.dumps(content))
+    assert open_sound(store).blocks is None
+
+
+@pytest.mark.parametrize("seal", ["x", {}, {"sha256": "0", "blocks": {"0": "x"}}, {"blocks": [1]}, 0])
+def test_a_damaged_seal_is_no_seal(store: Path, seal: object) -> None:
+    content = json.loads((store / "zarr.json").read_text())
+    content["attributes"]["wsi_meta_seal"] = seal
+    (store / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(HeatmapError, match="not as it was written"):
+        open_sound(store)
+
+
+def test_a_fitted_score_is_sealed_too(store: Path) -> None:
+    heatmap = Heatmap.open(store).with_fitted_score({"score": 0.5, "file": "s.json", "sha256": "0"})
+    assert open_sound(heatmap.path).record.result == heatmap.result
+    assert open_sound(heatmap.path).blocks == heatmap.blocks
+    assert heatmap.blocks is not None
 
 
 def test_an_array_that_cannot_be_unpacked_is_one_line(store: Path) -> None:

@@ -393,6 +393,18 @@ def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_f
         scan(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
 
 
+def test_a_record_that_was_changed_is_made_anew(tmp_path: Path, slide_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = scan_darkness(slide_file, tmp_path / "h.zarr", tissue_mask="none")
+    content = json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())
+    record = content["attributes"]["wsi_meta"]
+    record["result"]["score"], record["model"]["thresholds"]["default"], record["lesions"] = 0.123, 0.01, None
+    (tmp_path / "h.zarr" / "zarr.json").write_text(json.dumps(content))
+    again = scan_darkness(slide_file, tmp_path / "h.zarr", tissue_mask="none")
+    assert "the record of its scan is not as it was written; it is made anew" in caplog.text
+    assert again.record == made.record
+    assert Heatmap.open(tmp_path / "h.zarr").intact
+
+
 def test_identity_stands_before_the_first_block(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     found: list[dict[str, Any]] = []
 

@@ -130,6 +130,16 @@ def test_too_coarse(tmp_path: Path) -> None:
         slide.read_at(0.972, 0, 0, 10, 10)
 
 
+def test_larger_than_any_slide(tmp_path: Path) -> None:
+    """Else its overview takes all memory."""
+    path = write_sparse_slide(tmp_path / "vast.tif", 8192, 50.0, [(0, 0, 64)])
+    with pytest.raises(
+        SlideReadError, match=r"vast\.tif: 8192 x 8192 px of 50 um are 410 x 410 mm; expected at most 40,000 mm2"
+    ):
+        open_slide(path).read_overview(50.0)
+    assert open_slide(path, mpp=20.0).check_resolution(20.0) == 1
+
+
 def test_a_little_coarser_is_read(tmp_path: Path) -> None:
     slide = open_slide(write_slide(tmp_path / "bit.tif", texture(200, 200), 1.0))
     assert slide.read_at(0.972, 0, 0, 96, 96).shape == (96, 96, 3)

@@ -124,6 +124,10 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
     blocks, path = heatmap.grid.blocks(), str(heatmap.path)
     if damaged:
         return _told_of(damaged, len(blocks), heatmap)
+    if not heatmap.intact:
+        return StoreCheck(
+            path, "damaged", f"the record of its scan is not as it was written; copy it again, or {MEND}", len(blocks)
+        )
     if heatmap.result is None:
         left = len(heatmap.open_blocks(heatmap.status))
         told = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"

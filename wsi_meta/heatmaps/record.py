@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import zlib
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import numpy as np
 
 from wsi_meta.models.card import ModelCard
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "ScannedSlide", "ScannedTissue"]
+__all__ = [
+    "FORMAT_VERSION",
+    "ScanIdentity",
+    "ScanRecord",
+    "ScanResult",
+    "ScannedSlide",
+    "ScannedTissue",
+    "checksums",
+    "open_seal",
+    "seal_of",
+]
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""
@@ -50,6 +68,11 @@ class ScanIdentity:
     test_time_averaging: bool
     uncertainty: bool
     """Whether the spread over the eight views is kept."""
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that hold a value, or the status, of each cell."""
+        return ("0", "status", "uncertainty") if self.uncertainty else ("0", "status")
 
     def differences(self, other: ScanIdentity) -> tuple[str, ...]:
         """Return the names of the fields in which another identity differs, in their order here."""
@@ -165,6 +188,35 @@ class ScanRecord:
             result=None if result is None else _make(ScanResult, result),
             lesions=parts.get("lesions"),
         )
+
+
+def seal_of(parts: dict[str, Any], blocks: dict[str, list[int]] | None) -> dict[str, Any]:
+    """Return what is kept beside a record to tell whether it, and the blocks, are as they were written; plain JSON values.
+
+    Parameters
+    ----------
+    parts : the record, as :meth:`ScanRecord.to_dict` returns it
+    blocks : of each array, by its name, what :func:`checksums` returns; None where the scan has not reached its end
+    """
+    return {"sha256": hashlib.sha256(json.dumps([parts, blocks], sort_keys=True).encode()).hexdigest(), "blocks": blocks}
+
+
+def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[dict[str, list[int]] | None, bool]:
+    """Return the blocks' checksums, and whether a record is as it was written; one without a seal, as older ones, counts so.
+
+    Parameters
+    ----------
+    seal : as :func:`seal_of` returned it, or None; it may be damaged
+    parts : the record, as :meth:`ScanRecord.to_dict` returned it
+    """
+    blocks = seal.get("blocks") if isinstance(seal, dict) else None
+    intact = seal in (None, seal_of(parts, blocks))
+    return blocks if intact else None, intact
+
+
+def checksums(grid: PatchGrid, values: NDArray[Any]) -> list[int]:
+    """Return a CRC-32 of each block of an array (rows, cols), row by row of the grid's blocks."""
+    return [zlib.crc32(np.ascontiguousarray(values[block.cells]).data) for block in grid.blocks()]
 
 
 def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
+from wsi_meta.heatmaps.record import checksums
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ def open_sound(heatmap: str | Path | Heatmap) -> Heatmap:
         when there is none, or it is damaged; the message says how to mend it.
     """
     heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    if not heatmap.intact:
+        raise HeatmapError(
+            f"{heatmap.path}: damaged: the record of its scan is not as it was written (its checksum is another one); "
+            "copy it again, or run its scan again with the same options, which mends it"
+        )
     if damaged := damaged_blocks(heatmap):
         raise HeatmapError(
             f"{heatmap.path}: damaged: values of scanned cells are missing in {len(damaged)} of {len(heatmap.grid.blocks())} "
@@ -73,11 +79,13 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
         when a whole array is missing or has another shape than the record says.
     """
     torn: set[Block] = set()
-    status = _read(heatmap, "status", "uint8", torn)
+    arrays = {name: _read(heatmap, name, torn) for name in heatmap.record.identity.arrays}
+    torn |= _others(heatmap, arrays)
+    status = arrays.pop("status")
     scanned = status == Status.SCANNED
     wrong = status > max(Status)
-    for name in ("0", "uncertainty") if heatmap.has_uncertainty else ("0",):
-        known = np.isfinite(_read(heatmap, name, "float32", torn))
+    for values in arrays.values():
+        known = np.isfinite(values)
         wrong |= (scanned & ~known) | ((status == Status.BACKGROUND) & known)
     if heatmap.result is not None:
         wrong |= status == Status.PENDING
@@ -118,14 +126,21 @@ def _holds(heatmap: Heatmap, name: str, expected: NDArray[np.float32]) -> bool:
         return False
 
 
-def _read(heatmap: Heatmap, name: str, dtype: str, torn: set[Block]) -> NDArray[Any]:
+def _others(heatmap: Heatmap, arrays: dict[str, NDArray[Any]]) -> set[Block]:
+    """Return the blocks whose values are others than when the scan reached its end: another block's, or another store's."""
+    kept = heatmap.blocks or {}
+    return {
+        block
+        for name, before in kept.items()
+        for block, now, then in zip(heatmap.grid.blocks(), checksums(heatmap.grid, arrays[name]), before, strict=True)
+        if now != then
+    }
+
+
+def _read(heatmap: Heatmap, name: str, torn: set[Block]) -> NDArray[Any]:
     """Return a whole array; blocks that cannot be read are added to `torn` and hold 0."""
-    try:
-        array: Any = heatmap.group[name]
-    except (KeyError, ValueError) as error:
-        raise _lost(heatmap, name, "is missing or damaged") from error
-    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (heatmap.grid.shape, dtype):
-        raise _lost(heatmap, name, f"is not {dtype} {heatmap.grid.shape}")
+    dtype = "uint8" if name == "status" else "float32"
+    array = _described(heatmap, name, dtype)
     try:
         return np.asarray(array[...])
     except OSError:
@@ -140,6 +155,22 @@ def _read(heatmap: Heatmap, name: str, dtype: str, torn: set[Block]) -> NDArray[
         except Exception:
             torn.add(block)
     return values
+
+
+def _described(heatmap: Heatmap, name: str, dtype: str) -> Any:
+    """Open an array; HeatmapError unless it is described as a scan does: its chunks are the grid's blocks."""
+    try:
+        array: Any = heatmap.group[name]
+    except Exception as error:  # zarr raises whatever odd metadata lead to
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        raise _lost(heatmap, name, "is missing or damaged") from error
+    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (heatmap.grid.shape, dtype):
+        raise _lost(heatmap, name, f"is not {dtype} {heatmap.grid.shape}")
+    side, missing = heatmap.grid.block_cells, 0 if dtype == "uint8" else np.nan
+    if array.chunks != (side, side) or not np.array_equal(array.fill_value, missing, equal_nan=True):
+        raise _lost(heatmap, name, f"is not stored in blocks of {side} x {side} cells, or what it lacks is not {missing}")
+    return array
 
 
 def _lost(heatmap: Heatmap, name: str, found: str) -> HeatmapError:

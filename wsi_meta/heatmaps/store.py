@@ -6,6 +6,7 @@
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
+                "wsi_meta_seal": its checksum and the blocks', see :func:`wsi_meta.heatmaps.record.seal_of`
 
 A block's status is written after its values. It marks the block as done: an interrupted scan continues with the others.
 """
@@ -23,7 +24,7 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, first_line
 from wsi_meta.heatmaps.ownership import is_ours, open_group, put_in_place, refuse_to_replace, remove_store, temporary_store
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
-from wsi_meta.heatmaps.record import ScanRecord, ScanResult
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksums, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -59,6 +60,10 @@ class Heatmap:
     """What the store says of its scan, as it was when the store was opened."""
     group: zarr.Group = field(repr=False)
     """The zarr group itself."""
+    blocks: dict[str, list[int]] | None = None
+    """Checksums of each array's blocks, by its name; None until the scan reaches its end."""
+    intact: bool = True
+    """Whether the record is as it was written."""
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -81,7 +86,7 @@ class Heatmap:
             raise HeatmapError(
                 f"{path}: the record of its scan is damaged ({told}); scan again with --overwrite, or to another --out"
             ) from error
-        return cls(path, record, group)
+        return cls(path, record, group, *open_seal(group.attrs.get("wsi_meta_seal"), parts))
 
     @classmethod
     def create(cls, path: Path, record: ScanRecord, tissue: NDArray[np.bool_], *, overwrite: bool) -> Heatmap:
@@ -138,10 +143,7 @@ class Heatmap:
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """:class:`Status` of each cell, uint8 (rows, cols).
-
-        Each access reads the whole array from the store: keep it in a variable.
-        """
+        """:class:`Status` of each cell, uint8 (rows, cols); each access reads the whole array from the store."""
         return self._read("status")
 
     @property
@@ -207,7 +209,8 @@ class Heatmap:
             )
             array[...] = level
         ome = multiscales(self.path.stem, self.grid.cell_um, 1 + len(levels))
-        return self._with_record(self.record.finished_with(result, lesions), ome=ome)
+        blocks = {name: checksums(self.grid, self._read(name)) for name in self.record.identity.arrays}
+        return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions), ome=ome)
 
     def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
         """Write a fitted score into the result of a scan that has reached its end.
@@ -229,9 +232,11 @@ class Heatmap:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
         return self._with_record(self.record.with_fitted_score(fitted_score))
 
-    def unfinished(self) -> Heatmap:
-        """Take the result out of the record, so that the scan has not reached its end; return the store with the new record."""
-        return self if self.result is None else self._with_record(replace(self.record, result=None, lesions=None))
+    def unfinished(self, record: ScanRecord | None = None) -> Heatmap:
+        """Take the result out of the record (or of `record`, in its place), so that the scan has not reached its end."""
+        if record is None and self.result is None:
+            return self
+        return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None))
 
     def remove(self) -> None:
         """Delete the store, but nothing in it that is not ours."""
@@ -243,8 +248,9 @@ class Heatmap:
 
     def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
         # at once: zarr writes all attributes for each change, and lesions may be megabytes
-        self.group.update_attributes(attributes | {"wsi_meta": record.to_dict()})
-        return replace(self, record=record)
+        parts = record.to_dict()
+        self.group.update_attributes(attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
+        return replace(self, record=record, intact=True)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
         """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""
@@ -278,7 +284,8 @@ def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.b
     import zarr
     from zarr.codecs import ZstdCodec
 
-    attributes = {"ome": multiscales(name, record.grid.cell_um, 1), "wsi_meta": record.to_dict()}
+    parts, ome = record.to_dict(), multiscales(name, record.grid.cell_um, 1)
+    attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
     group, grid = zarr.create_group(path, zarr_format=3, attributes=attributes), record.grid  # our mark first
     chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
     common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}

@@ -79,11 +79,12 @@ def _scanned(slide: Slide) -> ScannedSlide:
     )
 
 
-def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[np.bool_]) -> Heatmap:
-    """Return the store that is there when it is of this very scan; what is damaged in it counts as not done.
+def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bool_]) -> Heatmap:
+    """Return the store that is there when it is of this very scan; what is damaged in it counts as not scanned.
 
     Parameters
     ----------
+    record : of this scan, as :func:`make_record` returns it; replaces that of the store where that is damaged
     tissue : cells that hold tissue, bool (rows, cols)
 
     Raises
@@ -91,7 +92,10 @@ def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[n
     OutputExistsError
         when it is another scan's; the message names the differences.
     """
-    _refuse_differences(there, identity)
+    _refuse_differences(there, record.identity)
+    if not there.intact:
+        logger.warning("%s: damaged: the record of its scan is not as it was written; it is made anew", there.path)
+        there = there.unfinished(record)
     heatmap = mended(there, tissue)
     if told := "; ".join(contradictions(heatmap)):
         logger.warning("%s: damaged: %s; that is made anew", there.path, told)

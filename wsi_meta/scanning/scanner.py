@@ -257,7 +257,7 @@ class Scanner:
         compiled = self._choose_compiled(int(cells.sum()), there)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
         if there is not None:
-            heatmap = continue_or_refuse(there, record.identity, cells)
+            heatmap = continue_or_refuse(there, record, cells)
         else:
             heatmap = Heatmap.create(out, record, cells, overwrite=overwrite)
         if not heatmap.finished:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import MissingMppError
+from wsi_meta.errors import MissingMppError, SlideReadError
 
-__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "given_mpp", "stored_mpp"]
+__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
 
 FINEST_MPP = 0.05
 """Below this is no light microscope's pixel. The usual cause is a wrong unit: millimetres, or metres under centimetres."""
 COARSEST_MPP = 50.0
 """Above this is no picture of cells."""
+LARGEST_MM2 = 40_000.0
+"""Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
 SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
 
@@ -47,6 +49,25 @@ def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
     if differs(x, y):
         raise MissingMppError(f"{path}: pixels of {x:g} x {y:g} um; expected square ones; pass --mpp to choose one")
     return x if abs(x - y) < 1e-9 else (x + y) / 2
+
+
+def refuse_larger_than_any(path: Path, width: int, height: int, mpp: float) -> None:
+    """Make sure that a slide is not larger than there are any.
+
+    Parameters
+    ----------
+    width, height, mpp : level-0 pixels, and their size in micrometres
+
+    Raises
+    ------
+    SlideReadError
+    """
+    width_mm, height_mm = width * mpp / 1000, height * mpp / 1000
+    if width_mm * height_mm > LARGEST_MM2:
+        raise SlideReadError(
+            f"{path}: {width} x {height} px of {mpp:g} um are {width_mm:,.0f} x {height_mm:,.0f} mm; "
+            f"expected at most {LARGEST_MM2:,.0f} mm2; copy the slide again (or pass --mpp if the file is wrong)"
+        )
 
 
 def differs(one: float, other: float) -> bool:

@@ -20,7 +20,7 @@ from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.slides.levels import LevelWindow, find_window
 from wsi_meta.slides.openslide_reader import OpenSlideReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.pixel_size import differs, given_mpp, stored_mpp
+from wsi_meta.slides.pixel_size import differs, given_mpp, refuse_larger_than_any, stored_mpp
 from wsi_meta.slides.readers import READERS, choose_reader
 from wsi_meta.slides.resampling import average_area, exact_ratio
 
@@ -210,9 +210,10 @@ class Slide:
         Raises
         ------
         SlideReadError
-            when the slide is more than 5 % coarser than `mpp`.
+            when the slide is more than 5 % coarser than `mpp`, or larger than any.
         """
         ratio = exact_ratio(mpp, self.mpp)
+        refuse_larger_than_any(self.path, self.width, self.height, self.mpp)
         if ratio * Fraction(COARSER_ALLOWED) < 1:
             raise SlideReadError(
                 f"{self.path}: {self.mpp:g} um per pixel is too coarse; expected {mpp:g} or finer; "
