@@ -214,7 +214,15 @@ def test_the_record_on_disk(tmp_path: Path) -> None:
     assert " ".join(parts["identity"]) == (
         "slide reader model mode halo_px grid tissue device precision compiled test_time_averaging uncertainty"
     )
-    assert parts["slide"] == {"file": "h.tif", "name": "h", "width": 512, "height": 384, "mpp": 0.243}
+    assert parts["slide"] == {
+        "file": "h.tif",
+        "name": "h",
+        "width": 512,
+        "height": 384,
+        "mpp": 0.243,
+        "stated_mpp": None,
+        "reader_reason": "",
+    }
     assert parts["tissue"] == {"source": "found", "fraction": 1.0}
     assert parts["model"]["thresholds"] == {"default": 0.5, "specificity_99": 0.8}
     assert parts["result"] == {
