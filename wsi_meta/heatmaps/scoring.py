@@ -1,4 +1,4 @@
-"""One number per slide, from the map alone. Pure numpy."""
+"""One number per slide, from the map alone; and what else comes of a scan once its last block is written."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.record import ScanResult
+from wsi_meta.heatmaps.store import Heatmap, Status
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-__all__ = ["score_slide"]
+__all__ = ["refuse_nothing", "score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -39,3 +46,24 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     count = convolve(scanned.astype(np.float64), kernel, mode="constant")
     smoothed = total[scanned] / count[scanned]
     return float(np.sort(smoothed)[-HIGHEST:].mean())
+
+
+def sum_up(heatmap: Heatmap) -> Heatmap:
+    """Write score, counts and lesions of a heatmap whose blocks are written; return the store with that record."""
+    status, probability = heatmap.status, heatmap.probability
+    cells = {state.name.lower(): int((status == state).sum()) for state in Status}
+    complete = cells["pending"] == cells["unreadable"] == 0
+    return heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(heatmap.record, probability))
+
+
+def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
+    """Leave no store behind that holds nothing but unreadable tissue.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    cells = heatmap.result.cells if heatmap.result else {}
+    if cells.get("unreadable") and not cells["scanned"]:
+        heatmap.remove()
+        raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")

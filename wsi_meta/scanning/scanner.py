@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
-from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
+from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory, tuned_memory
 from wsi_meta.inference.fast_network import worth_compiling
@@ -21,12 +21,12 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
+from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record
 from wsi_meta.scanning.local import LocalEngine
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, ScanPlan, choose_mode, options_of, plan_of
-from wsi_meta.scanning.outcome import refuse_nothing, sum_up
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.slides.slide import Slide, open_slide
@@ -67,6 +67,7 @@ class Scanner:
     ----------
     plan : what the options come to on the machine that computes; nothing in it is ``auto``, but for compiling, which depends
         on each slide
+    journal : notes which slides are open, where a command keeps one (:func:`wsi_meta.scanning.crashes.noted_crashes`)
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Scanner:
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self._closed = False
+        self.journal = Journal()
         self.plan, self._engine = self._resolve(asked, predictor)
 
     def scan(
@@ -136,7 +138,7 @@ class Scanner:
         with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened, claimed(out, overwrite=overwrite):
             heatmap = self._begin(opened, out, tissue_mask, overwrite=overwrite)
             if not heatmap.finished:
-                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn))
+                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal))
             refuse_nothing(heatmap, opened.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
@@ -223,7 +225,7 @@ class Scanner:
     def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str) -> Iterator[Slide]:
         """Open a slide and close it in the end; one that is given open stays so."""
         if not isinstance(slide, Slide):
-            with open_slide(slide, mpp=mpp, reader=reader) as opened:
+            with self.journal.opened(slide), open_slide(slide, mpp=mpp, reader=reader) as opened:
                 yield opened
         elif mpp is not None or reader != "auto":
             raise OptionsError(f"{slide.path}: is open already; expected mpp and reader where it is opened")
@@ -265,8 +267,7 @@ class Scanner:
         with counted_cells(scan.slide.path, cells, self._progress) as report:
             self._engine.run(scan, todo, report)
         give_back_memory()  # before lesions are sought, which needs some
-        status, probability = heatmap.status, heatmap.probability
-        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+        return sum_up(heatmap)
 
     def _grid_of(self, slide: Slide) -> PatchGrid:
         shown = self._networks.card.preprocessing
