@@ -67,6 +67,7 @@ def write_jpeg_slide(
     descriptions: Sequence[str] = (),
     software: str = "tests",
     bigtiff: bool = False,
+    mpp: float = MODEL_MPP,
 ) -> Path:
     """A TIFF of JPEG tiles; `tables`: a tile's ``own``, ``shared`` by all, without a word on colours, or ``lying``."""
     factors = {"444": (1, 1), "422": (2, 1), "420": (2, 2)}[subsampling if photometric == "ycbcr" else "444"]
@@ -89,7 +90,7 @@ def write_jpeg_slide(
                 compressionargs={"outcolorspace": photometric},  # else tifffile tags RGB as YCbCr
                 jpegtables=shared if tables == "shared" else None,
                 subfiletype=int(number > 0),
-                resolution=(1e4 / MODEL_MPP, 1e4 / MODEL_MPP),
+                resolution=(1e4 / mpp, 1e4 / mpp),
                 resolutionunit="CENTIMETER",
                 description=descriptions[number] if descriptions else None,
                 software=software,

@@ -55,8 +55,8 @@ class Ended:
         return f"{self.words[0]} ended with {self.code}: {' '.join(last)[:300]}"
 
 
-def run_command(*words: object) -> Ended:
-    """Run the command line."""
+def run_command(*words: object, line: click.Group = main) -> Ended:
+    """Run the command line, or another one that ends as it does."""
     given = tuple(map(str, words))
     out, err = io.StringIO(), io.StringIO()
     logs = logging.StreamHandler(err)
@@ -64,7 +64,7 @@ def run_command(*words: object) -> Ended:
     code = 0
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            code = _call(given)
+            code = _call(line, given)
     except Exception:
         err.write(traceback.format_exc())
         code = 1
@@ -73,9 +73,9 @@ def run_command(*words: object) -> Ended:
     return Ended(given, code, out.getvalue(), err.getvalue())
 
 
-def _call(words: Sequence[str]) -> int:
+def _call(line: click.Group, words: Sequence[str]) -> int:
     try:
-        main.main(list(words), prog_name="wsi-meta")
+        line.main(list(words), prog_name="wsi-meta")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

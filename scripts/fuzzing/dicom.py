@@ -1,0 +1,122 @@
+"""Small whole-slide images in DICOM, written element by element: where each element lies is known, so that it can be changed."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Element", "write_dicom"]
+
+WHOLE_SLIDE_IMAGE = "1.2.840.10008.5.1.4.1.1.77.1.6"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+LONG = ("OB", "SQ", "UN", "OW")
+"""Value representations whose length takes four bytes after two that are reserved."""
+UNDEFINED = 0xFFFFFFFF
+Tag = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Element:
+    """Where an element lies in the file."""
+
+    start: int
+    value: int
+    """Place of its first byte."""
+    length: int
+
+
+@dataclass
+class _Writer:
+    content: bytearray = field(default_factory=bytearray)
+    elements: list[Element] = field(default_factory=list)
+
+    def add(self, tag: Tag, kind: str, value: bytes | str | int) -> None:
+        stored = struct.pack("<H" if kind == "US" else "<I", value) if isinstance(value, int) else value
+        stored = stored.encode() if isinstance(stored, str) else stored
+        stored += (b"\0" if kind in ("UI", "OB") else b" ") * (len(stored) % 2)
+        start = len(self.content)
+        self._head(tag, kind, len(stored))
+        self.elements.append(Element(start, len(self.content), len(stored)))
+        self.content += stored
+
+    def begin(self, tag: Tag) -> None:
+        """Begin a sequence of one item."""
+        self._head(tag, "SQ", UNDEFINED)
+        self.content += struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED)
+
+    def end(self) -> None:
+        """End a sequence of one item."""
+        self.content += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+
+    def frames(self, frames: list[bytes]) -> None:
+        """Write the pixels: an empty table of offsets, then an item for each frame."""
+        self._head((0x7FE0, 0x0010), "OB", UNDEFINED)
+        for frame in (b"", *frames):
+            start = len(self.content)
+            stored = frame + b"\0" * (len(frame) % 2)
+            self.content += struct.pack("<HHI", 0xFFFE, 0xE000, len(stored))
+            self.elements.append(Element(start, len(self.content), len(stored)))
+            self.content += stored
+        self.content += struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+    def _head(self, tag: Tag, kind: str, length: int) -> None:
+        self.content += struct.pack("<HH", *tag) + kind.encode()
+        self.content += struct.pack("<HI", 0, length) if kind in LONG else struct.pack("<H", length)
+
+
+def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int = 64) -> list[Element]:
+    """Write a level of JPEG tiles as one file; return its elements, the tiles' among them."""
+    writer = _Writer(bytearray(b"\0" * 128 + b"DICM"))
+    meta = _Writer()
+    meta.add((2, 1), "OB", b"\0\1")
+    meta.add((2, 2), "UI", WHOLE_SLIDE_IMAGE)
+    meta.add((2, 3), "UI", "1.2.3.4")
+    meta.add((2, 0x10), "UI", JPEG_BASELINE)
+    meta.add((2, 0x12), "UI", "1.2.3")
+    writer.add((2, 0), "UL", len(meta.content))
+    moved = len(writer.content)
+    writer.content += meta.content
+    writer.elements += [Element(part.start + moved, part.value + moved, part.length) for part in meta.elements]
+    frames = _frames(image, tile_px)
+    _describe(writer, image.shape[:2], mpp, tile_px, len(frames))
+    writer.frames(frames)
+    path.write_bytes(writer.content)
+    return writer.elements
+
+
+def _describe(writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int, frames: int) -> None:
+    height, width = shape
+    spacing = f"{mpp / 1000:.9f}\\{mpp / 1000:.9f}"
+    writer.add((0x8, 0x8), "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE")
+    writer.add((0x8, 0x16), "UI", WHOLE_SLIDE_IMAGE)
+    writer.add((0x8, 0x18), "UI", "1.2.3.4")
+    writer.add((0x8, 0x60), "CS", "SM")
+    writer.add((0x20, 0xD), "UI", "1.2.3.5")
+    writer.add((0x20, 0xE), "UI", "1.2.3.6")
+    writer.add((0x20, 0x9311), "CS", "TILED_FULL")
+    writer.add((0x28, 2), "US", 3)
+    writer.add((0x28, 4), "CS", "YBR_FULL_422")
+    writer.add((0x28, 6), "US", 0)
+    writer.add((0x28, 8), "IS", str(frames))
+    for code, value in ((0x10, tile_px), (0x11, tile_px), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)):
+        writer.add((0x28, code), "US", value)
+    writer.add((0x48, 6), "UL", width)
+    writer.add((0x48, 7), "UL", height)
+    writer.begin((0x5200, 0x9229))
+    writer.begin((0x28, 0x9110))
+    writer.add((0x18, 0x50), "DS", "0.001")
+    writer.add((0x28, 0x30), "DS", spacing)
+    writer.end()
+    writer.end()
+
+
+def _frames(image: NDArray[np.uint8], tile_px: int) -> list[bytes]:
+    height, width = (-(-side // tile_px) * tile_px for side in image.shape[:2])
+    whole = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
+    tiles = [whole[y : y + tile_px, x : x + tile_px] for y in range(0, height, tile_px) for x in range(0, width, tile_px)]
+    return [bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=90)) for tile in tiles]
