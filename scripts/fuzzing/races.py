@@ -1,0 +1,151 @@
+"""Two scans, or two batches, into one place at the same time: nothing is lost or broken, and who holds it is named."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fuzzing.commands import Ended
+from fuzzing.counts import Counts, Finding, Outcome
+from fuzzing.pool import run_trials
+from fuzzing.scans import Stored, end_of, fork, in_fork, left_beside, read_store, scan, write_slides
+from fuzzing.standin import HashPredictor
+
+__all__ = ["TRIALS", "run", "trial"]
+
+TRIALS = 60
+OF_BATCHES = 3
+"""Every third trial is a pair of batches."""
+SPREAD_S = 0.4
+"""The second of two begins up to so much later; a scan takes about as long."""
+STRIDES = (32, 64)
+HELD = re.compile(r"is being written by process (\d+) on host (\S+);")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How two scans into one store differ, and what stands there before."""
+
+    strides: tuple[int, int]
+    overwrite: tuple[bool, bool]
+    standing: int | None
+    """The stride of a finished store; None where there is none."""
+    later_s: float
+
+    @property
+    def told(self) -> str:
+        """Return it in words."""
+        words = [
+            f"{stride} px{' --overwrite' * overwrite}" for stride, overwrite in zip(self.strides, self.overwrite, strict=True)
+        ]
+        return f"{' and '.join(words)} {self.later_s:.2f} s later, {self.standing or 'nothing'} there"
+
+
+def run(trials: int, seed: int, folder: Path, *, until: float = math.inf) -> Counts:
+    """Make trials; see :class:`fuzzing.counts.Part`."""
+    return run_trials("races", trial, trials, seed, folder, until=until)
+
+
+def trial(seed: int, number: int, folder: Path) -> Finding:
+    """Let two run at the same time, and look at what stands there then."""
+    later_s = float(np.random.default_rng([seed, number]).uniform(0, SPREAD_S))
+    if number % OF_BATCHES == OF_BATCHES - 1:
+        found = _two_batches(folder, number, later_s)
+        return Finding(number, Outcome.WRONG if found else Outcome.RIGHT, f"batches, the second {later_s:.2f} s later: {found}")
+    way = number - number // OF_BATCHES
+    overwrite = [(False, False), (False, True), (True, False), (True, True)][way // 2 % 4]
+    pair = Pair((STRIDES[0], STRIDES[way % 2]), overwrite, [None, *STRIDES][way // 8 % 3], later_s)
+    found = _two_scans(folder, number, pair)
+    return Finding(number, Outcome.WRONG if found else Outcome.RIGHT, f"{pair.told}: {found}")
+
+
+def _at_once(commands: list[list[object]], later_s: float) -> list[tuple[int, int, Ended | None]]:
+    """Run two commands at the same time; return the process, exit code and end of each."""
+    begin, let_go = os.pipe()
+
+    def work(at: int) -> Ended:
+        predictor = HashPredictor()
+        os.close(let_go)
+        os.read(begin, 1)  # until the other one is ready as well
+        time.sleep(later_s * at)
+        return scan(predictor, *commands[at])
+
+    children = [fork(lambda at=at: work(at)) for at in range(2)]  # type: ignore[misc]
+    for end in (begin, let_go):
+        os.close(end)
+    return [(child.pid, *end_of(child)) for child in children]
+
+
+def _two_scans(folder: Path, number: int, pair: Pair) -> str:
+    """Return what is wrong; empty when nothing is."""
+    slide, place = write_slides(folder / "slides", "s", number)[0], folder / "out"
+    place.mkdir()
+    alone = {stride: _alone(slide, folder / f"alone{stride}.zarr", stride) for stride in STRIDES}
+    out = place / "heat.zarr"
+    if pair.standing:
+        _alone(slide, out, pair.standing)
+    words = [
+        [slide, "--out", out, "--stride", stride, *["--overwrite"] * overwrite]
+        for stride, overwrite in zip(pair.strides, pair.overwrite, strict=True)
+    ]
+    ends = _at_once(words, pair.later_s)
+    if wrong := "; ".join(filter(None, (_ended_badly(ends[at], ends[1 - at], pair, at) for at in range(2)))):
+        return wrong
+    if beside := left_beside(place, "heat.zarr"):
+        return f"left beside it: {beside}"
+    done = {pair.strides[at] for at in range(2) if ends[at][2] is not None and ends[at][2].code == 0}  # type: ignore[union-attr]
+    allowed = done or ({pair.standing} if pair.standing else set())
+    there = read_store(out)
+    if there.stride_px not in allowed:
+        return f"a scan of {there.stride_px} px stands there; succeeded: {sorted(done)}"
+    return "" if there.same_map(alone[there.stride_px]) else "the map is another one"
+
+
+def _ended_badly(this: tuple[int, int, Ended | None], other: tuple[int, int, Ended | None], pair: Pair, at: int) -> str:
+    """Return how a scan ended if none may end so; empty else."""
+    _, died, end = this
+    if died or end is None:
+        return f"died with {died}"
+    if end.code == 0:
+        return ""
+    if end.outcome is not Outcome.REFUSED:
+        return end.told()
+    if (held := HELD.search(end.stderr)) and (int(held[1]), held[2]) == (other[0], socket.gethostname()):
+        return ""
+    differs = {pair.standing, pair.strides[1 - at]} - {None, pair.strides[at]}
+    return "" if differs and not pair.overwrite[at] and "holds another scan" in end.stderr else end.told()
+
+
+def _two_batches(folder: Path, number: int, later_s: float) -> str:
+    """Return what is wrong after two batches that share one slide; empty when nothing is."""
+    slides, out = write_slides(folder / "slides", "abcde", number), folder / "out"
+    alone = {slide.stem: _alone(slide, folder / f"{slide.stem}.zarr", 32) for slide in slides}
+    ends = _at_once([[*slides[:3], "--out", out], [*reversed(slides[2:]), "--out", out]], later_s)
+    for at, (_, died, end) in enumerate(ends):
+        held = end is not None and HELD.search(end.stderr)
+        named = held and int(held[1]) == ends[1 - at][0]
+        if died or end is None or (end.code and not named):
+            return end.told() if end else f"died with {died}"
+    with (out / "summary.csv").open(newline="") as file:
+        rows = {Path(row["slide"]).stem: row for row in csv.DictReader(file)}
+    if missing := [slide.stem for slide in slides if slide.stem not in rows or rows[slide.stem]["complete"] != "True"]:
+        return f"no row, or not of the finished store: {missing}"
+    if beside := left_beside(out, "summary.csv", *(f"{slide.stem}.zarr" for slide in slides)):
+        return f"left in the folder: {beside}"
+    others = [slide.stem for slide in slides if not read_store(out / f"{slide.stem}.zarr").same_map(alone[slide.stem])]
+    return f"other maps: {others}" if others else ""
+
+
+def _alone(slide: Path, out: Path, stride: int) -> Stored:
+    """Scan a slide alone."""
+    if in_fork(lambda: scan(HashPredictor(), slide, "--out", out, "--stride", stride)).code:
+        raise RuntimeError(f"{slide}: a scan alone fails")
+    return read_store(out)
