@@ -19,17 +19,17 @@ from fuzzing.scans import SpreadPredictor, end_of, fork, in_fork, left_beside, r
 
 __all__ = ["TRIALS", "run", "trial"]
 
-TRIALS = 40
+TRIALS = 48
 WORDS = ("--uncertainty",)
 PATTERNS = {
     "the record": "out/heat.zarr/zarr.json",
     "0's description": "out/heat.zarr/0/zarr.json",
     "status's description": "out/heat.zarr/status/zarr.json",
-    "a coarser level's description": "out/heat.zarr/1/zarr.json",
+    "uncertainty's description": "out/heat.zarr/uncertainty/zarr.json",
     "a block of 0": "out/heat.zarr/0/c/*/*",
     "a block of status": "out/heat.zarr/status/c/*/*",
     "a block of uncertainty": "out/heat.zarr/uncertainty/c/*/*",
-    "a block of a coarser level": "out/heat.zarr/1/c/*/*",
+    "a temporary record": "out/heat.zarr/zarr.json.*.partial",
     "the lock": "out/.heat.zarr.lock",
     "the journal": "out/.wsi-meta.*.running",
     "a temporary store's record": "out/.heat.zarr.*.new/zarr.json",
@@ -104,6 +104,7 @@ def _leave_temporaries(place: Path, rng: np.random.Generator) -> None:
     new = place / f".heat.zarr.{rng.bytes(6).hex()}.new"
     new.mkdir()
     (new / "zarr.json").write_bytes((place / "heat.zarr" / "zarr.json").read_bytes())
+    (place / "heat.zarr" / f"zarr.json.{rng.bytes(6).hex()}.partial").write_bytes(rng.bytes(100))
     (place / "heat.zarr" / "0" / "c" / "0").mkdir(parents=True, exist_ok=True)
     (place / "heat.zarr" / "0" / "c" / "0" / f"0.{rng.bytes(16).hex()}.partial").write_bytes(rng.bytes(100))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from fakes import DarknessPredictor
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
+from wsi_meta.locks import Holder
 from wsi_meta.models.model import load_model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.crashes import Journal, noted_crashes
@@ -130,23 +133,41 @@ def test_what_was_not_tried_to_its_end_stays_under_suspicion(tmp_path: Path, err
         pass
 
 
+HEAD = b"wsi-meta is scanning here: "
 MISHAPS: list[Callable[[Path], object]] = [
     lambda path: path.write_bytes(b"\xff\x00 nothing of ours"),
     lambda path: path.mkdir(),
     lambda path: path.symlink_to("nowhere"),
-    lambda path: path.write_text('wsi-meta is scanning here: {"host": "elsewhere", "pi'),
-    lambda path: path.write_text(
-        'wsi-meta is scanning here: {"host": "h", "pid": 1, "start": "", "space": ""}\n{"slide": 3}\n[]\n{"cl'
-    ),
+    lambda path: path.write_bytes(HEAD + json.dumps(asdict(Holder.here())).encode()),
+]
+TORN = [
+    b"",
+    bytes(50),
+    HEAD + b'{"host": "elsewhere", "pi',
+    HEAD + b'{"host": "h", "pid": [], "start": "", "space": ""}',
+    HEAD
+    + b'{"host": "h", "pid": 1e99, "start": "", "space": ""}\n{"slide": 3}\n[]\n7\n'
+    + b"[" * 10**5
+    + b'\n{"thread": 1e999}\n{"cl',
 ]
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
-def test_foreign_and_torn_journals_are_left_alone(tmp_path: Path, mishap: Callable[[Path], object]) -> None:
+def test_foreign_journals_and_those_of_running_processes_are_left_alone(
+    tmp_path: Path, mishap: Callable[[Path], object]
+) -> None:
     mishap(path := tmp_path / ".wsi-meta.0123456789ab.running")
     with noted_crashes(tmp_path, [], retry=False) as journal, journal.opened(tmp_path / "b.tif"):
         pass
     assert _left(tmp_path) == [path]
+
+
+@pytest.mark.parametrize("content", TORN)
+def test_torn_journals_are_removed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".wsi-meta.0123456789ab.running").write_bytes(content)
+    with noted_crashes(tmp_path, [], retry=False) as journal, journal.opened(tmp_path / "b.tif"):
+        pass
+    assert not _left(tmp_path)
 
 
 def test_in_a_batch_the_others_go_on(tmp_path: Path, model_file: Path) -> None:

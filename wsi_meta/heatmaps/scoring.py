@@ -1,4 +1,4 @@
-"""One number per slide, from the map alone; and what else comes of a scan once its last block is written."""
+"""One number per slide, and the counts of its cells, from the map alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -48,12 +47,11 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     return float(np.sort(smoothed)[-HIGHEST:].mean())
 
 
-def sum_up(heatmap: Heatmap) -> Heatmap:
-    """Write score, counts and lesions of a heatmap whose blocks are written; return the store with that record."""
-    status, probability = heatmap.status, heatmap.probability
+def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanResult:
+    """Return score and counts of a heatmap whose blocks are written; both arrays have the grid's shape."""
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
-    return heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(heatmap.record, probability))
+    return ScanResult(score_slide(probability), complete, cells)
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:

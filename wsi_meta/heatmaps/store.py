@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, first_line
-from wsi_meta.heatmaps.ownership import is_ours, open_group, put_in_place, refuse_to_replace, remove_store, temporary_store
+from wsi_meta.heatmaps.ownership import (
+    open_group,
+    put_in_place,
+    refuse_to_replace,
+    remove_partials,
+    remove_store,
+    rewrite_attributes,
+    temporary_store,
+)
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.outputs import check_folder, flush
@@ -191,9 +199,7 @@ class Heatmap:
         -------
         The same store with the finished record; this object keeps the old one.
         """
-        for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
-            if is_ours(leftover.relative_to(self.path)):
-                leftover.unlink()
+        remove_partials(self.path)
         levels = coarser_levels(self.probability)
         for number, level in enumerate(levels, 1):
             array = self.group.create_array(
@@ -242,8 +248,7 @@ class Heatmap:
         return Heatmap.open, (self.path.absolute(),)
 
     def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
-        # at once: zarr writes all attributes for each change, and lesions may be megabytes
-        self.group.update_attributes(attributes | {"wsi_meta": record.to_dict()})
+        rewrite_attributes(self.path, attributes | {"wsi_meta": record.to_dict()})
         return replace(self, record=record)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:

@@ -57,7 +57,8 @@ class Suspect:
 class Record:
     """What a journal says."""
 
-    holder: Holder
+    holder: Holder | None = None
+    """None where its name was lost with the power, or it died before it wrote that."""
     died: str | None = None
     """None where no crash is told."""
     thread: int | None = None
@@ -80,13 +81,18 @@ class Record:
         """Those of the slides to blame that were not scanned since."""
         return tuple(slide for slide in self.to_blame if slide in self.open)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process may still run."""
+        return self.died is None and self.holder is not None and not self.holder.is_dead
+
     def take(self, line: str) -> None:
         """Take in one line of the journal; one that is cut or foreign says nothing."""
         if found := FATAL.match(line) or CRASHED.match(line):
             self.at_crash = self.at_crash or tuple(self.open)
             self.died = found[1] if found.re is FATAL else self.died or TRAP
             self.thread = int(found[1], 16) if found.re is CRASHED else self.thread
-        with suppress(ValueError, LookupError, TypeError):
+        with suppress(ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             parts: dict[str, Any] = json.loads(line)
             if "closed" in parts:
                 del self.open[parts["closed"]]
@@ -233,7 +239,7 @@ def _suspects_in(folder: Path) -> dict[str, Suspect]:
     with suppress(OSError):
         for path in sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name)):
             record = _read(path)
-            if record is None or not (record.died or record.holder.is_dead):
+            if record is None or record.is_running:
                 continue
             for name in record.suspects:
                 known = suspects.get(name, Suspect("", certain=False, journals=()))
@@ -247,12 +253,14 @@ def _suspects_in(folder: Path) -> dict[str, Suspect]:
 def _read(path: Path) -> Record | None:
     """Return what a journal says; None where it is not one of ours, or cannot be read."""
     try:
-        first, *lines = path.read_text(errors="replace").splitlines()
-        if not first.startswith(MARK):
-            return None
-        record = Record(Holder(**json.loads(first.removeprefix(MARK))))
-    except (OSError, ValueError, TypeError):
+        first, *lines = path.read_bytes().strip(b"\0").decode(errors="replace").splitlines() or [MARK]
+    except OSError:
         return None
+    if not first.startswith(MARK):
+        return None
+    record = Record()
+    with suppress(RecursionError, TypeError, ValueError):
+        record.holder = Holder(**json.loads(first.removeprefix(MARK)))
     for line in lines:
         record.take(line)
     return record

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
@@ -67,7 +68,6 @@ class Scanner:
     ----------
     plan : what the options come to on the machine that computes; nothing in it is ``auto``, but for compiling, which depends
         on each slide
-    journal : notes which slides are open, where a command keeps one (:func:`wsi_meta.scanning.crashes.noted_crashes`)
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Scanner:
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self._closed = False
-        self.journal = Journal()
+        self.journal = Journal()  # a command's own takes its place
         self.plan, self._engine = self._resolve(asked, predictor)
 
     def scan(
@@ -267,7 +267,8 @@ class Scanner:
         with counted_cells(scan.slide.path, cells, self._progress) as report:
             self._engine.run(scan, todo, report)
         give_back_memory()  # before lesions are sought, which needs some
-        return sum_up(heatmap)
+        status, probability = heatmap.status, heatmap.probability
+        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
 
     def _grid_of(self, slide: Slide) -> PatchGrid:
         shown = self._networks.card.preprocessing
