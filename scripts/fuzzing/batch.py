@@ -47,11 +47,11 @@ def _dark(path: Path, part: int) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "cut": (_cut, "damaged or truncated"),
+    "cut": (_cut, "copy it again"),
     "no_mpp": (lambda path: _bare(path, None), "does not say how large its pixels are"),
     "wrong_unit": (lambda path: _bare(path, 0.0097), "cannot be"),
     "text": (lambda path: path.write_text("no slide at all"), "not a slide"),
-    "memory": (lambda path: _dark(path, 3), "there is not enough memory for it"),
+    "memory": (lambda path: _dark(path, 4), "there is not enough memory for it"),
     "abort": (lambda path: _dark(path, 2), "an earlier scan died (Aborted)"),
     "caf\udce9": (lambda path: path.write_bytes(b"II*\0 and nothing more"), r"caf\xe9.tif: "),
     "webp": (lambda path: _bare(path, compression="webp", compressionargs={"lossless": True}), "compression"),
@@ -64,7 +64,7 @@ class Failing(HashPredictor):
 
     def predict_block(self, pieces: Any, *others: Any) -> NDArray[np.float32]:
         (image,) = pieces
-        if (brightness := np.median(image)) < 56:
+        if (brightness := np.median(image)) < 50:
             raise MemoryError
         if brightness < 90:
             os.abort()
@@ -130,8 +130,8 @@ def _wrong_again(out: Path, slides: list[Path]) -> str:
     code, result = end_of(fork(again), LONGEST_S)
     if code or result[0].code != 1:
         return f"run again, it ends with {code or result[0].told()}"
-    if result[1] or _changed(out) != before:
-        return f"run again, {result[1]} cells are computed; changed: {sorted(set(_changed(out).items()) ^ set(before.items()))[:4]}"
+    if result[1] or (changed := set(_changed(out).items()) ^ set(before.items())):
+        return f"run again, {result[1]} cells are computed; changed: {sorted(changed)[:4]}"
     journals = [name for name in left_beside(out) if name.endswith(".running")]
     return "" if len(journals) == 1 else f"journals of crashes: {journals}"
 
