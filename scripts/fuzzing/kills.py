@@ -40,11 +40,11 @@ class Operations:
 
         def opened(file: Any, mode: str = "r", *others: Any, **named: Any) -> Any:
             result = open_file(file, mode, *others, **named)
-            if mode != "r" and "b" in mode + "b" and self._here(file) and set(mode) & set("wax+"):
+            if set(mode) & set("wax+") and self._here(file):
                 self.count()  # it is there, and still empty
             return result
 
-        io.open = builtins.open = opened  # type: ignore[assignment]
+        io.open = builtins.open = opened
         os.write, os.fsync = self._counted(os.write), self._counted(os.fsync)
 
     def count(self) -> None:

@@ -59,7 +59,8 @@ class SpreadPredictor(HashPredictor):
         self.plan, self.views = replace(self.plan, tta=True), 8
 
     def predict_block(self, *arguments: Any, **named: Any) -> NDArray[np.float32]:
-        return super().predict_block(*arguments, **named) + np.arange(8, dtype=np.float32) / 8
+        views = np.arange(8, dtype=np.float32) / np.float32(8)
+        return np.asarray(super().predict_block(*arguments, **named) + views, np.float32)
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def read_store(path: Path) -> Stored:
         if (part := foreign_part(path)) is not None:
             raise RuntimeError(part)
         names = ("0", "status", "uncertainty") if heatmap.has_uncertainty else ("0", "status")
-        arrays = {name: np.asarray(heatmap.group[name][...]).tobytes() for name in names}
+        group: Any = heatmap.group
+        arrays = {name: np.asarray(group[name][...]).tobytes() for name in names}
         files = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*"))
         return Stored(heatmap.grid.stride_px, tuple(files), arrays, heatmap.finished)
 

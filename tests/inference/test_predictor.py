@@ -187,7 +187,8 @@ def _small_gpu(rows: int, batch_size: int, *, dense: bool = False) -> tuple[Pred
             seen.append(len(images))
             if len(images) > rows:
                 raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
-            return network(images)
+            result: torch.Tensor = network(images)
+            return result
 
         return passing
 

@@ -115,8 +115,10 @@ def test_where_it_is_not_known_whose_crash_it_was_each_is_scanned_alone(
 
         for _ in range(20):
             threads = [threading.Thread(target=scan, args=[slide]) for slide in slides]
-            [thread.start() for thread in threads]
-            [thread.join() for thread in threads]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
     assert not [names for names in seen if names & {"a.tif", "b.tif"} and len(names) > 1]
     assert [message.partition(": ")[2].partition(";")[0] for message in caplog.messages] == [
         "was open when an earlier scan died (Aborted)"
