@@ -18,7 +18,7 @@ from slide_files import texture, write_slide
 
 from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
-from fuzzing.scans import SIDE_PX, end_of, fork, in_fork, left_beside, read_store, scan, write_slides
+from fuzzing.scans import SIDE_PX, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 from fuzzing.standin import HashPredictor
 from wsi_meta.errors import printable
 
@@ -84,7 +84,8 @@ def run(trials: int, seed: int, folder: Path, *, until: float = math.inf) -> Cou
 def trial(seed: int, number: int, folder: Path) -> Finding:
     """Scan the batch, start it again as long as it crashes, and then once more."""
     rng = np.random.default_rng([seed, number])
-    good = write_slides(folder / "slides", [f"good{at}" for at in range(GOOD)], 100 * number)
+    names = [f"good{at}" for at in range(GOOD)]
+    good = in_fork(lambda: write_slides(folder / "slides", names, 100 * number), LONGEST_S)
     bad = [folder / "slides" / f"{name}.tif" for name in BAD]
     in_fork(lambda: [write(path) for path, (write, _) in zip(bad, BAD.values(), strict=True)] and None)
     slides, out = [[*good, *bad][at] for at in rng.permutation(GOOD + len(bad))], folder / "out"
@@ -109,13 +110,11 @@ def _wrong_rows(out: Path, good: list[Path]) -> str:
 
 
 def _wrong_maps(out: Path, good: list[Path], folder: Path) -> str:
-    alone = folder / "alone"
-    in_fork(lambda: scan(HashPredictor(), *good, "--out", alone))
-    others = [
-        path.stem
-        for path in good
-        if not read_store(out / f"{path.stem}.zarr").same_map(read_store(alone / f"{path.stem}.zarr"))
-    ]
+    def differs(path: Path) -> bool:
+        there = read_store(out / f"{path.stem}.zarr")
+        return not there.same_map(scan_well(HashPredictor(), path, folder / f"{path.stem}.zarr"))
+
+    others = in_fork(lambda: [path.stem for path in good if differs(path)], LONGEST_S)
     return f"other maps: {others}" if others else ""
 
 

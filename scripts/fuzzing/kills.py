@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
 from fuzzing.pool import run_trials
-from fuzzing.scans import end_of, fork, in_fork, left_beside, read_store, scan, write_slides
+from fuzzing.scans import Stored, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 from fuzzing.standin import HashPredictor
 
 __all__ = ["TRIALS", "run", "trial"]
@@ -78,26 +77,30 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     """Kill a scan, every second time one that replaces an old store; run the same command again."""
     overwrite = bool(number % 2)
     share = (seed + number // 2) * GOLDEN % 1
-    slide, place = write_slides(folder / "slides", "s", number)[0], folder / "out"
-    alone, counted, out = folder / "alone.zarr", folder / "counted", place / "heat.zarr"
+    place, counted, slide = folder / "out", folder / "counted", folder / "slides" / "s.tif"
     for parent in (place, counted):
         parent.mkdir()
-    in_fork(lambda: scan(HashPredictor(), slide, "--out", alone))
-    words = [slide, *["--overwrite"] * overwrite, "--out"]
-    for store in (out, counted / "heat.zarr") if overwrite else ():
-        in_fork(lambda store=store: scan(HashPredictor(), slide, "--out", store, "--stride", 64))  # type: ignore[misc]
+    out, words = place / "heat.zarr", [slide, *["--overwrite"] * overwrite, "--out"]
+
+    def before() -> Stored:
+        write_slides(slide.parent, "s", number)
+        for parent in (place, counted) if overwrite else ():
+            scan_well(HashPredictor(), slide, parent / "heat.zarr", "--stride", 64)
+        return scan_well(HashPredictor(), slide, folder / "alone.zarr")
+
+    alone = in_fork(before)
     of = in_fork(lambda: _counting(counted, *words, counted / "heat.zarr"))
     last = 1 + int(share * of)
     code, _ = end_of(fork(lambda: _counting(place, *words, out, last=last)))
     about = f"{'replaced an old store' if overwrite else 'new'}, killed at operation {last} of {of}"
     if code != -signal.SIGKILL:
         return Finding(number, Outcome.WRONG, f"{about}: ended with {code} instead")
-    end: Ended = in_fork(lambda: scan(HashPredictor(), *words, out))
+    end = in_fork(lambda: scan(HashPredictor(), *words, out))
     if end.outcome is not Outcome.RIGHT:
-        return Finding(number, max(end.outcome, Outcome.WRONG, key=list(Outcome).index), f"{about}: {end.told()}")
+        return Finding(number, end.outcome if end.outcome.failed else Outcome.WRONG, f"{about}: {end.told()}")
     if beside := left_beside(place, "heat.zarr"):
         return Finding(number, Outcome.WRONG, f"{about}: left beside it: {beside}")
-    right = read_store(out).same_map(read_store(alone))
+    right = in_fork(lambda: read_store(out)).same_map(alone)
     return Finding(number, Outcome.RIGHT if right else Outcome.WRONG, about)
 
 

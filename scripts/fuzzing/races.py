@@ -16,7 +16,7 @@ import numpy as np
 from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
 from fuzzing.pool import run_trials
-from fuzzing.scans import Stored, end_of, fork, in_fork, left_beside, read_store, scan, write_slides
+from fuzzing.scans import Stored, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 from fuzzing.standin import HashPredictor
 
 __all__ = ["TRIALS", "run", "trial"]
@@ -86,12 +86,17 @@ def _at_once(commands: list[list[object]], later_s: float) -> list[tuple[int, in
 
 def _two_scans(folder: Path, number: int, pair: Pair) -> str:
     """Return what is wrong; empty when nothing is."""
-    slide, place = write_slides(folder / "slides", "s", number)[0], folder / "out"
+    place, slides = folder / "out", folder / "slides"
+    slide, out = slides / "s.tif", place / "heat.zarr"
     place.mkdir()
-    alone = {stride: _alone(slide, folder / f"alone{stride}.zarr", stride) for stride in STRIDES}
-    out = place / "heat.zarr"
-    if pair.standing:
-        _alone(slide, out, pair.standing)
+
+    def before() -> dict[int, Stored]:
+        write_slides(slides, "s", number)
+        if pair.standing:
+            scan_well(HashPredictor(), slide, out, "--stride", pair.standing)
+        return {stride: scan_well(HashPredictor(), slide, folder / f"{stride}.zarr", "--stride", stride) for stride in STRIDES}
+
+    alone = in_fork(before)
     words = [
         [slide, "--out", out, "--stride", stride, *["--overwrite"] * overwrite]
         for stride, overwrite in zip(pair.strides, pair.overwrite, strict=True)
@@ -101,10 +106,9 @@ def _two_scans(folder: Path, number: int, pair: Pair) -> str:
         return wrong
     if beside := left_beside(place, "heat.zarr"):
         return f"left beside it: {beside}"
-    done = {pair.strides[at] for at in range(2) if ends[at][2] is not None and ends[at][2].code == 0}  # type: ignore[union-attr]
-    allowed = done or ({pair.standing} if pair.standing else set())
-    there = read_store(out)
-    if there.stride_px not in allowed:
+    done = {stride for stride, (_, _, end) in zip(pair.strides, ends, strict=True) if end is not None and end.code == 0}
+    there = in_fork(lambda: read_store(out))
+    if there.stride_px not in (done or {pair.standing}):
         return f"a scan of {there.stride_px} px stands there; succeeded: {sorted(done)}"
     return "" if there.same_map(alone[there.stride_px]) else "the map is another one"
 
@@ -126,8 +130,8 @@ def _ended_badly(this: tuple[int, int, Ended | None], other: tuple[int, int, End
 
 def _two_batches(folder: Path, number: int, later_s: float) -> str:
     """Return what is wrong after two batches that share one slide; empty when nothing is."""
-    slides, out = write_slides(folder / "slides", "abcde", number), folder / "out"
-    alone = {slide.stem: _alone(slide, folder / f"{slide.stem}.zarr", 32) for slide in slides}
+    slides, out = [folder / "slides" / f"{name}.tif" for name in "abcde"], folder / "out"
+    in_fork(lambda: write_slides(folder / "slides", "abcde", number) and None)
     ends = _at_once([[*slides[:3], "--out", out], [*reversed(slides[2:]), "--out", out]], later_s)
     for at, (_, died, end) in enumerate(ends):
         held = end is not None and HELD.search(end.stderr)
@@ -140,12 +144,10 @@ def _two_batches(folder: Path, number: int, later_s: float) -> str:
         return f"no row, or not of the finished store: {missing}"
     if beside := left_beside(out, "summary.csv", *(f"{slide.stem}.zarr" for slide in slides)):
         return f"left in the folder: {beside}"
-    others = [slide.stem for slide in slides if not read_store(out / f"{slide.stem}.zarr").same_map(alone[slide.stem])]
+
+    def differs(slide: Path) -> bool:
+        there = read_store(out / f"{slide.stem}.zarr")
+        return not there.same_map(scan_well(HashPredictor(), slide, folder / f"{slide.stem}.zarr"))
+
+    others = in_fork(lambda: [slide.stem for slide in slides if differs(slide)])
     return f"other maps: {others}" if others else ""
-
-
-def _alone(slide: Path, out: Path, stride: int) -> Stored:
-    """Scan a slide alone."""
-    if in_fork(lambda: scan(HashPredictor(), slide, "--out", out, "--stride", stride)).code:
-        raise RuntimeError(f"{slide}: a scan alone fails")
-    return read_store(out)

@@ -1,6 +1,7 @@
 """Scans in forked processes that may be killed or die, with a stand-in for the network; and what is read from their stores.
 
-The process that forks reads and scans nothing itself: a fork has none of its parent's threads.
+The process that forks reads and scans nothing itself: a fork has none of its parent's threads. It has loaded all that a scan
+loads, so that two forks scan at the same time, not one while the other loads.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import distributed  # noqa: F401
 import numpy as np
+import skimage.measure  # noqa: F401
+import torch  # noqa: F401
+import zarr.codecs  # noqa: F401
+from dask.delayed import delayed  # noqa: F401
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
@@ -40,6 +46,7 @@ __all__ = [
     "left_beside",
     "read_store",
     "scan",
+    "scan_well",
     "write_slides",
 ]
 
@@ -155,9 +162,9 @@ def end_of(child: Child, seconds: float = LONGEST_S) -> tuple[int, Any]:
     return code, pickle.loads(content) if code == 0 else None
 
 
-def in_fork(work: Callable[[], T]) -> T:
+def in_fork(work: Callable[[], T], seconds: float = LONGEST_S) -> T:
     """Do some work in a forked process; RuntimeError where that dies."""
-    code, result = end_of(fork(work))
+    code, result = end_of(fork(work), seconds)
     if code:
         raise RuntimeError(f"a forked process ended with {code}")
     done: T = result
@@ -165,27 +172,28 @@ def in_fork(work: Callable[[], T]) -> T:
 
 
 def write_slides(folder: Path, names: Sequence[str], seed: int) -> list[Path]:
-    """Write small slides of tissue, in a forked process."""
+    """Write small slides of tissue; in a forked process."""
     folder.mkdir(exist_ok=True)
-    paths = [folder / f"{name}.tif" for name in names]
-    in_fork(lambda: [write_slide(path, texture(SIDE_PX, SIDE_PX, seed + at)) for at, path in enumerate(paths)] and None)
-    return paths
+    return [write_slide(folder / f"{name}.tif", texture(SIDE_PX, SIDE_PX, seed + at)) for at, name in enumerate(names)]
+
+
+def scan_well(predictor: HashPredictor, slide: Path, out: Path, *words: object) -> Stored:
+    """Scan a slide and read the store; RuntimeError where that fails; in a forked process."""
+    if (end := scan(predictor, slide, "--out", out, *words)).code:
+        raise RuntimeError(end.told())
+    return read_store(out)
 
 
 def read_store(path: Path) -> Stored:
-    """Read a store in a forked process, and make sure that it is sound; RuntimeError where it is not."""
-
-    def read() -> Stored:
-        heatmap = open_sound(path)
-        if (part := foreign_part(path)) is not None:
-            raise RuntimeError(part)
-        names = ("0", "status", "uncertainty") if heatmap.has_uncertainty else ("0", "status")
-        group: Any = heatmap.group
-        arrays = {name: np.asarray(group[name][...]).tobytes() for name in names}
-        files = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*"))
-        return Stored(heatmap.grid.stride_px, tuple(files), arrays, heatmap.finished)
-
-    return in_fork(read)
+    """Read a store, and make sure that it is sound; HeatmapError or RuntimeError where it is not; in a forked process."""
+    heatmap = open_sound(path)
+    if (part := foreign_part(path)) is not None:
+        raise RuntimeError(f"{path}: holds {part}")
+    names = ("0", "status", "uncertainty") if heatmap.has_uncertainty else ("0", "status")
+    group: Any = heatmap.group
+    arrays = {name: np.asarray(group[name][...]).tobytes() for name in names}
+    files = sorted(entry.relative_to(path).as_posix() for entry in path.rglob("*"))
+    return Stored(heatmap.grid.stride_px, tuple(files), arrays, heatmap.finished)
 
 
 def left_beside(folder: Path, *expected: str) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
 from fuzzing.pool import run_trials
-from fuzzing.scans import SpreadPredictor, end_of, fork, in_fork, left_beside, read_store, scan, write_slides
+from fuzzing.scans import SpreadPredictor, Stored, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 
 __all__ = ["TRIALS", "run", "trial"]
 
@@ -63,10 +63,15 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     rng = np.random.default_rng([seed, number])
     what, pattern = list(PATTERNS.items())[number // 2 % len(PATTERNS)]
     blocks = int(rng.integers(1, BLOCKS)) if rng.random() < 0.6 else BLOCKS
-    slide, place = write_slides(folder / "slides", "s", number)[0], folder / "out"
+    slide, place = folder / "slides" / "s.tif", folder / "out"
     place.mkdir()
-    alone, out = folder / "alone.zarr", place / "heat.zarr"
-    in_fork(lambda: scan(SpreadPredictor(), slide, "--out", alone, *WORDS))
+    out = place / "heat.zarr"
+
+    def before() -> Stored:
+        write_slides(slide.parent, "s", number)
+        return scan_well(SpreadPredictor(), slide, folder / "alone.zarr", *WORDS)
+
+    alone = in_fork(before)
     end_of(fork(lambda: scan(Stopped(blocks), slide, "--out", out, *WORDS)))
     _leave_temporaries(place, rng)
     files = sorted(folder.glob(pattern))
@@ -84,7 +89,7 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     )
 
 
-def _run_again(found: Finding, again: Callable[..., Ended], place: Path, alone: Path) -> Finding:
+def _run_again(found: Finding, again: Callable[..., Ended], place: Path, alone: Stored) -> Finding:
     """Run a scan again, with ``--overwrite`` where it is refused; the map is bit-equal then, and nothing lies beside it."""
     end = in_fork(again)
     refused = end.outcome is Outcome.REFUSED
@@ -95,7 +100,7 @@ def _run_again(found: Finding, again: Callable[..., Ended], place: Path, alone: 
         return Finding(found.number, Outcome.WRONG, f"{told}; with --overwrite: {second.told()}")
     if beside := left_beside(place, "heat.zarr"):
         return Finding(found.number, Outcome.WRONG, f"{told}; left beside it: {beside}")
-    same = read_store(place / "heat.zarr").same_map(read_store(alone))
+    same = in_fork(lambda: read_store(place / "heat.zarr")).same_map(alone)
     return Finding(found.number, end.outcome if same else Outcome.WRONG, told)
 
 
