@@ -24,8 +24,8 @@ __all__ = ["TRIALS", "run", "trial"]
 TRIALS = 60
 OF_BATCHES = 3
 """Every third trial is a pair of batches."""
-SPREAD_S = 0.4
-"""The second of two begins up to so much later; a scan takes about as long."""
+SPREAD = 1.2
+"""The second of two begins up to so much later, in times of what the first one takes alone."""
 STRIDES = (32, 64)
 HELD = re.compile(r"is being written by process (\d+) on host (\S+);")
 
@@ -38,7 +38,8 @@ class Pair:
     overwrite: tuple[bool, bool]
     standing: int | None
     """The stride of a finished store; None where there is none."""
-    later_s: float
+    later: float
+    """When the second one begins, in times of what the first one takes alone."""
 
     @property
     def told(self) -> str:
@@ -46,7 +47,7 @@ class Pair:
         words = [
             f"{stride} px{' --overwrite' * overwrite}" for stride, overwrite in zip(self.strides, self.overwrite, strict=True)
         ]
-        return f"{' and '.join(words)} {self.later_s:.2f} s later, {self.standing or 'nothing'} there"
+        return f"{' and '.join(words)} {self.later:.2f} later, {self.standing or 'nothing'} there"
 
 
 def run(trials: int, seed: int, folder: Path, *, until: float = math.inf) -> Counts:
@@ -56,13 +57,13 @@ def run(trials: int, seed: int, folder: Path, *, until: float = math.inf) -> Cou
 
 def trial(seed: int, number: int, folder: Path) -> Finding:
     """Let two run at the same time, and look at what stands there then."""
-    later_s = float(np.random.default_rng([seed, number]).uniform(0, SPREAD_S))
+    later = float(np.random.default_rng([seed, number]).uniform(0, SPREAD))
     if number % OF_BATCHES == OF_BATCHES - 1:
-        found = _two_batches(folder, number, later_s)
-        return Finding(number, Outcome.WRONG if found else Outcome.RIGHT, f"batches, the second {later_s:.2f} s later: {found}")
+        found = _two_batches(folder, number, later)
+        return Finding(number, Outcome.WRONG if found else Outcome.RIGHT, f"batches, the second {later:.2f} later: {found}")
     way = number - number // OF_BATCHES
     overwrite = [(False, False), (False, True), (True, False), (True, True)][way // 2 % 4]
-    pair = Pair((STRIDES[0], STRIDES[way % 2]), overwrite, [None, *STRIDES][way // 8 % 3], later_s)
+    pair = Pair((STRIDES[0], STRIDES[way % 2]), overwrite, [None, *STRIDES][way // 8 % 3], later)
     found = _two_scans(folder, number, pair)
     return Finding(number, Outcome.WRONG if found else Outcome.RIGHT, f"{pair.told}: {found}")
 
@@ -90,18 +91,21 @@ def _two_scans(folder: Path, number: int, pair: Pair) -> str:
     slide, out = slides / "s.tif", place / "heat.zarr"
     place.mkdir()
 
-    def before() -> dict[int, Stored]:
+    def before() -> tuple[float, dict[int, Stored]]:
         write_slides(slides, "s", number)
+        took_s = _time_alone(slide, folder / "timed.zarr")
         if pair.standing:
             scan_well(HashPredictor(), slide, out, "--stride", pair.standing)
-        return {stride: scan_well(HashPredictor(), slide, folder / f"{stride}.zarr", "--stride", stride) for stride in STRIDES}
+        return took_s, {
+            stride: scan_well(HashPredictor(), slide, folder / f"{stride}.zarr", "--stride", stride) for stride in STRIDES
+        }
 
-    alone = in_fork(before)
+    took_s, alone = in_fork(before)
     words = [
         [slide, "--out", out, "--stride", stride, *["--overwrite"] * overwrite]
         for stride, overwrite in zip(pair.strides, pair.overwrite, strict=True)
     ]
-    ends = _at_once(words, pair.later_s)
+    ends = _at_once(words, pair.later * took_s)
     if wrong := "; ".join(filter(None, (_ended_badly(ends[at], ends[1 - at], pair, at) for at in range(2)))):
         return wrong
     if beside := left_beside(place, "heat.zarr"):
@@ -128,10 +132,18 @@ def _ended_badly(this: tuple[int, int, Ended | None], other: tuple[int, int, End
     return "" if differs and not pair.overwrite[at] and "holds another scan" in end.stderr else end.told()
 
 
-def _two_batches(folder: Path, number: int, later_s: float) -> str:
+def _time_alone(slide: Path, out: Path) -> float:
+    """Scan a slide alone; return the seconds that it takes in a process that has scanned nothing yet."""
+    began = time.monotonic()
+    scan_well(HashPredictor(), slide, out)
+    return time.monotonic() - began
+
+
+def _two_batches(folder: Path, number: int, later: float) -> str:
     """Return what is wrong after two batches that share one slide; empty when nothing is."""
     slides, out = [folder / "slides" / f"{name}.tif" for name in "abcde"], folder / "out"
     in_fork(lambda: write_slides(folder / "slides", "abcde", number) and None)
+    later_s = later * in_fork(lambda: _time_alone(slides[0], folder / "timed.zarr"))
     ends = _at_once([[*slides[:3], "--out", out], [*reversed(slides[2:]), "--out", out]], later_s)
     for at, (_, died, end) in enumerate(ends):
         held = end is not None and HELD.search(end.stderr)
