@@ -194,6 +194,21 @@ def test_what_a_killed_scan_left_is_put_in_order(tmp_path: Path) -> None:
     assert _left(tmp_path) == ["h.zarr"]
 
 
+@pytest.mark.parametrize("state", ["new", "old", "gone"])
+def test_a_removal_that_was_killed_is_finished(tmp_path: Path, state: str) -> None:
+    path = write_store(tmp_path / "h.zarr", MAP).path
+    left = write_store(tmp_path / "left.zarr", MAP).path.rename(temporary_store(path, state))
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from wsi_meta.heatmaps.ownership import remove_store\n"
+        "os.rmdir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "remove_store(Path(sys.argv[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, left], check=False).returncode == -signal.SIGKILL
+    assert len(_left(tmp_path)) == 2
+    with claimed(path, overwrite=False):
+        assert _left(tmp_path) == [".h.zarr.lock", "h.zarr"]
+
+
 def test_what_a_killed_scan_left_in_a_store_is_removed(tmp_path: Path) -> None:
     path = write_store(tmp_path / "h.zarr", MAP).path
     before = sorted(path.rglob("*"))

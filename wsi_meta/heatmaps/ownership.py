@@ -44,6 +44,7 @@ OURS = re.compile(
     rf"|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
 )
 """Files of a store, by their path in it."""
+TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
 OUR_FOLDERS = re.compile(rf"{ARRAYS}(?:/c(?:/\d+)?)?")
 
 
@@ -152,7 +153,7 @@ def remove_store(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         return
     if path.suffix != ".gone" and foreign_part(path) is None:
-        path = path.rename(temporary_store(path, "gone"))
+        path = path.rename(path.with_suffix(".gone") if TEMPORARY.fullmatch(path.name) else temporary_store(path, "gone"))
     mark = path / "zarr.json"
     for entry in sorted(path.rglob("*"), reverse=True):  # what lies in a folder, then the folder
         inside = entry.relative_to(path)
