@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import children  # noqa: F401  (its settings are for all tests)
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from PIL import Image
+from slide_files import texture
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import build_network, half_precision, save_model
+from wsi_meta.models.model import Model, build_network, half_precision, save_model
 
 # a busy machine is no failure: time limits are pytest-timeout's
 settings.register_profile("wsi-meta", deadline=None)
@@ -42,6 +46,23 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state["fc.bias"].fill_(2.8)
     save_model(path, half_precision(state), ModelCard())
     return path
+
+
+@pytest.fixture(scope="session")
+def thin_model() -> Model:
+    """A loaded model with a thin ResNet, random weights (seed 0): all kinds of arithmetic that a ResNet50 has, a sixth as much.
+
+    Its head is scaled so that tissue gets probabilities on both sides of 0.5.
+    """
+    torch.manual_seed(0)
+    network = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(8)]))
+        logits = network(ModelCard().preprocessing.to_input(pixels))
+    with torch.no_grad():
+        network.fc.weight /= logits.std()
+        network.fc.bias.copy_((network.fc.bias - logits.mean()) / logits.std())
+    return Model(network, ModelCard(), hashlib.sha256(b"thin").hexdigest(), Path("thin.safetensors"))
 
 
 @pytest.fixture(scope="session")

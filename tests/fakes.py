@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import Model, build_network, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
@@ -49,13 +52,14 @@ def scan_darkness(
     slide: str | Path | Slide,
     out: str | Path,
     *,
-    model: str | Path | None = None,
+    model: str | Path | Model | None = None,
     kind: type[Predictor] = DarknessPredictor,
     **settings: Any,
 ) -> Heatmap:
     """A scan by a stand-in for the network; everything else is as it always is."""
     inference = {name: settings.pop(name) for name in ("device", "precision", "batch_size", "tta") if name in settings}
-    return scan(slide, out, predictor=kind(load_model(model), **inference), **settings)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    return scan(slide, out, predictor=kind(loaded, **inference), **settings)
 
 
 def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
@@ -74,6 +78,13 @@ def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
     state["fc.weight"][0, 0] = 1
     save_model(path, half_precision(state), card)
     return path
+
+
+def shifted(model: Model, shift: float) -> Model:
+    """The same network with another bias, so that its map is another one."""
+    network = copy.deepcopy(model.network)
+    network.get_parameter("fc.bias").data -= shift
+    return replace(model, network=network, hash=hashlib.sha256(f"{model.hash} {shift}".encode()).hexdigest())
 
 
 def write_shifted(path: Path, model_file: Path, shift: float) -> None:

@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -29,7 +30,7 @@ def write_slide(path: Path, image: NDArray[np.uint8], mpp: float = MODEL_MPP, *,
     return write_pyramid(path, image, mpp=mpp, tile_px=256, lossless=True, levels=levels)
 
 
-def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 4096) -> Path:
+def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 1024) -> Path:
     """A huge slide of which only the tiles with black square marks (x, y, side) are stored; the rest is transparent."""
     tiles = -(-side // tile_px)
     canvas: dict[tuple[int, int], NDArray[np.uint8]] = {}
@@ -96,6 +97,26 @@ def write_jpeg_slide(
                 software=software,
                 metadata=None,
             )
+    return path
+
+
+def write_scn(path: Path, image: NDArray[np.uint8], corner: tuple[int, int], glass: tuple[int, int]) -> Path:
+    """A Leica SCN with one scanned area on a larger glass (width, height), which OpenSlide gives bounds."""
+    (height, width), nm = image.shape[:2], round(MODEL_MPP * 1000)
+    text = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01">'
+        f'<collection name="c" barcode="" sizeX="{glass[0] * nm}" sizeY="{glass[1] * nm}"><barcode>x</barcode>'
+        '<image name="main"><creationDate>2020-01-01T00:00:00Z</creationDate>'
+        '<device model="Leica SCN400;Leica SCN" version="1.4.0"/>'
+        f'<pixels sizeX="{width}" sizeY="{height}"><dimension sizeX="{width}" sizeY="{height}" r="0" ifd="0"/></pixels>'
+        f'<view sizeX="{width * nm}" sizeY="{height * nm}" offsetX="{corner[0] * nm}" offsetY="{corner[1] * nm}" spacingZ="0"/>'
+        "<scanSettings><objectiveSettings><objective>10</objective></objectiveSettings><illuminationSettings>"
+        "<numericalAperture>0.3</numericalAperture><illuminationSource>brightfield</illuminationSource>"
+        "</illuminationSettings></scanSettings></image></collection></scn>"
+    )
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256), "compression": "deflate", "metadata": None}
+    options |= {"resolution": (1e4 / MODEL_MPP, 1e4 / MODEL_MPP), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, image, bigtiff=True, description=text, **options)
     return path
 
 

@@ -12,6 +12,7 @@ from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, 
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.card import ModelCard
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243
@@ -26,6 +27,7 @@ def make_record(
     uncertainty: bool = False,
     tissue_fraction: float = 1.0,
     thresholds: dict[str, float] | None = None,
+    bounds: Bounds | None = None,
 ) -> ScanRecord:
     """The record of a scan that has not reached its end; `slide` is the slide's fingerprint."""
     identity = ScanIdentity(
@@ -44,7 +46,7 @@ def make_record(
     )
     return ScanRecord(
         identity=identity,
-        slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp),
+        slide=ScannedSlide(f"{name}.tif", name, grid.width, grid.height, grid.slide_mpp, bounds=bounds),
         tissue=ScannedTissue("found", tissue_fraction),
         model=ModelCard(thresholds={"default": 0.5} | (thresholds or {})),
         device=device,
@@ -61,6 +63,7 @@ def write_store(
     complete: bool = True,
     slide: str = "none",
     device: str = "cpu",
+    bounds: Bounds | None = None,
     **thresholds: float,
 ) -> Heatmap:
     """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
@@ -70,7 +73,9 @@ def write_store(
     assert grid.shape == probability.shape
     scanned = np.isfinite(probability)
     fraction = float(scanned.mean())
-    record = make_record(grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, thresholds=thresholds)
+    record = make_record(
+        grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, thresholds=thresholds, bounds=bounds
+    )
     heatmap = Heatmap.create(path, record, scanned, overwrite=True)
     status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
     for block in grid.blocks():

@@ -1,17 +1,13 @@
-"""A tiny network in place of the ResNet50, and child processes, for tests of how a training proceeds."""
+"""A tiny network in place of the ResNet50, for tests of how a training proceeds."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -140,24 +136,3 @@ def run_command(words: str, parts: Parts) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_parts(monkeypatch, parts)
         main(words.split())
-
-
-def start_child(work: Callable[[], object], log: Path, **environment: object) -> subprocess.Popen[bytes]:
-    """Run `work` in a process of its own that prints to the file `log`.
-
-    A new Python, not a fork: autograd refuses to work in a process forked beside its threads for a GPU (or for what a
-    compiler took for one).
-    """
-    surroundings = {"OMP_NUM_THREADS": 1, "PYTHONPATH": Path(__file__).parent} | environment
-    with log.open("wb") as file:
-        child = subprocess.Popen(
-            [sys.executable, "-u", "-c", "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"],
-            env=os.environ | {name: str(value) for name, value in surroundings.items()},
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-        )
-    assert child.stdin
-    with child.stdin as pipe:
-        cloudpickle.dump(work, pipe)
-    return child

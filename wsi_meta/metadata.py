@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
-from wsi_meta.slides.slide import open_slide
+from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.slides.tiff_check import pages_of
 
-__all__ = ["info"]
+__all__ = ["describe", "info"]
 
 
 def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
@@ -25,19 +29,39 @@ def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
 
     Returns
     -------
-    dict of plain JSON values; ``kind`` is ``slide``, ``model`` or ``heatmap``.
+    dict of plain JSON values; ``kind`` is ``slide``, ``model`` or ``heatmap``. A slide's ``problem`` says why it cannot be
+    scanned; it is None where it can.
 
     Raises
     ------
     SlideReadError, ModelFileError, HeatmapError
     """
+    facts, failure = _describe(path, reader)
+    if failure is not None:
+        raise failure
+    return facts
+
+
+def describe(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
+    """Return what :func:`info` does, and of a slide that cannot be opened all that its file still tells.
+
+    Raises
+    ------
+    SlideReadError
+        when there is no file, or nothing in it.
+    ModelFileError, HeatmapError
+    """
+    return _describe(path, reader)[0]
+
+
+def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
     if str(path) == "default":
-        return _model_facts(DEFAULT_MODEL)
+        return _model_facts(DEFAULT_MODEL), None
     path = Path(path)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
-        return _model_facts(path)
+        return _model_facts(path), None
     if path.suffix == ".zarr" or (path / "zarr.json").exists():
-        return _heatmap_facts(path)
+        return _heatmap_facts(path), None
     return _slide_facts(path, reader)
 
 
@@ -69,23 +93,47 @@ def _count_lesions(record: ScanRecord) -> dict[str, Any] | None:
     return {**record.lesions, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
 
 
-def _slide_facts(path: Path, reader: str) -> dict[str, Any]:
-    with open_slide(path, reader=reader) as slide:
-        return {
-            "kind": "slide",
-            "path": str(path),
-            "vendor": slide.vendor,
-            "reader": slide.reader,
-            "reader_reason": slide.reader_reason,
-            "width": slide.width,
-            "height": slide.height,
-            "mpp": slide.known_mpp,
-            "mpp_problem": slide.mpp_problem,
-            "levels": [
-                {"width": width, "height": height, "downsample": factor, "left_out": slide.levels_left_out.get(level)}
-                for level, ((width, height), factor) in enumerate(
-                    zip(slide.level_dimensions, slide.level_downsamples, strict=True)
-                )
-            ],
-            "fingerprint": slide.fingerprint(),
-        }
+def _slide_facts(path: Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
+    """Return all that is known of a slide's file, and why it cannot be opened as asked; None where it can."""
+    known: dict[str, Any] = {"kind": "slide", "path": str(path)}
+    try:
+        with open_slide(path, reader=reader) as slide:
+            return known | _opened_facts(slide), None
+    except SlideReadError as error:
+        if not path.is_file() or path.stat().st_size == 0:
+            raise
+        failure = error
+    facts = {"bytes": path.stat().st_size, "pages": pages_of(path)}
+    if reader == "direct":  # the file may be a slide for the other reader
+        with suppress(SlideReadError), open_slide(path, reader="openslide") as slide:
+            facts = _opened_facts(slide) | {"reader": None, "reader_reason": None}
+    return known | facts | {"problem": str(failure)}, failure
+
+
+def _opened_facts(slide: Slide) -> dict[str, Any]:
+    sizes = zip(slide.level_dimensions, slide.level_downsamples, strict=True)
+    return {
+        "vendor": slide.vendor,
+        "reader": slide.reader,
+        "reader_reason": slide.reader_reason,
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": slide.known_mpp,
+        "mpp_problem": slide.mpp_problem,
+        "levels": [
+            {"width": width, "height": height, "downsample": factor, "left_out": slide.levels_left_out.get(level)}
+            for level, ((width, height), factor) in enumerate(sizes)
+        ],
+        "compression": sorted({page["compression"] for page in pages_of(slide.path) if page["tile"] and page["compression"]}),
+        "bounds": asdict(slide.bounds),
+        "fingerprint": slide.fingerprint(),
+        "problem": slide.mpp_problem or _too_coarse(slide),
+    }
+
+
+def _too_coarse(slide: Slide) -> str | None:
+    try:
+        slide.check_resolution(read_card(DEFAULT_MODEL).preprocessing.mpp)
+    except SlideReadError as error:
+        return str(error)
+    return None

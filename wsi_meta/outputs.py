@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,9 +17,11 @@ __all__ = [
     "UNIQUE",
     "check_folder",
     "check_output",
+    "finish_replacing",
     "flush",
     "refuse_input",
     "remove_leftovers",
+    "replace_files",
     "unique_name",
     "written_whole",
 ]
@@ -100,6 +102,71 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
+    """Move files into a folder as one output. Older ones wait aside, beside the folder, until all new ones stand.
+
+    Call :func:`finish_replacing` first, in case this was killed before. Whatever else the folder holds stays.
+
+    Parameters
+    ----------
+    made : folder of the new files, on the same file system
+    folder : made if it does not exist
+    names : of all files that belong to such an output; the last one is its mark: it goes first and comes last
+
+    Raises
+    ------
+    OutputPathError
+        when a file cannot be moved; the older ones stand again.
+    """
+    folder.mkdir(exist_ok=True)
+    leaving = folder.with_name(f".{folder.name}.{unique_name()}.leaving")
+    for name in names:
+        flush(made / name)
+    try:
+        leaving.mkdir()
+        _move_all(folder, leaving, [*reversed(names)])
+        leaving = leaving.rename(leaving.with_suffix(".old"))
+        _move_all(made, folder, names)
+    except OSError as error:
+        finish_replacing(folder, names)
+        told = f"{folder}: cannot be written ({error.strerror or first_line(error)}); make room and run it again"
+        raise OutputPathError(told) from error
+    flush(folder)
+    finish_replacing(folder, names)
+
+
+def finish_replacing(folder: Path, names: Sequence[str]) -> None:
+    """Put in order what a killed :func:`replace_files` left: older files stand again unless all new ones do.
+
+    Parameters
+    ----------
+    folder, names : as for :func:`replace_files`
+    """
+    ours = re.compile(re.escape(f".{folder.name}.") + UNIQUE + r"\.(leaving|old)")
+    for aside in [entry for entry in folder.absolute().parent.iterdir() if ours.fullmatch(entry.name) and entry.is_dir()]:
+        if aside.suffix == ".old" and (folder / names[-1]).exists():
+            _remove_all(aside, names)
+        else:
+            if aside.suffix == ".old":
+                _remove_all(folder, names)  # new ones without their mark
+            _move_all(aside, folder, names)
+        with suppress(OSError):
+            aside.rmdir()
+
+
+def _move_all(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(FileNotFoundError):
+            (source / name).replace(target / name)
+    flush(source)
+    flush(target)
+
+
+def _remove_all(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def unique_name() -> str:

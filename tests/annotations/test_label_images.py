@@ -194,3 +194,14 @@ def test_damaged_headers_are_refused(tmp_path: Path) -> None:
     for name in ("m.npy", "m.tif"):
         with pytest.raises(DataError, match=f"{name}: not a mask"):
             _read(tmp_path / name)
+
+
+def test_a_bool_array_that_tifffile_wrote_as_white_is_zero_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its picture is the inverse of the array."""
+    tifffile.imwrite(tmp_path / "m.tif", WHERE)
+    np.testing.assert_array_equal(_read(tmp_path / "m.tif"), ~WHERE)
+    assert "m.tif: says that 0 is white" in caplog.text
+    caplog.clear()
+    tifffile.imwrite(tmp_path / "m.tif", WHERE, photometric="minisblack")
+    np.testing.assert_array_equal(_read(tmp_path / "m.tif"), WHERE)
+    assert not caplog.records

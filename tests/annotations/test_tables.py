@@ -47,3 +47,21 @@ def test_a_name_twice_is_refused_with_both_lines() -> None:
     assert rows.get("b") == 0
     with pytest.raises(DataError, match="'a' in line 2 and again in line 3"):
         rows.get("a")
+
+
+def test_tables_of_spreadsheets(tmp_path: Path) -> None:
+    """UTF-16 with tabs, line ends of Windows, empty lines before, between and after; the lines are counted as they are."""
+    path = tmp_path / "t.csv"
+    for text, encoding in [
+        ("\r\nslide\tlabel\r\n\r\na\t1\r\n\r\nb\t0\r\n", "utf-16"),
+        ('\n"Slide" ; LABEL\n\n a;1\n\n"b";0\n\n', "utf-8-sig"),
+    ]:
+        path.write_bytes(text.encode(encoding))
+        rows = read_table(path, ("slide", "label"), "labels")
+        assert rows == [("a", "1"), ("b", "0")]
+        assert [row.line for row in rows] == [4, 6]
+    for content in ("slide,label\ncaf\xe9,1\n".encode("latin-1"), b"PK\x03\x04", "slide,label\na,1\n".encode("utf-16-le")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"t\.csv: .*expected") as caught:
+            read_table(path, ("slide", "label"), "labels")
+        assert str(caught.value).isprintable()

@@ -117,10 +117,10 @@ def test_test_time_averaging(tmp_path: Path, slide_file: Path, model_file: Path)
 
 def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     other = write_slide(tmp_path / "other.tif", texture(200, 200, seed=2))
-    result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, "--json")
+    result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, *ALL, "--json")
     assert result.exit_code == 0
     assert [Path(row["heatmap"]).name for row in json.loads(result.stdout)] == ["node.zarr", "other.zarr"]
-    result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file)
+    result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file, *ALL)
     assert result.exit_code == 1
     assert "no such file" in result.stderr
 
@@ -129,7 +129,7 @@ ALL = ("--tissue-mask", "none", "--stride", 96)
 
 
 def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, model_file: Path) -> None:
-    path = write_slide(tmp_path / "torn.tif", texture(256, 2200))
+    path = write_slide(tmp_path / "torn.tif", texture(256, 1100))
     damage_tile(path, 0)
     result = _run("scan", path, "--out", tmp_path / "h.zarr", "--model", model_file, *ALL, "--json")
     assert "cells could not be read" in _one_line_error(result)

@@ -160,3 +160,10 @@ def test_a_label_that_is_missing_is_named_by_line_and_id(tmp_path: Path) -> None
     table.write_text("id,label\n" + "\n".join([*rows, rows[1]]) + "\n")
     with pytest.raises(DataError, match=rf"'{rows[1][:40]}' in line 3 and again in line 8"):
         open_patches(tmp_path)
+
+
+def test_several_pictures_in_one_file_are_refused(tmp_path: Path) -> None:
+    _classes(tmp_path)
+    tifffile.imwrite(tmp_path / "0" / "a.tif", np.zeros((3, 96, 96, 3), np.uint8), photometric="rgb")
+    with pytest.raises(DataError, match="several pictures in one file"):
+        open_patches(tmp_path)["train"].check()

@@ -13,24 +13,26 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from children import start_child
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from openslide import OpenSlide
-from slide_files import damage_tile, texture, write_slide
+from slide_files import damage_tile, texture, write_scn, write_slide
 from stores import write_store
-from tiny import HERE, start_child, train_tiny
+from tiny import HERE, train_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
-from wsi_meta.datasets.candidates import tumor_cells
+from wsi_meta.datasets.candidates import find_candidates, tumor_cells
 from wsi_meta.datasets.cutting import is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
 from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.recipe import Recipe
@@ -392,3 +394,40 @@ def test_hdf5_that_cannot_be_written_is_an_error_when_it_is_closed(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert path.stat().st_size <= max(limit, 10_000)
+
+
+def _geojson(path: Path, name: str, left: float, top: float, side: float) -> None:
+    ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    path.write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}]))
+
+
+def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:
+    """QuPath's square at 64, 96 is at 164, 176 of the slide; the Camelyon JSON counts from the slide's own corner."""
+    write_scn(tmp_path / "s.scn", texture(640, 640), (100, 80), (900, 800))
+    _geojson(tmp_path / "s.geojson", "Tumor", 64, 96, 128)
+    corners = [[164, 176], [292, 176], [292, 304], [164, 304]]
+    (tmp_path / "s.json").write_text(json.dumps({"positive": [{"vertices": corners}]}))
+    (tmp_path / "m.csv").write_text("slide,annotations\ns.scn,s.geojson\n")
+    (tmp_path / "n.csv").write_text("slide,annotations\ns.scn,s.json\n")
+    cells = []
+    for name in ("m.csv", "n.csv"):
+        (source,) = read_manifest(tmp_path / name)
+        with open_slide(source.path) as slide:
+            found = find_candidates(source, slide, Preprocessing(), limit=10**6, seed=[0])
+        cells.append({kind: {tuple(cell) for cell in part.cells.tolist()} for kind, part in found.items()})
+    assert cells[0] == cells[1]
+    assert cells[0]["tumor"] == {(row, col) for row in range(5, 10) for col in range(5, 10)}
+
+
+def test_classes_that_are_told(tmp_path: Path) -> None:
+    write_slide(tmp_path / "s.tif", texture(320, 320))
+    _geojson(tmp_path / "s.geojson", "Krebs: G2", 64, 64, 128)
+    (tmp_path / "m.csv").write_text("slide,annotations\ns.tif,s.geojson\n")
+    (source,) = read_manifest(tmp_path / "m.csv", tumor=["krebs"])
+    with open_slide(source.path) as slide:
+        assert len(find_candidates(source, slide, Preprocessing(), limit=100, seed=[0])["tumor"].cells) == 16
+    result = CliRunner().invoke(main, ["sample", str(tmp_path / "m.csv"), "--out", str(tmp_path / "p"), "--tumor", "Krebbs"])
+    assert result.exit_code == 1
+    assert "m.csv: no outline has the class 'Krebbs'; found: 'Krebs: G2'" in result.stderr
+    assert not (tmp_path / "p").exists()

@@ -16,6 +16,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import roc_auc_score
+from slide_files import write_scn
+from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
@@ -25,6 +27,7 @@ from wsi_meta.evaluation.camelyon16 import FILES, froc
 from wsi_meta.evaluation.cohort import read_excluded
 from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match, script_curve
 from wsi_meta.evaluation.metrics import delong
+from wsi_meta.slides.openslide_reader import Bounds
 
 HEIGHT, WIDTH = 100, 120
 Slide = tuple[list[tuple[float, int, int]], "NDArray[np.bool_] | None"]
@@ -482,3 +485,57 @@ def test_both_scores_are_told_where_they_differ(cohort: tuple[Path, Path], caplo
     assert result.score > result.float64_score, "0.6 is more in float32 than in float64"
     assert f"{result.score:.4f} with hits in float32" in caplog.text
     assert f"{result.float64_score:.4f} in float64" in caplog.text
+
+
+def _drawn(folder: Path, name: str, left: int, group: str) -> None:
+    """A square of 6,400 level-0 pixels (1.6 mm) as QuPath exports it."""
+    ring = [[left, 0], [left + 6400, 0], [left + 6400, 6400], [left, 6400]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    feature = {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": group}}}
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "found").mkdir()
+    _drawn(tmp_path / "truth", "a.b", 0, "Tumor")
+    (tmp_path / "found" / "A.B.csv").write_text("0.9,21000,3000\n")
+    (tmp_path / "found" / "n.csv").write_text("0.1,5,5\n")
+    assert froc(tmp_path / "found", tmp_path / "truth").score == 0
+    assert "GeoJSON of 1 slides is taken as level-0 pixels; pass --slides" in caplog.text
+    caplog.clear()
+    for name, folder in (("a.b.zarr", "scans"), ("a.scn", "others")):
+        (tmp_path / folder).mkdir()
+        write_store(tmp_path / folder / name, np.zeros((20, 300), np.float32), bounds=Bounds(20000, 0, 9000, 2000))
+    assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans").score == 1
+    assert not caplog.records
+    for folder in ("others", "gone"):
+        with pytest.raises(DataError, match=f"{folder}: no s"):
+            froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / folder)
+    write_scn(tmp_path / "others" / "A.B.SCN", np.zeros((256, 256, 3), np.uint8), (20000, 0), (30000, 8000))
+    assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "others").score == 1
+
+
+def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "found").mkdir()
+    for number, group in enumerate(("Krebs: G2", "Stroma")):
+        _drawn(tmp_path / "truth", f"s{number}", 0, group)
+        (tmp_path / "found" / f"s{number}.csv").write_text("0.9,3000,3000\n")
+    command = ["froc", str(tmp_path / "found"), str(tmp_path / "truth"), "--json"]
+    result = CliRunner().invoke(main, [*command, "--tumor", "krebs"])
+    assert json.loads(result.stdout)["lesions"] == 1
+    assert "s1.geojson: outlines of other classes are left out: 'Stroma'" in caplog.text
+    both = CliRunner().invoke(main, [*command, "--tumor", "krebs", "--tumor", "stroma"])
+    assert json.loads(both.stdout)["lesions"] == 2
+    absent = CliRunner().invoke(main, [*command, "--tumor", "krebs", "--exclude-class", "Fat"])
+    assert absent.exit_code == 1
+    assert "truth: no outline has the class 'Fat'; found: 'Krebs: G2', 'Stroma'" in absent.stderr
+    assert CliRunner().invoke(main, [*command, "--tumor", "a", "--exclude-class", "A"]).exit_code == 2
+
+
+def test_columns_in_another_order_without_a_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("1000,2000,0.9\n3000,40,1\n")
+    with pytest.raises(DataError, match=r"d\.csv: scores over 1, and y below 1 everywhere"):
+        read_detections(tmp_path / "d.csv")
+    (tmp_path / "d.csv").write_text("7.5,2000,0\n3,40,1\n")
+    assert read_detections(tmp_path / "d.csv").scores.tolist() == [7.5, 3], "scores may be any numbers"

@@ -120,3 +120,20 @@ def test_the_challenges_own_labels(shared_data: Path) -> None:
         labels=range(5),
     )
     assert weighted_kappa(turned, [truth[patient] for patient in found.stages]) == pytest.approx(expected)
+
+
+def test_names_with_dots(tmp_path: Path) -> None:
+    """Only what is surely an ending is cut off: TCGA's names hold dots, and stand in tables with and without ending."""
+    labels = ["macro", "micro", "itc", "itc", "itc"]
+    names = ["TCGA-1.2a", "TCGA-1.2b", "TCGA-1"]
+    rows = [
+        (f"{name}_node_{node}{ending}", labels[node])
+        for name in names
+        for node, ending in enumerate([".tif", ".SVS", "", "", ".zip"])
+    ]
+    reference = _write(tmp_path / "r.csv", [("TCGA-1.2a", "pN1"), ("TCGA-1.2b.zip", "pN0"), ("x/TCGA-1.zip", "pN1")])
+    found = stage(_write(tmp_path / "n.csv", rows), reference=reference)
+    assert found.stages == dict.fromkeys(names, "pN1")
+    assert found.agreeing == 2
+    with pytest.raises(DataError, match="'TCGA-1_node_4' in line 16 and again in line 17"):
+        stage(_write(tmp_path / "n.csv", [*rows, ("TCGA-1_node_4.svs", "itc")]))

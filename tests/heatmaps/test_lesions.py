@@ -32,6 +32,7 @@ from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.polygonize import trace_cells
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 CELL_UM = 31.104
@@ -297,3 +298,47 @@ def test_overlay_outlines_and_numbers_lesions(heatmap: Heatmap, tmp_path: Path) 
     assert 0.002 < changed.mean() < 0.1, "lines, not areas"
     assert (outlined[changed] < 60).all(-1).any(), "dark"
     assert (outlined[changed] > 200).all(-1).any(), "on light"
+
+
+# the frame of QuPath
+
+
+def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Path) -> None:
+    probability = _map(30, 40, (5, 5, 6, 6, 0.9), (7, 7, 2, 2, 0.05), (20, 30, 2, 2, 0.7))
+    heatmap = write_store(tmp_path / "h.zarr", probability, bounds=Bounds(501, 33, 4000, 3000))
+    assert heatmap.record.slide.bounds == Bounds(501, 33, 4000, 3000)
+    found = find_lesions(heatmap, out=tmp_path / "l.geojson", detections=tmp_path / "d.csv")
+    content = json.loads((tmp_path / "l.geojson").read_text())
+    assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33}
+    corner = np.array([501, 33])
+    for lesion, feature in zip(found, content["features"], strict=True):
+        ring = feature["geometry"]["coordinates"][0][0]
+        np.testing.assert_array_equal(ring[:-1], lesion.outlines[0].vertices - corner)
+        measured = feature["properties"]["measurements"]
+        assert (measured["x"], measured["peak_y"]) == (lesion.x - 501, lesion.peak_y - 33)
+    assert (read_detections(tmp_path / "d.csv").x == [lesion.peak_x for lesion in found]).all(), "level-0 pixels"
+    grid = heatmap.grid
+    shape = (grid.shape[0] * 32, grid.shape[1] * 32)
+    masks = [read_annotations(tmp_path / "l.geojson").mask(shape, grid.cell_l0 / 32)]
+    content.pop("wsi_meta")  # as QuPath would export it
+    (tmp_path / "q.geojson").write_text(json.dumps(content))
+    masks.append(read_annotations(tmp_path / "q.geojson", origin=(501, 33)).mask(shape, grid.cell_l0 / 32))
+    expected = np.kron(probability >= 0.5, np.ones((32, 32), bool))
+    for mask in masks:
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_an_older_store_says_that_it_does_not_know_qupaths_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heatmap = write_store(tmp_path / "h.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)))
+    attributes: Any = heatmap.group.attrs["wsi_meta"]
+    assert "bounds" not in attributes["slide"]
+    assert heatmap.record.slide.bounds is None
+    find_lesions(heatmap, out=tmp_path / "l.csv")
+    assert not caplog.records
+    find_lesions(heatmap, out=tmp_path / "l.geojson")
+    assert "h.zarr: does not say which part of the slide QuPath shows" in caplog.text
+    assert json.loads((tmp_path / "l.geojson").read_text())["wsi_meta"] == {"frame": "level-0"}
+    attributes["slide"]["bounds"] = {"x": "1", "y": 2, "width": 3, "height": 4}
+    heatmap.group.attrs["wsi_meta"] = attributes
+    with pytest.raises(HeatmapError, match=r"damaged \(TypeError: x is '1'"):
+        Heatmap.open(tmp_path / "h.zarr")

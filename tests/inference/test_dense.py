@@ -93,11 +93,17 @@ def dense_model(tmp_path_factory: pytest.TempPathFactory, model_file: Path) -> P
 
 
 @pytest.fixture(scope="module")
+def dense_thin(thin_model: Model) -> Model:
+    """The thin model with such a card."""
+    return replace(thin_model, card=DENSE)
+
+
+@pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(500, 620))
 
 
-def _scan(slide: Path, out: Path, model: Path, **settings: Any) -> Heatmap:
+def _scan(slide: Path, out: Path, model: Path | Model, **settings: Any) -> Heatmap:
     return scan(slide, out, model=model, tissue_mask="none", **(HERE | settings))
 
 
@@ -105,9 +111,9 @@ def test_no_seam_shows_between_blocks_of_the_default_model(tmp_path: Path) -> No
     """How far a feature sees depends on the weights: this is about trained ones."""
     slide = write_slide(tmp_path / "node.tif", draw_lymph_node(620, 500, seed=2)[0])
     model = load_model(None)
-    save_model(tmp_path / "m.safetensors", half_precision(model.network.state_dict()), replace(model.card, dense=True))
-    whole = _scan(slide, tmp_path / "whole.zarr", tmp_path / "m.safetensors").probability
-    blocks = _scan(slide, tmp_path / "blocks.zarr", tmp_path / "m.safetensors", block_px=160).probability
+    model = replace(model, card=replace(model.card, dense=True))
+    whole = _scan(slide, tmp_path / "whole.zarr", model).probability
+    blocks = _scan(slide, tmp_path / "blocks.zarr", model, block_px=256).probability
 
     assert whole.shape == (16, 20)
     assert np.isfinite(whole).all()
@@ -117,10 +123,10 @@ def test_no_seam_shows_between_blocks_of_the_default_model(tmp_path: Path) -> No
     assert difference.mean() < 0.001
 
 
-def test_workers_do_not_matter(dense_model: Path, tmp_path: Path) -> None:
+def test_workers_do_not_matter(dense_thin: Model, tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(64, 128))
-    one = _scan(slide, tmp_path / "one.zarr", dense_model, block_px=64, workers=1, tta=True, uncertainty=True)
-    three = _scan(slide, tmp_path / "three.zarr", dense_model, block_px=64, workers=3, tta=True, uncertainty=True)
+    one = _scan(slide, tmp_path / "one.zarr", dense_thin, block_px=64, workers=1, tta=True, uncertainty=True)
+    three = _scan(slide, tmp_path / "three.zarr", dense_thin, block_px=64, workers=3, tta=True, uncertainty=True)
 
     np.testing.assert_array_equal(one.probability, three.probability)
     assert one.uncertainty is not None
@@ -129,22 +135,22 @@ def test_workers_do_not_matter(dense_model: Path, tmp_path: Path) -> None:
 
 
 def test_auto_is_dense_where_card_and_stride_allow_it(
-    slide_file: Path, dense_model: Path, model_file: Path, tmp_path: Path
+    slide_file: Path, dense_thin: Model, thin_model: Model, tmp_path: Path
 ) -> None:
-    def mode(model: Path, **settings: Any) -> str:
+    def mode(model: Model, **settings: Any) -> str:
         heatmap = _scan(slide_file, tmp_path / "h.zarr", model, overwrite=True, **settings)
         return str(heatmap.record.identity.mode)
 
-    assert mode(dense_model) == "dense"
-    assert mode(dense_model, stride_px=96) == "patch"
-    assert mode(model_file, stride_px=96) == "patch"
+    assert mode(dense_thin) == "dense"
+    assert mode(dense_thin, stride_px=96) == "patch"
+    assert mode(thin_model, stride_px=96) == "patch"
 
 
-def test_the_mode_is_part_of_a_scans_identity(slide_file: Path, dense_model: Path, tmp_path: Path) -> None:
-    _scan(slide_file, tmp_path / "h.zarr", dense_model, mode="dense")
+def test_the_mode_is_part_of_a_scans_identity(slide_file: Path, dense_thin: Model, tmp_path: Path) -> None:
+    _scan(slide_file, tmp_path / "h.zarr", dense_thin, mode="dense")
 
     with pytest.raises(OutputExistsError, match="mode is dense, now patch"):
-        _scan(slide_file, tmp_path / "h.zarr", dense_model, mode="patch")
+        _scan(slide_file, tmp_path / "h.zarr", dense_thin, mode="patch")
 
 
 @pytest.mark.parametrize(("settings", "told"), [({"stride_px": 96}, "expected stride 32"), ({}, "dense: false")])

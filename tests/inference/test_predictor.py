@@ -18,8 +18,8 @@ from slide_files import texture
 from tiny import Tiny
 
 from wsi_meta.errors import DeviceError, OptionsError
-from wsi_meta.inference.fast_network import PATCHES_REPAY, FastNetwork, compiler_found, fold_batchnorm, worth_compiling
-from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.fast_network import FastNetwork, fold_batchnorm
+from wsi_meta.inference.options import PATCHES_REPAY, InferencePlan, compiler_found, worth_compiling
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, PredictorParts
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS

@@ -10,6 +10,8 @@ import zarr
 from fakes import scan_darkness
 from slide_files import write_sparse_slide
 
+from wsi_meta.models.model import Model
+
 SIDE = 100_000
 MARK = 24
 """Side of a mark, level-0 pixels."""
@@ -24,7 +26,7 @@ def _marks(mpp: float) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize("mpp", [0.243, 0.25, 0.499])
-def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, model_file: Path) -> None:
+def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, thin_model: Model) -> None:
     marks = _marks(mpp)
     slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
     tissue = np.zeros((1000, 1000), bool)
@@ -32,7 +34,7 @@ def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, model_fil
         row, col = y * 1000 // SIDE, x * 1000 // SIDE
         tissue[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = True
     np.save(tmp_path / "tissue.npy", tissue)
-    scan_darkness(slide, tmp_path / "heat.zarr", model=model_file, tissue_mask=tmp_path / "tissue.npy", block_px=960)
+    scan_darkness(slide, tmp_path / "heat.zarr", model=thin_model, tissue_mask=tmp_path / "tissue.npy", block_px=1920)
 
     group = zarr.open_group(tmp_path / "heat.zarr", mode="r")
     ome: dict[str, list[dict[str, list[dict[str, list[dict[str, list[float]]]]]]]] = group.attrs["ome"]  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
-from fakes import write_shifted
+from fakes import scan_darkness, write_shifted
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideReadError
@@ -47,7 +47,7 @@ def kept(client: Client) -> int:
 
 
 def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:
-    slide, model = write_slide(tmp_path / "s.tif", texture(130, 160, 1)), tmp_path / "m.safetensors"
+    slide, model = write_slide(tmp_path / "s.tif", texture(100, 130, 1)), tmp_path / "m.safetensors"
     write_shifted(model, model_file, 0.0)
     old = scan(slide, tmp_path / "old.zarr", model=model, scheduler=client, **COMMON).probability
     write_shifted(model, model_file, 2.0)
@@ -57,7 +57,7 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
 
     with Scanner(model, scheduler=client, **COMMON) as scanner:
         scanner.scan(slide, tmp_path / "first.zarr")
-        write_slide(slide, texture(130, 160, 2))
+        write_slide(slide, texture(100, 130, 2))
         replaced = scanner.scan(slide, tmp_path / "replaced.zarr").probability
         assert kept(client) == 1
     assert kept(client) == 0, "gone with the scanner"
@@ -92,7 +92,7 @@ def test_a_relative_out_is_written_where_the_caller_is(
 @pytest.fixture
 def job(model_file: Path, tmp_path: Path) -> ClusterJob:
     slide = write_slide(tmp_path / "s.tif", texture(100, 130))
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
     asked = InferenceOptions("cpu", "fp32", 8)
     return ClusterJob("scanner", heatmap.path, slide, 0.972, model_file, asked, heatmap.record.identity)
 
@@ -122,7 +122,7 @@ def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path
     jobs = [job]
     for number in range(2):
         slide = write_slide(tmp_path / f"{number}.tif", texture(100, 130, number + 5))
-        heatmap = scan(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
+        heatmap = scan_darkness(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
         jobs.append(replace(job, slide=slide, store=heatmap.path, identity=heatmap.record.identity))
     worker = KeptOnWorker()
     worker.setup()

@@ -15,7 +15,8 @@ import wsi_meta.inference.fast_network
 import wsi_meta.scanning.scanner
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.inference.fast_network import FastNetwork, worth_compiling
+from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.inference.options import worth_compiling
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan

@@ -1,21 +1,20 @@
-"""The heatmap does not depend on how it was computed. With the real network (random weights), so arithmetic counts."""
+"""The heatmap does not depend on how it was computed. With a real network (random weights), so arithmetic counts."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from children import start_child
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
 
 
@@ -25,13 +24,13 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
+def reference(slide_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
     """One block, batches of 8, one thread of dask."""
     out = tmp_path_factory.mktemp("reference") / "h.zarr"
-    return _scan(slide_file, out, model_file, scheduler="synchronous").probability
+    return _scan(slide_file, out, thin_model, scheduler="synchronous").probability
 
 
-def _scan(slide: Path, out: Path, model: Path, **settings: Any) -> Heatmap:
+def _scan(slide: Path, out: Path, model: Model | Path, **settings: Any) -> Heatmap:
     common: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none"}
     return scan(slide, out, model=model, **(common | settings))
 
@@ -42,60 +41,58 @@ def test_the_map_is_not_flat(reference: NDArray[np.float32]) -> None:
 
 
 @pytest.mark.parametrize("block_px", [64, 160, 224])
-def test_block_size(block_px: int, slide_file: Path, model_file: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
-    heatmap = _scan(slide_file, tmp_path / "h.zarr", model_file, block_px=block_px)
+def test_block_size(block_px: int, slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path) -> None:
+    heatmap = _scan(slide_file, tmp_path / "h.zarr", thin_model, block_px=block_px)
     np.testing.assert_array_equal(heatmap.probability, reference)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers(workers: int, slide_file: Path, model_file: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
-    heatmap = _scan(slide_file, tmp_path / "h.zarr", model_file, block_px=128, workers=workers)
+def test_workers(workers: int, slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path) -> None:
+    heatmap = _scan(slide_file, tmp_path / "h.zarr", thin_model, block_px=128, workers=workers)
     np.testing.assert_array_equal(heatmap.probability, reference)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_batch_size(
-    batch_size: int, slide_file: Path, model_file: Path, reference: NDArray[np.float32], tmp_path: Path
+    batch_size: int, slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path
 ) -> None:
     """A matrix library picks its kernel, and so its order of summation, by the number of rows: not bit-equal, but close."""
-    heatmap = _scan(slide_file, tmp_path / "h.zarr", model_file, batch_size=batch_size)
+    heatmap = _scan(slide_file, tmp_path / "h.zarr", thin_model, batch_size=batch_size)
     np.testing.assert_allclose(heatmap.probability, reference, rtol=0, atol=1e-5)
 
 
-def test_distributed(slide_file: Path, model_file: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
+def test_distributed(model_file: Path, tmp_path: Path) -> None:
+    """Workers load the model for themselves, so here it is a file."""
     from distributed import Client, LocalCluster
 
+    slide = write_slide(tmp_path / "node.tif", texture(150, 190))
+    alone = _scan(slide, tmp_path / "alone.zarr", model_file, scheduler="synchronous").probability
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        heatmap = _scan(slide_file, tmp_path / "h.zarr", model_file, block_px=128, scheduler=client)
-    np.testing.assert_array_equal(heatmap.probability, reference)
+        heatmap = _scan(slide, tmp_path / "h.zarr", model_file, block_px=64, scheduler=client)
+    np.testing.assert_array_equal(heatmap.probability, alone)
+    assert np.unique(alone).size == alone.size == 30
 
 
-def test_kill_and_resume(slide_file: Path, model_file: Path, reference: NDArray[np.float32], tmp_path: Path) -> None:
+def test_kill_and_resume(slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path) -> None:
     """kill -9 in the middle, then the same scan again."""
     out = tmp_path / "h.zarr"
-    code = (
-        "import sys; from wsi_meta.scanning.scan import scan; "
-        "scan(sys.argv[1], sys.argv[2], model=sys.argv[3], precision='fp32', batch_size=8, tissue_mask='none', block_px=64)"
-    )
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as this process: more of them sum in another order
-    process = subprocess.Popen([sys.executable, "-c", code, str(slide_file), str(out), str(model_file)], env=one_thread)
-    try:
-        deadline = time.monotonic() + 120
-        while not out.exists() or int((Heatmap.open(out).status == Status.SCANNED).sum()) < 8:
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+
+    def killed() -> None:
+        def kill(_slide: Path, done: int, _total: int) -> None:
+            if done >= 60:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        _scan(slide_file, out, thin_model, block_px=64, workers=1, progress=kill)
+
+    assert start_child(killed, tmp_path / "log").wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
     half = Heatmap.open(out)
     done = half.status == Status.SCANNED
     assert not half.finished
     assert 0 < done.sum() < done.size
     np.testing.assert_array_equal(half.probability[done], reference[done])
-    heatmap = _scan(slide_file, out, model_file, block_px=64)
+    heatmap = _scan(slide_file, out, thin_model, block_px=64)
     assert heatmap.finished
     np.testing.assert_array_equal(heatmap.probability, reference)

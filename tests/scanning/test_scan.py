@@ -13,7 +13,7 @@ import pytest
 import zarr
 from fakes import DarknessPredictor, scan_darkness
 from PIL import Image
-from slide_files import MODEL_MPP, damage_tile, texture, write_slide
+from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
 import wsi_meta.scanning.networks
 from wsi_meta.datasets.layouts import open_patches
@@ -26,8 +26,9 @@ from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import Model, build_network, half_precision, load_model, save_model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import Slide
 
 
@@ -85,8 +86,8 @@ def test_parity_on_real_patches(tmp_path: Path, shared_data: Path) -> None:
     _assert_parity(tmp_path / "patches", None, tmp_path)
 
 
-def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
     status, probability = heatmap.status, heatmap.probability
     assert probability.shape == (20, 24)
     assert set(np.unique(status)) == {Status.BACKGROUND, Status.SCANNED}
@@ -100,17 +101,17 @@ def test_every_cell_has_a_status_and_only_scanned_ones_a_value(tmp_path: Path, s
     assert 0 < heatmap.result.score < 1
     record = heatmap.record
     assert record.slide.width == 768
-    assert record.identity.model == load_model(model_file).hash
+    assert record.identity.model == thin_model.hash
     assert record.model.preprocessing.mpp == MODEL_MPP
     assert record.versions["torch"]
 
 
 @pytest.mark.parametrize("stride_px", [8, 24, 32, 96])
-def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(stride_px: int, tmp_path: Path, model_file: Path) -> None:
+def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(stride_px: int, tmp_path: Path, thin_model: Model) -> None:
     image = np.full((300, 400, 3), 255, np.uint8)
     image[160:200, 250:300] = 0
     slide = write_slide(tmp_path / "s.tif", image)
-    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, stride_px=stride_px, tissue_mask="none")
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, stride_px=stride_px, tissue_mask="none")
     assert heatmap.probability.shape == (-(-300 // stride_px), -(-400 // stride_px))
     padded = np.full((600, 700), 0.0)
     padded[100:400, 100:500] = 1 - image[..., 0] / 255
@@ -130,8 +131,8 @@ def test_calibration_is_applied(tmp_path: Path, slide_file: Path) -> None:
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
 
 
-def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    counting = Counting(load_model(model_file))
+def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    counting = Counting(thin_model)
     first = scan(slide_file, tmp_path / "h.zarr", predictor=counting).result
     counting.seen.clear()
     assert scan(slide_file, tmp_path / "h.zarr", predictor=counting).result == first
@@ -140,9 +141,9 @@ def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, mod
     assert counting.seen
 
 
-def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     whole = scan_darkness(
-        slide_file, tmp_path / "whole.zarr", model=model_file, block_px=160, scheduler="synchronous"
+        slide_file, tmp_path / "whole.zarr", model=thin_model, block_px=160, scheduler="synchronous"
     ).probability
     seen: list[int] = []
 
@@ -155,12 +156,12 @@ def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, model_fil
 
     with pytest.raises(KeyboardInterrupt):
         scan_darkness(
-            slide_file, tmp_path / "h.zarr", model=model_file, kind=Interrupted, block_px=160, scheduler="synchronous"
+            slide_file, tmp_path / "h.zarr", model=thin_model, kind=Interrupted, block_px=160, scheduler="synchronous"
         )
     half = Heatmap.open(tmp_path / "h.zarr")
     assert not half.finished
     assert 0 < int((half.status == Status.SCANNED).sum()) < int((half.status != Status.BACKGROUND).sum())
-    resumed = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, block_px=160)
+    resumed = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, block_px=160)
     np.testing.assert_array_equal(resumed.probability, whole)
 
 
@@ -177,21 +178,21 @@ def test_an_interrupted_scan_goes_on(tmp_path: Path, slide_file: Path, model_fil
     ],
 )
 def test_another_scan_is_refused(
-    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, model_file: Path
+    change: dict[str, Any], named: str, tmp_path: Path, slide_file: Path, thin_model: Model
 ) -> None:
-    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, precision="fp32").probability
-    settings: dict[str, Any] = {"model": model_file, "precision": "fp32"} | change
+    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, precision="fp32").probability
+    settings: dict[str, Any] = {"model": thin_model, "precision": "fp32"} | change
     with pytest.raises(OutputExistsError, match="holds another scan") as caught:
         scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
     assert named in str(caught.value)
     np.testing.assert_array_equal(Heatmap.open(tmp_path / "h.zarr").probability, before)
 
 
-def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
     other = write_slide(tmp_path / "other.tif", texture(640, 768, seed=5))
     with pytest.raises(OutputExistsError, match=r"slide is \w+, now \w+"):
-        scan_darkness(other, tmp_path / "h.zarr", model=model_file)
+        scan_darkness(other, tmp_path / "h.zarr", model=thin_model)
     save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), ModelCard(dense=True))
     with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
         scan_darkness(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors")
@@ -206,13 +207,13 @@ def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, model
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
-def test_unreadable_region(tmp_path: Path, model_file: Path) -> None:
+def test_unreadable_region(tmp_path: Path, thin_model: Model) -> None:
     """Only the block over the bad tile is lost; the rest is scanned, and a later scan tries again."""
     image = texture(768, 768)
     path = write_slide(tmp_path / "s.tif", image, levels=4)
     good = path.read_bytes()
     damage_tile(path, 4)  # the middle one of 3 x 3 tiles of 256 px
-    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
     status, probability = heatmap.status, heatmap.probability
     unreadable = status == Status.UNREADABLE
     assert heatmap.result is not None
@@ -222,21 +223,21 @@ def test_unreadable_region(tmp_path: Path, model_file: Path) -> None:
     assert (status[~unreadable] == Status.SCANNED).all()
     assert np.isfinite(probability[~unreadable]).all()
     assert not heatmap.finished
-    still = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    still = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
     np.testing.assert_array_equal(still.status, status)
     path.write_bytes(good)
-    again = scan_darkness(path, tmp_path / "h.zarr", model=model_file, block_px=192)
+    again = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, block_px=192)
     assert again.finished
     assert (again.status == Status.SCANNED).all()
     np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
 
 
-def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path) -> None:
+def test_damage_costs_little_round_it(tmp_path: Path, thin_model: Model) -> None:
     """One block holds the slide: what of it lies far from the bad tile is scanned all the same."""
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280), levels=4)
-    whole = scan_darkness(path, tmp_path / "whole.zarr", model=model_file, tissue_mask="none", stride_px=64).probability
+    whole = scan_darkness(path, tmp_path / "whole.zarr", model=thin_model, tissue_mask="none", stride_px=64).probability
     damage_tile(path, 0)
-    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=model_file, tissue_mask="none", stride_px=64)
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=thin_model, tissue_mask="none", stride_px=64)
     unreadable = heatmap.status == Status.UNREADABLE
 
     assert len(heatmap.grid.blocks()) == 1
@@ -246,18 +247,18 @@ def test_damage_costs_little_round_it(tmp_path: Path, model_file: Path) -> None:
     np.testing.assert_array_equal(heatmap.probability[~unreadable], whole[~unreadable])
 
 
-def test_nothing_readable_leaves_no_store(tmp_path: Path, model_file: Path) -> None:
+def test_nothing_readable_leaves_no_store(tmp_path: Path, thin_model: Model) -> None:
     path = write_slide(tmp_path / "s.tif", texture(256, 256))
     damage_tile(path, 0)
     for mask in (None, "none"):
         with pytest.raises(SlideReadError, match=r"s\.tif: (none of its tissue|nothing of it) can be read"):
-            scan_darkness(path, tmp_path / "h.zarr", model=model_file, tissue_mask=mask)
+            scan_darkness(path, tmp_path / "h.zarr", model=thin_model, tissue_mask=mask)
         assert not (tmp_path / "h.zarr").exists()
 
 
-def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     told: list[tuple[Path, int, int]] = []
-    settings: dict[str, Any] = {"model": model_file, "block_px": 384, "batch_size": 8, "stride_px": 64}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 384, "batch_size": 8, "stride_px": 64}
     heatmap = scan(slide_file, tmp_path / "h.zarr", progress=lambda *now: told.append(now), **settings)
     assert heatmap.result is not None
     cells = heatmap.result.cells["scanned"]
@@ -267,24 +268,24 @@ def test_progress_is_told_with_every_batch(tmp_path: Path, slide_file: Path, mod
     assert 0 < min(np.diff([0, *done])) <= max(np.diff([0, *done])) <= 8
 
 
-def test_no_tissue_is_said_loudly(tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_tissue_is_said_loudly(tmp_path: Path, thin_model: Model, caplog: pytest.LogCaptureFixture) -> None:
     path = write_slide(tmp_path / "glass.tif", np.full((300, 300, 3), 244, np.uint8))
-    heatmap = scan(path, tmp_path / "h.zarr", model=model_file)
+    heatmap = scan(path, tmp_path / "h.zarr", model=thin_model)
     assert "NO TISSUE FOUND" in caplog.text
     assert heatmap.result is not None
     assert heatmap.result.score is None, "unknown, not 0"
     assert np.isnan(heatmap.probability).all()
 
 
-def test_mpp_is_never_guessed(tmp_path: Path, model_file: Path) -> None:
+def test_mpp_is_never_guessed(tmp_path: Path, thin_model: Model) -> None:
     import tifffile
 
     path = tmp_path / "no-mpp.tif"
     tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", metadata=None)
     with pytest.raises(MissingMppError, match="pass --mpp"):
-        scan_darkness(path, tmp_path / "h.zarr", model=model_file)
+        scan_darkness(path, tmp_path / "h.zarr", model=thin_model)
     assert not (tmp_path / "h.zarr").exists()
-    assert scan_darkness(path, tmp_path / "h.zarr", model=model_file, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
+    assert scan_darkness(path, tmp_path / "h.zarr", model=thin_model, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
 
 
 def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
@@ -327,7 +328,7 @@ def test_the_model_is_loaded_while_tissue_is_found(
     assert scan(Waiting(slide_file), tmp_path / "h.zarr", model=model_file, stride_px=96).finished
 
 
-def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     seen: list[str] = []
 
     class Telling(DarknessPredictor):
@@ -335,7 +336,7 @@ def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, 
             seen.append(threading.current_thread().name)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, kind=Telling, block_px=160, workers=3)
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, kind=Telling, block_px=160, workers=3)
     assert len(seen) > 5
     assert set(seen) == {"computing_0"}
     assert "computing_0" not in {thread.name for thread in threading.enumerate()}
@@ -381,18 +382,18 @@ def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -
             scan(slide_file, tmp_path / "h.zarr", **settings)
 
 
-def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     """Sums are rounded differently there: the map would depend on where it was interrupted."""
-    made = scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
+    made = scan(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
     group = zarr.open_group(tmp_path / "h.zarr", mode="r+")
     facts = made.record.to_dict()
     assert facts["identity"]["device"] == facts["device"] == "cpu"
     group.attrs["wsi_meta"] = facts | {"identity": facts["identity"] | {"device": "cuda"}}
     with pytest.raises(OutputExistsError, match="device is cuda, now cpu"):
-        scan(slide_file, tmp_path / "h.zarr", model=model_file, device="cpu")
+        scan(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
 
 
-def test_identity_stands_before_the_first_block(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_identity_stands_before_the_first_block(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     found: list[dict[str, Any]] = []
 
     class Looking(DarknessPredictor):
@@ -400,15 +401,15 @@ def test_identity_stands_before_the_first_block(tmp_path: Path, slide_file: Path
             found.append(json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())["attributes"])
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, kind=Looking)
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, kind=Looking)
     assert {"slide", "model", "grid", "mode", "tissue", "precision", "compiled"} <= set(found[0]["wsi_meta"]["identity"])
     assert {"test_time_averaging", "uncertainty"} <= set(found[0]["wsi_meta"]["identity"])
     assert found[0]["ome"]["version"] == "0.5"
 
 
 @pytest.mark.shared_data
-def test_real_slide(tmp_path: Path, model_file: Path, shared_data: Path) -> None:
-    heatmap = scan(shared_data / "slides" / "CMU-1-Small-Region.svs", tmp_path / "h.zarr", model=model_file)
+def test_real_slide(tmp_path: Path, thin_model: Model, shared_data: Path) -> None:
+    heatmap = scan(shared_data / "slides" / "CMU-1-Small-Region.svs", tmp_path / "h.zarr", model=thin_model)
     assert heatmap.probability.shape == (48, 36)
     assert heatmap.finished
     assert 0.3 < heatmap.record.tissue.fraction < 0.5
@@ -427,8 +428,8 @@ def _score_model(path: Path) -> Path:
     return path
 
 
-def test_lesions_are_kept_in_the_store(slide_file: Path, model_file: Path, tmp_path: Path) -> None:
-    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file)
+def test_lesions_are_kept_in_the_store(slide_file: Path, thin_model: Model, tmp_path: Path) -> None:
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model)
     attributes: Any = zarr.open_group(tmp_path / "h.zarr", mode="r").attrs["wsi_meta"]
     kept = attributes["lesions"]
     assert kept["threshold"] == heatmap.record.model.thresholds["default"]
@@ -438,8 +439,8 @@ def test_lesions_are_kept_in_the_store(slide_file: Path, model_file: Path, tmp_p
     assert sum(facts["found"].values()) == len(kept["found"])
 
 
-def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, model_file: Path, tmp_path: Path) -> None:
-    counting = Counting(load_model(model_file))
+def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, thin_model: Model, tmp_path: Path) -> None:
+    counting = Counting(thin_model)
     plain = scan(slide_file, tmp_path / "h.zarr", predictor=counting).result
     blocks = len(counting.seen)
     score_model = _score_model(tmp_path / "s.json")
@@ -456,13 +457,24 @@ def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, model_fi
     assert (row["score"], row["fitted_score"]) == (plain.score, fitted.fitted_score["score"])
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(DataError, match=r"bad\.json: not a score model"):
-        scan(slide_file, tmp_path / "new.zarr", model=model_file, score_model=tmp_path / "bad.json")
+        scan(slide_file, tmp_path / "new.zarr", model=thin_model, score_model=tmp_path / "bad.json")
     assert not (tmp_path / "new.zarr").exists(), "refused before the work"
 
 
-def test_no_tissue_has_no_fitted_score(model_file: Path, tmp_path: Path) -> None:
+def test_no_tissue_has_no_fitted_score(thin_model: Model, tmp_path: Path) -> None:
     glass = write_slide(tmp_path / "glass.tif", np.full((400, 400, 3), 244, np.uint8))
-    result = scan_darkness(glass, tmp_path / "h.zarr", model=model_file, score_model=_score_model(tmp_path / "s.json")).result
+    result = scan_darkness(glass, tmp_path / "h.zarr", model=thin_model, score_model=_score_model(tmp_path / "s.json")).result
     assert result is not None
     assert result.fitted_score is not None
     assert (result.score, result.fitted_score["score"]) == (None, None)
+
+
+def test_a_store_keeps_the_bounds_of_its_slide(tmp_path: Path, model_file: Path) -> None:
+    """QuPath shows 256 px of the glass, from x 320, y 160, that is from cell 10, 5 on."""
+    slide = write_scn(tmp_path / "s.scn", np.zeros((256, 256, 3), np.uint8), (320, 160), (800, 600))
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, device="cpu", tissue_mask="none")
+    assert heatmap.record.slide.bounds == Bounds(320, 160, 256, 256)
+    find_lesions(heatmap, threshold=0.7, peak=0.7, out=tmp_path / "l.geojson")
+    (feature,) = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    corners = np.array(feature["geometry"]["coordinates"][0][0])
+    assert (corners.min(0).tolist(), corners.max(0).tolist()) == ([0, 0], [256, 256])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import DarknessPredictor, write_shifted
+from fakes import DarknessPredictor, shifted
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
@@ -20,7 +20,7 @@ from wsi_meta.errors import DataError, OptionsError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import resident_memory
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import open_slide
@@ -38,16 +38,14 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def other_model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "other.safetensors"
-    write_shifted(path, model_file, 2.0)
-    return path
+def other_model(thin_model: Model) -> Model:
+    return shifted(thin_model, 2.0)
 
 
 @pytest.fixture(scope="module")
-def alone(slides: dict[str, Path], model_file: Path, other_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def alone(slides: dict[str, Path], thin_model: Model, other_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The map of each slide by each model, scanned alone."""
-    folder, models = tmp_path_factory.mktemp("alone"), {"one": model_file, "other": other_model}
+    folder, models = tmp_path_factory.mktemp("alone"), {"one": thin_model, "other": other_model}
     return {
         (slide, model): scan(slides[slide], folder / f"{slide}.{model}.zarr", model=models[model], **COMMON).probability
         for slide in slides
@@ -87,11 +85,11 @@ def side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
 @pytest.mark.parametrize("same_model", [True, False])
 @pytest.mark.parametrize("block_px", [64, 3840])
 def test_two_scans_in_two_threads_are_as_alone(
-    slides: dict[str, Path], alone: Any, model_file: Path, other_model: Path, tmp_path: Path, same_model: bool, block_px: int
+    slides: dict[str, Path], alone: Any, thin_model: Model, other_model: Model, tmp_path: Path, same_model: bool, block_px: int
 ) -> None:
-    model, settings = model_file if same_model else other_model, COMMON | {"block_px": block_px}
+    model, settings = thin_model if same_model else other_model, COMMON | {"block_px": block_px}
     large, small = side_by_side(
-        lambda: scan(slides["large"], tmp_path / "large.zarr", model=model_file, **settings).probability,
+        lambda: scan(slides["large"], tmp_path / "large.zarr", model=thin_model, **settings).probability,
         lambda: scan(slides["small"], tmp_path / "small.zarr", model=model, **settings).probability,
     )
     np.testing.assert_array_equal(large, alone["large", "one"])
@@ -101,9 +99,9 @@ def test_two_scans_in_two_threads_are_as_alone(
 
 @pytest.mark.parametrize("one_scanner", [True, False])
 def test_a_scan_that_fails_at_once_never_touches_another(
-    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path, one_scanner: bool
+    slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path, one_scanner: bool
 ) -> None:
-    settings = COMMON | {"model": model_file, "block_px": 64}
+    settings = COMMON | {"model": thin_model, "block_px": 64}
     with Scanner(**settings) as first, Scanner(**settings) as second:
         large, failed = side_by_side(
             lambda: first.scan(slides["large"], tmp_path / "large.zarr").probability,
@@ -115,9 +113,9 @@ def test_a_scan_that_fails_at_once_never_touches_another(
 
 @pytest.mark.parametrize("one_scanner", [True, False])
 def test_a_scan_that_finds_its_store_finished_never_touches_another(
-    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path, one_scanner: bool
+    slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path, one_scanner: bool
 ) -> None:
-    settings = COMMON | {"model": model_file, "block_px": 64}
+    settings = COMMON | {"model": thin_model, "block_px": 64}
     scan(slides["small"], tmp_path / "small.zarr", **settings)
     with Scanner(**settings) as first, Scanner(**settings) as second:
         large, small = side_by_side(
@@ -129,11 +127,11 @@ def test_a_scan_that_finds_its_store_finished_never_touches_another(
 
 
 def test_a_hundred_scans_by_one_scanner_leave_memory_threads_and_files_flat(
-    slides: dict[str, Path], model_file: Path, tmp_path: Path
+    slides: dict[str, Path], thin_model: Model, tmp_path: Path
 ) -> None:
     """Measured from the tenth scan on, when all that is kept is there."""
     seen: list[tuple[int, int, int]] = []
-    predictor = DarknessPredictor(load_model(model_file), **COMMON)
+    predictor = DarknessPredictor(thin_model, **COMMON)
     with Scanner(predictor=predictor) as scanner:
         for number in range(100):
             scanner.scan(slides["small"], tmp_path / f"{number}.zarr")
@@ -146,18 +144,18 @@ def test_a_hundred_scans_by_one_scanner_leave_memory_threads_and_files_flat(
     assert files <= 0
 
 
-def test_nothing_is_left_in_the_process(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
-    scan(slides["small"], tmp_path / "first.zarr", model=model_file, **COMMON)  # libraries have opened what they keep
+def test_nothing_is_left_in_the_process(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:
+    scan(slides["small"], tmp_path / "first.zarr", model=thin_model, **COMMON)  # libraries have opened what they keep
     before = kept()
-    scan(slides["small"], tmp_path / "h.zarr", model=model_file, **COMMON)
+    scan(slides["small"], tmp_path / "h.zarr", model=thin_model, **COMMON)
     assert kept() == before
 
 
 def test_stopped_from_another_thread_it_goes_on_later(
-    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path
+    slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path
 ) -> None:
     begun = threading.Event()
-    settings = COMMON | {"model": model_file, "block_px": 64, "workers": 1}
+    settings = COMMON | {"model": thin_model, "block_px": 64, "workers": 1}
     with Scanner(progress=lambda *_now: begun.set(), **settings) as scanner, ThreadPoolExecutor(1) as pool:
         scanning = pool.submit(scanner.scan, slides["large"], tmp_path / "h.zarr")
         assert begun.wait(WAIT_S)
@@ -171,7 +169,7 @@ def test_stopped_from_another_thread_it_goes_on_later(
     np.testing.assert_array_equal(whole.probability, alone["large", "one"])
 
 
-def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
+def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:
     let_go = threading.Event()
 
     class Held(DarknessPredictor):
@@ -179,7 +177,7 @@ def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], model_file: 
             assert let_go.wait(WAIT_S)
             return super().predict_block(*arguments)
 
-    with Scanner(predictor=Held(load_model(model_file)), block_px=64, workers=1) as scanner, ThreadPoolExecutor(3) as pool:
+    with Scanner(predictor=Held(thin_model), block_px=64, workers=1) as scanner, ThreadPoolExecutor(3) as pool:
         scans = [pool.submit(scanner.scan, slides["large"], tmp_path / f"{number}.zarr") for number in range(3)]
         while not any((tmp_path / f"{number}.zarr").exists() for number in range(3)):
             time.sleep(0.01)
@@ -190,8 +188,8 @@ def test_what_waits_in_line_is_stopped_too(slides: dict[str, Path], model_file: 
                 one.result(WAIT_S)
 
 
-def test_a_closed_scanner_says_so(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
-    scanner = Scanner(model=model_file, **COMMON)
+def test_a_closed_scanner_says_so(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:
+    scanner = Scanner(model=thin_model, **COMMON)
     scanner.close()
     scanner.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -203,10 +201,9 @@ def test_a_closed_scanner_says_so(slides: dict[str, Path], model_file: Path, tmp
 
 
 def test_an_open_slide_a_loaded_model_and_a_mask_are_taken(
-    slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path
+    slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path
 ) -> None:
-    model = load_model(model_file)
-    with open_slide(slides["large"]) as slide, Scanner(model, **COMMON) as scanner:
+    with open_slide(slides["large"]) as slide, Scanner(thin_model, **COMMON) as scanner:
         tissue = find_tissue(slide)
         maps: list[NDArray[np.float32]] = [
             scanner.scan(slide, tmp_path / f"{number}.zarr", tissue_mask=mask).probability
@@ -218,8 +215,8 @@ def test_an_open_slide_a_loaded_model_and_a_mask_are_taken(
     assert Heatmap.open(tmp_path / "2.zarr").record.tissue.source == "array"
 
 
-def test_masks_that_do_not_fit_are_refused(slides: dict[str, Path], model_file: Path, tmp_path: Path) -> None:
-    with open_slide(slides["large"]) as large, open_slide(slides["small"]) as small, Scanner(model_file, **COMMON) as scanner:
+def test_masks_that_do_not_fit_are_refused(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:
+    with open_slide(slides["large"]) as large, open_slide(slides["small"]) as small, Scanner(thin_model, **COMMON) as scanner:
         wrong = {
             "covers": find_tissue(small),
             "array of uint8": np.ones((40, 50), np.uint8),
@@ -234,14 +231,14 @@ def test_masks_that_do_not_fit_are_refused(slides: dict[str, Path], model_file: 
     assert not (tmp_path / "h.zarr").exists()
 
 
-def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, model_file: Path, tmp_path: Path) -> None:
-    predictor = Predictor(load_model(model_file), **COMMON)
+def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path) -> None:
+    predictor = Predictor(thin_model, **COMMON)
     for number in range(2):  # it outlives the first scanner
         heatmap = scan(slides["small"], tmp_path / f"{number}.zarr", predictor=predictor)
         np.testing.assert_array_equal(heatmap.probability, alone["small", "one"])
     with pytest.raises(OptionsError, match="expected options that agree"):
         Scanner(predictor=predictor, mode="dense")
-    conflicts: list[dict[str, Any]] = [{"model": model_file}, {"precision": "fp32"}, {"tta": True}]
+    conflicts: list[dict[str, Any]] = [{"model": thin_model}, {"precision": "fp32"}, {"tta": True}]
     for settings in conflicts:
         with pytest.raises(OptionsError, match="expected one or the other"):
             Scanner(predictor=predictor, **settings)
@@ -249,8 +246,8 @@ def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, m
 
 @pytest.mark.parametrize("scheduler", ["processes", "thread", None, ThreadPoolExecutor])
 def test_schedulers_that_do_not_exist_are_refused_before_the_work(
-    slides: dict[str, Path], model_file: Path, tmp_path: Path, scheduler: Any
+    slides: dict[str, Path], thin_model: Model, tmp_path: Path, scheduler: Any
 ) -> None:
     with pytest.raises(OptionsError, match=r"expected threads or synchronous, or a distributed\.Client"):
-        scan(slides["small"], tmp_path / "h.zarr", model=model_file, scheduler=scheduler)
+        scan(slides["small"], tmp_path / "h.zarr", model=thin_model, scheduler=scheduler)
     assert not (tmp_path / "h.zarr").exists()

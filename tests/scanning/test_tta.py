@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
-from wsi_meta.models.model import build_network, load_model, save_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
 
@@ -29,8 +30,8 @@ COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "
 
 
 @pytest.fixture(scope="module")
-def averaging(model_file: Path) -> Predictor:
-    return Predictor(load_model(model_file), device="cpu", precision="fp32", batch_size=8, tta=True)
+def averaging(thin_model: Model) -> Predictor:
+    return Predictor(thin_model, device="cpu", precision="fp32", batch_size=8, tta=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,9 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
+def reference(slide_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     """All in one block."""
-    return scan(slide_file, tmp_path_factory.mktemp("reference") / "h.zarr", model=model_file, **COMMON)
+    return scan(slide_file, tmp_path_factory.mktemp("reference") / "h.zarr", model=thin_model, **COMMON)
 
 
 def _all_views(patch: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -87,9 +88,9 @@ def test_only_what_looks_alike_from_all_sides_is_certain(averaging: Predictor, p
 
 
 @pytest.mark.parametrize("batch_size", [8, 20])
-def test_neighbours_do_not_matter(batch_size: int, model_file: Path, patches: NDArray[np.uint8]) -> None:
+def test_neighbours_do_not_matter(batch_size: int, thin_model: Model, patches: NDArray[np.uint8]) -> None:
     """Multiples of four: a matrix library rounds the left-over rows of other batches in another way."""
-    predictor = Predictor(load_model(model_file), device="cpu", precision="fp32", batch_size=batch_size, tta=True)
+    predictor = Predictor(thin_model, device="cpu", precision="fp32", batch_size=batch_size, tta=True)
     together = predictor.predict_views(torch.from_numpy(patches))
     alone = [predictor.predict_views(torch.from_numpy(patches[number : number + 1])) for number in range(len(patches))]
     np.testing.assert_array_equal(together, np.concatenate(alone))
@@ -112,12 +113,12 @@ def test_one_view_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(mean_over_views(values), values[:, 0])
 
 
-def test_what_the_store_keeps(tmp_path: Path, slide_file: Path) -> None:
+def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     """The probability of the mean logit, which the calibration leads back to, and the deviation of the probabilities."""
     calibration = Calibration(temperature=2.0, bias=-1.5)
-    save_model(tmp_path / "m.safetensors", build_network().state_dict(), ModelCard(calibration=calibration))
-    plain = scan_darkness(slide_file, tmp_path / "plain.zarr", model=tmp_path / "m.safetensors", tissue_mask="none")
-    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors", **COMMON)
+    model = replace(thin_model, card=ModelCard(calibration=calibration))
+    plain = scan_darkness(slide_file, tmp_path / "plain.zarr", model=model, tissue_mask="none")
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model, **COMMON)
 
     def logit_of(probability: NDArray[np.float32]) -> NDArray[np.float64]:
         p = probability.astype(np.float64)
@@ -131,20 +132,20 @@ def test_what_the_store_keeps(tmp_path: Path, slide_file: Path) -> None:
     np.testing.assert_allclose(heatmap.uncertainty, probabilities.std(-1), rtol=0, atol=1e-6)
 
 
-def test_unknown_stays_unknown(tmp_path: Path, model_file: Path) -> None:
+def test_unknown_stays_unknown(tmp_path: Path, thin_model: Model) -> None:
     image = np.full((640, 768, 3), 244, np.uint8)
     image[:, :512] = texture(640, 512)
     slide = write_slide(tmp_path / "s.tif", image)
-    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, **(COMMON | {"tissue_mask": None}))
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, **(COMMON | {"tissue_mask": None}))
     assert heatmap.uncertainty is not None
     assert set(np.unique(heatmap.status)) == {Status.BACKGROUND, Status.SCANNED}
     np.testing.assert_array_equal(np.isfinite(heatmap.uncertainty), heatmap.status == Status.SCANNED)
 
 
-def test_scan_gives_what_the_predictor_gives(tmp_path: Path, model_file: Path, averaging: Predictor) -> None:
+def test_scan_gives_what_the_predictor_gives(tmp_path: Path, thin_model: Model, averaging: Predictor) -> None:
     patches = [texture(96, 96, seed) for seed in range(6)]
     slide = write_slide(tmp_path / "s.tif", np.vstack([np.hstack(patches[:3]), np.hstack(patches[3:])]))
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, stride_px=96, **COMMON)
+    heatmap = scan(slide, tmp_path / "h.zarr", model=thin_model, stride_px=96, **COMMON)
     expected = averaging.model.card.calibration.to_probability(averaging.predict_patches(torch.from_numpy(np.stack(patches))))
     np.testing.assert_allclose(heatmap.probability.ravel(), expected, rtol=0, atol=1e-6)
     assert np.ptp(expected) > 1e-3, "or the comparison would say nothing"
@@ -159,14 +160,14 @@ def test_the_reference_is_not_flat(reference: Heatmap) -> None:
 
 @pytest.mark.parametrize(("block_px", "workers"), [(32, 1), (96, 3)])
 def test_blocks_and_workers(
-    block_px: int, workers: int, slide_file: Path, model_file: Path, reference: Heatmap, tmp_path: Path
+    block_px: int, workers: int, slide_file: Path, thin_model: Model, reference: Heatmap, tmp_path: Path
 ) -> None:
     settings = COMMON | {"block_px": block_px, "workers": workers}
-    _assert_same(scan(slide_file, tmp_path / "h.zarr", model=model_file, **settings), reference)
+    _assert_same(scan(slide_file, tmp_path / "h.zarr", model=thin_model, **settings), reference)
 
 
 def test_resumed(
-    slide_file: Path, model_file: Path, reference: Heatmap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slide_file: Path, thin_model: Model, reference: Heatmap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off between the values and the status of a block, a scan does that block again."""
     blocks_done: list[int] = []
@@ -178,7 +179,7 @@ def test_resumed(
             blocks_done.append(1)
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    settings = COMMON | {"model": model_file, "block_px": 64}
+    settings = COMMON | {"model": thin_model, "block_px": 64}
     with pytest.raises(KeyboardInterrupt):
         scan_darkness(slide_file, tmp_path / "h.zarr", kind=Interrupted, scheduler="synchronous", **settings)
     half = Heatmap.open(tmp_path / "h.zarr")
@@ -189,8 +190,8 @@ def test_resumed(
     _assert_same(scan(slide_file, tmp_path / "h.zarr", **settings), reference)
 
 
-def test_an_unfinished_store_without_it_cannot_go_on_with_it(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    settings = COMMON | {"model": model_file}
+def test_an_unfinished_store_without_it_cannot_go_on_with_it(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    settings = COMMON | {"model": thin_model}
     scan_darkness(slide_file, tmp_path / "h.zarr", **(settings | {"uncertainty": False}))
     with pytest.raises(OutputExistsError, match="holds another scan: uncertainty is False, now True; choose"):
         scan_darkness(slide_file, tmp_path / "h.zarr", **settings)
@@ -198,21 +199,21 @@ def test_an_unfinished_store_without_it_cannot_go_on_with_it(tmp_path: Path, sli
     assert Heatmap.open(tmp_path / "h.zarr").has_uncertainty
 
 
-def test_uncertainty_needs_views(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_uncertainty_needs_views(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     with pytest.raises(ValueError, match="expected tta with it"):
-        scan(slide_file, tmp_path / "h.zarr", model=model_file, uncertainty=True)
+        scan(slide_file, tmp_path / "h.zarr", model=thin_model, uncertainty=True)
     assert not (tmp_path / "h.zarr").exists()
 
 
-def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    rows = scan_slides([slide_file], tmp_path / "all", model=model_file, **COMMON)
+def test_several_slides(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    rows = scan_slides([slide_file], tmp_path / "all", model=thin_model, **COMMON)
     assert Heatmap.open(rows[0]["heatmap"]).has_uncertainty
 
 
 @pytest.mark.parametrize("batch_size", [5, 20])
-def test_the_bar_counts_cells(batch_size: int, tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_the_bar_counts_cells(batch_size: int, tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     told: list[int] = []
     settings = COMMON | {"batch_size": batch_size, "stride_px": 64, "progress": lambda _slide, done, _total: told.append(done)}
-    scan(slide_file, tmp_path / "h.zarr", model=model_file, **settings)
+    scan(slide_file, tmp_path / "h.zarr", model=thin_model, **settings)
     assert told[-1] == 4
     assert len(told) == -(-4 * VIEWS // batch_size), "after every forward pass"

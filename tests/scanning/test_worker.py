@@ -13,7 +13,7 @@ from slide_files import damage_tile, texture, write_slide
 from wsi_meta.errors import SlideReadError
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor, PredictorParts
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.relay import Stop
 from wsi_meta.scanning.threads import PIECES_AHEAD, Threads
 from wsi_meta.scanning.worker import BlockWorker
@@ -65,10 +65,10 @@ def test_what_a_reader_raises_reaches_who_asked(threads: Threads) -> None:
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, threads: Threads, dense: bool) -> None:
+def test_the_windows_are_the_pieces(tmp_path: Path, thin_model: Model, threads: Threads, dense: bool) -> None:
     """Read piece by piece, a block has the logits that it has in memory."""
     slide = open_slide(write_slide(tmp_path / "s.tif", texture(700, 900)))
-    predictor = Predictor.from_plan(load_model(model_file), PLAN, dense=dense, parts=SMALL)
+    predictor = Predictor.from_plan(thin_model, PLAN, dense=dense, parts=SMALL)
     worker = BlockWorker(slide, predictor, threads, PatchGrid(900, 700, 0.972, 0.972, 96, 32))
     block, wanted = Block(3, 4, 9, 12), np.random.default_rng(1).random((9, 12)) < 0.6
     windows = worker.windows(block, wanted)
@@ -78,10 +78,10 @@ def test_the_windows_are_the_pieces(tmp_path: Path, model_file: Path, threads: T
     np.testing.assert_array_equal(worker.predict(block, wanted), predictor.predict_image(whole, wanted, 32))
 
 
-def test_cells_of_a_block_that_fails_late_are_not_counted_twice(tmp_path: Path, model_file: Path, threads: Threads) -> None:
+def test_cells_of_a_block_that_fails_late_are_not_counted_twice(tmp_path: Path, thin_model: Model, threads: Threads) -> None:
     path = write_slide(tmp_path / "s.tif", texture(1280, 1280))
     damage_tile(path, 24)  # the last of 5 x 5 tiles of 256 px
-    predictor = Predictor.from_plan(load_model(model_file), PLAN, parts=SMALL)
+    predictor = Predictor.from_plan(thin_model, PLAN, parts=SMALL)
     grid = PatchGrid(1280, 1280, 0.972, 0.972, 96, 96)
     told: list[int] = []
     block, wanted = Block(0, 0, *grid.shape), np.ones(grid.shape, bool)

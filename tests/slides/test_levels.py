@@ -27,19 +27,21 @@ def _factors(*sizes: tuple[int, int], tile: tuple[int, int] = TILE) -> list[floa
 
 
 @pytest.mark.parametrize(
-    "sizes",
+    ("sizes", "expected"),
     [
-        [(900, 700), (450, 350), (225, 175)],
-        [(46000, 32914), (11500, 8228), (2875, 2057)],
-        [(109240, 220696), (54620, 110348), (427, 862), (213, 431)],
-        [(105813, 93951), (52907, 46976), (26454, 23488), (414, 367), (207, 184)],
-        [(803, 601), (200, 150), (3, 2), (1, 1)],
-        [(1000, 800), (400, 320)],
+        ([(900, 700), (450, 350), (225, 175)], [1, 2, 4]),
+        ([(46000, 32914), (11500, 8228), (2875, 2057)], [1, 4, 16]),
+        ([(109240, 220696), (54620, 110348), (427, 862), (213, 431)], [1, 2, 256, 512]),
+        ([(105813, 93951), (52907, 46976), (26454, 23488), (414, 367), (207, 184)], [1, 2, 4, 256, 512]),
+        ([(803, 601), (200, 150), (3, 2), (1, 1)], [1, 4, 256, (803 + 601) / 2]),
+        ([(1000, 800), (400, 320)], [1, 2.5]),
+        ([(900, 600), (300, 200)], [1, 3]),
     ],
-    ids=["halved", "aperio", "mirax", "ventana", "tiny", "two and a half"],
+    ids=["halved", "aperio", "mirax", "ventana", "tiny", "two and a half", "a third"],
 )
-def test_sizes_rounded_up_or_down_are_believed_as_they_are(sizes: list[tuple[int, int]]) -> None:
-    assert _factors(*sizes) == [(sizes[0][0] / width + sizes[0][1] / height) / 2 for width, height in sizes]
+def test_sizes_rounded_up_or_down_are_halved_ones(sizes: list[tuple[int, int]], expected: list[float]) -> None:
+    """Rounded sizes alone would put the far end of a slide of 200,000 px off by more than a pixel."""
+    assert _factors(*sizes) == expected
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,43 @@ def test_a_padded_level_is_read_at_its_true_place(tmp_path: Path, reader: str) -
     slide = open_slide(write_jpeg_slide(tmp_path / "padded.tif", [levels[0], padded], tile_px=128), reader=reader)
     assert slide.level_downsamples == (1.0, 2.0)
     _assert_read_as(slide, whole)
+
+
+# real slides, by the sizes of their levels
+
+CAMELYON = {
+    "Camelyon16": [(97792, 221184), (48896, 110592), (24576, 55296), (12288, 27648), (6144, 13824), (3072, 7168)],
+    "padded by a part of a tile": [(97280, 220700), (49152, 110592), (24576, 55296), (12288, 27648), (6144, 14336)],
+    "halved, rounded down": [(97793 >> n, 221187 >> n) for n in range(9)],
+    "halved, rounded up": [(-(-97793 // 2**n), -(-221187 // 2**n)) for n in range(9)],
+}
+
+
+@pytest.mark.parametrize("name", CAMELYON)
+def test_a_cell_lies_at_the_same_place_at_every_level(name: str) -> None:
+    """A level that is used has a power of two as its factor, and a cell is read within a quarter pixel of the model."""
+    sizes = CAMELYON[name]
+    stated = [(sizes[0][0] / width + sizes[0][1] / height) / 2 for width, height in sizes]
+    scales = find_scales(sizes, stated, [(512, 512)] * len(sizes))
+    assert 2 in scales.usable, "the level that is read is among them"
+    for level, factor in scales.usable.items():
+        width, height = (factor * side for side in sizes[level])
+        assert width == pytest.approx(sizes[0][0], abs=512 * factor)
+        assert height == pytest.approx(sizes[0][1], abs=512 * factor)
+        # at the far end of the slide, in pixels of the model, which are four of level 0
+        true = 2**level
+        assert abs(factor / true - 1) * max(sizes[0]) / 4 < 0.25, (level, factor)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(97792, 221184), (48896, 110592), (24448, 54784)],
+        [(97792, 221184), (48896, 110592), (24576, 56320)],
+        [(97792, 221184), (48896, 110592), (23936, 55296)],
+        [(97792, 221184), (48896, 110592), (24448, 27648)],
+    ],
+    ids=["cut by a tile", "padded by two tiles", "narrower by a tile", "another factor"],
+)
+def test_a_level_whose_ratios_disagree_by_more_than_padding_is_left_out(sizes: list[tuple[int, int]]) -> None:
+    assert _factors(*sizes, tile=(512, 512)) == [1, 2, None]

@@ -65,4 +65,7 @@ def test_an_option_that_differs_from_the_file_is_told(
         scan_darkness(write_slide(tmp_path / "s.tif", texture(64, 64)), tmp_path / "h.zarr", **options)
     told = [record.getMessage() for record in caplog.records if "um per pixel" in record.getMessage()]
     assert len(told) == lines
+    kept = info(tmp_path / "h.zarr")["slide"]
+    assert (kept["mpp"], kept["stated_mpp"]) == (mpp, pytest.approx(0.972) if lines else None)
+    assert "not JPEG" in kept["reader_reason"]
     assert all("s.tif: says 0.972 um per pixel" in line and f"{mpp:g} is used" in line for line in told)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from slide_files import damage_tile, texture, write_slide, write_sparse_slide
+from slide_files import damage_tile, texture, write_scn, write_slide, write_sparse_slide
 
 from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.slides.openslide_reader import Bounds, _find_bounds
 from wsi_meta.slides.pyramid_writer import write_pyramid
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.slide import open_slide
@@ -240,3 +241,21 @@ def test_fingerprint_follows_content_not_name(tmp_path: Path, slide_file: Path) 
 def test_exact_ratio() -> None:
     assert exact_ratio(0.972, 0.243) == 4
     assert float(exact_ratio(0.972, 0.25)) == 3.888
+
+
+def test_bounds_are_what_the_file_says(tmp_path: Path) -> None:
+    image = texture(256, 300)
+    with open_slide(write_scn(tmp_path / "s.scn", image, (100, 80), (600, 500))) as slide:
+        assert (slide.width, slide.height) == (600, 500)
+        assert slide.bounds == Bounds(100, 80, 300, 256)
+        np.testing.assert_array_equal(slide.read_region(100, 80, 300, 256), image)
+    with open_slide(write_slide(tmp_path / "s.tif", image)) as slide:
+        assert slide.bounds == Bounds(0, 0, 300, 256)
+
+
+@pytest.mark.parametrize("change", [{"x": "600"}, {"y": "-1"}, {"width": "0"}, {"height": ""}, {"x": "1.5"}, {"y": None}])
+def test_bounds_that_cannot_be_are_not_believed(change: dict[str, str | None]) -> None:
+    stated = {"x": "100", "y": "80", "width": "300", "height": "256"}
+    for parts, expected in ((stated, Bounds(100, 80, 300, 256)), (stated | change, Bounds(0, 0, 600, 500))):
+        properties = {f"openslide.bounds-{name}": value for name, value in parts.items() if value is not None}
+        assert _find_bounds(properties, (600, 500)) == expected

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import HERE, TINY, Tiny, learners, run_command, start_child, train_tiny
+from children import start_child
+from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError

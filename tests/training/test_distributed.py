@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, start_child, train_tiny
+from children import start_child
+from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, train_tiny
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.training.checkpoint import checkpoint_path

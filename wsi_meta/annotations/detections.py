@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.tables import SEPARATORS
+from wsi_meta.annotations.tables import SEPARATORS, read_lines
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.outputs import check_output, written_whole
 
@@ -56,22 +56,24 @@ def read_detections(path: str | Path) -> Detections:
     Raises
     ------
     DataError
-        when the file is missing or is no text, its header lacks a column, or a line is not three numbers of at least 0.
+        when the file is missing or is no text, its header lacks a column, a line is not three numbers of at least 0, or the
+        third number looks like the probability.
     """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            text = file.readlines()
+        text = read_lines(path)
         first = next((line for line in text if line.strip(", ;\t\r\n")), "")
         separator = next((mark for mark in SEPARATORS[1:] if mark in first), SEPARATORS[0])
         rows = csv.reader(text, delimiter=separator)
         lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
     if lines and not any(map(_is_number, lines[0][1])):
         places = _places(path, lines[0][1])
         lines = [(number, [row[place] if place < len(row) else "" for place in places]) for number, row in lines[1:]]
     values = np.array([_numbers(path, number, row) for number, row in lines], np.float64).reshape(-1, 3)
+    if values[:, 0].max(initial=0) > 1 and values[:, 2].max() <= 1 and (values[:, 2] % 1).any():
+        raise DataError(f"{path}: scores over 1, and y below 1 everywhere; expected probability,x,y in this order, or a header")
     return Detections(values[:, 0], values[:, 1].astype(np.int64), values[:, 2].astype(np.int64))
 
 

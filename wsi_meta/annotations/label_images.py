@@ -7,6 +7,7 @@ palettes, planes that are stored one behind the other, and alpha. TIFF (with or 
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["LabelImage", "distinct_labels", "opened_labels", "read_one_label", "tell_labels"]
+
+logger = logging.getLogger(__name__)
 
 BAND_ROWS = 512
 """Rows that are read together where the file does not say how its pixels are stored."""
@@ -249,6 +252,12 @@ def _of_tiff(tiff: Any) -> LabelImage:
     white = 2**page.bitspersample - 1 if page.photometric == PHOTOMETRIC.MINISWHITE else None
     if white is not None and page.dtype.kind not in "bu":
         raise ValueError(f"white is zero, in values of type {page.dtype}")
+    if white == 1 and page.software.startswith("tifffile"):
+        logger.warning(
+            "%s: says that 0 is white, so zeros count as what is there; tifffile says so of every bool array; "
+            "where ones are meant, write it with photometric='minisblack'",
+            tiff.filehandle.path,
+        )
     for level in series.levels:
         _check_size(level.keyframe, tiff.filehandle.size)
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))

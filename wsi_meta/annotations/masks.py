@@ -1,4 +1,4 @@
-"""Masks of tumor as TIFF files, as the Camelyon challenges give them."""
+"""Masks of tumor as TIFF files, as the Camelyon challenges give them: over the whole level 0 as OpenSlide shows it."""
 
 from __future__ import annotations
 

@@ -1,37 +1,31 @@
-"""Outlines of tumor drawn by people: ASAP XML, QuPath GeoJSON, the JSON of public Camelyon outlines.
+"""Outlines of tumor drawn by people, what they mean, and how they are filled.
 
-Coordinates are level-0 pixels, x first; pixel (x, y) covers [x, x + 1) x [y, y + 1). XML is read by the standard library's
-ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that expand without end.
+Coordinates are level-0 pixels from OpenSlide's corner, x first; pixel (x, y) covers [x, x + 1) x [y, y + 1).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.annotations.class_names import ClassNames
+from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, read_drawn
+from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EXCLUDED_GROUPS", "OUTLINE_ENDINGS", "TUMOR_GROUPS", "Annotations", "Outline", "fill_outlines", "read_annotations"]
+__all__ = ["Annotations", "Outline", "fill_outlines", "read_annotations", "refuse_absent", "sort_outlines"]
 
 logger = logging.getLogger(__name__)
 
-OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
-TUMOR_GROUPS = ("tumor", "tumour", "_0", "_1", "metastases", "metastasis")
-"""Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
-ENCLOSING = ("polygon", "spline", "rectangle")
-"""ASAP's types of annotations that enclose something; PointSet, Dot and Measurement do not."""
-EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
-"""Names, in lower case, of what is removed from the tumor."""
+MOST_SHOWN = 12
+"""Names of classes that a message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +91,11 @@ def fill_outlines(
 
 
 def read_annotations(
-    path: str | Path, *, tumor: Iterable[str] = TUMOR_GROUPS, excluded: Iterable[str] = EXCLUDED_GROUPS
+    path: str | Path,
+    *,
+    tumor: str | Iterable[str] = (),
+    excluded: str | Iterable[str] = (),
+    origin: tuple[int, int] = (0, 0),
 ) -> Annotations:
     """Read a slide's outlines; the file's ending gives the format (``.xml``, ``.geojson``, ``.json``).
 
@@ -105,120 +103,97 @@ def read_annotations(
     ----------
     path : ASAP XML (an annotation's group, else its name, says what it is; a group may be part of another), QuPath GeoJSON (the
         classification says it), or JSON with lists ``positive`` and ``negative`` of ``vertices``
-    tumor, excluded : names of groups and classifications, in any case; ``Tumor: Positive`` counts as ``Tumor``
+    tumor, excluded : names of groups and classifications, in any case; ``Tumor: Positive`` counts as ``Tumor``. None are those
+        of :mod:`wsi_meta.annotations.class_names`. Where `tumor` is given, other classes are left out with a warning
+    origin : x and y of the level-0 pixel that QuPath's coordinates count from: the corner of :attr:`wsi_meta.Slide.bounds`.
+        It is added to GeoJSON that does not itself say where it counts from (what `wsi-meta lesions` writes says it); other
+        formats count from OpenSlide's corner
 
     Returns
     -------
-    Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices and point
-    sets, which enclose nothing, and features without a classification beside tumor that has one. Where no feature of a file is
-    classified, all of them are tumor.
+    Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices, points and
+    lines, which enclose nothing, and features without a classification beside tumor that has one. Where no feature of a file
+    is classified and `tumor` is not given, all of them are tumor.
 
     Raises
     ------
     DataError
-        when the file is missing, damaged, in none of the formats, or holds a group of another name, or features without a
-        classification beside others of which none is tumor.
+        when the file is missing, damaged, in none of the formats, holds a group of another name (none of those given as
+        `tumor`), or features without a classification beside others of which none is tumor.
+    OptionsError
+        for a name that is to be both.
     """
-    path = Path(path)
-    kinds = {"negative": False, "positive": True}
-    kinds |= {name.lower(): kind for kind, names in ((False, excluded), (True, tumor)) for name in names}
-    read = {".xml": _read_asap, ".geojson": _read_json, ".json": _read_json}.get(path.suffix.lower())
-    if read is None:
-        raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
-    try:
-        found = _kinds_of(path, list(read(path)), kinds)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ElementTree.ParseError) as error:
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
-    whole = [(kind, outline) for kind, outline in found if len(outline.vertices) >= 3]
-    if len(whole) < len(found):
-        logger.warning("%s: %d outlines of one or two vertices enclose nothing, left out", path, len(found) - len(whole))
-    return Annotations(*(tuple(outline for kind, outline in whole if kind == wanted) for wanted in (True, False)))
+    names = ClassNames.told(tumor, excluded)
+    drawn = read_drawn(Path(path))
+    if names.tumor and drawn.regions and len(ClassNames(names.tumor).absent(_groups(drawn))) == len(names.tumor):
+        refuse_absent(ClassNames(names.tumor), [drawn], str(path))
+    return sort_outlines(drawn, names, origin)
 
 
-def _read_asap(path: Path) -> Iterator[tuple[list[str], Outline]]:
-    """Return groups, from the innermost, and outline of each annotation; ASAP numbers the coordinates."""
-    root = ElementTree.parse(path).getroot()
-    if root.tag != "ASAP_Annotations":
-        raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
-    within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
-    open_types: list[str] = []
-    for annotation in root.iterfind("./Annotations/Annotation"):
-        name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
-        if (kind := annotation.get("Type", "Polygon")).lower() not in ENCLOSING:
-            open_types.append(kind)
-            continue
-        points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
-        ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
-        yield [name] if group == "None" else _chain(group, within), Outline(ring, name=name)
-    if open_types:
-        told = ", ".join(sorted(set(open_types)))
-        logger.warning("%s: %d annotations (%s) enclose nothing, left out", path, len(open_types), told)
+def sort_outlines(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) -> Annotations:
+    """Tell by their classes what the outlines of a file are; parameters, result and errors as :func:`read_annotations`."""
+    corner = np.array(origin if drawn.origin is None else drawn.origin, np.float64)
+    found: dict[bool, list[Outline]] = {True: [], False: []}
+    for kind, region in _kinds_of(drawn, names):
+        exterior, *holes = (ring + corner for ring in region.rings)
+        found[kind].append(Outline(exterior, tuple(holes), region.name))
+    return Annotations(tuple(found[True]), tuple(found[False]))
 
 
-def _chain(group: str, within: dict[str, str]) -> list[str]:
-    """Return a group, the group that it is part of, and so on."""
-    chain = [group]
-    while (parent := within.get(chain[-1], "None")) != "None" and parent not in chain:
-        chain.append(parent)
-    return chain
+def refuse_absent(names: ClassNames, files: Iterable[DrawnFile], where: str) -> None:
+    """Raise DataError, which lists the names found, when a name that was told is in none of some files.
 
-
-def _read_json(path: Path) -> Iterator[tuple[list[str], Outline]]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(content, dict) and {"positive", "negative"} & set(content):
-        for group in ("positive", "negative"):
-            for region in content.get(group, []):
-                yield [group], Outline(_ring(region["vertices"]), name=str(region.get("name", "")))
+    Parameters
+    ----------
+    where : file or folder of the outlines, for the error
+    """
+    if not names.all_told:
         return
-    features = content.get("features", [content]) if isinstance(content, dict) else content
-    for feature in features:
-        yield from _read_feature(feature)
+    groups = [group for drawn in files for group in _groups(drawn)]
+    if absent := names.absent(groups):
+        shown = sorted({group[0] for group in groups})
+        there = ", ".join(f"'{name}'" for name in shown[:MOST_SHOWN]) + (", ..." if len(shown) > MOST_SHOWN else "")
+        raise DataError(f"{where}: no outline has the class '{absent[0]}'; found: {there or 'none'}; name one of these")
 
 
-def _read_feature(feature: dict[str, Any]) -> Iterator[tuple[list[str], Outline]]:
-    """Return class (none where it has none) and outlines of a GeoJSON feature.
-
-    QuPath writes a derived class with colons or as a list of names.
-    """
-    geometry, properties = feature["geometry"], feature.get("properties") or {}
-    classification = properties.get("classification") or {"name": ""}
-    group = str(classification["name"] if "name" in classification else classification["names"][0])
-    if geometry["type"] not in ("Polygon", "MultiPolygon"):
-        raise ValueError(f"a {geometry['type']}, expected Polygon or MultiPolygon")
-    groups = [] if group.lower() in ("", "unclassified") else [group]
-    for exterior, *holes in geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]:
-        yield groups, Outline(_ring(exterior), tuple(map(_ring, holes)), str(properties.get("name") or group or "tumor"))
+def _groups(drawn: DrawnFile) -> list[tuple[str, ...]]:
+    return [region.groups for region in drawn.regions if region.groups]
 
 
-def _ring(points: Any) -> NDArray[np.float64]:
-    ring = np.array([[float(x), float(y)] for x, y, *_ in points], np.float64).reshape(-1, 2)
-    if not np.isfinite(ring).all():
-        raise ValueError("a vertex that is no number")
-    return ring
-
-
-def _kinds_of(path: Path, found: list[tuple[list[str], Outline]], kinds: dict[str, bool]) -> list[tuple[bool, Outline]]:
+def _kinds_of(drawn: DrawnFile, names: ClassNames) -> list[tuple[bool, DrawnRegion]]:
     """Return of each outline whether it is tumor (True) or excluded (False), without those that say neither."""
-    classified = [(_kind_of(groups, kinds), outline) for groups, outline in found if groups]
-    others = [(True, outline) for groups, outline in found if not groups]
-    if not classified or not others:
-        return classified or others
-    if not any(kind for kind, _ in classified):
-        raise ValueError(
-            f"{len(others)} outlines without a class beside others of which none is tumor, expected a class for each"
+    sorted_out, passed_over = [], set()
+    for region in drawn.regions:
+        kind = names.kind(region.groups) if region.tumor is None else region.tumor
+        if kind is not None:
+            sorted_out.append((kind, region))
+        elif region.groups and names.passes_over(region.groups):
+            passed_over.add(region.groups[0])
+        elif region.groups:
+            raise DataError(
+                f"{drawn.path}: group '{region.groups[0]}' is neither tumor nor excluded; expected one of {names.expected()}; "
+                "name what is tumor (--tumor), or that it is not (--exclude-class)"
+            )
+    if passed_over:
+        told = ", ".join(f"'{name}'" for name in sorted(passed_over)[:MOST_SHOWN])
+        logger.warning("%s: outlines of other classes are left out: %s", drawn.path, told)
+    return sorted_out + _without_class(drawn, names, sorted_out)
+
+
+def _without_class(
+    drawn: DrawnFile, names: ClassNames, sorted_out: list[tuple[bool, DrawnRegion]]
+) -> list[tuple[bool, DrawnRegion]]:
+    """Return outlines without a class as tumor where no other has one; else they are left out, or refused."""
+    others = [(True, region) for region in drawn.regions if not region.groups and region.tumor is None]
+    if not others or (len(others) == len(drawn.regions) and not names.tumor):
+        return others
+    if not names.tumor and not any(kind for kind, _ in sorted_out):
+        raise DataError(
+            f"{drawn.path}: {len(others)} outlines without a class beside others of which none is tumor; "
+            "expected a class for each, or --tumor"
         )
-    logger.warning("%s: %d outlines without a class beside classified ones are not taken for tumor", path, len(others))
-    return classified
-
-
-def _kind_of(groups: list[str], kinds: dict[str, bool]) -> bool:
-    """Tell by the names of a group, and of those it is part of, whether it is tumor (True) or excluded (False)."""
-    names = [group.lower().split(":")[0].strip() for group in groups]
-    for name in names:
-        if name in kinds:
-            return kinds[name]
-    raise ValueError(f"group '{groups[0]}' is neither tumor nor excluded, expected one of {', '.join(kinds)}")
+    logger.warning("%s: %d outlines without a class beside classes that tell are not taken for tumor", drawn.path, len(others))
+    return []
 
 
 def _fill_ring(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from wsi_meta.errors import DataError, first_line
 
-__all__ = ["SEPARATORS", "NamedRows", "Row", "read_table", "refuse_twice", "without_ending"]
+__all__ = ["SEPARATORS", "NamedRows", "Row", "last_part", "read_lines", "read_table", "refuse_twice", "without_ending"]
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
@@ -32,6 +34,7 @@ SLIDE_ENDINGS = [
     ".jpg",
     ".jpeg",
     ".zarr",
+    ".zip",
 ]
 """Endings that are surely not a part of a slide's name."""
 
@@ -57,7 +60,7 @@ class NamedRows(Generic[Value]):
         self._path = path
         self._rows: dict[str, list[tuple[int, Value]]] = {}
         self._shorter: dict[str, list[tuple[int, Value]]] = {}
-        named = [(_last_part(name.lower() if lower else name), line, value) for name, line, value in rows]
+        named = [(last_part(name.lower() if lower else name), line, value) for name, line, value in rows]
         refuse_twice(path, ((name, line) for name, line, _ in named))
         for name, line, value in named:
             self._rows.setdefault(name, []).append((line, value))
@@ -80,8 +83,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
 
     Parameters
     ----------
-    path : UTF-8 file, with or without the byte order mark that spreadsheets write; its values are separated by one of
-        :data:`SEPARATORS`
+    path : text as :func:`read_lines` reads it; its values are separated by one of :data:`SEPARATORS`; empty lines are skipped
     columns : names that the header must hold, in any case and order
     what : what the rows are, in the plural, for the error ("labels")
     optional : names that it may hold
@@ -98,18 +100,32 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
     """
     wanted = " and ".join(f"'{column}'" for column in columns)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            separator, header = _header(first, columns)
-            names = [name.strip().lower() for name in header]
-            if not set(columns) <= set(names):
-                raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
-            if double := [name for name in (*columns, *optional) if names.count(name) > 1]:
-                raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
-            places = [names.index(name) if name in names else len(names) for name in (*columns, *optional)]
-            return _rows(csv.reader(file, delimiter=separator), places)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = read_lines(path)
+        before = next((number for number, line in enumerate(lines) if line.strip()), 0)
+        separator, header = _header(lines[before] if lines else "", columns)
+        names = [name.strip().lower() for name in header]
+        if not set(columns) <= set(names):
+            raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
+        if double := [name for name in (*columns, *optional) if names.count(name) > 1]:
+            raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
+        places = [names.index(name) if name in names else len(names) for name in (*columns, *optional)]
+        return _rows(csv.reader(lines[before + 1 :], delimiter=separator), places, before + 1)
+    except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as spreadsheets write.
+
+    Raises
+    ------
+    OSError, UnicodeError
+    """
+    content = path.read_bytes()
+    text = content.decode("utf-16") if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
+    if not any(separator in text for separator in SEPARATORS):  # any bytes may happen to be UTF-16
+        text = content.decode("utf-8-sig")
+    return io.StringIO(text, newline="").readlines()
 
 
 def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
@@ -130,7 +146,7 @@ def _twice(path: Path, key: str, first: int, second: int) -> DataError:
     return DataError(f"{path}: '{key}' in line {first} and again in line {second}; expected it once; remove one of them")
 
 
-def _last_part(name: str) -> str:
+def last_part(name: str) -> str:
     """Return the last part of a path of this or another system."""
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
@@ -141,12 +157,12 @@ def _header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
     return max(found, key=lambda parts: len({name.strip().lower() for name in parts[1]} & set(columns)))
 
 
-def _rows(reader: Any, places: Sequence[int]) -> list[Row]:
-    """Return the values at some places of each row that is not empty; the reader begins in the second line."""
+def _rows(reader: Any, places: Sequence[int], before: int) -> list[Row]:
+    """Return the values at some places of each row that is not empty; the reader begins after some lines."""
     found = []
     for values in reader:
         if values:
             row = Row(values[place].strip() if place < len(values) else "" for place in places)
-            row.line = 1 + reader.line_num
+            row.line = before + reader.line_num
             found.append(row)
     return found

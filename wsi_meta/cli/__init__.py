@@ -23,7 +23,7 @@ from wsi_meta.cli.info import info
 from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
 from wsi_meta.cli.sample import sample
-from wsi_meta.cli.scan import scan, summary
+from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.score import fit_score, score
 from wsi_meta.cli.stage import stage
 from wsi_meta.cli.train import train
@@ -145,6 +145,7 @@ for _command in (
     demo,
     scan,
     summary,
+    check,
     overlay,
     info,
     sample,

@@ -30,7 +30,9 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
     The weights do not change. With --prior, probabilities are fitted to this share of tumor instead of the share in DATA.
     """
     from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
+    from wsi_meta.evaluation.calibrate import check_calibration
 
+    check_calibration(model, data, out, split=settings["split"], overwrite=settings["overwrite"])  # before torch
     with options.tuned_memory(settings["device"]):
         card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
     result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}

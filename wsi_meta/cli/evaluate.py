@@ -30,8 +30,10 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     Figures come with 95 % bootstrap intervals: by slide where slides are known, else by patch. With --out also as a report
     that shows the patches it was most wrong about.
     """
+    from wsi_meta.evaluation.evaluate import check_evaluation
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
 
+    check_evaluation(model, data, **{name: settings[name] for name in ("split", "out", "overwrite")})  # before torch
     with options.tuned_memory(settings["device"]):
         evaluation = evaluate_model(model, data, progress=True, **settings)
     options.print_result(evaluation.to_dict(), as_json=as_json)

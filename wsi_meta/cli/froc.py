@@ -26,6 +26,13 @@ __all__ = ["froc"]
 @click.option(
     "--mask-level", type=click.IntRange(0, 20), default=0, show_default=True, help="Level of a mask TIFF's first image."
 )
+@options.tumor_option
+@options.exclude_class_option
+@click.option(
+    "--slides",
+    type=click.Path(path_type=Path),
+    help="Folder of slides or heatmaps, for QuPath's GeoJSON of MRXS, SCN and others.",
+)
 @options.overwrite_option
 @options.as_json_option
 def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
@@ -33,6 +40,8 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
 
     DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels; a file without lines means none were
     found. TRUTH is a folder of <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
+
+    QuPath counts from the corner of the part of a slide that it shows; --slides finds that corner.
     """
     from wsi_meta.evaluation.camelyon16 import froc as judge
 

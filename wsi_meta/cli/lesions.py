@@ -30,7 +30,11 @@ __all__ = ["lesions"]
 @options.overwrite_option
 @options.as_json_option
 def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
-    """Find the lesions of a heatmap: place, size, size class, probability."""
+    """Find the lesions of a heatmap: place, size, size class, probability.
+
+    Positions are level-0 pixels of OpenSlide. Outlines for QuPath count from the corner of what QuPath shows of the slide, and
+    the file says so.
+    """
     from wsi_meta.heatmaps.lesions import find_lesions
 
     found = find_lesions(heatmap, **settings)

@@ -18,6 +18,7 @@ __all__ = [
     "block_workers_option",
     "device_option",
     "example",
+    "exclude_class_option",
     "overwrite_option",
     "precision_option",
     "print_result",
@@ -27,6 +28,7 @@ __all__ = [
     "score_model_option",
     "training_precision_option",
     "tta_option",
+    "tumor_option",
     "tuned_memory",
     "workers_option",
 ]
@@ -70,6 +72,18 @@ def _workers_option(meaning: str) -> Callable[[Command], Command]:
 workers_option = _workers_option("Processes that decode patches; 0: this process decodes them.")
 reading_workers_option = _workers_option("Patches that are read at the same time.")
 block_workers_option = _workers_option("Blocks in work at the same time.")
+tumor_option = click.option(
+    "--tumor",
+    multiple=True,
+    metavar="CLASS",
+    help="Class or group of outlines that is tumor; repeatable.  [Tumor, _0, _1, ...]",
+)
+exclude_class_option = click.option(
+    "--exclude-class",
+    multiple=True,
+    metavar="CLASS",
+    help="Class that is removed from it; repeatable.  [Exclusion, _2, Normal]",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for machines.")
 

@@ -40,6 +40,8 @@ __all__ = ["sample"]
     show_default=True,
     help="What is never divided between splits.",
 )
+@options.tumor_option
+@options.exclude_class_option
 @click.option("--mine", type=click.Path(path_type=Path), help="Folder of heatmaps <slide>.zarr, for hard negatives.")
 @click.option(
     "--mined",

@@ -1,4 +1,4 @@
-"""``wsi-meta scan`` and ``wsi-meta summary``."""
+"""``wsi-meta scan``, ``wsi-meta summary`` and ``wsi-meta check``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from wsi_meta.cli import options
 from wsi_meta.errors import printable
 
-__all__ = ["scan", "summary"]
+__all__ = ["check", "scan", "summary"]
 
 
 def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int) -> int:
@@ -108,3 +108,23 @@ def summary(folder: Path, as_json: bool) -> None:
     from wsi_meta.heatmaps.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)
+
+
+@click.command(epilog=options.example("wsi-meta check heat.zarr scans/"))
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@options.as_json_option
+def check(stores: tuple[Path, ...], as_json: bool) -> None:
+    """Check heatmap stores: a line each says that it is sound, or what is damaged, where, and how to mend it.
+
+    STORE may be a folder of stores. Values, checksums, coarser levels, score, lesions and record are looked at. Exits with 0
+    when all are sound and scanned to the end, with 1 otherwise: an unfinished scan is no damage, but no whole map either.
+    """
+    from wsi_meta.heatmaps.inspection import check_heatmaps
+
+    checks = check_heatmaps(*stores)
+    if as_json:
+        options.print_results([check.to_dict() for check in checks], as_json=True)
+    else:
+        print("\n".join(printable(check.line) for check in checks))
+    if bad := sum(check.state != "sound" for check in checks):
+        raise click.ClickException(f"{bad} of {len(checks)} heatmaps are damaged or unfinished")

@@ -75,13 +75,17 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, without: tuple[str, 
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
-    from wsi_meta.training.recipe import Augmentation, Recipe
-    from wsi_meta.training.train import train as train_model
+    from wsi_meta.training.history import check_training
+    from wsi_meta.training.recipe import Augmentation, Recipe, TrainOptions
 
     chosen = {name: settings.pop(name) for name in list(settings) if name in Recipe.__dataclass_fields__}
     recipe = Recipe(**chosen, augmentation=Augmentation().without(*without))
+    init = settings.pop("init")
+    check_training(data, out, init=init, options=TrainOptions(**settings))
+    from wsi_meta.training.train import train as train_model  # torch comes with it
+
     with options.tuned_memory(settings["device"]):
-        result = train_model(data, out, recipe=recipe, progress=True, **settings)
+        result = train_model(data, out, init=init, recipe=recipe, progress=True, **settings)
     if result.rank == 0:
         printed: dict[str, Any] = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}
         printed |= {"best_epoch": result.best_epoch, "stopped": result.stopped}

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.masks import tumor_squares
-from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, Annotations, read_annotations
+from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
+from wsi_meta.annotations.outlines import Annotations, sort_outlines
 from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
 from wsi_meta.heatmaps.lesions import default_threshold
@@ -74,7 +76,9 @@ def find_candidates(
         slide.width, slide.height, slide.mpp, preprocessing.mpp, preprocessing.patch_px, stride_px=preprocessing.label_px
     )
     inside = _whole_patches(grid)
-    tumor = np.zeros(grid.shape, bool) if source.truth is None else tumor_cells(source.truth, grid)
+    tumor = np.zeros(grid.shape, bool)
+    if source.truth is not None:
+        tumor = tumor_cells(source.truth, grid, names=source.names, origin=(slide.bounds.x, slide.bounds.y))
     near = _dilate(tumor)
     normal = np.zeros(grid.shape, bool) if source.partly else ~tumor & inside & find_tissue(slide).cells(grid)
     store = None if scans is None else scans / f"{source.name}.zarr"
@@ -87,13 +91,17 @@ def find_candidates(
     return found
 
 
-def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
+def tumor_cells(
+    truth: Path, grid: PatchGrid, *, names: ClassNames = DEFAULT_NAMES, origin: tuple[int, int] = (0, 0)
+) -> NDArray[np.bool_]:
     """Tell which cells contain a pixel of tumor, at the model's mpp; bool (rows, cols).
 
     Parameters
     ----------
     truth : outlines or mask TIFF
     grid : where the cells lie
+    names : of the classes of outlines
+    origin : corner that QuPath's outlines count from, as for :func:`wsi_meta.read_annotations`
 
     Raises
     ------
@@ -108,7 +116,7 @@ def tumor_cells(truth: Path, grid: PatchGrid) -> NDArray[np.bool_]:
         ]
         cells[: squares.shape[0], : squares.shape[1]] = squares
         return cells
-    annotations = read_annotations(truth)
+    annotations = sort_outlines(read_drawn(truth), names, origin)
     _check_extent(truth, annotations, grid)
     for block in grid.blocks():
         shape = (block.rows * grid.stride_px, block.cols * grid.stride_px)

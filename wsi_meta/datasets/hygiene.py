@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError, OptionsError
@@ -108,7 +107,7 @@ def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:
     return [f"{len(patches) - len(labels)} repeated within training, {contrary or 'none'} with both labels"]
 
 
-class _Contents(Dataset[tuple[bytes, str]]):
+class _Contents:
     """The SHA-1 of each patch's pixels, and why it cannot be read; one of the two is empty."""
 
     def __init__(self, patches: Patches) -> None:
@@ -132,8 +131,12 @@ class _Contents(Dataset[tuple[bytes, str]]):
 
 def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[bytes]:
     """Read all patches and return the SHA-1 of each one's pixels."""
+    import torch
+    from torch.utils.data import DataLoader
+
     generator = torch.Generator()  # else the seeds of the workers are drawn from the global one
-    loader = DataLoader(_Contents(patches), batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator)
+    told_of: Any = _Contents(patches)
+    loader = DataLoader(told_of, batch_size=BATCH, num_workers=workers, collate_fn=list, generator=generator)
     contents: list[bytes] = []
     failures: list[str] = []
     with progress_bar(len(patches), "patches", "checking", enabled=progress) as bar:

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
@@ -29,7 +27,9 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+    from torch.utils.data import DataLoader
 
 __all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
 
@@ -43,12 +43,13 @@ OTHER_IMAGES = (".bmp", ".gif", ".webp", ".jp2", ".npy")
 """Endings of images that are not read, but told."""
 
 
-def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]:
+def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True) -> dict[str, Patches]:
     """Find the labelled patches in one or several folders.
 
     Parameters
     ----------
     paths : folders, each in one of the module's layouts
+    tell : warn of folders and images in them that are not read
 
     Returns
     -------
@@ -72,7 +73,8 @@ def open_patches(paths: str | Path | Sequence[str | Path]) -> dict[str, Patches]
                 f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
                 "or folders 0/ and 1/"
             )
-        _tell_unread(folder, [patches for _, patches in parts])
+        if tell:
+            _tell_unread(folder, [patches for _, patches in parts])
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
     return {split: join(found[split]) for split in SPLITS if split in found}

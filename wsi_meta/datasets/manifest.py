@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import PARTLY, loose
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
+from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
+from wsi_meta.annotations.outlines import refuse_absent
 from wsi_meta.annotations.tables import read_table
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.errors import DataError
@@ -35,6 +38,8 @@ class SourceSlide:
     """Whether it may contain tumor outside its outlines, so that no part of it is known to be normal."""
     mpp: float | None = None
     """Micrometres per level-0 pixel, for a slide whose file does not say; else None."""
+    names: ClassNames = DEFAULT_NAMES
+    """Which classes of its outlines are tumor."""
 
     @property
     def name(self) -> str:
@@ -42,7 +47,7 @@ class SourceSlide:
         return self.path.stem
 
 
-def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
+def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class: Sequence[str] = ()) -> tuple[SourceSlide, ...]:
     """Read a manifest: a CSV file with a row per slide.
 
     Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
@@ -50,12 +55,17 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
     not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of Camelyon16 in
     :data:`wsi_meta.annotations.camelyon_slides.PARTLY` count as 1, with a warning. Paths are relative to the manifest.
 
+    Parameters
+    ----------
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
+
     Raises
     ------
     DataError
-        when it is missing or damaged, names a file that is not there, or a slide twice.
+        when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
+        a class that was told.
     """
-    path = Path(path)
+    path, classes = Path(path), ClassNames.told(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
     rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
     slides = [_read_row(path, row, known) for row in rows]
@@ -70,7 +80,10 @@ def read_manifest(path: str | Path) -> tuple[SourceSlide, ...]:
         logger.warning(
             "%s: no negatives from %s: known to be partly annotated; a column 'partly' overrides that", path, ", ".join(assumed)
         )
-    return tuple(slides)
+    if classes.all_told:
+        truths = [slide.truth for slide in slides if slide.truth and slide.truth.suffix.lower() in OUTLINE_ENDINGS]
+        refuse_absent(classes, map(read_drawn, truths), str(path))
+    return tuple(replace(slide, names=classes) for slide in slides)
 
 
 def deal_splits(

@@ -10,22 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    TorchDataset = Dataset[tuple[torch.Tensor, int]]
+else:
+    TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
 __all__ = ["Patches", "join"]
 
 
 @dataclass(frozen=True)
-class Patches(Dataset[tuple[torch.Tensor, int]]):
-    """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``."""
+class Patches(TorchDataset):
+    """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``.
+
+    Patches are found and described without torch, so that wrong ones are refused at once.
+    """
 
     files: tuple[Path, ...]
     """File of each patch; the HDF5 file itself for the official layout."""
@@ -50,6 +58,8 @@ class Patches(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
         """Return patches and labels at `indices`, in that order: what a ``DataLoader`` calls for a whole batch."""
+        import torch
+
         patches = self.read_many(indices)
         return [(torch.from_numpy(pixels), int(self.labels[index])) for pixels, index in zip(patches, indices, strict=True)]
 

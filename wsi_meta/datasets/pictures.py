@@ -18,7 +18,12 @@ SHOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 
 
 def check_mode(image: Any) -> None:
-    """Raise ValueError when the values of an opened image have no agreed colour: floats, more than 16 bits, signed numbers."""
+    """Raise ValueError when an opened image shows several pictures, or its values have no agreed colour.
+
+    They have none where they are floats, have more than 16 bits, or are signed.
+    """
+    if getattr(image, "is_animated", False):
+        raise ValueError("several pictures in one file; expected one")
     tags = getattr(image, "tag_v2", None)
     if _is_16_bit(image):
         bits = 16 if tags is None else int(np.max(tags.get(BITS_TAG, 16)))

@@ -6,8 +6,9 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import check_folder, written_whole
+from wsi_meta.outputs import check_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 
@@ -84,6 +86,8 @@ def sample(
     valid: float = 0.2,
     test: float = 0.0,
     by: str = "patient",
+    tumor: Sequence[str] = (),
+    exclude_class: Sequence[str] = (),
     mine: str | Path | None = None,
     mined: float = 0.5,
     model: str | Path | None = None,
@@ -98,8 +102,7 @@ def sample(
     centre 32 x 32 px is tumor. Half of the patches of each split are tumor. They are shared out among the slides of a split as
     evenly as possible. Background is left out by PCam's rule, see :func:`wsi_meta.datasets.cutting.is_blank`.
 
-    The same manifest, slides and options give the same files for any number of workers. Slides are read one after the other,
-    and only some patches are in memory at a time.
+    The same manifest, slides and options give the same files for any number of workers. Few patches are in memory at a time.
 
     Parameters
     ----------
@@ -108,8 +111,8 @@ def sample(
     patches : largest number of training patches, half of them tumor; validation and test each get an eighth of it
     valid, test : shares of the slides without a split in the manifest that go to these splits
     by : ``patient`` keeps a patient's slides in one split, ``slide`` distributes slide by slide
-    mine : folder of heatmaps ``<slide>.zarr`` of the manifest's slides, for hard negatives: normal tissue that the scan
-        mistook for tumor
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
+    mine : folder of heatmaps ``<slide>.zarr``, for hard negatives: normal tissue that the scan mistook for tumor
     mined : share of hard patches among the normal ones, where there are enough
     model : model file whose card holds the mpp; None for the embedded one
     seed : of splits, places and order
@@ -125,26 +128,36 @@ def sample(
     ------
     DataError
         when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
-    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
     OptionsError
         for options out of their range.
+    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
     """
     _check_options(patches, valid, test, mined, by)
-    folder = _check_out(Path(out), overwrite=overwrite)
-    splits = deal_splits(read_manifest(manifest), valid=valid, test=test, by=by, seed=seed)
-    scans = None if mine is None else _check_scans(Path(mine), splits)
-    geometry = _pcam_geometry(model)
-    partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))
-    plan = _Plan(partial, geometry, mined, scans, seed, progress)
-    try:
+    with _claimed(Path(out), overwrite=overwrite) as partial:
+        listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
+        splits = deal_splits(listed, valid=valid, test=test, by=by, seed=seed)
+        scans = None if mine is None else _check_scans(Path(mine), splits)
+        plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             done = {split: _sample_split(split, slides, patches, plan, pool) for split, slides in splits.items()}
         with written_whole(partial / RECORD) as record:
             record.write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
-        _put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return done
+        replace_files(partial, Path(out), _names())
+        return done
+
+
+@contextmanager
+def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Hold a folder for one sampling; yield a temporary one for the new files, which goes in the end."""
+    check_folder(folder)
+    with locked(folder):
+        finish_replacing(folder, _names())
+        _check_out(folder, overwrite=overwrite)
+        partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:
@@ -159,8 +172,7 @@ def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan:
     """Find the cells of a split's slides and write its files; `patches` is the number for training."""
     each = max(1, (patches if split == "train" else patches // OTHER_SPLITS) // 2)
     note(f"{split}: looking for tissue and tumor on {len(slides)} slides", enabled=plan.progress)
-    sources = [_look(slide, plan, each) for slide in slides]
-    return _write_split(split, sources, each, plan, pool)
+    return _write_split(split, [_look(slide, plan, each) for slide in slides], each, plan, pool)
 
 
 def share_out(wanted: int, available: Sequence[int]) -> list[int]:
@@ -260,30 +272,19 @@ def _check_scans(folder: Path, splits: Mapping[str, Sequence[SourceSlide]]) -> P
     return folder
 
 
-def _files(folder: Path) -> list[Path]:
-    return [folder / RECORD, *(path for split in SPLITS for path in pcam_files(folder, split))]
+def _names() -> list[str]:
+    """Return the names of all files of a sampling; the record is its mark."""
+    return [*(path.name for split in SPLITS for path in pcam_files(Path(), split)), RECORD]
 
 
-def _check_out(folder: Path, *, overwrite: bool) -> Path:
+def _check_out(folder: Path, *, overwrite: bool) -> None:
     """Make sure that the files can be written. Files of an earlier sampling are never mixed with new ones."""
-    check_folder(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputPathError(f"{folder}: a file; expected a folder for PCam's files")
-    if not overwrite and (there := next((path for path in _files(folder) if path.exists()), None)):
-        raise OutputExistsError(
-            f"{there}: exists; choose another --out, or pass --overwrite to replace the files of PCam there"
-        )
-    return folder
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Move the files into the folder and remove all files of an earlier sampling."""
-    folder.mkdir(exist_ok=True)
-    for path in _files(folder):
-        path.unlink(missing_ok=True)
-    for path in _files(partial):
-        if path.exists():
-            path.replace(folder / path.name)
+    if (there := [path for name in _names() if (path := folder / name).exists()]) and not (folder / RECORD).is_file():
+        raise OutputExistsError(f"{there[0]}: exists, and is not from 'wsi-meta sample'; never replaced; choose another --out")
+    if there and not overwrite:
+        raise OutputExistsError(f"{there[-1]}: exists; choose another --out, or pass --overwrite to replace the sampling there")
 
 
 def _record(

@@ -9,19 +9,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
+from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard
+from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
 from wsi_meta.models.model import load_model, model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["calibrate", "card_thresholds", "cross_fit", "fit_calibration", "operating_points", "validation_metrics"]
+__all__ = [
+    "calibrate",
+    "card_thresholds",
+    "check_calibration",
+    "cross_fit",
+    "fit_calibration",
+    "operating_points",
+    "validation_metrics",
+]
 
 LARGEST_CHANGE = 20.0
 """Fitted temperatures are limited to 1/20 to 20."""
@@ -63,16 +72,12 @@ def calibrate(
     ------
     DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
     """
+    InferenceOptions(device, precision, batch_size)  # refuses what does not exist
+    patches, out = check_calibration(model, data, out, split=split, overwrite=overwrite, tell=True), Path(out)
+    patches.check()
     from safetensors.torch import load_file
 
-    out = check_output(out, overwrite=overwrite)
-    refuse_input(out, "the model to calibrate", model_path(model))
-    splits = open_patches(data)
-    wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
-    if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
-        raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
-    patches, loaded = splits[wanted], load_model(model)
-    patches.check()
+    loaded = load_model(model)
     predictor = Predictor(loaded, device=device, precision=precision, batch_size=batch_size)
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
     calibration = fit_calibration(logits, patches.labels, prior=prior)
@@ -85,6 +90,40 @@ def calibrate(
     )
     save_model(out, load_file(loaded.path), card)
     return card
+
+
+def check_calibration(
+    model: str | Path | None,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    split: str | None = None,
+    overwrite: bool = False,
+    tell: bool = False,
+) -> Patches:
+    """Refuse what :func:`calibrate` would refuse before its work, without importing torch, which takes seconds.
+
+    Parameters
+    ----------
+    model, data, out, split, overwrite : as for :func:`calibrate`
+    tell : warn of what lies among the patches and is not read
+
+    Returns
+    -------
+    The patches to calibrate on.
+
+    Raises
+    ------
+    DataError, ModelFileError, OutputExistsError, OutputPathError
+    """
+    out = check_output(out, overwrite=overwrite)
+    refuse_input(out, "the model to calibrate", model_path(model))
+    read_card(model_path(model))
+    splits = open_patches(data, tell=tell)
+    wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
+    if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
+        raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    return splits[wanted]
 
 
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:

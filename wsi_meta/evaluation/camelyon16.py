@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED
+from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
-from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, judge_slides, read_excluded, read_scores
+from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
 from wsi_meta.outputs import check_folder, check_output, written_whole
@@ -88,6 +89,9 @@ def froc(
     exclude: str | Path | None = "camelyon16",
     scores: str | Path | None = None,
     mask_level: int = 0,
+    tumor: Sequence[str] = (),
+    exclude_class: Sequence[str] = (),
+    slides: str | Path | None = None,
     overwrite: bool = False,
 ) -> FrocResult:
     """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
@@ -106,6 +110,10 @@ def froc(
     scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
         detection, 0 without any
     mask_level : level of the slide that the first image of each mask TIFF is as large as; 0 is the slide itself
+    tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
+    slides : folder of the slides, or of their heatmaps ``<slide>.zarr``. QuPath counts from the corner of
+        :attr:`wsi_meta.Slide.bounds`, which is added to its GeoJSON; None takes GeoJSON as level-0 pixels, with a warning,
+        unless the file says where it counts from, as what `wsi-meta lesions` writes does
     overwrite : replace those files in `out`
 
     Raises
@@ -117,7 +125,9 @@ def froc(
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
     left_out = _left_out(exclude)
-    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, mask_level=mask_level)
+    names = ClassNames.told(tumor, exclude_class)
+    reading = Reading(mask_level, names, None if slides is None else Path(slides))
+    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading)
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +12,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import loose
+from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
-from wsi_meta.annotations.outlines import OUTLINE_ENDINGS, read_annotations
+from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
+from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
 from wsi_meta.annotations.tables import NamedRows, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "judge_slides", "read_excluded", "read_scores"]
+__all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "Reading", "judge_slides", "read_excluded", "read_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +45,18 @@ class Exclusion:
     task: str
     """One of :data:`TASKS`."""
     reason: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How truth is read."""
+
+    mask_level: int = 0
+    """Level of the slide that the first image of each mask is as large as."""
+    names: ClassNames = DEFAULT_NAMES
+    """Which classes of outlines are tumor."""
+    slides: Path | None = None
+    """Folder of the slides or their heatmaps, which know the corner that QuPath's outlines count from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +85,7 @@ class Cohort:
         return [slide for slide in self.slides if slide.name not in self.excluded or self.excluded[slide.name].task != task]
 
 
-def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], mask_level: int = 0) -> Cohort:
+def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], reading: Reading) -> Cohort:
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
     found = _files_by_slide(detections, (".csv",), "<slide>.csv")
     truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
@@ -77,7 +95,12 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     if alone := sorted(set(truths) - set(found) - skipped):
         told = f"{len(alone)} slides with truth have no detections, first '{alone[0]}'"
         raise DataError(f"{detections}: {told}; expected {alone[0]}.csv, empty where nothing was found")
-    judged = (_judge(name, found[name], truths.get(name), mask_level) for name in sorted(set(found) - skipped))
+    judged_names = sorted(set(found) - skipped)
+    drawn = {name: read_drawn(truths[name]) for name in judged_names if name in truths and _is_outlines(truths[name])}
+    refuse_absent(reading.names, drawn.values(), str(truth))
+    corners = _find_corners(truth, [name for name, file in drawn.items() if file.origin is None], reading.slides)
+    outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
+    judged = (_judge(name, found[name], outlines.get(name, truths.get(name)), reading.mask_level) for name in judged_names)
     return Cohort(tuple(judged), left_out)
 
 
@@ -164,27 +187,62 @@ def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str,
             raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
 
 
-def _judge(name: str, found: Path, truth: Path | None, mask_level: int) -> JudgedSlide:
+def _is_outlines(path: Path) -> bool:
+    return path.suffix.lower() in OUTLINE_ENDINGS
+
+
+def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dict[str, tuple[int, int]]:
+    """Return the level-0 pixel that QuPath counts from, of the slides with these names; without `slides` that is not known."""
+    if slides is None:
+        if names:
+            told = (
+                "%s: GeoJSON of %d slides is taken as level-0 pixels; pass --slides if they are MRXS, SCN or others with bounds"
+            )
+            logger.warning(told, truth, len(names))
+        return {}
+    if not slides.is_dir():
+        raise DataError(f"{slides}: no such folder; expected one with the slides or their heatmaps")
+    files: dict[str, list[Path]] = {}
+    for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
+        if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
+            files.setdefault(without_ending(path.name).lower(), []).append(path)
+    corners = {}
+    for name in names:
+        bounds = next((known for path in files.get(name, []) if (known := _bounds_of(path)) is not None), None)
+        if bounds is None:
+            raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
+        corners[name] = bounds.x, bounds.y
+    return corners
+
+
+def _bounds_of(path: Path) -> Bounds | None:
+    """Return what QuPath shows of a slide, by the slide or by its heatmap; None where an older heatmap does not say."""
+    if path.suffix == ".zarr":
+        return Heatmap.open(path).record.slide.bounds
+    with open_slide(path) as slide:
+        return slide.bounds
+
+
+def _judge(name: str, found: Path, truth: Annotations | Path | None, mask_level: int) -> JudgedSlide:
     points = read_detections(found)
     tumor = None if truth is None else _draw_truth(truth, points, mask_level)
     return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)
 
 
-def _draw_truth(path: Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
-    """Return the evaluation mask, bool (height, width) at level 5."""
-    if path.suffix.lower() in OUTLINE_ENDINGS:
-        annotations = read_annotations(path)
-        corners = [outline.vertices.max(0) for outline in annotations.tumor] or [np.zeros(2)]
+def _draw_truth(truth: Annotations | Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
+    """Return the evaluation mask, bool (height, width) at level 5, of outlines or of a mask's file."""
+    if isinstance(truth, Annotations):
+        corners = [outline.vertices.max(0) for outline in truth.tumor] or [np.zeros(2)]
         width, height = np.maximum(0, np.ceil(np.max(corners, 0) / DOWNSAMPLE)).astype(int) + MARGIN_PX
-        return annotations.mask((int(height), int(width)), DOWNSAMPLE)
-    mask = read_mask(path, DOWNSAMPLE, first_downsample=2**mask_level)
+        return truth.mask((int(height), int(width)), DOWNSAMPLE)
+    mask = read_mask(truth, DOWNSAMPLE, first_downsample=2**mask_level)
     # the last pixels of a slide may be less than half a pixel of the mask
     outside = (points.y // DOWNSAMPLE > mask.shape[0]) | (points.x // DOWNSAMPLE > mask.shape[1])
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         size = f"{mask.shape[1] * DOWNSAMPLE} x {mask.shape[0] * DOWNSAMPLE} level-0 pixels"
         raise DataError(
-            f"{path}: covers {size}, but a detection lies at x {points.x[first]}, y {points.y[first]}; "
+            f"{truth}: covers {size}, but a detection lies at x {points.x[first]}, y {points.y[first]}; "
             "expected the mask of the same slide; see --mask-level"
         )
     return mask

@@ -11,11 +11,13 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
+from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import Model, load_model
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.progress import progress_bar
 
-__all__ = ["evaluate", "evaluate_patches"]
+__all__ = ["check_evaluation", "evaluate", "evaluate_patches"]
 
 
 def evaluate(
@@ -54,23 +56,55 @@ def evaluate(
     OutputPathError
         when `out` cannot be written.
     """
-    if out is not None:
-        check_report(out, overwrite=overwrite)
-    splits = open_patches(data)
-    wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
-    folders = str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
-    if wanted not in splits:
-        raise DataError(f"{folders}: no '{wanted}' split; found {', '.join(splits)}")
-    patches = splits[wanted]
+    InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
+    patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite, tell=True)
     patches.check()
     model = model if isinstance(model, Model) else load_model(model)
-    words = "all there is" if split is None and list(splits) == ["train"] else wanted
-    subject = Subject.of(model, patches, data=folders, split=words, tta=tta) if out is not None else None
+    subject = Subject.of(model, patches, data=_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
     evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True)
     if out is not None and subject is not None:
         write_report(out, subject, evaluation, overwrite=overwrite)
     return evaluation
+
+
+def check_evaluation(
+    model: str | Path | Model | None,
+    data: str | Path | Sequence[str | Path],
+    *,
+    split: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    tell: bool = False,
+) -> tuple[Patches, str]:
+    """Refuse what :func:`evaluate` would refuse before its work, without importing torch, which takes seconds.
+
+    Parameters
+    ----------
+    model, data, split, out, overwrite : as for :func:`evaluate`
+    tell : warn of what lies among the patches and is not read
+
+    Returns
+    -------
+    The patches, and in words which ones they are of all.
+
+    Raises
+    ------
+    DataError, ModelFileError, OutputExistsError, OutputPathError
+    """
+    if out is not None:
+        check_report(out, overwrite=overwrite)
+    if not isinstance(model, Model):
+        read_card(model_path(model))
+    splits = open_patches(data, tell=tell)
+    wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
+    if wanted not in splits:
+        raise DataError(f"{_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
+    return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
+
+
+def _folders(data: str | Path | Sequence[str | Path]) -> str:
+    return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
 
 
 def evaluate_patches(

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn.functional import interpolate
 
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+    from torch import nn
 
 __all__ = ["grad_cam"]
 
@@ -42,6 +41,9 @@ def grad_cam(
     -------
     float32 (n, patch_px, patch_px), each map scaled to a maximum of 1; all 0 where there is no such evidence.
     """
+    import torch
+    from torch.nn.functional import interpolate
+
     if len(patches) == 0:
         return np.empty(patches.shape[:3], np.float32)
     device = next(model.network.parameters()).device

@@ -21,7 +21,8 @@ from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
-from wsi_meta.outputs import check_folder
+from wsi_meta.locks import locked
+from wsi_meta.outputs import check_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,8 @@ __all__ = ["Pictures", "check_report", "write_report"]
 PAGE = "report.html"
 GALLERY = "top_losses.png"
 FILES = {PAGE, GALLERY, *(f"{name}.png" for name in wording.PLOTS)}
+NAMES = (*sorted(FILES - {PAGE}), PAGE)
+"""The page is the mark of a whole report."""
 GENERATOR = "wsi-meta evaluate"
 """The page's head contains this. A folder whose page does not is never replaced."""
 
@@ -77,8 +80,16 @@ def check_report(out: str | Path, *, overwrite: bool) -> Path:
     check_folder(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise OutputPathError(f"{out}: a file or a link; expected the name of a folder to make")
+    with locked(out):
+        finish_replacing(out, NAMES)
+    _refuse_other(out, overwrite=overwrite)
+    return out
+
+
+def _refuse_other(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds anything but a report that may be replaced."""
     if not out.exists():
-        return out
+        return
     if not overwrite:
         raise OutputExistsError(f"{out}: exists; choose another --out, or pass --overwrite to replace the report in it")
     names = {path.name for path in out.iterdir()}
@@ -86,7 +97,6 @@ def check_report(out: str | Path, *, overwrite: bool) -> Path:
         raise OutputExistsError(f"{out}: holds '{foreign[0]}', which is no part of a report; choose another --out")
     if names and not (PAGE in names and GENERATOR in (out / PAGE).read_text("utf-8", errors="replace")[:1000]):
         raise OutputExistsError(f"{out}: holds no report of wsi-meta; choose another --out")
-    return out
 
 
 def write_report(
@@ -119,23 +129,12 @@ def write_report(
         when a patch cannot be read again.
     """
     out = check_report(out, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as work:
-        made = Path(work, "new")
-        made.mkdir()
-        _fill(made, subject, evaluation, pictures or Pictures())
-        _put_in_place(made, out, Path(work, "old"), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as made:
+        _fill(Path(made), subject, evaluation, pictures or Pictures())
+        with locked(out):
+            _refuse_other(out, overwrite=overwrite)  # it may have come meanwhile
+            replace_files(Path(made), out, NAMES)
     return out / PAGE
-
-
-def _put_in_place(made: Path, out: Path, aside: Path, *, overwrite: bool) -> None:
-    if check_report(out, overwrite=overwrite).exists():
-        out.rename(aside)
-    try:
-        made.rename(out)
-    except OSError:
-        if aside.exists():
-            aside.rename(out)
-        raise
 
 
 def _fill(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pictures) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_meta.annotations.tables import read_table
+from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.outputs import check_output
 
@@ -36,7 +36,7 @@ class StageTable:
     """A CSV file in the challenge's format."""
 
     nodes: dict[str, dict[str, str]]
-    """Label of each node by patient and node, both named as in the file, without ending."""
+    """Label of each node by patient and node, both named as in the file, without an ending of slides; names may hold dots."""
     stages: dict[str, str]
     """Stage by patient, for the patients that have a row."""
 
@@ -133,12 +133,14 @@ def read_stage_table(path: str | Path) -> StageTable:
     path = Path(path)
     nodes: dict[str, dict[str, str]] = {}
     stages: dict[str, str] = {}
-    for full_name, value in read_table(path, ("patient", "stage"), "stages"):
-        name = Path(full_name).stem
+    rows = read_table(path, ("patient", "stage"), "stages")
+    names = [without_ending(last_part(row[0])) for row in rows]
+    for name, (full_name, value) in zip(names, rows, strict=True):
         patient, is_node, _ = name.partition("_node_")
         known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if is_node else (STAGES, stages)
         if value not in known or place.setdefault(name, value) != value:
             raise DataError(f"{path}: {value!r} for {full_name!r}; expected one of {', '.join(known)}, once")
+    refuse_twice(path, ((name, row.line) for name, row in zip(names, rows, strict=True)))
     return StageTable(nodes, stages)
 
 

@@ -6,12 +6,15 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.annotations.detections import Detections, write_detections
+from wsi_meta.annotations.outline_files import FRAME, frame_facts
+from wsi_meta.annotations.outlines import Outline
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
@@ -69,7 +72,9 @@ def find_lesions(
         higher than `threshold`, else `threshold`. A `peak` equal to `threshold` also keeps unsure lesions, which a FROC curve
         can rank
     min_area : mm2; smaller lesions are left out
-    out : file to write, a table (.csv) or outlines for QuPath (.geojson)
+    out : file to write, a table (.csv) or outlines for QuPath (.geojson). In a table positions are level-0 pixels, as OpenSlide
+        counts them. Outlines are in QuPath's frame: the corner of :attr:`wsi_meta.Slide.bounds` is taken off, and the file
+        says so (member ``wsi_meta``), so that :func:`wsi_meta.read_annotations` adds it again
     detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion
     overwrite : replace these files if they exist
 
@@ -93,7 +98,7 @@ def find_lesions(
     _warn_if_unfinished(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
-        write_lesions(out, found, overwrite=overwrite)
+        write_lesions(out, found, origin=_qupath_origin(heatmap, Path(out)), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
@@ -138,8 +143,15 @@ def to_detections(lesions: Sequence[Lesion]) -> Detections:
     )
 
 
-def write_lesions(out: str | Path, lesions: Sequence[Lesion], *, overwrite: bool = False) -> Path:
+def write_lesions(
+    out: str | Path, lesions: Sequence[Lesion], *, origin: tuple[int, int] | None = None, overwrite: bool = False
+) -> Path:
     """Write lesions as a table (.csv) or as GeoJSON with outlines, which QuPath reads (.geojson).
+
+    Parameters
+    ----------
+    origin : x and y of the level-0 pixel that QuPath counts from, the corner of :attr:`wsi_meta.Slide.bounds`: taken off in
+        GeoJSON. None leaves level-0 pixels. The file says which. A table is always in level-0 pixels
 
     Raises
     ------
@@ -158,8 +170,8 @@ def write_lesions(out: str | Path, lesions: Sequence[Lesion], *, overwrite: bool
             writer.writeheader()
             writer.writerows(rows)
         else:
-            features = [_feature(lesion) for lesion in lesions]
-            json.dump({"type": "FeatureCollection", "features": features}, file)
+            features = [_feature(_moved(lesion, origin or (0, 0))) for lesion in lesions]
+            json.dump({"type": "FeatureCollection", FRAME: frame_facts(origin), "features": features}, file)
     return target
 
 
@@ -181,6 +193,34 @@ def _find(
     record: ScanRecord, probability: NDArray[np.float32], threshold: float, peak: float, min_area: float
 ) -> tuple[Lesion, ...]:
     return measure_regions(probability, label_regions(probability, threshold, peak), record.grid, min_area)
+
+
+def _qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
+    """Return the corner of what QuPath shows of a slide; None, with a warning, where an older store does not say."""
+    bounds = heatmap.record.slide.bounds
+    if bounds is None and out.suffix.lower() == ".geojson":
+        told = (
+            "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for QuPath's frame"
+        )
+        logger.warning(told, heatmap.path, out)
+    return None if bounds is None else (bounds.x, bounds.y)
+
+
+def _moved(lesion: Lesion, origin: tuple[int, int]) -> Lesion:
+    """Return a lesion whose positions count from another corner."""
+    x, y = origin
+    outlines = (
+        Outline(outline.vertices - origin, tuple(hole - origin for hole in outline.holes), outline.name)
+        for outline in lesion.outlines
+    )
+    return replace(
+        lesion,
+        outlines=tuple(outlines),
+        x=lesion.x - x,
+        y=lesion.y - y,
+        peak_x=lesion.peak_x - x,
+        peak_y=lesion.peak_y - y,
+    )
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:

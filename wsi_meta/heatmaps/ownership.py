@@ -123,12 +123,15 @@ def temporary_store(path: Path, state: str = "new") -> Path:
 def put_in_place(new: Path, path: Path) -> None:
     """Let a store that was made under a temporary name stand at `path`; an older one stays until it does.
 
+    What it says of itself reaches the disk before that. Its chunks need not: they only say which cells hold tissue, and a scan
+    that finds one torn after a loss of power makes it again. A large slide has a thousand of them, at milliseconds each.
+
     Raises
     ------
     OutputExistsError
         when something else appeared there; it is never replaced.
     """
-    for entry in (new, *new.rglob("*")):
+    for entry in (new, *new.rglob("zarr.json")):
         flush(entry)
     old = temporary_store(path, "old")
     if is_store(path) or is_torn_store(path):

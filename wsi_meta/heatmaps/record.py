@@ -6,13 +6,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 from wsi_meta.models.card import ModelCard
+from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["FORMAT_VERSION", "ScanIdentity", "ScanRecord", "ScanResult", "ScannedSlide", "ScannedTissue"]
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""
-PLAIN: dict[Any, tuple[type, ...]] = {str: (str,), bool: (bool,), int: (int,), float: (float, int)}
+PLAIN: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    float | None: (float, int, type(None)),
+}
 """What JSON must hold where a field of a record has one of these types."""
 
 Kind = TypeVar("Kind")
@@ -64,6 +71,12 @@ class ScannedSlide:
     """Level-0 pixels."""
     mpp: float
     """Micrometres per level-0 pixel."""
+    stated_mpp: float | None = None
+    """What the file says of that, where the user said something else; None where they agree."""
+    reader_reason: str = ""
+    """Why the reader in the identity was chosen."""
+    bounds: Bounds | None = None
+    """The part of it that QuPath shows, see :class:`wsi_meta.Slide`; None in a store that was made before bounds were kept."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +138,10 @@ class ScanRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
-        parts = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
+        parts: dict[str, Any] = {"format_version": FORMAT_VERSION, "grid": self.grid.to_dict()}
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
+        if self.slide.bounds is None:  # as the older store that it was read from
+            del parts["slide"]["bounds"]
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
@@ -138,10 +153,11 @@ class ScanRecord:
         AttributeError, KeyError, TypeError, ValueError
             when a part is missing or is not what it should be.
         """
-        identity, result = parts["identity"], parts["result"]
+        identity, slide, result = parts["identity"], parts["slide"], parts["result"]
+        bounds = slide.get("bounds")
         return cls(
             identity=_make(ScanIdentity, identity | {"grid": _make(PatchGrid, identity["grid"])}),
-            slide=_make(ScannedSlide, parts["slide"]),
+            slide=_make(ScannedSlide, slide | {"bounds": None if bounds is None else _make(Bounds, bounds)}),
             tissue=_make(ScannedTissue, parts["tissue"]),
             model=ModelCard.from_dict(parts["model"]),
             device=str(parts["device"]),
@@ -156,5 +172,5 @@ def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:
     known = {name: hint for name, hint in get_type_hints(kind).items() if name in parts}
     for name, hint in known.items():
         if hint in PLAIN and type(parts[name]) not in PLAIN[hint]:
-            raise TypeError(f"{name} is {parts[name]!r}; expected {hint.__name__}")
+            raise TypeError(f"{name} is {parts[name]!r}; expected {getattr(hint, '__name__', hint)}")
     return kind(**{name: parts[name] for name in known})

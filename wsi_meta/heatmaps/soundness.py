@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
+from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import Block
 
-__all__ = ["damaged_blocks", "mended", "open_sound"]
+__all__ = ["damaged_blocks", "mended", "open_sound", "stale_levels"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -76,7 +77,8 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
     scanned = status == Status.SCANNED
     wrong = status > max(Status)
     for name in ("0", "uncertainty") if heatmap.has_uncertainty else ("0",):
-        wrong |= scanned & ~np.isfinite(_read(heatmap, name, "float32", torn))
+        known = np.isfinite(_read(heatmap, name, "float32", torn))
+        wrong |= (scanned & ~known) | ((status == Status.BACKGROUND) & known)
     if heatmap.result is not None:
         wrong |= status == Status.PENDING
     if tissue is not None:
@@ -84,6 +86,36 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
     if not torn and not wrong.any():
         return []
     return [block for block in heatmap.grid.blocks() if block in torn or wrong[block.cells].any()]
+
+
+def stale_levels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str]:
+    """Return the names of the coarser levels that are missing, torn, or not the maximum of the level before.
+
+    Parameters
+    ----------
+    heatmap : scanned to the end
+    probability : its values, float32 (rows, cols)
+    """
+    levels = coarser_levels(probability)
+    stale = [str(number) for number, level in enumerate(levels, 1) if not _holds(heatmap, str(number), level)]
+    expected = multiscales("", heatmap.grid.cell_um, 1 + len(levels))["multiscales"][0]["datasets"]
+    told: Any = heatmap.group.attrs.get("ome")
+    try:
+        listed = told["multiscales"][0]["datasets"] == expected
+    except (KeyError, IndexError, TypeError):
+        listed = False
+    return stale if listed else [*stale, "their list"]
+
+
+def _holds(heatmap: Heatmap, name: str, expected: NDArray[np.float32]) -> bool:
+    """Tell whether an array is there and holds just these values."""
+    try:
+        array: Any = heatmap.group[name]
+        return str(array.dtype) == "float32" and np.array_equal(np.asarray(array[...]), expected, equal_nan=True)
+    except OSError:
+        raise
+    except Exception:  # each codec has its own
+        return False
 
 
 def _read(heatmap: Heatmap, name: str, dtype: str, torn: set[Block]) -> NDArray[Any]:

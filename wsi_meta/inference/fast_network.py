@@ -7,8 +7,6 @@ and float32 came from rounding the pixels and the first weights (docs/benchmarks
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import cast
@@ -22,14 +20,13 @@ from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
 from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.int8 import quantised_trunk
+from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
-__all__ = ["FastNetwork", "compile_network", "compiler_found", "fold_batchnorm", "worth_compiling"]
+__all__ = ["FastNetwork", "compile_network", "fold_batchnorm"]
 
-PATCHES_REPAY = 40_000
-"""Patches of one slide from which :func:`worth_compiling` says yes (docs/benchmarks.md)."""
 PACKED_FOR = (1, 128, 4096, 3)
 """Shape of the image for which int8 weights are laid out: with it images of all widths were fast (docs/benchmarks.md)."""
 EXAMPLE_CELLS = (9, 7)
@@ -162,22 +159,6 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
                 setattr(parent, name, fuse_conv_bn_eval(layer, norm))
                 setattr(parent, norm_name, nn.Identity())
     return network
-
-
-def compiler_found(device: str = "cpu") -> bool:
-    """Tell whether the compiler that ``torch.compile`` needs is installed: for C++, or on a GPU (for Triton) for C."""
-    names = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
-    return any(map(shutil.which, (os.environ.get(names[0], names[1]), *names[2:])))
-
-
-def worth_compiling(
-    device: str, precision: str, *, cells: int, views: int, dense: bool, patches_repay: int = PATCHES_REPAY
-) -> bool:
-    """Tell whether to compile for one slide. This depends on the scan alone, so the answer is always the same for it.
-
-    It is yes on a CPU, in bf16, in patch mode, from `patches_repay` patches on; each view of a cell counts as a patch.
-    """
-    return device == "cpu" and precision == "bf16" and not dense and cells * views >= patches_repay
 
 
 def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:

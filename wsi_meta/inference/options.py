@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from dataclasses import dataclass
 
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
 
-__all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "resolve_inference"]
+__all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "compiler_found", "resolve_inference", "worth_compiling"]
+
+PATCHES_REPAY = 40_000
+"""Patches of one slide from which :func:`worth_compiling` says yes (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class InferenceOptions:
         if self.batch_size < 1:
             raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")
 
+    @property
+    def may_be_refused(self) -> bool:
+        """Whether a machine may lack what was asked for: a GPU, or instructions for integers."""
+        return self.device.startswith("cuda") or self.precision == "int8"
+
 
 @dataclass(frozen=True)
 class InferencePlan:
@@ -68,3 +78,19 @@ def resolve_inference(options: InferenceOptions) -> InferencePlan:
     """
     device = resolve_device(options.device)
     return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.tta)
+
+
+def compiler_found(device: str = "cpu") -> bool:
+    """Tell whether the compiler that ``torch.compile`` needs is installed: for C++, or on a GPU (for Triton) for C."""
+    names = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
+    return any(map(shutil.which, (os.environ.get(names[0], names[1]), *names[2:])))
+
+
+def worth_compiling(
+    device: str, precision: str, *, cells: int, views: int, dense: bool, patches_repay: int = PATCHES_REPAY
+) -> bool:
+    """Tell whether to compile for one slide. This depends on the scan alone, so the answer is always the same for it.
+
+    It is yes on a CPU, in bf16, in patch mode, from `patches_repay` patches on; each view of a cell counts as a patch.
+    """
+    return device == "cpu" and precision == "bf16" and not dense and cells * views >= patches_repay

@@ -74,6 +74,7 @@ def scan_slides(
     check_summary(out)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     with nullcontext(scanner) if scanner is not None else Scanner(**settings) as used:
+        used.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
         stores = [out / f"{name}.zarr" for name in names]
         rows: list[dict[str, Any]] = []
         for row in _in_stream(used, slides, stores, of_slide):

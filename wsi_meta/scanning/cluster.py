@@ -15,8 +15,7 @@ from distributed import WorkerPlugin, as_completed, get_worker
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.inference.fast_network import compiler_found
-from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
 from wsi_meta.scanning.engine import SlideScan, Todo

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
 from wsi_meta.heatmaps.soundness import mended
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from wsi_meta.slides.slide import Slide
     from wsi_meta.tiling.tissue import TissueMask
 
-__all__ = ["continue_or_refuse", "find_store", "make_record"]
+__all__ = ["continue_or_refuse", "find_store", "make_record", "refuse_other_slide"]
+
+logger = logging.getLogger("wsi_meta")
 
 
 def find_store(out: Path) -> Heatmap | None:
@@ -64,7 +69,7 @@ def make_record(
     )
     return ScanRecord(
         identity=identity,
-        slide=ScannedSlide(slide.path.name, slide.name, slide.width, slide.height, slide.mpp),
+        slide=_scanned(slide),
         tissue=ScannedTissue(tissue.source, tissue.fraction),
         model=model.card,
         device=plan.inference.device,
@@ -72,8 +77,14 @@ def make_record(
     )
 
 
+def _scanned(slide: Slide) -> ScannedSlide:
+    return ScannedSlide(
+        slide.path.name, slide.name, slide.width, slide.height, slide.mpp, slide.stated_mpp, slide.reader_reason, slide.bounds
+    )
+
+
 def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[np.bool_]) -> Heatmap:
-    """Return the store that is there when it is of this very scan; what is damaged in it counts as not scanned.
+    """Return the store that is there when it is of this very scan; what is damaged in it counts as not done.
 
     Parameters
     ----------
@@ -84,13 +95,31 @@ def continue_or_refuse(there: Heatmap, identity: ScanIdentity, tissue: NDArray[n
     OutputExistsError
         when it is another scan's; the message names the differences.
     """
+    _refuse_differences(there, identity)
+    heatmap = mended(there, tissue)
+    if told := "; ".join(contradictions(heatmap)):
+        logger.warning("%s: damaged: %s; that is made anew", there.path, told)
+        return heatmap.unfinished()
+    return heatmap
+
+
+def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid) -> None:
+    """Refuse a store of another slide or grid before the work begins; :func:`continue_or_refuse` compares all.
+
+    Raises
+    ------
+    OutputExistsError
+    """
+    _refuse_differences(there, replace(there.record.identity, slide=slide.fingerprint(), reader=slide.reader, grid=grid))
+
+
+def _refuse_differences(there: Heatmap, identity: ScanIdentity) -> None:
     before = there.record.identity
     if names := before.differences(identity):
         told = "; ".join(f"{name} is {_brief(getattr(before, name))}, now {_brief(getattr(identity, name))}" for name in names)
         raise OutputExistsError(
             f"{there.path}: holds another scan: {told}; choose another --out, or pass --overwrite to replace it"
         )
-    return mended(there, tissue)
 
 
 def _brief(value: Any) -> str:

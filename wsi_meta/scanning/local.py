@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 
-from wsi_meta.inference.fast_network import compiler_found
-from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.scanning.engine import SlideScan, Todo
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
 from wsi_meta.models.dihedral import VIEWS
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from wsi_meta.inference.predictor import Predictor
     from wsi_meta.models.card import ModelCard
 
-__all__ = ["COMPILED", "MODES", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
+__all__ = ["COMPILED", "MODES", "LatePlan", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
 
 MODES = ("auto", "patch", "dense")
 COMPILED = ("auto", "yes", "no")
@@ -134,3 +138,46 @@ def choose_mode(options: ScanOptions, card: ModelCard, *, tta: bool) -> str:
 def plan_of(options: ScanOptions, mode: str, inference: InferencePlan) -> ScanPlan:
     """Return the plan for options whose mode and inference are known."""
     return ScanPlan(mode, options.stride_px, options.block_px, options.uncertainty, options.compiled, inference)
+
+
+class LatePlan:
+    """A scan's plan that is made when it is first needed, and memory that is tuned by it: both need torch, which takes seconds.
+
+    Parameters
+    ----------
+    options, mode : of the scan, resolved
+    resolve : returns what inference comes to on the machine that computes
+    """
+
+    def __init__(self, options: ScanOptions, mode: str, resolve: Callable[[], InferencePlan]) -> None:
+        self._options, self._mode, self._resolve = options, mode, resolve
+        self._making = threading.Lock()
+        self._plan: ScanPlan | None = None
+        self._tuned: ExitStack | None = None
+
+    @property
+    def plan(self) -> ScanPlan:
+        """Nothing in it is ``auto``, but for compiling, which depends on each slide."""
+        return self.make()
+
+    def make(self) -> ScanPlan:
+        """Make the plan if that has not been done, and return it."""
+        with self._making:
+            if self._plan is None:
+                self._plan = plan_of(self._options, self._mode, self._resolve())
+            return self._plan
+
+    @contextmanager
+    def tuned_memory(self) -> Iterator[None]:
+        """Tune memory from :meth:`begin` on, until the end of the context."""
+        with ExitStack() as self._tuned:
+            yield
+        self._tuned = None
+
+    def begin(self) -> None:
+        """Make the plan; within :meth:`tuned_memory`, tune the memory where a CPU of this machine computes."""
+        plan = self.make()
+        with self._making:
+            stack, self._tuned = self._tuned, None
+            if stack is not None and plan.inference.device_kind == "cpu" and not self._options.on_cluster:
+                stack.enter_context(tuned_memory(in_bands=plan.in_bands))

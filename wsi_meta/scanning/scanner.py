@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -16,31 +15,28 @@ from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.inference.allocator import give_back_memory, tuned_memory
-from wsi_meta.inference.fast_network import worth_compiling
-from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.allocator import give_back_memory
+from wsi_meta.inference.options import InferenceOptions, worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, SlideScan
-from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record
+from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
 from wsi_meta.scanning.local import LocalEngine
 from wsi_meta.scanning.networks import Networks
-from wsi_meta.scanning.options import ScanOptions, ScanPlan, choose_mode, options_of, plan_of
+from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import BLOCK_PX, PatchGrid
-from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask
+from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Scanner"]
-
-logger = logging.getLogger("wsi_meta")
 
 
 class Scanner:
@@ -64,10 +60,7 @@ class Scanner:
         when options do not exist or do not go together.
     ModelFileError, DataError, DeviceError
 
-    Attributes
-    ----------
-    plan : what the options come to on the machine that computes; nothing in it is ``auto``, but for compiling, which depends
-        on each slide
+    What can be refused is refused before torch is imported, which takes seconds.
     """
 
     def __init__(
@@ -103,7 +96,7 @@ class Scanner:
         self._last: Turn | None = None
         self._closed = False
         self.journal = Journal()  # a command's own takes its place
-        self.plan, self._engine = self._resolve(asked, predictor)
+        self._late, self._engine = self._resolve(asked, predictor)
 
     def scan(
         self,
@@ -171,13 +164,21 @@ class Scanner:
         """Print one line on stderr, above any bar, where progress is shown."""
         note(text, enabled=self._progress is True)
 
-    def tuned_memory(self) -> AbstractContextManager[None]:
-        """Tune this process's allocator for this scanner's network; see :func:`wsi_meta.inference.allocator.tuned_memory`.
+    @property
+    def plan(self) -> ScanPlan:
+        """What the options come to on the machine that computes; see :class:`wsi_meta.scanning.options.LatePlan`."""
+        return self._late.plan
 
-        For a command or a service that has the process to itself: a library leaves such settings alone.
+    def tuned_memory(self) -> AbstractContextManager[None]:
+        """Tune this process's allocator from :meth:`begin`, or the first scan that passed its checks, on; then undo that.
+
+        For a command or a service that has the process to itself; see :func:`wsi_meta.inference.allocator.tuned_memory`.
         """
-        computes_here = self.plan.inference.device_kind == "cpu" and not self._options.on_cluster
-        return tuned_memory(in_bands=self.plan.in_bands) if computes_here else nullcontext()
+        return self._late.tuned_memory()
+
+    def begin(self) -> None:
+        """Do what the first scan would do once nothing is left to refuse: import torch, make the plan, tune the memory."""
+        self._late.begin()
 
     def __enter__(self) -> Scanner:
         return self
@@ -185,18 +186,20 @@ class Scanner:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[ScanPlan, Engine]:
+    def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
-        tta = asked.tta if predictor is None else predictor.plan.tta
-        mode = choose_mode(options, self._networks.card, tta=tta)
+        mode = choose_mode(options, self._networks.card, tta=asked.tta if predictor is None else predictor.plan.tta)
         engine: Engine = LocalEngine(options, self._networks, self._threads)
         if options.on_cluster:
             from wsi_meta.scanning.cluster import ClusterEngine
 
             engine = ClusterEngine(options.scheduler, asked, self._networks.path)
+        late = LatePlan(options, mode, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
-            return plan_of(options, mode, engine.resolve(asked) if predictor is None else predictor.plan), engine
+            if predictor is not None or options.on_cluster or asked.may_be_refused:
+                late.make()
+            return late, engine
         except BaseException:
             engine.close()
             raise
@@ -242,11 +245,16 @@ class Scanner:
     ) -> Heatmap:
         """Find tissue while the model is loaded; then open the store of this very scan, or make it."""
         grid = self._grid_of(slide)
+        there = None if overwrite else find_store(out)
+        if there is not None:
+            refuse_other_slide(there, slide, grid)
+        if tissue_mask is not None:
+            tissue_mask = as_tissue_mask(tissue_mask, slide)
+        self.begin()  # until here torch was not needed, and what can be refused was
         self._networks.begin_loading()
         tissue = as_tissue_mask(tissue_mask, slide)
         model, cells = self._networks.model(), tissue.cells(grid)
         give_back_memory()
-        there = None if overwrite else find_store(out)
         compiled = self._choose_compiled(int(cells.sum()), there)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
         if there is not None:
@@ -254,7 +262,7 @@ class Scanner:
         else:
             heatmap = Heatmap.create(out, record, cells, overwrite=overwrite)
         if not heatmap.finished:
-            self._tell_of_tissue(tissue, slide)
+            self.note(describe_tissue(tissue, slide))
         return heatmap
 
     def _fill(self, scan: SlideScan) -> Heatmap:
@@ -271,10 +279,10 @@ class Scanner:
         return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
 
     def _grid_of(self, slide: Slide) -> PatchGrid:
-        shown = self._networks.card.preprocessing
+        shown, asked = self._networks.card.preprocessing, self._options
         slide.check_resolution(shown.mpp)
         return PatchGrid(
-            slide.width, slide.height, slide.mpp, shown.mpp, shown.patch_px, self.plan.stride_px, block_px=self.plan.block_px
+            slide.width, slide.height, slide.mpp, shown.mpp, shown.patch_px, asked.stride_px, block_px=asked.block_px
         )
 
     def _choose_compiled(self, cells: int, there: Heatmap | None) -> bool:
@@ -290,10 +298,3 @@ class Scanner:
         if not (found := self._engine.compiler_found(device)):
             self.note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower")
         return found
-
-    def _tell_of_tissue(self, tissue: TissueMask, slide: Slide) -> None:
-        if not tissue.mask.any():
-            logger.warning(
-                "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
-            )
-        self.note(f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide")

@@ -114,6 +114,13 @@ class DirectReader:
         self._cache.expect({tile: count for tile, count in uses.items() if count > 1})
         return sum(bool(self._levels[level].lengths[self._number(level, row, col)]) for level, row, col in uses)
 
+    def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+        """Tell whether the file left out all tiles of a region: it has the background colour."""
+        stored = self._levels[level]
+        rows = slice(top // stored.tile_height, -(-(top + height) // stored.tile_height))
+        cols = slice(left // stored.tile_width, -(-(left + width) // stored.tile_width))
+        return not stored.lengths.reshape(-1, stored.columns)[rows, cols].any()
+
     def close(self) -> None:
         """Drop the tiles, and close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._file = None

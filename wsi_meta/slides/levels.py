@@ -14,7 +14,7 @@ SAME_SCALE_PX = 0.25
 ROUNDED_PX = 1
 """Writers round the sizes of levels up or down, each from the one before: by less than this many pixels of the level."""
 WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
-"""Factors that are considered for a level that is padded or cut to whole tiles."""
+"""Factors that are considered for a level whose size is rounded, or padded or cut to whole tiles: pyramids are halved."""
 SURE_TILES = 4
 """A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
 
@@ -48,7 +48,7 @@ def find_scales(sizes: Sequence[Size], stated: Sequence[float], tiles: Sequence[
 
     Returns
     -------
-    The factors. Where a level is padded to whole tiles, as Camelyon's are, OpenSlide's factor is wrong; ours is the true one.
+    The factors. Where sizes are rounded, or padded to whole tiles as Camelyon's are, OpenSlide's is off; ours is the true one.
     """
     factors, left_out = list(stated), {}
     for level in range(1, len(sizes)):
@@ -66,8 +66,11 @@ def _judge(full: Size, size: Size, stated: float, tiles: tuple[Size | None, Size
     most = min(
         whole / (side - ROUNDED_PX) if side > ROUNDED_PX else float("inf") for whole, side in zip(full, size, strict=True)
     )
+    halvings = [factor for factor in WHOLE_TILE_FACTORS if least <= factor <= most]
+    if len(halvings) == 1:
+        return float(halvings[0])  # as good a reason as there can be; the stated one is off by the rounding of the sizes
     if ceil(least) <= most:
-        return stated  # a whole number is as good a reason as there can be: pyramids are halved
+        return stated
     padded = [factor for factor in WHOLE_TILE_FACTORS if _reaches(size, full, 1 / factor, tiles[1])]
     cut = [factor for factor in WHOLE_TILE_FACTORS if _reaches_not(full, size, factor, tiles)]
     sides = zip(size, tiles[1] or size, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,20 @@ from wsi_meta.slides.tiff_check import check_tiff
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OpenSlideReader", "undecodable"]
+__all__ = ["Bounds", "OpenSlideReader", "undecodable"]
 
 MAX_READ_PX = 4000
 """OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The part of level 0 that holds all scanned pixels, in level-0 pixels; QuPath shows only this part of a slide."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 class OpenSlideReader:
@@ -34,6 +45,7 @@ class OpenSlideReader:
     properties : what the file says of itself, by OpenSlide's names
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0, by OpenSlide
+    bounds : the part of level 0 that holds all scanned pixels; all of it where the file does not say
     tiles : (width, height) of each level's stored tiles; None where OpenSlide does not say
     scales : the true factors, and the levels that are not to be read
     background : RGB of what is transparent; the slide's own background colour, else white
@@ -57,6 +69,7 @@ class OpenSlideReader:
         self.properties = dict(handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
+        self.bounds = _find_bounds(self.properties, self.level_dimensions[0])
         self._impossible = [impossible.pop(size, None) for size in self.level_dimensions]
         if impossible:
             raise SlideReadError(f"{path}: says that some of its tiles are longer than the file; copy the slide again")
@@ -79,6 +92,10 @@ class OpenSlideReader:
 
     def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Do nothing: OpenSlide's own cache cannot use it."""
+
+    def is_empty(self, *_region: int) -> bool:
+        """Return False: OpenSlide does not tell."""
+        return False
 
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
@@ -149,3 +166,13 @@ def undecodable(path: Path, corner: tuple[int, int], level: int, reason: object)
 def _tile_of(properties: dict[str, str], level: int) -> tuple[int, int] | None:
     width, height = (properties.get(f"openslide.level[{level}].tile-{side}", "") for side in ("width", "height"))
     return (int(width), int(height)) if width.isdigit() and height.isdigit() and int(width) and int(height) else None
+
+
+def _find_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bounds:
+    """Return the bounds that a file states. As in QuPath they count only where all four numbers are there."""
+    stated = [properties.get(f"openslide.bounds-{name}", "") for name in ("x", "y", "width", "height")]
+    if all(value.isdecimal() for value in stated):
+        x, y, width, height = map(int, stated)
+        if width and height and x < size[0] and y < size[1]:
+            return Bounds(x, y, width, height)
+    return Bounds(0, 0, *size)

@@ -22,7 +22,9 @@ PART_PX = 256
 LEAST_PX = 4
 """Side of what is not divided any more, however small the stored tiles are."""
 SMALL_READS = 2000
-"""Reads of divided parts at most: a slide that mostly cannot be read is not searched in ever smaller parts."""
+"""Reads of divided parts at most."""
+SMALL_READS_AT_FIRST, SMALL_READS_PER_PART = 200, 16
+"""Fewer, and so many more for each part that was read: one that mostly cannot be read is not searched in ever smaller parts."""
 
 Part = tuple[int, int, int, int]
 """x, y, width, height."""
@@ -53,18 +55,19 @@ def read_in_parts(
     """
     image, readable = np.empty((*shape, 3), np.uint8), np.ones(shape, bool)
     parts = deque(_divided((0, 0, shape[1], shape[0]), PART_PX))
-    small_reads, failure = 0, None
+    small_reads, allowed, failure = 0, SMALL_READS_AT_FIRST, None
     while parts:  # large parts first
         x, y, width, height = part = parts.popleft()
         place = slice(y, y + height), slice(x, x + width)
         try:
             image[place], readable[place] = read(*part), True
+            allowed = min(SMALL_READS, allowed + SMALL_READS_PER_PART)
             continue
         except SlideReplacedError:
             raise
         except SlideReadError as error:
             failure, readable[place], image[place] = error, False, background
-        if max(width, height) > max(LEAST_PX, least_px) and small_reads < SMALL_READS:
+        if max(width, height) > max(LEAST_PX, least_px) and small_reads < allowed:
             smaller = _divided(part, ceil(max(width, height) / 2))
             small_reads += len(smaller)
             parts.extend(smaller)

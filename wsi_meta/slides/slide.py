@@ -68,12 +68,17 @@ class Slide:
     ----------
     path, name : the file, and its name without ending
     width, height : level-0 pixels
+    bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (OpenSlide's ``openslide.bounds-x`` and
+        so on); all of it where the file does not say. QuPath shows only this part and counts from its corner; here everything
+        counts from level 0's own corner
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
     mpp_problem : why it is not known, in one line; None where it is
+    stated_mpp : what the file says instead, where another one was given that differs by more than 2 %; else None
+    properties : what the file says of itself, by OpenSlide's names
     levels_left_out : levels that are never read, because their pixels are not where they should be, with the reasons
     reader : ``direct`` or ``openslide``: which one decodes its pixels
     reader_reason : why that one was chosen
@@ -86,9 +91,12 @@ class Slide:
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self._tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
+        self.bounds = facts.bounds
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
+        self.properties = facts.properties
+        self.stated_mpp: float | None = None
         self.known_mpp, self.mpp_problem = self._find_mpp(mpp, facts.properties)
         self._reader, self.reader_reason = choose_reader(facts, reader)
         self.reader = self._reader.name
@@ -164,6 +172,9 @@ class Slide:
         MissingMppError
         """
         window = self._window(mpp, x, y, width, height)
+        inside = self._inside(window.rectangle)
+        if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
+            return np.full((height, width, 3), self.background, np.uint8)
         pixels = self._read_level(*window.rectangle)
         return pixels if window.scale == 1 else average_area(pixels, window.start, window.scale, (height, width))
 
@@ -255,6 +266,7 @@ class Slide:
             missing = f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
             return stored, missing if stored is None else None
         if stored is not None and differs(asked, stored):
+            self.stated_mpp = stored
             logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", self.path, stored, asked)
         return asked, None
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from wsi_meta.errors import SlideReadError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of"]
+__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "pages_of"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
 SAMPLES, SEPARATE, HAMAMATSU = 277, 2, 65420
@@ -43,6 +43,8 @@ CODECS = {
     50002: "JPEG XL",
 }
 """Names of compressions that some writers use and some builds of OpenSlide do not read."""
+COMMON_CODECS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate", 33003: "JPEG 2000", 33005: "JPEG 2000"}
+"""Names of those that OpenSlide reads."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,27 @@ def codecs_of(path: Path) -> list[str]:
     with path.open("rb") as file:
         pages = [page for page in _pages(file) if TILE_WIDTH in page]
     return sorted({CODECS[number] for page in pages if (number := _number(page, COMPRESSION)) in CODECS})
+
+
+def pages_of(path: Path) -> list[dict[str, Any]]:
+    """Return what each page of a TIFF says of itself, ``width``, ``height``, ``tile`` and ``compression``; None where nothing.
+
+    Empty for any other file.
+    """
+    with path.open("rb") as file:
+        return [
+            {
+                "width": _number(page, WIDTH),
+                "height": _number(page, HEIGHT),
+                "tile": [_number(page, TILE_WIDTH), _number(page, TILE_HEIGHT)] if TILE_WIDTH in page else None,
+                "compression": _codec(_number(page, COMPRESSION)),
+            }
+            for page in _pages(file)
+        ]
+
+
+def _codec(number: int | None) -> str | None:
+    return None if number is None else (COMMON_CODECS | CODECS).get(number, f"number {number}")
 
 
 def _number(page: _Page, code: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TissueMask", "as_tissue_mask", "find_tissue", "read_tissue_mask"]
+__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "read_tissue_mask"]
+
+logger = logging.getLogger("wsi_meta")
 
 MASK_MPP = 7.776
 """Resolution of the mask: 8 model pixels, a quarter of a cell (level 5 of a Camelyon slide)."""
@@ -127,9 +130,19 @@ def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, s
     return read_tissue_mask(source, slide)
 
 
+def describe_tissue(tissue: TissueMask, slide: Slide) -> str:
+    """Return in one line how much of a slide is tissue; warn where none is."""
+    if not tissue.mask.any():
+        logger.warning(
+            "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
+        )
+    return f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide"
+
+
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     """Read a mask from an image over the whole slide (TIFF, PNG, BMP, GIF, JPEG) or a ``.npy`` array.
 
+    The whole slide is level 0 as OpenSlide shows it, not only the bounds that QuPath shows.
     Its background is 0 (black), tissue is one other value: bool, 0 and 1, or 0 and 255. What the header says of the pixels
     counts; see :mod:`wsi_meta.annotations.label_images`. What is no number (NaN) is background. The word ``none`` makes
     everything tissue.

@@ -12,15 +12,17 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 from wsi_meta.outputs import written_whole
-from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from wsi_meta.training.initial_weights import Start
 
 __all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
 
@@ -68,6 +70,8 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     OutputPathError
         when it cannot be written (a full disk, for example); the previous one is kept.
     """
+    import torch
+
     content = io.BytesIO()  # written to a file, torch's own error would not say why it failed
     torch.save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
     with written_whole(checkpoint_path(out)) as partial:
@@ -91,6 +95,8 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     path = checkpoint_path(out)
     if not path.exists():
         return None
+    import torch
+
     try:
         _refuse_damage(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.outputs import written_whole
-from wsi_meta.training.augment import augment
 from wsi_meta.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -34,6 +32,10 @@ def draw_contact_sheet(out: Path, patches: Patches, recipe: Recipe) -> Path:
     from matplotlib.figure import Figure
 
     chosen = np.random.default_rng(recipe.seed).permutation(len(patches))[:PATCHES]
+    import torch
+
+    from wsi_meta.training.augment import augment
+
     originals = torch.stack([torch.from_numpy(patches.read(int(index))) for index in chosen])
     generator = torch.Generator().manual_seed(recipe.seed)
     columns = [originals, *(augment(originals, recipe.augmentation, generator) for _ in range(DRAWS))]

@@ -1,4 +1,4 @@
-"""The history of a training, one row an epoch: a table and curves beside the model file."""
+"""The history of a training, a row an epoch: a table and curves beside the model file. And whether it may write them there."""
 
 from __future__ import annotations
 
@@ -7,11 +7,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.datasets.layouts import open_patches, split_for_training
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line
 from wsi_meta.evaluation.results import history_path
-from wsi_meta.outputs import written_whole
+from wsi_meta.models.card import read_card
+from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.training.checkpoint import checkpoint_path
+from wsi_meta.training.contact_sheet import contact_sheet_path
+from wsi_meta.training.recipe import TrainOptions
 
-__all__ = ["Epoch", "best_epoch", "curves_path", "draw_curves", "read_history", "turned", "write_history"]
+__all__ = [
+    "Epoch",
+    "best_epoch",
+    "check_outputs",
+    "check_training",
+    "curves_path",
+    "draw_curves",
+    "is_finished",
+    "read_history",
+    "turned",
+    "write_history",
+]
 
 
 @dataclass(frozen=True)
@@ -124,3 +140,60 @@ def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     return path
+
+
+def check_training(
+    data: str | Path | Sequence[str | Path], out: str | Path, *, init: str | Path, options: TrainOptions
+) -> None:
+    """Refuse what :func:`wsi_meta.train` would refuse before its work, without importing torch, which takes seconds.
+
+    Parameters
+    ----------
+    data, out, init : as for :func:`wsi_meta.train`
+
+    Raises
+    ------
+    DataError, ModelFileError, OutputExistsError, OutputPathError
+    """
+    check_outputs(Path(out), init, options)
+    split_for_training(open_patches(data, tell=False))
+
+
+def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
+    """Make sure that a training may write its files, and that its initial weights are there.
+
+    Raises
+    ------
+    ModelFileError, OutputExistsError, OutputPathError
+    """
+    checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
+    resume, overwrite = options.resume, options.overwrite
+    if str(init) not in ("imagenet", "none"):
+        if not Path(init).is_file():
+            raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
+        refuse_input(out, "the initial weights", init)
+    if is_finished(out, options):
+        _refuse_unknown_end(out, otherwise)
+    if checkpoint.is_file() and not resume and not overwrite:
+        raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
+    for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
+        check_output(path, overwrite=overwrite or resume)
+
+
+def is_finished(out: Path, options: TrainOptions) -> bool:
+    """Tell whether a training that is to be resumed needs no more epochs: its checkpoint goes when it has finished."""
+    return options.resume and not options.overwrite and out.exists() and not checkpoint_path(out).exists()
+
+
+def _refuse_unknown_end(out: Path, otherwise: str) -> None:
+    """Refuse a model file without a checkpoint that no training has finished; OutputExistsError if it is one."""
+    try:
+        recipe, epochs = read_card(out).training["recipe"], read_history(out)
+        ended = len(epochs) >= recipe["epochs"] or (epochs and turned(epochs, recipe["patience"]))
+    except (ModelFileError, DataError, KeyError, TypeError) as error:
+        why = first_line(error).removeprefix(f"{out}: ")
+        told = f"exists without a checkpoint, so its training is finished, or it is another file ({why})"
+        raise OutputExistsError(f"{out}: {told}; {otherwise}") from error
+    if not ended:
+        told = f"was trained for {len(epochs)} of {recipe['epochs']} epochs, and its checkpoint is gone"
+        raise OutputExistsError(f"{out}: {told}; {otherwise}")

@@ -14,7 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel
 
 from wsi_meta.inference.device import resolve_precision
-from wsi_meta.inference.fast_network import compiler_found
+from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment

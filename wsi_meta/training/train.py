@@ -9,16 +9,16 @@ from typing import Any
 
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, TrainingError, first_line
+from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.models.card import read_card
-from wsi_meta.outputs import check_output, refuse_input, remove_leftovers
+from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
-from wsi_meta.training.history import curves_path, read_history, turned
+from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, initialise
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
@@ -113,8 +113,8 @@ def run_training(
     data: str | Path | Sequence[str | Path], init: str | Path, out: Path, recipe: Recipe, options: TrainOptions, parts: Parts
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
-    finished = _is_finished(out, options)
-    _check_outputs(out, init, options, finished=finished)
+    finished = is_finished(out, options)
+    check_outputs(out, init, options)
     with joined_processes(options.device) as processes:
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
@@ -131,40 +131,6 @@ def run_training(
         outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
-
-
-def _check_outputs(out: Path, init: str | Path, options: TrainOptions, *, finished: bool) -> None:
-    checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
-    resume, overwrite = options.resume, options.overwrite
-    if str(init) not in ("imagenet", "none"):
-        if not Path(init).is_file():
-            raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
-        refuse_input(out, "the initial weights", init)
-    if finished:
-        _refuse_unknown_end(out, otherwise)
-    if checkpoint.is_file() and not resume and not overwrite:
-        raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
-    for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
-        check_output(path, overwrite=overwrite or resume)
-
-
-def _is_finished(out: Path, options: TrainOptions) -> bool:
-    """Tell whether a training that is to be resumed needs no more epochs: its checkpoint goes when it has finished."""
-    return options.resume and not options.overwrite and out.exists() and not checkpoint_path(out).exists()
-
-
-def _refuse_unknown_end(out: Path, otherwise: str) -> None:
-    """Refuse a model file without a checkpoint that no training has finished; OutputExistsError if it is one."""
-    try:
-        recipe, epochs = read_card(out).training["recipe"], read_history(out)
-        ended = len(epochs) >= recipe["epochs"] or (epochs and turned(epochs, recipe["patience"]))
-    except (ModelFileError, DataError, KeyError, TypeError) as error:
-        why = first_line(error).removeprefix(f"{out}: ")
-        told = f"exists without a checkpoint, so its training is finished, or it is another file ({why})"
-        raise OutputExistsError(f"{out}: {told}; {otherwise}") from error
-    if not ended:
-        told = f"was trained for {len(epochs)} of {recipe['epochs']} epochs, and its checkpoint is gone"
-        raise OutputExistsError(f"{out}: {told}; {otherwise}")
 
 
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:

@@ -1,0 +1,74 @@
+"""``wsi-meta info`` of slides that cannot be scanned: all that is known, then why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tifffile
+from click.testing import CliRunner
+from slide_files import set_tag, texture, write_jpeg_slide, write_slide
+
+from wsi_meta.cli import main
+from wsi_meta.errors import SlideReadError
+from wsi_meta.metadata import describe, info
+
+
+def _told(*words: object) -> tuple[dict[str, Any], str, int]:
+    result = CliRunner().invoke(main, ["info", *map(str, words), "--json"])
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == (result.exit_code != 0)
+    return json.loads(result.stdout), "".join(errors), result.exit_code
+
+
+def test_a_slide_that_can_be_scanned_has_no_problem(tmp_path: Path) -> None:
+    facts, _, code = _told(write_jpeg_slide(tmp_path / "s.tif", [texture(300, 300)]))
+    assert code == 0
+    assert (facts["problem"], facts["compression"]) == (None, ["JPEG"])
+    assert facts["bounds"] == {"x": 0, "y": 0, "width": 300, "height": 300}
+
+
+def test_a_slide_of_unknown_pixel_size(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, texture(300, 300), tile=(256, 256), photometric="rgb", compression="jpeg", metadata=None)
+    facts, error, code = _told(path)
+    assert code == 1
+    assert facts["width"] == 300
+    assert error == f"Error: {facts['problem']}"
+    assert "does not say how large its pixels are; pass --mpp" in error
+    assert info(path)["problem"] == facts["problem"], "the library tells, and does not raise"
+
+
+def test_a_slide_that_is_too_coarse(tmp_path: Path) -> None:
+    facts, error, code = _told(write_slide(tmp_path / "s.tif", texture(300, 300), mpp=4))
+    assert (code, facts["mpp"]) == (1, 4)
+    assert "4 um per pixel is too coarse" in error
+
+
+def test_a_slide_that_cannot_be_opened_shows_its_pages(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "s.tif", [texture(600, 600)])
+    set_tag(path, "TileLength", 2**31 - 1)
+    facts, error, code = _told(path)
+    assert code == 1
+    assert facts["bytes"] == path.stat().st_size
+    assert facts["pages"] == [{"width": 600, "height": 600, "tile": [256, 2**31 - 1], "compression": "JPEG"}]
+    assert "page 0 says that its tiles are" in error
+    with pytest.raises(SlideReadError, match="page 0 says"):
+        info(path)
+
+
+def test_a_slide_that_the_chosen_reader_cannot_read_is_shown_by_the_other(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(300, 300))
+    facts = describe(path, reader="direct")
+    assert "the direct reader expects a plain TIFF of JPEG tiles" in facts["problem"]
+    assert (facts["width"], facts["reader"], facts["compression"]) == (300, None, ["deflate"])
+
+
+def test_lines_end_with_the_reason(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(300, 300), mpp=4)
+    result = CliRunner().invoke(main, ["info", str(path)])
+    assert "width: 300" in result.stdout
+    assert "problem" not in result.stdout
+    assert result.stderr.startswith(f"Error: {path}: 4 um per pixel")

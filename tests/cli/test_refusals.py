@@ -1,0 +1,137 @@
+"""What can be refused is refused before the work: in one line, at once, and without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+from slide_files import texture, write_slide
+from stores import write_store
+
+from wsi_meta.models.card import ModelCard
+
+WITHOUT_TORCH = """
+import json, sys, time, traceback
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise RuntimeError(f"{name} is imported:" + "".join(traceback.format_stack()[-8:-1]))
+
+sys.meta_path.insert(0, NoTorch())
+from click.testing import CliRunner
+from wsi_meta.cli import main
+told = []
+for words in json.load(sys.stdin):
+    start = time.perf_counter()
+    result = CliRunner().invoke(main, words)
+    told.append([result.exit_code, result.stderr, time.perf_counter() - start])
+json.dump(told, sys.stdout)
+"""
+
+REFUSALS: dict[str, tuple[str, int, str]] = {
+    "scan a missing slide": ("scan none.tif --out h.zarr", 1, "none.tif: no such file"),
+    "scan an address": ("scan http://a.b/s.svs --out h.zarr", 1, "http://a.b/s.svs: an address"),
+    "scan what is no slide": ("scan labels.csv --out h.zarr", 1, "labels.csv: not a slide"),
+    "scan a slide of too coarse mpp": ("scan s.tif --mpp 5 --out h.zarr", 1, "s.tif: 5 um per pixel is too coarse"),
+    "scan with impossible mpp": ("scan s.tif --mpp 1e-9 --out h.zarr", 1, "s.tif: --mpp says 1e-09 um per pixel"),
+    "scan with a missing model": ("scan s.tif --model none.safetensors --out h.zarr", 1, "none.safetensors: no such model"),
+    "scan with a foreign model": ("scan s.tif --model foreign.safetensors --out h.zarr", 1, "foreign.safetensors: safetens"),
+    "scan with a bad threshold": ("scan s.tif --model bad.safetensors --out h.zarr", 1, "bad.safetensors: its card is"),
+    "scan into a picture": ("scan s.tif --out mask.png", 1, "mask.png: exists and is not a heatmap store"),
+    "scan into no folder": ("scan s.tif --out none/h.zarr", 1, "none/h.zarr: there is no folder"),
+    "scan over another slide's": ("scan s.tif --out other.zarr", 1, "other.zarr: holds another scan: slide is none"),
+    "scan with a missing mask": ("scan s.tif --tissue-mask none.png --out h.zarr", 1, "none.png: "),
+    "scan with a mask that does not fit": ("scan s.tif --tissue-mask mask.png --out h.zarr", 1, "mask.png: "),
+    "scan with a missing score model": ("scan s.tif --score-model none.json --out h.zarr", 1, "none.json: "),
+    "scan on no device": ("scan s.tif --device tpu --out h.zarr", 1, "--device tpu: not supported"),
+    "scan dense with another stride": ("scan s.tif --mode dense --stride 64 --out h.zarr", 2, "mode dense, stride 64"),
+    "scan uncertainty without tta": ("scan s.tif --uncertainty --out h.zarr", 2, "uncertainty is the spread"),
+    "scan several of one name": ("scan s.tif ./s.tif --out scans", 1, "s: the name of several slides"),
+    "scan several into a store": ("scan s.tif labels.csv --out other.zarr", 1, "other.zarr: a heatmap store, not a folder"),
+    "train on nothing": ("train none --init none --out m.safetensors", 1, "none: no such folder"),
+    "train on no patches": ("train empty --init none --out m.safetensors", 1, "empty: no labelled patches"),
+    "train over a model": ("train patches --init none --out foreign.safetensors", 1, "foreign.safetensors: exists"),
+    "train with a bad recipe": ("train patches --lr 1e9 --init none --out m.safetensors", 2, "lr 1000000000.0; expected"),
+    "train from nothing": ("train patches --init none.pth --out m.safetensors", 1, "none.pth: no such file"),
+    "train on no device": ("train patches --device tpu --init none --out m.safetensors", 1, "--device tpu: not supported"),
+    "evaluate nothing": ("evaluate default none", 1, "none: no such folder"),
+    "evaluate a missing model": ("evaluate none.safetensors patches", 1, "none.safetensors: no such model"),
+    "evaluate a missing split": ("evaluate default patches --split test", 1, "patches: no 'test' split"),
+    "evaluate into a folder of others": ("evaluate default patches --out patches", 1, "patches: exists"),
+    "calibrate on nothing": ("calibrate default none --out m.safetensors", 1, "none: no such folder"),
+    "calibrate over a file": ("calibrate default patches --out labels.csv", 1, "labels.csv: exists"),
+    "calibrate a foreign model": ("calibrate foreign.safetensors patches --out m.safetensors", 1, "foreign.safetensors: safe"),
+    "sample from nothing": ("sample none.csv --out sampled", 1, "none.csv: "),
+    "sample by a foreign model": ("sample slides.csv --model foreign.safetensors --out sampled", 1, "foreign.safetensors: "),
+    "sample over patches": ("sample slides.csv --out pcam", 1, "sampling.json: exists"),
+    "overlay of nothing": ("overlay none.zarr --out o.png", 1, "none.zarr: no such store"),
+    "overlay of an unknown kind": ("overlay other.zarr --out o.xyz", 1, "o.xyz: "),
+    "froc of nothing": ("froc none patches", 1, "none: "),
+    "stage of nothing": ("stage none.csv", 1, "none.csv: "),
+    "score of nothing": ("score none.zarr", 1, "none.zarr: no such store"),
+    "score by nothing": ("score other.zarr --score-model none.json", 1, "none.json: "),
+    "lesions of nothing": ("lesions none.zarr", 1, "none.zarr: no such store"),
+    "check of nothing": ("check none.zarr", 1, "none.zarr: no such store"),
+    "info of nothing": ("info none.tif", 1, "none.tif: no such file"),
+}
+"""Command, exit code, and what its line begins with."""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, float]]:
+    """What a process that cannot import torch says to all of them."""
+    folder = tmp_path_factory.mktemp("refusals")
+    write_slide(folder / "s.tif", texture(300, 400))
+    write_store(folder / "other.zarr", np.full((4, 5), 0.25, np.float32))
+    Image.fromarray(np.full((30, 900), 255, np.uint8)).save(folder / "mask.png")
+    (folder / "labels.csv").write_text("slide,label\n" + "x" * 2000)
+    (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
+    (folder / "empty").mkdir()
+    (folder / "pcam").mkdir()
+    (folder / "pcam" / "sampling.json").write_text("{}")
+    for label in "01":
+        (folder / "patches" / "train" / label).mkdir(parents=True)
+        Image.fromarray(texture(96, 96)).save(folder / "patches" / "train" / label / "a.png")
+    weights = {"fc.weight": np.zeros((1, 8), np.float32)}
+    save_file(weights, folder / "foreign.safetensors")
+    card = ModelCard().to_dict() | {"thresholds": {"default": 2}}
+    save_file(weights, folder / "bad.safetensors", metadata={"wsi_meta": json.dumps(card)})
+    before = sorted(folder.rglob("*"))
+    commands = json.dumps([words.split() for words, _, _ in REFUSALS.values()])
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        check=False,
+        cwd=folder,
+        env=surroundings,
+        input=commands,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    left = {path.name for path in set(folder.rglob("*")) - set(before)}
+    assert left <= {"scans"}, "nothing but a batch's folder is left behind"
+    return {name: tuple(found) for name, found in zip(REFUSALS, json.loads(done.stdout), strict=True)}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_it_is_refused_in_one_line_without_torch(name: str, told: dict[str, tuple[int, str, float]]) -> None:
+    _, expected_code, expected = REFUSALS[name]
+    code, stderr, _ = told[name]
+    lines = [line for line in stderr.splitlines() if line.startswith("Error: ")]
+    assert code == expected_code, stderr
+    assert len(lines) == 1, stderr
+    assert expected in lines[0]
+    assert "is imported" not in stderr
+
+
+def test_refusals_are_quick(told: dict[str, tuple[int, str, float]]) -> None:
+    """The first few also import what the others need."""
+    assert np.median([seconds for _, _, seconds in told.values()]) < 0.25

@@ -1,0 +1,178 @@
+"""What ``wsi-meta check`` says of whole, unfinished and damaged stores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from stores import write_store
+
+from wsi_meta import check_heatmaps
+from wsi_meta.cli import main
+from wsi_meta.errors import HeatmapError
+from wsi_meta.heatmaps.inspection import contradictions
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.scoring import sum_up
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.scanning.identity import continue_or_refuse
+
+CELLS = (150, 200)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Three rows of four blocks, two coarser levels, some lesions."""
+    tissue = np.zeros(CELLS, bool)
+    tissue[10:140, 10:190] = True
+    values = np.random.default_rng(0).random(CELLS, np.float32) / 3
+    values[30:40, 30:50] += 0.6
+    return write_store(tmp_path / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
+
+
+def _line(store: Path) -> str:
+    (checked,) = check_heatmaps(store)
+    assert "\n" not in checked.line
+    return checked.line.removeprefix(f"{store}: ")
+
+
+def _edit(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a store's record says."""
+    text = json.loads((store / "zarr.json").read_text())
+    change(text["attributes"])
+    (store / "zarr.json").write_text(json.dumps(text))
+
+
+def _write(store: Path, name: str, values: NDArray[Any]) -> None:
+    array = zarr.open_group(store, mode="r+")[name]
+    assert isinstance(array, zarr.Array)
+    array[...] = values
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+CONTRADICTIONS: list[tuple[str, Callable[[Path], object]]] = [
+    (r"coarser levels \(1\) do", lambda store: (store / "1" / "c" / "0" / "0").unlink()),
+    (r"coarser levels \(2\) do", lambda store: _cut(store / "2" / "c" / "0" / "0")),
+    (r"coarser levels \(1\) do", lambda store: (store / "1" / "zarr.json").unlink()),
+    (r"coarser levels \(2\) do", lambda store: _write(store, "2", np.zeros((38, 50), np.float32))),
+    (r"coarser levels \(their list\) do", lambda store: _edit(store, lambda parts: parts["ome"]["multiscales"][0].clear())),
+    ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"].update(score=0.2))),
+    ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"]["cells"].update(scanned=7))),
+    ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"].update(complete=False))),
+    ("the lesions are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["lesions"]["found"].pop())),
+    ("the lesions are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["lesions"].pop("found"))),
+]
+
+
+def test_a_whole_store_is_sound(store: Path) -> None:
+    assert _line(store) == "sound"
+    assert contradictions(Heatmap.open(store)) == []
+
+
+@pytest.mark.parametrize("file", ["0/c/1/2", "status/c/1/2"])
+def test_damage_is_told_with_its_place_and_how_to_mend_it(store: Path, file: str) -> None:
+    (store / file).unlink()
+    assert _line(store).startswith(
+        "damaged: values are missing or torn in 1 of 12 blocks, 3,600 cells, 12.0% of the map (rows 60-119 cols 120-179); copy"
+    )
+    (checked,) = check_heatmaps(store)
+    assert checked.to_dict()["damaged"] == [{"row": 60, "col": 120, "rows": 60, "cols": 60}]
+
+
+def test_many_damaged_blocks_are_counted(store: Path) -> None:
+    for chunk in (store / "0" / "c").glob("*/*"):
+        _cut(chunk)
+    assert "in 12 of 12 blocks, 30,000 cells, 100.0% of the map (rows 0-59 cols 0-59; " in _line(store)
+    assert "; 9 more);" in _line(store)
+
+
+@pytest.mark.parametrize(("told", "damage"), CONTRADICTIONS)
+def test_what_contradicts_the_blocks_is_told_and_mended(
+    store: Path, told: str, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(store)
+    (checked,) = check_heatmaps(store)
+    assert checked.state == "damaged"
+    assert re.match(told, checked.found)
+    assert contradictions(Heatmap.open(store)) == [checked.found.partition(";")[0]]
+    with caplog.at_level(logging.WARNING):
+        there = Heatmap.open(store)
+        tissue = there.status > 1
+        heatmap = continue_or_refuse(there, there.record.identity, tissue)
+    assert "that is made anew" in caplog.text
+    assert heatmap.result is None
+    assert heatmap.open_blocks(heatmap.status) == [], "no block is scanned again"
+    probability = heatmap.probability
+    heatmap.finalise(sum_up(heatmap.status, probability), lesion_facts(heatmap.record, probability))
+    assert _line(store) == "sound"
+
+
+def test_a_value_where_nothing_was_scanned_is_damage(store: Path) -> None:
+    values = Heatmap.open(store).probability
+    values[0, 0] = 0.5
+    _write(store, "0", values)
+    assert "in 1 of 12 blocks" in _line(store)
+
+
+def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
+    heatmap = Heatmap.open(store).unfinished()
+    block = heatmap.grid.blocks()[5]
+    heatmap.clear_block(block, np.ones((60, 60), bool))
+    assert _line(store) == "not finished: 1 of 12 blocks are left; run its scan again, which goes on"
+    (checked,) = check_heatmaps(store)
+    assert (checked.state, checked.blocks_left) == ("unfinished", 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (
+            lambda store: _edit(store, lambda parts: parts["wsi_meta"]["identity"].pop("grid")),
+            "the record of its scan is damaged",
+        ),
+        (lambda store: _edit(store, lambda parts: parts.clear()), "a zarr group, but not from wsi-meta"),
+        (lambda store: (store / "zarr.json").write_text("{"), "not a heatmap store"),
+        (lambda store: (store / "0" / "zarr.json").unlink(), "its array '0' is missing"),
+    ],
+)
+def test_a_record_that_is_not_whole_is_damage(store: Path, damage: Callable[[Path], object], told: str) -> None:
+    damage(store)
+    assert _line(store).startswith(f"damaged: {told}")
+
+
+def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        write_store(folder / f"{name}.zarr", np.full((4, 5), 0.25, np.float32))
+    Heatmap.open(folder / "b.zarr").unfinished()
+    run = CliRunner()
+    assert run.invoke(main, ["check", str(store), str(folder / "a.zarr")]).exit_code == 0
+    result = run.invoke(main, ["check", str(store), str(folder)])
+    assert result.exit_code == 1
+    assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["sound", "sound", "not finished", "sound"]
+    assert result.stderr == "Error: 1 of 4 heatmaps are damaged or unfinished\n"
+    states = json.loads(run.invoke(main, ["check", str(folder), "--json"]).stdout)
+    assert [(Path(part["heatmap"]).name, part["state"]) for part in states] == [
+        ("a.zarr", "sound"),
+        ("b.zarr", "unfinished"),
+        ("c.zarr", "sound"),
+    ]
+
+
+def test_no_store_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HeatmapError, match="no such store"):
+        check_heatmaps(tmp_path / "none.zarr")
+    with pytest.raises(HeatmapError, match="no heatmap in this folder"):
+        check_heatmaps(tmp_path)

@@ -1,0 +1,82 @@
+"""An output of several files is the old one or the new one, whenever its replacement ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wsi_meta.errors import OutputPathError
+from wsi_meta.outputs import finish_replacing, replace_files
+
+NAMES = ("a.h5", "b.h5", "c.csv", "record.json")
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def _fill(folder: Path, text: str, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(text)
+    return folder
+
+
+def _content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+
+
+def _fail_at(monkeypatch: pytest.MonkeyPatch, method: str, number: int, error: BaseException) -> None:
+    """Let the call of a method of Path fail, once, at its `number`-th use."""
+    calls, usual = 0, getattr(Path, method)
+
+    def counted(self: Path, *values: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise error
+        return usual(self, *values, **options)
+
+    monkeypatch.setattr(Path, method, counted)
+
+
+def test_files_of_an_older_output_go_and_others_stay(tmp_path: Path) -> None:
+    folder = _fill(tmp_path / "out", "old", *NAMES)
+    _fill(folder, "mine", "notes.txt")
+    replace_files(_fill(tmp_path / "made", "new", "a.h5", "record.json"), folder, NAMES)
+    assert _content(folder) == {"a.h5": "new", "notes.txt": "mine", "record.json": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "out"]
+
+
+@pytest.mark.parametrize("older", [(), NAMES], ids=["no older one", "an older one"])
+@pytest.mark.parametrize("method", ["replace", "rename", "unlink", "rmdir", "mkdir"])
+def test_killed_at_any_step_it_is_whole_again(tmp_path: Path, method: str, older: tuple[str, ...]) -> None:
+    old, new = dict.fromkeys(older, "old"), {"a.h5": "new", "b.h5": "new", "record.json": "new"}
+    for number in range(1, 20):
+        folder = _fill(tmp_path / f"out{number}", "old", *older)
+        made = _fill(tmp_path / f"made{number}", "new", *new)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            _fail_at(monkeypatch, method, number, Killed())
+            try:
+                replace_files(made, folder, NAMES)
+                break
+            except Killed:
+                pass
+        finish_replacing(folder, NAMES)
+        assert _content(folder) in (old, new)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+        replace_files(_fill(tmp_path / "again", "new", *new), folder, NAMES)
+        assert _content(folder) == new
+    else:
+        pytest.fail("it never came to its end")
+    assert _content(folder) == new
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, made = _fill(tmp_path / "out", "old", *NAMES), _fill(tmp_path / "made", "new", *NAMES)
+    _fail_at(monkeypatch, "replace", number, OSError(28, "No space left on device"))
+    with pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\); make room"):
+        replace_files(made, folder, NAMES)
+    assert _content(folder) == dict.fromkeys(NAMES, "old")

@@ -1,0 +1,210 @@
+"""Files in which people draw regions: ASAP XML, QuPath GeoJSON, the JSON of public Camelyon outlines.
+
+What a file holds, before it is decided what it means. ASAP and the Camelyon outlines count level-0 pixels from OpenSlide's
+corner. QuPath shows only the bounds of a slide (``openslide.bounds-x`` and so on) and counts from their corner. XML is read by
+the standard library's ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that expand
+without end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from wsi_meta.errors import DataError, first_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FRAME", "OUTLINE_ENDINGS", "DrawnFile", "DrawnRegion", "frame_facts", "read_drawn"]
+
+logger = logging.getLogger(__name__)
+
+OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
+ENCLOSING = ("polygon", "spline", "rectangle")
+"""ASAP's types of annotations that enclose something; PointSet, Dot and Measurement do not."""
+FRAME = "wsi_meta"
+"""Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
+
+FARTHEST = 1 << 21
+"""Level-0 pixels that a vertex may lie from the corner: a glass slide of 76 mm has 1.5 million at 0.05 um."""
+
+Origin = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnRegion:
+    """A region that someone drew."""
+
+    groups: tuple[str, ...]
+    """Its class or group, then the group that this one is part of, and so on; empty where it has none."""
+    rings: tuple[NDArray[np.float64], ...]
+    """The outer one, then the holes: (n, 2), x and y in pixels of level 0 from the file's own corner."""
+    name: str
+    tumor: bool | None = None
+    """Whether it is tumor or excluded, where the format itself says it; else None."""
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnFile:
+    """What a file holds."""
+
+    path: Path
+    regions: tuple[DrawnRegion, ...]
+    """All that enclose something."""
+    origin: Origin | None
+    """Level-0 pixel, x and y, that its coordinates count from; None for GeoJSON that does not say."""
+
+
+def read_drawn(path: Path) -> DrawnFile:
+    """Read a file; its ending gives the format (``.xml``, ``.geojson``, ``.json``).
+
+    Points, lines, objects without a geometry, and outlines of one or two vertices are left out with a warning: they enclose
+    nothing.
+
+    Raises
+    ------
+    DataError
+        when it is missing, damaged or in none of the formats, or is GeoJSON in which nothing encloses anything.
+    """
+    read = {".xml": _read_asap, ".geojson": _read_json, ".json": _read_json}.get(path.suffix.lower())
+    if read is None:
+        raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
+    try:
+        regions, origin, others = read(path)
+    except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
+    if others:
+        told = ", ".join(sorted(others))
+        logger.warning("%s: %d annotations (%s) enclose nothing, left out", path, others.total(), told)
+    whole = tuple(region for region in regions if len(region.rings[0]) >= 3)
+    if len(whole) < len(regions):
+        logger.warning("%s: %d outlines of one or two vertices enclose nothing, left out", path, len(regions) - len(whole))
+    return DrawnFile(path, whole, origin)
+
+
+def frame_facts(origin: Origin | None) -> dict[str, Any]:
+    """Return what a GeoJSON file of ours says under :data:`FRAME`: QuPath's frame, or level 0 where the corner is not known."""
+    return {"frame": "level-0"} if origin is None else {"frame": "qupath", "origin_x": origin[0], "origin_y": origin[1]}
+
+
+Content = tuple[list[DrawnRegion], Origin | None, "Counter[str]"]
+"""Regions, the corner that they count from, and how many annotations of other types there are."""
+
+
+def _read_asap(path: Path) -> Content:
+    """ASAP numbers the coordinates; an annotation without a group is what its name says."""
+    root = ElementTree.parse(path).getroot()
+    if root.tag != "ASAP_Annotations":
+        raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
+    within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
+    regions, others = [], Counter[str]()
+    for annotation in root.iterfind("./Annotations/Annotation"):
+        name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
+        if (kind := annotation.get("Type", "Polygon")).lower() not in ENCLOSING:
+            others[kind] += 1
+            continue
+        points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
+        ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
+        regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
+    return regions, (0, 0), others
+
+
+def _chain(group: str, within: dict[str, str]) -> tuple[str, ...]:
+    """Return a group, the group that it is part of, and so on."""
+    chain = [group]
+    while (parent := within.get(chain[-1], "None")) not in ("None", "") and parent not in chain:
+        chain.append(parent)
+    return tuple(chain)
+
+
+def _read_json(path: Path) -> Content:
+    content = json.loads(path.read_bytes())  # of bytes json tells the encoding: UTF-8, 16 or 32
+    others = Counter[str]()
+    if isinstance(content, dict) and {"positive", "negative"} & set(content):
+        lists = [(group == "positive", part) for group in ("positive", "negative") for part in content.get(group, [])]
+        regions = [DrawnRegion((), (_ring(part["vertices"]),), str(part.get("name", "")), tumor) for tumor, part in lists]
+        return regions, (0, 0), others
+    regions = []
+    for feature in _features(content):
+        polygons = list(_polygons(feature["geometry"], others))
+        if polygons:
+            regions += _regions_of(feature.get("properties") or {}, polygons)
+    if others and not regions:
+        raise ValueError(f"a {min(others)}, expected Polygon or MultiPolygon")
+    return regions, _own_origin(content), others
+
+
+def _features(content: Any) -> Iterator[dict[str, Any]]:
+    """Return the features of a FeatureCollection, a list, a single feature or a mere geometry."""
+    if not isinstance(content, dict):
+        for part in content:
+            yield from _features(part)
+    elif "features" in content:
+        yield from _features(content["features"])
+    elif "geometry" in content:
+        yield content
+    elif "coordinates" in content or "geometries" in content:
+        yield {"geometry": content}
+    else:
+        raise ValueError(f"neither features nor a geometry in an object with {', '.join(map(str, content)) or 'nothing'}")
+
+
+def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.float64], ...]]:
+    """Return the rings of each polygon of a geometry; count the parts that are none."""
+    kind = "feature without geometry" if geometry is None else str(geometry["type"])
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _polygons(part, others)
+    elif kind in ("Polygon", "MultiPolygon"):
+        for exterior, *holes in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
+            yield tuple(map(_ring, (exterior, *holes)))
+    else:
+        others[kind] += 1
+
+
+def _regions_of(properties: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
+    """Return regions with the class and name of a feature.
+
+    QuPath writes a derived class with colons or as a list of names; other programs write the mere name.
+    """
+    classification = properties.get("classification") or {}
+    if isinstance(classification, str):
+        classification = {"name": classification}
+    names = classification["names"] if "names" in classification else [classification.get("name")]
+    group = ": ".join(str(name) for name in names if name is not None)
+    groups = () if group.lower() in ("", "unclassified") else (group,)
+    return [DrawnRegion(groups, rings, str(properties.get("name") or group or "tumor")) for rings in polygons]
+
+
+def _own_origin(content: Any) -> Origin | None:
+    """Return the corner that GeoJSON of ours says its coordinates count from; None for others."""
+    facts = content.get(FRAME) if isinstance(content, dict) else None
+    if facts is None:
+        return None
+    if facts["frame"] == "level-0":
+        return 0, 0
+    if facts["frame"] != "qupath":
+        raise ValueError(f"frame {facts['frame']!r}, expected qupath or level-0")
+    origin = int(facts["origin_x"]), int(facts["origin_y"])
+    if max(map(abs, origin)) > FARTHEST:
+        raise ValueError(f"origin {origin}, beyond any slide")
+    return origin
+
+
+def _ring(points: Any) -> NDArray[np.float64]:
+    ring = np.array([[float(x), float(y)] for x, y, *_ in points], np.float64).reshape(-1, 2)
+    if not np.isfinite(ring).all():
+        raise ValueError("a vertex that is no number")
+    if (far := abs(ring).max(initial=0)) > FARTHEST:
+        raise ValueError(f"a vertex at {far:g}, beyond any slide")
+    return ring

@@ -1,0 +1,171 @@
+"""A store looked at on purpose: whether it holds all that it says, what is damaged and where, and how far its scan has come."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from math import isclose
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.errors import HeatmapError, one_line
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.scoring import sum_up
+from wsi_meta.heatmaps.soundness import damaged_blocks, stale_levels
+from wsi_meta.heatmaps.store import Heatmap
+
+if TYPE_CHECKING:
+    from wsi_meta.heatmaps.record import ScanResult
+    from wsi_meta.tiling.grid import Block
+
+__all__ = ["StoreCheck", "check_heatmaps", "contradictions"]
+
+PLACES_TOLD = 3
+"""Damaged blocks whose place a line names; the others are counted. JSON has all."""
+SAME_SCORE = 1e-6
+"""Other versions of numpy and scipy may add up a score in another order."""
+LESION_MARKS = ("cells", "peak_x", "peak_y", "max_probability")
+"""Figures by which a lesion is recognised."""
+MEND = "run its scan again with the same options, which mends just that"
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What a look at one store has shown."""
+
+    heatmap: str
+    """Path of the store."""
+    state: str
+    """``sound``: scanned to the end, and all is there. ``unfinished``: sound as far as it goes. ``damaged``. ``unreadable``:
+    the disk or the network does not give it."""
+    found: str
+    """What was found, where, and what to do, in one line."""
+    blocks: int | None = None
+    """Blocks of the map; None where the record cannot be read."""
+    blocks_left: int = 0
+    """Blocks that the scan still has to do."""
+    damaged: tuple[dict[str, int], ...] = ()
+    """Damaged blocks: ``row``, ``col`` of the first cell, ``rows``, ``cols``."""
+    damaged_cells: int = 0
+    """Cells of the damaged blocks."""
+    damaged_share: float = 0.0
+    """Their share of the map, 0 to 1."""
+
+    @property
+    def line(self) -> str:
+        """State and findings in one line that begins with the store's path."""
+        told = "not finished" if self.state == "unfinished" else self.state
+        return f"{self.heatmap}: {told}{self.found and f': {self.found}'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self) | {"damaged": list(self.damaged)}
+
+
+def check_heatmaps(*stores: str | Path) -> list[StoreCheck]:
+    """Check heatmap stores on purpose: arrays, values, checksums, coarser levels, result and record.
+
+    Parameters
+    ----------
+    stores : heatmap stores, or folders of them, of which every ``.zarr`` is checked
+
+    Returns
+    -------
+    A :class:`StoreCheck` of each store, in order; those of a folder by name. Whatever is wrong with one becomes its line.
+
+    Raises
+    ------
+    HeatmapError
+        when a path does not exist, or a folder holds no store.
+    """
+    return [_check(store) for path in stores for store in _stores_at(Path(path))]
+
+
+def contradictions(heatmap: Heatmap) -> list[str]:
+    """Return in words what a finished store says of its blocks that is not so; an unfinished one says nothing yet.
+
+    Coarser levels, score, counts and lesions are compared with those that the blocks give. The blocks themselves must be sound.
+    """
+    record, result = heatmap.record, heatmap.record.result
+    if result is None:
+        return []
+    probability, told = heatmap.probability, []
+    if levels := stale_levels(heatmap, probability):
+        told.append(f"coarser levels ({', '.join(levels)}) do not agree with the blocks")
+    if not _same_result(result, sum_up(heatmap.status, probability)):
+        told.append("score or counts are not those of the blocks")
+    if record.lesions is not None and not _same_lesions(record.lesions, lesion_facts(record, probability)):
+        told.append("the lesions are not those of the blocks")
+    return told
+
+
+def _stores_at(path: Path) -> list[Path]:
+    if not path.exists():
+        raise HeatmapError(f"{path}: no such store; expected a heatmap from 'wsi-meta scan', or a folder of them")
+    if not path.is_dir() or is_store(path) or (path / "zarr.json").exists() or path.suffix == ".zarr":
+        return [path]
+    if not (stores := sorted(store for store in path.glob("*.zarr") if store.is_dir() and not store.name.startswith("."))):
+        raise HeatmapError(f"{path}: no heatmap in this folder; expected stores that end in .zarr")
+    return stores
+
+
+def _check(store: Path) -> StoreCheck:
+    """Return what is found of a store, whatever that is."""
+    try:
+        heatmap = Heatmap.open(store)
+        return _judge(heatmap, damaged_blocks(heatmap))
+    except HeatmapError as error:
+        return StoreCheck(str(store), "damaged", one_line(error).removeprefix(f"{store}: ").removeprefix("damaged: "))
+    except OSError as error:
+        return StoreCheck(str(store), "unreadable", f"{error.strerror or one_line(error)}; try again when it can be read")
+
+
+def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
+    blocks, path = heatmap.grid.blocks(), str(heatmap.path)
+    if damaged:
+        return _told_of(damaged, len(blocks), heatmap)
+    if heatmap.result is None:
+        left = len(heatmap.open_blocks(heatmap.status))
+        told = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
+        return StoreCheck(path, "unfinished", f"{told}; run its scan again, which goes on", len(blocks), left)
+    if told := "; ".join(contradictions(heatmap)):
+        return StoreCheck(path, "damaged", f"{told}; {MEND}", len(blocks))
+    unreadable = heatmap.result.cells.get("unreadable", 0)
+    told = f"complete but for {unreadable:,} cells that could not be read from the slide" if unreadable else ""
+    return StoreCheck(path, "sound", told, len(blocks), len(heatmap.open_blocks(heatmap.status)))
+
+
+def _told_of(damaged: list[Block], blocks: int, heatmap: Heatmap) -> StoreCheck:
+    rows, cols = heatmap.grid.shape
+    cells = sum(block.rows * block.cols for block in damaged)
+    places = [
+        f"rows {block.row}-{block.row + block.rows - 1} cols {block.col}-{block.col + block.cols - 1}"
+        for block in damaged[:PLACES_TOLD]
+    ]
+    places += [f"{len(damaged) - PLACES_TOLD} more"] if len(damaged) > PLACES_TOLD else []
+    share = cells / (rows * cols)
+    found = (
+        f"values are missing or torn in {len(damaged)} of {blocks} blocks, {cells:,} cells, {share:.1%} of the map "
+        f"({'; '.join(places)}); copy it again, or {MEND}"
+    )
+    listed = tuple(asdict(block) for block in damaged)
+    return StoreCheck(str(heatmap.path), "damaged", found, blocks, 0, listed, cells, share)
+
+
+def _same_result(said: ScanResult, true: ScanResult) -> bool:
+    """Tell whether two results are the same but for rounding; a fitted score is another file's word."""
+    if said.score is None or true.score is None:
+        same_score = said.score is true.score
+    else:
+        same_score = isclose(said.score, true.score, abs_tol=SAME_SCORE)
+    return same_score and replace(said, score=None, fitted_score=None) == replace(true, score=None)
+
+
+def _same_lesions(said: dict[str, Any], true: dict[str, Any]) -> bool:
+    try:
+        mine, others = (
+            sorted(tuple(lesion[mark] for mark in LESION_MARKS) for lesion in lesions["found"]) for lesions in (said, true)
+        )
+    except (KeyError, TypeError):
+        return False
+    return mine == others and said.get("threshold") == true["threshold"]
