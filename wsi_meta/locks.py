@@ -32,6 +32,11 @@ class Holder:
     space: str
     """What its number is counted in: containers of one host have the same numbers for different processes."""
 
+    def __post_init__(self) -> None:
+        texts = all(isinstance(value, str) for value in (self.host, self.start, self.space))
+        if not (texts and type(self.pid) is int and 0 < self.pid < 1 << 31):
+            raise ValueError(f"{self}: no process")
+
     @classmethod
     def here(cls) -> Holder:
         """Return this process."""

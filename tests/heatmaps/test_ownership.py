@@ -22,6 +22,7 @@ from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import SIGNED, Holder, lock_path, locked
 from wsi_meta.outputs import written_whole
+from wsi_meta.scanning.identity import find_store
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -110,7 +111,10 @@ def test_a_holder_elsewhere_is_named_and_stays(tmp_path: Path, place: dict[str, 
     assert _left(tmp_path) == [".h.zarr.lock"]
 
 
-@pytest.mark.parametrize("content", [b"", bytes(80), SIGNED, SIGNED + b'{"host": "a'])
+NOBODY = json.dumps(asdict(Holder.here()) | {"pid": "7"}).encode()
+
+
+@pytest.mark.parametrize("content", [b"", bytes(80), SIGNED, SIGNED + b'{"host": "a', SIGNED + NOBODY])
 def test_a_lock_cut_by_a_loss_of_power_is_replaced(tmp_path: Path, content: bytes) -> None:
     lock_path(tmp_path / "h.zarr").write_bytes(content)
     with locked(tmp_path / "h.zarr"):
@@ -155,6 +159,7 @@ def test_a_store_of_ours_holds_nothing_foreign(tmp_path: Path) -> None:
     path = write_store(tmp_path / "h.zarr", np.full((200, 300), 0.5, np.float32)).path
     (path / "0" / "c" / "0" / f"0.{'a' * 32}.partial").touch()
     (path / f"zarr.{'a' * 32}.partial").touch()
+    (path / f"zarr.json.{'a' * 12}.partial").touch()
     assert foreign_part(path) is None
     remove_store(path)
     assert _left(tmp_path) == []
@@ -187,6 +192,61 @@ def test_what_a_killed_scan_left_is_put_in_order(tmp_path: Path) -> None:
     with claimed(path, overwrite=False):
         assert Heatmap.open(path).finished
     assert _left(tmp_path) == ["h.zarr"]
+
+
+@pytest.mark.parametrize("state", ["new", "old", "gone"])
+def test_a_removal_that_was_killed_is_finished(tmp_path: Path, state: str) -> None:
+    path = write_store(tmp_path / "h.zarr", MAP).path
+    left = write_store(tmp_path / "left.zarr", MAP).path.rename(temporary_store(path, state))
+    killed = (
+        "import os, signal, sys; from pathlib import Path; from wsi_meta.heatmaps.ownership import remove_store\n"
+        "os.rmdir = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "remove_store(Path(sys.argv[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, left], check=False).returncode == -signal.SIGKILL
+    assert len(_left(tmp_path)) == 2
+    with claimed(path, overwrite=False):
+        assert _left(tmp_path) == [".h.zarr.lock", "h.zarr"]
+
+
+def test_what_a_killed_scan_left_in_a_store_is_removed(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "h.zarr", MAP).path
+    before = sorted(path.rglob("*"))
+    for leftover in (f"0/c/0/0.{'a' * 32}.partial", f"zarr.json.{'a' * 12}.partial"):
+        (path / leftover).touch()
+    with claimed(path, overwrite=False):
+        assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_store_whose_record_is_cut_is_replaced_when_asked(tmp_path: Path, share: float) -> None:
+    path = write_store(tmp_path / "h.zarr", MAP).path
+    record = path / "zarr.json"
+    record.write_bytes(record.read_bytes()[: int(share * record.stat().st_size)])
+    with pytest.raises(OutputExistsError) as refused:
+        find_store(path)
+    assert str(refused.value) == (
+        f"{path}: a heatmap store whose record, zarr.json, is empty or cut; "
+        "choose another --out, or pass --overwrite to replace it"
+    )
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match="never replaced"), claimed(path, overwrite=True):
+        pass
+    (path / "notes.txt").unlink()
+    with claimed(path, overwrite=True):
+        assert write_store(path, MAP).finished
+    assert _left(tmp_path) == ["h.zarr"]
+
+
+def test_a_record_is_whole_while_it_is_written(tmp_path: Path) -> None:
+    """Two names, one file: what is written goes into a new file, which then takes the old one's name."""
+    heatmap = write_store(tmp_path / "h.zarr", MAP)
+    record = heatmap.path / "zarr.json"
+    before = record.read_text()
+    (tmp_path / "same.json").hardlink_to(record)
+    heatmap.with_fitted_score({"score": 0.5, "file": "f", "sha256": "0"})
+    assert (tmp_path / "same.json").read_text() == before != record.read_text()
+    assert Heatmap.open(heatmap.path).group.attrs["ome"] == heatmap.group.attrs["ome"]
 
 
 @pytest.mark.parametrize("other", ["folder", "file"])

@@ -178,6 +178,57 @@ def test_a_predictor_leaves_its_process_alone(settings: dict[str, Any]) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def _small_gpu(rows: int, batch_size: int, *, dense: bool = False) -> tuple[Predictor, list[int]]:
+    """A predictor whose device has memory for so many rows, and the rows of its passes."""
+    seen: list[int] = []
+
+    def compiler(network: FastNetwork, *_: object, **__: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        def passing(images: torch.Tensor) -> torch.Tensor:
+            seen.append(len(images))
+            if len(images) > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+            result: torch.Tensor = network(images)
+            return result
+
+        return passing
+
+    plan = InferencePlan("cpu", "fp32", batch_size, tta=False)
+    return Predictor.from_plan(tiny_model(), plan, dense=dense, compiled=True, parts=PredictorParts(compiler=compiler)), seen
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "passes"), [(8, 16, [16, 8, 8, 8, 8]), (8, 12, [12, 8, 8, 8, 8]), (16, 16, [16, 16])]
+)
+def test_where_memory_does_not_suffice_batches_are_halved(
+    rows: int, batch_size: int, passes: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    patches = torch.from_numpy(texture(96 * 20, 96).reshape(20, 96, 96, 3))
+    whole = Predictor.from_plan(tiny_model(), InferencePlan("cpu", "fp32", batch_size, tta=False)).predict_patches(patches)
+    predictor, seen = _small_gpu(rows, batch_size)
+    for _ in range(2):
+        np.testing.assert_allclose(predictor.predict_patches(patches), whole, rtol=0, atol=1e-5)
+    assert seen[: len(passes)] == passes
+    assert seen.count(batch_size) == (1 if rows < batch_size else 4), "it is not tried again"
+    assert len(caplog.messages) == (rows < batch_size)
+    assert all("--batch-size 8 does so from the start" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "dense", "told"),
+    [
+        (16, False, "for batches of 8 .*lower --batch-size"),
+        (4, False, "for batches of 4 "),
+        (16, True, "for a picture of .*--batch-size"),
+    ],
+)
+def test_where_memory_does_not_suffice_for_half_a_batch(batch_size: int, dense: bool, told: str) -> None:
+    predictor, _ = _small_gpu(0, batch_size, dense=dense)
+    side = 2 * 32 + 2 * (32 + predictor.halo_px)
+    with pytest.raises(DeviceError, match=told) as failure:
+        predictor.predict_image(texture(side, side), np.ones((2, 2), bool), 32)
+    assert "\n" not in str(failure.value)
+
+
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_blocks_do_not_depend_on_order_or_threads() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
@@ -99,6 +100,7 @@ class _Raising(DarknessPredictor):
             "b.tif: cannot be scanned (UnicodeEncodeE",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "end other programs that use it, or lower --batch-size"),
     ],
 )
 def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, model_file: Path, error: Exception, told: str) -> None:

@@ -54,6 +54,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the eight views.")
 @options.block_workers_option
 @options.overwrite_option
+@click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
 def scan(
     slides: tuple[Path, ...],
@@ -64,6 +65,7 @@ def scan(
     reader: str,
     tissue_mask: str | None,
     overwrite: bool,
+    retry_crashed: bool,
     **settings: Any,
 ) -> None:
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
@@ -73,14 +75,17 @@ def scan(
     """
     from wsi_meta.heatmaps.summary import summarise
     from wsi_meta.scanning.batch import scan_slides
+    from wsi_meta.scanning.crashes import noted_crashes
     from wsi_meta.scanning.scanner import Scanner
 
     folder = out_dir or out
     if folder is None or (out and out_dir):
         raise click.UsageError("Expected --out or --out-dir: where the heatmaps go.")
     of_slide: dict[str, Any] = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    with Scanner(progress=True, **settings) as scanner, scanner.tuned_memory():
-        if out_dir is None and len(slides) == 1:
+    alone = out_dir is None and len(slides) == 1
+    noted = noted_crashes(folder.absolute().parent if alone else folder, slides, retry=retry_crashed)
+    with Scanner(progress=True, **settings) as scanner, scanner.tuned_memory(), noted as scanner.journal:
+        if alone:
             rows = [summarise(slides[0], scanner.scan(slides[0], folder, **of_slide))]
         else:
             rows = scan_slides(slides, folder, scanner=scanner, **of_slide)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.locks import locked
-from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name
+from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -27,19 +27,24 @@ __all__ = [
     "foreign_part",
     "is_ours",
     "is_store",
+    "is_torn_store",
     "open_group",
     "put_in_place",
     "refuse_inside_store",
     "refuse_to_replace",
+    "remove_partials",
     "remove_store",
+    "rewrite_attributes",
     "temporary_store",
 ]
 
 ARRAYS = r"(?:\d+|status|uncertainty)"
 OURS = re.compile(
-    rf"(?:zarr\.[0-9a-f]{{32}}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
+    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
+    rf"|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
 )
 """Files of a store, by their path in it."""
+TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
 OUR_FOLDERS = re.compile(rf"{ARRAYS}(?:/c(?:/\d+)?)?")
 
 
@@ -75,6 +80,17 @@ def is_store(path: Path) -> bool:
         return bool("identity" in content["attributes"]["wsi_meta"])
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def is_torn_store(path: Path) -> bool:
+    """Tell whether a folder is a store but for its record, which is empty or cut: all in it is what a scan writes."""
+    try:
+        json.loads((path / "zarr.json").read_bytes())
+    except ValueError:
+        return (path / "status" / "zarr.json").is_file() and foreign_part(path) is None
+    except OSError:
+        pass
+    return False
 
 
 def refuse_inside_store(path: Path) -> None:
@@ -118,7 +134,7 @@ def put_in_place(new: Path, path: Path) -> None:
     for entry in (new, *new.rglob("zarr.json")):
         flush(entry)
     old = temporary_store(path, "old")
-    if is_store(path):
+    if is_store(path) or is_torn_store(path):
         path.rename(old)
     try:
         if path.exists() or path.is_symlink():
@@ -140,7 +156,7 @@ def remove_store(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         return
     if path.suffix != ".gone" and foreign_part(path) is None:
-        path = path.rename(temporary_store(path, "gone"))
+        path = path.rename(path.with_suffix(".gone") if TEMPORARY.fullmatch(path.name) else temporary_store(path, "gone"))
     mark = path / "zarr.json"
     for entry in sorted(path.rglob("*"), reverse=True):  # what lies in a folder, then the folder
         inside = entry.relative_to(path)
@@ -155,6 +171,13 @@ def remove_store(path: Path) -> None:
         path.rmdir()
 
 
+def remove_partials(store: Path) -> None:
+    """Remove what a scan that was killed while it wrote a block or the record left in its store."""
+    for leftover in store.rglob("*.partial"):
+        if is_ours(leftover.relative_to(store)):
+            leftover.unlink()
+
+
 def _tidy(path: Path) -> None:
     """Put back an older store that a killed scan moved aside, if nothing stands in its place; remove what else it left."""
     name = re.compile(rf"\.{re.escape(path.name)}\.{UNIQUE}\.(new|old|gone)")
@@ -164,6 +187,8 @@ def _tidy(path: Path) -> None:
                 entry.rename(path)
         elif entry.is_dir() and foreign_part(entry) is None:
             remove_store(entry)
+    if is_store(path):
+        remove_partials(path)
 
 
 def open_group(path: Path) -> zarr.Group:
@@ -188,18 +213,36 @@ def open_group(path: Path) -> zarr.Group:
     return group
 
 
+def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
+    """Change attributes of a group; after a kill or a loss of power they are the old ones or the new ones.
+
+    Raises
+    ------
+    OutputPathError
+        when they cannot be written, for example to a full disk.
+    """
+    mark = path / "zarr.json"
+    content = json.loads(mark.read_bytes())
+    content["attributes"] |= attributes
+    with written_whole(mark) as partial:
+        partial.write_text(json.dumps(content))
+
+
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
     """Make sure that a new store may stand at `path`; OutputExistsError if not."""
     if not path.exists():
         return
+    torn = is_torn_store(path)
     try:
-        open_group(path)
+        if not torn:
+            open_group(path)
     except HeatmapError as error:
         raise OutputExistsError(
             f"{path}: exists and is not a heatmap store; it is never replaced; choose another --out"
         ) from error
     if not overwrite:
-        raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
+        found = "a heatmap store whose record, zarr.json, is empty or cut" if torn else "exists"
+        raise OutputExistsError(f"{path}: {found}; choose another --out, or pass --overwrite to replace it")
     if (part := foreign_part(path)) is not None:
         raise OutputExistsError(
             f"{path}: holds '{part}', which wsi-meta did not write, so it is not replaced; "

@@ -1,4 +1,4 @@
-"""One number per slide, and the counts of its cells, from the map alone. Pure numpy."""
+"""One number per slide, and the counts of its cells, from the map alone."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.record import ScanResult
-from wsi_meta.heatmaps.store import Status
+from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-__all__ = ["score_slide", "sum_up"]
+__all__ = ["refuse_nothing", "score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -49,3 +52,16 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
     return ScanResult(score_slide(probability), complete, cells)
+
+
+def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
+    """Leave no store behind that holds nothing but unreadable tissue.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    cells = heatmap.result.cells if heatmap.result else {}
+    if cells.get("unreadable") and not cells["scanned"]:
+        heatmap.remove()
+        raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")

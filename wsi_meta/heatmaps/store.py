@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, first_line
-from wsi_meta.heatmaps.ownership import is_ours, open_group, put_in_place, refuse_to_replace, remove_store, temporary_store
+from wsi_meta.heatmaps.ownership import (
+    open_group,
+    put_in_place,
+    refuse_to_replace,
+    remove_partials,
+    remove_store,
+    rewrite_attributes,
+    temporary_store,
+)
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksums, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
@@ -148,10 +156,7 @@ class Heatmap:
 
     @property
     def uncertainty(self) -> NDArray[np.float32] | None:
-        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept.
-
-        Each access reads the whole array from the store: keep it in a variable.
-        """
+        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
         return self._read("uncertainty") if self.has_uncertainty else None
 
     def read_status(self, block: Block) -> NDArray[np.uint8]:
@@ -193,9 +198,7 @@ class Heatmap:
         -------
         The same store with the finished record; this object keeps the old one.
         """
-        for leftover in self.path.rglob("*.partial"):  # of a scan that was killed while it wrote
-            if is_ours(leftover.relative_to(self.path)):
-                leftover.unlink()
+        remove_partials(self.path)
         levels = coarser_levels(self.probability)
         for number, level in enumerate(levels, 1):
             array = self.group.create_array(
@@ -247,9 +250,8 @@ class Heatmap:
         return Heatmap.open, (self.path.absolute(),)
 
     def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
-        # at once: zarr writes all attributes for each change, and lesions may be megabytes
         parts = record.to_dict()
-        self.group.update_attributes(attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
+        rewrite_attributes(self.path, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
         return replace(self, record=record, intact=True)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferenceOptions, InferencePlan
+from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.options import ScanPlan
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.slides.slide import Slide
@@ -25,12 +26,13 @@ Todo = Mapping[Block, "NDArray[np.bool_]"]
 
 @dataclass(frozen=True)
 class SlideScan:
-    """One slide's scan: what is read, where the values go, how, and its place among other scans."""
+    """One slide's scan: what is read, where the values go, how, its place among other scans, and who notes that it is open."""
 
     slide: Slide
     heatmap: Heatmap
     plan: ScanPlan
     turn: Turn
+    journal: Journal
 
 
 class Engine(Protocol):

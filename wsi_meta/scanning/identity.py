@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.inspection import contradictions
+from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
 from wsi_meta.heatmaps.soundness import mended
 from wsi_meta.heatmaps.store import Heatmap
@@ -42,7 +43,10 @@ def find_store(out: Path) -> Heatmap | None:
     try:
         return Heatmap.open(out)
     except HeatmapError as error:
-        raise OutputExistsError(f"{out}: exists and is not a heatmap store ({error}); choose another --out") from error
+        if is_torn_store(out):
+            refuse_to_replace(out, overwrite=False)
+        told = str(error).removeprefix(f"{out}: ")
+        raise OutputExistsError(f"{out}: exists and is not a heatmap store ({told}); choose another --out") from error
 
 
 def make_record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
@@ -36,7 +37,8 @@ class LocalEngine:
         """Scan blocks on as many threads as the options say."""
         grid = scan.heatmap.grid
         predictor = self._networks.predictor(scan.plan, compiled=scan.heatmap.record.identity.compiled)
-        worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop)
+        working = partial(scan.journal.working, scan.slide.path)
+        worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop, working)
         scan.slide.expect(grid.mpp, chain.from_iterable(worker.windows(block, wanted) for block, wanted in todo.items()))
 
         def run(block: Block) -> None:

@@ -13,24 +13,24 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import sum_up
+from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
+from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
 from wsi_meta.scanning.local import LocalEngine
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
-from wsi_meta.scanning.outcome import describe_tissue, refuse_nothing
 from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import BLOCK_PX, PatchGrid
-from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask
+from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +95,7 @@ class Scanner:
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self._closed = False
+        self.journal = Journal()  # a command's own takes its place
         self._late, self._engine = self._resolve(asked, predictor)
 
     def scan(
@@ -130,7 +131,7 @@ class Scanner:
         with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened, claimed(out, overwrite=overwrite):
             heatmap = self._begin(opened, out, tissue_mask, overwrite=overwrite)
             if not heatmap.finished:
-                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn))
+                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal))
             refuse_nothing(heatmap, opened.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
@@ -227,7 +228,7 @@ class Scanner:
     def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str) -> Iterator[Slide]:
         """Open a slide and close it in the end; one that is given open stays so."""
         if not isinstance(slide, Slide):
-            with open_slide(slide, mpp=mpp, reader=reader) as opened:
+            with self.journal.opened(slide), open_slide(slide, mpp=mpp, reader=reader) as opened:
                 yield opened
         elif mpp is not None or reader != "auto":
             raise OptionsError(f"{slide.path}: is open already; expected mpp and reader where it is opened")

@@ -45,9 +45,12 @@ class BlockWorker:
     threads: Threads
     grid: PatchGrid
     stop: Stop = field(default_factory=Stop)
+    working: Callable[[], None] = lambda: None
+    """Called in each thread when it begins to work for the slide."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
+        self.working()
         calibration = self.predictor.model.card.calibration
         wanted = heatmap.read_status(block) != Status.BACKGROUND
         logits = self.predict(block, wanted, report)
@@ -110,10 +113,18 @@ class BlockWorker:
             return None
 
     def _predict_whole(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
-        reads = (partial(self.slide.read_at, self.grid.mpp, *window) for window in self.windows(block, wanted))
+        reads = (partial(self._read, *window) for window in self.windows(block, wanted))
         pieces = self.threads.read_ahead(reads, self.stop)
-        predict, device = self.predictor.predict_block, self.predictor.device
-        return self.threads.compute(device, lambda: predict(pieces, wanted, self.grid.stride_px, report))
+
+        def predict() -> NDArray[np.float32]:
+            self.working()
+            return self.predictor.predict_block(pieces, wanted, self.grid.stride_px, report)
+
+        return self.threads.compute(self.predictor.device, predict)
+
+    def _read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        self.working()
+        return self.slide.read_at(self.grid.mpp, x, y, width, height)
 
 
 def _within(outer: tuple[slice, slice], inner: tuple[slice, slice]) -> tuple[slice, slice]:

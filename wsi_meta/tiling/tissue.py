@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TissueMask", "as_tissue_mask", "find_tissue", "read_tissue_mask"]
+__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "read_tissue_mask"]
+
+logger = logging.getLogger("wsi_meta")
 
 MASK_MPP = 7.776
 """Resolution of the mask: 8 model pixels, a quarter of a cell (level 5 of a Camelyon slide)."""
@@ -125,6 +128,15 @@ def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, s
             raise DataError(f"tissue mask: an array of {source.dtype}; expected bool, True where there is tissue")
         return _over_slide(source, slide, "array")
     return read_tissue_mask(source, slide)
+
+
+def describe_tissue(tissue: TissueMask, slide: Slide) -> str:
+    """Return in one line how much of a slide is tissue; warn where none is."""
+    if not tissue.mask.any():
+        logger.warning(
+            "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
+        )
+    return f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide"
 
 
 def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
