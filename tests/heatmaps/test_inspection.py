@@ -109,7 +109,7 @@ def test_what_contradicts_the_blocks_is_told_and_mended(
     with caplog.at_level(logging.WARNING):
         there = Heatmap.open(store)
         tissue = there.status > 1
-        heatmap = continue_or_refuse(there, there.record.identity, tissue)
+        heatmap = continue_or_refuse(there, there.record, tissue)
     assert "that is made anew" in caplog.text
     assert heatmap.result is None
     assert heatmap.open_blocks(heatmap.status) == [], "no block is scanned again"

@@ -400,7 +400,7 @@ def test_a_record_that_was_changed_is_made_anew(tmp_path: Path, slide_file: Path
     record["result"]["score"], record["model"]["thresholds"]["default"], record["lesions"] = 0.123, 0.01, None
     (tmp_path / "h.zarr" / "zarr.json").write_text(json.dumps(content))
     again = scan_darkness(slide_file, tmp_path / "h.zarr", tissue_mask="none")
-    assert "the record of its scan is not as it was written; it is made anew" in caplog.text
+    assert "the record of its scan is not as it was written; that is made anew" in caplog.text
     assert again.record == made.record
     assert Heatmap.open(tmp_path / "h.zarr").intact
 

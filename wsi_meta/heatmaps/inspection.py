@@ -124,19 +124,16 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
     blocks, path = heatmap.grid.blocks(), str(heatmap.path)
     if damaged:
         return _told_of(damaged, len(blocks), heatmap)
-    if not heatmap.intact:
-        return StoreCheck(
-            path, "damaged", f"the record of its scan is not as it was written; copy it again, or {MEND}", len(blocks)
-        )
+    told = contradictions(heatmap) or ([] if heatmap.intact else ["the record of its scan is not as it was written"])
+    if told:
+        return StoreCheck(path, "damaged", f"{'; '.join(told)}; {MEND}", len(blocks))
+    left = len(heatmap.open_blocks(heatmap.status))
     if heatmap.result is None:
-        left = len(heatmap.open_blocks(heatmap.status))
-        told = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
-        return StoreCheck(path, "unfinished", f"{told}; run its scan again, which goes on", len(blocks), left)
-    if told := "; ".join(contradictions(heatmap)):
-        return StoreCheck(path, "damaged", f"{told}; {MEND}", len(blocks))
+        done = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
+        return StoreCheck(path, "unfinished", f"{done}; run its scan again, which goes on", len(blocks), left)
     unreadable = heatmap.result.cells.get("unreadable", 0)
-    told = f"complete but for {unreadable:,} cells that could not be read from the slide" if unreadable else ""
-    return StoreCheck(path, "sound", told, len(blocks), len(heatmap.open_blocks(heatmap.status)))
+    found = f"complete but for {unreadable:,} cells that could not be read from the slide" if unreadable else ""
+    return StoreCheck(path, "sound", found, len(blocks), left)
 
 
 def _told_of(damaged: list[Block], blocks: int, heatmap: Heatmap) -> StoreCheck:

@@ -98,7 +98,7 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
     """
     _refuse_differences(there, record.identity)
     if not there.intact:
-        logger.warning("%s: damaged: the record of its scan is not as it was written; it is made anew", there.path)
+        logger.warning("%s: damaged: the record of its scan is not as it was written; that is made anew", there.path)
         there = there.unfinished(record)
     heatmap = mended(there, tissue)
     if told := "; ".join(contradictions(heatmap)):
