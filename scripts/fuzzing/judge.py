@@ -23,9 +23,11 @@ makes 12 and more."""
 MOST_PIXELS = 1 << 23
 """Larger levels are not read for a comparison."""
 BLENDED_GREY_LEVELS = 10.0
-"""The same for a level whose factor is no whole number: OpenSlide blends neighbours, depending on where a read begins."""
+"""The same for a level that OpenSlide blends, depending on where a read begins."""
 READ_PX = 64
 """Side of a read: of damage no more is lost to the comparison than its tile."""
+LEAST_READ_PX = 16
+"""Side of a read of what could not be read in a larger part."""
 UNREAD = (0, 255, 0)
 """Colour of what OpenSlide does not read; no tissue has it."""
 SAME_MPP = 1e-4
@@ -45,6 +47,8 @@ class Picture:
     """Width and height of level 0."""
     mpp: float | None
     """Micrometres a level-0 pixel, as the file says."""
+    blended: bool
+    """Whether OpenSlide takes its factor for no whole number, and blends neighbours when it reads it."""
 
 
 def pictures_of(path: Path, sound: Sequence[Picture] | None = None) -> list[Picture]:
@@ -67,7 +71,8 @@ def pictures_of(path: Path, sound: Sequence[Picture] | None = None) -> list[Pict
         factors = {1.0} if level == 0 else {stated[level]} if sound is None else _factors(size, stated[level], sound)
         if factors and size[0] * size[1] <= MOST_PIXELS:
             pixels = _read(path, level, size, stated[level], background)
-            found += [Picture(pixels, factor, sizes[0], _mpp(properties)) for factor in factors]
+            blended = stated[level] != round(stated[level])
+            found += [Picture(pixels, factor, sizes[0], _mpp(properties), blended) for factor in factors]
     return found
 
 
@@ -105,12 +110,12 @@ def what_is_wrong(heatmap: Heatmap, seen: dict[float, NDArray[np.uint8]], sound:
     if strange := [cell for cell in cells.tolist() if float(probability[tuple(cell)]) not in seen]:
         return f"{len(strange)} cells have values that no patch was given, first {strange[0]}"
     shown = [seen[float(probability[row, col])] for row, col in cells]
-    same = np.zeros(len(cells), bool)
+    same = np.zeros((len(cells), 12, 12), bool)  # of each square of a patch: a damaged neighbour may hide one from OpenSlide
     for picture in pictures:
         if not same.all():
-            most = SAME_GREY_LEVELS if picture.downsample == round(picture.downsample) else BLENDED_GREY_LEVELS
+            most = BLENDED_GREY_LEVELS if picture.blended else SAME_GREY_LEVELS
             same |= _same(shown, list(_patches(picture, grid, cells)), most)
-    if wrong := cells[~same].tolist():
+    if wrong := cells[~same.all((1, 2))].tolist():
         return f"{len(wrong)} of {len(cells)} scanned cells show other pixels, first {wrong[0]}"
     return _left_out(heatmap, sound, now)
 
@@ -122,7 +127,7 @@ def _left_out(heatmap: Heatmap, sound: list[Picture], now: list[Picture]) -> str
     for before in sound if len(cells) else ():
         there = [picture for picture in now if picture.downsample == before.downsample]
         shown = [list(_patches(picture, heatmap.grid, cells)) for picture in (before, *there[:1])]
-        tissue &= _same(shown[0], shown[-1]) if there else False
+        tissue &= _same(shown[0], shown[-1]).all((1, 2)) if there else False
     wrong = cells[tissue].tolist()
     return f"{len(wrong)} cells of tissue were not scanned, first {wrong[0]}" if wrong else ""
 
@@ -142,9 +147,9 @@ def _patches(picture: Picture, grid: PatchGrid, cells: NDArray[np.intp]) -> Iter
 def _same(
     shown: Sequence[NDArray[np.uint8]], there: Sequence[NDArray[np.uint8]], most: float = SAME_GREY_LEVELS
 ) -> NDArray[np.bool_]:
-    """Tell of each patch whether all its squares of 8 px show what lies there."""
+    """Tell of each patch's squares of 8 px whether they show what lies there: bool (patches, 12, 12)."""
     different = [np.abs(one.astype(np.int16) - other).reshape(12, 8, 12, 8, 3) for one, other in zip(shown, there, strict=True)]
-    return np.array([part.mean((1, 3, 4)).max() < most for part in different], bool)
+    return np.array([part.mean((1, 3, 4)) < most for part in different], bool).reshape(-1, 12, 12)
 
 
 def _read(path: Path, level: int, size: tuple[int, int], downsample: float, background: NDArray[Any]) -> NDArray[np.uint8]:
@@ -154,19 +159,21 @@ def _read(path: Path, level: int, size: tuple[int, int], downsample: float, back
     pixels = np.full((size[1], size[0], 3), UNREAD, np.uint8)
     slide = openslide.OpenSlide(path)
     deadly = [tiles for tiles in check_tiff(path) if tiles.size == size]  # OpenSlide would end the process
-    for y in range(0, size[1], READ_PX):
-        for x in range(0, size[0], READ_PX):
-            part = pixels[y : y + READ_PX, x : x + READ_PX]
-            corner = (round(x * downsample), round(y * downsample))
-            if any(tiles.touch(x - 1, y - 1, part.shape[1] + 2, part.shape[0] + 2) for tiles in deadly):
-                continue
-            try:
-                read = np.asarray(slide.read_region(corner, level, part.shape[1::-1]))
-            except openslide.OpenSlideError:
-                slide = openslide.OpenSlide(path)  # after one bad tile a handle reads nothing any more
-                continue
-            alpha = read[..., 3:] / 255
-            part[:] = read[..., :3] if alpha.min() == 1 else (read[..., :3] * alpha + background * (1 - alpha)).round()
+    places = [(x, y, READ_PX) for y in range(0, size[1], READ_PX) for x in range(0, size[0], READ_PX)]
+    for x, y, side in places:
+        part = pixels[y : min(y + side, size[1]), x : min(x + side, size[0])]
+        if not part.size or any(tiles.touch(x - 1, y - 1, part.shape[1] + 2, part.shape[0] + 2) for tiles in deadly):
+            continue
+        try:
+            read = np.asarray(slide.read_region((round(x * downsample), round(y * downsample)), level, part.shape[1::-1]))
+        except openslide.OpenSlideError:
+            slide = openslide.OpenSlide(path)  # after one bad tile a handle reads nothing any more
+            if side > LEAST_READ_PX:  # a part may only blend with a damaged neighbour
+                within = range(0, side, LEAST_READ_PX)
+                places += [(x + right, y + down, LEAST_READ_PX) for down in within for right in within]
+            continue
+        alpha = read[..., 3:] / 255
+        part[:] = read[..., :3] if alpha.min() == 1 else (read[..., :3] * alpha + background * (1 - alpha)).round()
     return pixels
 
 

@@ -23,7 +23,7 @@ from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
 KEPT = {
-    "slides": [(1, 374), (1, 593), (1, 212), (0, 3), (0, 5)],
+    "slides": [(1, 374), (1, 593), (1, 212), (2, 839), (2, 1353)],
     "stores": [(0, 11), (0, 33), (0, 9)],
     "models": [(0, 1), (0, 3), (0, 5), (0, 7), (0, 9)],
     "drawn": [(0, 31), (0, 0), (0, 2), (0, 3), (0, 4)],

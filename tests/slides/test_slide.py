@@ -12,6 +12,7 @@ from slide_files import damage_tile, texture, write_scn, write_slide, write_spar
 
 from wsi_meta.errors import MissingMppError, SlideReadError
 from wsi_meta.slides.openslide_reader import Bounds, _find_bounds
+from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.pyramid_writer import write_pyramid
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.slide import open_slide
@@ -138,6 +139,24 @@ def test_larger_than_any_slide(tmp_path: Path) -> None:
     ):
         open_slide(path).read_overview(50.0)
     assert open_slide(path, mpp=20.0).check_resolution(20.0) == 1
+    long = write_slide(tmp_path / "long.tif", texture(16, 11_000), 50.0)
+    with pytest.raises(SlideReadError, match=r"are 550 x 1 mm; expected at most 40,000 mm2, 500 mm long"):
+        open_slide(long).read_overview(50.0)
+
+
+def test_a_picture_of_which_nothing_is_read_is_given_up() -> None:
+    """However large it is said to be: each read that fails opens the file again."""
+    tried: list[tuple[int, ...]] = []
+
+    def fail(*part: int) -> NDArray[np.uint8]:
+        tried.append(part)
+        raise SlideReadError("damaged")
+
+    image, readable, failure = read_in_parts(fail, (4, 256 * 1100), 16.0, (255, 255, 255))
+    assert len(tried) == 1000
+    assert not readable.any()
+    assert (image == 255).all()
+    assert failure is not None
 
 
 def test_a_little_coarser_is_read(tmp_path: Path) -> None:

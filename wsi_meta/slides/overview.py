@@ -25,6 +25,8 @@ SMALL_READS = 2000
 """Reads of divided parts at most."""
 SMALL_READS_AT_FIRST, SMALL_READS_PER_PART = 200, 16
 """Fewer, and so many more for each part that was read: one that mostly cannot be read is not searched in ever smaller parts."""
+FRUITLESS_READS = 1000
+"""Failed reads after which a picture is given up of which nothing was read; most slides have fewer parts."""
 
 Part = tuple[int, int, int, int]
 """x, y, width, height."""
@@ -56,6 +58,7 @@ def read_in_parts(
     image, readable = np.empty((*shape, 3), np.uint8), np.ones(shape, bool)
     parts = deque(_divided((0, 0, shape[1], shape[0]), PART_PX))
     small_reads, allowed, failure = 0, SMALL_READS_AT_FIRST, None
+    failed = 0
     while parts:  # large parts first
         x, y, width, height = part = parts.popleft()
         place = slice(y, y + height), slice(x, x + width)
@@ -66,7 +69,10 @@ def read_in_parts(
         except SlideReplacedError:
             raise
         except SlideReadError as error:
-            failure, readable[place], image[place] = error, False, background
+            failed, failure, readable[place], image[place] = failed + 1, error, False, background
+        if failed == FRUITLESS_READS and allowed == SMALL_READS_AT_FIRST:  # nothing was read
+            image[:], readable[:] = background, False
+            break
         if max(width, height) > max(LEAST_PX, least_px) and small_reads < allowed:
             smaller = _divided(part, ceil(max(width, height) / 2))
             small_reads += len(smaller)

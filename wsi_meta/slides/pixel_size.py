@@ -13,6 +13,8 @@ FINEST_MPP = 0.05
 """Below this is no light microscope's pixel. The usual cause is a wrong unit: millimetres, or metres under centimetres."""
 COARSEST_MPP = 50.0
 """Above this is no picture of cells."""
+LONGEST_MM = 500.0
+"""Side that no slide exceeds."""
 LARGEST_MM2 = 40_000.0
 """Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
 SAME_SHARE = 0.02
@@ -63,10 +65,11 @@ def refuse_larger_than_any(path: Path, width: int, height: int, mpp: float) -> N
     SlideReadError
     """
     width_mm, height_mm = width * mpp / 1000, height * mpp / 1000
-    if width_mm * height_mm > LARGEST_MM2:
+    if width_mm * height_mm > LARGEST_MM2 or max(width_mm, height_mm) > LONGEST_MM:
         raise SlideReadError(
             f"{path}: {width} x {height} px of {mpp:g} um are {width_mm:,.0f} x {height_mm:,.0f} mm; "
-            f"expected at most {LARGEST_MM2:,.0f} mm2; copy the slide again (or pass --mpp if the file is wrong)"
+            f"expected at most {LARGEST_MM2:,.0f} mm2, {LONGEST_MM:g} mm long; "
+            "copy the slide again (or pass --mpp if the file is wrong)"
         )
 
 
