@@ -112,8 +112,7 @@ def _two_scans(folder: Path, number: int, pair: Pair) -> str:
         return f"left beside it: {beside}"
     done = {stride for stride, (_, _, end) in zip(pair.strides, ends, strict=True) if end is not None and end.code == 0}
     there = in_fork(lambda: read_store(out))
-    right: set[int | None] = {*done} or {pair.standing}
-    if there.stride_px not in right:
+    if there.stride_px not in done and (done or there.stride_px != pair.standing):
         return f"a scan of {there.stride_px} px stands there; succeeded: {sorted(done)}"
     return "" if there.same_map(alone[there.stride_px]) else "the map is another one"
 
