@@ -159,7 +159,9 @@ def _geojson(folder: Path, rng: Rng) -> tuple[str, Ended, str]:
     def plain() -> Mask:
         found = json.loads(path.read_bytes().decode("utf-8-sig"))
         polygons = [feature["geometry"]["coordinates"] for feature in found["features"]]
-        return np.any([_fill([exterior]) & ~_fill(holes) for exterior, *holes in polygons] or [_fill([])], axis=0)
+        return np.asarray(
+            np.any([_fill([exterior]) & ~_fill(holes) for exterior, *holes in polygons] or [_fill([])], axis=0), bool
+        )
 
     return f"GeoJSON, {did}", ended, _compared(ended, drawn, plain)
 

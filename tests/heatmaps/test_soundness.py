@@ -166,6 +166,7 @@ def test_an_array_of_another_shape_is_one_line(store: Path) -> None:
         ('"chunk_shape":[60,60]', '"chunk_shape":[60,50]', r"is not stored in blocks of 60 x 60 cells"),
         ('"fill_value":"NaN"', '"fill_value":0.0', "is not stored in blocks of 60 x 60 cells, or what it lacks is not nan"),
         ('"name":"zstd"', '"name":"zzz"', "is missing or damaged"),
+        ('"level":0', '"level":-1000000000000000000000000000000', "is not compressed as a scan does it"),
     ],
 )
 def test_an_array_that_is_described_otherwise_is_one_line(store: Path, before: str, after: str, told: str) -> None:

@@ -170,6 +170,9 @@ def _described(heatmap: Heatmap, name: str, dtype: str) -> Any:
     side, missing = heatmap.grid.block_cells, 0 if dtype == "uint8" else np.nan
     if array.chunks != (side, side) or not np.array_equal(array.fill_value, missing, equal_nan=True):
         raise _lost(heatmap, name, f"is not stored in blocks of {side} x {side} cells, or what it lacks is not {missing}")
+    codecs = [codec.to_dict() for codec in array.metadata.codecs]
+    if [codec["name"] for codec in codecs] != ["bytes", "zstd"] or codecs[1]["configuration"]["level"] != 0:
+        raise _lost(heatmap, name, "is not compressed as a scan does it")
     return array
 
 
