@@ -20,7 +20,8 @@ __all__ = ["Ended", "judged", "line_with", "run_command"]
 
 UNFORESEEN = "'wsi-meta --debug ...' shows where it came from"
 """How the line ends that the command line prints for an error that nobody foresaw."""
-NO_MEMORY = "out of memory"
+NO_MEMORY = "Error: out of memory"
+"""How the line begins that it prints when this process got no memory."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Ended:
         errors = [line for line in self.stderr.splitlines() if line.startswith("Error:")]
         if "Traceback" in self.stderr or UNFORESEEN in self.stderr:
             return Outcome.TRACEBACK
-        if errors and NO_MEMORY in errors[-1]:
+        if errors and errors[-1].startswith(NO_MEMORY):
             return Outcome.MEMORY
         if self.code == 0 and not errors:
             return Outcome.RIGHT

@@ -158,7 +158,8 @@ def _geojson(folder: Path, rng: Rng) -> tuple[str, Ended, str]:
 
     def plain() -> Mask:
         found = json.loads(path.read_bytes().decode("utf-8-sig"))
-        return _fill([feature["geometry"]["coordinates"][0] for feature in found["features"]])
+        polygons = [feature["geometry"]["coordinates"] for feature in found["features"]]
+        return np.any([_fill([exterior]) & ~_fill(holes) for exterior, *holes in polygons] or [_fill([])], axis=0)
 
     return f"GeoJSON, {did}", ended, _compared(ended, drawn, plain)
 

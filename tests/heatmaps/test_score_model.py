@@ -146,7 +146,15 @@ def test_numbers_that_cannot_be(scans: Path, labels: Path, tmp_path: Path) -> No
     path = tmp_path / "score.json"
     fit_score(scans, labels, out=path)
     whole = json.loads(path.read_text())
-    for part, value in (("scale", 0), ("mean", float("nan")), ("coefficients", "x")):
+    numbers = [
+        ("scale", 0),
+        ("mean", float("nan")),
+        ("coefficients", "x"),
+        ("mean", "0"),
+        ("scale", True),
+        ("coefficients", 1e300),
+    ]
+    for part, value in numbers:
         path.write_text(json.dumps(whole | {part: whole[part] | {"score": value}}))
         with pytest.raises(DataError, match="not a score model"):
             load_score_model(path)

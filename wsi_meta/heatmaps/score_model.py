@@ -46,6 +46,8 @@ FEATURES = {
 FORMAT = "wsi-meta slide score 1"
 STRENGTH = 1.0
 """Inverse strength of the L2 penalty on standardised features (scikit-learn's C)."""
+LARGEST = 1e30
+"""Numbers of a score model are smaller, and scales larger than one over it: within these limits a score stays a number."""
 FOLDS = 5
 """Largest number of parts for cross-validation."""
 POSITIVE = {"0": False, "1": True, "normal": False, "negative": False, "tumor": True, "itc": True, "micro": True, "macro": True}
@@ -84,7 +86,7 @@ class ScoreModel:
     def probability(self, features: dict[str, float]) -> float:
         """Return the probability of tumor."""
         logit = self.intercept + sum(
-            weight * (features[name] - self.mean[name]) / self.scale[name] for name, weight in self.coefficients.items()
+            self.coefficients[name] * (features[name] - self.mean[name]) / self.scale[name] for name in FEATURES
         )
         return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
@@ -201,8 +203,9 @@ def load_score_model(path: str | Path) -> ScoreModel:
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
         model = ScoreModel(**content)
-        parts = [[float(part[name]) for name in FEATURES] for part in (model.mean, model.scale, model.coefficients)]
-        if not np.isfinite([*parts[0], *parts[1], *parts[2], float(model.intercept)]).all() or min(parts[1]) <= 0:
+        mean, scale, weights = ([part[name] for name in FEATURES] for part in (model.mean, model.scale, model.coefficients))
+        numbers = [*mean, *scale, *weights, model.intercept]
+        if not all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers) or min(scale) < 1 / LARGEST:
             raise ValueError("impossible numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
