@@ -130,7 +130,7 @@ def test_a_command_has_the_librarys_options_and_defaults(command: str, function:
         expected["model"] = "default"  # both stand for the embedded model
 
     options = options_of(command, *required.split())
-    for name in ("out", "out_dir") if command == "scan" else ():  # one of the two
+    for name in ("out", "out_dir", "retry_crashed") if command == "scan" else ():  # one of two; a command's own
         options.pop(name)
     assert options == expected
 
@@ -164,14 +164,17 @@ def call_of(function: Callable[..., Any], *arguments: str) -> dict[str, Any]:
     return call
 
 
-def test_train_has_the_librarys_defaults() -> None:
-    called = call_of(train, "train", "one", "two", "--out", "m.safetensors")
+def test_train_has_the_librarys_defaults(patch_folder: Path, tmp_path: Path) -> None:
+    one, two, out = write_classes(tmp_path / "one"), patch_folder, tmp_path / "m.safetensors"
+    called = call_of(train, "train", str(one), str(two), "--out", str(out))
 
-    given = {"data": (Path("one"), Path("two")), "out": Path("m.safetensors")}
+    given = {"data": (one, two), "out": out}
     assert called == given | defaults(train) | {"recipe": Recipe(), "progress": True}
 
 
-def test_train_passes_every_option_on() -> None:
+def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> None:
+    weights, out = tmp_path / "w.pth", tmp_path / "m"
+    weights.touch()
     recipe = Recipe(
         epochs=7,
         head_epochs=2,
@@ -191,16 +194,16 @@ def test_train_passes_every_option_on() -> None:
     )
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
     more = "--mosaics 0.75 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
-    rest = "--without stain --without jpeg --init w.pth --device cpu --precision bf16 --workers 3 --overwrite"
+    rest = f"--without stain --without jpeg --init {weights} --device cpu --precision bf16 --workers 3 --overwrite"
     flags = "--resume --keep-checkpoint --drop-duplicates"
 
-    called = call_of(train, "train", "data", "--out", "m", *f"{words} {more} {rest} {flags}".split())
+    called = call_of(train, "train", str(patch_folder), "--out", str(out), *f"{words} {more} {rest} {flags}".split())
 
     assert called.pop("recipe") == recipe
     assert called == {
-        "data": (Path("data"),),
-        "out": Path("m"),
-        "init": "w.pth",
+        "data": (patch_folder,),
+        "out": out,
+        "init": str(weights),
         "drop_duplicates": True,
         "device": "cpu",
         "precision": "bf16",
@@ -212,14 +215,16 @@ def test_train_passes_every_option_on() -> None:
     }
 
 
-def test_evaluate_passes_every_option_on() -> None:
-    words = "--split train --out report --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
+def test_evaluate_passes_every_option_on(patch_folder: Path, model_file: Path, tmp_path: Path) -> None:
+    words = (
+        f"--split train --out {tmp_path / 'report'} --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
+    )
 
-    assert call_of(evaluate, "evaluate", "m", "data", *words.split()) == {
-        "model": "m",
-        "data": (Path("data"),),
+    assert call_of(evaluate, "evaluate", str(model_file), str(patch_folder), *words.split()) == {
+        "model": str(model_file),
+        "data": (patch_folder,),
         "split": "train",
-        "out": Path("report"),
+        "out": tmp_path / "report",
         "tta": True,
         "device": "cpu",
         "precision": "bf16",

@@ -176,7 +176,11 @@ def test_two_processes_augment_differently_but_hold_the_same_weights(patch_folde
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    words = f"train {tmp_path / 'no data'} --out {tmp_path / 'm.safetensors'} --init none --batch-size 9 --device cpu"
+    for label in ("0", "1"):
+        (tmp_path / "unreadable" / label).mkdir(parents=True)
+        for number in range(9):
+            (tmp_path / "unreadable" / label / f"{number}.png").write_text("no picture")
+    words = f"train {tmp_path / 'unreadable'} --out {tmp_path / 'm.safetensors'} --init none --batch-size 9 --device cpu"
 
     ends = in_two(lambda _rank: run_command(words, TINY), tmp_path)
 
