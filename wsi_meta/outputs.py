@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 
@@ -171,7 +170,7 @@ def _remove_all(folder: Path, names: Sequence[str]) -> None:
 
 def unique_name() -> str:
     """Return a part of a name that no other process comes upon."""
-    return uuid4().hex[:12]
+    return os.urandom(6).hex()
 
 
 def flush(path: Path) -> None:
