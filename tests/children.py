@@ -21,7 +21,13 @@ __all__ = ["start_child"]
 # one thread of torch, as in the tests' own process: more of them sum in another order, and wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tiny", "distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"])
+# what a training or a scan imports when it first needs it stands here too: seconds for each child
+_CONTEXT.set_forkserver_preload(
+    [
+        *("tiny", "torch._dynamo", "torch.distributed", "torchvision", "scipy.optimize", "scipy.stats", "zarr"),
+        *("distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"),
+    ]
+)
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 
 

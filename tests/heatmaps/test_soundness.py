@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,17 +26,22 @@ CELLS = (150, 200)
 """Three rows of four blocks, less at the edges."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tissue() -> NDArray[np.bool_]:
     found = np.zeros(CELLS, bool)
     found[10:140, 10:190] = True
     return found
 
 
-@pytest.fixture
-def store(tmp_path: Path, tissue: NDArray[np.bool_]) -> Path:
+@pytest.fixture(scope="module")
+def whole_store(tmp_path_factory: pytest.TempPathFactory, tissue: NDArray[np.bool_]) -> Path:
     values = np.random.default_rng(0).random(CELLS, np.float32)
-    return write_store(tmp_path / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
+    return write_store(tmp_path_factory.mktemp("whole") / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
+
+
+@pytest.fixture
+def store(tmp_path: Path, whole_store: Path) -> Path:
+    return Path(shutil.copytree(whole_store, tmp_path / "h.zarr"))
 
 
 def _cut(path: Path, size: int) -> None:
