@@ -25,8 +25,8 @@ def _marks(mpp: float) -> list[tuple[int, int, int]]:
     return [(round((col + 0.5) * cell) - MARK // 2, round((row + 0.5) * cell) - MARK // 2, MARK) for row, col in places]
 
 
-@pytest.mark.parametrize("mpp", [0.243, 0.25, 0.499])
-def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, thin_model: Model) -> None:
+@pytest.mark.parametrize(("mpp", "block_px"), [(0.243, 480), (0.25, 480), (0.499, 960)])
+def test_marks_lie_where_the_metadata_says(mpp: float, block_px: int, tmp_path: Path, thin_model: Model) -> None:
     marks = _marks(mpp)
     slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
     tissue = np.zeros((1000, 1000), bool)
@@ -34,7 +34,7 @@ def test_marks_lie_where_the_metadata_says(mpp: float, tmp_path: Path, thin_mode
         row, col = y * 1000 // SIDE, x * 1000 // SIDE
         tissue[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = True
     np.save(tmp_path / "tissue.npy", tissue)
-    scan_darkness(slide, tmp_path / "heat.zarr", model=thin_model, tissue_mask=tmp_path / "tissue.npy", block_px=1920)
+    scan_darkness(slide, tmp_path / "heat.zarr", model=thin_model, tissue_mask=tmp_path / "tissue.npy", block_px=block_px)
 
     group = zarr.open_group(tmp_path / "heat.zarr", mode="r")
     ome: dict[str, list[dict[str, list[dict[str, list[dict[str, list[float]]]]]]]] = group.attrs["ome"]  # type: ignore[assignment]
