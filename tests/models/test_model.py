@@ -455,6 +455,8 @@ def test_a_threshold_at_its_limits_is_allowed(tmp_path: Path, value: float) -> N
         ("preprocessing", {"std": [0.2, -0.2, 0.2]}, "std (0.2, -0.2, 0.2)"),
         ("preprocessing", {"patch_px": 10**9}, "preprocessing not supported"),
         ("preprocessing", {"patch_px": 32, "label_px": 96}, "label_px is 96; expected at most patch_px, 32"),
+        ("preprocessing", {"patch_px": 97}, "patch_px is 97; expected an even number"),
+        ("preprocessing", {"label_px": 31}, "label_px is 31; expected an even number"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -155,6 +155,9 @@ def _refuse_senseless(card: ModelCard) -> None:
         _refuse_beyond(f"metric '{name}'", value, -1e300, 1e300, "a number")
     _refuse_beyond("temperature", card.calibration.temperature, *TEMPERATURES)
     _refuse_beyond("bias", card.calibration.bias, *BIASES)
+    for name in ("patch_px", "label_px"):
+        if (side := getattr(card.preprocessing, name)) % 2:
+            raise ValueError(f"{name} is {side}; expected an even number: a cell is the middle of its patch, to the pixel")
     if card.preprocessing.label_px > card.preprocessing.patch_px:
         raise ValueError(f"label_px is {card.preprocessing.label_px}; expected at most patch_px, {card.preprocessing.patch_px}")
     if not isinstance(card.dense, bool):
