@@ -199,8 +199,8 @@ class Heatmap:
         The same store with the finished record; this object keeps the old one.
         """
         remove_partials(self.path)
-        levels = coarser_levels(self.probability)
-        for number, level in enumerate(levels, 1):
+        arrays = {name: self._read(name) for name in self.record.identity.arrays}
+        for number, level in enumerate(levels := coarser_levels(arrays["0"]), 1):
             array = self.group.create_array(
                 str(number),
                 shape=level.shape,
@@ -212,7 +212,7 @@ class Heatmap:
             )
             array[...] = level
         ome = multiscales(self.path.stem, self.grid.cell_um, 1 + len(levels))
-        blocks = {name: checksums(self.grid, self._read(name)) for name in self.record.identity.arrays}
+        blocks = {name: checksums(self.grid, values) for name, values in arrays.items()}
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions), ome=ome)
 
     def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
