@@ -21,8 +21,11 @@ from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
 
-class DarknessPredictor(Predictor):
-    """Gives as logit the share of dark pixels in the label square of each patch; each further view adds 1 to it."""
+class PatchByPatch(Predictor):
+    """Looks at each wanted patch by itself, in one piece of the image: :meth:`look` gives the logit of each view."""
+
+    def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        raise NotImplementedError
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         beyond = 2 * self.halo_px + 96 - stride_px
@@ -42,10 +45,17 @@ class DarknessPredictor(Predictor):
         for row, col in np.argwhere(wanted):
             patch = image[row * stride_px : row * stride_px + 96, col * stride_px : col * stride_px + 96]
             assert patch.shape == (96, 96, 3)
-            logits[row, col] = (1 - patch[32:64, 32:64] / 255).mean() + np.arange(self.views)
+            logits[row, col] = self.look(patch)
         if report is not None:
             report(int(wanted.sum()))
         return logits
+
+
+class DarknessPredictor(PatchByPatch):
+    """Gives as logit the share of dark pixels in the label square of each patch; each further view adds 1 to it."""
+
+    def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        return np.asarray((1 - patch[32:64, 32:64] / 255).mean() + np.arange(self.views))
 
 
 def scan_darkness(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
+from fakes import PatchByPatch
 from numpy.typing import NDArray
 
 from fuzzing.commands import line_with
 from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.options import InferencePlan
-from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
@@ -22,7 +22,7 @@ from wsi_meta.tiling.grid import BLOCK_PX
 __all__ = ["HashPredictor", "scan_command"]
 
 
-class HashPredictor(Predictor):
+class HashPredictor(PatchByPatch):
     """Gives each patch a logit that is a hash of its pixels.
 
     Attributes
@@ -39,27 +39,11 @@ class HashPredictor(Predictor):
         self.compiled, self.views, self.halo_px = False, 1, 0
         self.seen: dict[float, NDArray[np.uint8]] = {}
 
-    def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
-        rows, cols = (slice(0, cells * stride_px + 96 - stride_px) for cells in wanted.shape)
-        return [(rows, cols)]
-
-    def predict_block(
-        self,
-        pieces: Iterable[NDArray[np.uint8]],
-        wanted: NDArray[np.bool_],
-        stride_px: int,
-        report: Callable[[int], None] | None = None,
-    ) -> NDArray[np.float32]:
-        (image,) = pieces
-        logits = np.full((*wanted.shape, 1), np.nan, np.float32)
-        for row, col in np.argwhere(wanted):
-            patch = image[row * stride_px : row * stride_px + 96, col * stride_px : col * stride_px + 96].copy()
-            share = (zlib.crc32(patch.tobytes()) + 1) / (2**32 + 1)
-            logits[row, col] = np.log(share / (1 - share))
-            self.seen[float(self.model.card.calibration.to_probability(logits[row, col])[0])] = patch
-        if report is not None:
-            report(int(wanted.sum()))
-        return logits
+    def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        share = (zlib.crc32(patch.tobytes()) + 1) / (2**32 + 1)
+        logit = np.array([np.log(share / (1 - share))], np.float32)
+        self.seen[float(self.model.card.calibration.to_probability(logit)[0])] = patch.copy()
+        return logit
 
 
 def scan_command(predictor: HashPredictor, *, block_px: int = BLOCK_PX) -> click.Group:
