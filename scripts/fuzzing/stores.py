@@ -67,7 +67,7 @@ def trial(seed: int, number: int, folder: Path) -> Finding:
     slide, sound, before = _sound_store(folder.parent, unfinished=rng.random() < 0.3)
     store = Path(shutil.copytree(sound, folder / sound.name))
     finished = Heatmap.open(sound).finished
-    did = _damage(store, finished, rng)
+    did = _damage(store, rng)
     after = _ask(store)
     undone = not finished and did.startswith("status/c") and did.endswith("removed")  # as if those blocks were still to come
     if not undone and (different := after.differences(before)):
@@ -138,10 +138,9 @@ def _other_map(store: Path, whole: Path) -> str:
     return "" if (one.result, one.record.lesions) == (other.result, other.record.lesions) else "another result"
 
 
-def _damage(store: Path, finished: bool, rng: Rng) -> str:
+def _damage(store: Path, rng: Rng) -> str:
     ways = [_damage_record] * 4 + [_damage_array_json] * 3 + [_damage_bytes] * 2 + [_damage_chunk] * 5 + [_add_foreign, _remove]
-    if finished:
-        ways += [_swap_chunks] * 3  # nothing in an unfinished store says which of its values belong where
+    ways += [_swap_chunks] * 3
     return ways[int(rng.integers(len(ways)))](store, rng)
 
 

@@ -58,6 +58,9 @@ class NotingGroup:
     opened: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.group
+
     def __getitem__(self, name: str) -> NotingArray:
         self.opened.append(name)
         return NotingArray(name, self.group[name], self.written)
@@ -85,9 +88,9 @@ def test_a_blocks_status_is_written_last(tmp_path: Path) -> None:
     shape = (block.rows, block.cols)
     values, status = np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8)
     heatmap.write_block(block, values, status)
-    assert noting.written == ["0", "status"]
+    assert noting.written == ["0", "checksums", "status"]
     heatmap.write_block(block, values, status, values)
-    assert noting.written[2:] == ["0", "uncertainty", "status"]
+    assert noting.written[3:] == ["0", "uncertainty", "checksums", "status"]
 
 
 def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, GRID.blocks()))
-    assert sorted(noting.opened) == ["0", "status"]
+    assert sorted(noting.opened) == ["0", "checksums", "status"]
     again = Heatmap.open(made.path)
     np.testing.assert_array_equal(again.probability, expected)
     assert set(np.unique(again.status)) == {Status.SCANNED, Status.BACKGROUND}

@@ -136,11 +136,14 @@ def test_what_a_killed_block_left_is_no_damage(store: Path, tissue: NDArray[np.b
     assert damaged_blocks(heatmap, tissue) == []
 
 
+@pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(("name", "places"), [("0", ("1/1", "1/2")), ("status", ("0/1", "1/1"))])
 def test_blocks_that_changed_places_are_told_and_scanned_again(
-    store: Path, name: str, places: tuple[str, str], tissue: NDArray[np.bool_]
+    store: Path, name: str, places: tuple[str, str], finished: bool, tissue: NDArray[np.bool_]
 ) -> None:
-    """Each of them is whole; only what was kept of them when the scan ended says that they are not where they belong."""
+    """Each of them is whole; only the checksums kept with them, or at the end, say that they are not where they belong."""
+    if not finished:
+        Heatmap.open(store).unfinished()
     one, other = (store / name / "c" / place for place in places)
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])
@@ -149,6 +152,29 @@ def test_blocks_that_changed_places_are_told_and_scanned_again(
         score_heatmap(store)
     heatmap = mended(Heatmap.open(store), tissue)
     assert len(heatmap.open_blocks(heatmap.status)) == 2
+
+
+def test_a_block_without_its_checksum_is_believed_and_a_torn_one_scanned_again(store: Path, tissue: NDArray[np.bool_]) -> None:
+    """After a loss of power a small file may be gone or empty."""
+    heatmap = Heatmap.open(store).unfinished()
+    (store / "checksums/c/0/1").unlink()
+    assert damaged_blocks(heatmap, tissue) == []
+    (store / "checksums/c/0/1").write_bytes(b"")
+    assert damaged_blocks(heatmap, tissue) == [heatmap.grid.blocks()[1]]
+    heatmap = mended(heatmap, tissue)
+    assert heatmap.open_blocks(heatmap.status) == [heatmap.grid.blocks()[1]]
+    assert damaged_blocks(heatmap, tissue) == []
+
+
+def test_a_store_without_checksums_goes_on_without(store: Path, tissue: NDArray[np.bool_]) -> None:
+    """As 0.1.0 made it."""
+    shutil.rmtree(store / "checksums")
+    heatmap = Heatmap.open(store).unfinished()
+    assert damaged_blocks(heatmap, tissue) == []
+    block, values = heatmap.grid.blocks()[0], heatmap.probability
+    state = np.where(tissue[block.cells], Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
+    heatmap.write_block(block, values[block.cells], state)
+    assert damaged_blocks(Heatmap.open(store), tissue) == []
 
 
 @pytest.mark.parametrize("name", ["0", "status"])
@@ -212,7 +238,7 @@ def test_a_record_without_a_seal_is_believed(store: Path) -> None:
     assert open_sound(store).blocks is None
 
 
-@pytest.mark.parametrize("seal", ["x", {}, {"sha256": "0", "blocks": {"0": "x"}}, {"blocks": [1]}, 0])
+@pytest.mark.parametrize("seal", ["x", {}, {"sha256": "0", "blocks": ["x"]}, {"blocks": [1]}, 0])
 def test_a_damaged_seal_is_no_seal(store: Path, seal: object) -> None:
     content = json.loads((store / "zarr.json").read_text())
     content["attributes"]["wsi_meta_seal"] = seal

@@ -1,4 +1,4 @@
-"""The coarser levels of a map, and the OME-Zarr metadata that tells a viewer where all levels lie. Pure numpy."""
+"""The coarser levels of a map, and the OME-Zarr metadata that tells a viewer where all levels lie."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import zarr
     from numpy.typing import NDArray
 
-__all__ = ["coarser_levels", "halve", "multiscales"]
+__all__ = ["coarser_levels", "halve", "multiscales", "write_coarser_levels"]
 
 SMALLEST_LEVEL = 64
 """The last level of the pyramid has at most this many cells a side."""
+
+LEVEL_CHUNK = 512
+"""Cells along a chunk's side in the levels after the first (few files)."""
 
 
 def coarser_levels(level: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -22,6 +26,22 @@ def coarser_levels(level: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         level = halve(level)
         levels.append(level)
     return levels
+
+
+def write_coarser_levels(group: zarr.Group, probability: NDArray[np.float32]) -> int:
+    """Write the levels after the first, ``1``, ``2``, ..., into a store's group; return how many there are."""
+    for number, level in enumerate(levels := coarser_levels(probability), 1):
+        array = group.create_array(
+            str(number),
+            shape=level.shape,
+            chunks=tuple(min(LEVEL_CHUNK, side) for side in level.shape),
+            dtype="float32",
+            fill_value=np.nan,
+            dimension_names=("y", "x"),
+            overwrite=True,
+        )
+        array[...] = level
+    return len(levels)
 
 
 def halve(level: NDArray[np.float32]) -> NDArray[np.float32]:

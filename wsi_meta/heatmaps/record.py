@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -21,7 +22,7 @@ __all__ = [
     "ScanResult",
     "ScannedSlide",
     "ScannedTissue",
-    "checksums",
+    "checksum",
     "open_seal",
     "seal_of",
 ]
@@ -190,18 +191,18 @@ class ScanRecord:
         )
 
 
-def seal_of(parts: dict[str, Any], blocks: dict[str, list[int]] | None) -> dict[str, Any]:
+def seal_of(parts: dict[str, Any], blocks: list[int] | None) -> dict[str, Any]:
     """Return what is kept beside a record to tell whether it, and the blocks, are as they were written; plain JSON values.
 
     Parameters
     ----------
     parts : the record, as :meth:`ScanRecord.to_dict` returns it
-    blocks : of each array, by its name, what :func:`checksums` returns; None where the scan has not reached its end
+    blocks : the checksum of each block, in the grid's order; None where the scan has not reached its end
     """
     return {"sha256": hashlib.sha256(json.dumps([parts, blocks], sort_keys=True).encode()).hexdigest(), "blocks": blocks}
 
 
-def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[dict[str, list[int]] | None, bool]:
+def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[list[int] | None, bool]:
     """Return the blocks' checksums, and whether a record is as it was written; one without a seal, as older ones, counts so.
 
     Parameters
@@ -214,9 +215,9 @@ def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[dict[str, list[int]] | 
     return blocks if intact else None, intact
 
 
-def checksums(grid: PatchGrid, values: NDArray[Any]) -> list[int]:
-    """Return a CRC-32 of each block of an array (rows, cols), row by row of the grid's blocks."""
-    return [zlib.crc32(np.ascontiguousarray(values[block.cells]).data) for block in grid.blocks()]
+def checksum(*values: NDArray[Any]) -> int:
+    """Return a CRC-32 of one block's values in all arrays, one after the other; never 0, which stands for not known."""
+    return reduce(lambda so_far, array: zlib.crc32(np.ascontiguousarray(array).data, so_far), values, 0) or 1
 
 
 def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -63,5 +64,5 @@ def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
     """
     cells = heatmap.result.cells if heatmap.result else {}
     if cells.get("unreadable") and not cells["scanned"]:
-        heatmap.remove()
+        remove_store(heatmap.path)
         raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")

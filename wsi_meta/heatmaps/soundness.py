@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
-from wsi_meta.heatmaps.record import checksums
+from wsi_meta.heatmaps.record import checksum
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from wsi_meta.tiling.grid import Block
 
 __all__ = ["damaged_blocks", "mended", "open_sound", "stale_levels"]
+
+DTYPES = {"status": ("uint8", 0), "checksums": ("uint32", 0)}
+"""Type of an array, and what it holds where nothing is stored, where that is not float32 and NaN."""
 
 logger = logging.getLogger("wsi_meta")
 
@@ -80,7 +83,7 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
     """
     torn: set[Block] = set()
     arrays = {name: _read(heatmap, name, torn) for name in heatmap.record.identity.arrays}
-    torn |= _others(heatmap, arrays)
+    torn |= _others(heatmap, arrays, torn)
     status = arrays.pop("status")
     scanned = status == Status.SCANNED
     wrong = status > max(Status)
@@ -126,30 +129,35 @@ def _holds(heatmap: Heatmap, name: str, expected: NDArray[np.float32]) -> bool:
         return False
 
 
-def _others(heatmap: Heatmap, arrays: dict[str, NDArray[Any]]) -> set[Block]:
-    """Return the blocks whose values are others than when the scan reached its end: another block's, or another store's."""
-    kept = heatmap.blocks or {}
-    return {
-        block
-        for name, before in kept.items()
-        for block, now, then in zip(heatmap.grid.blocks(), checksums(heatmap.grid, arrays[name]), before, strict=True)
-        if now != then
-    }
+def _others(heatmap: Heatmap, arrays: dict[str, NDArray[Any]], torn: set[Block]) -> set[Block]:
+    """Return the blocks whose values are others than were written: another block's, another store's, or none."""
+    blocks = heatmap.grid.blocks()
+    written = dict(zip(blocks, heatmap.blocks, strict=True)) if heatmap.blocks else _written(heatmap, arrays["status"], torn)
+    return {block for block, then in written.items() if then != checksum(*(values[block.cells] for values in arrays.values()))}
+
+
+def _written(heatmap: Heatmap, status: NDArray[np.uint8], torn: set[Block]) -> dict[Block, int]:
+    """Return the checksum of each block that a scan has done and not yet sealed, where it is known."""
+    if not heatmap.keeps_checksums:
+        return {}
+    kept, done = _read(heatmap, "checksums", torn), np.isin(status, (Status.SCANNED, Status.UNREADABLE))
+    known = {block: int(kept[heatmap.place(block)]) for block in heatmap.grid.blocks() if done[block.cells].any()}
+    return {block: then for block, then in known.items() if then}
 
 
 def _read(heatmap: Heatmap, name: str, torn: set[Block]) -> NDArray[Any]:
     """Return a whole array; blocks that cannot be read are added to `torn` and hold 0."""
-    dtype = "uint8" if name == "status" else "float32"
-    array = _described(heatmap, name, dtype)
+    array = _described(heatmap, name)
     try:
         return np.asarray(array[...])
     except OSError:
         raise  # the disk's or the network's error: what is there may be whole
     except Exception:  # each codec has its own
-        values = np.zeros(heatmap.grid.shape, dtype)
+        values = np.zeros(array.shape, array.dtype)
     for block in heatmap.grid.blocks():
+        part = heatmap.place(block) if name == "checksums" else block.cells
         try:
-            values[block.cells] = array[block.cells]
+            values[part] = array[part]
         except OSError:
             raise
         except Exception:
@@ -157,7 +165,7 @@ def _read(heatmap: Heatmap, name: str, torn: set[Block]) -> NDArray[Any]:
     return values
 
 
-def _described(heatmap: Heatmap, name: str, dtype: str) -> Any:
+def _described(heatmap: Heatmap, name: str) -> Any:
     """Open an array; HeatmapError unless it is described as a scan does: its chunks are the grid's blocks."""
     try:
         array: Any = heatmap.group[name]
@@ -165,9 +173,12 @@ def _described(heatmap: Heatmap, name: str, dtype: str) -> Any:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise _lost(heatmap, name, "is missing or damaged") from error
-    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (heatmap.grid.shape, dtype):
-        raise _lost(heatmap, name, f"is not {dtype} {heatmap.grid.shape}")
-    side, missing = heatmap.grid.block_cells, 0 if dtype == "uint8" else np.nan
+    dtype, missing = DTYPES.get(name, ("float32", np.nan))
+    shape, side = heatmap.grid.shape, heatmap.grid.block_cells
+    if name == "checksums":
+        shape, side = heatmap.grid.shape_in_blocks, 1
+    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (shape, dtype):
+        raise _lost(heatmap, name, f"is not {dtype} {shape}")
     if array.chunks != (side, side) or not np.array_equal(array.fill_value, missing, equal_nan=True):
         raise _lost(heatmap, name, f"is not stored in blocks of {side} x {side} cells, or what it lacks is not {missing}")
     codecs = [codec.to_dict() for codec in array.metadata.codecs]

@@ -4,11 +4,13 @@
     1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
+    checksums   uint32 (block rows, block columns)  of each scanned block, written with it; 0 = not known
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
                 "wsi_meta_seal": its checksum and the blocks', see :func:`wsi_meta.heatmaps.record.seal_of`
 
-A block's status is written after its values. It marks the block as done: an interrupted scan continues with the others.
+A block's status is written after its values and its checksum. It marks the block as done: an interrupted scan continues with
+the others.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ from wsi_meta.heatmaps.ownership import (
     rewrite_attributes,
     temporary_store,
 )
-from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
-from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksums, open_seal, seal_of
+from wsi_meta.heatmaps.pyramid import multiscales, write_coarser_levels
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksum, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -41,9 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Heatmap", "Status"]
-
-LEVEL_CHUNK = 512
-"""Cells along a chunk's side in the levels after the first (few files)."""
 
 
 class Status(IntEnum):
@@ -68,8 +67,8 @@ class Heatmap:
     """What the store says of its scan, as it was when the store was opened."""
     group: zarr.Group = field(repr=False)
     """The zarr group itself."""
-    blocks: dict[str, list[int]] | None = None
-    """Checksums of each array's blocks, by its name; None until the scan reaches its end."""
+    blocks: list[int] | None = None
+    """Checksum of each block, in the grid's order; None until the scan reaches its end."""
     intact: bool = True
     """Whether the record is as it was written."""
     _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -142,6 +141,11 @@ class Heatmap:
         return self.record.identity.uncertainty
 
     @property
+    def keeps_checksums(self) -> bool:
+        """Whether each block's checksum is kept with it; a store that was begun by 0.1.0 has none."""
+        return "checksums" in self.group
+
+    @property
     def probability(self) -> NDArray[np.float32]:
         """Calibrated probability of tumor, float32 (rows, cols); NaN where not scanned.
 
@@ -159,6 +163,10 @@ class Heatmap:
         """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
         return self._read("uncertainty") if self.has_uncertainty else None
 
+    def place(self, block: Block) -> tuple[int, int]:
+        """Return a block's row and column among the blocks."""
+        return block.row // self.grid.block_cells, block.col // self.grid.block_cells
+
     def read_status(self, block: Block) -> NDArray[np.uint8]:
         """Return the status of a block's cells."""
         return self._read("status", block.cells)
@@ -175,15 +183,17 @@ class Heatmap:
         status: NDArray[np.uint8],
         uncertainty: NDArray[np.float32] | None = None,
     ) -> None:
-        """Write a block's values, NaN where there are none, then its status, which marks the block as done."""
-        self._write("0", block, probability)
-        if uncertainty is not None:
-            self._write("uncertainty", block, uncertainty)
+        """Write a block's values, NaN where there are none, and their checksum, then its status, which marks it as done."""
+        others = () if uncertainty is None else (uncertainty,)
+        for name, values in zip(("0", "uncertainty"), (probability, *others), strict=False):
+            self._write(name, block, values)
+        if self.keeps_checksums:
+            self._array("checksums")[self.place(block)] = checksum(probability, status, *others)
         self._array("status")[block.cells] = status
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
-        for name in ("0", "uncertainty", "status"):
+        for name in ("0", "uncertainty", "checksums", "status"):
             self._chunk(name, block).unlink(missing_ok=True)
         self._array("status")[block.cells] = _before_scan(tissue)
 
@@ -199,20 +209,9 @@ class Heatmap:
         The same store with the finished record; this object keeps the old one.
         """
         remove_partials(self.path)
-        arrays = {name: self._read(name) for name in self.record.identity.arrays}
-        for number, level in enumerate(levels := coarser_levels(arrays["0"]), 1):
-            array = self.group.create_array(
-                str(number),
-                shape=level.shape,
-                chunks=tuple(min(LEVEL_CHUNK, side) for side in level.shape),
-                dtype="float32",
-                fill_value=np.nan,
-                dimension_names=("y", "x"),
-                overwrite=True,
-            )
-            array[...] = level
-        ome = multiscales(self.path.stem, self.grid.cell_um, 1 + len(levels))
-        blocks = {name: checksums(self.grid, values) for name, values in arrays.items()}
+        arrays = [self._read(name) for name in self.record.identity.arrays]
+        ome = multiscales(self.path.stem, self.grid.cell_um, 1 + write_coarser_levels(self.group, arrays[0]))
+        blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions), ome=ome)
 
     def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
@@ -241,10 +240,6 @@ class Heatmap:
             return self
         return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None))
 
-    def remove(self) -> None:
-        """Delete the store, but nothing in it that is not ours."""
-        remove_store(self.path)
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
         return Heatmap.open, (self.path.absolute(),)
@@ -261,8 +256,7 @@ class Heatmap:
 
     def _chunk(self, name: str, block: Block) -> Path:
         """Return the file of a block's part of an array; there is none where all values are the array's fill value."""
-        side = self.grid.block_cells
-        return self.path / name / "c" / str(block.row // side) / str(block.col // side)
+        return self.path.joinpath(name, "c", *map(str, self.place(block)))
 
     def _array(self, name: str) -> Any:
         """Return an array of the store; it is opened once, at its first use."""
@@ -293,6 +287,12 @@ def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.b
     common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
     for values in ("0", "uncertainty") if record.identity.uncertainty else ("0",):
         group.create_array(values, dtype="float32", fill_value=np.nan, **common)
+    group.create_array(
+        "checksums",
+        dtype="uint32",
+        fill_value=0,
+        **common | {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": None},
+    )
     group.create_array("status", dtype="uint8", fill_value=0, **common)[...] = _before_scan(tissue)
 
 

@@ -89,6 +89,12 @@ class PatchGrid:
         """Side of a cell, level-0 pixels."""
         return float(exact_ratio(self.mpp, self.slide_mpp) * self.stride_px)
 
+    @property
+    def shape_in_blocks(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        rows, cols = self.shape
+        return -(-rows // self.block_cells), -(-cols // self.block_cells)
+
     def blocks(self) -> list[Block]:
         """Return all blocks, row by row; those at the right and lower edge are smaller."""
         rows, cols = self.shape
