@@ -93,3 +93,36 @@ def test_cells_of_a_block_that_fails_late_are_not_counted_twice(tmp_path: Path, 
     assert min(told) < 0, "some of it was done before the bad tile was met"
     assert sum(told) == readable.sum()
     assert np.ptp(logits[readable]) > 0
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_just_the_cells_that_see_a_damaged_tile_are_lost(
+    tmp_path: Path, thin_model: Model, threads: Threads, dense: bool
+) -> None:
+    """Half a cell is all that is lost beside it; every other cell is as if the tile were whole."""
+    path, stride = write_slide(tmp_path / "s.tif", texture(700, 740)), 32 if dense else 64
+    predictor = Predictor.from_plan(thin_model, PLAN, dense=dense, parts=SMALL)
+    grid = PatchGrid(740, 700, 0.972, 0.972, 96, stride)
+    block, wanted = Block(0, 0, *grid.shape), np.ones(grid.shape, bool)
+    whole = BlockWorker(open_slide(path), predictor, threads, grid).predict(block, wanted)[..., 0]
+    damage_tile(path, 0)  # x and y to 256
+    lost = np.isnan(logits := BlockWorker(open_slide(path), predictor, threads, grid).predict(block, wanted)[..., 0])
+
+    first_px = [stride * np.arange(cells) + stride // 2 - 48 - predictor.halo_px for cells in grid.shape]  # that a cell sees
+    assert lost[np.logical_and.outer(*(first < 256 for first in first_px))].all()
+    assert not lost[np.logical_or.outer(*(first >= 256 + stride // 2 for first in first_px))].any()
+    assert not lost.all()
+    np.testing.assert_allclose(logits[~lost], whole[~lost], atol=0.01 if dense else 1e-5)
+
+
+def test_a_block_of_which_nothing_can_be_read_is_given_up_soon(tmp_path: Path, thin_model: Model, threads: Threads) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(1500, 1500))
+    for tile in range(36):
+        damage_tile(path, tile)
+    grid = PatchGrid(1500, 1500, 0.972, 0.972, 96, 96)
+    reads: list[None] = []
+    worker = BlockWorker(
+        open_slide(path), Predictor.from_plan(thin_model, PLAN, parts=SMALL), threads, grid, working=lambda: reads.append(None)
+    )
+    assert np.isnan(worker.predict(Block(0, 0, *grid.shape), np.ones(grid.shape, bool))).all()
+    assert len(reads) < 60

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.tiling.grid import STRIDES, Block, PatchGrid
+from wsi_meta.tiling.grid import STRIDES, PatchGrid
 
 grids = st.builds(
     PatchGrid,
@@ -56,14 +56,3 @@ def test_figures_of_the_design() -> None:
 def test_stored_mpp_is_rounded() -> None:
     """A TIFF gives 0.24300000001 for 0.243: that must not add a row of cells with nothing in it."""
     assert PatchGrid(8192, 8192, 0.24300000001, 0.972, 96, 32).shape == (64, 64)
-
-
-@given(st.integers(1, 9), st.integers(1, 9))
-def test_quarters_cover_a_block_once(rows: int, cols: int) -> None:
-    times = np.zeros((rows, cols), int)
-    for quarter, place in Block(3, 5, rows, cols).quarters():
-        times[place] += 1
-        assert times[place].shape == (quarter.rows, quarter.cols)
-        assert (quarter.row - 3, quarter.col - 5) == (place[0].start, place[1].start)
-
-    assert (times == 1).all()

@@ -1,9 +1,8 @@
-"""One block after another: read in pieces, predicted, written."""
+"""One block after another: read in pieces, predicted, written. Damage costs the cells that would show it."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
 from wsi_meta.scanning.relay import Stop
 from wsi_meta.scanning.threads import Threads
+from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
 from wsi_meta.slides.slide_file import SlideReplacedError
 from wsi_meta.tiling.grid import Block, PatchGrid
@@ -23,14 +23,12 @@ from wsi_meta.tiling.grid import Block, PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BlockWorker"]
+__all__ = ["BlockWorker", "all_true"]
 
-TILE_SHARE = 2
-"""What cannot be read is tried again in parts until these are this many times smaller than a stored tile, or a cell."""
-FAILURES_AT_MOST = 100
-"""Failed reads after which a block is given up where nothing of it was read: all its parts of 480 px, and some more."""
-FAILURES_PER_PART = 8
-"""Failed reads that each part which was read makes up for: around damage smaller parts are worth their time."""
+FIRST_PART_PX = 512
+"""What cannot be read whole is read in parts of this side, and those that cannot be read in smaller ones, to half a cell."""
+SMALL_READS_AT_FIRST = 20
+"""Reads of smaller parts as long as nothing of a block was read: then there is little hope."""
 
 Report = Callable[[int], None]
 """Told how many more cells are done; a negative number takes some back."""
@@ -64,38 +62,10 @@ class BlockWorker:
     def predict(self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None) -> NDArray[np.float32]:
         """Return the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
 
-        A block that cannot be read whole is tried in quarters, and those again, large ones first, so that little more is lost
-        than what needs a damaged tile.
-
         Raises
         ------
         SlideReplacedError
         """
-        logits = np.full((*wanted.shape, self.predictor.views), np.nan, np.float32)
-        least_px = max(self.grid.stride_px, self.slide.tile_px_at(self.grid.mpp) / TILE_SHARE)
-        parts, failed, allowed = deque([(block, (slice(0, block.rows), slice(0, block.cols)))]), 0, FAILURES_AT_MOST
-        while parts and failed < allowed:
-            part, inside = parts.popleft()
-            if not wanted[inside].any():
-                continue
-            if (found := self._try_whole(part, wanted[inside], report)) is not None:
-                logits[inside], allowed = found, allowed + FAILURES_PER_PART
-                continue
-            failed += 1
-            if max(part.rows, part.cols) * self.grid.stride_px > least_px:
-                parts.extend((quarter, _within(inside, place)) for quarter, place in part.quarters())
-        return logits
-
-    def windows(self, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
-        """Return what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
-        x, y, _, _ = self.grid.window(block, self.predictor.halo_px)
-        return [
-            (x + cols.start, y + rows.start, cols.stop - cols.start, rows.stop - rows.start)
-            for rows, cols in self.predictor.pieces(wanted, self.grid.stride_px)
-        ]
-
-    def _try_whole(self, part: Block, wanted: NDArray[np.bool_], report: Report | None) -> NDArray[np.float32] | None:
-        """Return a part's logits; None when it cannot be read whole, with what was reported of it taken back."""
         told: list[int] = []
 
         def tell(cells: int) -> None:
@@ -105,17 +75,39 @@ class BlockWorker:
                 report(cells)
 
         try:
-            return self._predict_whole(part, wanted, tell)
+            reads = (partial(self._read, *window) for window in self.windows(block, wanted))
+            return self._compute(self.threads.read_ahead(reads, self.stop), wanted, tell)
         except SlideReplacedError:
             raise
         except SlideReadError:
             tell(-sum(told))
-            return None
+            return self._predict_readable(block, wanted, tell)
 
-    def _predict_whole(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
-        reads = (partial(self._read, *window) for window in self.windows(block, wanted))
-        pieces = self.threads.read_ahead(reads, self.stop)
+    def windows(self, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+        """Return what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
+        x, y, _, _ = self.grid.window(block, self.predictor.halo_px)
+        return [
+            (x + cols.start, y + rows.start, cols.stop - cols.start, rows.stop - rows.start)
+            for rows, cols in self.predictor.pieces(wanted, self.grid.stride_px)
+        ]
 
+    def _predict_readable(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
+        """Return the logits of those cells of which everything that the network sees of them can be read."""
+        x, y, width, height = self.grid.window(block, self.predictor.halo_px)
+        image, readable, _ = read_in_parts(
+            lambda left, top, *sides: self._read(x + left, y + top, *sides),
+            (height, width),
+            self.grid.stride_px / 2,
+            self.slide.background,
+            part_px=FIRST_PART_PX,
+            small_reads_at_first=SMALL_READS_AT_FIRST,
+        )
+        seen_px = self.grid.patch_px + 2 * self.predictor.halo_px
+        wanted = wanted & all_true(readable, seen_px, self.grid.stride_px)
+        pieces = (image[piece] for piece in self.predictor.pieces(wanted, self.grid.stride_px))
+        return self._compute(pieces, wanted, report)
+
+    def _compute(self, pieces: Iterable[NDArray[np.uint8]], wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
         def predict() -> NDArray[np.float32]:
             self.working()
             return self.predictor.predict_block(pieces, wanted, self.grid.stride_px, report)
@@ -124,10 +116,26 @@ class BlockWorker:
 
     def _read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         self.working()
+        self.stop.check()
         return self.slide.read_at(self.grid.mpp, x, y, width, height)
 
 
-def _within(outer: tuple[slice, slice], inner: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Return the place of a part of a part."""
-    rows, cols = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(outer, inner, strict=True))
-    return rows, cols
+def all_true(mask: NDArray[np.bool_], side: int, stride: int) -> NDArray[np.bool_]:
+    """Tell of each square of a mask whether all of it is True.
+
+    Parameters
+    ----------
+    mask : bool (height, width)
+    side, stride : of the squares, and from one to the next; the first one lies in the upper left corner
+
+    Returns
+    -------
+    bool array (rows, cols) of the squares that lie within the mask.
+    """
+    missing = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
+    np.cumsum(~mask, axis=0, out=missing[1:, 1:])
+    np.cumsum(missing, axis=1, out=missing)
+    first, last = missing[:-side:stride, :], missing[side::stride, :]
+    rows = last - first
+    inside: NDArray[np.bool_] = rows[:, side::stride] == rows[:, :-side:stride]
+    return inside

@@ -24,7 +24,7 @@ LEAST_PX = 4
 SMALL_READS = 2000
 """Reads of divided parts at most."""
 SMALL_READS_AT_FIRST, SMALL_READS_PER_PART = 200, 16
-"""Fewer, and so many more for each part that was read: one that mostly cannot be read is not searched in ever smaller parts."""
+"""Fewer at first, and so many more for each part that was read: what mostly cannot be read is soon given up."""
 FRUITLESS_READS = 1000
 """Failed reads after which a picture is given up of which nothing was read; most slides have fewer parts."""
 
@@ -37,6 +37,9 @@ def read_in_parts(
     shape: tuple[int, int],
     least_px: float,
     background: tuple[int, ...],
+    *,
+    part_px: int = PART_PX,
+    small_reads_at_first: int = SMALL_READS_AT_FIRST,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], SlideReadError | None]:
     """Read a picture part by part.
 
@@ -46,6 +49,8 @@ def read_in_parts(
     shape : (rows, cols) of the picture
     least_px : side of the parts that are not divided any more when they cannot be read
     background : RGB of what cannot be read
+    part_px : side of the first parts
+    small_reads_at_first : reads of divided parts as long as nothing was read
 
     Returns
     -------
@@ -56,8 +61,8 @@ def read_in_parts(
     SlideReplacedError
     """
     image, readable = np.empty((*shape, 3), np.uint8), np.ones(shape, bool)
-    parts = deque(_divided((0, 0, shape[1], shape[0]), PART_PX))
-    small_reads, allowed, failure = 0, SMALL_READS_AT_FIRST, None
+    parts = deque(_divided((0, 0, shape[1], shape[0]), part_px))
+    small_reads, allowed, failure = 0, small_reads_at_first, None
     failed = 0
     while parts:  # large parts first
         x, y, width, height = part = parts.popleft()
@@ -70,7 +75,7 @@ def read_in_parts(
             raise
         except SlideReadError as error:
             failed, failure, readable[place], image[place] = failed + 1, error, False, background
-        if failed == FRUITLESS_READS and allowed == SMALL_READS_AT_FIRST:  # nothing was read
+        if failed == FRUITLESS_READS and allowed == small_reads_at_first:  # nothing was read
             image[:], readable[:] = background, False
             break
         if max(width, height) > max(LEAST_PX, least_px) and small_reads < allowed:

@@ -41,16 +41,6 @@ class Block:
         """Index of the block's cells in the heatmap."""
         return slice(self.row, self.row + self.rows), slice(self.col, self.col + self.cols)
 
-    def quarters(self) -> list[tuple[Block, tuple[slice, slice]]]:
-        """Return the quarters of the block that are not empty, each with its place in the block."""
-        halves = [[(0, side // 2), (side // 2, side)] for side in (self.rows, self.cols)]
-        return [
-            (Block(self.row + top, self.col + left, end - top, right - left), (slice(top, end), slice(left, right)))
-            for top, end in halves[0]
-            for left, right in halves[1]
-            if end > top and right > left
-        ]
-
 
 @dataclass(frozen=True)
 class PatchGrid:
