@@ -101,13 +101,9 @@ class Learner:
         """
         assert self.forward is not None, "call enter() before the first step"
         device, smoothing = self.processes.device, self.recipe.label_smoothing
-        images = augment(images.to(device, non_blocking=True), self.recipe.augmentation, generator)
+        images = images.to(device, non_blocking=True)
         targets = labels.to(device, torch.float32, non_blocking=True) * (1 - smoothing) + smoothing / 2
-        if mosaic_side > 1:
-            images = make_mosaics(images, mosaic_side)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.forward(self.preprocessing.to_input(images))
-        loss = binary_cross_entropy_with_logits(logits.float(), targets)
+        loss = self._loss(self.forward, images, targets, generator, mosaic_side)
         self.optimiser.zero_grad()
         loss.backward()
         if self.recipe.clip_norm:
@@ -117,6 +113,27 @@ class Learner:
         self.steps += 1
         self._update_average()
         return loss.detach()
+
+    def _loss(
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        generator: torch.Generator,
+        mosaic_side: int,
+    ) -> torch.Tensor:
+        """Return the mean loss of patches that are on the device, augmented here; with `consistency`, of two of each."""
+        if self.recipe.consistency:
+            images, targets = torch.cat([images, images]), torch.cat([targets, targets])
+        images = augment(images, self.recipe.augmentation, generator)
+        if mosaic_side > 1:
+            images = make_mosaics(images, mosaic_side)
+        with torch.autocast(torch.device(self.processes.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = forward(self.preprocessing.to_input(images)).float()
+        loss = binary_cross_entropy_with_logits(logits, targets)
+        if self.recipe.consistency:
+            loss = loss + self.recipe.consistency * _disagreement(*logits.chunk(2))
+        return loss
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the ``state_dict`` to validate and store: the moving average where there is one."""
@@ -165,7 +182,11 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         groups.setdefault(_highest_rate(name, start, recipe), []).append(parameter)
-    optimiser = torch.optim.AdamW([{"params": group} for group in groups.values()], weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        [{"params": group} for group in groups.values()],
+        weight_decay=recipe.weight_decay,
+        fused=True if processes.device.startswith("cuda") else None,
+    )
     steps = recipe.epochs * steps_per_epoch
     if math.isclose(steps * recipe.warm_up, 1):
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
@@ -202,6 +223,14 @@ def _move_towards(means: list[torch.Tensor], values: list[torch.Tensor], _update
         torch._foreach_lerp_(means, values, share)
     else:
         torch._foreach_copy_(means, values)
+
+
+def _disagreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the mean over pairs of logits of the two Kullback-Leibler divergences between their probabilities, halved.
+
+    A squared difference of logits would weigh most where both are certain and agree; this weighs what a reader sees.
+    """
+    return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
 
 
 def _highest_rate(name: str, start: Start, recipe: Recipe) -> float:
