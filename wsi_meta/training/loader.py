@@ -18,7 +18,7 @@ from wsi_meta.progress import progress_bar
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.recipe import Recipe
 
-__all__ = ["EpochBatches", "HeldBatches", "Loader", "make_loader"]
+__all__ = ["EpochBatches", "HeldBatches", "Loader", "decode_all", "make_loader"]
 
 HELD_SHARE = 0.25
 """Share of a GPU's free memory that decoded patches may take."""
@@ -101,7 +101,7 @@ def make_loader(
         when a patch that is to be held cannot be read.
     """
     if len(patches) * patches.patch_px**2 * 3 <= (_memory_for_patches(processes.device) if memory is None else memory):
-        images, labels = _decode_all(patches, workers, processes.device, progress=progress)
+        images, labels = decode_all(patches, workers, processes.device, progress=progress)
         return HeldBatches(images, labels, batches)
     return DataLoader(
         patches,
@@ -117,8 +117,8 @@ def _memory_for_patches(device: str) -> int:
     return round(HELD_SHARE * torch.cuda.mem_get_info(device)[0]) if device.startswith("cuda") else 0
 
 
-def _decode_all(patches: Patches, workers: int, device: str, *, progress: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all patches and their labels on a device."""
+def decode_all(patches: Patches, workers: int, device: str, *, progress: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode all patches, in `workers` processes; return them on a device, as :class:`HeldBatches` takes them, with labels."""
     images = torch.empty((len(patches), patches.patch_px, patches.patch_px, 3), dtype=torch.uint8, device=device)
     labels, done = torch.from_numpy(patches.labels.astype(np.int64)).to(device), 0
     loader = DataLoader(patches, READ_PATCHES, num_workers=workers, generator=torch.Generator())
