@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import half_precision, save_model
 from wsi_meta.training.distributed import Processes, joined_processes
-from wsi_meta.training.epochs import Job, Parts, Run, train_epoch
+from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
@@ -143,14 +143,13 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
             "patches": len(bench.train),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        recipe = arm.with_epochs(epochs, seed)
-        line = facts | judge(bench, weights, bench.model(name, seed), {"recipe": asdict(recipe), "ablation": facts})
+        line = facts | judge(bench, weights, bench.model(name, seed), arm.with_epochs(epochs, seed), facts)
         with (bench.out / "results.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")  # one write: several processes append
         yield line
 
 
-def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, training: dict[str, Any]) -> dict[str, float]:
+def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, float]:
     """Write a run's model, calibrated, and its validation logits; return its figures.
 
     Judges of other patches belong here: they find the model file at `out`.
@@ -158,7 +157,9 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, training: d
     validation = bench.validation()
     logits = validation.logits(weights)
     np.save(out.with_suffix(".npy"), logits)
-    card = validation.card(weights, logits, training, mosaics=training["recipe"]["mosaics"] > 0)
+    job = Job(out, recipe, bench.options, bench.processes, bench.parts)
+    training = describe(job, Path(bench.init).name, bench.train, validation) | {"ablation": facts}
+    card = validation.card(weights, logits, training, mosaics=recipe.mosaics > 0)
     save_model(out, weights, card)
     return card.metrics
 
@@ -232,10 +233,12 @@ def table(bench: Bench) -> Iterator[str]:
 
 def _row(bench: Bench, name: str, seeds: list[int], lines: list[dict[str, Any]], *, paired: bool) -> str:
     labels = bench.valid.labels
-    mine, theirs = ([np.load(bench.model(arm, seed).with_suffix(".npy")) for seed in seeds] for arm in (name, FIRST))
     cells = []
     for figure in (_auc, _accuracy):
-        ours, base = ([figure(logits, labels) for logits in each] for each in (mine, theirs if paired else []))
+        ours, base = (
+            [figure(np.load(bench.model(arm, seed).with_suffix(".npy")), labels) for arm in arms for seed in seeds]
+            for arms in ([name], [FIRST] if paired else [])
+        )
         everything = np.arange(len(labels))
         cells.append(f"{np.mean([one(everything) for one in ours]):.4f}")
         cells.append(_difference(ours, base, labels) if paired else "")

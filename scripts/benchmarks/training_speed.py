@@ -15,6 +15,7 @@ import itertools
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -70,6 +71,21 @@ def _rate(turn: Iterator[object], batch_size: int, seconds: float, device: str) 
     return count * batch_size / (time.perf_counter() - began)
 
 
+def _waits(turn: Iterator[object]) -> int:
+    """Return how often a step waits for the GPU, when those before it have made what is made once."""
+    for _ in range(4):
+        next(turn)
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        next(turn)
+        torch.cuda.set_sync_debug_mode("default")
+    for warning in told:
+        print(f"waits: {warning.filename}:{warning.lineno}: {warning.message}")
+    return len(told)
+
+
 def _steps(learner: Learner, batches: Iterator[list[torch.Tensor]], side: int) -> Iterator[torch.Tensor]:
     generator = torch.Generator(learner.processes.device).manual_seed(0)
     for number, (images, labels) in enumerate(batches):
@@ -100,6 +116,8 @@ def _measure(arguments: argparse.Namespace, data: Path) -> dict[str, list[float]
         }
         for _, (name, turn) in itertools.product(range(arguments.turns), turns.items()):
             rates[name].append(_rate(turn(), recipe.batch_size, arguments.seconds, device))
+        if device.startswith("cuda"):
+            print(f"a step waits for the GPU {_waits(turns['held']())} times")
         words = f"{len(patches)} patches, batch {recipe.batch_size}, recipe {arguments.recipe}, {device}, {learner.precision}"
         print(f"{words}, {'eager' if arguments.eager else 'compiled where it pays'}, {arguments.workers} workers")
     return rates

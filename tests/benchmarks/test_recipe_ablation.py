@@ -65,7 +65,8 @@ def test_every_run_leaves_a_line_a_model_and_its_logits(made: Bench) -> None:
         measured = Validation(made.valid, "cpu", "fp32", 0, False, Tiny)
         assert np.array_equal(measured.logits(weights), np.load(out.with_suffix(".npy")))
         assert {name: line[name] for name in card.metrics} == card.metrics
-        assert card.training["recipe"]["seed"] == line["seed"]
+        assert card.training["recipe"]["seed"] == card.training["ablation"]["seed"] == line["seed"]
+        assert card.training["train"]["sha256"] == made.train.fingerprint()
         assert line["patches"] == 16
         assert weights["layer4.0.weight"].dtype == torch.float16
     assert {path.suffix for path in made.out.iterdir()} == {".jsonl", ".npy", ".safetensors"}
@@ -131,6 +132,8 @@ def test_the_table_compares_each_arm_with_the_first(made: Bench) -> None:
     assert rows[0][3] == ""
     assert "to" in rows[1][3]
     assert rows[2][6] == "", "without mosaics dense mode is not measured"
+    alone = replace(made, arms={name: arm for name, arm in made.arms.items() if name != FIRST})
+    assert [row.split(" | ")[3] for row in table(alone)][1:] != ["", ""]
     mean = np.mean([line["auc"] for line in made.results() if line["arm"] == "averaged"])
     assert float(rows[1][2]) == pytest.approx(mean, abs=1e-4)
 
