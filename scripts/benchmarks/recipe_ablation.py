@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from average_models import mean_of, measure_statistics
 from numpy.typing import NDArray
+from recipe_arms import ARMS, FIRST, Arm
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.evaluation.calibrate import cross_fit
@@ -37,47 +38,8 @@ from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
-from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions
+from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
-
-STRONG = RECIPES["strong"]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train."""
-
-    recipe: Recipe
-    longer: int = 1
-    """Factor on the number of epochs."""
-    courses: int = 0
-    """Further trainings, each from the first one's weights and half as long; the average of their weights is the model."""
-
-    def with_epochs(self, epochs: int, seed: int) -> Recipe:
-        """Return the recipe of the first training."""
-        return replace(self.recipe, epochs=epochs * self.longer, seed=seed)
-
-    def course(self, number: int, epochs: int, seed: int) -> Recipe:
-        """Return the recipe of a further training (from 1): an order of its own, steps a quarter as large."""
-        recipe, order = self.recipe, 1000 * (seed + 1) + number
-        lr, lr_loaded = recipe.lr / 4, recipe.lr_loaded / 4
-        return replace(recipe, epochs=max(1, epochs // 2), seed=order, head_epochs=0, lr=lr, lr_loaded=lr_loaded)
-
-
-FIRST = "0.1.0"
-ARMS: dict[str, Arm] = {
-    FIRST: Arm(RECIPES["light"]),
-    "strong": Arm(STRONG),
-    "frozen layers": Arm(replace(STRONG, freeze="layer1")),
-    "light jitter": Arm(replace(STRONG, augmentation=Augmentation())),
-    "no zoom": Arm(replace(STRONG, augmentation=STRONG.augmentation.without("zoom"))),
-    "no average": Arm(replace(STRONG, ema_epochs=0)),
-    "no mosaics": Arm(replace(STRONG, mosaics=0)),
-    "longer": Arm(STRONG, longer=2),
-    "consistency": Arm(replace(STRONG, consistency=1.0)),
-    "averaged courses": Arm(STRONG, courses=3),
-}
-"""The arms after `strong` are that recipe with one change."""
 
 
 @dataclass(frozen=True)

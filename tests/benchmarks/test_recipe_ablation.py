@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from average_models import average_models, mean_of, measure_statistics
-from recipe_ablation import ARMS, FIRST, Arm, Bench, choose_part, choose_share, run_arms, table
+from recipe_ablation import Bench, choose_part, choose_share, run_arms, table
+from recipe_arms import ARMS, FIRST, Arm
 from safetensors.torch import load_file
 from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
 
