@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -396,7 +397,7 @@ def test_every_stain_is_added_or_taken_up_to_the_offset() -> None:
 def test_the_offset_is_at_least_a_tenth_of_the_stains_change() -> None:
     images = tissue(8)
 
-    def seen(**changes: float) -> torch.Tensor:
+    def seen(**changes: Any) -> torch.Tensor:
         return augment(images, replace(only("stain"), **changes), seeded())
 
     assert torch.equal(seen(stain=0.4, stain_offset=0), seen(stain=0.4, stain_offset=0.04))
@@ -406,7 +407,7 @@ def test_the_offset_is_at_least_a_tenth_of_the_stains_change() -> None:
 def test_contrast_changes_at_least_half_as_much_again_as_brightness() -> None:
     images = tissue(8)
 
-    def seen(**changes: float) -> torch.Tensor:
+    def seen(**changes: Any) -> torch.Tensor:
         return augment(images, replace(only("brightness"), **changes), seeded())
 
     assert torch.equal(seen(brightness=0.1, contrast=0), seen(brightness=0.1, contrast=0.15))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -215,19 +215,12 @@ def test_two_pictures_of_a_patch_are_asked_to_agree(mosaic_side: int) -> None:
 
 def test_agreement_that_is_not_asked_for_costs_nothing() -> None:
     shown = []
-
-    class Noting(Learner):
-        def enter(self, epoch: int) -> None:
-            super().enter(epoch)
-            forward = self.forward
-            assert forward is not None
-            self.forward = lambda inputs: shown.append(len(inputs)) or forward(inputs)
-
     for consistency in (0.0, 0.5):
         learner = tiny_learner(plain(consistency=consistency))
-        noting = Noting(**{field.name: getattr(learner, field.name) for field in fields(learner)})
-        noting.enter(1)
-        step(noting)
+        learner.network.get_submodule("conv1").register_forward_hook(
+            lambda _module, inputs, _output: shown.append(len(inputs[0]))
+        )
+        step(learner)
     assert shown == [16, 32]
 
 
