@@ -120,6 +120,8 @@ def average_models(
     where = Processes(0, 1, validation.device)
     loader = make_loader(train, EpochBatches(len(train), recipe, where), validation.workers, where, memory=0)
     steps = min(len(loader), max(1, patches // recipe.batch_size))
+    if not steps:
+        raise SystemExit(f"{len(train)} training patches; expected {recipe.batch_size}, a batch, to measure statistics on")
     weights = measure_statistics(
         mean_of([weights_of(source) for source in sources]),
         itertools.islice(read_batches(loader), steps),
