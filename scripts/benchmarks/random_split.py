@@ -9,13 +9,14 @@ epoch and calibrating. Trains on the other training patches and judges once. Com
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.training.recipe import Recipe
+from wsi_meta.training.recipe import RECIPES
 from wsi_meta.training.train import train
 
 
@@ -39,6 +40,7 @@ def _main() -> None:
     parser.add_argument("--init", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prefix", default="kaggle_")
+    parser.add_argument("--recipe", default="light", choices=list(RECIPES))
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -48,7 +50,8 @@ def _main() -> None:
     data, model = arguments.out / "patches", arguments.out / "model.safetensors"
     if not data.exists():
         _split(arguments.data, data, arguments.prefix, arguments.seed)
-    recipe, options = Recipe(epochs=arguments.epochs), {"device": arguments.device, "workers": arguments.workers}
+    recipe = replace(RECIPES[arguments.recipe], epochs=arguments.epochs)
+    options = {"device": arguments.device, "workers": arguments.workers}
     train(data, model, init=arguments.init, recipe=recipe, resume=True, progress=True, **options)
     for words, tta in (("single view", False), ("eight views", True)):
         figures = evaluate(model, data, split="test", tta=tta, progress=True, **options)

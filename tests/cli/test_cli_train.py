@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +30,7 @@ from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.score_model import fit_score, score_heatmap
 from wsi_meta.metadata import info
 from wsi_meta.scanning.scan import scan
-from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 from wsi_meta.training.train import train
 
 HERE = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
@@ -184,6 +185,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         lr_loaded=0.125,
         lr_decay=0.5,
         mosaics=0.75,
+        consistency=1.25,
         ema_epochs=1.5,
         label_smoothing=0.2,
         clip_norm=2.5,
@@ -195,7 +197,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
     more = "--mosaics 0.75 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
     rest = f"--without stain --without jpeg --init {weights} --device cpu --precision bf16 --workers 3 --overwrite"
-    flags = "--resume --keep-checkpoint --drop-duplicates"
+    flags = "--consistency 1.25 --resume --keep-checkpoint --drop-duplicates"
 
     called = call_of(train, "train", str(patch_folder), "--out", str(out), *f"{words} {more} {rest} {flags}".split())
 
@@ -212,6 +214,33 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         "keep_checkpoint": True,
         "overwrite": True,
         "progress": True,
+    }
+
+
+def test_train_takes_what_is_not_given_from_the_named_recipe(patch_folder: Path, tmp_path: Path) -> None:
+    strong = RECIPES["strong"]
+
+    def recipe_of(words: str) -> Recipe:
+        called = call_of(train, "train", str(patch_folder), "--out", str(tmp_path / "m"), *words.split())
+        recipe = called["recipe"]
+        assert isinstance(recipe, Recipe)
+        return recipe
+
+    assert recipe_of("--recipe strong") == strong
+    fewer = replace(strong, epochs=4, freeze="stem", consistency=0.5, augmentation=strong.augmentation.without("gain", "zoom"))
+    words = "--epochs 4 --freeze stem --recipe strong --consistency 0.5 --without gain --without zoom"
+    assert recipe_of(words) == fewer
+    assert recipe_of("--without stain-offset") == Recipe()
+
+
+def test_every_recipe_and_every_change_can_be_named() -> None:
+    options = {option.name: option.type for option in main.commands["train"].params}
+
+    assert isinstance(options["name"], click.Choice)
+    assert set(options["name"].choices) == set(RECIPES)
+    assert isinstance(options["without"], click.Choice)
+    assert set(options["without"].choices) == {
+        name.removesuffix("_px").replace("_", "-") for name in vars(RECIPES["strong"].augmentation)
     }
 
 
@@ -409,6 +438,8 @@ def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_
         "train data --out m.safetensors --batchnorm off",
         "train data --out m.safetensors --patience -1",
         "train data --out m.safetensors --without colour",
+        "train data --out m.safetensors --recipe best",
+        "train data --out m.safetensors --consistency -1",
         "train data --out m.safetensors --seed -1",
         "train data --out m.safetensors --seed 4294967296",
         "evaluate",

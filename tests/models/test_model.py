@@ -24,6 +24,7 @@ from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
 from wsi_meta.models.model import build_network, half_precision, load_model, save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.versions import library_versions
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),
@@ -497,3 +498,11 @@ def test_loading_draws_no_random_numbers(model_file: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}
+
+
+def test_a_library_that_is_not_installed_is_left_out_of_the_versions() -> None:
+    found = library_versions(("torch", "no-such-library"))
+
+    assert list(found) == ["python", "wsi-meta", "torch"]
+    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
+    assert set(found) < set(library_versions())

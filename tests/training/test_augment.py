@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +15,27 @@ from PIL import Image
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.models.dihedral import dihedral
-from wsi_meta.training.augment import augment, blur, damage_as_jpeg, jitter_brightness, jitter_stain, shift
+from wsi_meta.training.augment import (
+    augment,
+    blur,
+    damage_as_jpeg,
+    jitter_brightness,
+    jitter_colour,
+    jitter_stain,
+    shift,
+    zoom,
+)
 from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_sheet
-from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 
-ALL = Augmentation(blur=0.5, jpeg=0.5)
-CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
+STRONG = RECIPES["strong"].augmentation
+ALL = replace(STRONG, brightness=0.1, blur=0.5, jpeg=0.5)
+CHANGES = tuple(name.removesuffix("_px") for name in vars(ALL))
 
 
 def only(name: str) -> Augmentation:
-    """One change alone, for every patch."""
-    return Augmentation(blur=1, jpeg=1).without(*(other for other in CHANGES if other != name))
+    """One change alone, for every patch that it can be for."""
+    return replace(ALL, blur=1, jpeg=1).without(*(other for other in CHANGES if other != name))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -246,6 +258,49 @@ def test_every_shift_up_to_the_largest_is_drawn() -> None:
     assert torch.equal(seen.flatten(1).sum(1), images.flatten(1).sum(1)), "the labelled centre stays in the picture"
 
 
+def disc(radius: float) -> torch.Tensor:
+    """A smooth dark disc about the centre, (96, 96, 3)."""
+    place = torch.arange(96) - 47.5
+    away = torch.hypot(place[:, None], place[None])
+    return (255 * torch.sigmoid(away - radius))[..., None].expand(-1, -1, 3)
+
+
+def area(images: torch.Tensor) -> torch.Tensor:
+    return (1 - images[..., 0] / 255).sum((1, 2))
+
+
+def test_zoom_magnifies_half_of_the_images_about_their_centre() -> None:
+    image = disc(20)
+
+    seen = zoom(image.expand(400, -1, -1, -1), 0.12, seeded())
+
+    factor = (area(seen) / area(image[None])).sqrt()
+    kept = (seen - image).abs().flatten(1).amax(1) < 0.05
+    assert 160 < int(kept.sum()) < 240
+    assert 0.88 - 0.002 <= float(factor.min()) < 0.89
+    assert 1.11 < float(factor.max()) <= 1.12 + 0.002
+    assert torch.allclose(seen, seen.flip(1), atol=0.01), "nothing moves up, down or to a side"
+    assert torch.allclose(seen, seen.transpose(1, 2), atol=0.01)
+
+
+def test_a_zoomed_picture_is_the_magnified_one() -> None:
+    """What is 20 px away from the centre is magnified to where the factor says, in both directions."""
+    seen = zoom(disc(20).expand(50, -1, -1, -1), 0.12, seeded())
+
+    for image, factor in zip(seen, (area(seen) / area(disc(20)[None])).sqrt(), strict=True):
+        assert torch.allclose(image, disc(20 * float(factor)), atol=12), "its edge is a little sharper or softer"
+
+
+def test_what_zoom_brings_into_view_is_mirrored() -> None:
+    images = torch.full((50, 96, 96, 3), 200.0)
+    images[:, :12], images[:, -12:], images[:, :, :12], images[:, :, -12:] = 90.0, 90.0, 90.0, 90.0
+
+    seen = zoom(images, 0.12, seeded())
+
+    assert float(seen[:, 0].max()) == pytest.approx(90, abs=0.01), "no other colour at the edge"
+    assert float(seen.min()) == pytest.approx(90, abs=0.01)
+
+
 # --- colour
 
 
@@ -254,12 +309,18 @@ def test_jitter_of_nothing_is_the_identity() -> None:
 
     assert torch.allclose(jitter_stain(images, 0, seeded()), images, atol=0.05)
     assert torch.allclose(jitter_brightness(images, 0, seeded()), images, atol=1e-3)
+    assert torch.allclose(jitter_colour(images, seeded(), gain=0, saturation=0), images, atol=1e-3)
+    assert torch.allclose(zoom(images, 0, seeded()), images, atol=0.05)
 
 
 def test_colour_jitter_changes_colours_within_0_and_255() -> None:
     images = draw(64).float()
-    for jitter in (jitter_stain, jitter_brightness):
-        seen = jitter(images, 0.2, seeded())
+    for seen in (
+        jitter_stain(images, 0.2, seeded(), offset=0.02),
+        jitter_brightness(images, 0.2, seeded(), contrast=0.3),
+        jitter_brightness(images, 0, seeded(), levels=25),
+        jitter_colour(images, seeded(), gain=0.15, saturation=0.4),
+    ):
         assert seen.shape == images.shape
         assert float(seen.min()) >= 0
         assert float(seen.max()) <= 255
@@ -270,14 +331,16 @@ def test_colour_jitter_leaves_its_input_as_it_was() -> None:
     images = draw(4).float()
     before = images.clone()
 
-    jitter_stain(images, 0.2, seeded())
-    jitter_brightness(images, 0.1, seeded())
+    jitter_stain(images, 0.2, seeded(), offset=0.02)
+    jitter_brightness(images, 0.1, seeded(), contrast=0.15, levels=25)
+    jitter_colour(images, seeded(), gain=0.15, saturation=0.4)
+    zoom(images, 0.12, seeded())
 
     assert torch.equal(images, before)
 
 
 def test_stain_jitter_keeps_white_nearly_white() -> None:
-    seen = jitter_stain(torch.full((200, 2, 2, 3), 255.0), 0.2, seeded())
+    seen = jitter_stain(torch.full((200, 2, 2, 3), 255.0), 0.2, seeded(), offset=0.02)
 
     assert float(seen.min()) > 240
 
@@ -286,7 +349,7 @@ def test_stain_jitter_leaves_the_place_of_things_alone() -> None:
     image = torch.full((1, 9, 9, 3), 220.0)
     image[0, 2, 7] = 60.0
 
-    seen = jitter_stain(image.expand(20, -1, -1, -1), 0.2, seeded())
+    seen = jitter_stain(image.expand(20, -1, -1, -1), 0.2, seeded(), offset=0.02)
 
     assert seen.mean(-1).flatten(1).argmin(1).tolist() == [2 * 9 + 7] * 20
     background = seen[:, 0, 0, :]
@@ -297,7 +360,7 @@ def test_stain_jitter_scales_one_stains_density() -> None:
     hematoxylin = torch.nn.functional.normalize(torch.tensor([0.65, 0.70, 0.29]), dim=0)
     image = (256 * torch.exp(-0.8 * hematoxylin) - 1).expand(50, 2, 2, 3)
 
-    density = -torch.log((jitter_stain(image, 0.2, seeded(), shift=0.0) + 1) / 256)[:, 0, 0]
+    density = -torch.log((jitter_stain(image, 0.2, seeded()) + 1) / 256)[:, 0, 0]
     amount = density @ hematoxylin
 
     assert torch.allclose(density, amount[:, None] * hematoxylin, atol=1e-4)
@@ -309,7 +372,7 @@ def test_brightness_and_contrast_stay_within_their_limits() -> None:
     images = torch.full((200, 4, 4, 3), 100.0)
     images[:, :2] += 20
 
-    seen = jitter_brightness(images, 0.1, seeded())
+    seen = jitter_brightness(images, 0.1, seeded(), contrast=0.15)
     brightness = seen.mean((1, 2, 3)) / 110
     contrast = (seen[:, 0, 0, 0] - seen[:, 3, 3, 0]) / 20 / brightness
 
@@ -317,6 +380,74 @@ def test_brightness_and_contrast_stay_within_their_limits() -> None:
     assert 1.08 < float(brightness.max()) <= 1.1 + 1e-4
     assert 0.85 - 1e-4 <= float(contrast.min()) < 0.88
     assert 1.12 < float(contrast.max()) <= 1.15 + 1e-4
+
+
+def test_every_stain_is_added_or_taken_up_to_the_offset() -> None:
+    stains = torch.nn.functional.normalize(torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]]), dim=1)
+    image = torch.full((500, 2, 2, 3), 100.0)
+
+    seen = jitter_stain(image, 0, seeded(), offset=0.06)
+
+    more = -torch.log((seen + 1) / 101)[:, 0, 0] @ torch.linalg.inv(stains)
+    assert bool((more.abs() <= 0.06 + 1e-4).all())
+    assert bool((more.amax(0) > 0.055).all())
+    assert bool((more.amin(0) < -0.055).all())
+
+
+def test_the_offset_is_at_least_a_tenth_of_the_stains_change() -> None:
+    images = tissue(8)
+
+    def seen(**changes: Any) -> torch.Tensor:
+        return augment(images, replace(only("stain"), **changes), seeded())
+
+    assert torch.equal(seen(stain=0.4, stain_offset=0), seen(stain=0.4, stain_offset=0.04))
+    assert not torch.equal(seen(stain=0.4, stain_offset=0), seen(stain=0.4, stain_offset=0.06))
+
+
+def test_contrast_changes_at_least_half_as_much_again_as_brightness() -> None:
+    images = tissue(8)
+
+    def seen(**changes: Any) -> torch.Tensor:
+        return augment(images, replace(only("brightness"), **changes), seeded())
+
+    assert torch.equal(seen(brightness=0.1, contrast=0), seen(brightness=0.1, contrast=0.15))
+    assert not torch.equal(seen(brightness=0.1, contrast=0), seen(brightness=0.1, contrast=0.25))
+
+
+def test_levels_are_added_to_all_channels_alike() -> None:
+    images = torch.full((200, 4, 4, 3), 100.0)
+    images[..., 1] = 130
+
+    more = jitter_brightness(images, 0, seeded(), levels=25) - images
+
+    assert torch.allclose(more, more[:, :1, :1, :1].expand_as(more), atol=1e-4)
+    assert -25 <= float(more.min()) < -23
+    assert 23 < float(more.max()) <= 25
+
+
+def test_each_channel_has_a_gain_of_its_own() -> None:
+    images = torch.full((300, 2, 2, 3), 100.0)
+
+    gains = jitter_colour(images, seeded(), gain=0.15, saturation=0)[:, 0, 0] / 100
+
+    assert bool((gains.amin(0) < 0.87).all())
+    assert bool((gains.amax(0) > 1.13).all())
+    assert float(gains.min()) >= 0.85 - 1e-4
+    assert float(gains.max()) <= 1.15 + 1e-4
+    assert float(torch.corrcoef(gains.T).fill_diagonal_(0).abs().max()) < 0.2
+
+
+def test_saturation_moves_colours_from_and_towards_their_grey() -> None:
+    colour = torch.tensor([150.0, 100.0, 140.0])
+    images = colour.expand(200, 4, 4, 3)
+
+    seen = jitter_colour(images, seeded(), gain=0, saturation=0.4)[:, 0, 0]
+
+    grey = float(colour @ torch.tensor([0.299, 0.587, 0.114]))
+    amounts = (seen - grey) / (colour - grey)
+    assert torch.allclose(amounts, amounts[:, :1].expand_as(amounts), atol=1e-3)
+    assert 0.6 - 1e-3 <= float(amounts.min()) < 0.63
+    assert 1.37 < float(amounts.max()) <= 1.4 + 1e-3
 
 
 # --- focus
@@ -419,6 +550,26 @@ def test_blocks_do_not_touch_each_other() -> None:
     assert changed[8:16, 24:32].any()
     changed[8:16, 24:32] = False
     assert not changed.any()
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+def test_augmenting_never_waits_for_the_gpu() -> None:
+    images, generator = tissue(64).cuda(), torch.Generator("cuda").manual_seed(0)
+    augment(images, ALL, generator)  # what is made once is made
+    torch.cuda.synchronize()
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen = augment(images, ALL, generator)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+    damaged = augment(images, only("jpeg"), generator) != images
+    assert seen.shape == images.shape
+    assert float(damaged.flatten(1).any(1).float().mean()) > 0.9
 
 
 # --- a look at it

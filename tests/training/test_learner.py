@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.training.augment import augment
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.learner import Learner, choose_precision, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe
@@ -189,6 +191,52 @@ def test_a_step_on_mosaics_is_the_same_step_where_patches_do_not_meet() -> None:
     assert all(one == pytest.approx(other, abs=1e-6) for one, other in losses)
     for name, kernel in kernels(singly).items():
         assert torch.allclose(kernel, kernels(together)[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("mosaic_side", [1, 2])
+def test_two_pictures_of_a_patch_are_asked_to_agree(mosaic_side: int) -> None:
+    """The loss is that of both, plus the weight times the halved sum of the divergences of their probabilities."""
+    recipe = plain(batchnorm="frozen", consistency=2.0, augmentation=replace(AS_IT_IS, levels=60.0))
+    learner = tiny_learner(recipe)
+    learner.network.get_parameter("fc.weight").data *= 30
+    learner.enter(1)
+    images, labels = draw_batch(16)
+    shown = augment(torch.cat([images, images]), recipe.augmentation, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = learner.network(Preprocessing().to_input(shown))[:, 0].double().numpy()
+    one, other = 1 / (1 + np.exp(-logits.reshape(2, 16)))
+    truth = labels.numpy()
+    entropy = -np.mean([truth * np.log(p) + (1 - truth) * np.log(1 - p) for p in (one, other)])
+    there, back = ((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean() for p, q in ((one, other), (other, one)))
+    assert there + back > 0.01
+
+    assert step(learner, mosaic_side=mosaic_side) == pytest.approx(entropy + 2.0 * (there + back) / 2, abs=1e-5)
+
+
+def test_agreement_that_is_not_asked_for_costs_nothing() -> None:
+    shown = []
+    for consistency in (0.0, 0.5):
+        learner = tiny_learner(plain(consistency=consistency))
+        learner.network.get_submodule("conv1").register_forward_hook(
+            lambda _module, inputs, _output: shown.append(len(inputs[0]))
+        )
+        step(learner)
+    assert shown == [16, 32]
+
+
+def test_pictures_agree_better_where_they_are_asked_to() -> None:
+    spread = []
+    for consistency in (0.0, 5.0):
+        changes = replace(AS_IT_IS, gain=0.3, levels=40.0)
+        learner = tiny_learner(plain(lr=0.02, epochs=1, consistency=consistency, augmentation=changes), steps_per_epoch=20)
+        for seed in range(20):
+            step(learner, seed % 4)
+        learner.network.eval()
+        images, generator = draw_batch(16, 9)[0], torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            views = [learner.network(Preprocessing().to_input(augment(images, changes, generator))) for _ in range(8)]
+        spread.append(float(torch.stack(views).sigmoid().std(0).mean()))
+    assert spread[1] < 0.7 * spread[0]
 
 
 def test_training_lowers_the_loss() -> None:

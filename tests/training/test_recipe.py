@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 
 CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
+MORE = ("zoom", "stain_offset", "levels", "contrast", "gain", "saturation")
+ALL = dataclasses.replace(RECIPES["strong"].augmentation, brightness=0.1)
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", CHANGES + MORE)
 def test_each_change_can_be_turned_off_by_itself(name: str) -> None:
-    normal, without = dataclasses.asdict(Augmentation()), dataclasses.asdict(Augmentation().without(name))
+    normal, without = dataclasses.asdict(ALL), dataclasses.asdict(ALL.without(name.replace("_", "-")))
 
     different = {known for known in normal if normal[known] != without[known]}
 
@@ -29,13 +31,25 @@ def test_all_changes_can_be_turned_off_together() -> None:
 
     assert not any(vars(off).values())
     assert Augmentation().without() == Augmentation()
+    assert not any(vars(ALL.without(*CHANGES, *MORE)).values())
+    assert all(vars(ALL).values())
+
+
+def test_the_recipes_have_names() -> None:
+    """The default stays what it is until an ablation decides; the strong one changes each setting that it is about."""
+    assert RECIPES["light"] == Recipe()
+    strong = RECIPES["strong"]
+    assert (strong.freeze, strong.head_epochs, strong.consistency) == ("none", 0, 0)
+    rates = [strong.lr_loaded * strong.lr_decay**stages for stages in (1, 2, 3, 4)]
+    assert rates == pytest.approx([share * 6e-4 for share in (0.6, 0.4, 0.25, 0.15)], rel=0.06)
+    assert strong.ema_decay(474, 10**6) == pytest.approx(0.998, abs=2e-4)
 
 
 def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
     with pytest.raises(ValueError, match="augmentation colour: not known; expected some of turn, shift, stain") as caught:
         Augmentation().without("stain", "colour")
 
-    assert all(name in str(caught.value) for name in CHANGES)
+    assert all(name in str(caught.value) for name in CHANGES + MORE)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +62,7 @@ def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
         ({"lr_loaded": math.inf}, "lr_loaded inf; expected 0 to"),
         ({"lr_decay": 1.1}, "lr_decay 1.1; expected 0 to 1"),
         ({"mosaics": 1.5}, "mosaics 1.5; expected 0 to 1"),
+        ({"consistency": -1}, "consistency -1; expected 0 to 100"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0; expected 0 to 0.9"),
         ({"warm_up": 1.0}, "warm_up 1.0; expected 0 to 0.9"),
         ({"seed": -1}, "seed -1; expected 0 to"),
@@ -62,7 +77,9 @@ def test_settings_that_no_training_can_use_are_refused(wrong: dict[str, Any], me
         Recipe(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"shift_px": 33}, {"stain": -0.1}, {"blur": 1.5}, {"jpeg": math.nan}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"shift_px": 33}, {"stain": -0.1}, {"blur": 1.5}, {"jpeg": math.nan}, {"zoom": 1}, {"levels": 256}], ids=str
+)
 def test_augmentation_beyond_its_limits_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} .*; expected 0 to"):
         Augmentation(**wrong)

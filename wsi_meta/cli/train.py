@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,44 @@ from wsi_meta.cli import options
 
 __all__ = ["train"]
 
+CHANGES = [
+    "turn",
+    "shift",
+    "zoom",
+    "stain",
+    "stain-offset",
+    "brightness",
+    "levels",
+    "contrast",
+    "blur",
+    "gain",
+    "saturation",
+    "jpeg",
+]
+
+
+def _take_defaults_from(context: click.Context, _option: click.Parameter, name: str) -> str:
+    """Let the settings that are not given be those of a recipe."""
+    from wsi_meta.training.recipe import RECIPES
+
+    context.default_map = dict(vars(RECIPES[name]))
+    return name
+
 
 @click.command(epilog=options.example("wsi-meta train pcam/ --init imagenet --epochs 4 --out model.safetensors"))
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Model file to write (.safetensors).")
 @click.option("--init", default="imagenet", show_default=True, help="imagenet (a download), none, or a file of weights.")
+@click.option(
+    "--recipe",
+    "name",
+    type=click.Choice(["light", "strong"]),
+    default="light",
+    show_default=True,
+    is_eager=True,
+    callback=_take_defaults_from,
+    help="Settings to start from; shown are light's. strong: all layers learn, on colours as of other laboratories.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=4, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Top rate, new layers.")
@@ -30,6 +64,13 @@ __all__ = ["train"]
 )
 @click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.75, show_default=True, help="Rate factor per earlier stage.")
 @click.option("--mosaics", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of steps on mosaics.")
+@click.option(
+    "--consistency",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Weight of two pictures' disagreement on a patch; doubles the time. 0: off.",
+)
 @click.option(
     "--ema-epochs",
     type=click.FloatRange(0),
@@ -56,7 +97,7 @@ __all__ = ["train"]
 @click.option(
     "--without",
     multiple=True,
-    type=click.Choice(["turn", "shift", "stain", "brightness", "blur", "jpeg"]),
+    type=click.Choice(CHANGES),
     help="Augmentation to turn off; may be given several times.",
 )
 @click.option(
@@ -70,16 +111,16 @@ __all__ = ["train"]
 @options.training_precision_option
 @options.overwrite_option
 @options.as_json_option
-def train(data: tuple[Path, ...], out: Path, as_json: bool, without: tuple[str, ...], **settings: Any) -> None:
+def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: tuple[str, ...], **settings: Any) -> None:
     """Train a ResNet50 on labelled patches: PCam HDF5 files, the Kaggle folder, or folders 0/ and 1/.
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
     from wsi_meta.training.history import check_training
-    from wsi_meta.training.recipe import Augmentation, Recipe, TrainOptions
+    from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
 
-    chosen = {name: settings.pop(name) for name in list(settings) if name in Recipe.__dataclass_fields__}
-    recipe = Recipe(**chosen, augmentation=Augmentation().without(*without))
+    chosen = {field: settings.pop(field) for field in list(settings) if field in Recipe.__dataclass_fields__}
+    recipe = replace(RECIPES[name], **chosen, augmentation=RECIPES[name].augmentation.without(*without))
     init = settings.pop("init")
     check_training(data, out, init=init, options=TrainOptions(**settings))
     from wsi_meta.training.train import train as train_model  # torch comes with it

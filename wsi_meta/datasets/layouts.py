@@ -29,7 +29,6 @@ from wsi_meta.errors import DataError
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-    from torch.utils.data import DataLoader
 
 __all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
 
@@ -107,7 +106,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
-def read_batches(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def read_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Return a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
 
     A DataError from a process that decodes patches is raised with its own message, without that process's traceback.

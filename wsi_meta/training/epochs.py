@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError
@@ -24,7 +23,7 @@ from wsi_meta.training.distributed import Processes
 from wsi_meta.training.history import Epoch, best_epoch, draw_curves, turned, write_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner, make_learner
-from wsi_meta.training.loader import EpochBatches, make_loader
+from wsi_meta.training.loader import EpochBatches, Loader, make_loader
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
@@ -32,7 +31,7 @@ from wsi_meta.training.validation import Validation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Job", "Outcome", "Parts", "Run", "describe", "train_epochs"]
+__all__ = ["Job", "Outcome", "Parts", "Run", "describe", "train_epoch", "train_epochs"]
 
 CHECK_STEPS = 20
 """Steps between two checks of the loss. Each check waits for the device."""
@@ -108,11 +107,11 @@ def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
     job, progress = run.job, run.job.options.progress
     epochs, best_logits = _resume(run, checkpoint) if checkpoint and checkpoint.epochs else ([], np.empty(0, np.float32))
     batches = EpochBatches(len(run.train_set), job.recipe, job.processes)
-    loader = make_loader(run.train_set, batches, job.options.workers, job.processes)
+    loader = make_loader(run.train_set, batches, job.options.workers, job.processes, progress=progress)
     stopped = turned(epochs, job.recipe.patience) if epochs else None
     while len(epochs) < job.recipe.epochs and not stopped:
         batches.epoch = len(epochs) + 1
-        loss, seconds = _train_epoch(run, loader, batches.epoch)
+        loss, seconds = train_epoch(run, loader, batches.epoch)
         state = half_precision(run.learner.weights())
         logits = job.processes.share(run.validation.logits(state) if job.processes.first else None)
         epochs.append(_make_row(run, batches.epoch, loss, seconds, logits))
@@ -133,8 +132,8 @@ def _resume(run: Run, checkpoint: Checkpoint) -> tuple[list[Epoch], NDArray[np.f
     return [Epoch(**row) for row in checkpoint.epochs], checkpoint.best_logits.numpy()
 
 
-def _train_epoch(run: Run, loader: DataLoader[tuple[torch.Tensor, int]], number: int) -> tuple[float, float]:
-    """Train once over all batches; return the mean loss and the seconds that it took."""
+def train_epoch(run: Run, loader: Loader, number: int) -> tuple[float, float]:
+    """Train once over all batches of epoch `number` (from 1); return the mean loss and the seconds that it took."""
     recipe, learner, processes = run.job.recipe, run.learner, run.job.processes
     learner.enter(number)
     generator = torch.Generator(processes.device).manual_seed((recipe.seed * 10_007 + number) * 1_009 + processes.rank)

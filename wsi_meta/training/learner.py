@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim.swa_utils import AveragedModel
 
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_found
@@ -51,7 +50,7 @@ class Learner:
     steps_per_epoch: int
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
-    average: AveragedModel | None
+    average: nn.Module | None
     """Moving average of the weights and of BatchNorm's statistics; None when the recipe has none."""
     steps: int = 0
     """Number of steps so far."""
@@ -101,13 +100,9 @@ class Learner:
         """
         assert self.forward is not None, "call enter() before the first step"
         device, smoothing = self.processes.device, self.recipe.label_smoothing
-        images = augment(images.to(device, non_blocking=True), self.recipe.augmentation, generator)
+        images = images.to(device, non_blocking=True)
         targets = labels.to(device, torch.float32, non_blocking=True) * (1 - smoothing) + smoothing / 2
-        if mosaic_side > 1:
-            images = make_mosaics(images, mosaic_side)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits = self.forward(self.preprocessing.to_input(images))
-        loss = binary_cross_entropy_with_logits(logits.float(), targets)
+        loss = self._loss(self.forward, images, targets, generator, mosaic_side)
         self.optimiser.zero_grad()
         loss.backward()
         if self.recipe.clip_norm:
@@ -118,15 +113,36 @@ class Learner:
         self._update_average()
         return loss.detach()
 
+    def _loss(
+        self,
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        generator: torch.Generator,
+        mosaic_side: int,
+    ) -> torch.Tensor:
+        """Return the mean loss of patches that are on the device, augmented here; with `consistency`, of two of each."""
+        if self.recipe.consistency:
+            images, targets = torch.cat([images, images]), torch.cat([targets, targets])
+        images = augment(images, self.recipe.augmentation, generator)
+        if mosaic_side > 1:
+            images = make_mosaics(images, mosaic_side)
+        with torch.autocast(torch.device(self.processes.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits = forward(self.preprocessing.to_input(images)).float()
+        loss = binary_cross_entropy_with_logits(logits, targets)
+        if self.recipe.consistency:
+            loss = loss + self.recipe.consistency * _disagreement(*logits.chunk(2))
+        return loss
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the ``state_dict`` to validate and store: the moving average where there is one."""
-        return (self.network if self.average is None else self.average.module).state_dict()
+        return (self.network if self.average is None else self.average).state_dict()
 
     def state(self) -> dict[str, Any]:
         """Return all that another process needs to continue from here."""
         return {
             "network": self.network.state_dict(),
-            "average": None if self.average is None else self.average.module.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "steps": self.steps,
@@ -136,16 +152,14 @@ class Learner:
         """Continue from what :meth:`state` returned."""
         self.network.load_state_dict(state["network"])
         if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps = state["steps"]
 
     def _update_average(self) -> None:
         if self.average is not None:
-            share = 1 - self.recipe.ema_decay(self.steps_per_epoch, self.steps)
-            self.average.multi_avg_fn = partial(_move_towards, share=share)
-            self.average.update_parameters(self.network)
+            _move_towards(self.average, self.network, 1 - self.recipe.ema_decay(self.steps_per_epoch, self.steps))
 
     def _make_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         device = self.processes.device
@@ -165,12 +179,16 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         groups.setdefault(_highest_rate(name, start, recipe), []).append(parameter)
-    optimiser = torch.optim.AdamW([{"params": group} for group in groups.values()], weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        [{"params": group} for group in groups.values()],
+        weight_decay=recipe.weight_decay,
+        fused=True if processes.device.startswith("cuda") else None,
+    )
     steps = recipe.epochs * steps_per_epoch
     if math.isclose(steps * recipe.warm_up, 1):
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, list(groups), steps, pct_start=float(recipe.warm_up))
-    average = _start_average(network) if recipe.ema_epochs else None
+    average = copy.deepcopy(network).eval().requires_grad_(False) if recipe.ema_epochs else None
     precision = choose_precision(precision, processes.device)
     return Learner(start, recipe, processes, precision, steps_per_epoch, optimiser, schedule, average)
 
@@ -188,20 +206,27 @@ def choose_precision(precision: str, device: str, *, resolve: Callable[[str, str
     return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
 
 
-def _start_average(network: nn.Module) -> AveragedModel:
-    """Return a moving average that starts from the network's present weights."""
-    average = AveragedModel(network, use_buffers=True).eval().requires_grad_(False)
-    average.update_parameters(network)  # the first update only copies
-    return average
-
-
 @torch.no_grad()
-def _move_towards(means: list[torch.Tensor], values: list[torch.Tensor], _updates: object, *, share: float) -> None:
-    """Move means towards values by a share of the difference; integers, which count batches, are copied."""
-    if means[0].is_floating_point():
-        torch._foreach_lerp_(means, values, share)
-    else:
-        torch._foreach_copy_(means, values)
+def _move_towards(average: nn.Module, network: nn.Module, share: float) -> None:
+    """Move weights and statistics towards the network's by a share of the difference; copy integers, which count batches.
+
+    torch's own AveragedModel waits for a GPU in every update.
+    """
+    means, values = ([*module.parameters(), *module.buffers()] for module in (average, network))
+    (real_means, counts), (real_values, new_counts) = (
+        [[one for one in tensors if one.is_floating_point() is kind] for kind in (True, False)] for tensors in (means, values)
+    )
+    torch._foreach_lerp_(real_means, real_values, share)
+    if counts:
+        torch._foreach_copy_(counts, new_counts)
+
+
+def _disagreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the mean over pairs of logits of the two Kullback-Leibler divergences between their probabilities, halved.
+
+    A squared difference of logits would weigh most where both are certain and agree; this weighs what a reader sees.
+    """
+    return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
 
 
 def _highest_rate(name: str, start: Start, recipe: Recipe) -> float:

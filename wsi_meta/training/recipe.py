@@ -6,12 +6,14 @@ The recipe is stored in the model's card. The options belong to one run on one m
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.options import InferenceOptions
 
-__all__ = ["Augmentation", "Recipe", "TrainOptions"]
+__all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions"]
 
 _LIMITS = {
     "epochs": (1, math.inf),
@@ -26,12 +28,19 @@ _LIMITS = {
     "clip_norm": (0, math.inf),
     "ema_epochs": (0, math.inf),
     "mosaics": (0, 1),
+    "consistency": (0, 100),
     "patience": (0, math.inf),
     "valid_fraction": (0, 0.9),
     "seed": (0, 2**32 - 1),
     "shift_px": (0, 32),
+    "zoom": (0, 0.5),
     "stain": (0, 1),
+    "stain_offset": (0, 1),
     "brightness": (0, 1),
+    "levels": (0, 128),
+    "contrast": (0, 1),
+    "gain": (0, 0.9),
+    "saturation": (0, 1),
     "blur": (0, 1),
     "jpeg": (0, 1),
 }
@@ -59,18 +68,34 @@ class Augmentation:
     """Largest shift along each axis. It is small, so that the label still describes the centre."""
     stain: float = 0.2
     """Largest relative change of each stain's amount (Tellez et al. 2019, "HED-strong")."""
+    stain_offset: float = 0.0
+    """Largest absolute change of each stain's amount, in optical density; at least a tenth of `stain`."""
     brightness: float = 0.1
-    """Largest relative change of brightness; contrast changes by half as much again."""
+    """Largest relative change of brightness, as by the lamp."""
+    levels: float = 0.0
+    """Largest absolute change of brightness, in grey levels of 0 to 255."""
+    contrast: float = 0.0
+    """Largest relative change of contrast, around the patch's mean; at least 1.5 times `brightness`."""
     blur: float = 0.2
     """Share of the patches that are blurred, as if out of focus."""
+    gain: float = 0.0
+    """Largest relative change of each colour channel by itself, as by another white balance."""
+    saturation: float = 0.0
+    """Largest relative change of saturation."""
     jpeg: float = 0.2
     """Share of the patches that are damaged as JPEG compression does."""
+    zoom: float = 0.0
+    """Largest relative change of magnification, about the centre; half of the patches keep theirs."""
 
     def __post_init__(self) -> None:
         _check(self)
 
     def without(self, *names: str) -> Augmentation:
-        """Return a copy with the named changes turned off; OptionsError for a name that does not exist."""
+        """Return a copy with the named changes turned off; OptionsError for a name that does not exist.
+
+        A name is a setting's, without its ``_px`` and with ``-`` or ``_``.
+        """
+        names = tuple(name.replace("-", "_") for name in names)
         known = {known.name.removesuffix("_px"): known.name for known in fields(self)}
         if unknown := set(names) - set(known):
             raise OptionsError(f"augmentation {', '.join(sorted(unknown))}: not known; expected some of {', '.join(known)}")
@@ -108,6 +133,9 @@ class Recipe:
     weights themselves are."""
     mosaics: float = 0.5
     """Share of the steps that show mosaics (4x4 patches in one picture), so that the network can be used in dense mode."""
+    consistency: float = 0.0
+    """Weight of the disagreement of two pictures of the same patch, each augmented by itself (Liang et al. 2021, "R-Drop").
+    Every step then shows each of its patches twice, which takes twice as long. 0: once."""
     batchnorm: str = "adapt"
     """``adapt``: use the batch's statistics and update the running ones; ``frozen``: use the loaded running statistics."""
     patience: int = 3
@@ -124,6 +152,29 @@ class Recipe:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
         steps = self.ema_epochs * steps_per_epoch
         return min(math.exp(-1 / steps), (1 + step) / (10 + step)) if steps else 0.0
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "light": Recipe(),
+        "strong": Recipe(
+            epochs=8,
+            head_epochs=0,
+            freeze="none",
+            lr=6e-4,
+            lr_loaded=6e-4,
+            lr_decay=0.62,
+            weight_decay=0.05,
+            clip_norm=1.0,
+            ema_epochs=1.0,
+            augmentation=Augmentation(
+                zoom=0.12, stain=0.4, stain_offset=0.06, brightness=0, levels=25, contrast=0.25, gain=0.15, saturation=0.4
+            ),
+        ),
+    }
+)
+"""Recipes by name. ``light``: early layers stay as loaded, colours change a little. ``strong``: every layer learns, colours and
+pixel size change as much as between laboratories and scanners, and more epochs make up for the harder patches."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""The arms of the ablation: the recipe of 0.1.0, the strong one, and one change off that each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
+
+__all__ = ["ARMS", "FIRST", "Arm"]
+
+STRONG = RECIPES["strong"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train."""
+
+    recipe: Recipe
+    longer: int = 1
+    """Factor on the number of epochs."""
+    courses: int = 0
+    """Further trainings, each from the first one's weights and half as long; the average of their weights is the model."""
+
+    def with_epochs(self, epochs: int, seed: int) -> Recipe:
+        """Return the recipe of the first training."""
+        return replace(self.recipe, epochs=epochs * self.longer, seed=seed)
+
+    def course(self, number: int, epochs: int, seed: int) -> Recipe:
+        """Return the recipe of a further training (from 1): an order of its own, steps a quarter as large."""
+        recipe, order = self.recipe, 1000 * (seed + 1) + number
+        lr, lr_loaded = recipe.lr / 4, recipe.lr_loaded / 4
+        return replace(recipe, epochs=max(1, epochs // 2), seed=order, head_epochs=0, lr=lr, lr_loaded=lr_loaded)
+
+
+FIRST = "0.1.0"
+ARMS: dict[str, Arm] = {
+    FIRST: Arm(RECIPES["light"]),
+    "strong": Arm(STRONG),
+    "frozen layers": Arm(replace(STRONG, freeze="layer1")),
+    "light jitter": Arm(replace(STRONG, augmentation=Augmentation())),
+    "no zoom": Arm(replace(STRONG, augmentation=STRONG.augmentation.without("zoom"))),
+    "no average": Arm(replace(STRONG, ema_epochs=0)),
+    "no mosaics": Arm(replace(STRONG, mosaics=0)),
+    "longer": Arm(STRONG, longer=2),
+    "consistency": Arm(replace(STRONG, consistency=1.0)),
+    "averaged courses": Arm(STRONG, courses=3),
+}
+"""The arms after `strong` are that recipe with one change."""

@@ -1,0 +1,206 @@
+"""How runs of the ablation are made and written down, and how weights are averaged; with a tiny network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from average_models import average_models, mean_of, measure_statistics
+from recipe_ablation import Bench, choose_part, choose_share, run_arms, table
+from recipe_arms import ARMS, FIRST, Arm
+from safetensors.torch import load_file
+from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
+
+from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import half_precision
+from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.training.learner import Learner
+from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions
+from wsi_meta.training.validation import Validation
+
+SMALL = Recipe(batch_size=4, lr=0.02, lr_loaded=0.02, freeze="none", mosaics=0.5)
+AS_IT_IS = replace(SMALL, augmentation=Augmentation().without("turn", "shift", "stain", "brightness", "blur", "jpeg"))
+NAMES = [FIRST, "averaged", "longer"]
+
+
+def bench_in(out: Path, patch_folder: Path, **changes: Any) -> Bench:
+    data = open_patches(patch_folder)
+    arms = {FIRST: Arm(SMALL), "averaged": Arm(SMALL, courses=2), "longer": Arm(replace(SMALL, mosaics=0), longer=2)}
+    out.mkdir(exist_ok=True)
+    bench = Bench("none", out, data["train"], data["valid"], ALONE, TrainOptions(**HERE), arms, TINY)
+    return replace(bench, **changes)
+
+
+@pytest.fixture(scope="module")
+def made(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Two seeds of every arm; never change its files."""
+    bench = bench_in(tmp_path_factory.mktemp("ablation"), patch_folder)
+    runs = [(name, seed) for seed in (0, 1) for name in NAMES]
+    lines = list(run_arms(bench, runs, 1, budget_s=600))
+    assert [(line["arm"], line["seed"]) for line in lines] == runs
+    assert bench.results() == lines
+    return bench
+
+
+# --- runs
+
+
+def test_the_arms_are_one_change_off_the_strong_recipe() -> None:
+    strong = RECIPES["strong"]
+    for name, arm in ARMS.items():
+        changed = [field for field, value in vars(arm.recipe).items() if value != getattr(strong, field)]
+        assert len(changed) + (arm.courses > 0) + (arm.longer > 1) == (name != "strong") or name == FIRST
+    assert ARMS[FIRST].recipe == RECIPES["light"]
+
+
+def test_every_run_leaves_a_line_a_model_and_its_logits(made: Bench) -> None:
+    for line in made.results():
+        out = made.model(line["arm"], line["seed"])
+        weights, card = load_file(out), read_card(out)
+        measured = Validation(made.valid, "cpu", "fp32", 0, False, Tiny)
+        assert np.array_equal(measured.logits(weights), np.load(out.with_suffix(".npy")))
+        assert {name: line[name] for name in card.metrics} == card.metrics
+        assert card.training["recipe"]["seed"] == card.training["ablation"]["seed"] == line["seed"]
+        assert card.training["train"]["sha256"] == made.train.fingerprint()
+        assert line["patches"] == 16
+        assert weights["layer4.0.weight"].dtype == torch.float16
+    assert {path.suffix for path in made.out.iterdir()} == {".jsonl", ".npy", ".safetensors"}
+    assert len(list(made.out.iterdir())) == 13
+
+
+def test_seeds_and_arms_give_other_weights(made: Bench) -> None:
+    heads = [load_file(made.model(name, seed))["fc.bias"].item() for name in NAMES for seed in (0, 1)]
+
+    assert len(set(heads)) == 6
+
+
+def test_what_is_finished_is_not_made_again(made: Bench) -> None:
+    before = (made.out / "results.jsonl").read_bytes()
+
+    assert list(run_arms(made, [(name, 0) for name in NAMES], 1, budget_s=600)) == []
+    assert (made.out / "results.jsonl").read_bytes() == before
+
+
+def test_no_run_is_begun_when_the_time_is_up(patch_folder: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path, patch_folder)
+
+    assert list(run_arms(bench, [(FIRST, 0)], 1, budget_s=0)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_fails_leaves_the_lines_before_it(patch_folder: Path, tmp_path: Path) -> None:
+    def fail_in_the_second(*values: Any) -> Learner:
+        if (tmp_path / "results.jsonl").exists():
+            raise MemoryError
+        return TINY.make_learner(*values)
+
+    bench = bench_in(tmp_path, patch_folder, parts=replace(TINY, make_learner=fail_in_the_second))
+
+    with pytest.raises(MemoryError):
+        list(run_arms(bench, [(FIRST, 0), (FIRST, 1)], 1, budget_s=600))
+
+    assert [json.loads(line)["seed"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [0]
+
+
+def test_parts_share_out_the_runs() -> None:
+    runs = [(name, seed) for seed in (0, 1) for name in ARMS]
+
+    parts = [choose_part(runs, f"{number}/3") for number in (1, 2, 3)]
+
+    assert sorted(run for part in parts for run in part) == sorted(runs)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_share_of_the_patches_is_the_same_every_time(made: Bench) -> None:
+    chosen = choose_share(made.train, 0.5)
+
+    assert len(chosen) == 8
+    assert chosen.files == choose_share(made.train, 0.5).files
+    assert set(chosen.files) < set(made.train.files)
+
+
+def test_the_table_compares_each_arm_with_the_first(made: Bench) -> None:
+    rows = [line.split(" | ") for line in table(made)][1:]
+
+    assert [row[0] for row in rows] == [f"| {name}" for name in NAMES]
+    assert all(row[1] == "2" for row in rows)
+    assert rows[0][3] == ""
+    assert "to" in rows[1][3]
+    assert rows[2][6] == "", "without mosaics dense mode is not measured"
+    alone = replace(made, arms={name: arm for name, arm in made.arms.items() if name != FIRST})
+    assert [row.split(" | ")[3] for row in table(alone)][1:] != ["", ""]
+    mean = np.mean([line["auc"] for line in made.results() if line["arm"] == "averaged"])
+    assert float(rows[1][2]) == pytest.approx(mean, abs=1e-4)
+
+
+# --- averaging
+
+
+def test_the_mean_of_weights() -> None:
+    one, other = (
+        {"a": torch.tensor([value], dtype=torch.float16), "n": torch.tensor(count)} for value, count in ((1, 4), (2, 9))
+    )
+
+    mean = mean_of([one, other])
+
+    assert mean["a"].tolist() == [1.5]
+    assert mean["a"].dtype == torch.float32
+    assert mean["n"].item() == 9
+
+
+@pytest.mark.parametrize("mosaics", [0.0, 0.5])
+def test_statistics_are_the_mean_over_batches_of_what_the_network_is_shown(mosaics: float) -> None:
+    """The tiny network sees no neighbours, so mosaics change nothing here."""
+    torch.manual_seed(0)
+    network = Tiny()
+    network.get_buffer("bn1.running_mean").fill_(7)
+    batches = [draw_batch(16, seed) for seed in range(3)]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+    found = measure_statistics(
+        network.state_dict(), batches, replace(AS_IT_IS, mosaics=mosaics), device="cpu", precision="fp32", build=Tiny
+    )
+
+    with torch.no_grad():
+        features = [network.conv1(Preprocessing().to_input(images)) for images, _ in batches]
+    means = torch.stack([feature.mean((0, 2, 3)) for feature in features]).mean(0)
+    variances = torch.stack([feature.transpose(0, 1).flatten(1).var(1) for feature in features]).mean(0)
+    assert torch.allclose(found["bn1.running_mean"], means, atol=1e-5)
+    assert torch.allclose(found["bn1.running_var"], variances, atol=1e-5)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), "the weights given are not changed"
+        assert "running" in name or "num" in name or torch.equal(found[name], tensor)
+
+
+def test_statistics_are_measured_on_augmented_patches() -> None:
+    weights, batches = Tiny().state_dict(), [draw_batch(16)]
+    dark = replace(AS_IT_IS, augmentation=replace(AS_IT_IS.augmentation, levels=100.0))
+    where: dict[str, Any] = {"device": "cpu", "precision": "fp32", "build": Tiny}
+
+    plain, shown = (measure_statistics(weights, batches, recipe, **where)["bn1.running_var"] for recipe in (AS_IT_IS, dark))
+
+    assert not torch.allclose(plain, shown, rtol=0.05)
+
+
+def test_an_average_is_calibrated_and_says_what_it_is_of(patch_folder: Path, tmp_path: Path) -> None:
+    data, recipe = open_patches(patch_folder), replace(AS_IT_IS, epochs=1)
+    sources = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, source in enumerate(sources):
+        train_tiny(patch_folder, source, recipe=replace(recipe, seed=seed), **HERE)
+
+    weights, card = average_models(sources, data, Validation(data["valid"], "cpu", "fp32", 0, False, Tiny), patches=16)
+
+    kernel = mean_of([load_file(source) for source in sources])["layer4.0.weight"]
+    assert torch.equal(weights["layer4.0.weight"], half_precision({"layer4.0.weight": kernel})["layer4.0.weight"])
+    assert weights["bn1.num_batches_tracked"] == 4
+    assert [source["name"] for source in card.training["averaged"]] == ["0.safetensors", "1.safetensors"]
+    assert card.training["statistics_measured_on"] == 16
+    assert card.training["recipe"] == asdict(recipe)
+    assert 0 <= card.metrics["auc"] <= 1
+    assert card.calibration != read_card(sources[0]).calibration
