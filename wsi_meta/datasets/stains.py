@@ -161,12 +161,17 @@ def describe_hue(hues: NDArray[np.float64], members: NDArray[np.intp]) -> str:
     hues : float (n, 4), :func:`stain_hue` of all patches
     members : indices of some of them
     """
-    far, words = _scaled(hues)[members].mean(0), []
-    for part, red, blue in (("nuclei", *far[:2]), ("background", *far[2:])):
-        tones = {"bluer": red, "redder": -red, "browner": blue, "more violet": -blue}  # what absorbs red looks blue
-        if named := [tone for tone, much in tones.items() if much > 0.5]:
-            words.append(f"{part} {' and '.join(named)}")
-    return ", ".join(words) or "as most"
+    far = _scaled(hues)[members].mean(0)
+    nuclei, rest = (_tones(red, blue) for red, blue in (far[:2], far[2:]))
+    if nuclei == rest:
+        return nuclei or "as most"
+    return ", ".join(f"{part} {tones}" for part, tones in (("nuclei", nuclei), ("background", rest)) if tones)
+
+
+def _tones(red: float, blue: float) -> str:
+    """Name what is seen where more red or blue is absorbed than usual, in standard deviations."""
+    tones = {"bluer": red, "redder": -red, "browner": blue, "more violet": -blue}
+    return " and ".join(tone for tone, much in tones.items() if much > 0.5)
 
 
 def nearest_to_mean(hues: NDArray[np.float64], members: NDArray[np.intp], count: int) -> list[int]:

@@ -219,15 +219,12 @@ def shift_rows(robustness: Robustness) -> list[dict[str, Any]]:
 
 
 def cluster_rows(robustness: Robustness) -> list[dict[str, Any]]:
-    """Return words, patches and figures of each cluster of stains, the lowest AUC first."""
+    """Return words, patches and figures of each cluster of stains, the lowest AUC first; no figures where it was left out."""
     return [
         {
             "words": cluster.words,
             "patches": f"{cluster.n:,}, {cluster.tumor:,} tumor",
-            "cells": [
-                "too few of a class" if cluster.figures is None else _shown(name, cluster.figures[name])
-                for name in robustness.unshifted
-            ],
+            "cells": ["" if cluster.figures is None else _shown(name, cluster.figures[name]) for name in robustness.unshifted],
             "interval": "" if cluster.auc_interval is None else "{:.3f} to {:.3f}".format(*cluster.auc_interval),
         }
         for cluster in robustness.clusters
@@ -237,11 +234,11 @@ def cluster_rows(robustness: Robustness) -> list[dict[str, Any]]:
 def _cell(name: str, figure: Change, *, worse: bool, better: bool) -> dict[str, str]:
     """Return value, change and its interval as texts, and whether that is certainly worse or better."""
     scale, digits = (1, 3) if name == "auc" else (100, 1)
-    interval = "" if figure.interval is None else " to ".join(f"{scale * end:+.{digits}f}" for end in figure.interval)
+    change, *ends = (f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in (figure.change, *(figure.interval or ())))
     return {
         "value": _shown(name, figure.value),
-        "change": f"{scale * figure.change:+.{digits}f}",
-        "interval": interval,
+        "change": change,
+        "interval": " to ".join(ends),
         "effect": "worse" if worse else "better" if better else "",
     }
 
