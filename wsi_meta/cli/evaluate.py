@@ -19,7 +19,9 @@ __all__ = ["evaluate"]
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make: report.html and its figures as PNG.")
 @click.option("--tta", is_flag=True, help="Average over the eight views of each patch; takes eight times as long.")
 @click.option(
-    "--shifts", is_flag=True, help="Also under 24 changes of stain, colour, sharpness and pixel size; 25 times as long."
+    "--shifts",
+    is_flag=True,
+    help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; 25 times as long.",
 )
 @options.batch_size_option
 @options.workers_option
@@ -31,7 +33,8 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     """Measure how well MODEL (a file, or 'default') classifies the labelled patches in DATA.
 
     Figures come with 95 % bootstrap intervals: by slide where slides are known, else by patch. With --out also as a report
-    that shows the patches it was most wrong about. With --shifts they also say what other laboratories and scanners would cost.
+    that shows the patches it was most wrong about. With --shifts both also tell what the stains and scanners of other laboratories
+    would cost, in sentences, the worst first.
     """
     from wsi_meta.evaluation.evaluate import check_evaluation
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
