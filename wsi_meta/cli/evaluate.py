@@ -21,7 +21,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--shifts",
     is_flag=True,
-    help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; 25 times as long.",
+    help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; takes 25 times as long.",
 )
 @options.batch_size_option
 @options.workers_option
@@ -33,8 +33,8 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     """Measure how well MODEL (a file, or 'default') classifies the labelled patches in DATA.
 
     Figures come with 95 % bootstrap intervals: by slide where slides are known, else by patch. With --out also as a report
-    that shows the patches it was most wrong about. With --shifts both also tell what the stains and scanners of other laboratories
-    would cost, in sentences, the worst first.
+    that shows the patches it was most wrong about. With --shifts both also tell what the stains and scanners of other
+    laboratories would cost, in sentences, the worst first.
     """
     from wsi_meta.evaluation.evaluate import check_evaluation
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
