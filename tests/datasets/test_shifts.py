@@ -206,7 +206,7 @@ def dot(row: float, col: float) -> NDArray[np.uint8]:
     """A dark spot on white, 4 px wide."""
     rows, cols = np.mgrid[:96, :96]
     spot = 200 * np.exp(-((rows - row) ** 2 + (cols - col) ** 2) / (2 * 4**2))
-    return np.rint(255 - spot).astype(np.uint8)[..., None].repeat(3, axis=2)
+    return np.asarray(np.rint(255 - spot), np.uint8)[..., None].repeat(3, axis=2)
 
 
 @pytest.mark.parametrize("factor", [0.88, 1.12])

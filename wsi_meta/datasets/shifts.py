@@ -83,7 +83,7 @@ def _gamma(power: float) -> NDArray[np.float64]:
 
 
 def _gain(*factors: float) -> NDArray[np.float64]:
-    return np.arange(256)[:, None] * np.array(factors)
+    return np.asarray(np.arange(256)[:, None] * np.array(factors))
 
 
 def _saturate(patch: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def _rescale(patch: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(wider).resize((side, side), Image.Resampling.BICUBIC, box=(near, near, far, far)))
 
 
-def _rounded(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _rounded(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(values).clip(0, 255), np.uint8)
 
 

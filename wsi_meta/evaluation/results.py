@@ -82,6 +82,7 @@ class Evaluation:
             probabilities=probabilities,
             logits=logits,
             intervals=bootstrap_intervals(probabilities, labels, threshold, slides) if intervals else None,
+            robustness=None,
         )
 
     def to_dict(self) -> dict[str, Any]:
