@@ -180,10 +180,10 @@ class Robustness:
         if not judged:
             return words
         aucs = [cluster.figures["auc"] for cluster in judged if cluster.figures is not None]
-        told = (
-            f"Of {len(judged)} clusters of stains the worst has an AUC of {aucs[0]:.3f} ({judged[0].words}), "
-            f"the mean is {np.mean(aucs):.3f}."
-        )
+        worst = f"an AUC of {aucs[0]:.3f} ({judged[0].words})"
+        told = f"Of {len(judged)} clusters of stains the worst has {worst}, the mean is {np.mean(aucs):.3f}."
+        if len(judged) == 1:
+            told = f"The only cluster of stains with enough patches has {worst}."
         return f"{told} {words}" if left_out else told
 
     def to_lines(self) -> dict[str, str]:
