@@ -25,8 +25,7 @@ from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import FILES, froc
 from wsi_meta.evaluation.cohort import read_excluded
-from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, froc_curve, label_lesions, match, script_curve
-from wsi_meta.evaluation.metrics import delong
+from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, delong, froc_curve, label_lesions, match, script_curve
 from wsi_meta.slides.openslide_reader import Bounds
 
 HEIGHT, WIDTH = 100, 120

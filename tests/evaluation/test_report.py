@@ -77,6 +77,7 @@ def evaluation_of(
         probabilities=values,
         logits=np.log(values / (1 - values)),
         intervals=bootstrap_intervals(values, patches.labels, threshold, n=50) if intervals else None,
+        robustness=None,
     )
 
 

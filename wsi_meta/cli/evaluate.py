@@ -18,6 +18,11 @@ __all__ = ["evaluate"]
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make: report.html and its figures as PNG.")
 @click.option("--tta", is_flag=True, help="Average over the eight views of each patch; takes eight times as long.")
+@click.option(
+    "--shifts",
+    is_flag=True,
+    help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; takes 25 times as long.",
+)
 @options.batch_size_option
 @options.workers_option
 @options.device_option
@@ -28,7 +33,8 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     """Measure how well MODEL (a file, or 'default') classifies the labelled patches in DATA.
 
     Figures come with 95 % bootstrap intervals: by slide where slides are known, else by patch. With --out also as a report
-    that shows the patches it was most wrong about.
+    that shows the patches it was most wrong about. With --shifts both also tell what the stains and scanners of other
+    laboratories would cost, in sentences, the worst first.
     """
     from wsi_meta.evaluation.evaluate import check_evaluation
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
@@ -36,4 +42,4 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     check_evaluation(model, data, **{name: settings[name] for name in ("split", "out", "overwrite")})  # before torch
     with options.tuned_memory(settings["device"]):
         evaluation = evaluate_model(model, data, progress=True, **settings)
-    options.print_result(evaluation.to_dict(), as_json=as_json)
+    options.print_result(evaluation.to_dict() if as_json else evaluation.to_lines(), as_json=as_json)

@@ -16,8 +16,8 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, froc_curve, script_curve
-from wsi_meta.evaluation.metrics import bootstrap_intervals, delong
+from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
+from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.outputs import check_folder, check_output, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.shifts import SHIFTS
+from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
+from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
@@ -27,6 +31,7 @@ def evaluate(
     split: str | None = None,
     out: str | Path | None = None,
     tta: bool = False,
+    shifts: bool = False,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
@@ -43,6 +48,8 @@ def evaluate(
     split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all patches
     out : folder to make for the report (see :func:`wsi_meta.evaluation.report.write_report`); None writes none
     tta : average the logit over the eight views of each patch, which takes eight times as long
+    shifts : also evaluate the patches as other laboratories and scanners would show them (:mod:`wsi_meta.datasets.shifts`), and
+        by clusters of their stains; takes 25 times as long
     device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`
     workers : processes that decode patches; 0 decodes in this one
     overwrite : replace a report at `out`
@@ -62,7 +69,7 @@ def evaluate(
     model = model if isinstance(model, Model) else load_model(model)
     subject = Subject.of(model, patches, data=_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
-    evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True)
+    evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True, shifts=shifts)
     if out is not None and subject is not None:
         write_report(out, subject, evaluation, overwrite=overwrite)
     return evaluation
@@ -108,21 +115,39 @@ def _folders(data: str | Path | Sequence[str | Path]) -> str:
 
 
 def evaluate_patches(
-    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False, intervals: bool = False
+    predictor: Predictor,
+    patches: Patches,
+    *,
+    workers: int = 2,
+    progress: bool = False,
+    intervals: bool = False,
+    shifts: bool = False,
 ) -> Evaluation:
     """Evaluate a predictor on patches that are already opened; see :func:`evaluate`.
 
-    With `intervals`, the bootstrap draws slides where they are known, else patches.
+    With `intervals`, the bootstrap draws slides where they are known, else patches. With `shifts`, each patch is read once and
+    shown under all shifts.
     """
     import torch
     from torch.utils.data import DataLoader
 
     # a generator of its own: else the seeds of the workers are drawn from the global one
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
-    parts = []
-    with progress_bar(len(patches), "patches", "evaluating", enabled=progress) as bar:
+    changes = SHIFTS if shifts else ()
+    parts, hues = [], []
+    with progress_bar(len(patches) * (1 + len(changes)), "patches", "evaluating", enabled=progress) as bar:
         for images, _ in read_batches(loader):
-            parts.append(predictor.predict_patches(images))
+            rows = [predictor.predict_patches(images)]
             bar.update(len(images))
-    logits, card = np.concatenate(parts), predictor.model.card
-    return Evaluation.of(logits, patches.labels, card, slides=patches.slides, intervals=intervals)
+            for shift in changes:
+                rows.append(predictor.predict_patches(torch.from_numpy(shift.show(images.numpy()))))
+                bar.update(len(images))
+            parts.append(np.stack(rows))
+            if shifts:
+                hues += [stain_hue(patch) for patch in images.numpy()]
+    logits, card = np.concatenate(parts, axis=1), predictor.model.card
+    evaluation = Evaluation.of(logits[0], patches.labels, card, slides=patches.slides, intervals=intervals)
+    if not shifts:
+        return evaluation
+    seen = Seen(logits[1:], np.array(hues))
+    return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, slides=patches.slides))

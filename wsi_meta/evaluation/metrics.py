@@ -1,11 +1,13 @@
 """Figures of merit of tumor probabilities, and their confidence intervals.
 
 Every figure has one implementation, with a weight for each patch. With weights of 1 it is the figure itself; with the counts of
-a bootstrap resample it is the figure of that resample. Patches are sorted once; a resample only changes the weights.
+a bootstrap resample it is the figure of that resample. Patches are sorted once; a resample only changes the weights. Many
+resamples are computed at once, as rows of weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,26 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ECE_BINS", "Bins", "auc_of", "bootstrap_intervals", "delong", "figures_of", "losses_of", "reliability"]
+__all__ = [
+    "ECE_BINS",
+    "Bins",
+    "auc_of",
+    "bootstrap_intervals",
+    "figures_of",
+    "losses_of",
+    "reliability",
+    "resampled_figures",
+]
 
 ECE_BINS = 15
 """Number of equal bins of the probability of tumor, as in Guo et al. 2017."""
-Z_95 = 1.959963984540054
-"""97.5th percentile of the standard normal distribution."""
+WEIGHTS_AT_ONCE = 1_000_000
+"""Weights of resamples that are held in memory at a time: 8 MB, and several times as much for sums over them."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Patches binned by their probability of tumor. Arrays float64 (:data:`ECE_BINS`,); the means of an empty bin are NaN."""
+    """Patches binned by their probability of tumor; arrays float64 (..., :data:`ECE_BINS`). Means of an empty bin are NaN."""
 
     weight: NDArray[np.float64]
     """Summed weight of the patches in each bin."""
@@ -34,11 +45,10 @@ class Bins:
     """The share of tumor among them."""
 
     @property
-    def error(self) -> float:
+    def error(self) -> NDArray[np.float64]:
         """Expected calibration error: the mean of |probability - share| over the bins, weighted by their patches."""
-        filled = self.weight > 0
-        gaps = np.abs(self.probability - self.share)[filled]
-        return float(gaps @ self.weight[filled] / self.weight.sum())
+        gaps = np.where(self.weight > 0, np.abs(self.probability - self.share), 0)
+        return np.asarray((gaps * self.weight).sum(-1) / self.weight.sum(-1))
 
 
 def figures_of(
@@ -77,7 +87,7 @@ def auc_of(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) 
     ranked, tumor = np.asarray(scores, np.float64)[order], np.asarray(labels)[order] == 1
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     hits, alarms = (np.append(0.0, np.cumsum(called)[last].astype(np.float64)) for called in (tumor, ~tumor))
-    return _areas(hits, alarms)["auc"]
+    return float(_areas(hits, alarms)["auc"])
 
 
 def bootstrap_intervals(
@@ -104,22 +114,58 @@ def bootstrap_intervals(
     -------
     dict from a figure's name to (2.5th, 97.5th percentile); empty with one group, or where no resample has both classes.
     """
-    _, member = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)
-    count = int(member.max()) + 1
-    if count == 1:
-        return {}
-    ranking = _Ranking.of(probabilities, labels, threshold)
-    member = member.reshape(-1)[ranking.order]
-    rng = np.random.default_rng(seed)
-    found: list[dict[str, float]] = []
-    for _ in range(n):
-        drawn = np.bincount(rng.integers(count, size=count), minlength=count)[member].astype(np.float64)
-        if 0 < drawn @ ranking.labels < drawn.sum():
-            found.append(ranking.figures_in_order(drawn))
+    found = resampled_figures(probabilities[None], labels, threshold, groups, n, seed)
+    ends = {name: np.percentile(values[0], (2.5, 97.5)) for name, values in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def resampled_figures(
+    probabilities: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    threshold: float = 0.5,
+    groups: NDArray[Any] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Return every figure of several sets of probabilities in each resample of :func:`bootstrap_intervals`.
+
+    All sets have the same resamples (which depend on `labels`, `groups`, `n` and `seed` alone), so that differences of their
+    figures are paired.
+
+    Parameters
+    ----------
+    probabilities : float (sets, n patches)
+    labels, threshold, groups, n, seed : as :func:`bootstrap_intervals`
+
+    Returns
+    -------
+    dict from a figure's name to float64 (sets, resamples); empty with one group, or where no resample has both classes.
+    """
+    rankings = [_Ranking.of(values, labels, threshold) for values in probabilities]
+    found: list[list[dict[str, NDArray[np.float64]]]] = [
+        [ranking.figures_in_order(drawn[:, ranking.order]) for ranking in rankings]
+        for drawn in _resamples(labels, groups, n, seed)
+    ]
     if not found:
         return {}
-    low, high = np.percentile([list(figures.values()) for figures in found], (2.5, 97.5), axis=0)
-    return {name: (float(a), float(b)) for name, a, b in zip(found[0], low, high, strict=True)}
+    return {name: np.hstack([[figures[name] for figures in chunk] for chunk in found]) for name in found[0][0]}
+
+
+def _resamples(
+    labels: NDArray[np.integer[Any]], groups: NDArray[Any] | None, n: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Return the counts of the patches in each resample that has both classes, (resamples, n patches), some at a time."""
+    _, member = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)
+    member = member.reshape(-1)
+    count = int(member.max()) + 1
+    rng, at_once = np.random.default_rng(seed), max(1, WEIGHTS_AT_ONCE // len(labels))
+    for start in range(0, n if count > 1 else 0, at_once):
+        draws = [rng.integers(count, size=count) for _ in range(min(at_once, n - start))]
+        drawn = np.array([np.bincount(draw, minlength=count)[member] for draw in draws], np.float64)
+        tumor = drawn @ (np.asarray(labels) == 1)
+        drawn = drawn[(tumor > 0) & (tumor < drawn.sum(1))]
+        if len(drawn):
+            yield drawn
 
 
 def losses_of(probabilities: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -164,42 +210,53 @@ class _Ranking:
         return cls(order, ranked, truth.astype(np.float64), losses_of(ranked, truth), _bin_of(ranked), last, called)
 
     def figures(self, weights: NDArray[np.float64]) -> dict[str, float]:
-        """Return the figures with weights in the caller's order."""
-        return self.figures_in_order(weights[self.order])
+        """Return the figures with weights (n,) in the caller's order."""
+        return {name: float(value) for name, value in self.figures_in_order(weights[self.order]).items()}
 
-    def figures_in_order(self, weights: NDArray[np.float64]) -> dict[str, float]:
-        """Return the figures with weights in this ranking's order."""
-        hits = np.concatenate(([0.0], np.cumsum(weights * self.labels)))
-        alarms = np.concatenate(([0.0], np.cumsum(weights * (1 - self.labels))))
-        tumor, normal = hits[-1], alarms[-1]
-        if not (tumor > 0 and normal > 0):
+    def figures_in_order(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the figures, shape (...), with weights (..., n) in this ranking's order."""
+        hits, alarms = _running_sum(weights * self.labels), _running_sum(weights * (1 - self.labels))
+        tumor, normal = hits[..., -1], alarms[..., -1]
+        if not ((tumor > 0) & (normal > 0)).all():
             raise ValueError("figures need patches of both classes")
-        found = _areas(np.append(0.0, hits[self.last + 1]), np.append(0.0, alarms[self.last + 1]))
+        ends = np.append(0, self.last + 1)
+        found = _areas(hits[..., ends], alarms[..., ends])
         for ending, k in self.called.items():
-            found |= {name + ending: value for name, value in _decisions(hits[k], alarms[k], tumor, normal).items()}
+            decisions = _decisions(hits[..., k], alarms[..., k], tumor, normal)
+            found |= {name + ending: value for name, value in decisions.items()}
         total = tumor + normal
-        found["log_loss"] = float(weights @ self.losses / total)
-        found["brier"] = float(weights @ (self.probabilities - self.labels) ** 2 / total)
+        found["log_loss"] = weights @ self.losses / total
+        found["brier"] = weights @ (self.probabilities - self.labels) ** 2 / total
         found["ece"] = _fill_bins(self.bins, self.probabilities, self.labels, weights).error
         return found
 
 
-def _areas(hits: NDArray[np.float64], alarms: NDArray[np.float64]) -> dict[str, float]:
-    """Return areas under the curves, from the numbers of true and false positives at each distinct probability."""
-    new_hits, called = np.diff(hits), (hits + alarms)[1:]
-    precision = np.divide(hits[1:], called, out=np.zeros_like(called), where=called > 0)
+def _running_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums of the first 0, 1, ... n values of the last axis."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:])
+    return sums
+
+
+def _areas(hits: NDArray[np.float64], alarms: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return areas under the curves, from the numbers (..., k) of true and false positives at each distinct probability."""
+    found, called = hits[..., 1:], (hits + alarms)[..., 1:]
+    precision = np.divide(found, called, out=np.zeros_like(called), where=called > 0)
+    pairs = (np.diff(alarms) * (found + hits[..., :-1])).sum(-1) / 2
     return {
-        "auc": float(np.diff(alarms) @ (hits[1:] + hits[:-1]) / 2 / (hits[-1] * alarms[-1])),
-        "average_precision": float(new_hits @ precision / hits[-1]),
+        "auc": pairs / (hits[..., -1] * alarms[..., -1]),
+        "average_precision": (np.diff(hits) * precision).sum(-1) / hits[..., -1],
     }
 
 
-def _decisions(hits: float, alarms: float, tumor: float, normal: float) -> dict[str, float]:
+def _decisions(
+    hits: NDArray[np.float64], alarms: NDArray[np.float64], tumor: NDArray[np.float64], normal: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     return {
-        "accuracy": float((hits + normal - alarms) / (tumor + normal)),
-        "sensitivity": float(hits / tumor),
-        "specificity": float((normal - alarms) / normal),
-        "f1": float(2 * hits / (hits + alarms + tumor)),
+        "accuracy": (hits + normal - alarms) / (tumor + normal),
+        "sensitivity": hits / tumor,
+        "specificity": (normal - alarms) / normal,
+        "f1": 2 * hits / (hits + alarms + tumor),
     }
 
 
@@ -210,50 +267,12 @@ def _bin_of(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
 def _fill_bins(
     bins: NDArray[np.intp], probabilities: NDArray[np.float64], labels: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> Bins:
-    weight, summed, tumor = (
-        np.bincount(bins, values, ECE_BINS).astype(np.float64)
-        for values in (weights, weights * probabilities, weights * labels)
-    )
-    empty = np.full(ECE_BINS, np.nan)
+    member = (bins[:, None] == np.arange(ECE_BINS)).astype(np.float64)
+    weight, summed, tumor = (weights @ (member * values[:, None]) for values in (np.ones(len(bins)), probabilities, labels))
+    empty = np.full(weight.shape, np.nan)
     mean, share = (np.divide(total, weight, out=empty.copy(), where=weight > 0) for total in (summed, tumor))
     return Bins(weight, mean, share)
 
 
 def _as_weights(weights: NDArray[Any] | None, n: int) -> NDArray[np.float64]:
     return np.ones(n) if weights is None else np.asarray(weights, np.float64)
-
-
-def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, tuple[float, float] | None]:
-    """Return the AUC and its 95 % interval by DeLong, DeLong & Clarke-Pearson 1988 (Biometrics 44:837-845).
-
-    The variance follows from the rank of each slide among those of the other class, computed from midranks as in Sun & Xu 2014
-    (IEEE Signal Processing Letters 21(11):1389-1393). The interval is normal, limited to 0 and 1. At an AUC of exactly 0 or 1
-    the method gives no variance: the interval is that one point, which is too narrow.
-
-    Parameters
-    ----------
-    scores : float (n,), a higher one means tumor; ties count half
-    labels : bool (n,), True for tumor
-
-    Returns
-    -------
-    The AUC, and (low, high); None instead of the interval where a class has only one slide.
-
-    Raises
-    ------
-    ValueError
-        when a class is missing.
-    """
-    from scipy.stats import rankdata
-
-    tumor, normal = scores[labels], scores[~labels]
-    if not (len(tumor) and len(normal)):
-        raise ValueError("an AUC needs slides of both classes")
-    ranks = rankdata(scores)
-    above = (ranks[labels] - rankdata(tumor)) / len(normal)  # share of normal slides below each tumor slide
-    below = 1 - (ranks[~labels] - rankdata(normal)) / len(tumor)  # share of tumor slides above each normal slide
-    auc = float(above.mean())
-    if min(len(tumor), len(normal)) < 2:
-        return auc, None
-    deviation = float(np.sqrt(above.var(ddof=1) / len(tumor) + below.var(ddof=1) / len(normal)))
-    return auc, (max(0.0, auc - Z_95 * deviation), min(1.0, auc + Z_95 * deviation))

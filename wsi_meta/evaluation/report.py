@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import wsi_meta
+from wsi_meta.datasets.patches import Patches
+from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
+from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.locks import locked
 from wsi_meta.outputs import check_folder, finish_replacing, replace_files
 
@@ -145,6 +148,7 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pict
     values = _words(subject, evaluation) | {
         "figures": _draw(folder, subject, evaluation, pictures),
         "cases": [_show(case) for case in cases],
+        "shifts": None if evaluation.robustness is None else _show_shifts(subject.patches, evaluation, evaluation.robustness),
     }
     templates = Environment(
         loader=PackageLoader("wsi_meta", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -220,6 +224,39 @@ def _show(case: figures.Case) -> dict[str, Any]:
         "patch": _uri(figures.encode_png(case.patch)),
         "heat": _uri(figures.encode_png(figures.lay_heat(case))),
     }
+
+
+def _show_shifts(patches: Patches, evaluation: Evaluation, robustness: Robustness) -> dict[str, Any]:
+    """Return what the page says of shifts and clusters, each shift with a tumor and a normal patch under it."""
+    pair = np.stack([patches.read(_middle(evaluation.logits, patches.labels == label)) for label in (1, 0)])
+    looks = {"": pair} | {shift.name: shift.show(pair) for shift in SHIFTS}
+    shift_rows = [
+        row | {"look": _side_by_side(looks[row["name"]]) if row["name"] in looks else None}
+        for row in wording.shift_rows(robustness)
+    ]
+    cluster_rows = [
+        row | {"look": _side_by_side(patches.read_many(cluster.examples))}
+        for row, cluster in zip(wording.cluster_rows(robustness), robustness.clusters, strict=True)
+    ]
+    costly = [shift for shift in robustness.shifts if shift.costs]
+    return {
+        "summary": robustness.summary,
+        "cluster_summary": robustness.cluster_summary,
+        "fears": [shift.sentence for shift in costly],
+        "harmless": ", ".join(shift.words for shift in robustness.shifts if not shift.costs),
+        "rows": shift_rows,
+        "clusters": cluster_rows,
+    }
+
+
+def _middle(logits: NDArray[np.float32], of_class: NDArray[np.bool_]) -> int:
+    """Return the index of the patch of a class whose logit is the class's median, or next to it."""
+    members = np.flatnonzero(of_class)
+    return int(members[np.argsort(logits[members], kind="stable")[len(members) // 2]])
+
+
+def _side_by_side(patches: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> str:
+    return _uri(figures.encode_png(np.concatenate(list(patches), axis=1)))
 
 
 def _uri(png: bytes) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
+from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 
@@ -51,6 +52,8 @@ class Evaluation:
     """Logit of each patch before calibration, with test-time averaging the mean over its views; shape (n,)."""
     intervals: dict[str, tuple[float, float]] | None = None
     """95 % bootstrap interval (low, high) of each figure; None where none were computed."""
+    robustness: Robustness | None = None
+    """The figures under shifts and by clusters of stains; None where these were not asked for."""
 
     @classmethod
     def of(
@@ -79,18 +82,26 @@ class Evaluation:
             probabilities=probabilities,
             logits=logits,
             intervals=bootstrap_intervals(probabilities, labels, threshold, slides) if intervals else None,
+            robustness=None,
         )
 
-    def to_dict(self) -> dict[str, int | float | list[float]]:
-        """Return the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high]."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high].
+
+        Where shifts were asked for, their figures stand under ``shifts``, as :meth:`.Robustness.to_dict` has them.
+        """
         intervals = self.intervals or {}
-        found: dict[str, int | float | list[float]] = {}
+        found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name not in ("probabilities", "logits", "intervals"):
+            if name not in ("probabilities", "logits", "intervals", "robustness"):
                 found[name] = value
             if name in intervals:
                 found[f"{name}_ci"] = list(intervals[name])
-        return found
+        return found if self.robustness is None else found | {"shifts": self.robustness.to_dict()}
+
+    def to_lines(self) -> dict[str, Any]:
+        """Return what :meth:`to_dict` returns, for a person: the shifts as one sentence each."""
+        return self.to_dict() if self.robustness is None else self.to_dict() | {"shifts": self.robustness.to_lines()}
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsi_meta.evaluation.results import Evaluation, Subject
+    from wsi_meta.evaluation.robustness import Change, Robustness
     from wsi_meta.models.card import ModelCard
     from wsi_meta.models.model import Model
 
 __all__ = [
     "PLOTS",
+    "cluster_rows",
     "data_facts",
     "describe_losses",
     "explain_intervals",
     "model_facts",
     "probability",
     "rows",
+    "shift_rows",
     "summarise",
     "tiles",
     "verdict",
@@ -192,6 +195,57 @@ def model_facts(model: Model) -> list[tuple[str, str]]:
         ("then measured", _in_words(card.metrics)),
         ("libraries", _in_words(card.versions)),
     ]
+
+
+def shift_rows(robustness: Robustness) -> list[dict[str, Any]]:
+    """Return the figures of each shift, the worst first, above them the unshifted ones and their mean; see :func:`_cell`."""
+    unshifted = {
+        "name": "",
+        "words": "unshifted",
+        "cells": [{"value": _shown(name, value), "change": "", "effect": ""} for name, value in robustness.unshifted.items()],
+    }
+    found = [
+        {
+            "name": shift.name,
+            "words": shift.words,
+            "cells": [
+                _cell(name, figure, worse=name in shift.costs, better=name in shift.gains)
+                for name, figure in shift.figures.items()
+            ],
+        }
+        for shift in (robustness.mean, *robustness.shifts)
+    ]
+    return [unshifted, *found]
+
+
+def cluster_rows(robustness: Robustness) -> list[dict[str, Any]]:
+    """Return words, patches and figures of each cluster of stains, the lowest AUC first; no figures where it was left out."""
+    return [
+        {
+            "words": cluster.words,
+            "patches": f"{cluster.n:,}, {cluster.tumor:,} tumor",
+            "cells": ["" if cluster.figures is None else _shown(name, cluster.figures[name]) for name in robustness.unshifted],
+            "interval": "" if cluster.auc_interval is None else "{:.3f} to {:.3f}".format(*cluster.auc_interval),
+        }
+        for cluster in robustness.clusters
+    ]
+
+
+def _cell(name: str, figure: Change, *, worse: bool, better: bool) -> dict[str, str]:
+    """Return value, change and its interval as texts, and whether that is certainly worse or better."""
+    scale, digits = (1, 3) if name == "auc" else (100, 1)
+    change, *ends = (f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in (figure.change, *(figure.interval or ())))
+    return {
+        "value": _shown(name, figure.value),
+        "change": change,
+        "interval": " to ".join(ends),
+        "effect": "worse" if worse else "better" if better else "",
+    }
+
+
+def _shown(name: str, value: float) -> str:
+    """Return an AUC with three decimals, a share in percent."""
+    return f"{value:.3f}" if name == "auc" else _percent(value)
 
 
 def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""How well a recipe works on stains that it has not seen: trained without one cluster of stains, judged on that cluster.
+
+Groups a fixed share of all training and validation patches by the colours of their stains. For each cluster and each arm it
+trains on the other clusters' training patches, chooses the epoch on their validation patches, and judges on all patches of the
+cluster left out. Prints the AUC of each, and the mean; clusters with too few of a class are not left out. Finished trainings
+are not repeated, interrupted ones go on.
+
+    .venv/bin/python scripts/benchmarks/leave_cluster_out.py pcam/ --init stem_to_layer3.safetensors --out left_out/
+
+The arms are those of recipe_ablation.py: --arms "as it is,nothing frozen".
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from recipe_ablation import ARMS, FIRST
+from safetensors.torch import load_file
+
+from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.stains import cluster_by_hue, describe_hue, stain_hue
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.robustness import CLUSTERS, FEWEST
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import Model, network_of
+from wsi_meta.training.epochs import Parts
+from wsi_meta.training.recipe import Recipe, TrainOptions
+from wsi_meta.training.train import RESNET50, run_training
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """One cluster of stains, left out of the training."""
+
+    words: str
+    data: Path
+    """Folder of links: the other clusters' patches as ``train`` and ``valid``, its own as ``test``."""
+
+
+def link_clusters(data: Path, folder: Path, *, share: float = 1 / 3, clusters: int = CLUSTERS) -> Iterator[LeftOut]:
+    """Link a share of the patches into a folder for each cluster that is left out.
+
+    Parameters
+    ----------
+    data : folder of labelled patches with the splits train and valid, as image files
+    folder : where to make ``without_0`` and so on
+    share : of the patches of each split; the choice is seeded
+    clusters : number of groups
+    """
+    splits, rng = open_patches(data), np.random.default_rng(0)
+    chosen = {}
+    for name in ("train", "valid"):
+        order = rng.permutation(len(splits[name]))
+        chosen[name] = splits[name].select(np.sort(order[: round(share * len(order))]))
+    names = np.repeat(list(chosen), [len(patches) for patches in chosen.values()])
+    hues = np.array([stain_hue(patches.read(index)) for patches in chosen.values() for index in range(len(patches))])
+    labels = np.concatenate([patches.labels for patches in chosen.values()])
+    cluster = cluster_by_hue(hues, clusters)
+    for number in range(int(cluster.max()) + 1):
+        inside = cluster == number
+        if np.bincount(labels[inside], minlength=2).min() < FEWEST:
+            continue
+        place = folder / f"without_{number}"
+        for name, patches in chosen.items():
+            held = inside[names == name]
+            _link(patches.select(np.flatnonzero(~held)), place / name)
+            _link(patches.select(np.flatnonzero(held)), place / "test")
+        yield LeftOut(f"{describe_hue(hues, np.flatnonzero(inside))} ({inside.sum()} patches)", place)
+
+
+def _link(patches: Patches, place: Path) -> None:
+    for path, label in zip(patches.files, patches.labels.tolist(), strict=True):
+        (place / str(label)).mkdir(parents=True, exist_ok=True)
+        link = place / str(label) / path.name
+        if not link.is_symlink():
+            link.symlink_to(path.resolve())
+
+
+def judge_arm(
+    left_out: LeftOut, out: Path, recipe: Recipe, init: str, options: TrainOptions, *, parts: Parts = RESNET50
+) -> float:
+    """Train without the cluster, and return the AUC on it.
+
+    Parameters
+    ----------
+    left_out : the cluster
+    out : model file to write; a training that is finished or interrupted there goes on
+    recipe, init, options, parts : as :func:`wsi_meta.training.train.run_training` takes them
+    """
+    run_training(left_out.data, init, out, recipe, replace(options, resume=True), parts)
+    model = Model(network_of(load_file(out), parts.build_network), read_card(out), "", out)
+    predictor = Predictor(model, device=options.device, precision=options.precision)
+    patches = open_patches(left_out.data)["test"]
+    return evaluate_patches(predictor, patches, workers=options.workers, progress=options.progress).auc
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--init", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--share", type=float, default=1 / 3)
+    parser.add_argument("--clusters", type=int, default=CLUSTERS)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=[FIRST])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    options = TrainOptions(device=arguments.device, workers=arguments.workers, progress=True)
+    clusters = list(link_clusters(arguments.data, arguments.out, share=arguments.share, clusters=arguments.clusters))
+    print(f"| left out | {' | '.join(arguments.arms)} |\n|{'---|' * (1 + len(arguments.arms))}")
+    found: list[NDArray[np.float64]] = []
+    for number, left_out in enumerate(clusters):
+        aucs = []
+        for arm in arguments.arms:
+            out = arguments.out / f"{arm} {number}.safetensors".replace(" ", "_")
+            recipe = replace(ARMS[arm], epochs=arguments.epochs)
+            aucs.append(judge_arm(left_out, out, recipe, arguments.init, options))
+        found.append(np.array(aucs))
+        print(_row(left_out.words, found[-1]), flush=True)
+    print(_row("mean", np.mean(found, axis=0)))
+
+
+def _row(words: str, aucs: NDArray[np.float64]) -> str:
+    return f"| {words} | {' | '.join(f'{auc:.4f}' for auc in aucs)} |"
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,293 @@
+"""What a model loses on patches as other laboratories and scanners would show them, and on which stains it is worst.
+
+Every shift is compared with the same patches unshifted: the intervals are of the difference, by the same bootstrap resamples on
+both sides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.datasets.shifts import SHIFTS
+from wsi_meta.datasets.stains import cluster_by_hue, describe_hue, nearest_to_mean
+from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of, resampled_figures
+from wsi_meta.models.card import ModelCard
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Change", "ClusterFigures", "Robustness", "Seen", "ShiftFigures", "judge_shifts"]
+
+SIGNS = {"sensitivity_at_threshold": 1, "specificity_at_threshold": 1, "auc": 1, "ece": -1}
+"""The figures that are compared, and whether a higher one is better (1) or worse (-1)."""
+UNITS = {
+    "sensitivity_at_threshold": "points of sensitivity",
+    "specificity_at_threshold": "points of specificity",
+    "auc": "of AUC",
+    "ece": "points of calibration",
+}
+"""How a change is told: in percentage points, but for the AUC."""
+LEAST = {"sensitivity_at_threshold": 0.01, "specificity_at_threshold": 0.01, "auc": 0.005, "ece": 0.01}
+"""Smaller changes are not told in words."""
+CLUSTERS = 6
+FEWEST = 20
+"""A cluster with fewer patches of a class has no figures."""
+EXAMPLES = 4
+"""Patches that stand for a cluster in the report."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of patches while they were read once."""
+
+    logits: NDArray[np.float32]
+    """Logit of each patch under each of :data:`.SHIFTS`, before calibration; shape (shifts, n)."""
+    hues: NDArray[np.float64]
+    """:func:`.stain_hue` of each patch as it is; shape (n, 4)."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure under a shift, and by how much it differs from the unshifted one."""
+
+    value: float
+    change: float
+    interval: tuple[float, float] | None
+    """95 % of the change, paired bootstrap; None where nothing could be resampled."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves out 0; also where there is none."""
+        return self.interval is None or not self.interval[0] <= 0 <= self.interval[1]
+
+
+@dataclass(frozen=True)
+class ShiftFigures:
+    """A model's figures under one shift."""
+
+    name: str
+    """Of the shift; ``mean`` for the mean over all shifts."""
+    words: str
+    figures: dict[str, Change]
+    """By the names in :data:`SIGNS`."""
+
+    @property
+    def costs(self) -> dict[str, Change]:
+        """The figures that are certainly worse, the one that lost most first."""
+        return self._certain(-1)
+
+    @property
+    def gains(self) -> dict[str, Change]:
+        """The figures that are certainly better, the one that gained most first."""
+        return self._certain(1)
+
+    @property
+    def severity(self) -> float:
+        """The largest certain cost, as a share; 0 where there is none."""
+        return max((abs(found.change) for found in self.costs.values()), default=0.0)
+
+    @property
+    def sentence(self) -> str:
+        """What this shift costs for certain, and what it gains, the most first."""
+        subject = self.words[0].upper() + self.words[1:]
+        gains = f"; it gains {_told(self.gains)}" if self.gains else ""
+        return f"{subject} costs {_told(self.costs) or 'nothing for certain'}{gains}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; the interval of a change as ``<name>_change_ci``."""
+        found: dict[str, Any] = {"name": self.name, "words": self.sentence}
+        for name, figure in self.figures.items():
+            found |= {name: figure.value, f"{name}_change": figure.change}
+            if figure.interval is not None:
+                found[f"{name}_change_ci"] = list(figure.interval)
+        return found
+
+    def _certain(self, way: int) -> dict[str, Change]:
+        kept = {
+            name: found
+            for name, found in self.figures.items()
+            if found.certain and way * SIGNS[name] * found.change >= LEAST[name]
+        }
+        return dict(sorted(kept.items(), key=lambda item: -abs(item[1].change)))
+
+
+@dataclass(frozen=True)
+class ClusterFigures:
+    """A model's figures on the patches of one cluster of stains."""
+
+    words: str
+    """How its stains differ from those of all patches."""
+    n: int
+    tumor: int
+    figures: dict[str, float] | None
+    """All of :func:`.figures_of`; None where a class has fewer than :data:`FEWEST` patches."""
+    auc_interval: tuple[float, float] | None
+    """95 % interval of the AUC."""
+    examples: tuple[int, ...]
+    """Indices of the patches nearest to its mean hue."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; figures are null where the cluster was left out."""
+        figures = {name: None if self.figures is None else self.figures[name] for name in SIGNS}
+        interval = None if self.auc_interval is None else list(self.auc_interval)
+        return {"words": self.words, "n": self.n, "tumor": self.tumor, **figures, "auc_ci": interval}
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A model's figures under each shift, and on each cluster of stains."""
+
+    unshifted: dict[str, float]
+    """By the names in :data:`SIGNS`."""
+    mean: ShiftFigures
+    """The mean over all shifts."""
+    shifts: tuple[ShiftFigures, ...]
+    """The worst first: by the largest certain cost, then by the AUC."""
+    clusters: tuple[ClusterFigures, ...]
+    """The lowest AUC first, those without figures last."""
+    logits: NDArray[np.float32]
+    """Logit of each patch under each of :data:`.SHIFTS`, in their order, before calibration; shape (shifts, n)."""
+
+    @property
+    def lowest(self) -> ShiftFigures:
+        """The shift with the lowest AUC."""
+        return min(self.shifts, key=lambda shift: shift.figures["auc"].value)
+
+    @property
+    def judged_clusters(self) -> tuple[ClusterFigures, ...]:
+        """The clusters that have figures, the lowest AUC first."""
+        return tuple(cluster for cluster in self.clusters if cluster.figures is not None)
+
+    @property
+    def summary(self) -> str:
+        """The mean shift and the lowest AUC, in one sentence."""
+        mean, lowest = self.mean.figures["auc"], self.lowest
+        interval = "" if mean.interval is None else ", 95 % interval {:+.3f} to {:+.3f}".format(*mean.interval)
+        return (
+            f"Over {len(self.shifts)} shifts the AUC is {mean.value:.3f} on average (unshifted {self.unshifted['auc']:.3f}; "
+            f"difference {mean.change:+.3f}{interval}), and {lowest.figures['auc'].value:.3f} at worst, under {lowest.words}."
+        )
+
+    @property
+    def cluster_summary(self) -> str:
+        """The worst cluster beside the mean, and how many were left out, in one or two sentences."""
+        judged = self.judged_clusters
+        left_out = len(self.clusters) - len(judged)
+        words = f"{left_out} of {len(self.clusters)} clusters of stains have fewer than {FEWEST} patches of a class: left out."
+        if not judged:
+            return words
+        aucs = [cluster.figures["auc"] for cluster in judged if cluster.figures is not None]
+        worst = f"an AUC of {aucs[0]:.3f} ({judged[0].words})"
+        told = f"Of {len(judged)} clusters of stains the worst has {worst}, the mean is {np.mean(aucs):.3f}."
+        if len(judged) == 1:
+            told = f"The only cluster of stains with enough patches has {worst}."
+        return f"{told} {words}" if left_out else told
+
+    def to_lines(self) -> dict[str, str]:
+        """Return what a person should know as names and sentences, the worst shift first."""
+        lines = {"summary": self.summary} | {shift.name: shift.sentence for shift in self.shifts}
+        return lines | {"clusters": self.cluster_summary}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, without the logits."""
+        return {
+            "summary": self.summary,
+            "cluster_summary": self.cluster_summary,
+            "unshifted": self.unshifted,
+            "mean": self.mean.to_dict(),
+            "lowest_auc": self.lowest.name,
+            "by_shift": [shift.to_dict() for shift in self.shifts],
+            "clusters": [cluster.to_dict() for cluster in self.clusters],
+        }
+
+
+def judge_shifts(
+    logits: NDArray[np.float32],
+    seen: Seen,
+    labels: NDArray[np.uint8],
+    card: ModelCard,
+    *,
+    slides: NDArray[np.str_] | None = None,
+) -> Robustness:
+    """Compare a model's figures under each shift with those of the same patches unshifted, and judge each cluster of stains.
+
+    Parameters
+    ----------
+    logits : of the unshifted patches, before calibration; shape (n,)
+    seen : of the same patches
+    labels : 1 tumor, 0 normal; both must occur; shape (n,)
+    card : of the model: its calibration and its default threshold
+    slides : slide of each patch, shape (n,), for a bootstrap over slides; None for one over patches
+    """
+    probabilities = card.calibration.to_probability(np.vstack([logits, seen.logits]))
+    threshold = card.thresholds["default"]
+    values = [figures_of(row, labels, threshold) for row in probabilities]
+    resampled = resampled_figures(probabilities, labels, threshold, slides)
+    table = {name: np.array([found[name] for found in values]) for name in SIGNS}
+    shifts = [
+        ShiftFigures(shift.name, shift.words, {name: _change(table, resampled, name, [place]) for name in SIGNS})
+        for place, shift in enumerate(SHIFTS, 1)
+    ]
+    everything = list(range(1, len(values)))
+    return Robustness(
+        unshifted={name: float(table[name][0]) for name in SIGNS},
+        mean=ShiftFigures("mean", "the mean shift", {name: _change(table, resampled, name, everything) for name in SIGNS}),
+        shifts=tuple(sorted(shifts, key=lambda shift: (-shift.severity, shift.figures["auc"].value))),
+        clusters=_judge_clusters(probabilities[0], seen.hues, labels, threshold, slides),
+        logits=seen.logits,
+    )
+
+
+def _told(changes: dict[str, Change]) -> str:
+    """Return changes as a list in words, each without its sign and with its interval."""
+    parts = []
+    for name, found in changes.items():
+        scale, digits = (1, 3) if name == "auc" else (100, 1)
+        ends = sorted(scale * abs(end) for end in found.interval or ())
+        interval = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else ""
+        parts.append(f"{scale * abs(found.change):.{digits}f} {UNITS[name]}{interval}")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def _change(
+    table: dict[str, NDArray[np.float64]], resampled: dict[str, NDArray[np.float64]], name: str, places: list[int]
+) -> Change:
+    """Return the mean figure of some rows, compared with that of the first row."""
+    value, interval = float(table[name][places].mean()), None
+    if resampled:
+        low, high = np.percentile(resampled[name][places].mean(0) - resampled[name][0], (2.5, 97.5))
+        interval = float(low), float(high)
+    return Change(value, value - float(table[name][0]), interval)
+
+
+def _judge_clusters(
+    probabilities: NDArray[np.float32],
+    hues: NDArray[np.float64],
+    labels: NDArray[np.uint8],
+    threshold: float,
+    slides: NDArray[np.str_] | None,
+) -> tuple[ClusterFigures, ...]:
+    cluster = cluster_by_hue(hues, CLUSTERS)
+    found = []
+    for number in range(int(cluster.max()) + 1):
+        members = np.flatnonzero(cluster == number)
+        chosen, truth = probabilities[members], labels[members]
+        tumor = int(truth.sum())
+        enough = min(tumor, len(members) - tumor) >= FEWEST
+        interval = None
+        if enough:
+            interval = bootstrap_intervals(chosen, truth, threshold, None if slides is None else slides[members]).get("auc")
+        found.append(
+            ClusterFigures(
+                words=describe_hue(hues, members),
+                n=len(members),
+                tumor=tumor,
+                figures=figures_of(chosen, truth, threshold) if enough else None,
+                auc_interval=interval,
+                examples=tuple(nearest_to_mean(hues, members, EXAMPLES)),
+            )
+        )
+    return tuple(sorted(found, key=lambda cluster: 2.0 if cluster.figures is None else cluster.figures["auc"]))
