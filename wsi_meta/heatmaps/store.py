@@ -3,7 +3,7 @@
     0           float32 (rows, cols)  calibrated probability of tumor; NaN = not scanned, never 0
     1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
-    uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
+    uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the views; NaN as in 0
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
                 "wsi_meta_seal": its checksum and the blocks', see :func:`wsi_meta.heatmaps.record.seal_of`
@@ -138,7 +138,7 @@ class Heatmap:
 
     @property
     def has_uncertainty(self) -> bool:
-        """Whether the store keeps the spread over the eight views."""
+        """Whether the store keeps the spread over the views."""
         return self.record.identity.uncertainty
 
     @property
@@ -156,7 +156,7 @@ class Heatmap:
 
     @property
     def uncertainty(self) -> NDArray[np.float32] | None:
-        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
+        """Standard deviation over the views, float32 (rows, cols), NaN where not scanned; None where not kept."""
         return self._read("uncertainty") if self.has_uncertainty else None
 
     def read_status(self, block: Block) -> NDArray[np.uint8]:
