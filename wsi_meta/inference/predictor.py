@@ -133,6 +133,7 @@ class Predictor:
         self._in_bands = runs_in_bands(plan.device, dense=dense, compiled=compiled)
         network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
         network.to(plan.device)
+        self._fast = network
         self._see_bands = network.top_to_bottom
         patch_px = model.card.preprocessing.patch_px
         self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and plan.views == 1, sizes=parts.sizes)
@@ -227,15 +228,25 @@ class Predictor:
 
     def _by_patch(self, patches: Iterable[torch.Tensor], report: Callable[[int], None] | None = None) -> torch.Tensor:
         """Return logits (n, views) of patches that come some at a time."""
+        return self._in_batches(patches, self._network, report).view(-1, self.views)
+
+    def _in_batches(
+        self,
+        patches: Iterable[torch.Tensor],
+        network: Callable[[torch.Tensor], torch.Tensor],
+        report: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Return what the network makes of each view of patches."""
         import torch
 
-        logits, done = [torch.empty(0, device=self.device)], 0
+        found, done = [], 0
         for batch, count in self._batching.batches(patches):
-            logits.append(self._pass(batch)[:count])
+            with self._shared.passing():
+                found.append(network(batch)[:count])
             if report is not None:
                 report((done + count) // self.views - done // self.views)
             done += count
-        return torch.cat(logits).view(-1, self.views)
+        return torch.cat(found) if found else torch.empty(0, device=self.device)
 
     def _by_box(
         self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
