@@ -79,6 +79,7 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
         "cols": cols,
         "cell_um": record.grid.cell_um,
         "tta": record.identity.test_time_averaging,
+        "views": record.identity.views,
         "uncertainty": record.identity.uncertainty,
         **record.to_dict(),
         "lesions": _count_lesions(record),

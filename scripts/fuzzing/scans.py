@@ -63,7 +63,7 @@ class SpreadPredictor(HashPredictor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.plan, self.views = replace(self.plan, tta=True), 8
+        self.plan, self.views = replace(self.plan, views=8), 8
 
     def predict_block(self, *arguments: Any, **named: Any) -> NDArray[np.float32]:
         views = np.arange(8, dtype=np.float32) / np.float32(8)

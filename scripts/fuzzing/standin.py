@@ -34,7 +34,7 @@ class HashPredictor(PatchByPatch):
         from torch import nn
 
         self.model = Model(nn.Identity(), ModelCard(), "0" * 64, Path("hash"))
-        self.plan = InferencePlan("cpu", "fp32", 64, tta=False)
+        self.plan = InferencePlan("cpu", "fp32", 64, views=1)
         self.device, self.precision, self.batch_size = self.plan.device, self.plan.precision, self.plan.batch_size
         self.compiled, self.views, self.halo_px = False, 1, 0
         self.seen: dict[float, NDArray[np.uint8]] = {}

@@ -191,7 +191,7 @@ def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
     def share(device: str, *, exact: bool, compiled: bool) -> SharedGpu:
         return SharedGpu(device, exact=exact, compiled=False)
 
-    model, plan = load_model(model_file), InferencePlan("cpu", "fp32", 8, tta=False)
+    model, plan = load_model(model_file), InferencePlan("cpu", "fp32", 8, views=1)
     predictor, streaming = (
         Predictor.from_plan(model, plan, dense=dense, compiled=True, parts=parts)
         for parts in (PredictorParts(compiler=compiler), PredictorParts(compiler=compiler, share=share))

@@ -92,7 +92,9 @@ def test_in_how_many_pieces_a_block_comes_does_not_matter(precision: str, settin
 
     def predict(piece_px: int) -> tuple[int, NDArray[np.float32]]:
         parts = PredictorParts(sizes=PieceSizes(piece_px, band_px=0))
-        predictor = Predictor.from_plan(tiny_model(), InferencePlan("cpu", precision, 8, tta), dense=dense, parts=parts)
+        predictor = Predictor.from_plan(
+            tiny_model(), InferencePlan("cpu", precision, 8, VIEWS if tta else 1), dense=dense, parts=parts
+        )
         halo = 2 * (32 + predictor.halo_px)
         image = texture(9 * 32 + halo, 7 * 32 + halo)
         return len(predictor.pieces(wanted, 32)), predictor.predict_image(image, wanted, 32)
@@ -131,7 +133,7 @@ def test_a_compiled_predictor_runs_what_the_compiler_made(dense: bool, batch_siz
         asked.append({"device": device, **shape})
         return lambda images: network(images) + 7
 
-    parts, plan = PredictorParts(compiler=compiler), InferencePlan("cpu", "fp32", batch_size, tta=False)
+    parts, plan = PredictorParts(compiler=compiler), InferencePlan("cpu", "fp32", batch_size, views=1)
     plain, compiled = (
         Predictor.from_plan(tiny_model(), plan, dense=dense, compiled=value, parts=parts) for value in (False, True)
     )
@@ -162,7 +164,7 @@ def test_where_no_compiler_is_installed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_plan_is_what_the_options_became() -> None:
     predictor = Predictor(tiny_model(), device="cpu:0", precision="fp32", batch_size=6, tta=True, dense=True)
 
-    assert predictor.plan == InferencePlan("cpu", "fp32", 6, tta=True)
+    assert predictor.plan == InferencePlan("cpu", "fp32", 6, VIEWS)
     assert (predictor.device, predictor.precision, predictor.batch_size, predictor.views) == ("cpu", "fp32", 6, VIEWS)
     assert (predictor.halo_px, predictor.compiled) == (DENSE_HALO_PX, False)
     with pytest.raises(OptionsError, match="batch size 0"):
@@ -192,7 +194,7 @@ def _small_gpu(rows: int, batch_size: int, *, dense: bool = False) -> tuple[Pred
 
         return passing
 
-    plan = InferencePlan("cpu", "fp32", batch_size, tta=False)
+    plan = InferencePlan("cpu", "fp32", batch_size, views=1)
     return Predictor.from_plan(tiny_model(), plan, dense=dense, compiled=True, parts=PredictorParts(compiler=compiler)), seen
 
 
@@ -203,7 +205,7 @@ def test_where_memory_does_not_suffice_batches_are_halved(
     rows: int, batch_size: int, passes: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     patches = torch.from_numpy(texture(96 * 20, 96).reshape(20, 96, 96, 3))
-    whole = Predictor.from_plan(tiny_model(), InferencePlan("cpu", "fp32", batch_size, tta=False)).predict_patches(patches)
+    whole = Predictor.from_plan(tiny_model(), InferencePlan("cpu", "fp32", batch_size, views=1)).predict_patches(patches)
     predictor, seen = _small_gpu(rows, batch_size)
     for _ in range(2):
         np.testing.assert_allclose(predictor.predict_patches(patches), whole, rtol=0, atol=1e-5)

@@ -46,7 +46,7 @@ def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, model_file:
 def test_one_predictor_serves_all_slides(model_file: Path) -> None:
     threads = Threads()
     networks = Networks(model_file, None, threads)
-    plan = plan_of(ScanOptions(), "patch", InferencePlan("cpu", "fp32", 64, tta=False))
+    plan = plan_of(ScanOptions(), "patch", InferencePlan("cpu", "fp32", 64, views=1))
     try:
         assert networks.predictor(plan, compiled=False) is networks.predictor(plan, compiled=False)
         assert networks.model() is networks.model()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,14 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import OptionsError, OutputExistsError
+from wsi_meta.heatmaps.overlay import draw_overlay
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.dihedral import VIEWS, mean_over_views, spread_over_views
+from wsi_meta.models.dihedral import AVERAGED, VIEWS, count_views, mean_over_views, spread_over_views, turn
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
@@ -217,3 +221,114 @@ def test_the_bar_counts_cells(batch_size: int, tmp_path: Path, slide_file: Path,
     scan(slide_file, tmp_path / "h.zarr", model=thin_model, **settings)
     assert told[-1] == 4
     assert len(told) == -(-4 * VIEWS // batch_size), "after every forward pass"
+
+
+# --- fewer views
+
+FEW = (2, 4)
+
+
+def test_each_choice_of_views_is_a_group_in_the_order_of_views() -> None:
+    places = torch.arange(9).view(1, 3, 3)
+    for number, views in AVERAGED.items():
+        assert len(set(views)) == number
+        assert list(views) == sorted(views)
+        pictures = [turn(places, view) for view in views]
+        assert all(
+            any(torch.equal(turn(picture, view), other) for other in pictures) for picture in pictures for view in views
+        ), "a view of a view is one of them"
+
+
+@pytest.mark.parametrize(("tta", "views"), [(False, 1), (True, 8), (1, 1), (2, 2), (4, 4), (8, 8)])
+def test_how_many_views_are_meant(tta: bool | int, views: int) -> None:
+    assert count_views(tta) == views
+
+
+@pytest.mark.parametrize("tta", [0, 3, -2, 16, "4", 4.0, None, np.True_])
+def test_other_numbers_of_views_are_refused_before_the_work(
+    tta: Any, tmp_path: Path, slide_file: Path, thin_model: Model
+) -> None:
+    with pytest.raises(OptionsError, match="cannot average so many views; expected 2, 4 or 8"):
+        scan(slide_file, tmp_path / "h.zarr", model=thin_model, tta=tta)
+    assert not (tmp_path / "h.zarr").exists()
+
+
+@pytest.mark.parametrize("views", FEW)
+def test_fewer_views_are_some_of_the_eight(
+    views: int, averaging: Predictor, thin_model: Model, patches: NDArray[np.uint8]
+) -> None:
+    few = Predictor(thin_model, device="cpu", precision="fp32", batch_size=8, tta=views)
+    all_of_them = averaging.predict_views(torch.from_numpy(patches))
+    seen = few.predict_views(torch.from_numpy(patches))
+    np.testing.assert_array_equal(seen, all_of_them[:, AVERAGED[views]])
+    np.testing.assert_array_equal(few.predict_patches(torch.from_numpy(patches)), mean_over_views(seen))
+    assert few.views == views
+
+
+def test_fewer_views_of_a_block_in_dense_mode(thin_model: Model) -> None:
+    side = 64 + 2 * DENSE_HALO_PX
+    image, wanted = texture(side + 64, side + 32), np.ones((2, 1), bool)
+    seen = {
+        views: Predictor(thin_model, device="cpu", precision="fp32", dense=True, tta=views).predict_image(image, wanted, 32)
+        for views in (*FEW, VIEWS)
+    }
+    for views in FEW:
+        np.testing.assert_array_equal(seen[views], seen[VIEWS][..., AVERAGED[views]])
+        assert seen[views].std(-1).min() > 1e-4, "or the views would say nothing"
+
+
+def test_turned_by_one_of_its_views_a_patch_gets_the_same(thin_model: Model, patches: NDArray[np.uint8]) -> None:
+    two = Predictor(thin_model, device="cpu", precision="fp32", batch_size=8, tta=2)
+    as_it_is, half, quarter = (two.predict_patches(turn(torch.from_numpy(patches), view)) for view in (0, 2, 1))
+    np.testing.assert_allclose(half, as_it_is, rtol=0, atol=1e-5)
+    assert np.abs(quarter - as_it_is).min() > 1e-4
+
+
+def test_a_scan_with_another_number_of_views_is_another_scan(
+    tmp_path: Path, slide_file: Path, thin_model: Model, averaging: Predictor
+) -> None:
+    settings = COMMON | {"model": thin_model, "tta": 4}
+    four = scan(slide_file, tmp_path / "h.zarr", **settings)
+    assert (four.record.identity.views, four.record.identity.test_time_averaging) == (4, 4)
+    before = four.probability
+    for tta, told in ((2, "is 4, now 2"), (True, "is 4, now True"), (8, "is 4, now True")):
+        with pytest.raises(OutputExistsError, match=f"holds another scan: test_time_averaging {told}; choose"):
+            scan(slide_file, tmp_path / "h.zarr", **(settings | {"tta": tta}))
+    np.testing.assert_array_equal(scan(slide_file, tmp_path / "h.zarr", **settings).probability, before)
+    facts = info(tmp_path / "h.zarr")
+    assert (facts["tta"], facts["views"]) == (4, 4)
+
+
+@pytest.mark.parametrize("views", FEW)
+def test_what_a_store_of_fewer_views_keeps(views: int, tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    plain = scan_darkness(slide_file, tmp_path / "plain.zarr", model=thin_model, tissue_mask="none").probability
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, **(COMMON | {"tta": views}))
+    calibration = thin_model.card.calibration
+    logits = (np.log(plain / (1 - plain)) - calibration.bias) * calibration.temperature
+    each = calibration.to_probability(logits[..., None] + np.arange(views, dtype=np.float32))  # what the fake gives
+    assert heatmap.uncertainty is not None
+    np.testing.assert_allclose(heatmap.uncertainty, each.std(-1), rtol=0, atol=1e-5)
+    mean = calibration.to_probability(logits + np.float32(views - 1) / 2)
+    np.testing.assert_allclose(heatmap.probability, mean, rtol=0, atol=1e-5)
+
+
+def test_a_store_says_of_one_view_and_of_eight_what_stores_always_said(reference: Heatmap) -> None:
+    parts = reference.record.to_dict()
+    assert parts["identity"]["test_time_averaging"] is True
+    assert reference.record.identity.views == VIEWS
+    parts["identity"]["test_time_averaging"] = False
+    assert ScanRecord.from_dict(parts).identity.views == 1
+    parts["identity"]["test_time_averaging"] = 3
+    with pytest.raises(ValueError, match="tta 3"):
+        ScanRecord.from_dict(parts)
+    parts["identity"]["test_time_averaging"] = "4"
+    with pytest.raises(TypeError, match="test_time_averaging is '4'"):
+        ScanRecord.from_dict(parts)
+
+
+def test_the_picture_of_uncertainty_says_of_how_many_views(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    for tta, words in ((True, "over eight views"), (2, "over 2 views")):
+        heatmap = scan_darkness(slide_file, tmp_path / f"{tta}.zarr", model=thin_model, **(COMMON | {"tta": tta}))
+        with plt.rc_context({"svg.fonttype": "none"}):
+            picture = draw_overlay(heatmap, tmp_path / f"{tta}.svg", layer="uncertainty", max_side=300)
+        assert words in picture.read_text()

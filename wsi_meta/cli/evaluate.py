@@ -12,12 +12,14 @@ from wsi_meta.cli import options
 __all__ = ["evaluate"]
 
 
-@click.command(epilog=options.example("wsi-meta evaluate default pcam/ --split valid --out report/"))
+@click.command(
+    cls=options.CommandWithViews, epilog=options.example("wsi-meta evaluate default pcam/ --split valid --out report/")
+)
 @click.argument("model")
 @click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to make: report.html and its figures as PNG.")
-@click.option("--tta", is_flag=True, help="Average over the eight views of each patch; takes eight times as long.")
+@options.tta_option
 @click.option(
     "--shifts",
     is_flag=True,

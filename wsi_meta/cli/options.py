@@ -13,6 +13,7 @@ import click
 from wsi_meta.errors import printable
 
 __all__ = [
+    "CommandWithViews",
     "as_json_option",
     "batch_size_option",
     "block_workers_option",
@@ -50,8 +51,32 @@ precision_option = click.option(
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."
 )
+
+
+class CommandWithViews(click.Command):
+    """A command whose ``--tta`` may stand without a number, also before an argument that is none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words after the command's name; a ``--tta`` without a number gets an empty value."""
+        end, following = args.index("--") if "--" in args else len(args), [*args[1:], ""]
+        bare = [word == "--tta" and not number.isdigit() for word, number in zip(args, following, strict=True)]
+        return super().parse_args(ctx, [f"{word}=" if bare[place] and place < end else word for place, word in enumerate(args)])
+
+
+def _views(_context: click.Context, _option: click.Parameter, value: str | None) -> bool | int:
+    """Return how many views are averaged: True, which is all, for an empty value; False without the option."""
+    if not value:
+        return value is not None
+    if value not in ("2", "4", "8"):
+        raise click.BadParameter(f"{value} is not 2, 4 or 8.")
+    return int(value)
+
+
 tta_option = click.option(
-    "--tta", is_flag=True, help="Test-time averaging: mean over eight turned and mirrored views; takes eight times as long."
+    "--tta",
+    callback=_views,
+    metavar="[2|4|8]",
+    help="Test-time averaging: mean over so many turned and mirrored views, 8 without a number; takes so many times as long.",
 )
 reader_option = click.option(
     "--reader",

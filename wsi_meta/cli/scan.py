@@ -19,7 +19,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
     return value
 
 
-@click.command(epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
+@click.command(cls=options.CommandWithViews, epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
 @click.argument("slides", nargs=-1, required=True, metavar="SLIDE...", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write to, instead of --out; also for one slide.")
@@ -51,7 +51,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 )
 @options.batch_size_option
 @options.tta_option
-@click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the eight views.")
+@click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the views.")
 @options.block_workers_option
 @options.overwrite_option
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")

@@ -13,8 +13,8 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
+from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
-from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
 from wsi_meta.models.model import load_model, model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
@@ -52,6 +52,8 @@ def calibrate(
 ) -> ModelCard:
     """Fit calibration and operating points of a model again, on patches from where it will be used. Weights do not change.
 
+    From 200 patches on, the file also holds what they look like to the network (:mod:`wsi_meta.models.features`).
+
     Parameters
     ----------
     model : model file, ``default`` or None for the embedded one
@@ -78,7 +80,7 @@ def calibrate(
     from safetensors.torch import load_file
 
     loaded = load_model(model)
-    predictor = Predictor(loaded, device=device, precision=precision, batch_size=batch_size)
+    predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
     calibration = fit_calibration(logits, patches.labels, prior=prior)
     card = replace(
@@ -88,7 +90,7 @@ def calibrate(
         training=loaded.card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
         metrics=validation_metrics(logits, patches.labels),
     )
-    save_model(out, load_file(loaded.path), card)
+    save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card
 
 

@@ -30,7 +30,7 @@ def evaluate(
     *,
     split: str | None = None,
     out: str | Path | None = None,
-    tta: bool = False,
+    tta: bool | int = False,
     shifts: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -47,7 +47,7 @@ def evaluate(
     data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`)
     split : ``train``, ``valid`` or ``test``; None takes ``test``, else ``valid``, else all patches
     out : folder to make for the report (see :func:`wsi_meta.evaluation.report.write_report`); None writes none
-    tta : average the logit over the eight views of each patch, which takes eight times as long
+    tta : average the logit over 2, 4 or 8 (True) views of each patch, which takes so many times as long
     shifts : also evaluate the patches as other laboratories and scanners would show them (:mod:`wsi_meta.datasets.shifts`), and
         by clusters of their stains; takes 25 times as long
     device, precision, batch_size : see :class:`wsi_meta.inference.predictor.Predictor`

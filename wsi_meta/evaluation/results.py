@@ -113,12 +113,13 @@ class Subject:
     data: str
     """The folders, as the caller named them."""
     split: str
-    tta: bool
+    tta: bool | int
+    """Views of each patch that were averaged, as they were asked for."""
     losses: dict[str, list[Any]] | None
     """Losses of the model's training; None where there is no history beside the model file."""
 
     @classmethod
-    def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool) -> Subject:
+    def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool | int) -> Subject:
         """Return the subject with the history beside the model file; DataError when that cannot be read."""
         return cls(model, patches, data, split, tta, read_losses(model.path))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wsi_meta.models.dihedral import count_views
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -29,6 +31,7 @@ __all__ = [
     "warn",
 ]
 
+AVERAGED_VIEWS = {1: "none", 2: "two of each patch", 4: "four of each patch", 8: "eight of each patch"}
 PLOTS = {
     "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
     "roc": ("ROC curve", "The share of tumor that is found, for every share of false alarms."),
@@ -171,7 +174,7 @@ def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[
         ("patches", f"{len(labels):,}"),
         ("class balance", f"{tumor:,} tumor ({_percent(tumor / len(labels))}), {len(labels) - tumor:,} normal"),
         ("slides", "not known" if slides is None else f"{len(set(slides.tolist())):,}"),
-        ("averaged views", "eight of each patch" if subject.tta else "none"),
+        ("averaged views", AVERAGED_VIEWS[count_views(subject.tta)]),
         ("fingerprint", subject.patches.fingerprint()[:12]),
     ]
 

@@ -15,6 +15,7 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.models.dihedral import VIEWS
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.slides.slide import open_slide
 
@@ -36,13 +37,17 @@ class _Layer:
     label: str
 
 
+def _spread_label(views: str) -> str:
+    return f"uncertainty: spread over {views} views (SD of the probability)"
+
+
 COLOUR_MAP = "viridis"
 """Of every picture of probability: perceptually even; its bright end is the complement of haematoxylin's purple."""
 _LAYERS = {
     "probability": _Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
     # pale yellow over teal to blue: no colours of H&E. The highest possible value is 0.5 (half of the views 0, half 1); on
     # real tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
-    "uncertainty": _Layer("YlGnBu", 0.5, 0.25, "uncertainty: spread over eight views (SD of the probability)"),
+    "uncertainty": _Layer("YlGnBu", 0.5, 0.25, _spread_label("eight")),
 }
 LAYERS = tuple(_LAYERS)
 """What can be drawn of a heatmap."""
@@ -80,7 +85,7 @@ def draw_overlay(
     heatmap : store, or path of one
     out : picture to write; its ending says the format, one of :data:`FORMATS`; without an ending, .png is added
     slide : the slide it was made from; None draws the heatmap alone
-    layer : ``probability``, or ``uncertainty``: the spread over the eight views, where the scan kept it
+    layer : ``probability``, or ``uncertainty``: the spread over the views, where the scan kept it
     alpha : opacity of the highest value
     threshold : values below it are not coloured
     max_side : longer side of the map, pixels of the picture
@@ -123,7 +128,7 @@ def draw_overlay(
     if lesions:
         probability = values if layer == "probability" else heatmap.probability
         _add_lesions(axes, default_lesions(heatmap, probability), grid.slide_mpp / 1000)
-    _add_colour_bar(figure, axes, _LAYERS[layer])
+    _add_colour_bar(figure, axes, _LAYERS[layer], _label(heatmap.record, layer))
     _add_scale_bar(axes, width_mm)
     _add_legend(axes, status)
     with written_whole(out) as partial:
@@ -206,13 +211,19 @@ def _title(record: ScanRecord) -> str:
     return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
 
 
-def _add_colour_bar(figure: Any, axes: Any, layer: _Layer) -> None:
+def _label(record: ScanRecord, layer: str) -> str:
+    """Return the words beside the colour bar; those of uncertainty name the number of views."""
+    views = record.identity.views
+    return _spread_label(str(views)) if layer == "uncertainty" and views != VIEWS else _LAYERS[layer].label
+
+
+def _add_colour_bar(figure: Any, axes: Any, layer: _Layer, label: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     colours = ScalarMappable(Normalize(0, layer.top), layer.colour_map)
     bar = figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label(layer.label)
+    bar.set_label(label)
 
 
 def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None:

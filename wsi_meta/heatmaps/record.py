@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import numpy as np
 
 from wsi_meta.models.card import ModelCard
+from wsi_meta.models.dihedral import VIEWS, count_views
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -22,6 +23,7 @@ __all__ = [
     "ScanResult",
     "ScannedSlide",
     "ScannedTissue",
+    "averaging_of",
     "checksum",
     "open_seal",
     "seal_of",
@@ -36,6 +38,7 @@ PLAIN: dict[Any, tuple[type, ...]] = {
     str: (str,),
     bool: (bool,),
     int: (int,),
+    bool | int: (bool, int),
     float: (float, int),
     float | None: (float, int, type(None)),
 }
@@ -66,9 +69,18 @@ class ScanIdentity:
     precision: str
     """``fp32``, ``bf16`` or ``int8``."""
     compiled: bool
-    test_time_averaging: bool
+    test_time_averaging: bool | int
+    """How many views of each patch were averaged, as :func:`averaging_of` says it."""
     uncertainty: bool
-    """Whether the spread over the eight views is kept."""
+    """Whether the spread over the views is kept."""
+
+    def __post_init__(self) -> None:
+        count_views(self.test_time_averaging)  # a ValueError: the record of a damaged store
+
+    @property
+    def views(self) -> int:
+        """How many views of each patch were averaged: 1, 2, 4 or 8."""
+        return count_views(self.test_time_averaging)
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -189,6 +201,11 @@ class ScanRecord:
             result=None if result is None else _make(ScanResult, result),
             lesions=parts.get("lesions"),
         )
+
+
+def averaging_of(views: int) -> bool | int:
+    """Return what an identity says of so many views: False of 1, True of 8 (as stores said when there were no others)."""
+    return {1: False, VIEWS: True}.get(views, views)
 
 
 def seal_of(parts: dict[str, Any], blocks: list[int] | None) -> dict[str, Any]:

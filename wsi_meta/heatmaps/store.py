@@ -3,7 +3,7 @@
     0           float32 (rows, cols)  calibrated probability of tumor; NaN = not scanned, never 0
     1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
-    uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the eight views; NaN as in 0
+    uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the views; NaN as in 0
     checksums   uint32 (block rows, block columns)  of each scanned block, written with it; 0 = not known
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
@@ -137,7 +137,7 @@ class Heatmap:
 
     @property
     def has_uncertainty(self) -> bool:
-        """Whether the store keeps the spread over the eight views."""
+        """Whether the store keeps the spread over the views."""
         return self.record.identity.uncertainty
 
     @property
@@ -160,7 +160,7 @@ class Heatmap:
 
     @property
     def uncertainty(self) -> NDArray[np.float32] | None:
-        """Standard deviation over the eight views, float32 (rows, cols), NaN where not scanned; None where not kept."""
+        """Standard deviation over the views, float32 (rows, cols), NaN where not scanned; None where not kept."""
         return self._read("uncertainty") if self.has_uncertainty else None
 
     def place(self, block: Block) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.models.dihedral import dihedral
+from wsi_meta.models.dihedral import AVERAGED, dihedral
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,7 +71,8 @@ class Batching:
         if self.views == 1:
             return patches
         rows = torch.arange(len(patches) * self.views, device=patches.device)
-        return dihedral(patches[rows // self.views], rows % self.views)
+        shown = torch.tensor(AVERAGED[self.views], device=patches.device)
+        return dihedral(patches[rows // self.views], shown[rows % self.views])
 
 
 def cut_patches(

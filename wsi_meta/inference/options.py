@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
+from wsi_meta.models.dihedral import count_views
 
 __all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "compiler_found", "resolve_inference", "worth_compiling"]
 
@@ -25,7 +26,7 @@ class InferenceOptions:
     DeviceError
         when `device` or `precision` does not exist.
     OptionsError
-        when `batch_size` is below 1.
+        when `batch_size` is below 1, or `tta` no number of views that can be averaged.
     """
 
     device: str = "auto"
@@ -34,8 +35,8 @@ class InferenceOptions:
     """``auto``, ``fp32``, ``bf16`` or ``int8``; see :func:`wsi_meta.inference.device.resolve_precision`."""
     batch_size: int = 64
     """Rows of one forward pass; a row is one view of one patch."""
-    tta: bool = False
-    """Test-time averaging: show every patch in its eight views, for eight times the work."""
+    tta: bool | int = False
+    """Test-time averaging: show every patch in 2, 4 or 8 (True) of its views, for so many times the work."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
@@ -44,6 +45,12 @@ class InferenceOptions:
             raise DeviceError(f"--precision {self.precision}: not supported; expected one of {', '.join(PRECISIONS)}")
         if self.batch_size < 1:
             raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")
+        count_views(self.tta)
+
+    @property
+    def views(self) -> int:
+        """How many views of each patch are shown."""
+        return count_views(self.tta)
 
     @property
     def may_be_refused(self) -> bool:
@@ -60,7 +67,8 @@ class InferencePlan:
     precision: str
     """``fp32``, ``bf16`` or ``int8``."""
     batch_size: int
-    tta: bool
+    views: int
+    """Views of each patch that are shown: 1, 2, 4 or 8."""
 
     @property
     def device_kind(self) -> str:
@@ -77,7 +85,7 @@ def resolve_inference(options: InferenceOptions) -> InferencePlan:
         when this machine lacks the device, or the device cannot compute in the precision asked for.
     """
     device = resolve_device(options.device)
-    return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.tta)
+    return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.views)
 
 
 def compiler_found(device: str = "cpu") -> bool:

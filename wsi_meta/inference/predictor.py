@@ -13,7 +13,7 @@ from wsi_meta.inference.batches import Batching, cut_patches
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
 from wsi_meta.inference.passes import HalvedPasses
-from wsi_meta.models.dihedral import VIEWS, mean_over_views, turn, turn_back
+from wsi_meta.models.dihedral import AVERAGED, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, BlockCut, PieceSizes
 
@@ -72,7 +72,7 @@ class Predictor:
     ----------
     plan : what the options became on this machine
     device, precision, batch_size : the plan's
-    views : views of each patch: 8 with `tta`, else 1
+    views : views of each patch: 1, or with `tta` 2, 4 or 8
     halo_px : pixels beyond a block's patches that :meth:`predict_block` needs on each side
 
     Raises
@@ -80,7 +80,7 @@ class Predictor:
     DeviceError
         when the device is not available, it cannot compute in this precision, there is no compiler, or int8 is to be compiled.
     OptionsError
-        when `batch_size` is below 1.
+        when `batch_size` is below 1, or `tta` no number of views that can be averaged.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Predictor:
         device: str = "auto",
         precision: str = "auto",
         batch_size: int = 64,
-        tta: bool = False,
+        tta: bool | int = False,
         dense: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -125,7 +125,7 @@ class Predictor:
         self.model, self.plan = model, plan
         self.device, self.precision, self.batch_size = plan.device, plan.precision, plan.batch_size
         self.compiled = compiled
-        self.views = VIEWS if plan.tta else 1
+        self.views = plan.views
         self.halo_px = DENSE_HALO_PX if dense else 0
         self._batching = Batching(plan.batch_size, self.views, integers=plan.precision == "int8")
         self._dense = dense
@@ -133,9 +133,10 @@ class Predictor:
         self._in_bands = runs_in_bands(plan.device, dense=dense, compiled=compiled)
         network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
         network.to(plan.device)
+        self._fast = network
         self._see_bands = network.top_to_bottom
         patch_px = model.card.preprocessing.patch_px
-        self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and not plan.tta, sizes=parts.sizes)
+        self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and plan.views == 1, sizes=parts.sizes)
         self._network: Callable[[torch.Tensor], torch.Tensor] = network
         if compiled:
             compiler = parts.compiler or compile_network
@@ -143,7 +144,7 @@ class Predictor:
         self._network = HalvedPasses(self._network, plan.device)
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Return the logit of every patch; with `tta` the mean logit over its eight views. Not for a dense predictor.
+        """Return the logit of every patch; with `tta` the mean logit over its views. Not for a dense predictor.
 
         Parameters
         ----------
@@ -164,7 +165,7 @@ class Predictor:
 
         Returns
         -------
-        float32 array (n, views): raw logits; one view, or with `tta` eight in the order of :func:`.dihedral`.
+        float32 array (n, views): raw logits; in the order of :data:`.AVERAGED`.
         """
         with self._shared.turn():
             return self._fetch(self._by_patch(self._send(patches).split(self._batching.patches_at_once)))
@@ -227,15 +228,25 @@ class Predictor:
 
     def _by_patch(self, patches: Iterable[torch.Tensor], report: Callable[[int], None] | None = None) -> torch.Tensor:
         """Return logits (n, views) of patches that come some at a time."""
+        return self._in_batches(patches, self._network, report).view(-1, self.views)
+
+    def _in_batches(
+        self,
+        patches: Iterable[torch.Tensor],
+        network: Callable[[torch.Tensor], torch.Tensor],
+        report: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Return what the network makes of each view of patches."""
         import torch
 
-        logits, done = [torch.empty(0, device=self.device)], 0
+        found, done = [], 0
         for batch, count in self._batching.batches(patches):
-            logits.append(self._pass(batch)[:count])
+            with self._shared.passing():
+                found.append(network(batch)[:count])
             if report is not None:
                 report((done + count) // self.views - done // self.views)
             done += count
-        return torch.cat(logits).view(-1, self.views)
+        return torch.cat(found) if found else torch.empty(0, device=self.device)
 
     def _by_box(
         self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
@@ -249,10 +260,10 @@ class Predictor:
             shown: Iterable[torch.Tensor] = islice(pieces, len(self._cut.pieces(box, DENSE_STRIDE_PX)))
             if self.views > 1:
                 shown = list(shown)
-            for view in range(self.views):
+            for place, view in enumerate(AVERAGED[self.views]):
                 seen = self._see(turn(piece[None], view) for piece in shown)
                 inner = seen[:, halo : seen.shape[1] - halo, halo : seen.shape[2] - halo]
-                logits[(*box, view)] = turn_back(inner, view)[0]
+                logits[(*box, place)] = turn_back(inner, view)[0]
             if report is not None:
                 report(int(wanted[box].sum()))
         return logits

@@ -16,7 +16,7 @@ from wsi_meta.models.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card"]
+__all__ = ["FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
 
 FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
@@ -96,7 +96,7 @@ def read_card(path: str | Path) -> ModelCard:
         as :func:`load_model`.
     """
     path = Path(path)
-    stored = _read_metadata(path).get("wsi_meta")
+    stored = read_metadata(path).get("wsi_meta")
     if stored is None:
         raise ModelFileError(
             f"{path}: safetensors without a wsi-meta card; expected a file from 'wsi-meta train' "
@@ -121,8 +121,14 @@ def read_card(path: str | Path) -> ModelCard:
     return card
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
-    """Read a safetensors file's metadata; safetensors itself checks that the file is whole."""
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a safetensors file's metadata; safetensors itself checks that the file is whole.
+
+    Raises
+    ------
+    ModelFileError
+        when there is no such file, or it is none.
+    """
     if not path.exists():
         raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
     if path.is_dir():

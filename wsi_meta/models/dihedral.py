@@ -1,7 +1,7 @@
 """The eight views of a square: four quarter turns, each also mirrored (the dihedral group D4).
 
 A patch of tissue has no up or left, so every view is an equally good picture of it: training draws one at random, test-time
-averaging takes the mean of all, and their spread says how certain that mean is.
+averaging takes the mean of some or all, and their spread says how certain that mean is.
 """
 
 from __future__ import annotations
@@ -10,14 +10,37 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.errors import OptionsError
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["VIEWS", "dihedral", "mean_over_views", "spread_over_views", "turn", "turn_back"]
+__all__ = ["AVERAGED", "VIEWS", "count_views", "dihedral", "mean_over_views", "spread_over_views", "turn", "turn_back"]
 
 VIEWS = 8
 """How many views a square has."""
+AVERAGED = {1: (0,), 2: (0, 2), 4: (0, 1, 2, 3), VIEWS: tuple(range(VIEWS))}
+"""Which views are averaged, by how many they are, each as :func:`turn` takes it. Each set is a group: of a picture that is
+turned or mirrored by one of its views, the same pictures are shown, so the mean stays the same."""
+
+
+def count_views(tta: bool | int) -> int:
+    """Return how many views of each patch are shown.
+
+    Parameters
+    ----------
+    tta : as it was asked for: False is 1, True is all 8, a number is so many
+
+    Raises
+    ------
+    OptionsError
+        when it is no number of :data:`AVERAGED`.
+    """
+    views = (VIEWS if tta else 1) if isinstance(tta, bool) else tta
+    if not isinstance(views, int) or views not in AVERAGED:
+        raise OptionsError(f"tta {tta!r}: cannot average so many views; expected 2, 4 or 8, True for 8, or False for one")
+    return views
 
 
 def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from wsi_meta.errors import ModelFileError, first_line
 from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.features import FEATURES_KEY, FeatureStatistics
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "build_network",
+    "cell_features",
     "cell_logits",
     "load_model",
     "model_path",
@@ -84,6 +86,21 @@ def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> t
     -------
     tensor (n, rows, cols): ``(side / 32 - 3) // step + 1`` logits a side.
     """
+    logits: torch.Tensor = network.get_submodule("fc")(cell_features(network, inputs, step=step))[..., 0]
+    return logits
+
+
+def cell_features(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
+    """Return what the head sees of every cell of larger images, of each patch where an image is one.
+
+    Parameters
+    ----------
+    network, inputs, step : as for :func:`cell_logits`
+
+    Returns
+    -------
+    tensor (n, rows, cols, 2048).
+    """
     from torch.nn.functional import avg_pool2d
 
     features = inputs
@@ -91,9 +108,7 @@ def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> t
         if name == "avgpool":
             break
         features = stage(features)
-    pooled = avg_pool2d(features, kernel_size=3, stride=step)
-    logits: torch.Tensor = network.get_submodule("fc")(pooled.permute(0, 2, 3, 1))[..., 0]
-    return logits
+    return avg_pool2d(features, kernel_size=3, stride=step).permute(0, 2, 3, 1)
 
 
 def model_path(path: str | Path | None) -> Path:
@@ -125,13 +140,16 @@ def load_model(path: str | Path | None = None) -> Model:
     return Model(network, card, hashlib.sha256(content).hexdigest(), path)
 
 
-def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard) -> None:
+def save_model(
+    path: str | Path, state: dict[str, torch.Tensor], card: ModelCard, features: FeatureStatistics | None = None
+) -> None:
     """Write weights and card as one model file, whole or not at all (a temporary file is renamed into place).
 
     Parameters
     ----------
     path : where to write; replaced if it exists
     state : the network's ``state_dict``, stored as it is (see :func:`half_precision`)
+    features : what patches are like that the model was fitted to, for :func:`wsi_meta.models.features.read_features`
 
     Raises
     ------
@@ -141,8 +159,11 @@ def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = {"wsi_meta": json.dumps(card.to_dict())}
+    if features is not None:
+        metadata[FEATURES_KEY] = json.dumps(features.to_dict())
     with written_whole(Path(path)) as partial:
-        partial.write_bytes(save(tensors, metadata={"wsi_meta": json.dumps(card.to_dict())}))
+        partial.write_bytes(save(tensors, metadata=metadata))
 
 
 def half_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
-from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
+from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, averaging_of
 from wsi_meta.heatmaps.soundness import mended
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.versions import library_versions
@@ -64,7 +64,7 @@ def make_record(
         device=plan.inference.device_kind,
         precision=plan.inference.precision,
         compiled=compiled,
-        test_time_averaging=plan.inference.tta,
+        test_time_averaging=averaging_of(plan.views),
         uncertainty=plan.uncertainty,
     )
     return ScanRecord(

@@ -12,7 +12,6 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
-from wsi_meta.models.dihedral import VIEWS
 from wsi_meta.tiling.grid import BLOCK_PX, STRIDES
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class ScanPlan:
     @property
     def views(self) -> int:
         """How many views of each patch are predicted."""
-        return VIEWS if self.inference.tta else 1
+        return self.inference.views
 
     @property
     def in_bands(self) -> bool:
@@ -118,7 +117,7 @@ def options_of(predictor: Predictor, options: ScanOptions) -> ScanOptions:
     return replace(options, mode=mode, compiled=compiled)
 
 
-def choose_mode(options: ScanOptions, card: ModelCard, *, tta: bool) -> str:
+def choose_mode(options: ScanOptions, card: ModelCard, *, views: int) -> str:
     """Return ``patch`` or ``dense``; ``auto`` is dense when the model's card allows it and the stride is the trunk's.
 
     Raises
@@ -126,8 +125,8 @@ def choose_mode(options: ScanOptions, card: ModelCard, *, tta: bool) -> str:
     OptionsError
         when the model's card does not allow the mode, or uncertainty is asked for without test-time averaging.
     """
-    if options.uncertainty and not tta:
-        raise OptionsError("uncertainty is the spread over the eight views of tta; expected tta with it")
+    if options.uncertainty and views == 1:
+        raise OptionsError("uncertainty is the spread over the views of tta; expected tta with it")
     if options.mode == "dense" and not card.dense:
         raise OptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
     if options.mode == "auto":

@@ -34,7 +34,7 @@ def scan(
     precision: str = "auto",
     compiled: str = "auto",
     batch_size: int = 64,
-    tta: bool = False,
+    tta: bool | int = False,
     uncertainty: bool = False,
     workers: int = 2,
     tissue_mask: str | Path | NDArray[np.bool_] | TissueMask | None = None,
@@ -59,10 +59,10 @@ def scan(
     stride_px : side of a cell, pixels at the model's mpp; a multiple of 8 up to 96
     mpp, reader : micrometres per level-0 pixel, where the slide does not say; who decodes it: see :func:`wsi_meta.open_slide`
     device, precision, batch_size, tta : see :class:`wsi_meta.Predictor`; with `tta` a cell's probability is the calibrated mean
-        logit of its eight views. ``auto`` is resolved on the machine that computes
+        logit of its views: 8 for True, or 2, 4 or 8. ``auto`` is resolved on the machine that computes
     compiled : ``yes`` or ``no`` to compile the network first; ``auto`` does so where the slide is long enough to repay it
         (:func:`.worth_compiling`) and there is a C++ compiler, and goes on with a store as it was begun
-    uncertainty : keep the standard deviation of the probability over the eight views as well; needs `tta`
+    uncertainty : keep the standard deviation of the probability over the views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
     tissue_mask : image file over the slide, not 0 = tissue; ``none`` scans everything; a bool array (rows, cols) over the whole
         slide, its first element at the level-0 corner (0, 0); a :class:`wsi_meta.TissueMask`; None finds tissue by colour

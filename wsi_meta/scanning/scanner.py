@@ -73,7 +73,7 @@ class Scanner:
         precision: str = "auto",
         compiled: str = "auto",
         batch_size: int = 64,
-        tta: bool = False,
+        tta: bool | int = False,
         uncertainty: bool = False,
         workers: int = 2,
         score_model: str | Path | None = None,
@@ -189,7 +189,7 @@ class Scanner:
     def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
-        mode = choose_mode(options, self._networks.card, tta=asked.tta if predictor is None else predictor.plan.tta)
+        mode = choose_mode(options, self._networks.card, views=asked.views if predictor is None else predictor.views)
         engine: Engine = LocalEngine(options, self._networks, self._threads)
         if options.on_cluster:
             from wsi_meta.scanning.cluster import ClusterEngine
