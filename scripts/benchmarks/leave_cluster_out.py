@@ -7,7 +7,7 @@ are not repeated, interrupted ones go on.
 
     .venv/bin/python scripts/benchmarks/leave_cluster_out.py pcam/ --init stem_to_layer3.safetensors --out left_out/
 
-The arms are those of recipe_ablation.py: --arms "as it is,nothing frozen".
+The arms are those of recipe_arms.py, without their further courses: --arms 0.1.0,strong.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from recipe_ablation import ARMS, FIRST
+from recipe_arms import ARMS, FIRST
 from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import Patches, open_patches
@@ -120,7 +120,7 @@ def _main() -> None:
         aucs = []
         for arm in arguments.arms:
             out = arguments.out / f"{arm} {number}.safetensors".replace(" ", "_")
-            recipe = replace(ARMS[arm], epochs=arguments.epochs)
+            recipe = ARMS[arm].with_epochs(arguments.epochs, seed=0)
             aucs.append(judge_arm(left_out, out, recipe, arguments.init, options))
         found.append(np.array(aucs))
         print(_row(left_out.words, found[-1]), flush=True)
