@@ -138,6 +138,7 @@ def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, mod
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    (tmp_path / "void").mkdir()
     (tmp_path / "empty.tif").touch()
     (tmp_path / "text.tif").write_text("no slide")
     (tmp_path / "cut.tif").write_bytes(slide_file.read_bytes()[: slide_file.stat().st_size // 2])
@@ -147,7 +148,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, slide_file: Pa
     out = tmp_path / "h.zarr"
     cases: list[tuple[object, object, str]] = [
         (tmp_path / "gone.tif", model_file, "gone.tif: no such file"),
-        (tmp_path, model_file, "a directory"),
+        (tmp_path / "void", model_file, "void: no slides; expected"),
         (tmp_path / "empty.tif", model_file, "empty.tif: an empty file"),
         (tmp_path / "text.tif", model_file, "text.tif: not a slide"),
         (tmp_path / "cut.tif", model_file, "cut.tif"),

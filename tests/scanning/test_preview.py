@@ -140,6 +140,12 @@ def test_the_command_prints_a_line_each_and_the_sums(tmp_path: Path, slides: Pat
     assert sums.startswith("4 slides: 4 new, 0 unfinished, 0 finished, 0 refused; ")
     assert sums.endswith(" cells, time not known yet")
     assert not out.exists()
+    write_slide(tmp_path / "glass.tif", np.full((320, 320, 3), 245, np.uint8))
+    assert (
+        _run(tmp_path / "glass.tif", "--model", model_file, "--out", out)
+        .stdout.splitlines()[0]
+        .endswith(f"glass.tif: no tissue found, {out}")
+    )
     (tmp_path / "m.csv").write_text("slide,patient,label\nslides/a.tif,p,1\n")
     result = _run("gone.tif", "--manifest", tmp_path / "m.csv", "--model", model_file, "--out", out, "--json")
     assert result.exit_code == 1

@@ -47,7 +47,11 @@ class SlidePreview:
         if self.state == "refused":
             named = self.told if self.told.startswith(printable(str(self.slide))) else f"{self.slide}: {self.told}"
             return printable(f"refused     {named}")
-        left = {"new": f"{self.cells:,} cells", "unfinished": f"{self.cells:,} cells left", "finished": "nothing to do"}
+        left = {
+            "new": f"{self.cells:,} cells" if self.cells else "no tissue found",
+            "unfinished": f"{self.cells:,} cells left",
+            "finished": "nothing to do",
+        }
         told = f" ({self.told})" if self.told else ""
         return printable(f"{self.state:<10}  {self.slide}{told}: {left[self.state]}, {self.store}")
 
