@@ -298,7 +298,7 @@ def test_an_existing_file_is_not_calibrated_over(model_file: Path, patch_folder:
 
 def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0"]
+    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0", "--batch-size", "8"]
     result = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--json"])
 
     assert result.exit_code == 0, result.output
