@@ -22,7 +22,7 @@ from wsi_meta.slides.slide import Slide
 
 
 class PatchByPatch(Predictor):
-    """Looks at each wanted patch by itself, in the one piece of the image that holds all: :meth:`look` gives its logits by view."""
+    """Looks at each wanted patch by itself, in one piece of the image that holds all of them: :meth:`look` gives its logits."""
 
     def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError

@@ -22,7 +22,7 @@ from wsi_meta.tiling.block_plan import PieceSizes
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 WAIT_S = 20
-PLAN = InferencePlan("cpu", "fp32", 64, tta=False)
+PLAN = InferencePlan("cpu", "fp32", 8, tta=False)
 SMALL = PredictorParts(sizes=PieceSizes(piece_px=20_000))
 
 
