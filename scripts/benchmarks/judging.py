@@ -183,13 +183,14 @@ class Set:
             _aucs(judged.dense, self.labels, weights),
             *(_aucs(mean_over_views(judged.views[:, AVERAGED[views]]), self.labels, weights) for views in AVERAGES),
         ]
-        return np.array(values)[:, 0] if times is None else np.array(values).T
+        found = np.array(values, np.float64).T
+        return found[0] if times is None else found
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean over the first axis of what is not NaN; NaN where nothing is left."""
     held = (~np.isnan(values)).sum(0)
-    return np.divide(np.nansum(values, axis=0), held, out=np.full(held.shape, np.nan), where=held > 0)
+    return np.asarray(np.divide(np.nansum(values, axis=0), held, out=np.full(held.shape, np.nan), where=held > 0))
 
 
 def _aucs(scores: NDArray[np.float32], labels: NDArray[np.uint8], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,7 +202,7 @@ def _aucs(scores: NDArray[np.float32], labels: NDArray[np.uint8], weights: NDArr
     least, most = (below[:, np.searchsorted(ranked, ranked[tumor], side)] for side in ("left", "right"))
     possible = below[:, -1] * weights[:, tumor].sum(1)
     pairs = ((least + most) / 2 * weights[:, tumor]).sum(1)
-    return np.divide(pairs, possible, out=np.full(len(weights), np.nan), where=possible > 0)
+    return np.asarray(np.divide(pairs, possible, out=np.full(len(weights), np.nan), where=possible > 0))
 
 
 def table(

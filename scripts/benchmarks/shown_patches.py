@@ -27,8 +27,8 @@ LONGEST_S = 3600.0
 """For how long to wait for another process that makes the same file."""
 
 
-class _Shown(Dataset[torch.Tensor]):
-    """Each patch as it is and under all shifts: uint8 tensors (1 + shifts, patch_px, patch_px, 3)."""
+class _Shown(Dataset[tuple[torch.Tensor, int]]):
+    """Each patch as it is and under all shifts, uint8 tensors (1 + shifts, patch_px, patch_px, 3), with its label."""
 
     def __init__(self, patches: Patches) -> None:
         self.patches = patches
@@ -36,9 +36,10 @@ class _Shown(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return len(self.patches)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         patch = self.patches.read(index)
-        return torch.from_numpy(np.stack([patch, *(shift.change(patch) for shift in SHIFTS)]))
+        shown = np.stack([patch, *(shift.change(patch) for shift in SHIFTS)])
+        return torch.from_numpy(shown), int(self.patches.labels[index])
 
 
 def shown_path(patches: Patches, folder: Path) -> Path:
@@ -82,7 +83,7 @@ def show_patches(patches: Patches, folder: Path, *, workers: int = 0, progress: 
     if shown.shape != _shape(source) or shown.dtype != np.uint8:
         raise DataError(f"{path}: {shown.dtype} {shown.shape}; expected uint8 {_shape(source)}; remove it and run this again")
     for place in {0, len(shown) - 1}:
-        if not np.array_equal(shown[place], source[place].numpy()):
+        if not np.array_equal(shown[place], source[place][0].numpy()):
             raise DataError(
                 f"{path}: {patches.name(place)} is not in it as the patches and shifts now give it; "
                 "expected the same pixels; remove it and run this again"
@@ -105,6 +106,6 @@ def _make(path: Path, source: _Shown, workers: int, *, progress: bool) -> None:
         progress_bar(len(source), "patches", "shifting", enabled=progress) as bar,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for shown in read_batches(loader):
-            file.write(shown.numpy().tobytes())  # type: ignore[attr-defined]
+        for shown, _ in read_batches(loader):
+            file.write(shown.numpy().tobytes())
             bar.update(1)
