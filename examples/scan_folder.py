@@ -12,12 +12,9 @@ from pathlib import Path
 
 from wsi_meta import scan_slides
 
-SUFFIXES = {".tif", ".tiff", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm"}
-
 
 def main(slides: Path, results: Path, model: str = "default") -> None:
-    found = sorted(path for path in slides.iterdir() if path.suffix.lower() in SUFFIXES)
-    rows = scan_slides(found, results, model=model, progress=True)
+    rows = scan_slides([slides], results, model=model, progress=True)
     for row in sorted(rows, key=lambda row: -1 if row["score"] is None else row["score"], reverse=True):
         score = "unknown" if row["score"] is None else f"{row['score']:.3f}"
         print(f"{score:>8}  {Path(row['slide']).name}" + (f"  ({row['error']})" if row["error"] else ""))

@@ -48,6 +48,10 @@ from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
 from .scanning.batch import scan_slides as scan_slides
+from .scanning.inputs import SlideInput as SlideInput
+from .scanning.inputs import find_slides as find_slides
+from .scanning.inputs import read_scan_manifest as read_scan_manifest
+from .scanning.preview import preview_scans as preview_scans
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner
 from .slides.slide import Slide as Slide

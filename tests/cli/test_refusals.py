@@ -53,6 +53,12 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan on no device": ("scan s.tif --device tpu --out h.zarr", 1, "--device tpu: not supported"),
     "scan dense with another stride": ("scan s.tif --mode dense --stride 64 --out h.zarr", 2, "mode dense, stride 64"),
     "scan uncertainty without tta": ("scan s.tif --uncertainty --out h.zarr", 2, "uncertainty is the spread"),
+    "scan nothing": ("scan --out scans", 2, "Expected SLIDE or --manifest"),
+    "scan a folder without slides": ("scan empty --out scans", 1, "empty: no slides; expected"),
+    "scan by a missing manifest": ("scan --manifest none.csv --out scans", 1, "none.csv: not a table of slides"),
+    "scan by another table": ("scan --manifest meta.csv --out scans", 1, "meta.csv: line 1: unknown column 'stain'"),
+    "preview slides": ("scan none.tif --manifest slides.csv --dry-run --out scans", 1, "1 of 2 slides would be refused"),
+    "preview another slide's": ("scan s.tif --dry-run --out other.zarr", 1, "1 of 1 slides would be refused"),
     "scan several of one name": ("scan s.tif ./s.tif --out scans", 1, "s: the name of several slides"),
     "scan several into a store": ("scan s.tif labels.csv --out other.zarr", 1, "other.zarr: a heatmap store, not a folder"),
     "train on nothing": ("train none --init none --out m.safetensors", 1, "none: no such folder"),
@@ -93,6 +99,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     Image.fromarray(np.full((30, 900), 255, np.uint8)).save(folder / "mask.png")
     (folder / "labels.csv").write_text("slide,label\n" + "x" * 2000)
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
+    (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
     (folder / "empty").mkdir()
     (folder / "pcam").mkdir()
     (folder / "pcam" / "sampling.json").write_text("{}")

@@ -21,10 +21,9 @@ from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, plan_of
-from wsi_meta.scanning.relay import Turn
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
-from wsi_meta.scanning.threads import Threads
+from wsi_meta.scanning.threads import Threads, Turn
 from wsi_meta.slides.slide import Slide
 
 WAIT_S = 60

@@ -14,8 +14,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor, PredictorParts
 from wsi_meta.models.model import Model
-from wsi_meta.scanning.relay import Stop
-from wsi_meta.scanning.threads import PIECES_AHEAD, Threads
+from wsi_meta.scanning.threads import PIECES_AHEAD, Stop, Threads
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.block_plan import PieceSizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -47,6 +47,13 @@ class Row(tuple[str, ...]):
     line: int
     """Line of the file on which the row ends; the first is 1."""
 
+    @classmethod
+    def on(cls, line: int, values: Iterable[str]) -> Row:
+        """Return the row that ends on a line of the file."""
+        row = cls(values)
+        row.line = line
+        return row
+
 
 class NamedRows(Generic[Value]):
     """What a table says of slides, by names that may be paths and may have endings.
@@ -78,7 +85,9 @@ class NamedRows(Generic[Value]):
         return found[0][1] if found else None
 
 
-def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = ()) -> list[Row]:
+def read_table(
+    path: Path, columns: Sequence[str], what: str, *, optional: Sequence[str] = (), strict: bool = False
+) -> list[Row]:
     """Read some columns of a CSV file with a header; other columns, with or without a name, are ignored.
 
     Parameters
@@ -87,6 +96,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
     columns : names that the header must hold, in any case and order
     what : what the rows are, in the plural, for the error ("labels")
     optional : names that it may hold
+    strict : refuse other columns, and values in none, instead of ignoring them
 
     Returns
     -------
@@ -98,7 +108,7 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
     DataError
         when the file is missing, is no text or no CSV, or lacks a column or has it twice.
     """
-    wanted = " and ".join(f"'{column}'" for column in columns)
+    known, wanted = (*columns, *optional), " and ".join(f"'{column}'" for column in columns)
     try:
         lines = read_lines(path)
         before = next((number for number, line in enumerate(lines) if line.strip()), 0)
@@ -106,12 +116,17 @@ def read_table(path: Path, columns: Sequence[str], what: str, *, optional: Seque
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
             raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
-        if double := [name for name in (*columns, *optional) if names.count(name) > 1]:
+        if double := [name for name in known if names.count(name) > 1]:
             raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
-        places = [names.index(name) if name in names else len(names) for name in (*columns, *optional)]
-        return _rows(csv.reader(lines[before + 1 :], delimiter=separator), places, before + 1)
+        if strict and (strange := [name for name in names if name and name not in known]):
+            raise DataError(f"{path}: line {before + 1}: unknown column '{strange[0]}'; expected some of {', '.join(known)}")
+        places = [names.index(name) if name in names else len(names) for name in known]
+        rows = list(_rows(csv.reader(lines[before + 1 :], delimiter=separator), before + 1))
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
+    if strict:
+        _refuse_surplus(path, rows, [place for place in places if place < len(names)])
+    return [Row.on(line, (values[place] if place < len(values) else "" for place in places)) for line, values in rows]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -157,12 +172,15 @@ def _header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
     return max(found, key=lambda parts: len({name.strip().lower() for name in parts[1]} & set(columns)))
 
 
-def _rows(reader: Any, places: Sequence[int], before: int) -> list[Row]:
-    """Return the values at some places of each row that is not empty; the reader begins after some lines."""
-    found = []
+def _rows(reader: Any, before: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and stripped values of each row that is not empty; the reader begins after some lines."""
     for values in reader:
         if values:
-            row = Row(values[place].strip() if place < len(values) else "" for place in places)
-            row.line = before + reader.line_num
-            found.append(row)
-    return found
+            yield before + reader.line_num, [value.strip() for value in values]
+
+
+def _refuse_surplus(path: Path, rows: Iterable[tuple[int, list[str]]], places: Sequence[int]) -> None:
+    """Raise DataError where a row has a value in no column that is known: a comma in a name shifts what follows."""
+    for line, values in rows:
+        if surplus := [value for place, value in enumerate(values) if value and place not in places]:
+            raise DataError(f"{path}: line {line}: '{surplus[0]}' stands in no column; expected quotes round what has a comma")

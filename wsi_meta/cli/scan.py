@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import printable
+
+if TYPE_CHECKING:
+    from wsi_meta.scanning.batch import Job, OpenScanner
+    from wsi_meta.scanning.crashes import Journal
+    from wsi_meta.scanning.scanner import Scanner
 
 __all__ = ["check", "scan", "summary"]
 
@@ -20,7 +28,16 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 
 
 @click.command(cls=options.CommandWithViews, epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
-@click.argument("slides", nargs=-1, required=True, metavar="SLIDE...", type=click.Path(path_type=Path))
+@click.argument("slides", nargs=-1, metavar="SLIDE...", type=click.Path(path_type=Path))
+@click.option("--manifest", type=click.Path(path_type=Path), help="CSV of slides with settings of their own; see above.")
+@click.option("--recursive", is_flag=True, help="Look also into the folders in a folder.")
+@click.option(
+    "--extension",
+    "extensions",
+    multiple=True,
+    metavar="ENDING",
+    help="How files end that are taken from a folder; repeatable. Default: as those that can be read.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write to, instead of --out; also for one slide.")
 @click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
@@ -54,10 +71,14 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the views.")
 @options.block_workers_option
 @options.overwrite_option
+@click.option("--dry-run", is_flag=True, help="Only tell what would be scanned, is done or is refused, with cells and time.")
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
 def scan(
     slides: tuple[Path, ...],
+    manifest: Path | None,
+    recursive: bool,
+    extensions: tuple[str, ...],
     out: Path | None,
     out_dir: Path | None,
     as_json: bool,
@@ -65,33 +86,82 @@ def scan(
     reader: str,
     tissue_mask: str | None,
     overwrite: bool,
+    dry_run: bool,
     retry_crashed: bool,
     **settings: Any,
 ) -> None:
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
-    One SLIDE: --out is its store. Several: --out is a folder that gets a store each and summary.csv, as --out-dir always is.
-    The same command goes on where an interrupted one stopped.
+    SLIDE: a slide, a folder of slides, or a pattern in quotes. All DICOM files of one series in one folder are one slide. One
+    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each and summary.csv, as --out-dir
+    always is. The same command goes on where an interrupted one stopped.
+
+    --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
+    label: each slide with its own. Paths count from the manifest; what is empty is as for all.
     """
-    from wsi_meta.heatmaps.summary import summarise
-    from wsi_meta.scanning.batch import scan_slides
+    from wsi_meta.scanning.batch import jobs_of
     from wsi_meta.scanning.crashes import noted_crashes
-    from wsi_meta.scanning.scanner import Scanner
+    from wsi_meta.scanning.inputs import find_slides
 
     folder = out_dir or out
     if folder is None or (out and out_dir):
         raise click.UsageError("Expected --out or --out-dir: where the heatmaps go.")
-    of_slide: dict[str, Any] = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    alone = out_dir is None and len(slides) == 1
-    noted = noted_crashes(folder.absolute().parent if alone else folder, slides, retry=retry_crashed)
-    with Scanner(progress=True, **settings) as scanner, scanner.tuned_memory(), noted as scanner.journal:
-        if alone:
-            rows = [summarise(slides[0], scanner.scan(slides[0], folder, **of_slide))]
+    if not slides and manifest is None:
+        raise click.UsageError("Expected SLIDE or --manifest: what to scan.")
+    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
+    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
+    alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
+    jobs = jobs_of(found, folder, of_slide, alone=alone)
+    beside = folder.absolute().parent if alone else folder
+    with noted_crashes(beside, [slide.path for slide in found], retry=retry_crashed) as journal:
+        if dry_run:
+            _preview(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
         else:
-            rows = scan_slides(slides, folder, scanner=scanner, **of_slide)
+            _scan(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
+
+
+def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
+    """Return what opens a scanner for a process of its own."""
+    from wsi_meta.scanning.scanner import Scanner
+
+    @contextmanager
+    def open_scanner(own: dict[str, Any]) -> Iterator[Scanner]:
+        with Scanner(progress=True, **settings | own) as scanner, scanner.tuned_memory():
+            scanner.journal = journal
+            yield scanner
+
+    return open_scanner
+
+
+def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
+    """Scan into a folder, or one slide into its store, and print what came of it."""
+    from wsi_meta.heatmaps.summary import summarise
+    from wsi_meta.scanning.batch import scan_jobs
+
+    if folder is not None:
+        rows = scan_jobs(jobs, folder, open_scanner)
+    else:
+        (job,) = jobs
+        with open_scanner({}) as scanner:
+            if job.slide.told:
+                scanner.note(f"{job.slide.path}: {job.slide.told}")
+            rows = [summarise(job.slide.path, scanner.scan(job.slide.path, job.store, **job.of_slide))]
     options.print_results(rows, as_json=as_json)
     if errors := [_named(row) for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
+
+
+def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
+    """Print what would become of each slide, a line as soon as it is known, and the sums."""
+    from wsi_meta.scanning.batch import check_batch_folder
+    from wsi_meta.scanning.preview import preview_jobs
+
+    if folder is not None:
+        check_batch_folder(folder, len(jobs))
+    told = preview_jobs(jobs, open_scanner, None if as_json else lambda slide: print(slide.line, flush=True))
+    print(json.dumps(told.to_dict()) if as_json else told.line)
+    if told.refused:
+        raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
 
 
 def _named(row: dict[str, Any]) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import DataError, OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.heatmaps.summary import add_row, check_summary, failed, summarise
 from wsi_meta.outputs import check_folder
+from wsi_meta.scanning.inputs import SlideInput, find_slides
 from wsi_meta.scanning.scanner import Scanner
 
-__all__ = ["scan_slides"]
+__all__ = ["Job", "check_batch_folder", "groups_of", "jobs_of", "opener", "scan_jobs", "scan_slides", "tell_failure"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -23,10 +25,29 @@ IN_WORK = 2
 """Slides in work: one is computed, the next one prepared."""
 
 
+OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
+"""Opens a scanner with some settings of its own, ``model`` and ``stride_px`` at most."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slide of a batch."""
+
+    place: str
+    """Which one of how many: ``[2/5]``."""
+    slide: SlideInput
+    store: Path
+    of_slide: dict[str, Any]
+    """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
+
+
 def scan_slides(
     slides: Sequence[str | Path],
     out: str | Path,
     *,
+    manifest: str | Path | None = None,
+    recursive: bool = False,
+    extensions: Sequence[str] = (),
     scanner: Scanner | None = None,
     mpp: float | None = None,
     reader: str = "auto",
@@ -45,8 +66,11 @@ def scan_slides(
 
     Parameters
     ----------
-    slides : whole-slide images, no two of the same name
+    slides : whole-slide images, folders of them, or patterns; see :func:`wsi_meta.find_slides`
     out : folder, made if it does not exist
+    manifest : CSV file of slides with settings of their own, which come before those given here; see
+        :func:`wsi_meta.read_scan_manifest`. Slides with the same model and stride are scanned one after the other
+    recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
     mpp, reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
     settings : as :class:`wsi_meta.Scanner`; none where a scanner is given
@@ -58,7 +82,7 @@ def scan_slides(
     Raises
     ------
     DataError
-        when two slides have the same name.
+        when two slides have the same name, there is none, or the manifest is wrong.
     OutputPathError
         when `out` is a file or a heatmap store, lies in one, or cannot be made.
     OutputExistsError
@@ -66,70 +90,117 @@ def scan_slides(
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
-    if scanner is not None and settings:
-        raise OptionsError(f"{', '.join(settings)}: the scanner that is given has its own; expected one or the other")
-    out = Path(out)
-    names = _names_of(slides)
-    _make_folder(out, len(slides))
-    check_summary(out)
+    open_scanner = opener(scanner, settings)
+    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    with nullcontext(scanner) if scanner is not None else Scanner(**settings) as used:
-        used.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-        stores = [out / f"{name}.zarr" for name in names]
-        rows: list[dict[str, Any]] = []
-        for row in _in_stream(used, slides, stores, of_slide):
-            rows.append(row)
-            add_row(out, row, stores[len(rows) - 1])
-        return rows
+    return scan_jobs(jobs_of(found, Path(out), of_slide), Path(out), open_scanner)
 
 
-def _names_of(slides: Sequence[str | Path]) -> list[str]:
-    """Return the slides' names; DataError when two have the same."""
-    names = [Path(slide).stem for slide in slides]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{min(twice)}: the name of several slides; expected names of their own; scan them into several --out")
-    return names
+def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
+    """Return what gives the scanner that is there, which stays open, or one that it makes of settings.
+
+    Raises
+    ------
+    OptionsError
+        when there are both.
+    """
+    if scanner is None:
+        return lambda own: Scanner(**settings | own)
+    if settings:
+        raise OptionsError(f"{', '.join(settings)}: the scanner that is given has its own; expected one or the other")
+
+    def given(own: dict[str, Any]) -> AbstractContextManager[Scanner]:
+        if own:
+            raise OptionsError(f"scanner: the manifest has its own {' and '.join(own)}; expected no scanner with it")
+        return nullcontext(scanner)
+
+    return given
 
 
-def _make_folder(out: Path, slides: int) -> None:
+def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list[dict[str, Any]]:
+    """Scan slides as :func:`scan_slides`; the settings of all are refused before the first one is scanned."""
+    check_batch_folder(out, len(jobs))
+    out.mkdir(exist_ok=True)
+    groups = groups_of(jobs)
+    for own, _ in groups if len(groups) > 1 else ():
+        with open_scanner(own):
+            pass
+    rows: dict[str, dict[str, Any]] = {}
+    for own, together in groups:
+        with open_scanner(own) as scanner:
+            scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
+            for job, row in zip(together, _in_stream(scanner, together), strict=True):
+                rows[job.place] = row
+                add_row(out, row, job.store)
+    return [rows[job.place] for job in jobs]
+
+
+def jobs_of(found: Sequence[SlideInput], out: Path, of_slide: dict[str, Any], *, alone: bool = False) -> list[Job]:
+    """Return a job for each slide, with its own settings before those of all.
+
+    Parameters
+    ----------
+    out : folder of the stores; `alone`, the one slide's store itself
+    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
+    """
+    return [
+        Job(f"[{number}/{len(found)}]", slide, out if alone else out / f"{slide.name}.zarr", of_slide | slide.slide_settings)
+        for number, slide in enumerate(found, 1)
+    ]
+
+
+def groups_of(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:
+    """Return the jobs that one scanner serves together, so that a network is loaded once, with its settings."""
+    groups: dict[tuple[Any, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.slide.scanner_settings.items()), []).append(job)
+    return [(dict(own), together) for own, together in groups.items()]
+
+
+def check_batch_folder(out: Path, slides: int) -> None:
+    """Make sure that a folder may hold, or be made for, so many slides' heatmaps.
+
+    Raises
+    ------
+    OutputPathError, OutputExistsError
+    """
     if out.exists() and not out.is_dir():
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
     if is_store(out):
         raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
     refuse_inside_store(out)
     check_folder(out)
-    out.mkdir(exist_ok=True)
+    check_summary(out)
 
 
-def _in_stream(
-    scanner: Scanner, slides: Sequence[str | Path], stores: Sequence[Path], of_slide: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
-    turns = [scanner.line_up() for _ in slides]
+    turns = [scanner.line_up() for _ in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
-        slide = slides[number]
-        scanner.note(f"[{number + 1}/{len(slides)}] {printable(str(slide))}")
+        job, slide = jobs[number], jobs[number].slide.path
+        told = f" ({job.slide.told})" if job.slide.told else ""
+        scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
         try:
-            return summarise(slide, scanner.scan(slide, stores[number], turn=turns[number], **of_slide))
+            return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
         except InterruptedError:
             raise
         except Exception as error:  # whatever one slide brings, the others go on
-            told = _told(slide, error)
+            told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(f"Error: {told}")
             return failed(slide, told)
 
     with ThreadPoolExecutor(IN_WORK, "slides") as pool:
         try:
-            yield from pool.map(scan_one, range(len(slides)))
+            yield from pool.map(scan_one, range(len(jobs)))
         except BaseException:  # Ctrl-C above all: threads would go on
             for turn in turns:
                 turn.interrupt()
             raise
 
 
-def _told(slide: str | Path, error: Exception) -> str:
+def tell_failure(slide: str | Path, error: Exception) -> str:
     """Return one line that says what a slide failed with."""
     if isinstance(error, WsiMetaError | OSError):
         return one_line(error)

@@ -122,21 +122,8 @@ class Journal:
 
     @contextmanager
     def opened(self, slide: str | Path) -> Iterator[None]:
-        """Note that a slide is open. One that may have ended a process is alone, so that it is named if it does so again.
-
-        Raises
-        ------
-        SlideReadError
-            when it is certain that a process died of it, and it is not to be tried again.
-        """
-        name = _name_of(slide)
-        suspect = self._suspects.get(name)
-        if suspect is not None and suspect.certain and not self._retry:
-            raise SlideReadError(
-                f"{slide}: an earlier scan died ({suspect.died}) while it worked on this slide, so it is passed over; convert "
-                "or copy the slide again, or pass --retry-crashed to try it once more"
-            )
-        cleared = False
+        """Note that a slide is open, or refuse it; one that may have ended a process is alone, so that it is named then."""
+        name, suspect, cleared = _name_of(slide), self.refuse(slide), False
         with self._room(alone=suspect is not None):
             self._begin()
             self._write(slide=name, stamp=_stamp(name), thread=self._here(name))
@@ -152,6 +139,22 @@ class Journal:
                     self._suspects.pop(name, None)
                     for journal in suspect.journals:
                         _clear(journal, name)
+
+    def refuse(self, slide: str | Path) -> Suspect | None:
+        """Return what is suspected of a slide; None where nothing is.
+
+        Raises
+        ------
+        SlideReadError
+            when it is certain that a process died of it, and it is not to be tried again.
+        """
+        suspect = self._suspects.get(_name_of(slide))
+        if suspect is not None and suspect.certain and not self._retry:
+            raise SlideReadError(
+                f"{slide}: an earlier scan died ({suspect.died}) while it worked on this slide, so it is passed over; convert "
+                "or copy the slide again, or pass --retry-crashed to try it once more"
+            )
+        return suspect
 
     def working(self, slide: str | Path) -> None:
         """Note that this thread works for a slide from now on."""

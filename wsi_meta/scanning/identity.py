@@ -107,14 +107,19 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
     return heatmap
 
 
-def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid) -> None:
+def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid, **known: Any) -> None:
     """Refuse a store of another slide or grid before the work begins; :func:`continue_or_refuse` compares all.
+
+    Parameters
+    ----------
+    known : what else is known of the scan's identity, by the names of its fields
 
     Raises
     ------
     OutputExistsError
     """
-    _refuse_differences(there, replace(there.record.identity, slide=slide.fingerprint(), reader=slide.reader, grid=grid))
+    this = replace(there.record.identity, slide=slide.fingerprint(), reader=slide.reader, grid=grid, **known)
+    _refuse_differences(there, this)
 
 
 def _refuse_differences(there: Heatmap, identity: ScanIdentity) -> None:

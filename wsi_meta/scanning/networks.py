@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -58,6 +59,12 @@ class Networks:
         self.begin_loading()
         assert self._loading is not None
         return self._loading.result()
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the model file, hexadecimal; the model is not loaded for that."""
+        if self._loading is not None:
+            return self.model().hash
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def predictor(self, plan: ScanPlan, *, compiled: bool) -> Predictor:
         """Return the predictor for a plan: one compiled, one not, since a stream may hold slides of both kinds."""

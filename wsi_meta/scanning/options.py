@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.heatmaps.record import averaging_of
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.options import InferenceOptions, InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
-from wsi_meta.tiling.grid import BLOCK_PX, STRIDES
+from wsi_meta.tiling.grid import BLOCK_PX, STRIDES, PatchGrid
 
 if TYPE_CHECKING:
     from wsi_meta.inference.predictor import Predictor
     from wsi_meta.models.card import ModelCard
+    from wsi_meta.slides.slide import Slide
 
 __all__ = ["COMPILED", "MODES", "LatePlan", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
 
@@ -56,6 +58,14 @@ class ScanOptions:
         if self.on_cluster and not hasattr(self.scheduler, "scheduler_info"):
             told = self.scheduler if isinstance(self.scheduler, str) else type(self.scheduler).__name__
             raise OptionsError(f"scheduler {told}; expected {' or '.join(SCHEDULERS)}, or a distributed.Client")
+
+    def grid(self, slide: Slide, card: ModelCard) -> PatchGrid:
+        """Return the cells of a slide for a model; SlideReadError when the slide is too coarse for it."""
+        shown = card.preprocessing
+        slide.check_resolution(shown.mpp)
+        return PatchGrid(
+            slide.width, slide.height, slide.mpp, shown.mpp, shown.patch_px, self.stride_px, block_px=self.block_px
+        )
 
     @property
     def on_cluster(self) -> bool:
@@ -145,11 +155,12 @@ class LatePlan:
     Parameters
     ----------
     options, mode : of the scan, resolved
+    asked : what was asked of the network
     resolve : returns what inference comes to on the machine that computes
     """
 
-    def __init__(self, options: ScanOptions, mode: str, resolve: Callable[[], InferencePlan]) -> None:
-        self._options, self._mode, self._resolve = options, mode, resolve
+    def __init__(self, options: ScanOptions, mode: str, asked: InferenceOptions, resolve: Callable[[], InferencePlan]) -> None:
+        self.options, self._mode, self._asked, self._resolve = options, mode, asked, resolve
         self._making = threading.Lock()
         self._plan: ScanPlan | None = None
         self._tuned: ExitStack | None = None
@@ -163,8 +174,25 @@ class LatePlan:
         """Make the plan if that has not been done, and return it."""
         with self._making:
             if self._plan is None:
-                self._plan = plan_of(self._options, self._mode, self._resolve())
+                self._plan = plan_of(self.options, self._mode, self._resolve())
             return self._plan
+
+    def known_identity(self) -> dict[str, Any]:
+        """Return what is known of the scans' identities without torch, by the names of :class:`.ScanIdentity`'s fields.
+
+        What ``auto`` comes to is not among it, unless the plan is made.
+        """
+        asked, plan = self._asked, self._plan
+        device, precision, views = asked.device.partition(":")[0], asked.precision, asked.views
+        if plan is not None:
+            device, precision, views = plan.inference.device_kind, plan.inference.precision, plan.views
+        known = {"device": device, "precision": precision, "compiled": self.options.compiled}
+        return {
+            "mode": self._mode,
+            "halo_px": DENSE_HALO_PX if self._mode == "dense" else 0,
+            "test_time_averaging": averaging_of(views),
+            "uncertainty": self.options.uncertainty,
+        } | {name: value == "yes" if name == "compiled" else value for name, value in known.items() if value != "auto"}
 
     @contextmanager
     def tuned_memory(self) -> Iterator[None]:
@@ -178,5 +206,5 @@ class LatePlan:
         plan = self.make()
         with self._making:
             stack, self._tuned = self._tuned, None
-            if stack is not None and plan.inference.device_kind == "cpu" and not self._options.on_cluster:
+            if stack is not None and plan.inference.device_kind == "cpu" and not self.options.on_cluster:
                 stack.enter_context(tuned_memory(in_bands=plan.in_bands))

@@ -21,15 +21,13 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, SlideScan
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
-from wsi_meta.scanning.local import LocalEngine
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
-from wsi_meta.scanning.relay import Turn
-from wsi_meta.scanning.threads import Threads
+from wsi_meta.scanning.threads import Threads, Turn
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.tiling.grid import BLOCK_PX, PatchGrid
+from wsi_meta.tiling.grid import BLOCK_PX
 from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
 
 if TYPE_CHECKING:
@@ -90,13 +88,13 @@ class Scanner:
             load_score_model(score_model)  # refused before the work, not after it
         self._score_model, self._progress = score_model, progress
         self._threads = Threads()
-        self._networks = Networks(model, predictor, self._threads)
+        self.networks = Networks(model, predictor, self._threads)
         self._idle, self._in_work = threading.Condition(), 0
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
         self._closed = False
         self.journal = Journal()  # a command's own takes its place
-        self._late, self._engine = self._resolve(asked, predictor)
+        self.late, self._engine = self._resolve(asked, predictor)
 
     def scan(
         self,
@@ -157,7 +155,7 @@ class Scanner:
             self._idle.wait_for(lambda: not self._in_work)
         self._engine.close()
         self._threads.close()
-        self._networks.close()
+        self.networks.close()
         give_back_memory()  # torch's libraries need a hundred megabytes more for an instant when the process ends
 
     def note(self, text: str) -> None:
@@ -167,18 +165,18 @@ class Scanner:
     @property
     def plan(self) -> ScanPlan:
         """What the options come to on the machine that computes; see :class:`wsi_meta.scanning.options.LatePlan`."""
-        return self._late.plan
+        return self.late.plan
 
     def tuned_memory(self) -> AbstractContextManager[None]:
         """Tune this process's allocator from :meth:`begin`, or the first scan that passed its checks, on; then undo that.
 
         For a command or a service that has the process to itself; see :func:`wsi_meta.inference.allocator.tuned_memory`.
         """
-        return self._late.tuned_memory()
+        return self.late.tuned_memory()
 
     def begin(self) -> None:
         """Do what the first scan would do once nothing is left to refuse: import torch, make the plan, tune the memory."""
-        self._late.begin()
+        self.late.begin()
 
     def __enter__(self) -> Scanner:
         return self
@@ -189,13 +187,13 @@ class Scanner:
     def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
-        mode = choose_mode(options, self._networks.card, views=asked.views if predictor is None else predictor.views)
-        engine: Engine = LocalEngine(options, self._networks, self._threads)
+        mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
+        engine: Engine = LocalEngine(options, self.networks, self._threads)
         if options.on_cluster:
             from wsi_meta.scanning.cluster import ClusterEngine
 
-            engine = ClusterEngine(options.scheduler, asked, self._networks.path)
-        late = LatePlan(options, mode, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
+            engine = ClusterEngine(options.scheduler, asked, self.networks.path)
+        late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
             if predictor is not None or options.on_cluster or asked.may_be_refused:
                 late.make()
@@ -244,16 +242,16 @@ class Scanner:
         overwrite: bool,
     ) -> Heatmap:
         """Find tissue while the model is loaded; then open the store of this very scan, or make it."""
-        grid = self._grid_of(slide)
+        grid = self.late.options.grid(slide, self.networks.card)
         there = None if overwrite else find_store(out)
         if there is not None:
             refuse_other_slide(there, slide, grid)
         if tissue_mask is not None:
             tissue_mask = as_tissue_mask(tissue_mask, slide)
         self.begin()  # until here torch was not needed, and what can be refused was
-        self._networks.begin_loading()
+        self.networks.begin_loading()
         tissue = as_tissue_mask(tissue_mask, slide)
-        model, cells = self._networks.model(), tissue.cells(grid)
+        model, cells = self.networks.model(), tissue.cells(grid)
         give_back_memory()
         compiled = self._choose_compiled(int(cells.sum()), there)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
@@ -277,13 +275,6 @@ class Scanner:
         give_back_memory()  # before lesions are sought, which needs some
         status, probability = heatmap.status, heatmap.probability
         return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
-
-    def _grid_of(self, slide: Slide) -> PatchGrid:
-        shown, asked = self._networks.card.preprocessing, self._options
-        slide.check_resolution(shown.mpp)
-        return PatchGrid(
-            slide.width, slide.height, slide.mpp, shown.mpp, shown.patch_px, asked.stride_px, block_px=asked.block_px
-        )
 
     def _choose_compiled(self, cells: int, there: Heatmap | None) -> bool:
         """Tell whether to compile: as asked; as the store that is there was begun; else if the slide's cells repay it."""

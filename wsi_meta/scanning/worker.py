@@ -13,8 +13,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
-from wsi_meta.scanning.relay import Stop
-from wsi_meta.scanning.threads import Threads
+from wsi_meta.scanning.threads import Stop, Threads
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
 from wsi_meta.slides.slide_file import SlideReplacedError

@@ -1,0 +1,255 @@
+"""What a command would scan, without scanning it: what is new, unfinished, finished and refused, with cells and time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from wsi_meta.errors import HeatmapError, printable
+from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
+from wsi_meta.heatmaps.record import ScanIdentity
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.outputs import check_folder
+from wsi_meta.scanning.batch import Job, OpenScanner, check_batch_folder, groups_of, jobs_of, opener, tell_failure
+from wsi_meta.scanning.identity import find_store, refuse_other_slide
+from wsi_meta.scanning.inputs import find_slides
+from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.tiling.tissue import as_tissue_mask
+
+__all__ = ["BatchPreview", "SlidePreview", "measured_rate", "preview_jobs", "preview_scans"]
+
+LEAST_S = 10.0
+"""So long a scan must have taken from its first block to its last to tell a rate: a copy's files are all of one instant."""
+
+
+@dataclass(frozen=True)
+class SlidePreview:
+    """What would become of one slide."""
+
+    slide: Path
+    store: Path
+    state: str
+    """``new``, ``unfinished`` (it would go on), ``finished`` (nothing to do) or ``refused``."""
+    cells: int | None
+    """Cells that would be scanned; None where it is refused."""
+    told: str
+    """Why it is refused, or how it comes to be scanned where that is not plain; else empty."""
+    patient: str
+    label: str
+
+    @property
+    def line(self) -> str:
+        """The slide in one line."""
+        if self.state == "refused":
+            named = self.told if self.told.startswith(printable(str(self.slide))) else f"{self.slide}: {self.told}"
+            return printable(f"refused     {named}")
+        left = {"new": f"{self.cells:,} cells", "unfinished": f"{self.cells:,} cells left", "finished": "nothing to do"}
+        told = f" ({self.told})" if self.told else ""
+        return printable(f"{self.state:<10}  {self.slide}{told}: {left[self.state]}, {self.store}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return vars(self) | {"slide": str(self.slide), "store": str(self.store)}
+
+
+@dataclass(frozen=True)
+class BatchPreview:
+    """What would become of slides."""
+
+    slides: tuple[SlidePreview, ...]
+    seconds: float | None
+    """Time for the cells that are left, by the rate of earlier scans into the same folder; None where none tells it."""
+    rate: str
+    """The rates, and the scans that they were measured on, in words."""
+
+    @property
+    def cells(self) -> int:
+        """Cells that would be scanned."""
+        return sum(slide.cells or 0 for slide in self.slides)
+
+    @property
+    def refused(self) -> int:
+        """How many slides are refused."""
+        return sum(slide.state == "refused" for slide in self.slides)
+
+    @property
+    def line(self) -> str:
+        """The sums in one line."""
+        states = [slide.state for slide in self.slides]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in ("new", "unfinished", "finished", "refused"))
+        time = "time not known yet" if self.seconds is None else f"about {_duration(self.seconds)} ({self.rate})"
+        return printable(f"{len(states)} slides: {counts}; {self.cells:,} cells, {time}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and sums as plain JSON values."""
+        slides = [slide.to_dict() for slide in self.slides]
+        return {"slides": slides, "cells": self.cells, "refused": self.refused, "seconds": self.seconds, "rate": self.rate}
+
+
+def preview_scans(
+    slides: Sequence[str | Path],
+    out: str | Path,
+    *,
+    manifest: str | Path | None = None,
+    recursive: bool = False,
+    extensions: Sequence[str] = (),
+    scanner: Scanner | None = None,
+    mpp: float | None = None,
+    reader: str = "auto",
+    tissue_mask: str | Path | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> BatchPreview:
+    """Tell what :func:`wsi_meta.scan_slides` would do when it is called alike, without scanning or writing anything.
+
+    Tissue is found, which takes a second for a large slide; torch is not imported unless a GPU or int8 is asked for. So what
+    ``auto`` comes to for device and precision is not compared with the heatmaps that are there.
+
+    Parameters
+    ----------
+    all : see :func:`wsi_meta.scan_slides`
+
+    Raises
+    ------
+    DataError, OutputPathError, OutputExistsError, OptionsError
+        as :func:`wsi_meta.scan_slides`.
+    """
+    open_scanner = opener(scanner, settings)
+    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
+    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
+    check_batch_folder(Path(out), len(found))
+    return preview_jobs(jobs_of(found, Path(out), of_slide), open_scanner)
+
+
+def preview_jobs(
+    jobs: Sequence[Job], open_scanner: OpenScanner, report: Callable[[SlidePreview], None] | None = None
+) -> BatchPreview:
+    """Tell what would become of slides; `report` is told of each as soon as that is known."""
+    told: dict[str, SlidePreview] = {}
+    seconds: float | None = 0.0
+    rates = []
+    for own, together in groups_of(jobs):
+        with open_scanner(own) as scanner:
+            known = scanner.late.known_identity() | {"model": scanner.networks.hash()}
+            for job in together:
+                told[job.place] = _preview(scanner, job, known)
+                if report is not None:
+                    report(told[job.place])
+            if cells := sum(told[job.place].cells or 0 for job in together):
+                rate, words = measured_rate(together[0].store.absolute().parent, known, scanner.late.options.stride_px)
+                seconds = None if rate is None or seconds is None else seconds + cells / rate
+                rates += [words] if rate is not None else []
+    return BatchPreview(tuple(told[job.place] for job in jobs), seconds, "" if seconds is None else "; ".join(rates))
+
+
+def measured_rate(folder: Path, known: Mapping[str, Any], stride_px: int) -> tuple[float | None, str]:
+    """Return the cells a second of finished scans of the same kind, and in words what they are; None where there is none.
+
+    A scan's rate is that of its blocks after the first one, by the times at which they were written. The newest scan decides
+    which device and precision count; the median of those scans is taken.
+
+    Parameters
+    ----------
+    folder : of the stores
+    known : of the identity of the scans that are to come, by the names of its fields
+    """
+    alike = ("mode", "test_time_averaging", "uncertainty", "device", "precision", "compiled")
+    rates: dict[tuple[str, str, bool], list[float]] = {}
+    newest, kind = 0.0, None
+    for heatmap in _finished_in(folder):
+        identity = heatmap.record.identity
+        same = all(known.get(name, getattr(identity, name)) == getattr(identity, name) for name in alike)
+        if same and identity.grid.stride_px == stride_px and (found := _rate_of(heatmap)) is not None:
+            rates.setdefault(_kind_of(identity), []).append(found[0])
+            newest, kind = max((newest, kind), (found[1], _kind_of(identity)))
+    if kind is None:
+        return None, ""
+    rate, (device, precision, compiled), count = median(rates[kind]), kind, len(rates[kind])
+    words = f"{precision} on {device}{', compiled' if compiled else ''}, {known['mode']} mode"
+    return rate, f"{rate:,.0f} cells/s as in {count} earlier scan{'s' if count > 1 else ''} into {folder}: {words}"
+
+
+def _preview(scanner: Scanner, job: Job, known: Mapping[str, Any]) -> SlidePreview:
+    """Tell what would become of a slide; whatever refuses it, the others go on."""
+    source = job.slide
+    try:
+        scanner.journal.refuse(source.path)
+        mpp, reader = job.of_slide["mpp"], job.of_slide["reader"]
+        with open_slide(source.path, mpp=mpp, reader=reader) as slide:
+            state, cells = _state_of(scanner, slide, job, known)
+    except Exception as error:
+        told = tell_failure(source.path, error)
+        return SlidePreview(source.path, job.store, "refused", None, told, source.patient, source.label)
+    return SlidePreview(source.path, job.store, state, cells, source.told, source.patient, source.label)
+
+
+def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]) -> tuple[str, int]:
+    """Return what a slide's scan would begin with, and its cells; raises what the scan would refuse."""
+    store, overwrite = job.store, job.of_slide["overwrite"]
+    refuse_inside_store(store)
+    if store.parent.is_dir():
+        check_folder(store)
+    if overwrite:
+        refuse_to_replace(store, overwrite=True)
+    grid = scanner.late.options.grid(slide, scanner.networks.card)
+    there = None if overwrite else find_store(store)
+    if there is not None:
+        refuse_other_slide(there, slide, grid)
+    tissue = as_tissue_mask(job.of_slide["tissue_mask"], slide)
+    if there is None:
+        return "new", int(tissue.cells(grid).sum())
+    refuse_other_slide(there, slide, grid, **known, tissue=tissue.fingerprint())
+    if there.finished:
+        return "finished", 0
+    return "unfinished", _cells_left(there)
+
+
+def _cells_left(there: Heatmap) -> int:
+    """Return the cells of the blocks that are open; of all where that is damaged, since the scan mends it."""
+    try:
+        status = there.status
+    except HeatmapError:
+        return there.grid.shape[0] * there.grid.shape[1]
+    return sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in there.open_blocks(status))
+
+
+def _finished_in(folder: Path) -> Iterator[Heatmap]:
+    """Yield the finished heatmaps of a folder; those that cannot be opened tell nothing here."""
+    for path in sorted(folder.glob("*.zarr")):
+        try:
+            heatmap = Heatmap.open(path) if is_store(path) else None
+        except (HeatmapError, OSError):
+            continue
+        if heatmap is not None and heatmap.finished:
+            yield heatmap
+
+
+def _rate_of(heatmap: Heatmap) -> tuple[float, float] | None:
+    """Return cells a second, and when the last block was written (seconds since 1970); None where the files do not tell."""
+    try:
+        status = heatmap.status
+        written = []
+        for block in heatmap.grid.blocks():
+            if cells := int((status[block.cells] == Status.SCANNED).sum()):
+                chunk = heatmap.path.joinpath("status", "c", *map(str, heatmap.place(block)))
+                written.append((chunk.stat().st_mtime, cells))
+    except (HeatmapError, OSError):
+        return None
+    (first, before), *_ = sorted(written) or [(0.0, 0)]
+    last = max(written, default=(0.0, 0))[0]
+    return ((sum(cells for _, cells in written) - before) / (last - first), last) if last - first >= LEAST_S else None
+
+
+def _kind_of(identity: ScanIdentity) -> tuple[str, str, bool]:
+    return identity.device, identity.precision, identity.compiled
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words, to the minute from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
