@@ -58,6 +58,8 @@ from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .tiling.grid import Block as Block
 from .tiling.grid import PatchGrid as PatchGrid
+from .tiling.kinds import TissueSurvey as TissueSurvey
+from .tiling.survey import survey_tissue as survey_tissue
 from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask

@@ -15,10 +15,11 @@ from PIL import Image
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
-from wsi_meta.heatmaps.overlay import _LAYERS, FORMATS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
+from wsi_meta.tiling.pictures import FORMATS
 
 
 @pytest.fixture(scope="module")
