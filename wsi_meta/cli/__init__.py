@@ -18,6 +18,7 @@ import wsi_meta
 from wsi_meta.cli.calibrate import calibrate
 from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
+from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.evaluate import evaluate
 from wsi_meta.cli.info import info
 from wsi_meta.cli.lesions import lesions
@@ -142,6 +143,7 @@ def main(debug: bool) -> None:
 
 for _command in (
     demo,
+    doctor,
     scan,
     summary,
     check,
