@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from distributed import LocalCluster
+from fakes import DarknessPredictor
 from numpy.typing import NDArray
 
 from wsi_meta.checkup import machine
@@ -36,8 +37,8 @@ from wsi_meta.scanning.cluster import look_at_cluster
 
 NOTHING = Looks(
     versions=lambda: Part("versions", {}, ("all",)),
-    output=lambda folder, scratch: Part("output", {}, ("well",)),
-    self_test=lambda scratch: Part("self_test", {}, ("well",)),
+    output=lambda *_folders: Part("output", {}, ("well",)),
+    self_test=lambda _scratch: Part("self_test", {}, ("well",)),
 )
 """Looks that find nothing, at once."""
 
@@ -48,7 +49,7 @@ def dense_model(thin_model: Model) -> Model:
     return replace(thin_model, card=replace(thin_model.card, dense=True))
 
 
-class OffByACell(Predictor):
+class OffByACell(DarknessPredictor):
     """Sees everything one cell further right than it is, where it predicts blocks."""
 
     def predict_block(self, pieces: Iterable[NDArray[np.uint8]], *values: Any) -> NDArray[np.float32]:
@@ -57,7 +58,7 @@ class OffByACell(Predictor):
 
 class TestSelfTest:
     def test_maps_and_exports_of_both_modes_lie_where_they_should(self, dense_model: Model, tmp_path: Path) -> None:
-        found = self_test(tmp_path, dense_model, partial(Predictor, device="cpu", precision="fp32"))
+        found = self_test(tmp_path, dense_model, DarknessPredictor)
         assert found.problems == ()
         assert [found.facts[mode]["reader"] for mode in ("patch", "dense")] == ["openslide", "direct"]
         for facts in (found.facts["patch"], found.facts["dense"]):
@@ -65,11 +66,16 @@ class TestSelfTest:
             assert facts["cells"] > 30
             assert facts["lesions"] > 0
             assert facts["store"] == "sound"
-        assert found.facts["patch"]["difference"] < 1e-4
         assert sum("map off by 0 cells" in line for line in found.lines) == 2
 
+    def test_a_network_of_patches_only(self, thin_model: Model, tmp_path: Path) -> None:
+        found = self_test(tmp_path, thin_model, partial(Predictor, device="cpu", precision="fp32"))
+        assert found.problems == ()
+        assert found.facts["patch"]["difference"] < 1e-4
+        assert "dense" not in found.facts
+
     def test_a_map_that_is_off_by_a_cell_is_told(self, dense_model: Model, tmp_path: Path) -> None:
-        found = self_test(tmp_path, dense_model, partial(OffByACell, device="cpu", precision="fp32"))
+        found = self_test(tmp_path, dense_model, OffByACell)
         assert found.facts["patch"]["off_cells"] == found.facts["dense"]["off_cells"] == 1
         problems = [problem for problem in found.problems if "the map off by 1 cells" in problem]
         assert [problem.partition(" mode")[0] for problem in problems] == ["self-test: patch", "self-test: dense"]
@@ -93,7 +99,7 @@ class TestOutputFolder:
         assert list(tmp_path.iterdir()) == []
 
     def test_locks_that_two_can_hold_are_told(self, tmp_path: Path) -> None:
-        found = output_folder(tmp_path, tmp_path, FileSystem(locked=lambda path: nullcontext()))
+        found = output_folder(tmp_path, tmp_path, FileSystem(locked=lambda _path: nullcontext()))
         (problem,) = found.problems
         assert problem.startswith("output folder: two scans can hold the same output")
         assert "(--out)" in problem
@@ -110,7 +116,7 @@ class TestOutputFolder:
         assert "that is renamed replaces another one" in problem
 
     def test_renames_that_do_nothing_are_told(self, tmp_path: Path) -> None:
-        look = partial(output_folder, tmp_path, tmp_path, FileSystem(rename=lambda new, there: None))
+        look = partial(output_folder, tmp_path, tmp_path, FileSystem(rename=lambda *_paths: None))
         (problem,) = looked_at("output", look, "choose another --out", hidden=[tmp_path]).problems
         assert problem.startswith("output: FileNotFoundError")
         assert str(tmp_path) not in problem
@@ -189,8 +195,8 @@ class TestMachine:
         cuda = SimpleNamespace(
             is_available=lambda: True,
             device_count=lambda: 2,
-            device=lambda number: nullcontext(),
-            get_device_properties=lambda number: properties,
+            device=lambda _number: nullcontext(),
+            get_device_properties=lambda _number: properties,
             mem_get_info=lambda: (4e9, 16e9),
             is_bf16_supported=lambda including_emulation: including_emulation,
         )
@@ -289,7 +295,7 @@ class TestCommand:
             return Part("self_test", {}, ("well",))
 
         broken = Part("output", {}, ("broken",), ("output folder: broken",))
-        for output in (NOTHING.output, lambda folder, scratch: broken):
+        for output in (NOTHING.output, lambda *_folders: broken):
             look_at_all(tmp_path, None, self_test=True, looks=replace(NOTHING, output=output, self_test=note_place))
         assert places[0] == tmp_path
         assert places[1] != tmp_path
