@@ -79,9 +79,11 @@ def self_test(folder: Path, model: Model | None = None, make_predictor: Callable
     exports = {scan.mode: _export(scan, folder) for scan in scans}
     facts = {scan.mode: _facts(scan) | exports[scan.mode] for scan in scans}
     lines = [line for scan in scans for line in _lines(scan.mode, facts[scan.mode])]
+    width, height = _overlay(scans[-1], folder)
     took = time.perf_counter() - began
     told = f"{took:.1f} s: a drawn slide of {CELLS} x {CELLS} cells on {by_patch.device} in {by_patch.precision}"
-    return Part("self_test", facts | {"seconds": took}, (told, *lines), tuple(_problems(facts)))
+    more = {"overlay_px": [width, height], "seconds": took}
+    return Part("self_test", facts | more, (told, *lines, f"overlay {width} x {height} px"), tuple(_problems(facts)))
 
 
 def offset(found: Map, expected: Map) -> tuple[int, int]:
@@ -146,12 +148,9 @@ def _scan(folder: Path, mode: str, slide: Path, predictor: Predictor, expected: 
 
 
 def _export(scan: Scanned, folder: Path) -> dict[str, Any]:
-    """Write lesions and overlay; return by how many cells outlines and peaks are off, and the picture's size."""
-    from PIL import Image
-
+    """Write lesions both ways; return by how many cells outlines and peaks are off."""
     from wsi_meta.annotations.outlines import read_annotations
     from wsi_meta.heatmaps.lesions import find_lesions
-    from wsi_meta.heatmaps.overlay import draw_overlay
 
     heatmap, grid, probability = scan.heatmap, scan.heatmap.grid, scan.heatmap.probability
     threshold = max(
@@ -164,16 +163,24 @@ def _export(scan: Scanned, folder: Path) -> dict[str, Any]:
     region = (np.nan_to_num(probability, nan=-1) >= threshold).astype(float)
     with table.open(newline="") as file:
         peaks = _peaks(csv.DictReader(file), grid.shape, grid.cell_l0)
-    picture = draw_overlay(heatmap, folder / f"{scan.mode}.png", slide=scan.slide, lesions=True, max_side=400)
-    with Image.open(picture) as image:
-        image.load()
-        overlay_px = list(image.size)
     return {
         "lesions": len(lesions),
         "geojson_off_cells": _cells(offset(drawn.astype(float), region)),
         "csv_off_cells": _cells(offset(probability, peaks)),
-        "overlay_px": overlay_px,
     }
+
+
+def _overlay(scan: Scanned, folder: Path) -> list[int]:
+    """Draw an overlay with lesions; return the picture's width and height, once it has been read back."""
+    from PIL import Image
+
+    from wsi_meta.heatmaps.overlay import draw_overlay
+
+    with Image.open(
+        draw_overlay(scan.heatmap, folder / "overlay.png", slide=scan.slide, lesions=True, max_side=400)
+    ) as picture:
+        picture.load()
+        return list(picture.size)
 
 
 def _peaks(rows: Iterable[dict[str, str]], shape: tuple[int, int], cell_l0: float) -> Map:
@@ -204,10 +211,9 @@ def _lines(mode: str, facts: dict[str, Any]) -> list[str]:
     apart = f"{facts['difference']:.4f} at most" if mode == "patch" else f"{facts['mean_difference']:.2f} on average"
     scanned = f"{mode} mode, {facts['reader']} reader, {facts['cells']} cells: score {score}, store {facts['store']};"
     outlines, table = facts["geojson_off_cells"], facts["csv_off_cells"]
-    picture = f"{facts['overlay_px'][0]} x {facts['overlay_px'][1]} px"
     return [
         f"{scanned} map off by {facts['off_cells']} cells; probability by {apart}",
-        f"  exports: GeoJSON off by {outlines} cells, CSV by {table}, lesions: {facts['lesions']}; overlay {picture}",
+        f"  lesions: GeoJSON off by {outlines} cells, CSV by {table}, {facts['lesions']} found",
     ]
 
 

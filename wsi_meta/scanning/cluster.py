@@ -226,10 +226,14 @@ def look_at_cluster(
 
 async def _ask_workers(address: str, limit_s: float) -> tuple[list[Any], int]:
     """Return each worker's versions, or the error that it raised, and the threads of all."""
-    async with Client(address, asynchronous=True, timeout=limit_s, set_as_default=False) as client:
+    client = Client(address, asynchronous=True, timeout=limit_s, set_as_default=False)
+    try:
+        await client
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         answers = await client.run(library_versions, COMPARED, on_error="return")
         return list(answers.values()), sum(worker["nthreads"] for worker in workers)
+    finally:
+        await client.close()  # also one that never reached its scheduler, or it would try again when it is collected
 
 
 def _differences(answer: Any, here: dict[str, str]) -> list[str]:
