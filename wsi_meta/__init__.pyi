@@ -4,6 +4,7 @@ from .annotations.detections import write_detections as write_detections
 from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
+from .checkup.doctor import doctor as doctor
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
