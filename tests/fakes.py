@@ -22,7 +22,7 @@ from wsi_meta.slides.slide import Slide
 
 
 class PatchByPatch(Predictor):
-    """Looks at each wanted patch by itself, in one piece of the image: :meth:`look` gives the logit of each view."""
+    """Looks at each wanted patch by itself, in one piece of the image that holds all of them: :meth:`look` gives its logits."""
 
     def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
         raise NotImplementedError
@@ -32,8 +32,13 @@ class PatchByPatch(Predictor):
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         beyond = 2 * self.halo_px + 96 - stride_px
-        rows, cols = (slice(0, cells * stride_px + beyond) for cells in wanted.shape)
+        rows, cols = (slice(first * stride_px, end * stride_px + beyond) for first, end in self._box(wanted))
         return [(rows, cols)]
+
+    def _box(self, wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
+        """Return the first row of wanted cells and the one after the last, and columns likewise."""
+        lines = (np.flatnonzero(wanted.any(axis)) for axis in (1, 0))
+        return [(int(line[0]), int(line[-1]) + 1) for line in lines]
 
     def predict_block(
         self,
@@ -44,9 +49,11 @@ class PatchByPatch(Predictor):
     ) -> NDArray[np.float32]:
         (image,) = pieces
         image = image[self.halo_px : len(image) - self.halo_px, self.halo_px : image.shape[1] - self.halo_px]
+        (top, _), (left, _) = self._box(wanted)
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
         for row, col in np.argwhere(wanted):
-            patch = image[row * stride_px : row * stride_px + 96, col * stride_px : col * stride_px + 96]
+            y, x = (row - top) * stride_px, (col - left) * stride_px
+            patch = image[y : y + 96, x : x + 96]
             assert patch.shape == (96, 96, 3)
             logits[row, col] = self.look(patch)
         if report is not None:

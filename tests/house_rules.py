@@ -28,6 +28,7 @@ ORDER = (
     "training",
     "demo",
     "metadata",
+    "checkup",
     "cli",
     "__main__",
 )

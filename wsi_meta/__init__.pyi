@@ -4,6 +4,7 @@ from .annotations.detections import write_detections as write_detections
 from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
+from .checkup.doctor import doctor as doctor
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
@@ -58,10 +59,11 @@ from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .tiling.grid import Block as Block
 from .tiling.grid import PatchGrid as PatchGrid
+from .tiling.kinds import TissueSurvey as TissueSurvey
+from .tiling.survey import survey_tissue as survey_tissue
 from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask
-from .training.recipe import RECIPES as RECIPES
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult

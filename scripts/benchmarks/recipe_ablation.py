@@ -1,38 +1,44 @@
 """How much each part of the training recipe gains: trainings with one thing changed at a time, each with several seeds.
 
-Every run trains on the same share of the training patches, writes its model and its validation logits, and then appends a line
-to OUT/results.jsonl; runs that have a line there are not made again, so a run that is killed costs itself only. After
---budget-s no run is begun. A training step leaves most of a fast GPU idle: start four of these at once, with --part 1/4 to
---part 4/4 and the same --out.
+Every run trains on the same share of the training patches, writes its model and what that says of the validation patches, as
+they are and under all shifts of stain and scanner (`judging.py`), and then appends a line with its figures to
+OUT/results.jsonl. Runs that have a line there are not made again, so a run that is killed costs itself only. After --budget-s
+no run is begun. A training step leaves most of a fast GPU idle: start four of these at once, with --part 1/4 to --part 4/4 and
+the same --out.
 
+    .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --out ablation/ --shifts-only --workers 16
     .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --init stem_to_layer3.safetensors --out ablation/
-    .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --out ablation/ --table
+    .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --out ablation/ --table --also default OTHER.safetensors
 
-Weights are those after the last epoch, not those of the best by validation: an epoch that is chosen flatters. `judge` is the
-place for further figures. Choose recipes by this, and never by the test split.
+The patches under all shifts are made once, by the first of these calls or else by the first run that is judged, and kept in OUT
+(0.7 MB for each patch). The table has a row for each arm and for each model file of --also; it needs the lines and the `.npz`
+files in OUT, not the models of the runs. Weights are those after the last epoch, not those of the best by validation: an epoch
+that is chosen flatters. Choose recipes by column "judge", and never by the test split.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from average_models import mean_of, measure_statistics
-from numpy.typing import NDArray
+from judging import COLUMNS, Judge, Judged
+from judging import table as judged_table
 from recipe_arms import ARMS, FIRST, Arm
+from safetensors.torch import load
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
-from wsi_meta.evaluation.calibrate import cross_fit
-from wsi_meta.evaluation.metrics import auc_of
-from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import half_precision, save_model
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise
@@ -56,6 +62,8 @@ class Bench:
     options: TrainOptions
     arms: Mapping[str, Arm]
     parts: Parts = field(default_factory=Parts)
+    shifts_share: float = 1.0
+    """Of the validation patches: the part on which runs are judged. Their calibration is fitted on all."""
     decoded: list[torch.Tensor] = field(default_factory=list)
     """Images and labels of `train` on the device, once they are decoded: by the first run."""
 
@@ -68,6 +76,19 @@ class Bench:
         """Return what measures weights on the validation patches."""
         device, workers = self.processes.device, self.options.workers
         return self.parts.make_validation(self.valid, device, self.precision, workers, False, self.parts.build_network)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What judges the models of runs, and others."""
+        patches, device = choose_share(self.valid, self.shifts_share), self.processes.device
+        return Judge(patches, self.out, device, self.precision, self.options.workers, progress=self.options.progress)
+
+    def judge_file(self, path: Path) -> Judged:
+        """Return what a finished model file says; it is kept in the folder, so that the file is judged once."""
+        content, card = path.read_bytes(), read_card(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        model = Model(network_of(load(content), self.parts.build_network), card, sha256, path)
+        return self.judge.judge_once(model, self.out / f"also-{sha256[:16]}.npz")
 
     def results(self) -> list[dict[str, Any]]:
         """Return the lines so far, of this process and of others."""
@@ -111,19 +132,20 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
         yield line
 
 
-def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, float]:
-    """Write a run's model, calibrated, and its validation logits; return its figures.
+def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write a run's model, calibrated, and beside it what it says of the patches; return its figures.
 
-    Judges of other patches belong here: they find the model file at `out`.
+    They are the card's, and under ``judged`` those of the table; None where there is none.
     """
     validation = bench.validation()
-    logits = validation.logits(weights)
-    np.save(out.with_suffix(".npy"), logits)
     job = Job(out, recipe, bench.options, bench.processes, bench.parts)
     training = describe(job, Path(bench.init).name, bench.train, validation) | {"ablation": facts}
-    card = validation.card(weights, logits, training, mosaics=recipe.mosaics > 0)
+    card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
     save_model(out, weights, card)
-    return card.metrics
+    judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
+    judged.save(out.with_suffix(".npz"))
+    values = dict(zip(COLUMNS, bench.judge.judged_set.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
+    return card.metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}
 
 
 def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch.Tensor]:
@@ -181,58 +203,32 @@ def choose_part(runs: list[tuple[str, int]], part: str) -> list[tuple[str, int]]
     return runs[number - 1 :: count]
 
 
-def table(bench: Bench) -> Iterator[str]:
-    """Return the lines of a table: figures of each arm as means over its seeds, and what they gain over the first arm's."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for line in bench.results():
-        found.setdefault(line["arm"], {})[line["seed"]] = line
-    yield "| arm | seeds | AUC | difference | accuracy | difference | dense AUC | s |\n|---|---|---|---|---|---|---|---|"
-    for name in [name for name in bench.arms if name in found]:
-        seeds = sorted(set(found[name]) & set(found.get(FIRST, found[name])))
-        if seeds:
-            yield _row(bench, name, seeds, list(found[name].values()), paired=name != FIRST and FIRST in found)
+def table(bench: Bench, also: Sequence[str | Path] = (), *, n: int = 1000) -> Iterator[str]:
+    """Return the lines of a table with a row for each arm and each further model, compared with the first arm.
 
-
-def _row(bench: Bench, name: str, seeds: list[int], lines: list[dict[str, Any]], *, paired: bool) -> str:
-    labels = bench.valid.labels
-    cells = []
-    for figure in (_auc, _accuracy):
-        ours, base = (
-            [figure(np.load(bench.model(arm, seed).with_suffix(".npy")), labels) for arm in arms for seed in seeds]
-            for arms in ([name], [FIRST] if paired else [])
-        )
-        everything = np.arange(len(labels))
-        cells.append(f"{np.mean([one(everything) for one in ours]):.4f}")
-        cells.append(_difference(ours, base, labels) if paired else "")
-    dense = [line["dense_auc"] for line in lines if "dense_auc" in line]
-    more = f"{np.mean(dense):.4f}" if dense else ""
-    return f"| {name} | {len(seeds)} | {' | '.join(cells)} | {more} | {np.mean([line['seconds'] for line in lines]):.0f} |"
-
-
-Figure = Callable[[NDArray[np.intp]], float]
-"""A figure of some of the validation patches."""
-
-
-def _auc(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Figure:
-    return lambda chosen: auc_of(logits[chosen], labels[chosen])
-
-
-def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Figure:
-    right = cross_fit(logits, labels)[1] == labels.astype(bool)
-    return lambda chosen: float(right[chosen].mean())
-
-
-def _difference(ours: list[Figure], base: list[Figure], labels: NDArray[np.uint8]) -> str:
-    """Return the mean difference over seeds, and its 95 % interval over patches resampled in each class, alike in both arms."""
-
-    def gain(chosen: NDArray[np.intp]) -> float:
-        return float(np.mean([mine(chosen) - its(chosen) for mine, its in zip(ours, base, strict=True)]))
-
-    rng = np.random.default_rng(0)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    draws = (np.concatenate([rng.choice(places, len(places)) for places in classes]) for _ in range(1000))
-    low, high = np.percentile([gain(chosen) for chosen in draws], [2.5, 97.5])
-    return f"{gain(np.arange(len(labels))):+.4f} ({low:+.4f} to {high:+.4f})"
+    Parameters
+    ----------
+    bench : gives the folder of results and the patches
+    also : model files, or ``default``
+    n : number of resamples for intervals
+    """
+    lines = bench.results()
+    judged: dict[str, dict[int, Judged]] = {}
+    seconds: dict[str, list[float]] = {}
+    for name in dict.fromkeys((FIRST, *bench.arms)):
+        for line in (line for line in lines if line["arm"] == name):
+            kept = bench.model(name, line["seed"]).with_suffix(".npz")
+            judged.setdefault(name, {})[line["seed"]] = Judged.load(kept, bench.judge.patches.fingerprint())
+            seconds.setdefault(name, []).append(line["seconds"])
+    more = {str(name): {-1: bench.judge_file(model_path(name))} for name in also}
+    means = {name: float(np.mean(values)) for name, values in seconds.items()}
+    yield from judged_table(judged | more, bench.judge.judged_set, n=n, seconds=means)
+    arms = len({line["arm"] for line in lines})
+    yield ""
+    yield (
+        f"{len(bench.judge.patches)} patches. Looked at: {arms} arms, {len(lines)} runs (an arm with a seed) and {len(also)} "
+        f"further models. Differences are to the first row, over the seeds that both have; 95 % intervals are over patches."
+    )
 
 
 def _main() -> None:
@@ -247,6 +243,9 @@ def _main() -> None:
     parser.add_argument("--part", default="1/1", help="k/n: of every n runs, the k-th")
     parser.add_argument("--budget-s", type=float, default=float("inf"))
     parser.add_argument("--table", action="store_true", help="only print the table of results so far")
+    parser.add_argument("--also", nargs="+", default=[], help="with --table: model files that get a row, judged once")
+    parser.add_argument("--shifts-share", type=float, default=1.0, help="of the validation patches, to judge on; default all")
+    parser.add_argument("--shifts-only", action="store_true", help="only make the shifted patches")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=2)
@@ -255,10 +254,13 @@ def _main() -> None:
     data = open_patches(arguments.data)
     options = TrainOptions(device=arguments.device, precision=arguments.precision, workers=arguments.workers)
     with joined_processes(arguments.device) as processes:
-        train = choose_share(data["train"], arguments.share)
-        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, ARMS)
+        train, share = choose_share(data["train"], arguments.share), arguments.shifts_share
+        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, ARMS, shifts_share=share)
+        if arguments.shifts_only:
+            print(f"{len(bench.judge.shown)} patches under all shifts")
+            return
         if arguments.table:
-            print("\n".join(table(bench)))
+            print("\n".join(table(bench, arguments.also)))
             return
         runs = choose_part([(name, seed) for seed in arguments.seeds for name in arguments.arms], arguments.part)
         for line in run_arms(bench, runs, arguments.epochs, budget_s=arguments.budget_s):

@@ -19,15 +19,20 @@ MODEL_DOWNSAMPLE = 4
 """Level-0 pixels per pixel of the patches that a picture is assembled from."""
 
 
-def draw_tissue(seed: int = 0) -> NDArray[np.uint8]:
+def draw_tissue(seed: int = 0, side_px: int = 4096) -> NDArray[np.uint8]:
     """Draw a picture of tissue to repeat: the inner part of a synthetic lymph node, mirrored so that it has no seams.
+
+    Parameters
+    ----------
+    seed : of the drawing
+    side_px : side of the picture at 0.243 um, a multiple of 4
 
     Returns
     -------
-    uint8 (4096, 4096, 3), RGB, pixels of 0.243 um.
+    uint8 (side_px, side_px, 3), RGB, pixels of 0.243 um.
     """
-    image, _ = draw_lymph_node(4096, 4096, seed=seed)
-    inner = image[1024:3072, 1024:3072]
+    image, _ = draw_lymph_node(side_px, side_px, seed=seed)
+    inner = image[side_px // 4 : 3 * side_px // 4, side_px // 4 : 3 * side_px // 4]
     return np.ascontiguousarray(np.block([[[inner], [inner[:, ::-1]]], [[inner[::-1]], [inner[::-1, ::-1]]]]))
 
 

@@ -16,7 +16,7 @@ from peer_files import PatchRun
 from PIL import Image
 from stopwatch import Timing
 
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask
 
@@ -66,13 +66,13 @@ def test_tiatoolbox_patches_are_their_centre_cells(tmp_path: Path) -> None:
     assert peer_files.read_tiatoolbox(tmp_path / "out.zarr", GRID) == CELLS
 
 
-def test_wsinfer_gets_and_gives_the_same_cells(tmp_path: Path, model_file: Path) -> None:
+def test_wsinfer_gets_and_gives_the_same_cells(tmp_path: Path, thin_model: Model) -> None:
     """Through level-0 pixels of 0.25 um, in which a cell's corner is no whole number."""
-    model, slide = load_model(model_file), tmp_path / "node.tif"
+    slide = tmp_path / "node.tif"
     slide.touch()
     cells = np.zeros(GRID.shape, bool)
     cells[tuple(np.array(list(CELLS)).T)] = True
-    peer_files.write_wsinfer_inputs(tmp_path, model, GRID, cells, slide)
+    peer_files.write_wsinfer_inputs(tmp_path, thin_model, GRID, cells, slide)
     with h5py.File(tmp_path / "results/patches/node.h5") as file:
         corners, attributes = file["coords"][:], dict(file["coords"].attrs)
     assert (attributes["patch_level"], attributes["patch_size"]) == (0, round(96 * 0.972 / 0.25))
@@ -90,11 +90,10 @@ def test_wsinfer_gets_and_gives_the_same_cells(tmp_path: Path, model_file: Path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_wsinfer_gets_the_same_network(tmp_path: Path, model_file: Path) -> None:
-    model = load_model(model_file)
+def test_wsinfer_gets_the_same_network(tmp_path: Path, thin_model: Model) -> None:
     (tmp_path / "node.tif").touch()
-    peer_files.write_wsinfer_inputs(tmp_path, model, GRID, np.zeros(GRID.shape, bool), tmp_path / "node.tif")
+    peer_files.write_wsinfer_inputs(tmp_path, thin_model, GRID, np.zeros(GRID.shape, bool), tmp_path / "node.tif")
     images = torch.rand(3, 3, 96, 96)
     with torch.inference_mode():
         softmax = torch.jit.load(tmp_path / "model.pt")(images).softmax(1)[:, 1]
-        torch.testing.assert_close(softmax, torch.sigmoid(model.network.eval()(images)[:, 0]))
+        torch.testing.assert_close(softmax, torch.sigmoid(thin_model.network.eval()(images)[:, 0]))

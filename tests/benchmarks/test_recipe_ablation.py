@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import numpy as np
 import pytest
 import torch
 from average_models import average_models, mean_of, measure_statistics
+from judging import COLUMNS, Judged
+from numpy.typing import NDArray
 from recipe_ablation import Bench, choose_part, choose_share, run_arms, table
 from recipe_arms import ARMS, FIRST, Arm
 from safetensors.torch import load_file
 from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.models.card import read_card
-from wsi_meta.models.model import half_precision
+from wsi_meta.datasets.shifts import SHIFTS
+from wsi_meta.errors import DataError
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import Model, half_precision, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.learner import Learner
+from wsi_meta.training.mosaics import predict_in_mosaics
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
 
@@ -35,6 +41,11 @@ def bench_in(out: Path, patch_folder: Path, **changes: Any) -> Bench:
     out.mkdir(exist_ok=True)
     bench = Bench("none", out, data["train"], data["valid"], ALONE, TrainOptions(**HERE), arms, TINY)
     return replace(bench, **changes)
+
+
+def predict_dense(bench: Bench, weights: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+    model = Model(network_of(weights, Tiny), ModelCard(), "", bench.out)
+    return predict_in_mosaics(model, bench.valid, device="cpu", precision="fp32", workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +75,24 @@ def test_every_run_leaves_a_line_a_model_and_its_logits(made: Bench) -> None:
         out = made.model(line["arm"], line["seed"])
         weights, card = load_file(out), read_card(out)
         measured = Validation(made.valid, "cpu", "fp32", 0, False, Tiny)
-        assert np.array_equal(measured.logits(weights), np.load(out.with_suffix(".npy")))
+        judged = Judged.load(out.with_suffix(".npz"), made.valid.fingerprint())
+        assert np.array_equal(measured.logits(weights), judged.shown[0])
+        assert judged.shown.shape == (1 + len(SHIFTS), len(made.valid))
+        figures = dict(zip(COLUMNS, made.judge.judged_set.judge(judged), strict=True))
+        assert line["judged"]["validation"] == figures["validation"] == line["auc"]
+        assert line["judged"]["mean shift"] == figures["mean shift"]
+        assert line["judged"]["worst cluster"] is None, "too few patches for a cluster"
+        assert 0 <= line["judged"]["ECE over shifts"] <= 1
         assert {name: line[name] for name in card.metrics} == card.metrics
         assert card.training["recipe"]["seed"] == card.training["ablation"]["seed"] == line["seed"]
         assert card.training["train"]["sha256"] == made.train.fingerprint()
         assert line["patches"] == 16
         assert weights["layer4.0.weight"].dtype == torch.float16
-    assert {path.suffix for path in made.out.iterdir()} == {".jsonl", ".npy", ".safetensors"}
-    assert len(list(made.out.iterdir())) == 13
+        assert ("dense_auc" in line) == (card.training["recipe"]["mosaics"] > 0)
+        assert np.array_equal(judged.dense, predict_dense(made, weights))
+    assert {path.suffix for path in made.out.iterdir()} == {".jsonl", ".npy", ".npz", ".safetensors"}
+    assert [path.name.split("-")[0] for path in made.out.glob("*.npy")] == ["shown"], "the shifted patches are made once"
+    assert len(list(made.out.iterdir())) == 14
 
 
 def test_seeds_and_arms_give_other_weights(made: Bench) -> None:
@@ -125,18 +146,57 @@ def test_a_share_of_the_patches_is_the_same_every_time(made: Bench) -> None:
     assert set(chosen.files) < set(made.train.files)
 
 
-def test_the_table_compares_each_arm_with_the_first(made: Bench) -> None:
-    rows = [line.split(" | ") for line in table(made)][1:]
+def rows_of(lines: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The rows of a table by name, each as cells by title."""
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    return {row[0]: dict(zip(titles, row, strict=True)) for row in rows}
 
-    assert [row[0] for row in rows] == [f"| {name}" for name in NAMES]
-    assert all(row[1] == "2" for row in rows)
-    assert rows[0][3] == ""
-    assert "to" in rows[1][3]
-    assert rows[2][6] == "", "without mosaics dense mode is not measured"
-    alone = replace(made, arms={name: arm for name, arm in made.arms.items() if name != FIRST})
-    assert [row.split(" | ")[3] for row in table(alone)][1:] != ["", ""]
+
+def test_the_table_compares_each_arm_with_the_first(made: Bench) -> None:
+    *_, told = lines = list(table(made, n=20))
+    rows = rows_of(lines)
+
+    assert list(rows) == NAMES
+    assert all(row["seeds"] == "2" for row in rows.values())
+    assert "to" not in rows[FIRST]["validation"]
+    assert "to" in rows["averaged"]["validation"]
+    assert "to" in rows["longer"]["TTA 4"]
+    assert rows["longer"]["dense"] != "", "also without mosaics: that is what they are for"
+    assert told.startswith("8 patches. Looked at: 3 arms, 6 runs (an arm with a seed) and 0 further models.")
     mean = np.mean([line["auc"] for line in made.results() if line["arm"] == "averaged"])
-    assert float(rows[1][2]) == pytest.approx(mean, abs=1e-4)
+    assert float(rows["averaged"]["validation"].split(",")[0]) == pytest.approx(mean, abs=1e-4)
+    alone = replace(made, arms={name: arm for name, arm in made.arms.items() if name != FIRST})
+    assert rows_of(table(alone, n=20)) == rows
+
+
+def test_further_models_have_a_row_and_are_judged_once(made: Bench, tmp_path: Path) -> None:
+    bench = replace(made, out=tmp_path)
+    other = made.model("averaged", 1)
+
+    rows = rows_of(table(bench, [other], n=20))
+
+    assert list(rows) == [str(other)]
+    kept = next(tmp_path.glob("also-*.npz"))
+    before = kept.stat().st_mtime_ns
+    *_, told = lines = list(table(bench, [other], n=20))
+    assert kept.stat().st_mtime_ns == before
+    assert "0 arms, 0 runs (an arm with a seed) and 1 further models" in told
+    judged = Judged.load(made.model("averaged", 1).with_suffix(".npz"), made.valid.fingerprint())
+    assert np.array_equal(Judged.load(kept, made.valid.fingerprint()).shown, judged.shown)
+    assert rows_of(lines) == rows
+
+
+def test_runs_can_be_judged_on_a_share(patch_folder: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path, patch_folder, shifts_share=0.5)
+
+    (line,) = run_arms(bench, [(FIRST, 0)], 1, budget_s=600)
+
+    judged = Judged.load(bench.model(FIRST, 0).with_suffix(".npz"), bench.judge.patches.fingerprint())
+    assert judged.shown.shape[1] == len(bench.judge.patches) == 4
+    assert read_card(bench.model(FIRST, 0)).training["valid"]["n"] == 8, "calibration is fitted on all"
+    assert line["auc"] == read_card(bench.model(FIRST, 0)).metrics["auc"]
+    with pytest.raises(DataError, match="logits of other patches"):
+        list(table(replace(bench, shifts_share=1.0)))
 
 
 # --- averaging

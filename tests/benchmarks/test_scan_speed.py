@@ -23,7 +23,7 @@ from wsi_meta import scan
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import mean_over_views
-from wsi_meta.models.model import Model, load_model
+from wsi_meta.models.model import Model
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import Block
 
@@ -148,10 +148,10 @@ def test_limits_are_of_the_blocks_that_were_scanned(tmp_path: Path) -> None:
     assert first.cells < found.cells
 
 
-def test_limits_are_of_the_predictor_that_the_scan_had(tmp_path: Path, model_file: Path) -> None:
+def test_limits_are_of_the_predictor_that_the_scan_had(tmp_path: Path, thin_model: Model) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(64, 128))
-    heatmap = scan(slide, tmp_path / "s.zarr", model=model_file, tissue_mask="none", precision="fp32", device="cpu", tta=True)
-    predictor = predictor_of_scan(heatmap.path, load_model(model_file), device="cpu")
+    heatmap = scan(slide, tmp_path / "s.zarr", model=thin_model, tissue_mask="none", precision="fp32", device="cpu", tta=True)
+    predictor = predictor_of_scan(heatmap.path, thin_model, device="cpu")
     assert (predictor.precision, predictor.views, predictor.halo_px, predictor.compiled) == ("fp32", 8, 0, False)
     (block,) = heatmap.grid.blocks()
     wanted = np.ones((block.rows, block.cols), bool)

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import weakref
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
 import torch
+from children import start_child
 from click.testing import CliRunner, Result
 from slide_files import damage_tile, texture, write_slide
 
@@ -20,10 +22,12 @@ import wsi_meta
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError, printable
 
+ALL = ("--tissue-mask", "none", "--stride", 96, "--batch-size", 4)
+
 
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(300, 400))
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(200, 260))
 
 
 def _run(*arguments: object) -> Result:
@@ -82,7 +86,7 @@ def test_public_names_are_there() -> None:
 
 def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     out = tmp_path / "heat.zarr"
-    result = _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64, "--json")
+    result = _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64, "--batch-size", 4, "--json")
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["complete"] is True
@@ -100,7 +104,7 @@ def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -
 
 def test_test_time_averaging(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
     out, picture = tmp_path / "heat.zarr", tmp_path / "o.png"
-    common = ("scan", slide_file, "--model", model_file, "--stride", 96, "--tissue-mask", "none")
+    common = ("scan", slide_file, "--model", model_file, *ALL)
     assert _run(*common, "--out", out, "--tta", "--uncertainty").exit_code == 0
     facts = json.loads(_run("info", out, "--json").stdout)
     assert (facts["tta"], facts["uncertainty"]) == (True, True)
@@ -123,9 +127,6 @@ def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> N
     result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file, *ALL)
     assert result.exit_code == 1
     assert "no such file" in result.stderr
-
-
-ALL = ("--tissue-mask", "none", "--stride", 96)
 
 
 def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, model_file: Path) -> None:
@@ -289,12 +290,17 @@ def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:
     """The signal comes after the first note, with some seconds of work ahead."""
     slide = write_slide(tmp_path / "node.tif", texture(1400, 1400))
     arguments = ["scan", slide, "--out", tmp_path / "h.zarr", "--model", model_file, "--device", "cpu", "--mode", "patch"]
-    script = Path(sys.executable).with_name("wsi-meta")
-    child = subprocess.Popen([script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    first = child.stderr.readline()
-    child.send_signal(signal.SIGINT)
-    errors = first + child.communicate(timeout=60)[1]
+    hearing = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", hearing, Path(sys.executable).with_name("wsi-meta"), *arguments]
+    # a shell's background jobs, and so the tests among them, are deaf to it
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        first = child.stderr.readline()
+        child.send_signal(signal.SIGINT)
+        try:
+            errors = first + child.communicate(timeout=60)[1]
+        finally:
+            child.kill()
 
     assert child.returncode == 130, errors
     assert "Traceback" not in errors
@@ -307,17 +313,16 @@ def test_names_of_any_bytes_reach_the_terminal_escaped(tmp_path: Path, slide_fil
     slide.write_bytes(slide_file.read_bytes())
     gone = tmp_path / os.fsdecode(name + b" gone.tif")
     out, picture = tmp_path / os.fsdecode(name + b".zarr"), tmp_path / os.fsdecode(name + b".png")
-    script = Path(sys.executable).with_name("wsi-meta")
-    scan = ["scan", slide, "--out", out, "--model", model_file, "--stride", "96", "--tissue-mask", "none", "--device", "cpu"]
+    scan = ["scan", slide, "--out", out, "--model", model_file, "--device", "cpu", *ALL]
     for arguments, code in (
         (scan, 0),
         (["overlay", out, "--out", picture, "--max-side", "300"], 0),
         (["info", slide], 0),
         (["info", gone], 1),
     ):
-        done = subprocess.run([script, *map(str, arguments)], capture_output=True, check=False)
-        shown = (done.stdout + done.stderr).decode("utf-8")
-        assert done.returncode == code, shown
+        child = start_child(partial(main, [str(argument) for argument in arguments], "wsi-meta"), tmp_path / "log")
+        ended, shown = child.wait(), (tmp_path / "log").read_text("utf-8")
+        assert ended == code, shown
         assert "Traceback" not in shown
         assert all(line.replace("\r", "").isprintable() for line in shown.split("\n")), ascii(shown)
         assert printable(slide.stem) in shown

@@ -246,7 +246,8 @@ def test_every_recipe_and_every_change_can_be_named() -> None:
 
 def test_evaluate_passes_every_option_on(patch_folder: Path, model_file: Path, tmp_path: Path) -> None:
     words = (
-        f"--split train --out {tmp_path / 'report'} --tta --device cpu --precision bf16 --workers 3 --batch-size 5 --overwrite"
+        f"--split train --out {tmp_path / 'report'} --tta --shifts --device cpu --precision bf16 --workers 3 --batch-size 5"
+        " --overwrite"
     )
 
     assert call_of(evaluate, "evaluate", str(model_file), str(patch_folder), *words.split()) == {
@@ -255,6 +256,7 @@ def test_evaluate_passes_every_option_on(patch_folder: Path, model_file: Path, t
         "split": "train",
         "out": tmp_path / "report",
         "tta": True,
+        "shifts": True,
         "device": "cpu",
         "precision": "bf16",
         "workers": 3,

@@ -13,13 +13,13 @@ from wsi_meta.tiling.grid import PatchGrid
 
 
 def test_the_demo_writes_slide_heatmap_and_overlay(tmp_path: Path) -> None:
-    made = run_demo(tmp_path / "demo", side_px=2048)
+    made = run_demo(tmp_path / "demo", side_px=1536)
     assert Heatmap.open(made.heatmap).finished
-    assert Heatmap.open(made.heatmap).probability.shape == (16, 16)
+    assert Heatmap.open(made.heatmap).probability.shape == (12, 12)
     with Image.open(made.overlay) as picture:
         assert min(picture.size) > 1000
     with open_slide(made.slide) as slide:
-        assert (slide.width, slide.height) == (2048, 2048)
+        assert (slide.width, slide.height) == (1536, 1536)
         assert abs(slide.mpp - MPP) < 1e-6
         assert [round(factor) for factor in slide.level_downsamples] == [
             2**level for level in range(len(slide.level_downsamples))
@@ -36,14 +36,14 @@ def test_separation_is_an_auc_over_whole_cells() -> None:
 
 
 def test_drawing() -> None:
-    image, tumor = draw_lymph_node(2048, 2050, seed=3)
-    assert image.shape == (2050, 2048, 3)
+    image, tumor = draw_lymph_node(1024, 1026, seed=3)
+    assert image.shape == (1026, 1024, 3)
     assert image.dtype == np.uint8
-    assert tumor.shape == (513, 512)
+    assert tumor.shape == (257, 256)
     assert tumor.dtype == np.bool_
     assert 0.01 < tumor.mean() < 0.5
-    again, _ = draw_lymph_node(2048, 2050, seed=3)
+    again, _ = draw_lymph_node(1024, 1026, seed=3)
     np.testing.assert_array_equal(image, again)
     assert image[:40, :40].min() > 225, "the corner is glass"
-    inside = image[:2048].reshape(512, 4, 512, 4, 3).mean((1, 3))
-    assert inside[tumor[:512]].mean() < 200, "tumor is stained"
+    inside = image[:1024].reshape(256, 4, 256, 4, 3).mean((1, 3))
+    assert inside[tumor[:256]].mean() < 200, "tumor is stained"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from tiny import HERE
+from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
@@ -29,6 +29,8 @@ from wsi_meta.evaluation.calibrate import (
 )
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.card import Calibration, ModelCard, read_card
+
+HERE = ALONE | {"batch_size": 8}
 
 
 def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -298,7 +300,7 @@ def test_an_existing_file_is_not_calibrated_over(model_file: Path, patch_folder:
 
 def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0"]
+    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0", "--batch-size", "8"]
     result = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--json"])
 
     assert result.exit_code == 0, result.output

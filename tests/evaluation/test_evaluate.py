@@ -9,11 +9,10 @@ from tiny import HERE
 
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 
 
-def test_evaluate_takes_test_else_valid_else_all(model_file: Path, tmp_path: Path) -> None:
-    model = load_model(model_file)
+def test_evaluate_takes_test_else_valid_else_all(thin_model: Model, tmp_path: Path) -> None:
     sizes = {"train": 4, "valid": 3, "test": 2}
     chosen = []
     for split, n in sizes.items():
@@ -21,10 +20,10 @@ def test_evaluate_takes_test_else_valid_else_all(model_file: Path, tmp_path: Pat
             place = tmp_path / split / str(number % 2)
             place.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (96, 96), (50 * number, 0, 0)).save(place / f"{number}.png")
-        chosen.append(evaluate(model, tmp_path, batch_size=4, **HERE).n)
+        chosen.append(evaluate(thin_model, tmp_path, batch_size=4, **HERE).n)
 
     assert chosen == [4, 3, 2]
-    assert {split: evaluate(model, tmp_path, split=split, batch_size=4, **HERE).n for split in sizes} == sizes
+    assert {split: evaluate(thin_model, tmp_path, split=split, batch_size=4, **HERE).n for split in sizes} == sizes
 
 
 def test_evaluate_refuses_a_split_that_is_not_there(model_file: Path, patch_folder: Path) -> None:
@@ -35,11 +34,9 @@ def test_evaluate_refuses_a_split_that_is_not_there(model_file: Path, patch_fold
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads
-def test_reading_in_other_processes_gives_the_same_probabilities(model_file: Path, patch_folder: Path) -> None:
-    model = load_model(model_file)
-
-    alone = evaluate(model, patch_folder, split="valid", batch_size=8, **HERE)
-    shared = evaluate(model, patch_folder, split="valid", batch_size=8, **HERE | {"workers": 1})
+def test_reading_in_other_processes_gives_the_same_probabilities(thin_model: Model, patch_folder: Path) -> None:
+    alone = evaluate(thin_model, patch_folder, split="valid", batch_size=8, **HERE)
+    shared = evaluate(thin_model, patch_folder, split="valid", batch_size=8, **HERE | {"workers": 1})
 
     assert np.array_equal(alone.probabilities, shared.probabilities)
     assert len(set(alone.probabilities.tolist())) == 8

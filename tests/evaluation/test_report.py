@@ -26,7 +26,7 @@ from wsi_meta.evaluation.wording import describe_losses, explain_intervals, prob
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
-from wsi_meta.models.model import Model, load_model
+from wsi_meta.models.model import Model
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 8}
 HISTORY = "epoch,stage,lr,train_loss,valid_loss\n1,head,0.1,0.9,0.8\n2,all,0.01,0.5,0.6\n"
@@ -53,12 +53,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def model(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The random model in a folder of its own, with a history beside it; never change it."""
+def model(model_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The thin model under the path of the random one, in a folder of its own, with a history beside it; never change it."""
     folder = tmp_path_factory.mktemp("named")
     shutil.copy(model_file, folder / "my <model>.safetensors")
     (folder / "my <model>.history.csv").write_text(HISTORY)
-    return load_model(folder / "my <model>.safetensors")
+    return replace(thin_model, path=folder / "my <model>.safetensors")
 
 
 @pytest.fixture(scope="module")

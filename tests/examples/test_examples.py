@@ -48,7 +48,7 @@ else:
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that sees darkness, with a calibration under which a third of the way to black is half tumor."""
-    card = ModelCard(calibration=Calibration(temperature=0.05, bias=-20 / 3), thresholds={"default": 0.5})
+    card = ModelCard(dense=True, calibration=Calibration(temperature=0.05, bias=-20 / 3), thresholds={"default": 0.5})
     return write_darkness_model(tmp_path_factory.mktemp("model") / "darkness.safetensors", card)
 
 

@@ -19,6 +19,7 @@ from stores import SLIDE_MPP, write_store
 
 from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
+from wsi_meta.annotations.polygonize import trace_cells
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import froc
@@ -29,7 +30,6 @@ from wsi_meta.heatmaps.lesions import (
     write_lesions,
 )
 from wsi_meta.heatmaps.overlay import draw_overlay
-from wsi_meta.heatmaps.polygonize import trace_cells
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.openslide_reader import Bounds

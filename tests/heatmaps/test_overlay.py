@@ -15,9 +15,11 @@ from PIL import Image
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
-from wsi_meta.heatmaps.overlay import _LAYERS, FORMATS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.models.model import Model
+from wsi_meta.tiling.pictures import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,9 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def heatmap(slide_file: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
+def heatmap(slide_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     out = tmp_path_factory.mktemp("heat") / "node.zarr"
-    return scan_darkness(slide_file, out, model=model_file, tta=True, uncertainty=True)
+    return scan_darkness(slide_file, out, model=thin_model, tta=True, uncertainty=True)
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from torch import nn
 
 from wsi_meta.inference.bands import Residual, Windowed, features_in_bands, see_rows
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import PieceSizes
 
 
@@ -93,13 +91,11 @@ def test_no_band_is_kept() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [32, 96])
-def test_the_classifier_in_bands(precision: str, rows: int, model_file: Path) -> None:
-    model = load_model(model_file)
+def test_the_classifier_in_bands(precision: str, rows: int, thin_model: Model) -> None:
     image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
     sizes = PieceSizes(band_px=0, least_band_rows=rows)
     whole, banded = (
-        FastNetwork(copy.deepcopy(model), precision=precision, dense=True, in_bands=bands, sizes=sizes)
-        for bands in (False, True)
+        FastNetwork(thin_model, precision=precision, dense=True, in_bands=bands, sizes=sizes) for bands in (False, True)
     )
 
     with torch.inference_mode():

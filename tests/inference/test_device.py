@@ -11,7 +11,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from wsi_meta.inference.device import (
 from wsi_meta.inference.fast_network import FastNetwork
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor, PredictorParts
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 
 
 class FakeStream:
@@ -183,7 +182,7 @@ def test_a_thread_that_waits_to_change_settings_is_not_overtaken() -> None:
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
-    model_file: Path, streams: list[FakeStream], dense: bool
+    thin_model: Model, streams: list[FakeStream], dense: bool
 ) -> None:
     def compiler(network: FastNetwork, device: str, **_: int) -> FastNetwork:
         return network  # what is compiled does not run in bands: no more does what is on a GPU
@@ -191,9 +190,9 @@ def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
     def share(device: str, *, exact: bool, compiled: bool) -> SharedGpu:
         return SharedGpu(device, exact=exact, compiled=False)
 
-    model, plan = load_model(model_file), InferencePlan("cpu", "fp32", 8, views=1)
+    plan = InferencePlan("cpu", "fp32", 8, views=1)
     predictor, streaming = (
-        Predictor.from_plan(model, plan, dense=dense, compiled=True, parts=parts)
+        Predictor.from_plan(thin_model, plan, dense=dense, compiled=True, parts=parts)
         for parts in (PredictorParts(compiler=compiler), PredictorParts(compiler=compiler, share=share))
     )
     side = 3 * 32 + 2 * (32 + predictor.halo_px)

@@ -25,7 +25,7 @@ def _marks(mpp: float) -> list[tuple[int, int, int]]:
     return [(round((col + 0.5) * cell) - MARK // 2, round((row + 0.5) * cell) - MARK // 2, MARK) for row, col in places]
 
 
-@pytest.mark.parametrize(("mpp", "block_px"), [(0.243, 480), (0.25, 480), (0.499, 960)])
+@pytest.mark.parametrize(("mpp", "block_px"), [(0.243, 960), (0.25, 960), (0.499, 1920)])
 def test_marks_lie_where_the_metadata_says(mpp: float, block_px: int, tmp_path: Path, thin_model: Model) -> None:
     marks = _marks(mpp)
     slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)

@@ -16,14 +16,14 @@ from slide_files import damage_tile, texture, write_slide
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.heatmaps.summary import COLUMNS
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
 
 
 @pytest.fixture
-def darkness(model_file: Path) -> DarknessPredictor:
-    return DarknessPredictor(load_model(model_file))
+def darkness(thin_model: Model) -> DarknessPredictor:
+    return DarknessPredictor(thin_model)
 
 
 def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor) -> None:
@@ -103,28 +103,27 @@ class _Raising(DarknessPredictor):
         (torch.OutOfMemoryError("CUDA out of memory"), "end other programs that use it, or lower --batch-size"),
     ],
 )
-def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, model_file: Path, error: Exception, told: str) -> None:
+def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, thin_model: Model, error: Exception, told: str) -> None:
     images = {name: texture(300, 300, seed) for seed, name in enumerate("abc")}
     images["b"] //= 3
     slides = [write_slide(tmp_path / f"{name}.tif", image) for name, image in images.items()]
-    raising = _Raising(load_model(model_file))
+    raising = _Raising(thin_model)
     raising.error = error
     rows = scan_slides(slides, tmp_path / "out", predictor=raising)
     assert [row["complete"] for row in rows] == [True, False, True]
     table = _rows(tmp_path / "out")
     assert [Path(row["slide"]).name for row in table] == ["a.tif", "b.tif", "c.tif"]
     assert told in table[1]["error"]
-    again = scan_slides(slides, tmp_path / "out", predictor=DarknessPredictor(load_model(model_file)))
+    again = scan_slides(slides, tmp_path / "out", predictor=DarknessPredictor(thin_model))
     assert [row["complete"] for row in again] == [True, True, True]
     assert [row["error"] for row in _rows(tmp_path / "out")] == ["", "", ""]
 
 
-def test_two_batches_into_one_folder_keep_the_rows_of_both(tmp_path: Path, model_file: Path) -> None:
+def test_two_batches_into_one_folder_keep_the_rows_of_both(tmp_path: Path, thin_model: Model) -> None:
     slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abcdef")]
-    model = load_model(model_file)
 
     def run(part: list[Path]) -> list[dict[str, Any]]:
-        return scan_slides(part, tmp_path / "out", predictor=DarknessPredictor(model))
+        return scan_slides(part, tmp_path / "out", predictor=DarknessPredictor(thin_model))
 
     with ThreadPoolExecutor(2) as pool:
         assert [len(rows) for rows in pool.map(run, (slides[:3], slides[3:]))] == [3, 3]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from children import start_child
+from distributed import Client, LocalCluster, Worker
 from fakes import scan_darkness, write_shifted
 from slide_files import texture, write_slide
 
@@ -25,16 +26,25 @@ from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 
-COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "device": "cpu", "block_px": 64}
+COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 4, "device": "cpu", "block_px": 64}
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as made,
     ):
         yield made
+
+
+def test_two_workers_give_the_map_of_one_process(client: Client, model_file: Path, tmp_path: Path) -> None:
+    """Workers load the model for themselves, so here it is a file."""
+    slide, settings = write_slide(tmp_path / "node.tif", texture(100, 130)), COMMON | {"tissue_mask": "none"}
+    alone = scan(slide, tmp_path / "alone.zarr", model=model_file, **settings | {"block_px": 3840, "scheduler": "synchronous"})
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, scheduler=client, **settings)
+    np.testing.assert_array_equal(heatmap.probability, alone.probability)
+    assert np.unique(alone.probability).size == alone.probability.size == 20
 
 
 def kept(client: Client) -> int:
@@ -47,7 +57,7 @@ def kept(client: Client) -> int:
 
 
 def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:
-    slide, model = write_slide(tmp_path / "s.tif", texture(100, 130, 1)), tmp_path / "m.safetensors"
+    slide, model = write_slide(tmp_path / "s.tif", texture(64, 130, 1)), tmp_path / "m.safetensors"
     write_shifted(model, model_file, 0.0)
     old = scan(slide, tmp_path / "old.zarr", model=model, scheduler=client, **COMMON).probability
     write_shifted(model, model_file, 2.0)
@@ -57,7 +67,7 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
 
     with Scanner(model, scheduler=client, **COMMON) as scanner:
         scanner.scan(slide, tmp_path / "first.zarr")
-        write_slide(slide, texture(100, 130, 2))
+        write_slide(slide, texture(64, 130, 2))
         replaced = scanner.scan(slide, tmp_path / "replaced.zarr").probability
         assert kept(client) == 1
     assert kept(client) == 0, "gone with the scanner"
@@ -65,24 +75,30 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
     assert not np.array_equal(replaced, new, equal_nan=True)
 
 
+def work_elsewhere(folder: Path, scheduler: str) -> None:
+    """Be a worker that was started in another folder."""
+
+    async def work() -> None:
+        async with Worker(scheduler, nthreads=2) as worker:
+            await worker.finished()
+
+    os.chdir(folder)
+    asyncio.run(work())
+
+
 def test_a_relative_out_is_written_where_the_caller_is(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slide = write_slide(tmp_path / "s.tif", texture(100, 130))
+    slide = write_slide(tmp_path / "s.tif", texture(64, 130))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     with LocalCluster(n_workers=0, processes=True, dashboard_address=":0") as cluster, Client(cluster) as client:
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
-        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as the tests: more of them sum in another order
-        worker = subprocess.Popen(
-            [*command, "--no-dashboard"], cwd=tmp_path / "elsewhere", env=one_thread, stderr=subprocess.DEVNULL
-        )
+        worker = start_child(partial(work_elsewhere, tmp_path / "elsewhere", cluster.scheduler_address), tmp_path / "log")
         try:
             client.wait_for_workers(1, timeout=60)
             heatmap = scan(slide.name, "heat.zarr", model=os.path.relpath(model_file), scheduler=client, **COMMON)
         finally:
-            worker.terminate()
-            worker.wait()
+            worker.kill()
     assert heatmap.finished
     np.testing.assert_array_equal(
         Heatmap.open(tmp_path / "heat.zarr").probability, scan(slide, "alone.zarr", model=model_file, **COMMON).probability
@@ -91,7 +107,7 @@ def test_a_relative_out_is_written_where_the_caller_is(
 
 @pytest.fixture
 def job(model_file: Path, tmp_path: Path) -> ClusterJob:
-    slide = write_slide(tmp_path / "s.tif", texture(100, 130))
+    slide = write_slide(tmp_path / "s.tif", texture(64, 130))
     heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
     asked = InferenceOptions("cpu", "fp32", 8)
     return ClusterJob("scanner", heatmap.path, slide, 0.972, model_file, asked, heatmap.record.identity)
@@ -121,7 +137,7 @@ def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
 def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, model_file: Path) -> None:
     jobs = [job]
     for number in range(2):
-        slide = write_slide(tmp_path / f"{number}.tif", texture(100, 130, number + 5))
+        slide = write_slide(tmp_path / f"{number}.tif", texture(64, 130, number + 5))
         heatmap = scan_darkness(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
         jobs.append(replace(job, slide=slide, store=heatmap.path, identity=heatmap.record.identity))
     worker = KeptOnWorker()

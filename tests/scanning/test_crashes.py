@@ -19,7 +19,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.locks import Holder
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.crashes import Journal, noted_crashes
 from wsi_meta.scanning.scanner import Scanner
@@ -172,7 +172,7 @@ def test_torn_journals_are_removed(tmp_path: Path, content: bytes) -> None:
     assert not _left(tmp_path)
 
 
-def test_in_a_batch_the_others_go_on(tmp_path: Path, model_file: Path) -> None:
+def test_in_a_batch_the_others_go_on(tmp_path: Path, thin_model: Model) -> None:
     slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
     _die(tmp_path, f"{ONE}os.abort()")
     journals = _left(tmp_path)
@@ -180,7 +180,7 @@ def test_in_a_batch_the_others_go_on(tmp_path: Path, model_file: Path) -> None:
     journals[0].rename(tmp_path / "out" / journals[0].name)
     for retry in (False, True):
         with (
-            Scanner(predictor=DarknessPredictor(load_model(model_file))) as scanner,
+            Scanner(predictor=DarknessPredictor(thin_model)) as scanner,
             noted_crashes(tmp_path / "out", slides, retry=retry) as scanner.journal,
         ):
             rows = scan_slides(slides, tmp_path / "out", scanner=scanner)

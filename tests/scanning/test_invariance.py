@@ -30,7 +30,7 @@ def reference(slide_file: Path, thin_model: Model, tmp_path_factory: pytest.Temp
     return _scan(slide_file, out, thin_model, scheduler="synchronous").probability
 
 
-def _scan(slide: Path, out: Path, model: Model | Path, **settings: Any) -> Heatmap:
+def _scan(slide: Path, out: Path, model: Model, **settings: Any) -> Heatmap:
     common: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none"}
     return scan(slide, out, model=model, **(common | settings))
 
@@ -59,21 +59,6 @@ def test_batch_size(
     """A matrix library picks its kernel, and so its order of summation, by the number of rows: not bit-equal, but close."""
     heatmap = _scan(slide_file, tmp_path / "h.zarr", thin_model, batch_size=batch_size)
     np.testing.assert_allclose(heatmap.probability, reference, rtol=0, atol=1e-5)
-
-
-def test_distributed(model_file: Path, tmp_path: Path) -> None:
-    """Workers load the model for themselves, so here it is a file."""
-    from distributed import Client, LocalCluster
-
-    slide = write_slide(tmp_path / "node.tif", texture(150, 190))
-    alone = _scan(slide, tmp_path / "alone.zarr", model_file, scheduler="synchronous").probability
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        heatmap = _scan(slide, tmp_path / "h.zarr", model_file, block_px=64, scheduler=client)
-    np.testing.assert_array_equal(heatmap.probability, alone)
-    assert np.unique(alone).size == alone.size == 30
 
 
 def test_kill_and_resume(slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path) -> None:

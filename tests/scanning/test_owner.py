@@ -16,7 +16,7 @@ from slide_files import texture, write_slide
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.score_model import score_heatmap
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
 
 WAIT_S = 60
@@ -31,7 +31,7 @@ def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_of_two_scans_into_one_store_one_goes_on(tmp_path: Path, slide_file: Path, model_file: Path, overwrite: bool) -> None:
+def test_of_two_scans_into_one_store_one_goes_on(tmp_path: Path, slide_file: Path, thin_model: Model, overwrite: bool) -> None:
     begun, let_go = threading.Event(), threading.Event()
 
     class Waiting(DarknessPredictor):
@@ -40,34 +40,33 @@ def test_of_two_scans_into_one_store_one_goes_on(tmp_path: Path, slide_file: Pat
             assert let_go.wait(WAIT_S)
             return super().predict_block(*arguments)
 
-    model = load_model(model_file)
-    first = threading.Thread(target=scan, args=(slide_file, tmp_path / "h.zarr"), kwargs={"predictor": Waiting(model)})
+    first = threading.Thread(target=scan, args=(slide_file, tmp_path / "h.zarr"), kwargs={"predictor": Waiting(thin_model)})
     first.start()
     assert begun.wait(WAIT_S)
     with pytest.raises(OutputExistsError, match=f"is being written by process {os.getpid()} on host"):
-        scan(slide_file, tmp_path / "h.zarr", predictor=DarknessPredictor(model), overwrite=overwrite)
+        scan(slide_file, tmp_path / "h.zarr", predictor=DarknessPredictor(thin_model), overwrite=overwrite)
     let_go.set()
     first.join()
     assert Heatmap.open(tmp_path / "h.zarr").finished
     assert [entry.name for entry in tmp_path.iterdir()] == ["h.zarr"]
-    assert scan(slide_file, tmp_path / "h.zarr", predictor=DarknessPredictor(model)).finished
+    assert scan(slide_file, tmp_path / "h.zarr", predictor=DarknessPredictor(thin_model)).finished
 
 
-def test_what_is_not_ours_in_a_store_is_never_removed(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
-    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file).probability
+def test_what_is_not_ours_in_a_store_is_never_removed(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    before = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model).probability
     (tmp_path / "h.zarr" / "outlines_by_hand").mkdir()
     (tmp_path / "h.zarr" / "outlines_by_hand" / "node.geojson").write_text("{}")
     with pytest.raises(OutputExistsError, match="holds 'outlines_by_hand', which wsi-meta did not write"):
-        scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, overwrite=True)
+        scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, overwrite=True)
     assert (tmp_path / "h.zarr" / "outlines_by_hand" / "node.geojson").read_text() == "{}"
-    np.testing.assert_array_equal(scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file).probability, before)
+    np.testing.assert_array_equal(scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model).probability, before)
 
 
-def test_a_users_folder_of_a_temporary_name_stays(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_a_users_folder_of_a_temporary_name_stays(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     (tmp_path / ".h.zarr.partial").mkdir()
     (tmp_path / ".h.zarr.partial" / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        assert scan_darkness(slide_file, tmp_path / "h.zarr", model=model_file, overwrite=overwrite).finished
+        assert scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, overwrite=overwrite).finished
     assert (tmp_path / ".h.zarr.partial" / "notes.txt").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -82,7 +81,7 @@ DAMAGE: list[Callable[[Path], object]] = [
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_finished_store_is_mended_where_it_is_damaged(
-    tmp_path: Path, slide_file: Path, model_file: Path, damage: Callable[[Path], object]
+    tmp_path: Path, slide_file: Path, thin_model: Model, damage: Callable[[Path], object]
 ) -> None:
     store = tmp_path / "h.zarr"
     seen: list[int] = []
@@ -92,11 +91,11 @@ def test_a_finished_store_is_mended_where_it_is_damaged(
             seen.append(int(wanted.sum()))
             return super().predict_block(pieces, wanted, stride_px, report)
 
-    whole = scan_darkness(slide_file, store, model=model_file, block_px=192)
+    whole = scan_darkness(slide_file, store, model=thin_model, block_px=192)
     damage(store)
     with pytest.raises(HeatmapError, match="run its scan again"):
         score_heatmap(store)
-    again = scan_darkness(slide_file, store, model=model_file, block_px=192, kind=Counting)
+    again = scan_darkness(slide_file, store, model=thin_model, block_px=192, kind=Counting)
     assert seen == [36], "one block of 6 x 6 cells"
     assert again.result == whole.result
     np.testing.assert_array_equal(again.probability, whole.probability)
@@ -106,9 +105,9 @@ def test_a_finished_store_is_mended_where_it_is_damaged(
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_an_unfinished_store_goes_on_over_torn_files(
-    tmp_path: Path, slide_file: Path, model_file: Path, damage: Callable[[Path], object]
+    tmp_path: Path, slide_file: Path, thin_model: Model, damage: Callable[[Path], object]
 ) -> None:
-    settings: dict[str, Any] = {"model": model_file, "block_px": 192, "scheduler": "synchronous"}
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
     whole = scan_darkness(slide_file, tmp_path / "whole.zarr", **settings)
     seen: list[int] = []
 

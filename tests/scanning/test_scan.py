@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zarr
-from fakes import DarknessPredictor, scan_darkness
+from fakes import DarknessPredictor, scan_darkness, shifted
 from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
@@ -26,7 +29,7 @@ from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import Model, build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import Model, load_model, save_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import Slide
@@ -60,8 +63,9 @@ def _assert_parity(folder: Path, model: Path | None, tmp_path: Path) -> None:
     patches = [data.read(index) for index in range(len(data))] + [blank] * (-len(data) % cols)
     canvas = np.vstack([np.hstack(patches[start : start + cols]) for start in range(0, len(patches), cols)])
     slide = write_slide(tmp_path / "assembled.tif", canvas)
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model, stride_px=96, tissue_mask="none", precision="fp32")
-    evaluation = evaluate_patches(Predictor(load_model(model), precision="fp32"), data, workers=0)
+    settings: dict[str, Any] = {"precision": "fp32", "batch_size": 4}
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model, stride_px=96, tissue_mask="none", **settings)
+    evaluation = evaluate_patches(Predictor(load_model(model), **settings), data, workers=0)
     assert heatmap.probability.shape == (len(patches) // cols, cols)
     scanned = heatmap.probability.ravel()[: len(data)]
     np.testing.assert_allclose(scanned, evaluation.probabilities, rtol=0, atol=1e-5)
@@ -121,12 +125,10 @@ def test_a_cell_shows_what_lies_in_the_middle_of_its_patch(stride_px: int, tmp_p
         assert value == pytest.approx(1 / (1 + np.exp(-share)), abs=1e-5)
 
 
-def test_calibration_is_applied(tmp_path: Path, slide_file: Path) -> None:
-    card = ModelCard(calibration=Calibration(temperature=2.0, bias=-0.5))
-    save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), card)
-    save_model(tmp_path / "plain.safetensors", half_precision(build_network().state_dict()), ModelCard())
-    calibrated = scan_darkness(slide_file, tmp_path / "c.zarr", model=tmp_path / "m.safetensors").probability
-    plain = scan_darkness(slide_file, tmp_path / "p.zarr", model=tmp_path / "plain.safetensors").probability
+def test_calibration_is_applied(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
+    model = replace(thin_model, card=ModelCard(calibration=Calibration(temperature=2.0, bias=-0.5)))
+    calibrated = scan_darkness(slide_file, tmp_path / "c.zarr", model=model).probability
+    plain = scan_darkness(slide_file, tmp_path / "p.zarr", model=thin_model).probability
     logit = np.log(plain / (1 - plain))
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
 
@@ -193,17 +195,16 @@ def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, thi
     other = write_slide(tmp_path / "other.tif", texture(640, 768, seed=5))
     with pytest.raises(OutputExistsError, match=r"slide is \w+, now \w+"):
         scan_darkness(other, tmp_path / "h.zarr", model=thin_model)
-    save_model(tmp_path / "m.safetensors", half_precision(build_network().state_dict()), ModelCard(dense=True))
     with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
-        scan_darkness(slide_file, tmp_path / "h.zarr", model=tmp_path / "m.safetensors")
+        scan_darkness(slide_file, tmp_path / "h.zarr", model=shifted(thin_model, 1.0))
 
 
-def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(OutputExistsError, match="not a heatmap store"):
-            scan(slide_file, tmp_path / "notes", model=model_file, overwrite=overwrite)
+            scan(slide_file, tmp_path / "notes", model=thin_model, overwrite=overwrite)
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
 
 
@@ -288,12 +289,8 @@ def test_mpp_is_never_guessed(tmp_path: Path, thin_model: Model) -> None:
     assert scan_darkness(path, tmp_path / "h.zarr", model=thin_model, mpp=0.486, tissue_mask="none").probability.shape == (5, 5)
 
 
-def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Path, thin_model: Model) -> None:
     coarse = write_slide(tmp_path / "coarse.tif", texture(300, 300), 28.0)
-    nan = tmp_path / "nan.safetensors"
-    state = half_precision(build_network().state_dict())
-    state["fc.bias"][:] = float("nan")
-    save_model(nan, state, ModelCard())
     cases: list[tuple[type[Exception], str, Path, Path, Path]] = [
         (SlideReadError, "too coarse", coarse, model_file, tmp_path / "h.zarr"),
         (SlideReadError, "no such file", tmp_path / "none.tif", model_file, tmp_path / "h.zarr"),
@@ -306,18 +303,18 @@ def test_refusals_leave_nothing(tmp_path: Path, slide_file: Path, model_file: Pa
             scan(slide, out, model=model)
         assert not out.exists()
     with pytest.raises(ModelFileError, match="no numbers"):
-        scan(slide_file, tmp_path / "nan.zarr", model=nan)
+        scan(slide_file, tmp_path / "nan.zarr", model=shifted(thin_model, math.nan), stride_px=96)
     assert not (Heatmap.open(tmp_path / "nan.zarr").status == Status.SCANNED).any()
 
 
 def test_the_model_is_loaded_while_tissue_is_found(
-    tmp_path: Path, slide_file: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, slide_file: Path, model_file: Path, thin_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = threading.Barrier(2, timeout=10)  # broken unless both are at it at the same time
 
-    def load(path: Any) -> Any:
+    def load(_path: Any) -> Any:
         both.wait()
-        return load_model(path)
+        return thin_model  # it has the card of the file, and computes in no time
 
     class Waiting(Slide):
         def read_overview(self, mpp: float) -> Any:
@@ -325,7 +322,7 @@ def test_the_model_is_loaded_while_tissue_is_found(
             return super().read_overview(mpp)
 
     monkeypatch.setattr(wsi_meta.scanning.networks, "load_model", load)
-    assert scan(Waiting(slide_file), tmp_path / "h.zarr", model=model_file, stride_px=96).finished
+    assert scan(Waiting(slide_file), tmp_path / "h.zarr", model=model_file, stride_px=96, batch_size=8).finished
 
 
 def test_one_thread_of_a_cpu_computes_and_it_ends_with_the_scan(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
@@ -367,9 +364,7 @@ def test_no_loading_is_left_behind_when_tissue_cannot_be_found(
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, slide_file: Path) -> None:
-    state = half_precision(build_network().state_dict())
-    del state["fc.bias"]
-    save_model(tmp_path / "part.safetensors", state, ModelCard())
+    save_model(tmp_path / "part.safetensors", {"fc.weight": torch.zeros(1, 2048)}, ModelCard())
     with pytest.raises(ModelFileError, match="the weights do not fit"):
         scan(slide_file, tmp_path / "h.zarr", model=tmp_path / "part.safetensors")
     assert not (tmp_path / "h.zarr").exists()
@@ -384,22 +379,24 @@ def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -
 
 def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     """Sums are rounded differently there: the map would depend on where it was interrupted."""
-    made = scan(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
+    made = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
     group = zarr.open_group(tmp_path / "h.zarr", mode="r+")
     facts = made.record.to_dict()
     assert facts["identity"]["device"] == facts["device"] == "cpu"
     group.attrs["wsi_meta"] = facts | {"identity": facts["identity"] | {"device": "cuda"}}
     with pytest.raises(OutputExistsError, match="device is cuda, now cpu"):
-        scan(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
+        scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, device="cpu")
 
 
-def test_a_record_that_was_changed_is_made_anew(tmp_path: Path, slide_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = scan_darkness(slide_file, tmp_path / "h.zarr", tissue_mask="none")
+def test_a_record_that_was_changed_is_made_anew(
+    tmp_path: Path, slide_file: Path, thin_model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, tissue_mask="none")
     content = json.loads((tmp_path / "h.zarr" / "zarr.json").read_text())
     record = content["attributes"]["wsi_meta"]
     record["result"]["score"], record["model"]["thresholds"]["default"], record["lesions"] = 0.123, 0.01, None
     (tmp_path / "h.zarr" / "zarr.json").write_text(json.dumps(content))
-    again = scan_darkness(slide_file, tmp_path / "h.zarr", tissue_mask="none")
+    again = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, tissue_mask="none")
     assert "the record of its scan is not as it was written; that is made anew" in caplog.text
     assert again.record == made.record
     assert Heatmap.open(tmp_path / "h.zarr").intact
@@ -481,10 +478,10 @@ def test_no_tissue_has_no_fitted_score(thin_model: Model, tmp_path: Path) -> Non
     assert (result.score, result.fitted_score["score"]) == (None, None)
 
 
-def test_a_store_keeps_the_bounds_of_its_slide(tmp_path: Path, model_file: Path) -> None:
+def test_a_store_keeps_the_bounds_of_its_slide(tmp_path: Path, thin_model: Model) -> None:
     """QuPath shows 256 px of the glass, from x 320, y 160, that is from cell 10, 5 on."""
     slide = write_scn(tmp_path / "s.scn", np.zeros((256, 256, 3), np.uint8), (320, 160), (800, 600))
-    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, device="cpu", tissue_mask="none")
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, device="cpu", tissue_mask="none")
     assert heatmap.record.slide.bounds == Bounds(320, 160, 256, 256)
     find_lesions(heatmap, threshold=0.7, peak=0.7, out=tmp_path / "l.geojson")
     (feature,) = json.loads((tmp_path / "l.geojson").read_text())["features"]

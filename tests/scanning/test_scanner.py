@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
+from children import start_child
 from fakes import DarknessPredictor, shifted
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import DataError, OptionsError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.inference.allocator import resident_memory
+from wsi_meta.inference.allocator import give_back_memory, resident_memory, tuned_memory
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
@@ -33,7 +37,7 @@ WAIT_S = 60
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("slides")
-    sizes = {"large": (200, 270), "small": (100, 130)}
+    sizes = {"large": (140, 200), "small": (100, 130)}
     return {name: write_slide(folder / f"{name}.tif", texture(*size, len(name))) for name, size in sizes.items()}
 
 
@@ -126,22 +130,31 @@ def test_a_scan_that_finds_its_store_finished_never_touches_another(
     np.testing.assert_array_equal(small, alone["small", "one"])
 
 
+def scan_a_hundred_times(slide: Path, model: Model, folder: Path) -> None:
+    """Write after every ten scans by one scanner what this process holds: bytes in memory, threads, open files."""
+    seen: list[tuple[int, int, int]] = []
+    with tuned_memory(in_bands=False), Scanner(predictor=DarknessPredictor(model, **COMMON)) as scanner:
+        for number in range(100):
+            scanner.scan(slide, folder / f"{number}.zarr")
+            if number % 10 == 9:
+                gc.collect()
+                give_back_memory()
+                seen.append((resident_memory(), threading.active_count(), len(open_files())))
+    (folder / "seen.json").write_text(json.dumps(seen))
+
+
 def test_a_hundred_scans_by_one_scanner_leave_memory_threads_and_files_flat(
     slides: dict[str, Path], thin_model: Model, tmp_path: Path
 ) -> None:
-    """Measured from the tenth scan on, when all that is kept is there."""
-    seen: list[tuple[int, int, int]] = []
-    predictor = DarknessPredictor(thin_model, **COMMON)
-    with Scanner(predictor=predictor) as scanner:
-        for number in range(100):
-            scanner.scan(slides["small"], tmp_path / f"{number}.zarr")
-            if number % 10 == 9:
-                gc.collect()
-                seen.append((resident_memory() >> 20, threading.active_count(), len(open_files())))
-    memory, threads, files = (max(values[1:]) - values[0] for values in map(list, zip(*seen, strict=True)))
-    assert memory <= 8, "MB"
-    assert threads <= 0
-    assert files <= 0
+    """Measured from the tenth scan on, when all that is kept is there, in a process of its own: what earlier tests left goes
+    and comes at any time. Free memory is given back first, and medians of three readings are compared; 70 scans lie between
+    them, so 100 kB that stay after each scan are 7 MB."""
+    work = partial(scan_a_hundred_times, slides["small"], thin_model, tmp_path)
+    assert start_child(work, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
+    memory, threads, files = zip(*json.loads((tmp_path / "seen.json").read_text()), strict=True)
+    assert median(memory[-3:]) - median(memory[:3]) <= 4e6
+    assert max(threads) <= threads[0]
+    assert max(files) <= files[0]
 
 
 def test_nothing_is_left_in_the_process(slides: dict[str, Path], thin_model: Model, tmp_path: Path) -> None:

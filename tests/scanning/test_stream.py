@@ -17,7 +17,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferencePlan
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, plan_of
@@ -34,8 +34,8 @@ def slides(tmp_path: Path) -> list[Path]:
     return [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
 
 
-def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
-    settings: dict[str, Any] = {"predictor": DarknessPredictor(load_model(model_file)), "block_px": 160}
+def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
+    settings: dict[str, Any] = {"predictor": DarknessPredictor(thin_model), "block_px": 160}
     scan_slides([slides[0], tmp_path / "gone.tif", *slides[1:]], tmp_path / "all", **settings)
     for slide in slides:
         alone = scan(slide, tmp_path / f"{slide.stem}.zarr", **settings)
@@ -53,7 +53,7 @@ def test_one_predictor_serves_all_slides(model_file: Path) -> None:
         threads.close()
 
 
-def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
+def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
     """The first block of slide a is not let go before slide b's tissue was sought; it would wait forever in a queue."""
     sought = {slide.stem: threading.Event() for slide in slides}
     order: list[str] = []
@@ -71,7 +71,7 @@ def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tm
             order.append("block")
             return super().predict_block(*arguments)
 
-    with Scanner(predictor=Waiting(load_model(model_file)), workers=1) as scanner, ThreadPoolExecutor(2) as pool:
+    with Scanner(predictor=Waiting(thin_model), workers=1) as scanner, ThreadPoolExecutor(2) as pool:
         turns = [scanner.line_up() for _ in range(2)]
 
         def go(number: int) -> bool:
@@ -82,7 +82,7 @@ def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tm
     assert order == ["tissue a", "tissue b", "block", "block"]
 
 
-def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, model_file: Path) -> None:
+def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
     asked = threading.Event()
 
     class Interrupted(DarknessPredictor):
@@ -96,7 +96,7 @@ def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, model_f
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):
-            scan_slides(slides, tmp_path / "out", predictor=Interrupted(load_model(model_file)), block_px=96)
+            scan_slides(slides, tmp_path / "out", predictor=Interrupted(thin_model), block_px=96)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out" / "c.zarr").exists()

@@ -21,7 +21,7 @@ from wsi_meta.tiling.block_plan import PieceSizes
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 WAIT_S = 20
-PLAN = InferencePlan("cpu", "fp32", 64, views=1)
+PLAN = InferencePlan("cpu", "fp32", 8, views=1)
 SMALL = PredictorParts(sizes=PieceSizes(piece_px=20_000))
 
 

@@ -12,8 +12,9 @@ from slide_files import damage_tile, write_slide
 
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.colours import BAND_ROWS, MASK_MPP, bridge_gaps, tell_colours
 from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.tiling.tissue import BAND_ROWS, MASK_MPP, TissueMask, _bridge, _tell_colours, find_tissue, read_tissue_mask
+from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)
@@ -93,7 +94,7 @@ def test_colours_are_those_of_the_rule_applied_to_the_whole_picture(mpp: float) 
     of_ink = (hue > 0.22) & (hue < 0.62)
     ink = of_ink & dilation(of_ink & (saturation >= 0.25), disk(round(40 / mpp)))
     assert 0.05 < ink.mean() < 0.5
-    for part, expected in zip(_tell_colours(image, mpp), ((saturation >= 0.07) & (value > 0.2) & ~ink, ink), strict=True):
+    for part, expected in zip(tell_colours(image, mpp), ((saturation >= 0.07) & (value > 0.2) & ~ink, ink), strict=True):
         np.testing.assert_array_equal(part, expected)
 
 
@@ -113,7 +114,7 @@ def test_gaps_and_holes_are_filled_as_scikit_image_does(shape: tuple[int, int], 
     closed = closing(padded, disk(radius))[radius : radius + shape[0], radius : radius + shape[1]]
     holes = binary_fill_holes(closed) & ~closed
     expected = closed | holes & ~remove_small_objects(holes, max_size=round(0.5e6 / mpp**2))
-    np.testing.assert_array_equal(_bridge(mask, mpp), expected)
+    np.testing.assert_array_equal(bridge_gaps(mask, mpp), expected)
 
 
 def test_holes_are_filled_up_to_half_a_square_millimetre() -> None:
@@ -121,7 +122,7 @@ def test_holes_are_filled_up_to_half_a_square_millimetre() -> None:
     ring[10:150, 10:150] = ring[200:400, 20:220] = True
     ring[30:130, 30:121] = False  # 9,100 px are 0.55 mm2
     ring[230:320, 100:191] = False  # 8,190 px are 0.495 mm2, on both sides of a band's end
-    filled = _bridge(ring, MASK_MPP)
+    filled = bridge_gaps(ring, MASK_MPP)
     assert not filled[40:120, 40:110].any()
     assert filled[200:400, 20:220].all()
 

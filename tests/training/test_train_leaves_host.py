@@ -14,7 +14,7 @@ import torch
 from tiny import HERE, TINY, learners, train_tiny
 
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.models.model import build_network
+from wsi_meta.models.model import Model, build_network
 from wsi_meta.training.initial_weights import build_seeded
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import Recipe
@@ -75,10 +75,10 @@ def test_a_training_that_fails_leaves_its_host_alone(patch_folder: Path, tmp_pat
 @pytest.mark.usefixtures("_unset")
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_evaluating_leaves_its_host_alone(model_file: Path, patch_folder: Path, workers: int) -> None:
+def test_evaluating_leaves_its_host_alone(thin_model: Model, patch_folder: Path, workers: int) -> None:
     before = host()
 
-    evaluate(model_file, patch_folder, batch_size=8, **HERE | {"workers": workers})
+    evaluate(thin_model, patch_folder, batch_size=8, **HERE | {"workers": workers})
 
     assert host() == before
 

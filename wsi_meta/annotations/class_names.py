@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from wsi_meta.errors import OptionsError
 
-__all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "TUMOR_GROUPS", "ClassNames"]
+__all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "NOT_TISSUE_GROUPS", "TUMOR_GROUPS", "ClassNames", "is_tissue"]
 
 TUMOR_GROUPS = ("tumor", "tumour", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
 EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
 """Names, in lower case, of what is removed from the tumor."""
+NOT_TISSUE_GROUPS = ("exclusion", "_2", "ignore*", "artifact", "artefact", "background", "glass", "ink")
+"""Names, in lower case, of what is removed from outlines of tissue. Any other class is tissue, ``Normal`` as well."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class ClassNames:
 
 DEFAULT_NAMES = ClassNames()
 """Where nothing was told."""
+
+
+def is_tissue(groups: Iterable[str]) -> bool:
+    """Tell whether an outline in a tissue mask is tissue; `groups` as for :meth:`ClassNames.kind`."""
+    return not set(NOT_TISSUE_GROUPS) & set(_names_of(groups))
 
 
 def _plain(name: str) -> str:

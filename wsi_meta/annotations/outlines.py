@@ -81,13 +81,23 @@ def fill_outlines(
     """
     mask = np.zeros(shape, bool)
     for outline in outlines:
-        rings = [ring / downsample - corner for ring in (outline.vertices, *outline.holes)]
-        left, top = np.clip(np.floor(rings[0].min(0)), 0, shape[::-1]).astype(int)
-        right, bottom = np.clip(np.ceil(rings[0].max(0)), 0, shape[::-1]).astype(int)
-        if right > left and bottom > top:
-            filled = [_fill_ring(ring - (left, top), (bottom - top, right - left)) for ring in rings]
-            mask[top:bottom, left:right] |= filled[0] & ~np.any(filled[1:], axis=0)
+        window, inside = _filled(outline.vertices / downsample - corner, shape)
+        for hole in outline.holes if inside.any() else ():
+            # a hole is filled in its own part of the ring's: tissue may have thousands of them
+            part, empty = _filled(hole / downsample - corner - (window[1].start, window[0].start), inside.shape)
+            inside[part] &= ~empty
+        mask[window] |= inside
     return mask
+
+
+def _filled(ring: NDArray[np.float64], shape: tuple[int, int]) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
+    """Return where in a mask of `shape` a ring's bounding box lies, and the ring filled there."""
+    left, top = np.clip(np.floor(ring.min(0)), 0, shape[::-1]).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(ring.max(0)), 0, shape[::-1]).astype(int).tolist()
+    window = slice(top, max(top, bottom)), slice(left, max(left, right))
+    if right <= left or bottom <= top:
+        return window, np.zeros((window[0].stop - top, window[1].stop - left), bool)
+    return window, _fill_ring(ring - (left, top), (bottom - top, right - left))
 
 
 def read_annotations(

@@ -1,4 +1,4 @@
-"""The ``wsi-meta`` command: one small module per subcommand, each a single call into the library. A command ends here."""
+"""The ``wsi-meta`` command: small modules, each subcommand a single call into the library. A command ends here."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import click
 
 import wsi_meta
 from wsi_meta.cli.calibrate import calibrate
+from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
+from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.evaluate import evaluate
-from wsi_meta.cli.froc import froc
 from wsi_meta.cli.info import info
-from wsi_meta.cli.lesions import lesions
 from wsi_meta.cli.overlay import overlay
+from wsi_meta.cli.results import fit_score, lesions, score
 from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
-from wsi_meta.cli.score import fit_score, score
-from wsi_meta.cli.stage import stage
+from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
 from wsi_meta.errors import OptionsError, WsiMetaError, one_line, printable
 
@@ -143,6 +143,8 @@ def main(debug: bool) -> None:
 
 for _command in (
     demo,
+    doctor,
+    tissue,
     scan,
     summary,
     check,

@@ -58,7 +58,7 @@ class CommandWithViews(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the words after the command's name; a ``--tta`` without a number gets an empty value."""
-        end, following = args.index("--") if "--" in args else len(args), [*args[1:], ""]
+        end, following = args.index("--") if "--" in args else len(args), [*args, ""][1:]
         bare = [word == "--tta" and not number.isdigit() for word, number in zip(args, following, strict=True)]
         return super().parse_args(ctx, [f"{word}=" if bare[place] and place < end else word for place, word in enumerate(args)])
 

@@ -55,7 +55,11 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 )
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
 @options.reader_option
-@click.option("--tissue-mask", help="Image over the slide, 0 = background; 'none' scans everything. Default: found by colour.")
+@click.option(
+    "--tissue-mask",
+    help="Outlines (.geojson of QuPath, .xml of ASAP), or an image over the slide, 0 = background; 'none' scans everything. "
+    "Default: found by colour, as wsi-meta tissue shows it.",
+)
 @options.score_model_option
 @options.device_option
 @options.precision_option

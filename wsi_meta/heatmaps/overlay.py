@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OutputPathError, WsiMetaError, printable
+from wsi_meta.errors import HeatmapError, printable
 from wsi_meta.heatmaps.lesions import default_lesions
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.dihedral import VIEWS
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs import written_whole
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.pictures import DPI, add_scale_bar, check_picture, ending_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,9 +58,6 @@ VEIL = {
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
 """Colour (RGBA) and words for every cell that has no value."""
-FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "pdf", "svg", "svgz", "eps", "ps")
-"""Endings of the pictures that can be written."""
-DPI = 150
 NUMBERED = 60
 """So many lesions, the largest ones, are numbered; more numbers would cover each other."""
 
@@ -83,7 +81,8 @@ def draw_overlay(
     Parameters
     ----------
     heatmap : store, or path of one
-    out : picture to write; its ending says the format, one of :data:`FORMATS`; without an ending, .png is added
+    out : picture to write; its ending says the format, one of
+        :data:`wsi_meta.tiling.pictures.FORMATS`; without an ending, .png is added
     slide : the slide it was made from; None draws the heatmap alone
     layer : ``probability``, or ``uncertainty``: the spread over the views, where the scan kept it
     alpha : opacity of the highest value
@@ -110,7 +109,7 @@ def draw_overlay(
 
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
-    out = _check_picture(Path(out), slide, overwrite=overwrite)
+    out = check_picture(Path(out), slide, overwrite=overwrite)
     heatmap = open_sound(heatmap)
     values, status, grid = _values(heatmap, layer), heatmap.status, heatmap.grid
     width_mm, height_mm = grid.width * grid.slide_mpp / 1000, grid.height * grid.slide_mpp / 1000
@@ -129,42 +128,11 @@ def draw_overlay(
         probability = values if layer == "probability" else heatmap.probability
         _add_lesions(axes, default_lesions(heatmap, probability), grid.slide_mpp / 1000)
     _add_colour_bar(figure, axes, _LAYERS[layer], _label(heatmap.record, layer))
-    _add_scale_bar(axes, width_mm)
+    add_scale_bar(axes, width_mm)
     _add_legend(axes, status)
     with written_whole(out) as partial:
-        figure.savefig(partial, format=_ending(out))
+        figure.savefig(partial, format=ending_of(out))
     return out
-
-
-def _check_picture(out: Path, slide: str | Path | None, *, overwrite: bool) -> Path:
-    """Return the name that is written, checked: it is free or may be replaced, and no slide has it."""
-    if out.is_dir():
-        raise OutputPathError(f"{out}: a directory; expected the name of a picture to write")
-    if not (ending := _ending(out)):
-        out, ending = out.with_name(out.name.rstrip(".") + ".png"), "png"
-    if ending not in FORMATS:
-        endings = ", ".join(f".{name}" for name in FORMATS)
-        raise OutputPathError(f"{out}: .{ending} is no kind of picture that can be written; expected one of {endings}")
-    refuse_input(out, "the slide", slide)
-    check_output(out, overwrite=overwrite)
-    if _is_slide(out):
-        raise OutputPathError(f"{out}: a slide, never replaced; choose another --out")
-    return out
-
-
-def _ending(out: Path) -> str:
-    return out.suffix[1:].lower()
-
-
-def _is_slide(path: Path) -> bool:
-    """Tell whether a file can be scanned; pictures, also TIFFs that were drawn here, cannot."""
-    if not path.exists():
-        return False
-    try:
-        open_slide(path).close()
-    except WsiMetaError:
-        return False
-    return True
 
 
 def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
@@ -248,19 +216,6 @@ def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None
             ha="right" if inwards else "left",
             path_effects=halo,
         )
-
-
-def _add_scale_bar(axes: Any, width_mm: float) -> None:
-    """Add a bar of a round length, about a fifth of the width."""
-    from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
-    from matplotlib.patches import Rectangle
-
-    round_lengths = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
-    length = max((value for value in round_lengths if value <= width_mm / 4), default=round_lengths[0])
-    bar = AuxTransformBox(axes.transData)
-    bar.add_artist(Rectangle((0, 0), length, width_mm / 150, color="black"))
-    packed = VPacker(children=[bar, TextArea(f"{length:g} mm")], align="center", pad=0, sep=3)
-    axes.add_artist(AnchoredOffsetbox("lower left", child=packed, pad=0.4, borderpad=0.6, frameon=True))
 
 
 def _add_legend(axes: Any, status: NDArray[np.uint8]) -> None:

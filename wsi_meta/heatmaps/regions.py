@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.annotations.outlines import Outline
-from wsi_meta.heatmaps.polygonize import trace_cells
+from wsi_meta.annotations.polygonize import trace_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,23 +1,30 @@
-"""Blocks on a dask cluster: what travels to its workers, and what they keep for a scanner. Tasks carry coordinates only."""
+"""Blocks on a dask cluster: what travels to its workers, and what they keep for a scanner. Tasks carry coordinates only.
+
+Also a look at a cluster, for ``wsi-meta doctor``: whether it answers, and what its workers run.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from distributed import WorkerPlugin, as_completed, get_worker
+from distributed import Client, WorkerPlugin, as_completed, get_worker
 
-from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
+from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
+from wsi_meta.models.versions import library_versions
 from wsi_meta.scanning.engine import SlideScan, Todo
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.scanning.worker import BlockWorker
@@ -25,12 +32,14 @@ from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Worker
 
-__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker"]
+__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker", "look_at_cluster"]
 
 KEPT = 2
 """Slides, and predictors, that a worker keeps open for one scanner: in a stream, the next one as well."""
+COMPARED = ("torch", "numpy", "zarr", "dask", "distributed", "openslide-python")
+"""Libraries of which workers must have the versions of this machine, besides Python and wsi-meta."""
 
 
 @dataclass(frozen=True)
@@ -180,3 +189,56 @@ def _kept(
             if let_go is not None:
                 let_go(oldest)
     return kept[key]
+
+
+def look_at_cluster(
+    address: str, *, limit_s: float = 10.0, here: dict[str, str] | None = None
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Ask a cluster's workers for their versions, and compare them with those here.
+
+    Parameters
+    ----------
+    address : of the scheduler, ``tcp://HOST:PORT``
+    limit_s : for how long to wait for all answers
+    here : versions to compare with; None are those of this machine
+
+    Returns
+    -------
+    Facts as plain JSON values; the same in one line; problems, a line each. None of them names a host.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dask warns of other versions, which are compared here
+            answers, threads = asyncio.run(asyncio.wait_for(_ask_workers(address, limit_s), limit_s))
+    except (TimeoutError, OSError, ValueError) as error:
+        told = "no answer" if isinstance(error, TimeoutError | OSError) else first_line(error)
+        told = f"{told} from the scheduler within {limit_s:g} s"
+        return {"reachable": False}, told, [f"{told}; see that it runs, and that its port is open to this machine"]
+    here = here or library_versions(COMPARED)
+    others = Counter(line for answer in answers for line in _differences(answer, here))
+    facts = {"reachable": True, "workers": len(answers), "threads": threads, "differences": dict(others)}
+    problems = [f"{count} of {len(answers)} workers: {told}; install the same everywhere" for told, count in others.items()]
+    if not answers:
+        problems = ["no worker has joined; start some: dask worker ADDRESS"]
+    versions = "versions differ" if others else "versions as here"
+    return facts, f"{len(answers)} workers, {threads} threads; {versions if answers else 'nothing to compare'}", problems
+
+
+async def _ask_workers(address: str, limit_s: float) -> tuple[list[Any], int]:
+    """Return each worker's versions, or the error that it raised, and the threads of all."""
+    client = Client(address, asynchronous=True, timeout=limit_s, set_as_default=False)
+    try:
+        await client
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        answers = await client.run(library_versions, COMPARED, on_error="return")
+        return list(answers.values()), sum(worker["nthreads"] for worker in workers)
+    finally:
+        await client.close()  # also one that never reached its scheduler, or it would try again when it is collected
+
+
+def _differences(answer: Any, here: dict[str, str]) -> list[str]:
+    """Return what a worker has in another version than this machine has, or why it cannot be asked."""
+    if isinstance(answer, BaseException):
+        return [f"wsi-meta cannot be used there ({type(answer).__name__}: {first_line(answer)})"]
+    others = [(name, version, answer.get(name, "missing")) for name, version in here.items()]
+    return [f"{name} is {there}, here {version}" for name, version, there in others if there != version]

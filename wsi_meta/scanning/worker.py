@@ -103,6 +103,8 @@ class BlockWorker:
         )
         seen_px = self.grid.patch_px + 2 * self.predictor.halo_px
         wanted = wanted & all_true(readable, seen_px, self.grid.stride_px)
+        if not wanted.any():
+            return np.full((*wanted.shape, self.predictor.views), np.nan, np.float32)
         pieces = (image[piece] for piece in self.predictor.pieces(wanted, self.grid.stride_px))
         return self._compute(pieces, wanted, report)
 

@@ -54,10 +54,12 @@ def _sides(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _walk(sides: NDArray[np.bool_]) -> list[list[Corner]]:
     """Join sides to closed rings; where two cells meet at a corner, turn right, to the next side of the same cell."""
     rows, cols, directions = np.nonzero(sides)
-    number = np.full(sides.shape, -1)
-    number[sides] = np.arange(len(rows))
     ends = rows + STEPS[directions, 0], cols + STEPS[directions, 1]
-    turns = [number[(*ends, turned)] for turned in (RIGHT[directions], directions, LEFT[directions])]
+    marked = np.flatnonzero(sides)  # in the order of `rows`; an array of all numbers would take gigabytes of a whole slide
+    turns = [
+        _numbers(marked, np.ravel_multi_index((*ends, turned), sides.shape))
+        for turned in (RIGHT[directions], directions, LEFT[directions])
+    ]
     onwards = np.where(turns[0] >= 0, turns[0], np.maximum(turns[1], turns[2])).tolist()
     corners = list(zip(rows.tolist(), cols.tolist(), strict=True))
     rings, walked = [], bytearray(len(corners))
@@ -70,6 +72,12 @@ def _walk(sides: NDArray[np.bool_]) -> list[list[Corner]]:
         if ring:
             rings.append(ring)
     return rings
+
+
+def _numbers(marked: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in the ascending `marked` each wanted number stands; -1 for those that do not."""
+    places = np.searchsorted(marked, wanted).clip(max=max(0, len(marked) - 1))
+    return np.where(marked[places] == wanted, places, -1) if len(marked) else places
 
 
 def _split(ring: list[Corner]) -> list[list[Corner]]:

@@ -1,0 +1,34 @@
+"""``wsi-meta tissue``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wsi_meta.cli import options
+
+__all__ = ["tissue"]
+
+
+@click.command(epilog=options.example("wsi-meta tissue slide.tif --out mask.geojson --picture left_out.png"))
+@click.argument("slide", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
+@click.option("--picture", type=click.Path(path_type=Path), help="Picture of the slide and of what is left out, and why.")
+@click.option("--tissue-mask", help="Mask to look at instead of the one that is found, as for scan; not with --out.")
+@click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
+@options.reader_option
+@options.overwrite_option
+@options.as_json_option
+def tissue(slide: Path, as_json: bool, **settings: Any) -> None:
+    """Find the tissue that a scan looks at, and say what it leaves out: glass, ink, black borders, large holes.
+
+    Change the outlines in QuPath, then: wsi-meta scan SLIDE --tissue-mask mask.geojson. Outlines of every class are tissue;
+    those of the classes Ignore*, Exclusion, Artifact, Background, Glass and Ink are taken out.
+    """
+    from wsi_meta.tiling.survey import survey_tissue
+
+    survey = survey_tissue(slide, **settings)
+    in_lines = {} if as_json else {"pieces": {str(piece.piece): piece.line for piece in survey.pieces}}
+    options.print_result(survey.to_dict() | in_lines, as_json=as_json)
