@@ -22,7 +22,7 @@ from wsi_meta.scanning.crashes import Journal, Suspect
 from wsi_meta.scanning.preview import BatchPreview, preview_scans
 from wsi_meta.scanning.scanner import Scanner
 
-SMALL_BLOCKS = {"block_px": 96}
+SMALL_BLOCKS: dict[str, Any] = {"block_px": 96}
 CELLS_OF_ONE = 9
 
 
