@@ -108,13 +108,14 @@ def look_at_all(
     parts.append(looked_at("openslide", _openslide, "install openslide-python and openslide-bin again"))
     with _quiet(), tempfile.TemporaryDirectory(prefix=SCRATCH) as own:
         parts.append(looked_at("decoders", partial(_decoders, Path(own)), REINSTALL, hidden=[Path(own)]))
-    parts.append(looked_at("output", partial(_in_scratch, out, looks.output), "choose another --out", hidden=[out]))
+    output = looked_at("output", partial(_in_scratch, out, looks.output), "choose another --out", hidden=[out])
+    parts.append(output)
     if scheduler is not None:
         parts.append(looked_at("cluster", partial(looks.cluster, scheduler), "see that dask's scheduler runs there"))
     if self_test and torch_works:
         note("scanning a drawn slide, which takes some seconds", enabled=progress)
         # in the output folder, where a store on a network would fail too; elsewhere where that one is broken
-        where = out if not parts[-1 if scheduler is None else -2].problems else Path(tempfile.gettempdir())
+        where = Path(tempfile.gettempdir()) if output.problems else out
         with _quiet():
             look = partial(_in_scratch, where, lambda _folder, scratch: looks.self_test(scratch))
             parts.append(looked_at("self_test", look, REINSTALL, hidden=[where]))

@@ -115,7 +115,7 @@ def memory(info: str | None = None) -> Part:
     limit = _read(MEMORY_LIMIT)
     limit_gb = int(limit) / GB if limit.isdigit() else None
     told = [f"{value:.1f} GB {word}" for value, word in ((total, "in all"), (free, "free"), (limit_gb, "allowed")) if value]
-    problems = ()
+    problems: tuple[str, ...] = ()
     least = min((value for value in (free, limit_gb) if value is not None), default=NEEDED_GB)
     if least < NEEDED_GB:
         problems = (f"memory: {least:.1f} GB free; a scan needs about {NEEDED_GB} GB; close other programs",)

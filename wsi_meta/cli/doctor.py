@@ -20,7 +20,7 @@ __all__ = ["doctor"]
 @click.option("--self-test/--no-self-test", default=True, show_default=True, help="Scan a drawn slide, in some seconds.")
 @options.as_json_option
 def doctor(out: Path, scheduler: str | None, self_test: bool, as_json: bool) -> None:
-    """Look at all that scans need on this machine, and scan a drawn slide. What it prints belongs into every bug report.
+    """Look at all that scans need on this machine, and scan a drawn slide. What it prints belongs in every bug report.
 
     Versions, processor, GPUs, precision, decoders, memory, locks and renames in the output folder, and by how many cells maps
     and exports of the drawn slide are off. It names no users, hosts or folders. Exits with 1 when something is broken.
@@ -33,4 +33,4 @@ def doctor(out: Path, scheduler: str | None, self_test: bool, as_json: bool) -> 
     else:
         print("\n".join([found.text, *(f"PROBLEM    {printable(problem)}" for problem in found.problems)]))
     if found.problems:
-        raise click.ClickException(f"{len(found.problems)} problems; what to do stands with each")
+        raise click.ClickException(f"problems found: {len(found.problems)}; each says what to do")
