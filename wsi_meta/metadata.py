@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.pieces import score_pieces
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.soundness import open_sound
@@ -70,7 +71,8 @@ def _model_facts(path: Path) -> dict[str, Any]:
 
 
 def _heatmap_facts(path: Path) -> dict[str, Any]:
-    record = open_sound(path).record
+    heatmap = open_sound(path)
+    record = heatmap.record
     rows, cols = record.grid.shape
     return {
         "kind": "heatmap",
@@ -83,6 +85,7 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
         "uncertainty": record.identity.uncertainty,
         **record.to_dict(),
         "lesions": _count_lesions(record),
+        "pieces": None if record.result is None else [asdict(piece) for piece in score_pieces(heatmap)],
     }
 
 

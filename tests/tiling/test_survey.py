@@ -241,7 +241,7 @@ class TestCommand:
         assert again.exit_code == 1
         assert "m.geojson: exists" in again.stderr
         told = CliRunner().invoke(main, ["tissue", str(path)])
-        assert "  2: " in told.stdout
+        assert "\n- 2: " in told.stdout
         assert "left_out:\n  glass: " in told.stdout
 
     def test_what_cannot_be_written_is_refused_first(self, tmp_path: Path) -> None:

@@ -147,9 +147,12 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
         if isinstance(value, dict) and value:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
             yield f"{indent}{name}:"
             for part in value:
+                if "line" in part:  # which tells it all
+                    yield printable(f"{indent}- {part['line']}")
+                    continue
                 first, *rest = _lines(part)
                 yield from (f"{indent}- {first}", *(f"{indent}  {line}" for line in rest))
         elif value is not None:

@@ -47,7 +47,7 @@ def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
 @options.score_model_option
 @options.as_json_option
 def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -> None:
-    """Score slides from their heatmaps, and print the features of each map."""
+    """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue."""
     from wsi_meta.heatmaps.score_model import score_heatmap
 
     scores = [asdict(score_heatmap(heatmap, score_model=score_model)) for heatmap in heatmaps]

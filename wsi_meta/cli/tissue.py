@@ -29,6 +29,4 @@ def tissue(slide: Path, as_json: bool, **settings: Any) -> None:
     """
     from wsi_meta.tiling.survey import survey_tissue
 
-    survey = survey_tissue(slide, **settings)
-    in_lines = {} if as_json else {"pieces": {str(piece.piece): piece.line for piece in survey.pieces}}
-    options.print_result(survey.to_dict() | in_lines, as_json=as_json)
+    options.print_result(survey_tissue(slide, **settings).to_dict(), as_json=as_json)

@@ -14,6 +14,7 @@ import numpy as np
 from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
+from wsi_meta.heatmaps.pieces import PieceScore, score_pieces
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.soundness import open_sound
@@ -67,6 +68,8 @@ class SlideScore:
     """Whether all tissue was scanned."""
     features: dict[str, float]
     """By the names of :data:`FEATURES`."""
+    pieces: tuple[PieceScore, ...]
+    """Results of each piece of tissue, from the left; see :func:`wsi_meta.heatmaps.pieces.score_pieces`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     heatmap = open_sound(heatmap)
     features = map_features(heatmap)
     fitted = None if loaded is None else loaded.probability(features)
-    return SlideScore(heatmap.record.slide.name, features["score"], fitted, heatmap.finished, features)
+    pieces = score_pieces(heatmap)
+    return SlideScore(heatmap.record.slide.name, features["score"], fitted, heatmap.finished, features, pieces)
 
 
 def fitted_score(heatmap: Heatmap, score_model: str | Path) -> dict[str, Any]:

@@ -64,10 +64,9 @@ def scan(
         (:func:`.worth_compiling`) and there is a C++ compiler, and goes on with a store as it was begun
     uncertainty : keep the standard deviation of the probability over the views as well; needs `tta`
     workers : blocks in work at the same time: one is read while another is predicted
-    tissue_mask : outlines (.geojson, .xml) or image file over the slide, not 0 = tissue, as :func:`wsi_meta.survey_tissue`
-        writes them and :func:`wsi_meta.read_tissue_mask` reads them; ``none`` scans everything; a bool array (rows, cols) over
-        the whole slide, its first element at the level-0 corner (0, 0); a :class:`wsi_meta.TissueMask`; None finds tissue by
-        colour
+    tissue_mask : outlines (.geojson, .xml) or image file over the slide, not 0 = tissue: see :func:`wsi_meta.read_tissue_mask`;
+        ``none`` scans everything; a bool array (rows, cols) over the whole slide, its first element at the level-0 corner
+        (0, 0); a :class:`wsi_meta.TissueMask`; None finds tissue by colour
     score_model : file from :func:`wsi_meta.fit_score`; its score is kept beside the default one, as ``fitted_score``
     block_px : side of a block, pixels at the model's mpp; part of the store's layout
     scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``

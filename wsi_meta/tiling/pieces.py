@@ -28,6 +28,8 @@ class TissuePiece:
 
     piece: int
     """From 1: by the left edge, of equal ones by the upper edge."""
+    line: str
+    """The piece in words."""
     x: int
     """Upper left corner of its bounding box."""
     y: int
@@ -36,11 +38,6 @@ class TissuePiece:
     height: int
     area_mm2: float
     """Of its cells."""
-
-    @property
-    def line(self) -> str:
-        """Return the piece in words, without its number."""
-        return f"{self.area_mm2:.2f} mm2 at x {self.x}, y {self.y} ({self.width} x {self.height} px)"
 
 
 def label_pieces(cells: NDArray[np.bool_], cell_um: float) -> NDArray[np.int32]:
@@ -75,5 +72,6 @@ def measure_pieces(labels: NDArray[np.int32], cell_um: float, cell_l0: float) ->
     for number, (rows, cols) in enumerate(find_objects(np.maximum(labels, 0)), 1):
         y, x, bottom, right = (round(edge * cell_l0) for edge in (rows.start, cols.start, rows.stop, cols.stop))
         area = int((labels[rows, cols] == number).sum()) * (cell_um / 1000) ** 2
-        found.append(TissuePiece(number, x, y, right - x, bottom - y, area))
+        line = f"{number}: {area:.2f} mm2 at x {x}, y {y}, {right - x} x {bottom - y} px"
+        found.append(TissuePiece(number, line, x, y, right - x, bottom - y, area))
     return tuple(found)
