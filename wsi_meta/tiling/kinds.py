@@ -131,7 +131,8 @@ def _on_raster(tissue: TissueMask, raster: MaskRaster) -> NDArray[np.bool_]:
         ((np.arange(count) + 0.5) * (raster.step / step)).astype(np.int64).clip(0, length - 1)
         for count, step, length in zip(raster.shape, tissue.downsample, tissue.mask.shape, strict=True)
     )
-    return tissue.mask[np.ix_(rows, cols)]
+    found: NDArray[np.bool_] = tissue.mask[np.ix_(rows, cols)]
+    return found
 
 
 def _by_cell(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.bool_]:

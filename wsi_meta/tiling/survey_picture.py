@@ -104,7 +104,7 @@ def _add_legend(axes: Any, survey: TissueSurvey) -> None:
     areas = survey.areas_mm2(left_out=False) | survey.areas_mm2(left_out=True)
     looks = [(*LOOKS[kind], areas[kind.name.lower()]) for kind in Kind if kind.name.lower() in areas]
     patches = [
-        Patch(facecolor=np.array(colour) / 255, edgecolor="0.5", label=f"{words}: {area:.2f} mm²")
-        for colour, words, area in looks
+        Patch(facecolor=(red / 255, green / 255, blue / 255, alpha / 255), edgecolor="0.5", label=f"{words}: {area:.2f} mm²")
+        for (red, green, blue, alpha), words, area in looks
     ]
     axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
