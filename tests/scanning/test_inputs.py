@@ -91,11 +91,11 @@ class TestFolders:
         touch("s/b.SVS", "s/a.tif", "s/notes.txt", "s/._a.tif", "s/x.csv", "s/y.csv", "s/sub/c.tif", "s/scans.zarr/zarr.json")
         assert names(find_slides(["s"])) == ["a", "b"]
         files, folders = (record.getMessage() for record in caplog.records)
-        assert files.startswith("s: 4 files are not read (._a.tif, notes.txt, x.csv, ...); expected .bif, ")
-        assert folders == "s: 2 folders are not read (scans.zarr, sub); --recursive reads slides in them"
+        assert files.startswith("s: 4 files not read (._a.tif, notes.txt, x.csv, ...); expected .bif, ")
+        assert folders == "s: 2 folders not read (scans.zarr, sub); --recursive reads slides in them"
         caplog.clear()
         assert names(find_slides(["s"], recursive=True)) == ["a", "b", "c"]
-        assert "1 folders are not read (scans.zarr)" in caplog.text
+        assert "1 folder not read (scans.zarr)" in caplog.text
         assert names(find_slides(["s"], extensions=["csv", ".TXT"])) == ["notes", "x", "y"]
 
     def test_what_is_clean_is_told_nothing_of(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,7 +120,7 @@ class TestFolders:
         assert names(find_slides(["*/*.svs", "s/?.qptiff"])) == ["c", "b"]
         assert names(find_slides(["**/*.svs"])) == ["c", "d"]
         assert names(find_slides([Path("t/*").absolute()])) == ["c", "d"]
-        assert "1 files are not read (notes.txt)" in caplog.text
+        assert "1 file not read (notes.txt)" in caplog.text
         touch("s/[1].tif")
         assert names(find_slides(["s/[1].tif"])) == ["[1]"], "a file of that very name"
 
@@ -129,7 +129,7 @@ class TestFolders:
         for given in (["s"], ["s/*"], ["s/m"], ["s/m.mrxs", "s/m"], ["s", "s/m.mrxs"]):
             if given != ["s/*"]:
                 assert [slide.path for slide in find_slides(given, recursive=True)] == [Path("s/m.mrxs")]
-        assert "1 folders are not read (lone)" in caplog.text
+        assert "1 folder not read (lone)" in caplog.text
         with pytest.raises(DataError, match=r"lone: holds the pixels of a \.mrxs slide, which lies not beside it"):
             find_slides(["s/lone"])
 
@@ -168,7 +168,7 @@ class TestDicom:
         found = find_slides(["s"])
         assert names(found) == ["a1", "b1", "c"]
         assert [slide.told[:1] for slide in found] == ["2", "2", ""]
-        assert "2 files are not read (ct.dcm, no.dcm)" in caplog.text
+        assert "2 files not read (ct.dcm, no.dcm)" in caplog.text
 
     def test_beside_other_slides_a_series_does_not_bear_the_folders_name(self) -> None:
         write_part("s/x0.dcm", "1")

@@ -73,6 +73,8 @@ def test_new_unfinished_finished_and_refused(tmp_path: Path, slides: Path, thin_
     assert (told.cells, told.refused, told.seconds) == (CELLS_OF_ONE + half, 2, None)
     assert told.line == f"5 slides: 1 new, 1 unfinished, 1 finished, 2 refused; {told.cells} cells, time not known yet"
     rows = scan_slides([slides, tmp_path / "gone.tif"], out, **asked)
+    done = preview_scans([slides / "a.tif", slides / "b.tif"], out, **asked)
+    assert done.line == "2 slides: 0 new, 0 unfinished, 2 finished, 0 refused; nothing to scan"
     assert [row["complete"] for row in rows] == [True, True, False, True, False]
     assert rows[3]["scanned"] == half
     assert states(preview_scans([slides / "half.tif"], out, **asked, overwrite=True)) == {"half": ("new", half)}

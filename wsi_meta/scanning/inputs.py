@@ -272,7 +272,8 @@ class _Search:
         for kind, remedy in (("files", expected), ("folders", "--recursive reads slides in them")):
             if names := [path.name for path in self._left_out if path.is_dir() == (kind == "folders")]:
                 told = ", ".join(names[:EXAMPLES] + ["..."] * (len(names) > EXAMPLES))
-                logger.warning("%s: %d %s are not read (%s); %s", given, len(names), kind, told, remedy)
+                what = kind if len(names) > 1 else kind[:-1]
+                logger.warning("%s: %d %s not read (%s); %s", given, len(names), what, told, remedy)
 
 
 def _one_slide(files: Sequence[Path], folder: Path, *, named_alike: bool) -> SlideInput:

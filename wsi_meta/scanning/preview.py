@@ -86,7 +86,8 @@ class BatchPreview:
         states = [slide.state for slide in self.slides]
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("new", "unfinished", "finished", "refused"))
         time = "time not known yet" if self.seconds is None else f"about {_duration(self.seconds)} ({self.rate})"
-        return printable(f"{len(states)} slides: {counts}; {self.cells:,} cells, {time}")
+        left = f"{self.cells:,} cells, {time}" if self.cells else "nothing to scan"
+        return printable(f"{len(states)} slide{'s' if len(states) > 1 else ''}: {counts}; {left}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and sums as plain JSON values."""
