@@ -58,9 +58,6 @@ class NotingGroup:
     opened: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.group
-
     def __getitem__(self, name: str) -> NotingArray:
         self.opened.append(name)
         return NotingArray(name, self.group[name], self.written)

@@ -177,9 +177,13 @@ def test_a_store_without_checksums_goes_on_without(store: Path, tissue: NDArray[
     assert damaged_blocks(Heatmap.open(store), tissue) == []
 
 
-@pytest.mark.parametrize("name", ["0", "status"])
-def test_a_lost_array_is_one_line(store: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["0", "status", "checksums"])
+@pytest.mark.parametrize("left", ["", "[]", '{"node_type": "array", "shape": [-1]}', None])
+def test_a_lost_array_is_one_line(store: Path, name: str, left: str | None) -> None:
+    Heatmap.open(store).unfinished()  # then all three are read
     (store / name / "zarr.json").unlink()
+    if left is not None:
+        (store / name / "zarr.json").write_text(left)
     with pytest.raises(HeatmapError, match=f"its array '{name}' is missing or damaged"):
         open_sound(store)
 

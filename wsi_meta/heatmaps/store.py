@@ -143,7 +143,7 @@ class Heatmap:
     @property
     def keeps_checksums(self) -> bool:
         """Whether each block's checksum is kept with it; a store that was begun by 0.1.0 has none."""
-        return "checksums" in self.group
+        return (self.path / "checksums").exists()  # whatever it holds
 
     @property
     def probability(self) -> NDArray[np.float32]:
