@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["BlockWorker", "all_true"]
 
 FIRST_PART_PX = 512
-"""What cannot be read whole is read in parts of this side, and those that cannot be read in smaller ones, to half a cell."""
+"""What cannot be read whole is read in parts of this side, and those that cannot be read in smaller ones."""
+TILE_SHARE = 8
+"""The smallest parts are so many times smaller than a stored tile, or half a cell: OpenSlide is opened anew after each failure."""
 SMALL_READS_AT_FIRST = 20
 """Reads of smaller parts as long as nothing of a block was read: then there is little hope."""
 
@@ -93,10 +95,11 @@ class BlockWorker:
     def _predict_readable(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
         """Return the logits of those cells of which everything that the network sees of them can be read."""
         x, y, width, height = self.grid.window(block, self.predictor.halo_px)
+        least_px = max(self.grid.stride_px / 2, self.slide.tile_px_at(self.grid.mpp) / TILE_SHARE)
         image, readable, _ = read_in_parts(
             lambda left, top, *sides: self._read(x + left, y + top, *sides),
             (height, width),
-            self.grid.stride_px / 2,
+            least_px,
             self.slide.background,
             part_px=FIRST_PART_PX,
             small_reads_at_first=SMALL_READS_AT_FIRST,
