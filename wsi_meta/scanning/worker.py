@@ -27,7 +27,7 @@ __all__ = ["BlockWorker", "all_true"]
 FIRST_PART_PX = 512
 """What cannot be read whole is read in parts of this side, and those that cannot be read in smaller ones."""
 TILE_SHARE = 8
-"""The smallest parts are so many times smaller than a stored tile, or half a cell. Each failure costs a new OpenSlide handle."""
+"""The smallest parts are so many times smaller than a stored tile, or half a cell: a failure costs OpenSlide a new handle."""
 SMALL_READS_AT_FIRST = 20
 """Reads of smaller parts as long as nothing of a block was read: then there is little hope."""
 
