@@ -23,7 +23,7 @@ from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, plan_of
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
-from wsi_meta.scanning.threads import Threads, Turn
+from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
 from wsi_meta.slides.slide import Slide
 
 WAIT_S = 60
@@ -101,6 +101,21 @@ def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, thin_mo
         signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "out" / "c.zarr").exists()
     assert not Heatmap.open(tmp_path / "out" / "a.zarr").finished
+
+
+def test_a_scan_that_another_lets_go_on_knows_that_all_are_to_end() -> None:
+    class Slow(Turn):
+        def interrupt(self) -> None:
+            super().interrupt()
+            time.sleep(0.1)  # the next one is awake meanwhile
+
+    first = Slow()
+    second = Slow(first)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(second.prepare)
+        interrupt_all(turn for turn in (first, second))
+        with pytest.raises(InterruptedError):
+            waiting.result(20)
 
 
 def test_a_turn_ends_only_after_the_one_before_it() -> None:

@@ -16,6 +16,7 @@ from wsi_meta.heatmaps.summary import add_row, check_summary, failed, summarise
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.inputs import SlideInput, find_slides
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.scanning.threads import interrupt_all
 
 __all__ = ["Job", "check_batch_folder", "groups_of", "jobs_of", "opener", "scan_jobs", "scan_slides", "tell_failure"]
 
@@ -195,8 +196,7 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]
         try:
             yield from pool.map(scan_one, range(len(jobs)))
         except BaseException:  # Ctrl-C above all: threads would go on
-            for turn in turns:
-                turn.interrupt()
+            interrupt_all(turns)
             raise
 
 

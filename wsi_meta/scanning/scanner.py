@@ -25,7 +25,7 @@ from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
-from wsi_meta.scanning.threads import Threads, Turn
+from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import BLOCK_PX
 from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
@@ -144,8 +144,7 @@ class Scanner:
 
     def stop(self) -> None:
         """End all scans that are in work or in line, from another thread, as Ctrl-C does; later ones may begin."""
-        for turn in list(self._turns):
-            turn.interrupt()
+        interrupt_all(self._turns)
 
     def close(self) -> None:
         """End what is in work, then let go of model, predictors, threads and slides."""

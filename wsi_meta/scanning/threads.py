@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
-__all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn"]
+__all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "interrupt_all"]
 
 PIECES_AHEAD = 2
 """Pieces of a block's image that are read while another is computed."""
@@ -92,6 +92,15 @@ class Turn:
     def _wait(self, event: threading.Event) -> None:
         event.wait()
         self.stop.check()
+
+
+def interrupt_all(turns: Iterable[Turn]) -> None:
+    """Let scans fail soon, wherever they are. All are told before any is woken: what one lets go on must know that it ends."""
+    turns = list(turns)
+    for turn in turns:
+        turn.stop.set()
+    for turn in turns:
+        turn.interrupt()
 
 
 class Threads:
