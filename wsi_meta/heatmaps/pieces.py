@@ -20,21 +20,9 @@ __all__ = ["PieceScore", "score_pieces"]
 
 
 @dataclass(frozen=True)
-class PieceScore:
-    """What a scan found in one piece of tissue; positions are level-0 pixels."""
+class PieceScore(TissuePiece):
+    """What a scan found in one piece of tissue, scanned or not; piece 0 stands for all specks together, those under 0.1 mm2."""
 
-    piece: int
-    """From 1, by the left edge; 0 stands for all specks together: pieces under 0.1 mm2."""
-    line: str
-    """The piece in words."""
-    x: int
-    """Upper left corner of its bounding box."""
-    y: int
-    """Upper left corner of its bounding box."""
-    width: int
-    height: int
-    area_mm2: float
-    """Of its cells of tissue, scanned or not."""
     score: float | None
     """As :func:`wsi_meta.score_slide` of this piece alone; None where nothing of it was scanned."""
     unread: int
@@ -89,17 +77,5 @@ def _score(
     told += ", nothing scanned" if score is None else f", score {score:.3f}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
     told += f", {len(lesions)} lesions of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
-    return PieceScore(
-        piece=0 if label == SPECK else place.piece,
-        line=told,
-        x=place.x,
-        y=place.y,
-        width=place.width,
-        height=place.height,
-        area_mm2=place.area_mm2,
-        score=score,
-        unread=unread,
-        lesions=len(lesions),
-        lesion_mm2=area,
-        largest=largest,
-    )
+    found = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
+    return PieceScore(**vars(place) | {"piece": 0 if label == SPECK else place.piece, "line": told} | found)

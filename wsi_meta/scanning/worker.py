@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -136,10 +137,5 @@ def all_true(mask: NDArray[np.bool_], side: int, stride: int) -> NDArray[np.bool
     -------
     bool array (rows, cols) of the squares that lie within the mask.
     """
-    missing = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-    np.cumsum(~mask, axis=0, out=missing[1:, 1:])
-    np.cumsum(missing, axis=1, out=missing)
-    first, last = missing[:-side:stride, :], missing[side::stride, :]
-    rows = last - first
-    inside: NDArray[np.bool_] = rows[:, side::stride] == rows[:, :-side:stride]
-    return inside
+    rows = sliding_window_view(mask, side, axis=0)[::stride].all(-1)
+    return np.asarray(sliding_window_view(rows, side, axis=1)[:, ::stride].all(-1))
