@@ -112,8 +112,8 @@ class TestPlantedInTheHouse:
     @pytest.mark.parametrize(
         ("module", "line"),
         [
-            ("scanning.batch", "import click"),
-            ("scanning.batch", "def later():\n    from click import echo\n"),
+            ("cohorts.batch", "import click"),
+            ("cohorts.batch", "def later():\n    from click import echo\n"),
             ("datasets.sampling", "from dask.delayed import delayed"),
             ("datasets.sampling", "if TYPE_CHECKING:\n    from distributed import Client\n"),
             ("cli.scan", "import distributed.utils"),

@@ -5,6 +5,12 @@ from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
 from .checkup.doctor import doctor as doctor
+from .cohorts.batch import scan_slides as scan_slides
+from .cohorts.inputs import SlideInput as SlideInput
+from .cohorts.inputs import find_slides as find_slides
+from .cohorts.inputs import read_scan_manifest as read_scan_manifest
+from .cohorts.preview import preview_scans as preview_scans
+from .cohorts.summary import summarise_folder as summarise_folder
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
@@ -40,7 +46,6 @@ from .heatmaps.score_model import score_heatmap as score_heatmap
 from .heatmaps.scoring import score_slide as score_slide
 from .heatmaps.store import Heatmap as Heatmap
 from .heatmaps.store import Status as Status
-from .heatmaps.summary import summarise_folder as summarise_folder
 from .inference.predictor import Predictor as Predictor
 from .metadata import info as info
 from .models.card import ModelCard as ModelCard
@@ -48,11 +53,6 @@ from .models.model import Model as Model
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
-from .scanning.batch import scan_slides as scan_slides
-from .scanning.inputs import SlideInput as SlideInput
-from .scanning.inputs import find_slides as find_slides
-from .scanning.inputs import read_scan_manifest as read_scan_manifest
-from .scanning.preview import preview_scans as preview_scans
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner
 from .slides.slide import Slide as Slide

@@ -28,10 +28,10 @@ from slide_files import texture, write_slide
 from fuzzing.commands import Ended, run_command
 from fuzzing.standin import HashPredictor
 from wsi_meta.cli import main
+from wsi_meta.cohorts.batch import scan_slides
+from wsi_meta.cohorts.summary import summarise
 from wsi_meta.heatmaps.ownership import foreign_part
 from wsi_meta.heatmaps.soundness import open_sound
-from wsi_meta.heatmaps.summary import summarise
-from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.crashes import noted_crashes
 from wsi_meta.scanning.scanner import Scanner
 

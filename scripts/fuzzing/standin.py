@@ -12,7 +12,7 @@ from fakes import PatchByPatch
 from numpy.typing import NDArray
 
 from fuzzing.commands import line_with
-from wsi_meta.heatmaps.summary import summarise
+from wsi_meta.cohorts.summary import summarise
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model

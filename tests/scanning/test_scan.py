@@ -19,13 +19,13 @@ from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
 import wsi_meta.scanning.networks
+from wsi_meta.cohorts.summary import summarise
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.heatmaps.summary import summarise
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard

@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
 
+from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.errors import OptionsError, OutputExistsError
 from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.record import ScanRecord
@@ -27,7 +28,6 @@ from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import AVERAGED, VIEWS, count_views, mean_over_views, spread_over_views, turn
 from wsi_meta.models.model import Model
-from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.scan import scan
 
 COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none", "tta": True, "uncertainty": True}

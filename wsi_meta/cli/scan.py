@@ -14,7 +14,7 @@ from wsi_meta.cli import options
 from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
-    from wsi_meta.scanning.batch import Job, OpenScanner
+    from wsi_meta.cohorts.batch import Job, OpenScanner
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
 
@@ -103,9 +103,9 @@ def scan(
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
     """
-    from wsi_meta.scanning.batch import jobs_of
+    from wsi_meta.cohorts.batch import jobs_of
+    from wsi_meta.cohorts.inputs import find_slides
     from wsi_meta.scanning.crashes import noted_crashes
-    from wsi_meta.scanning.inputs import find_slides
 
     folder = out_dir or out
     if folder is None or (out and out_dir):
@@ -139,8 +139,8 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
 
 def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
-    from wsi_meta.heatmaps.summary import summarise
-    from wsi_meta.scanning.batch import scan_jobs
+    from wsi_meta.cohorts.batch import scan_jobs
+    from wsi_meta.cohorts.summary import summarise
 
     if folder is not None:
         rows = scan_jobs(jobs, folder, open_scanner)
@@ -157,8 +157,8 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as
 
 def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
     """Print what would become of each slide, a line as soon as it is known, and the sums."""
-    from wsi_meta.scanning.batch import check_batch_folder
-    from wsi_meta.scanning.preview import preview_jobs
+    from wsi_meta.cohorts.batch import check_batch_folder
+    from wsi_meta.cohorts.preview import preview_jobs
 
     if folder is not None:
         check_batch_folder(folder, len(jobs))
@@ -179,7 +179,7 @@ def _named(row: dict[str, Any]) -> str:
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
-    from wsi_meta.heatmaps.summary import summarise_folder
+    from wsi_meta.cohorts.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)
 

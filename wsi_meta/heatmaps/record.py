@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import numpy as np
 
+from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, count_views
+from wsi_meta.quality.verdict import Verdict
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -156,6 +158,10 @@ class ScanRecord:
     """None until the scan reaches its end."""
     lesions: dict[str, Any] | None = None
     """As :func:`wsi_meta.heatmaps.lesions.lesion_facts` gives them; None until the scan reaches its end."""
+    effort: ScanEffort | None = None
+    """What the scan took; None until it reaches its end, and in stores that were made before this was kept."""
+    verdict: Verdict | None = None
+    """What may be wrong with the slide; None until the scan reaches its end, and in older stores."""
 
     @property
     def grid(self) -> PatchGrid:
@@ -178,6 +184,7 @@ class ScanRecord:
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
         if self.slide.bounds is None:  # as the older store that it was read from
             del parts["slide"]["bounds"]
+        parts = {name: part for name, part in parts.items() if part is not None or name not in ("effort", "verdict")}
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
@@ -200,6 +207,8 @@ class ScanRecord:
             versions=dict(parts["versions"]),
             result=None if result is None else _make(ScanResult, result),
             lesions=parts.get("lesions"),
+            effort=_make_listed(ScanEffort, parts.get("effort"), "hosts"),
+            verdict=_make_listed(Verdict, parts.get("verdict"), "words"),
         )
 
 
@@ -235,6 +244,11 @@ def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[list[int] | None, bool]
 def checksum(*values: NDArray[Any]) -> int:
     """Return a CRC-32 of one block's values in all arrays, one after the other; never 0, which stands for not known."""
     return reduce(lambda so_far, array: zlib.crc32(np.ascontiguousarray(array).data, so_far), values, 0) or 1
+
+
+def _make_listed(kind: type[Kind], parts: dict[str, Any] | None, listed: str) -> Kind | None:
+    """Return a dataclass of which one field is a tuple, a list in JSON; None of None."""
+    return None if parts is None else _make(kind, parts | {listed: tuple(parts[listed])})
 
 
 def _make(kind: type[Kind], parts: dict[str, Any]) -> Kind:

@@ -1,4 +1,4 @@
-"""From a slide to its heatmap: one slide, or many in one stream.
+"""From a slide to its heatmap: blocks on threads or on a cluster.
 
 The only place where dask appears.
 """

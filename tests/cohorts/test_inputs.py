@@ -17,11 +17,11 @@ from openslide import OpenSlide
 from PIL import Image
 from slide_files import texture, write_slide
 
+from wsi_meta.cohorts.batch import jobs_of, scan_jobs, scan_slides
+from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
-from wsi_meta.scanning.batch import jobs_of, scan_jobs, scan_slides
-from wsi_meta.scanning.inputs import SlideInput, find_slides, read_scan_manifest
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide_file import WHOLE_SLIDE_IMAGE, dicom_series
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.cohorts.inputs import SlideInput, find_slides
+from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
-from wsi_meta.heatmaps.summary import add_row, check_summary, failed, summarise
 from wsi_meta.outputs import check_folder
-from wsi_meta.scanning.inputs import SlideInput, find_slides
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
 
@@ -78,7 +78,7 @@ def scan_slides(
 
     Returns
     -------
-    A dict with :data:`wsi_meta.heatmaps.summary.COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.cohorts.summary.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------

@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from wsi_meta.cohorts.batch import Job, OpenScanner, check_batch_folder, groups_of, jobs_of, opener, tell_failure
+from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.errors import HeatmapError, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_folder
-from wsi_meta.scanning.batch import Job, OpenScanner, check_batch_folder, groups_of, jobs_of, opener, tell_failure
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
-from wsi_meta.scanning.inputs import find_slides
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.tissue import as_tissue_mask

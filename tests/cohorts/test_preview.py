@@ -15,11 +15,11 @@ from fakes import DarknessPredictor, shifted
 from slide_files import texture, write_slide
 
 from wsi_meta.cli import main
+from wsi_meta.cohorts.batch import scan_slides
+from wsi_meta.cohorts.preview import BatchPreview, preview_scans
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
-from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.crashes import Journal, Suspect
-from wsi_meta.scanning.preview import BatchPreview, preview_scans
 from wsi_meta.scanning.scanner import Scanner
 
 SMALL_BLOCKS: dict[str, Any] = {"block_px": 96}

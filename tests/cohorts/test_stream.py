@@ -15,10 +15,10 @@ import pytest
 from fakes import DarknessPredictor
 from slide_files import texture, write_slide
 
+from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.models.model import Model
-from wsi_meta.scanning.batch import scan_slides
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, plan_of
 from wsi_meta.scanning.scan import scan
