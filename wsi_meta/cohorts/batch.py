@@ -176,12 +176,12 @@ def check_batch_folder(out: Path, slides: int) -> None:
 
 def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
-    turns = [scanner.line_up() for _ in jobs]
+    turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
         job, slide = jobs[number], jobs[number].slide.path
-        told = f" ({job.slide.told})" if job.slide.told else ""
-        scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
+        if job.slide.told:
+            scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
             return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
         except InterruptedError:
@@ -189,7 +189,7 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
-            scanner.note(f"Error: {told}")
+            scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
             return failed(slide, told)
 
     with ThreadPoolExecutor(IN_WORK, "slides") as pool:
