@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanResult
     from wsi_meta.tiling.grid import Block
 
-__all__ = ["StoreCheck", "check_heatmaps", "contradictions"]
+__all__ = ["StoreCheck", "check_heatmaps", "contradictions", "stores_at"]
 
 PLACES_TOLD = 3
 """Damaged blocks whose place a line names; the others are counted. JSON has all."""
@@ -78,7 +78,7 @@ def check_heatmaps(*stores: str | Path) -> list[StoreCheck]:
     HeatmapError
         when a path does not exist, or a folder holds no store.
     """
-    return [_check(store) for path in stores for store in _stores_at(Path(path))]
+    return [_check(store) for path in stores for store in stores_at(Path(path))]
 
 
 def contradictions(heatmap: Heatmap) -> list[str]:
@@ -99,7 +99,14 @@ def contradictions(heatmap: Heatmap) -> list[str]:
     return told
 
 
-def _stores_at(path: Path) -> list[Path]:
+def stores_at(path: Path) -> list[Path]:
+    """Return the heatmap store at a path, or those of a folder, by name.
+
+    Raises
+    ------
+    HeatmapError
+        when the path does not exist, or a folder holds no store.
+    """
     if not path.exists():
         raise HeatmapError(f"{path}: no such store; expected a heatmap from 'wsi-meta scan', or a folder of them")
     if not path.is_dir() or is_store(path) or (path / "zarr.json").exists() or path.suffix == ".zarr":

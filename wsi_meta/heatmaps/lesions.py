@@ -31,6 +31,7 @@ __all__ = [
     "default_threshold",
     "find_lesions",
     "lesion_facts",
+    "lesions_at",
     "qupath_origin",
     "to_detections",
     "write_lesions",
@@ -114,6 +115,19 @@ def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple
 def default_threshold(heatmap: Heatmap) -> float:
     """Return the operating point ``default`` of the model that made a heatmap."""
     return heatmap.record.model.thresholds["default"]
+
+
+def lesions_at(
+    record: ScanRecord, probability: NDArray[np.float32], threshold: float
+) -> tuple[tuple[Lesion, ...], float]:
+    """Return the lesions that :func:`find_lesions` finds at a threshold, and the peak that the model then asks for.
+
+    Parameters
+    ----------
+    record, probability : of the heatmap, as for :func:`lesion_facts`
+    """
+    threshold, peak = _resolve(record.model, threshold, None)
+    return _find(record, probability, threshold, peak, 0.0), peak
 
 
 def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Slide:
         counts from level 0's own corner
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
+    level_tiles : (width, height) of each level's stored tiles; None where it is not known
     background : RGB of what lies outside the slide or is transparent; the slide's own background colour, else white
     vendor : format, as OpenSlide names it
     known_mpp : micrometres per level-0 pixel, or None; see :attr:`mpp`
@@ -89,7 +90,7 @@ class Slide:
         facts = OpenSlideReader(path)
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
-        self._tiles, self._file = facts.tiles, facts.file
+        self.level_tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
         self.bounds = facts.bounds
         self.vendor = str(facts.properties.get("openslide.vendor"))
@@ -254,7 +255,7 @@ class Slide:
     def tile_px_at(self, mpp: float) -> float:
         """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
         level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
-        return min(self._tiles[level] or (COMMON_TILE_PX,)) * self.level_downsamples[level] / float(self.check_resolution(mpp))
+        return min(self.level_tiles[level] or (COMMON_TILE_PX,)) * self.level_downsamples[level] / float(self.check_resolution(mpp))
 
     def _find_mpp(self, given: float | None, properties: dict[str, str]) -> tuple[float | None, str | None]:
         """Return the micrometres per level-0 pixel, and why they are not known; warn where the file states other ones."""

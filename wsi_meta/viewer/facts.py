@@ -1,0 +1,147 @@
+"""What the pages say of heatmaps, as plain JSON values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.errors import WsiMetaError, one_line, printable
+from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.viewer.colours import layer_colours, veil_colours
+from wsi_meta.viewer.shown_map import NO_VALUE, TOP_STEP
+
+if TYPE_CHECKING:
+    from wsi_meta.heatmaps.record import ScanRecord
+    from wsi_meta.viewer.shelf import ShelvedStore
+    from wsi_meta.viewer.shown_map import MapState
+    from wsi_meta.viewer.slide_tiles import SlideTiles
+
+__all__ = ["list_facts", "map_facts", "slide_facts"]
+
+Lines = list[tuple[str, str]]
+"""Names and values."""
+
+
+def map_facts(state: MapState) -> dict[str, Any]:
+    """Return what the page needs to draw a map, and what it says of it.
+
+    Returns
+    -------
+    dict of ``grid`` (cells, and level-0 pixels and micrometres of a cell), ``layers`` in the order of the packed map, each with
+    its colours, ``veil``, ``status`` (names by number), ``threshold``, ``steps``, and ``facts``: groups of names and values.
+    """
+    heatmap, grid = state.heatmap, state.heatmap.grid
+    rows, cols = grid.shape
+    layers = ("probability", "uncertainty") if heatmap.has_uncertainty else ("probability",)
+    return {
+        "name": printable(heatmap.record.slide.name),
+        "version": state.version,
+        "finished": heatmap.result is not None,
+        "grid": {
+            "rows": rows,
+            "cols": cols,
+            "cell_l0": grid.cell_l0,
+            "cell_um": grid.cell_um,
+            "width": grid.width,
+            "height": grid.height,
+            "mpp": grid.slide_mpp,
+        },
+        "layers": [{"name": layer, **layer_colours(layer)} for layer in layers],
+        "veil": veil_colours(),
+        "status": {str(int(status)): status.name.lower() for status in Status},
+        "threshold": default_threshold(heatmap),
+        "thresholds": heatmap.record.model.thresholds,
+        "steps": {"top": TOP_STEP, "none": NO_VALUE},
+        "facts": [{"title": title, "lines": lines} for title, lines in _groups(heatmap) if lines],
+    }
+
+
+def slide_facts(tiles: SlideTiles | None, told: str) -> dict[str, Any]:
+    """Return where the slide's tiles are, and which file it is; without `tiles` why there is none."""
+    if tiles is None:
+        return {"mark": None, "told": told, "levels": []}
+    levels = [
+        {"downsample": level.downsample, "width": level.width, "height": level.height}
+        | {"tile_width": level.tile_width, "tile_height": level.tile_height}
+        for level in tiles.levels
+    ]
+    return {"mark": tiles.mark, "told": told, "levels": levels}
+
+
+def list_facts(store: ShelvedStore) -> dict[str, Any]:
+    """Return a line of the list of heatmaps; what is wrong with a store becomes its ``problem``."""
+    facts: dict[str, Any] = {"key": store.key, "name": printable(store.path.stem), "problem": None, "score": None}
+    try:
+        record = Heatmap.open(store.path).record
+    except (WsiMetaError, OSError) as error:
+        return facts | {"problem": one_line(error).removeprefix(f"{store.path}: "), "state": "damaged", "lesions": ""}
+    result = record.result
+    state = "not finished" if result is None else "complete" if result.complete else "incomplete"
+    found = (record.lesions or {}).get("found", [])
+    largest = found[0]["size_class"] if found else ""
+    return facts | {
+        "score": None if result is None else result.score,
+        "state": state,
+        "lesions": f"{len(found)}, largest: {largest}" if found else "0" if result else "",
+        "verdict": record.verdict.told if record.verdict else "",
+        "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
+    }
+
+
+def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
+    record = heatmap.record
+    return [
+        ("Result", _result(record)),
+        ("Slide", _slide(record)),
+        ("Model", _model(record)),
+        ("Scan", _scan(record)),
+    ]
+
+
+def _result(record: ScanRecord) -> Lines:
+    result = record.result
+    if result is None:
+        return [("Scan", "not finished")]
+    lines = [("Slide score", "none, nothing scanned" if result.score is None else f"{result.score:.3f}")]
+    if result.fitted_score is not None:
+        lines.append(("Fitted score", f"{result.fitted_score['score']:.3f}"))
+    missing = result.cells.get("unreadable", 0)
+    lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
+    if record.verdict is not None:
+        lines.append(("Quality", record.verdict.told))
+    return lines
+
+
+def _slide(record: ScanRecord) -> Lines:
+    slide = record.slide
+    width, height = slide.width * slide.mpp / 1000, slide.height * slide.mpp / 1000
+    stated = f" (the file says {slide.stated_mpp:g})" if slide.stated_mpp else ""
+    return [
+        ("File", printable(slide.file)),
+        ("Size", f"{slide.width:,} x {slide.height:,} px, {width:.1f} x {height:.1f} mm"),
+        ("Pixel", f"{slide.mpp:g} µm{stated}"),
+        ("Tissue", f"{record.tissue.fraction:.1%} ({printable(record.tissue.source)})"),
+    ]
+
+
+def _model(record: ScanRecord) -> Lines:
+    card = record.model
+    points = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in card.thresholds.items())
+    auc = card.metrics.get("auc")
+    lines = [
+        ("Network", f"{card.architecture}, {card.preprocessing.mpp:g} µm"),
+        ("File", record.identity.model[:12]),
+        ("Calibration", f"temperature {card.calibration.temperature:.3g}, bias {card.calibration.bias:+.3g}"),
+        ("Operating points", points),
+    ]
+    return [*lines, ("Validation AUC", f"{auc:.3f}")] if auc is not None else lines
+
+
+def _scan(record: ScanRecord) -> Lines:
+    identity, effort = record.identity, record.effort
+    views = f", {identity.views} views" if identity.views > 1 else ""
+    lines = [
+        ("Mode", f"{identity.mode}, cell {record.grid.cell_um:.1f} µm{views}"),
+        ("Device", f"{printable(record.device)}, {identity.precision}"),
+    ]
+    return [*lines, ("Effort", effort.told)] if effort is not None else lines

@@ -1,0 +1,177 @@
+"""The heatmaps that are shown, each with its slide where that is at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_meta.cohorts.table import open_table
+from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
+from wsi_meta.heatmaps.inspection import stores_at
+from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.slides.slide import open_slide
+from wsi_meta.viewer.shown_map import ShownMap
+from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
+
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
+
+OPEN_STORES = 8
+"""Stores that are open at the same time; a folder may hold hundreds."""
+REPORT, GENERATOR, HEAD_BYTES = "report", b'<meta name="generator" content="wsi-meta', 4096
+"""Folder of the worklist, and what the head of its page says."""
+
+
+@dataclass(frozen=True)
+class ShelvedStore:
+    """A store that may be opened."""
+
+    key: str
+    """How links name it: made of its path, so that a link is good after the server has started again."""
+    path: Path
+
+
+@dataclass(frozen=True, eq=False)
+class ShownStore:
+    """An open store and its slide."""
+
+    key: str
+    map: ShownMap
+    tiles: SlideTiles | None
+    """None where the slide is not at hand, or cannot be shown."""
+    slide_told: str
+    """Which file the slide is, or why there is none; one line."""
+
+
+class Shelf:
+    """Stores by key; threads may share it. It owns what it opens, until it is closed.
+
+    Parameters
+    ----------
+    stores : paths of heatmap stores
+    slide : the slide of a single store, or a folder of slides; None looks for them
+    """
+
+    def __init__(self, stores: Sequence[Path], slide: Path | None = None) -> None:
+        self.stores = {key: ShelvedStore(key, path) for path in stores for key in [_key(path)]}
+        self._slide = slide
+        self._kept = KeptTiles()
+        self._open: OrderedDict[str, ShownStore] = OrderedDict()
+        self._opening = threading.Lock()
+
+    @property
+    def folder(self) -> Path | None:
+        """The one folder that all stores lie in; None where there are several."""
+        folders = {store.path.absolute().parent for store in self.stores.values()}
+        return folders.pop() if len(folders) == 1 else None
+
+    def show(self, key: str) -> ShownStore:
+        """Return an open store.
+
+        Raises
+        ------
+        KeyError
+            when there is none of that key.
+        HeatmapError
+        """
+        store = self.stores[key]
+        with self._opening:
+            if key not in self._open:
+                shown = ShownMap(store.path)
+                self._open[key] = ShownStore(key, shown, *self._open_slide(store.path, shown.state().heatmap.record))
+            self._open.move_to_end(key)
+            gone = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - OPEN_STORES)]
+            found = self._open[key]
+        _close(gone)
+        return found
+
+    def report(self) -> bytes | None:
+        """Return the worklist page of the stores' folder; None where there is none of ours."""
+        if self.folder is None:
+            return None
+        try:
+            page = (self.folder / REPORT / "index.html").read_bytes()
+        except OSError:
+            return None
+        return page if GENERATOR in page[:HEAD_BYTES] else None
+
+    def thumbnail(self, name: str) -> bytes | None:
+        """Return a picture of the worklist by its name, which is compared with those that are there; None of others."""
+        pictures = [] if self.folder is None else (self.folder / REPORT / "thumbnails").glob("*.jpg")
+        found = next((picture for picture in pictures if picture.name == name and not picture.is_symlink()), None)
+        return None if found is None else found.read_bytes()
+
+    def close(self) -> None:
+        """Close all slides."""
+        with self._opening:
+            gone = [*self._open.values()]
+            self._open.clear()
+        _close(gone)
+
+    def _open_slide(self, store: Path, record: ScanRecord) -> tuple[SlideTiles | None, str]:
+        told = ""
+        for path in _candidates(store, record, self._slide):
+            try:
+                slide = open_slide(path, mpp=record.slide.mpp)
+                if slide.fingerprint() == record.identity.slide:
+                    return SlideTiles(slide, self._kept), printable(str(path))
+            except (WsiMetaError, OSError) as error:
+                told = told or one_line(error)
+                continue
+            slide.close()
+            told = told or _how_it_differs(path, (slide.width, slide.height), record)
+        name = printable(record.slide.file)
+        return None, told or f"{name}: not at hand; put the slide beside the heatmap, or pass it with --slide"
+
+
+def find_stores(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the heatmap stores at some paths: stores, or folders of them.
+
+    Raises
+    ------
+    HeatmapError
+        when a path does not exist, or a folder holds no store.
+    """
+    found = [store for path in paths for store in stores_at(Path(path))]
+    return list({store.resolve(): store for store in found}.values())
+
+
+def _candidates(store: Path, record: ScanRecord, given: Path | None) -> Iterator[Path]:
+    """Yield the files that may be a store's slide: the given one alone, else those beside it and in its folder's table."""
+    name, folder = Path(record.slide.file).name, store.absolute().parent
+    if given is not None:
+        yield given / name if given.is_dir() else given
+        return
+    places = [folder / name, folder.parent / name]
+    with suppress(WsiMetaError, OSError, ValueError):
+        for row in open_table(folder).rows():
+            if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
+                places.append(folder / str(row["slide"]))  # an absolute path stays one
+                places.append(Path(str(row["slide"])))
+    yield from (place for place in dict.fromkeys(places) if place.exists())
+
+
+def _how_it_differs(path: Path, found: tuple[int, int], record: ScanRecord) -> str:
+    expected = record.slide.width, record.slide.height
+    sizes = "" if found == expected else f" ({found[0]:,} x {found[1]:,} px; expected {expected[0]:,} x {expected[1]:,})"
+    return f"{printable(str(path))}: another slide than the one that was scanned{sizes}, so it is not shown; pass --slide"
+
+
+def _key(path: Path) -> str:
+    return hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def _close(gone: Sequence[ShownStore]) -> None:
+    for store in gone:
+        if store.tiles is not None:
+            store.tiles.close()
+
+
+def refuse_another(shown: ShownStore) -> None:
+    """Refuse a slide that was given and is not the one of the store; HeatmapError if so."""
+    if shown.tiles is None:
+        raise HeatmapError(shown.slide_told)

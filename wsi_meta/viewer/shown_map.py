@@ -1,0 +1,157 @@
+"""One heatmap as the page shows it: values as small integers, lesions at any threshold, read again when the store has grown."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.heatmaps.lesions import lesions_at
+from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from wsi_meta.heatmaps.regions import Lesion
+
+__all__ = ["NO_VALUE", "TOP_STEP", "MapState", "ShownMap", "pack", "version_of"]
+
+TOP_STEP, NO_VALUE = 65534, 65535
+"""A value v from 0 to 1 is sent as the integer next to v * TOP_STEP; NO_VALUE is NaN."""
+KEPT_THRESHOLDS = 24
+"""Thresholds whose lesions are kept; one more and the one that was asked for longest ago goes."""
+OUTLINED = 3000
+"""Lesions that are outlined at most, the largest; a low threshold finds tens of thousands of single cells."""
+DECIMALS = 2
+"""Of a corner, level-0 pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapState:
+    """A heatmap as it stood at one time. Threads may share it."""
+
+    version: str
+    heatmap: Heatmap
+    probability: NDArray[np.float32] = field(repr=False)
+    packed: bytes = field(repr=False)
+    """As :func:`pack` returns it."""
+    _lesions: OrderedDict[float, dict[str, Any]] = field(default_factory=OrderedDict, repr=False)
+    _finding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def lesions(self, threshold: float) -> dict[str, Any]:
+        """Return the lesions at a threshold as plain JSON values.
+
+        Returns
+        -------
+        dict of ``threshold``, ``peak``, ``count`` and ``lesions``: the largest :data:`OUTLINED` of them, each as
+        :meth:`wsi_meta.Lesion.to_dict` gives it, with ``polygons``: for each its rings, the outer one first, as flat
+        lists x, y, x, y, ... of level-0 pixels.
+        """
+        with self._finding:  # one search at a time: the others would only wait for the interpreter
+            if threshold not in self._lesions:
+                self._lesions[threshold] = self._find(threshold)
+            self._lesions.move_to_end(threshold)
+            while len(self._lesions) > KEPT_THRESHOLDS:
+                self._lesions.popitem(last=False)
+            return self._lesions[threshold]
+
+    def _find(self, threshold: float) -> dict[str, Any]:
+        found, peak = lesions_at(self.heatmap.record, self.probability, threshold)
+        shown = [lesion.to_dict() | {"polygons": _polygons(lesion)} for lesion in found[:OUTLINED]]
+        return {"threshold": threshold, "peak": peak, "count": len(found), "lesions": shown}
+
+
+class ShownMap:
+    """A store that may grow while it is looked at; threads may share it.
+
+    Parameters
+    ----------
+    path : heatmap store
+
+    Raises
+    ------
+    HeatmapError
+        when there is none, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reading = threading.Lock()
+        self._state = _read(path)
+
+    def state(self) -> MapState:
+        """Return the store as it is now; it is read again only where a file of it is another one than before.
+
+        Raises
+        ------
+        HeatmapError
+        """
+        with self._reading:
+            if self._state.version != version_of(self.path):
+                self._state = _read(self.path)
+            return self._state
+
+
+def version_of(path: Path) -> str:
+    """Return a short text that changes with a store: with its record, and with each block that is done."""
+    digest = hashlib.sha256()
+    for file in (path / "zarr.json", *sorted(_files(path / "status" / "c"))):
+        try:
+            found = file.stat()
+        except FileNotFoundError:  # between the listing and now
+            continue
+        digest.update(f"{file.name} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def pack(heatmap: Heatmap) -> tuple[bytes, NDArray[np.float32]]:
+    """Return a heatmap's arrays, packed with gzip, and its probability.
+
+    They lie row by row, one array after the other: probability as little-endian uint16 (see :data:`TOP_STEP`), uncertainty
+    likewise where there is one, status as uint8.
+    """
+    status = heatmap.status  # before the values: they are written before it
+    probability, uncertainty = heatmap.probability, heatmap.uncertainty
+    values = [probability] if uncertainty is None else [probability, uncertainty]
+    parts = [_steps(array).tobytes() for array in values] + [status.tobytes()]
+    return gzip.compress(b"".join(parts), 3, mtime=0), probability
+
+
+def _read(path: Path) -> MapState:
+    version = version_of(path)  # before the arrays: what changes meanwhile shows in the next version
+    heatmap = Heatmap.open(path)
+    if heatmap.result is not None:
+        heatmap = open_sound(heatmap)
+    packed, probability = pack(heatmap)
+    return MapState(version, heatmap, probability, packed)
+
+
+def _steps(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    steps = np.round(np.clip(np.nan_to_num(values), 0, 1) * TOP_STEP)
+    return np.where(np.isfinite(values), steps, NO_VALUE).astype("<u2")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files of an array's chunks, which lie two folders deep."""
+    try:
+        for row in list(os.scandir(folder)):
+            if row.is_dir():
+                yield from (Path(entry.path) for entry in os.scandir(row.path) if not entry.name.endswith(".partial"))
+    except FileNotFoundError:  # no block yet, or the store is being replaced
+        return
+
+
+def _polygons(lesion: Lesion) -> list[list[list[float]]]:
+    return [
+        [np.round(ring, DECIMALS).ravel().tolist() for ring in (outline.vertices, *outline.holes)]
+        for outline in lesion.outlines
+    ]

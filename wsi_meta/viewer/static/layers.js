@@ -1,0 +1,130 @@
+"use strict";
+// The map as a picture of one pixel a cell, and all that is drawn above the slide.
+
+WsiMeta.STATUS = { pending: 0, background: 1, scanned: 2, unreadable: 3 };
+
+// The arrays of a packed map, row by row: each layer as uint16, then the status as uint8.
+WsiMeta.unpack = (facts, buffer) => {
+  const cells = facts.grid.rows * facts.grid.cols;
+  const values = {};
+  facts.layers.forEach((layer, number) => {
+    values[layer.name] = new Uint16Array(buffer, 2 * cells * number, cells);
+  });
+  values.status = new Uint8Array(buffer, 2 * cells * facts.layers.length, cells);
+  return values;
+};
+
+WsiMeta.bytesOf = (hexadecimal) => Uint8Array.from(hexadecimal.match(/../g), (pair) => parseInt(pair, 16));
+
+const makeCanvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
+
+// A canvas of one pixel a cell, painted by paint(cell) -> red, green, blue, alpha as one little-endian number.
+const paintCells = (grid, paint) => {
+  const canvas = makeCanvas(grid.cols, grid.rows);
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(grid.cols, grid.rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let cell = 0; cell < pixels.length; cell++) pixels[cell] = paint(cell);
+  context.putImageData(image, 0, 0);
+  return canvas;
+};
+
+// The colours of a layer. Opacity follows the value where a slide lies beneath, as in wsi-meta overlay.
+WsiMeta.paintLayer = (facts, values, name, least) => {
+  const layer = facts.layers.find((one) => one.name === name);
+  const { top, none } = facts.steps;
+  const table = WsiMeta.bytesOf(layer.table);
+  const [own, probability] = [values[name], values.probability];
+  const lowest = least * top;
+  const fixed = facts.slide.mark ? null : 255;
+  return paintCells(facts.grid, (cell) => {
+    const step = own[cell];
+    if (step === none || probability[cell] < lowest) return 0;
+    const value = step / top;
+    const colour = 3 * Math.min(255, Math.floor((value / layer.top) * 256));
+    const alpha = fixed ?? Math.round(255 * Math.min(value / layer.opaque, 1));
+    return ((alpha << 24) | (table[colour + 2] << 16) | (table[colour + 1] << 8) | table[colour]) >>> 0;
+  });
+};
+
+// Canvases that are opaque where cells have a status; only for those that some cell has.
+WsiMeta.paintMasks = (facts, values) => {
+  const masks = {};
+  for (const name of ["pending", "unreadable"]) {
+    const wanted = WsiMeta.STATUS[name];
+    if (values.status.includes(wanted)) {
+      masks[name] = paintCells(facts.grid, (cell) => (values.status[cell] === wanted ? 0xff000000 : 0));
+    }
+  }
+  return masks;
+};
+
+// Hatching: pending cells have lines one way, unreadable ones both ways over a tint.
+WsiMeta.hatch = (context, name, colour, ratio) => {
+  const side = Math.round(9 * ratio);
+  const tile = makeCanvas(side, side);
+  const pen = tile.getContext("2d");
+  if (name === "unreadable") {
+    pen.globalAlpha = 0.35;
+    pen.fillStyle = colour;
+    pen.fillRect(0, 0, side, side);
+    pen.globalAlpha = 1;
+  }
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1.3 * ratio;
+  for (const shift of [-side, 0, side]) {
+    pen.moveTo(shift, side);
+    pen.lineTo(shift + side, 0);
+    if (name === "unreadable") {
+      pen.moveTo(shift, 0);
+      pen.lineTo(shift + side, side);
+    }
+  }
+  pen.stroke();
+  return context.createPattern(tile, "repeat");
+};
+
+WsiMeta.addRings = (path, polygons) => {
+  for (const rings of polygons) {
+    for (const ring of rings) {
+      path.moveTo(ring[0], ring[1]);
+      for (let at = 2; at < ring.length; at += 2) path.lineTo(ring[at], ring[at + 1]);
+      path.closePath();
+    }
+  }
+  return path;
+};
+
+WsiMeta.boundsOf = (polygons) => {
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const [outer] of polygons) {
+    for (let at = 0; at < outer.length; at += 2) {
+      left = Math.min(left, outer[at]);
+      right = Math.max(right, outer[at]);
+      top = Math.min(top, outer[at + 1]);
+      bottom = Math.max(bottom, outer[at + 1]);
+    }
+  }
+  return { left, top, right, bottom };
+};
+
+// Whether a point lies in polygons with holes: an odd number of sides to its right.
+WsiMeta.isInside = (x, y, polygons) => {
+  let inside = false;
+  for (const rings of polygons) {
+    for (const ring of rings) {
+      for (let at = 0, before = ring.length - 2; at < ring.length; before = at, at += 2) {
+        const [x0, y0, x1, y1] = [ring[at], ring[at + 1], ring[before], ring[before + 1]];
+        if (y0 > y !== y1 > y && x < ((x1 - x0) * (y - y0)) / (y1 - y0) + x0) inside = !inside;
+      }
+    }
+  }
+  return inside;
+};
+
+// A length in whole steps of 1, 2 and 5, at most so many micrometres.
+WsiMeta.roundLength = (most) => {
+  const power = 10 ** Math.floor(Math.log10(most));
+  const length = [5, 2, 1].map((step) => step * power).find((one) => one <= most);
+  return { length, words: length >= 1000 ? `${length / 1000} mm` : `${+length.toPrecision(3)} µm` };
+};

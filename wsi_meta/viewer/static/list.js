@@ -1,0 +1,39 @@
+"use strict";
+// The list of heatmaps, highest score first.
+(async () => {
+  const answer = await fetch("/list");
+  const { stores, report } = await answer.json();
+  stores.sort((one, other) => (other.score ?? -1) - (one.score ?? -1) || one.name.localeCompare(other.name));
+  document.getElementById("count").textContent = stores.length;
+  document.getElementById("report").hidden = !report;
+  const body = document.querySelector("#stores tbody");
+  const cell = (row, text, kind) => {
+    const made = row.insertCell();
+    made.textContent = text ?? "";
+    if (kind) made.className = kind;
+    return made;
+  };
+  for (const store of stores) {
+    const row = body.insertRow();
+    const name = cell(row, "");
+    if (store.problem) {
+      name.textContent = store.name;
+      const told = cell(row, store.problem, "warm");
+      told.colSpan = 5;
+      continue;
+    }
+    const link = document.createElement("a");
+    link.href = `/s/${store.key}`;
+    link.textContent = store.name;
+    name.append(link);
+    cell(row, store.score === null ? "" : store.score.toFixed(3), "number");
+    cell(row, store.state, store.state === "complete" ? "" : "warm");
+    cell(row, store.lesions);
+    cell(row, store.verdict);
+    cell(row, store.mm, "number");
+  }
+  document.getElementById("find").addEventListener("input", (event) => {
+    const sought = event.target.value.toLowerCase();
+    for (const row of body.rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(sought);
+  });
+})();

@@ -1,0 +1,80 @@
+"use strict";
+// Where the page gets its data from: the server that sent it or, without one, the files beside it.
+const WsiMeta = {};
+
+WsiMeta.source = () => (window.WSI_META_FILES ? WsiMeta.fromFiles(window.WSI_META_FILES) : WsiMeta.fromServer());
+
+WsiMeta.fromServer = () => {
+  const base = location.pathname.replace(/\/$/, "");
+  const ask = async (path, options) => {
+    const answer = await fetch(`${base}/${path}`, options);
+    if (!answer.ok) throw Object.assign(new Error(answer.statusText || `answer ${answer.status}`), { status: answer.status });
+    return answer;
+  };
+  return {
+    live: true,
+    facts: async () => (await ask("facts")).json(),
+    version: async () => (await (await ask("version")).json()).version,
+    map: async (version) => (await ask(`map/${version}`)).arrayBuffer(),
+    lesions: async (version, thousandths) => (await ask(`lesions/${version}/${thousandths}`)).json(),
+    tileUrl: (mark, level, col, row) => `${base}/tile/${mark}/${level}/${col}/${row}`,
+    corrections: async () => (await ask("corrections")).json(),
+    save: async (corrections, revision) =>
+      (
+        await ask("corrections", {
+          method: "PUT",
+          headers: { "Content-Type": "application/json" },
+          body: JSON.stringify({ corrections, revision }),
+        })
+      ).json(),
+  };
+};
+
+WsiMeta.fromFiles = (files) => ({
+  live: false,
+  facts: async () => files.facts,
+  version: async () => files.facts.version,
+  map: async () => Uint8Array.from(atob(files.map), (letter) => letter.charCodeAt(0)).buffer,
+  lesions: async (_version, thousandths) => {
+    const steps = Object.keys(files.lesions).map(Number);
+    const nearest = steps.reduce((best, step) => (Math.abs(step - thousandths) < Math.abs(best - thousandths) ? step : best));
+    return files.lesions[nearest];
+  },
+  tileUrl: (_mark, level, col, row) => `tiles/${level}/${col}_${row}.jpg`,
+});
+
+// The levels of the slide for OpenSeadragon. A level has whole pixels: its last tile may reach over the slide's edge by less
+// than one of them, and is placed so, else it would be squeezed.
+WsiMeta.tileSource = (source, facts) => {
+  const { width, height } = facts.grid;
+  const { mark, levels } = facts.slide;
+  if (!mark) {
+    const maxLevel = Math.max(1, Math.ceil(Math.log2(Math.max(width, height) / 512)));
+    return { width, height, tileSize: 512, minLevel: 0, maxLevel, getTileUrl: () => "", tileExists: () => false };
+  }
+  const place = (level, col, row) => {
+    const { width: w, height: h, tile_width: tw, tile_height: th } = levels[level];
+    return [col * tw, row * th, Math.min(tw, w - col * tw), Math.min(th, h - row * th)];
+  };
+  return {
+    width,
+    height,
+    tileSize: 512,
+    minLevel: 0,
+    maxLevel: levels.length - 1,
+    getLevelScale: (level) => 1 / levels[level].downsample,
+    getTileWidth: (level) => levels[level].tile_width,
+    getTileHeight: (level) => levels[level].tile_height,
+    getNumTiles: (level) => {
+      const { width: w, height: h, tile_width: tw, tile_height: th } = levels[level];
+      return new OpenSeadragon.Point(Math.ceil(w / tw), Math.ceil(h / th));
+    },
+    getTileBounds: (level, col, row, inItself) => {
+      const [x, y, w, h] = place(level, col, row);
+      if (inItself) return new OpenSeadragon.Rect(0, 0, w, h);
+      const unit = levels[level].downsample / width;
+      return new OpenSeadragon.Rect(x * unit, y * unit, w * unit, h * unit);
+    },
+    getTileUrl: (level, col, row) => source.tileUrl(mark, level, col, row),
+  };
+};

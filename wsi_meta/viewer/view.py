@@ -1,0 +1,83 @@
+"""Heatmaps shown in the browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from wsi_meta.errors import OptionsError
+from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
+
+__all__ = ["view"]
+
+
+def view(
+    *stores: str | Path,
+    slide: str | Path | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    browser: bool = True,
+    opened: Callable[[str], None] | None = None,
+) -> None:
+    """Show heatmaps over their slides in the browser, until Ctrl-C. Nothing is loaded from the network.
+
+    The page shows the slide at every zoom, the map above it, and the lesions at any threshold. Lesions can be marked as false, and
+    missed ones drawn: they are kept in ``NAME.corrections.geojson`` beside the store. While a scan runs, its map grows.
+
+    Parameters
+    ----------
+    stores : heatmap stores, or folders of them
+    slide : the slide of the store, or a folder that holds the slides of several. None looks beside each store, and where
+        ``summary.csv`` says. A map without its slide is shown alone
+    host : address to listen at, ``0.0.0.0`` for all of this machine. None: only this machine can ask. Where one is given, the link
+        holds a token, without which nothing is shown
+    port : to listen at; None takes one that is free
+    browser : open the page in the browser
+    opened : called with the link as soon as it can be opened
+
+    Raises
+    ------
+    HeatmapError
+        when a path holds no heatmap, or `slide` is not the one that was scanned.
+    OptionsError
+        when `slide` is one file for several stores, or the server cannot listen at `host` and `port`.
+    """
+    found = find_stores(stores)
+    given = None if slide is None else Path(slide)
+    if given is not None and len(found) > 1 and not given.is_dir():
+        raise OptionsError(f"slide {given}: one file for {len(found)} heatmaps; expected a folder of their slides")
+    shelf = Shelf(found, given)
+    try:
+        if len(found) == 1:
+            shown = shelf.show(next(iter(shelf.stores)))  # opened now, and refused now
+            if given is not None:
+                refuse_another(shown)
+        _serve(shelf, host, port, browser, opened)
+    finally:
+        shelf.close()
+
+
+def _serve(shelf: Shelf, host: str | None, port: int | None, browser: bool, opened: Callable[[str], None] | None) -> None:
+    from wsi_meta.viewer.server import serve  # tornado takes a tenth of a second
+
+    def tell(link: str) -> None:
+        if opened is not None:
+            opened(link)
+        if browser and _has_screen():
+            threading.Thread(target=_open, args=(link,), daemon=True).start()
+
+    serve(shelf, host=host, port=port, opened=tell)
+
+
+def _open(link: str) -> None:
+    import webbrowser
+
+    webbrowser.open(link)
+
+
+def _has_screen() -> bool:
+    """Tell whether there is a screen: without one a browser of the terminal would open, and take the terminal."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
