@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.heatmaps.store import Heatmap
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideScan", "Todo"]
+__all__ = ["Engine", "LocalEngine", "SlideScan", "Todo", "make_engine"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
@@ -38,10 +39,17 @@ class SlideScan:
     plan: ScanPlan
     turn: Turn
     journal: Journal
+    source: Path
+    """Where the slide lies; what is read may be a copy."""
 
 
 class Engine(Protocol):
     """Where the blocks of a scanner are computed."""
+
+    slides_in_work: int
+    """How many slides of a stream are in work at the same time, at most."""
+    prepared_ahead: int
+    """How many slides are prepared while the blocks of the one before them have not begun."""
 
     def resolve(self, options: InferenceOptions) -> InferencePlan:
         """Return what the options come to where the blocks are computed; DeviceError when something is missing there."""
@@ -57,7 +65,9 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Runs a scanner's blocks in this process; see :class:`Engine`."""
+    """Runs a scanner's blocks in this process; see :class:`Engine`. One slide is computed, the next one prepared."""
+
+    slides_in_work, prepared_ahead = 2, 1
 
     def __init__(self, options: ScanOptions, networks: Networks, threads: Threads) -> None:
         self._options, self._networks, self._threads = options, networks, threads
@@ -74,7 +84,7 @@ class LocalEngine:
         """Scan blocks on as many threads as the options say."""
         grid = scan.heatmap.grid
         predictor = self._networks.predictor(scan.plan, compiled=scan.heatmap.record.identity.compiled)
-        working = partial(scan.journal.working, scan.slide.path)
+        working = partial(scan.journal.working, scan.source)
         worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop, working)
         scan.slide.expect(grid.mpp, chain.from_iterable(worker.windows(block, wanted) for block, wanted in todo.items()))
 
@@ -100,3 +110,12 @@ class LocalEngine:
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise
+
+
+def make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
+    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
+    if not options.on_cluster:
+        return LocalEngine(options, networks, threads)
+    from wsi_meta.scanning.cluster import ClusterEngine
+
+    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, named_by_source
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
@@ -21,7 +21,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
+from wsi_meta.scanning.engine import Engine, SlideScan, make_engine
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
@@ -106,6 +106,7 @@ class Scanner:
         tissue_mask: str | Path | NDArray[np.bool_] | TissueMask | None = None,
         overwrite: bool = False,
         turn: Turn | None = None,
+        copy: Path | None = None,
     ) -> Heatmap:
         """Scan a slide into a heatmap store; go on where an interrupted scan of the same identity stopped.
 
@@ -113,6 +114,7 @@ class Scanner:
         ----------
         slide, out, mpp, reader, tissue_mask, overwrite : see :func:`wsi_meta.scan`
         turn : its place among other scans, from :meth:`line_up`; None takes the last one
+        copy : of the slide, on a faster disk; it is read, and the slide is named
 
         Returns
         -------
@@ -126,10 +128,16 @@ class Scanner:
             as :func:`wsi_meta.scan`.
         """
         out = Path(out)
-        with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened, claimed(out, overwrite=overwrite):
+        with (
+            named_by_source(slide, copy),
+            self._working(turn) as turn,
+            self._opened(slide, mpp, reader, copy) as opened,
+            claimed(out, overwrite=overwrite),
+        ):
             heatmap = self._begin(opened, out, tissue_mask, overwrite=overwrite)
             if not heatmap.finished:
-                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal))
+                source = opened.path if isinstance(slide, Slide) else Path(slide)
+                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal, source))
             refuse_nothing(heatmap, opened.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
@@ -138,7 +146,7 @@ class Scanner:
     def line_up(self) -> Turn:
         """Return the next place in line, for a scan that is to come before those which other threads ask for later."""
         with self._idle:
-            self._last = Turn(self._last)
+            self._last = Turn(self._last, self._engine.prepared_ahead)
             self._turns.add(self._last)
             return self._last
 
@@ -160,6 +168,11 @@ class Scanner:
     def note(self, text: str) -> None:
         """Print one line on stderr, above any bar, where progress is shown."""
         note(text, enabled=self._progress is True)
+
+    @property
+    def slides_in_work(self) -> int:
+        """How many slides of a stream to ask for at the same time, so that what computes is never idle."""
+        return self._engine.slides_in_work
 
     @property
     def plan(self) -> ScanPlan:
@@ -187,14 +200,11 @@ class Scanner:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
         mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        engine: Engine = LocalEngine(options, self.networks, self._threads)
-        if options.on_cluster:
-            from wsi_meta.scanning.cluster import ClusterEngine
-
-            engine = ClusterEngine(options.scheduler, asked, self.networks.path)
+        engine = make_engine(options, asked, self.networks, self._threads)
         late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
-            if predictor is not None or options.on_cluster or asked.may_be_refused:
+            known = options.cluster_is_reached if options.on_cluster else asked.may_be_refused
+            if predictor is not None or known:
                 late.make()
             return late, engine
         except BaseException:
@@ -222,10 +232,10 @@ class Scanner:
                 self._idle.notify_all()
 
     @contextmanager
-    def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str) -> Iterator[Slide]:
+    def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str, copy: Path | None) -> Iterator[Slide]:
         """Open a slide and close it in the end; one that is given open stays so."""
         if not isinstance(slide, Slide):
-            with self.journal.opened(slide), open_slide(slide, mpp=mpp, reader=reader) as opened:
+            with self.journal.opened(slide), open_slide(copy or slide, mpp=mpp, reader=reader) as opened:
                 yield opened
         elif mpp is not None or reader != "auto":
             raise OptionsError(f"{slide.path}: is open already; expected mpp and reader where it is opened")
@@ -269,7 +279,7 @@ class Scanner:
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         scan.turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
-        with counted_cells(scan.slide.path, cells, self._progress) as report:
+        with counted_cells(scan.source, cells, self._progress) as report:
             self._engine.run(scan, todo, report)
         give_back_memory()  # before lesions are sought, which needs some
         status, probability = heatmap.status, heatmap.probability

@@ -47,6 +47,8 @@ class BlockWorker:
     stop: Stop = field(default_factory=Stop)
     working: Callable[[], None] = lambda: None
     """Called in each thread when it begins to work for the slide."""
+    is_wanted: Callable[[Block], bool] = lambda _block: True
+    """Asked before a block is written, whether it still may be."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
@@ -58,7 +60,8 @@ class BlockWorker:
         probability = calibration.to_probability(mean_over_views(logits))
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
-        heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
+        if self.is_wanted(block):
+            heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
         return int(wanted.sum())
 
     def predict(self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None) -> NDArray[np.float32]:
