@@ -5,26 +5,45 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsi_meta.cohorts.inputs import SlideInput, find_slides
+from wsi_meta.cohorts.shards import Shard
+from wsi_meta.cohorts.staging import Stage, Staging, staging
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
-from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.errors import (
+    HeatmapError,
+    OptionsError,
+    OutputPathError,
+    SlideReadError,
+    WsiMetaError,
+    first_line,
+    one_line,
+    printable,
+)
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
 
-__all__ = ["Job", "check_batch_folder", "groups_of", "jobs_of", "opener", "scan_jobs", "scan_slides", "tell_failure"]
+__all__ = [
+    "Job",
+    "check_batch_folder",
+    "groups_of",
+    "jobs_of",
+    "opener",
+    "scan_alone",
+    "scan_jobs",
+    "scan_slides",
+    "tell_failure",
+]
 
 logger = logging.getLogger("wsi_meta")
-
-IN_WORK = 2
-"""Slides in work: one is computed, the next one prepared."""
-
 
 OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
 """Opens a scanner with some settings of its own, ``model`` and ``stride_px`` at most."""
@@ -54,6 +73,8 @@ def scan_slides(
     reader: str = "auto",
     tissue_mask: str | Path | None = None,
     overwrite: bool = False,
+    shard: str | tuple[int, int] | None = None,
+    stage: str | Path | Stage | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Scan slides as one stream into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
@@ -74,6 +95,10 @@ def scan_slides(
     recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
     mpp, reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
+    shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, which counts from 0. N such
+        calls with the same slides, on as many machines, share one `out`, and scan each slide once
+    stage : folder on a fast disk that slides are copied to before they are scanned, and removed from afterwards; a
+        :class:`.Stage` also says how much may lie there
     settings : as :class:`wsi_meta.Scanner`; none where a scanner is given
 
     Returns
@@ -91,10 +116,15 @@ def scan_slides(
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
+    part, copies = (
+        shard if shard is None else Shard.read(shard),
+        stage if isinstance(stage, Stage | None) else Stage(Path(stage)),
+    )
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    return scan_jobs(jobs_of(found, Path(out), of_slide), Path(out), open_scanner)
+    jobs = jobs_of(found, Path(out), of_slide)
+    return scan_jobs(part.part_of(jobs) if part else jobs, Path(out), open_scanner, copies)
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
@@ -118,7 +148,15 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
     return given
 
 
-def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list[dict[str, Any]]:
+def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) -> dict[str, Any]:
+    """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written."""
+    with open_scanner({}) as scanner, _copies(scanner, [job], stage) as copies, copies.copy_of(job.slide.path) as copy:
+        if job.slide.told:
+            scanner.note(f"{job.slide.path}: {job.slide.told}")
+        return summarise(job.slide.path, scanner.scan(job.slide.path, job.store, copy=copy, **job.of_slide))
+
+
+def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None = None) -> list[dict[str, Any]]:
     """Scan slides as :func:`scan_slides`; the settings of all are refused before the first one is scanned."""
     check_batch_folder(out, len(jobs))
     out.mkdir(exist_ok=True)
@@ -129,10 +167,12 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list
     rows: dict[str, dict[str, Any]] = {}
     for own, together in groups:
         with open_scanner(own) as scanner:
+            _refuse_stage_elsewhere(scanner, stage)
             scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-            for job, row in zip(together, _in_stream(scanner, together), strict=True):
-                rows[job.place] = row
-                add_row(out, row, job.store)
+            with _copies(scanner, together, stage) as copies:
+                for job, row in zip(together, _in_stream(scanner, together, copies), strict=True):
+                    rows[job.place] = row
+                    add_row(out, row, job.store)
     return [rows[job.place] for job in jobs]
 
 
@@ -174,16 +214,43 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
-    """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
+@contextmanager
+def _copies(scanner: Scanner, jobs: Sequence[Job], stage: Stage | None) -> Iterator[Staging]:
+    """Begin to copy the slides that are to be scanned; yield the copies."""
+    _refuse_stage_elsewhere(scanner, stage)
+    with staging(stage, scanner.note) as copies:
+        copies.begin([(job.slide.path, partial(_is_to_be_read, scanner, job)) for job in jobs])
+        yield copies
+
+
+def _refuse_stage_elsewhere(scanner: Scanner, stage: Stage | None) -> None:
+    if stage is not None and scanner.late.options.on_other_machines:
+        raise OptionsError("stage: workers on other machines do not see the copies of this one; expected no cluster with it")
+
+
+def _is_to_be_read(scanner: Scanner, job: Job) -> bool:
+    """Tell whether most of a slide's pixels will be read: it is not passed over, and has no finished heatmap."""
+    try:
+        scanner.journal.refuse(job.slide.path)
+        return job.of_slide["overwrite"] or not (job.store.exists() and Heatmap.open(job.store).finished)
+    except SlideReadError:
+        return False
+    except HeatmapError:
+        return True
+
+
+def _in_stream(scanner: Scanner, jobs: Sequence[Job], copies: Staging) -> Iterator[dict[str, Any]]:
+    """Scan slides, as many at a time as the scanner wants; yield their rows in order, as they are done."""
     turns = [scanner.line_up() for _ in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
         job, slide = jobs[number], jobs[number].slide.path
         told = f" ({job.slide.told})" if job.slide.told else ""
+        turns[number].prepare()
         scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
         try:
-            return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
+            with copies.copy_of(slide) as copy:
+                return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide))
         except InterruptedError:
             raise
         except Exception as error:  # whatever one slide brings, the others go on
@@ -192,10 +259,11 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]
             scanner.note(f"Error: {told}")
             return failed(slide, told)
 
-    with ThreadPoolExecutor(IN_WORK, "slides") as pool:
+    with ThreadPoolExecutor(scanner.slides_in_work, "slides") as pool:
         try:
             yield from pool.map(scan_one, range(len(jobs)))
         except BaseException:  # Ctrl-C above all: threads would go on
+            copies.stop()
             interrupt_all(turns)
             raise
 

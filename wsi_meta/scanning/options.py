@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from wsi_meta.models.card import ModelCard
     from wsi_meta.slides.slide import Slide
 
-__all__ = ["COMPILED", "MODES", "LatePlan", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
+__all__ = [
+    "COMPILED",
+    "MODES",
+    "LatePlan",
+    "ScanOptions",
+    "ScanPlan",
+    "choose_mode",
+    "choose_scheduler",
+    "options_of",
+    "plan_of",
+]
 
 MODES = ("auto", "patch", "dense")
 COMPILED = ("auto", "yes", "no")
@@ -167,6 +177,21 @@ def choose_mode(options: ScanOptions, card: ModelCard, *, views: int) -> str:
     if options.mode == "auto":
         return "dense" if card.dense and options.stride_px == DENSE_STRIDE_PX else "patch"
     return options.mode
+
+
+def choose_scheduler(address: str | None, file: Path | None, gpus: str | None) -> Any:
+    """Return a scan's ``scheduler`` for what a command was told: one of them, or nothing, which is this process's threads.
+
+    Raises
+    ------
+    OptionsError
+        when it was told several.
+    """
+    told = {"--scheduler": address, "--scheduler-file": file, "--gpus": None if gpus is None else GpuProcesses(gpus)}
+    given = {name: value for name, value in told.items() if value is not None}
+    if len(given) > 1:
+        raise OptionsError(f"{' and '.join(given)}; expected one of them")
+    return next(iter(given.values()), "threads")
 
 
 def plan_of(options: ScanOptions, mode: str, inference: InferencePlan) -> ScanPlan:
