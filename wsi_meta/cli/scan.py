@@ -14,7 +14,8 @@ from wsi_meta.cli import options
 from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
-    from wsi_meta.cohorts.batch import Job, OpenScanner
+    from wsi_meta.cohorts.batch import OpenScanner
+    from wsi_meta.cohorts.jobs import Job
     from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
@@ -130,8 +131,8 @@ def scan(
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
     """
-    from wsi_meta.cohorts.batch import jobs_of
     from wsi_meta.cohorts.inputs import find_slides
+    from wsi_meta.cohorts.jobs import jobs_of
     from wsi_meta.cohorts.shards import Shard
     from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import noted_crashes
@@ -147,7 +148,7 @@ def scan(
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
-    jobs = jobs_of(found, folder, of_slide, alone=alone)
+    jobs = jobs_of(found, folder, of_slide, settings, alone=alone)
     if shard is not None:
         jobs, alone = Shard.read(shard).part_of(jobs), False
     beside = folder.absolute().parent if alone else folder
@@ -175,10 +176,7 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
     """Scan into a folder, or one slide into its store, and print what came of it."""
     from wsi_meta.cohorts.batch import scan_alone, scan_jobs
 
-    if folder is not None:
-        rows = scan_jobs(jobs, folder, open_scanner, stage)
-    else:
-        rows = [scan_alone(jobs[0], open_scanner, stage)]
+    rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     options.print_results(rows, as_json=as_json)
     if errors := [_named(row) for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

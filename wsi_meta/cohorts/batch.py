@@ -5,37 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.cohorts.inputs import SlideInput, find_slides
+from wsi_meta.cohorts.inputs import find_slides
+from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.cohorts.staging import Stage, Staging, staging
+from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
-from wsi_meta.errors import (
-    HeatmapError,
-    OptionsError,
-    OutputPathError,
-    SlideReadError,
-    WsiMetaError,
-    first_line,
-    one_line,
-    printable,
-)
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
-from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
 
 __all__ = [
-    "Job",
     "check_batch_folder",
-    "groups_of",
-    "jobs_of",
     "opener",
     "scan_alone",
     "scan_jobs",
@@ -47,18 +33,6 @@ logger = logging.getLogger("wsi_meta")
 
 OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
 """Opens a scanner with some settings of its own, ``model`` and ``stride_px`` at most."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One slide of a batch."""
-
-    place: str
-    """Which one of how many: ``[2/5]``."""
-    slide: SlideInput
-    store: Path
-    of_slide: dict[str, Any]
-    """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
 
 
 def scan_slides(
@@ -95,7 +69,7 @@ def scan_slides(
     recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
     mpp, reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
-    shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, which counts from 0. N such
+    shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, counted from 0. N such
         calls with the same slides, on as many machines, share one `out`, and scan each slide once
     stage : folder on a fast disk that slides are copied to before they are scanned, and removed from afterwards; a
         :class:`.Stage` also says how much may lie there
@@ -103,7 +77,7 @@ def scan_slides(
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.summary.COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------
@@ -123,7 +97,7 @@ def scan_slides(
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    jobs = jobs_of(found, Path(out), of_slide)
+    jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None)
     return scan_jobs(part.part_of(jobs) if part else jobs, Path(out), open_scanner, copies)
 
 
@@ -150,10 +124,10 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
 
 def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) -> dict[str, Any]:
     """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written."""
-    with open_scanner({}) as scanner, _copies(scanner, [job], stage) as copies, copies.copy_of(job.slide.path) as copy:
+    with open_scanner({}) as scanner, staging(stage, scanner, [job]) as copies, copies.copy_of(job.slide.path) as copy:
         if job.slide.told:
             scanner.note(f"{job.slide.path}: {job.slide.told}")
-        return summarise(job.slide.path, scanner.scan(job.slide.path, job.store, copy=copy, **job.of_slide))
+        return job.row(summarise(job.slide.path, scanner.scan(job.slide.path, job.store, copy=copy, **job.of_slide)))
 
 
 def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None = None) -> list[dict[str, Any]]:
@@ -167,35 +141,13 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
     rows: dict[str, dict[str, Any]] = {}
     for own, together in groups:
         with open_scanner(own) as scanner:
-            _refuse_stage_elsewhere(scanner, stage)
+            refuse_elsewhere(scanner, stage)
             scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-            with _copies(scanner, together, stage) as copies:
+            with staging(stage, scanner, together) as copies:
                 for job, row in zip(together, _in_stream(scanner, together, copies), strict=True):
                     rows[job.place] = row
                     add_row(out, row, job.store)
     return [rows[job.place] for job in jobs]
-
-
-def jobs_of(found: Sequence[SlideInput], out: Path, of_slide: dict[str, Any], *, alone: bool = False) -> list[Job]:
-    """Return a job for each slide, with its own settings before those of all.
-
-    Parameters
-    ----------
-    out : folder of the stores; `alone`, the one slide's store itself
-    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
-    """
-    return [
-        Job(f"[{number}/{len(found)}]", slide, out if alone else out / f"{slide.name}.zarr", of_slide | slide.slide_settings)
-        for number, slide in enumerate(found, 1)
-    ]
-
-
-def groups_of(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:
-    """Return the jobs that one scanner serves together, so that a network is loaded once, with its settings."""
-    groups: dict[tuple[Any, ...], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(tuple(job.slide.scanner_settings.items()), []).append(job)
-    return [(dict(own), together) for own, together in groups.items()]
 
 
 def check_batch_folder(out: Path, slides: int) -> None:
@@ -214,50 +166,25 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-@contextmanager
-def _copies(scanner: Scanner, jobs: Sequence[Job], stage: Stage | None) -> Iterator[Staging]:
-    """Begin to copy the slides that are to be scanned; yield the copies."""
-    _refuse_stage_elsewhere(scanner, stage)
-    with staging(stage, scanner.note) as copies:
-        copies.begin([(job.slide.path, partial(_is_to_be_read, scanner, job)) for job in jobs])
-        yield copies
-
-
-def _refuse_stage_elsewhere(scanner: Scanner, stage: Stage | None) -> None:
-    if stage is not None and scanner.late.options.on_other_machines:
-        raise OptionsError("stage: workers on other machines do not see the copies of this one; expected no cluster with it")
-
-
-def _is_to_be_read(scanner: Scanner, job: Job) -> bool:
-    """Tell whether most of a slide's pixels will be read: it is not passed over, and has no finished heatmap."""
-    try:
-        scanner.journal.refuse(job.slide.path)
-        return job.of_slide["overwrite"] or not (job.store.exists() and Heatmap.open(job.store).finished)
-    except SlideReadError:
-        return False
-    except HeatmapError:
-        return True
-
-
 def _in_stream(scanner: Scanner, jobs: Sequence[Job], copies: Staging) -> Iterator[dict[str, Any]]:
     """Scan slides, as many at a time as the scanner wants; yield their rows in order, as they are done."""
-    turns = [scanner.line_up() for _ in jobs]
+    turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
         job, slide = jobs[number], jobs[number].slide.path
-        told = f" ({job.slide.told})" if job.slide.told else ""
-        turns[number].prepare()
-        scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
+        if job.slide.told:
+            scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
             with copies.copy_of(slide) as copy:
-                return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide))
+                heatmap = scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide)
+            return job.row(summarise(slide, heatmap))
         except InterruptedError:
             raise
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
-            scanner.note(f"Error: {told}")
-            return failed(slide, told)
+            scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
+            return job.row(failed(slide, told))
 
     with ThreadPoolExecutor(scanner.slides_in_work, "slides") as pool:
         try:

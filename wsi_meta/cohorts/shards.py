@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import OptionsError
-
-if TYPE_CHECKING:
-    from wsi_meta.cohorts.batch import Job
 
 __all__ = ["Shard"]
 

@@ -8,13 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.cohorts.jobs import Job
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import own_folder
+from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide_file import SameFile, files_of_slide
 
-__all__ = ["BUDGET_GB", "Stage", "Staging", "staging"]
+__all__ = ["BUDGET_GB", "Stage", "Staging", "refuse_elsewhere", "staging"]
 
 BUDGET_GB = 50.0
 """Gigabytes of copies at the same time, where nothing is said: some twenty slides of Camelyon."""
@@ -49,29 +53,50 @@ class Stage:
 
 
 @contextmanager
-def staging(stage: Stage | None, tell: Callable[[str], None]) -> Iterator[Staging]:
-    """Yield what copies slides; all that it copied is removed in the end. Without a stage it copies nothing.
+def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Iterator[Staging]:
+    """Begin to copy the slides that a scanner will read; yield the copies, which are removed in the end.
 
     Parameters
     ----------
-    tell : told in one line why a slide is read where it lies
+    stage : None copies nothing
 
     Raises
     ------
+    OptionsError
+        when the scanner's workers may be on other machines.
     OutputPathError
         when the folder is missing or cannot be written to.
     """
     if stage is None:
-        yield Staging(None, 0, tell)
+        yield Staging(None, 0, scanner.note)
         return
+    refuse_elsewhere(scanner, stage)
     if not stage.folder.is_dir():
         raise OutputPathError(f"{stage.folder}: no such folder; expected one on a fast disk for --stage; make it first")
     with own_folder(stage.folder.absolute(), "staged") as folder:
-        copying = Staging(folder, stage.budget_bytes, tell)
+        copying = Staging(folder, stage.budget_bytes, scanner.note)
         try:
+            copying.begin([(job.slide.path, partial(_is_to_be_read, scanner, job)) for job in jobs])
             yield copying
         finally:
             copying.close()
+
+
+def refuse_elsewhere(scanner: Scanner, stage: Stage | None) -> None:
+    """Refuse to stage for workers that do not see this machine's disks; OptionsError."""
+    if stage is not None and scanner.late.options.on_other_machines:
+        raise OptionsError("stage: workers on other machines do not see the copies of this one; expected no cluster with it")
+
+
+def _is_to_be_read(scanner: Scanner, job: Job) -> bool:
+    """Tell whether most of a slide's pixels will be read: it is not passed over, and has no finished heatmap."""
+    try:
+        scanner.journal.refuse(job.slide.path)
+        return job.of_slide["overwrite"] or not (job.store.exists() and Heatmap.open(job.store).finished)
+    except SlideReadError:
+        return False
+    except HeatmapError:
+        return True
 
 
 class Staging:

@@ -16,7 +16,8 @@ from uuid import uuid4
 import numpy as np
 from distributed import Client, Future, WorkerPlugin, get_worker
 
-from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
+from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
+from wsi_meta.heatmaps.effort import Meter, ScanEffort
 from wsi_meta.heatmaps.record import ScanIdentity, ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
@@ -93,7 +94,13 @@ class ClusterEngine:
         with self._reaching:
             if self._client is None:
                 client = self._reach()
-                client.register_plugin(KeptOnWorker(), name=self._name)
+                try:
+                    client.register_plugin(KeptOnWorker(), name=self._name)
+                except Exception as error:  # whatever the workers raise that cannot import it
+                    raise DeviceError(
+                        f"the workers of the cluster cannot take up the work ({first_line(error)}); install the same wsi-meta "
+                        "for all of them: 'wsi-meta doctor --scheduler' compares versions"
+                    ) from error
                 self._opened.callback(self._forget, client)
                 self._client = client
             return self._client
@@ -120,8 +127,14 @@ class ClusterEngine:
             identity=heatmap.record.identity,
             result=heatmap.result,
         )
+
+        def take(result: tuple[int, ScanEffort]) -> None:
+            cells, effort = result
+            scan.turn.meter.include(effort)
+            report(cells)
+
         try:
-            BlockFlow(self.client, self._room, partial(self._submit, job)).run(scan.source, list(todo), scan.turn, report)
+            BlockFlow(self.client, self._room, partial(self._submit, job)).run(scan.source, list(todo), scan.turn, take)
         finally:
             if scan.source != slide.path:  # the copy is removed, and its room on the disk is needed
                 self.client.run(_let_go, self._name, job, on_error="return")
@@ -153,14 +166,14 @@ class KeptOnWorker(WorkerPlugin):
         """Begin with nothing kept: called when the plugin arrives on a worker."""
         self._opening = threading.Lock()
         self._threads = Threads()
-        self._slides: dict[tuple[Any, ...], Slide] = {}
+        self._slides: dict[tuple[Any, ...], tuple[Slide, Meter]] = {}
         self._predictors: dict[tuple[Any, ...], Predictor] = {}
         self._stores: dict[tuple[Any, ...], Heatmap] = {}
 
     def teardown(self, worker: Worker | None = None) -> None:  # noqa: ARG002
         """Close what is kept: called when the scanner closes, or the worker."""
         self._threads.close()
-        for slide in self._slides.values():
+        for slide, _ in self._slides.values():
             slide.close()
 
     def open(self, job: ClusterJob) -> tuple[BlockWorker, Heatmap]:
@@ -171,15 +184,17 @@ class KeptOnWorker(WorkerPlugin):
             network = (identity.model, plan, identity.mode, identity.compiled)
             predictor = _kept(self._predictors, network, lambda: self._make_predictor(job, plan))
             pixels = (identity.slide, job.slide, job.mpp, identity.reader)
-            slide = _kept(self._slides, pixels, lambda: _open_slide(job), let_go=Slide.close)
+            opened = _kept(self._slides, pixels, lambda: (_open_slide(job), Meter()), let_go=lambda kept: kept[0].close())
             heatmap = _kept(self._stores, (job.store, identity), lambda: Heatmap.open(job.store))
-        return BlockWorker(slide, predictor, self._threads, identity.grid, is_wanted=partial(_is_wanted, job)), heatmap
+        slide, meter = opened
+        is_wanted = partial(_is_wanted, job)
+        return BlockWorker(slide, predictor, self._threads, identity.grid, meter=meter, is_wanted=is_wanted), heatmap
 
     def let_go(self, job: ClusterJob) -> None:
         """Close a slide that will be removed."""
         with self._opening:
             for pixels in [pixels for pixels in self._slides if job.slide in pixels]:
-                self._slides.pop(pixels).close()
+                self._slides.pop(pixels)[0].close()
 
     def _make_predictor(self, job: ClusterJob, plan: InferencePlan) -> Predictor:
         def make() -> Predictor:
@@ -194,10 +209,12 @@ class KeptOnWorker(WorkerPlugin):
         return self._threads.compute(plan.device, make)
 
 
-def _scan_block(job: ClusterJob, block: Block) -> int:
-    """Scan one block on the worker that this runs on; return the number of its cells that were dealt with.
+def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
+    """Scan one block on the worker that this runs on, unless it is done: its worker was lost after it had written it.
 
-    One that is done already is not computed again: its worker was lost after it had written it.
+    Returns
+    -------
+    Number of its cells that were dealt with, and what the worker did for the slide since it returned this last.
     """
     kept = get_worker().plugins.get(job.scanner)
     if not isinstance(kept, KeptOnWorker):
@@ -206,8 +223,10 @@ def _scan_block(job: ClusterJob, block: Block) -> int:
         )
     worker, heatmap = kept.open(job)
     if not _is_open(status := heatmap.read_status(block)):
-        return int((status != Status.BACKGROUND).sum())
-    return worker.scan(heatmap, block)
+        return int((status != Status.BACKGROUND).sum()), worker.meter.take()
+    cells = worker.scan(heatmap, block)
+    worker.meter.count_tiles(worker.slide.tiles_decoded)
+    return cells, worker.meter.take()
 
 
 def _is_open(status: NDArray[np.uint8]) -> bool:

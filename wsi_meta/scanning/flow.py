@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from distributed import Client, Future, KilledWorker
 
@@ -75,7 +76,7 @@ class BlockFlow:
     ----------
     client : of the cluster
     room : shared with the other slides of a scanner
-    submit : sends one block's task; its result is the number of cells that were dealt with
+    submit : sends one block's task
     """
 
     def __init__(self, client: Client, room: Room, submit: Callable[[Block], Future]) -> None:
@@ -85,13 +86,13 @@ class BlockFlow:
         self._deaths: Counter[Block] = Counter()
         self._losses: Counter[Block] = Counter()
 
-    def run(self, slide: Path, blocks: Sequence[Block], turn: Turn, report: Callable[[int], None]) -> None:
+    def run(self, slide: Path, blocks: Sequence[Block], turn: Turn, take: Callable[[Any], None]) -> None:
         """Compute all blocks. The turn passes on when the last one has been sent.
 
         Parameters
         ----------
         slide : for messages
-        report : told how many cells are done
+        take : given what each task returns
 
         Raises
         ------
@@ -105,7 +106,7 @@ class BlockFlow:
         try:
             for block in blocks:
                 while not self._room.take():
-                    self._take_in(slide, turn, report)
+                    self._take_in(slide, turn, take)
                 try:
                     self._send(block)
                 except BaseException:
@@ -113,7 +114,7 @@ class BlockFlow:
                     raise
                 turn.take_block()
             while self._pending:
-                self._take_in(slide, turn, report)
+                self._take_in(slide, turn, take)
         except BaseException:
             with suppress(Exception):  # a client that is closed
                 self._client.cancel(list(self._pending))
@@ -126,7 +127,7 @@ class BlockFlow:
         self._pending[future] = block
         future.add_done_callback(self._done.put)
 
-    def _take_in(self, slide: Path, turn: Turn, report: Callable[[int], None]) -> None:
+    def _take_in(self, slide: Path, turn: Turn, take: Callable[[Any], None]) -> None:
         """Wait an instant for a task that is done."""
         turn.stop.check()
         try:
@@ -137,7 +138,7 @@ class BlockFlow:
             return
         block = self._pending[future]
         try:
-            cells = int(future.result())
+            result = future.result()
         except KilledWorker as error:
             self._deaths[block] += error.allowed_failures + 1
             if self._deaths[block] >= MOST_DEATHS:
@@ -149,7 +150,7 @@ class BlockFlow:
         else:
             del self._pending[future]
             self._room.give()
-            report(cells)
+            take(result)
             return
         del self._pending[future]
         try:
