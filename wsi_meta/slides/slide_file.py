@@ -18,6 +18,7 @@ __all__ = [
     "SameFile",
     "SlideReplacedError",
     "dicom_series",
+    "files_of_slide",
     "fingerprint_of",
     "is_mrxs_folder",
     "mrxs_of",
@@ -163,6 +164,29 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
             "convert it (vips tiffsave --tile --pyramid) or copy it again"
         )
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
+
+
+def files_of_slide(path: Path) -> list[Path]:
+    """Return all files that a slide is read from: its own first, then those beside it.
+
+    An ``.mrxs`` file has a folder of its name, a DICOM slide the files of its series, ``.vms`` and ``.vmu`` name theirs.
+
+    Raises
+    ------
+    OSError
+        when it is not there.
+    """
+    ending, beside = path.suffix.lower(), list[Path]()
+    path.stat()
+    if ending == ".mrxs":
+        beside = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+    elif ending == ".dcm" and (series := dicom_series(path)) is not None:
+        others = (file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
+        beside = [file for file in others if dicom_series(file) == series]
+    elif ending in (".vms", ".vmu"):
+        named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
+        beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
+    return [path, *sorted(set(beside) - {path})]
 
 
 def is_mrxs_folder(folder: Path) -> bool:
