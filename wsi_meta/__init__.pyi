@@ -10,6 +10,7 @@ from .cohorts.inputs import SlideInput as SlideInput
 from .cohorts.inputs import find_slides as find_slides
 from .cohorts.inputs import read_scan_manifest as read_scan_manifest
 from .cohorts.preview import preview_scans as preview_scans
+from .cohorts.staging import Stage as Stage
 from .cohorts.summary import summarise_folder as summarise_folder
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
@@ -54,6 +55,7 @@ from .models.model import Model as Model
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
+from .scanning.gpus import GpuProcesses as GpuProcesses
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner
 from .slides.slide import Slide as Slide

@@ -50,6 +50,8 @@ class BlockWorker:
     """Called in each thread when it begins to work for the slide."""
     meter: Meter = field(default_factory=Meter)
     """Gathers what the work takes."""
+    is_wanted: Callable[[Block], bool] = lambda _block: True
+    """Asked before a block is written, whether it still may be."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
@@ -62,7 +64,9 @@ class BlockWorker:
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
         with self.meter.timed("writing_s"):
-            heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
+            if self.is_wanted(block):
+                status = np.where(wanted, found, Status.BACKGROUND).astype(np.uint8)
+                heatmap.write_block(block, probability, status, uncertainty)
         self.meter.add(cells=int((found == Status.SCANNED).sum()))
         self.meter.count_here()
         return int(wanted.sum())
