@@ -32,11 +32,12 @@ ORDER = (
     "demo",
     "metadata",
     "checkup",
+    "viewer",
     "cli",
     "__main__",
 )
 """Root modules and packages in the order of the journey. Each imports only from itself and from those before it."""
-ONLY_IN = {"click": ("cli",), "dask": ("scanning",), "distributed": ("scanning",)}
+ONLY_IN = {"click": ("cli",), "dask": ("scanning",), "distributed": ("scanning",), "tornado": ("viewer",)}
 """Libraries that only some packages may import."""
 TABLE = "| package | modules | what it is for |\n"
 """First line of the table of rooms in the design."""

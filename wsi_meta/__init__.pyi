@@ -71,5 +71,6 @@ from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
+from .viewer.view import view as view
 
 __version__: str

@@ -27,6 +27,7 @@ from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
+from wsi_meta.cli.view import view
 from wsi_meta.errors import OptionsError, WsiMetaError, one_line, printable
 
 __all__ = ["main"]
@@ -149,6 +150,7 @@ for _command in (
     summary,
     check,
     overlay,
+    view,
     info,
     sample,
     train,

@@ -13,9 +13,11 @@ __all__ = ["LOOPBACK", "Gate", "make_gate"]
 
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 24
+OWN_STYLE = "'sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE='"
+"""The one style that OpenSeadragon 6.1.1 puts into a page itself."""
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        f"default-src 'none'; script-src 'self'; style-src 'self' {OWN_STYLE}; img-src 'self' data: blob:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
