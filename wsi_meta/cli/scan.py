@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_meta.cli import options
+from wsi_meta.cli import config, options, running
 from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--dry-run", is_flag=True, help="Only tell what would be scanned, is done or is refused, with cells and time.")
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
+@running.told
+@running.log_json_option
+@config.configurable
 def scan(
     slides: tuple[Path, ...],
     manifest: Path | None,
@@ -102,6 +105,9 @@ def scan(
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
+
+    Each run keeps its options in run.toml in the folder of the stores, or in <store>.run.toml beside the one store. --config
+    starts from such a file: names as here without dashes in front, SLIDE as slides; paths count from the file.
     """
     from wsi_meta.cohorts.batch import jobs_of
     from wsi_meta.cohorts.inputs import find_slides
@@ -121,7 +127,8 @@ def scan(
         if dry_run:
             _preview(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
         else:
-            _scan(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
+            kept = config.keeping_config(_opener(journal, settings), folder, alone=alone)
+            _scan(jobs, None if alone else folder, kept, as_json=as_json)
 
 
 def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
@@ -139,17 +146,9 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
 
 def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
-    from wsi_meta.cohorts.batch import scan_jobs
-    from wsi_meta.cohorts.summary import summarise
+    from wsi_meta.cohorts.batch import scan_alone, scan_jobs
 
-    if folder is not None:
-        rows = scan_jobs(jobs, folder, open_scanner)
-    else:
-        (job,) = jobs
-        with open_scanner({}) as scanner:
-            if job.slide.told:
-                scanner.note(f"{job.slide.path}: {job.slide.told}")
-            rows = [summarise(job.slide.path, scanner.scan(job.slide.path, job.store, **job.of_slide))]
+    rows = scan_jobs(jobs, folder, open_scanner) if folder is not None else [scan_alone(jobs[0], open_scanner)]
     options.print_results(rows, as_json=as_json)
     if errors := [_named(row) for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")

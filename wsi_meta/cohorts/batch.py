@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.cohorts.closing import Run, told_run
 from wsi_meta.cohorts.inputs import SlideInput, find_slides
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
@@ -18,7 +19,17 @@ from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
 
-__all__ = ["Job", "check_batch_folder", "groups_of", "jobs_of", "opener", "scan_jobs", "scan_slides", "tell_failure"]
+__all__ = [
+    "Job",
+    "check_batch_folder",
+    "groups_of",
+    "jobs_of",
+    "opener",
+    "scan_alone",
+    "scan_jobs",
+    "scan_slides",
+    "tell_failure",
+]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -127,13 +138,29 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    for own, together in groups:
-        with open_scanner(own) as scanner:
-            scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-            for job, row in zip(together, _in_stream(scanner, together), strict=True):
-                rows[job.place] = row
-                add_row(out, row, job.store)
+    with told_run(len(jobs), out) as run:
+        for own, together in groups:
+            with open_scanner(own) as run.scanner:
+                run.scanner.begin()  # before the threads of the stream: a thread keeps the memory settings it started with
+                for job, row in zip(together, _in_stream(run, run.scanner, together), strict=True):
+                    rows[job.place] = row
+                    add_row(out, row, job.store)
     return [rows[job.place] for job in jobs]
+
+
+def scan_alone(job: Job, open_scanner: OpenScanner) -> dict[str, Any]:
+    """Scan one slide into its own store, and return its row; whatever refuses it is raised."""
+    with told_run(1, job.store) as run, open_scanner({}) as run.scanner:
+        if job.slide.told:
+            run.scanner.note(f"{job.slide.path}: {job.slide.told}")
+        turn = run.scanner.line_up()
+        try:
+            row = summarise(job.slide.path, run.scanner.scan(job.slide.path, job.store, turn=turn, **job.of_slide))
+        except BaseException:
+            run.add(turn.stop_meter(), failed=True)
+            raise
+        run.add(turn.stop_meter(), failed=row["error"] is not None)
+        return row
 
 
 def jobs_of(found: Sequence[SlideInput], out: Path, of_slide: dict[str, Any], *, alone: bool = False) -> list[Job]:
@@ -174,7 +201,7 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+def _in_stream(run: Run, scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
     """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
     turns = [scanner.line_up(job.place) for job in jobs]
 
@@ -183,14 +210,17 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]
         if job.slide.told:
             scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
-            return summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
+            row = summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
         except InterruptedError:
+            run.add(turns[number].stop_meter(), failed=False)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
-            return failed(slide, told)
+            row = failed(slide, told)
+        run.add(turns[number].stop_meter(), failed=row["error"] is not None)
+        return row
 
     with ThreadPoolExecutor(IN_WORK, "slides") as pool:
         try:
