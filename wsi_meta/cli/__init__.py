@@ -19,7 +19,7 @@ from wsi_meta.cli.demo import demo
 from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.evaluate import calibrate, evaluate
 from wsi_meta.cli.info import info
-from wsi_meta.cli.results import fit_score, lesions, overlay, score
+from wsi_meta.cli.results import export, fit_score, lesions, overlay, score
 from wsi_meta.cli.running import INTERRUPTED, console, describe_error
 from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
@@ -131,6 +131,7 @@ for _command in (
     stage,
     froc,
     lesions,
+    export,
     score,
     fit_score,
 ):

@@ -121,7 +121,7 @@ def scan(
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
-    jobs = jobs_of(found, folder, of_slide, alone=alone)
+    jobs = jobs_of(found, folder, of_slide, settings, alone=alone)
     beside = folder.absolute().parent if alone else folder
     with noted_crashes(beside, [slide.path for slide in found], retry=retry_crashed) as journal:
         if dry_run:

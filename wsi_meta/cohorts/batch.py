@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_meta.cohorts.closing import Run, told_run
 from wsi_meta.cohorts.inputs import SlideInput, find_slides
+from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
@@ -51,6 +52,18 @@ class Job:
     store: Path
     of_slide: dict[str, Any]
     """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
+    settings: dict[str, Any] | None = None
+    """Of its scanner, its own where it has them; None where they are not known."""
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
+        slide = self.slide
+        drawn = None if slide.annotations is None else str(slide.annotations)
+        row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
+        if row["error"] is None or self.settings is None:
+            return row
+        asked = self.settings | self.of_slide
+        return row | {"retry": retry_command(slide.path, self.store, asked, why=str(row["error"]))}
 
 
 def scan_slides(
@@ -89,7 +102,7 @@ def scan_slides(
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.summary.COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------
@@ -105,7 +118,8 @@ def scan_slides(
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    return scan_jobs(jobs_of(found, Path(out), of_slide), Path(out), open_scanner)
+    jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None)
+    return scan_jobs(jobs, Path(out), open_scanner)
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
@@ -163,16 +177,30 @@ def scan_alone(job: Job, open_scanner: OpenScanner) -> dict[str, Any]:
         return row
 
 
-def jobs_of(found: Sequence[SlideInput], out: Path, of_slide: dict[str, Any], *, alone: bool = False) -> list[Job]:
+def jobs_of(
+    found: Sequence[SlideInput],
+    out: Path,
+    of_slide: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+    *,
+    alone: bool = False,
+) -> list[Job]:
     """Return a job for each slide, with its own settings before those of all.
 
     Parameters
     ----------
     out : folder of the stores; `alone`, the one slide's store itself
     of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
+    settings : of the scanner, for slides that have none of their own; None where they are not known
     """
     return [
-        Job(f"[{number}/{len(found)}]", slide, out if alone else out / f"{slide.name}.zarr", of_slide | slide.slide_settings)
+        Job(
+            f"[{number}/{len(found)}]",
+            slide,
+            out if alone else out / f"{slide.name}.zarr",
+            of_slide | slide.slide_settings,
+            None if settings is None else settings | slide.scanner_settings,
+        )
         for number, slide in enumerate(found, 1)
     ]
 
@@ -210,7 +238,7 @@ def _in_stream(run: Run, scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict
         if job.slide.told:
             scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
-            row = summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide))
+            row = job.row(summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide)))
         except InterruptedError:
             run.add(turns[number].stop_meter(), failed=False)
             raise
@@ -218,7 +246,7 @@ def _in_stream(run: Run, scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
-            row = failed(slide, told)
+            row = job.row(failed(slide, told))
         run.add(turns[number].stop_meter(), failed=row["error"] is not None)
         return row
 
