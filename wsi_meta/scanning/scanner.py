@@ -130,7 +130,6 @@ class Scanner:
         others
             as :func:`wsi_meta.scan`.
         """
-        out = Path(out)
         out, source = Path(out), SlideSource(slide, mpp, reader, copy)
         with (
             self._working(turn, source.path) as turn,
@@ -143,8 +142,8 @@ class Scanner:
             refuse_nothing(heatmap, source.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
-            told, facts = describe_end(heatmap, source.path, turn.meter.stop())
-            self.note(f"{turn.place} {told}".lstrip(), event="finished", place=turn.place, **facts)
+            told, facts = describe_end(heatmap, source.path, turn.place, turn.stop_meter())
+            self.note(told, event="finished", **facts)
             return heatmap
 
     def line_up(self, place: str = "") -> Turn:
@@ -231,7 +230,8 @@ class Scanner:
                 raise RuntimeError("the scanner is closed; make another one")
             turn.prepare()
             turn.meter.start()
-            self.note(f"{turn.place} {slide}".lstrip(), event="slide begun", place=turn.place, slide=str(slide))
+            level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
+            self.note(f"{turn.place} {slide}", level=level, event="slide begun", place=turn.place, slide=str(slide))
             yield turn
         except BaseException:
             turn.stop.set()
@@ -279,17 +279,16 @@ class Scanner:
         heatmap, status, turn = scan.heatmap, scan.heatmap.status, scan.turn
         todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
-        with turn.meter.timed("-passed_s"):
-            turn.begin(len(todo))
+        turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
         try:
             with counted_cells(scan.source, cells, self._progress, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
-            keep_effort(heatmap, turn.meter.stop())
+            keep_effort(heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
         status, probability = heatmap.status, heatmap.probability
         turn.meter.count_tiles(scan.slide.tiles_decoded)
-        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.meter.stop()))
+        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.stop_meter()))
         return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
