@@ -13,6 +13,7 @@ from typing import Any
 from wsi_meta.cohorts.inputs import SlideInput, find_slides
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
+from wsi_meta.cohorts.worklist import Worklist
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
@@ -47,7 +48,7 @@ class Job:
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
         slide = self.slide
-        drawn = None if slide.annotations is None else str(slide.annotations)
+        drawn = None if slide.annotations is None else str(slide.annotations.absolute())
         row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
         if row["error"] is None or self.settings is None:
             return row
@@ -141,12 +142,14 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    for own, together in groups:
-        with open_scanner(own) as scanner:
-            scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-            for job, row in zip(together, _in_stream(scanner, together), strict=True):
-                rows[job.place] = row
-                add_row(out, row, job.store)
+    with Worklist(out, len(jobs)) as worklist:
+        for own, together in groups:
+            with open_scanner(own) as scanner:
+                scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
+                for job, row in zip(together, _in_stream(scanner, together, worklist), strict=True):
+                    rows[job.place] = row
+                    add_row(out, row, job.store)
+                    worklist.tell()
     return [rows[job.place] for job in jobs]
 
 
@@ -202,7 +205,7 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+def _in_stream(scanner: Scanner, jobs: Sequence[Job], worklist: Worklist) -> Iterator[dict[str, Any]]:
     """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
     turns = [scanner.line_up() for _ in jobs]
 
@@ -211,7 +214,10 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job]) -> Iterator[dict[str, Any]
         told = f" ({job.slide.told})" if job.slide.told else ""
         scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
         try:
-            return job.row(summarise(slide, scanner.scan(slide, job.store, turn=turns[number], **job.of_slide)))
+            heatmap = scanner.scan(slide, job.store, turn=turns[number], **job.of_slide)
+            with scanner.journal.opened(slide):
+                worklist.add_picture(heatmap, slide)
+            return job.row(summarise(slide, heatmap))
         except InterruptedError:
             raise
         except Exception as error:  # whatever one slide brings, the others go on
