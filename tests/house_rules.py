@@ -23,6 +23,7 @@ ORDER = (
     "models",
     "inference",
     "heatmaps",
+    "exports",
     "scanning",
     "datasets",
     "evaluation",

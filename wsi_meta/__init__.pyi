@@ -32,6 +32,7 @@ from .evaluation.camelyon16 import froc as froc
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.results import Evaluation as Evaluation
 from .evaluation.staging import stage as stage
+from .exports.export import export as export
 from .heatmaps.inspection import StoreCheck as StoreCheck
 from .heatmaps.inspection import check_heatmaps as check_heatmaps
 from .heatmaps.lesions import find_lesions as find_lesions

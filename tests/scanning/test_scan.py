@@ -398,7 +398,7 @@ def test_a_record_that_was_changed_is_made_anew(
     (tmp_path / "h.zarr" / "zarr.json").write_text(json.dumps(content))
     again = scan_darkness(slide_file, tmp_path / "h.zarr", model=thin_model, tissue_mask="none")
     assert "the record of its scan is not as it was written; that is made anew" in caplog.text
-    assert again.record == made.record
+    assert replace(again.record, effort=None) == replace(made.record, effort=None), "what a scan takes is its own"
     assert Heatmap.open(tmp_path / "h.zarr").intact
 
 

@@ -22,7 +22,7 @@ from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.evaluate import evaluate
 from wsi_meta.cli.info import info
 from wsi_meta.cli.overlay import overlay
-from wsi_meta.cli.results import fit_score, lesions, score
+from wsi_meta.cli.results import export, fit_score, lesions, score
 from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
@@ -157,6 +157,7 @@ for _command in (
     stage,
     froc,
     lesions,
+    export,
     score,
     fit_score,
 ):

@@ -207,12 +207,12 @@ def check_batch_folder(out: Path, slides: int) -> None:
 
 def _in_stream(scanner: Scanner, jobs: Sequence[Job], worklist: Worklist) -> Iterator[dict[str, Any]]:
     """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
-    turns = [scanner.line_up() for _ in jobs]
+    turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
         job, slide = jobs[number], jobs[number].slide.path
-        told = f" ({job.slide.told})" if job.slide.told else ""
-        scanner.note(f"{job.place} {printable(str(slide))}{printable(told)}")
+        if job.slide.told:
+            scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
             heatmap = scanner.scan(slide, job.store, turn=turns[number], **job.of_slide)
             with scanner.journal.opened(slide):
@@ -223,7 +223,7 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job], worklist: Worklist) -> Ite
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
-            scanner.note(f"Error: {told}")
+            scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
             return job.row(failed(slide, told))
 
     with ThreadPoolExecutor(IN_WORK, "slides") as pool:

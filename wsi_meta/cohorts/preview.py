@@ -15,6 +15,7 @@ from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_folder
+from wsi_meta.progress import duration
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
@@ -85,7 +86,7 @@ class BatchPreview:
         """The sums in one line."""
         states = [slide.state for slide in self.slides]
         counts = ", ".join(f"{states.count(state)} {state}" for state in ("new", "unfinished", "finished", "refused"))
-        time = "time not known yet" if self.seconds is None else f"about {_duration(self.seconds)} ({self.rate})"
+        time = "time not known yet" if self.seconds is None else f"about {duration(self.seconds)} ({self.rate})"
         left = f"{self.cells:,} cells, {time}" if self.cells else "nothing to scan"
         return printable(f"{len(states)} slide{'s' if len(states) > 1 else ''}: {counts}; {left}")
 
@@ -251,10 +252,3 @@ def _rate_of(heatmap: Heatmap) -> tuple[float, float] | None:
 
 def _kind_of(identity: ScanIdentity) -> tuple[str, str, bool]:
     return identity.device, identity.precision, identity.compiled
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in words, to the minute from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"

@@ -19,6 +19,7 @@ from uuid import uuid4
 from distributed import Client, WorkerPlugin, as_completed, get_worker
 
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
+from wsi_meta.heatmaps.effort import Meter, ScanEffort
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
@@ -92,7 +93,9 @@ class ClusterEngine:
             for future in as_completed(futures):
                 scan.turn.stop.check()
                 scan.turn.take_block()
-                report(future.result())
+                cells, effort = future.result()
+                scan.turn.meter.include(effort)
+                report(cells)
         except BaseException:
             self._client.cancel(futures)
             raise
@@ -110,14 +113,14 @@ class KeptOnWorker(WorkerPlugin):
         """Begin with nothing kept: called when the plugin arrives on a worker."""
         self._opening = threading.Lock()
         self._threads = Threads()
-        self._slides: dict[tuple[Any, ...], Slide] = {}
+        self._slides: dict[tuple[Any, ...], tuple[Slide, Meter]] = {}
         self._predictors: dict[tuple[Any, ...], Predictor] = {}
         self._stores: dict[tuple[Any, ...], Heatmap] = {}
 
     def teardown(self, worker: Worker | None = None) -> None:  # noqa: ARG002
         """Close what is kept: called when the scanner closes, or the worker."""
         self._threads.close()
-        for slide in self._slides.values():
+        for slide, _ in self._slides.values():
             slide.close()
 
     def open(self, job: ClusterJob) -> tuple[BlockWorker, Heatmap]:
@@ -128,9 +131,10 @@ class KeptOnWorker(WorkerPlugin):
             network = (identity.model, plan, identity.mode, identity.compiled)
             predictor = _kept(self._predictors, network, lambda: self._make_predictor(job, plan))
             pixels = (identity.slide, job.slide, job.mpp, identity.reader)
-            slide = _kept(self._slides, pixels, lambda: _open_slide(job), let_go=Slide.close)
+            opened = _kept(self._slides, pixels, lambda: (_open_slide(job), Meter()), let_go=lambda kept: kept[0].close())
             heatmap = _kept(self._stores, (job.store, identity), lambda: Heatmap.open(job.store))
-        return BlockWorker(slide, predictor, self._threads, identity.grid), heatmap
+        slide, meter = opened
+        return BlockWorker(slide, predictor, self._threads, identity.grid, meter=meter), heatmap
 
     def _make_predictor(self, job: ClusterJob, plan: InferencePlan) -> Predictor:
         def make() -> Predictor:
@@ -145,12 +149,19 @@ class KeptOnWorker(WorkerPlugin):
         return self._threads.compute(plan.device, make)
 
 
-def _scan_block(job: ClusterJob, block: Block) -> int:
-    """Scan one block on the worker that this runs on; return the number of its cells that were dealt with."""
+def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
+    """Scan one block on the worker that this runs on.
+
+    Returns
+    -------
+    Number of its cells that were dealt with, and what the worker did for the slide since it returned this last.
+    """
     kept = get_worker().plugins[job.scanner]
     assert isinstance(kept, KeptOnWorker)
     worker, heatmap = kept.open(job)
-    return worker.scan(heatmap, block)
+    cells = worker.scan(heatmap, block)
+    worker.meter.count_tiles(worker.slide.tiles_decoded)
+    return cells, worker.meter.take()
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:

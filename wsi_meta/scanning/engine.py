@@ -75,7 +75,7 @@ class LocalEngine:
         grid = scan.heatmap.grid
         predictor = self._networks.predictor(scan.plan, compiled=scan.heatmap.record.identity.compiled)
         working = partial(scan.journal.working, scan.slide.path)
-        worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop, working)
+        worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop, working, scan.turn.meter)
         scan.slide.expect(grid.mpp, chain.from_iterable(worker.windows(block, wanted) for block, wanted in todo.items()))
 
         def run(block: Block) -> None:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
+from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing, sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
-from wsi_meta.inference.options import InferenceOptions, worth_compiling
+from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
-from wsi_meta.progress import Progress, counted_cells, note
+from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
-from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
-from wsi_meta.scanning.networks import Networks
+from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
+from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
 from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
 from wsi_meta.slides.slide import Slide, open_slide
@@ -126,19 +129,26 @@ class Scanner:
             as :func:`wsi_meta.scan`.
         """
         out = Path(out)
-        with self._working(turn) as turn, self._opened(slide, mpp, reader) as opened, claimed(out, overwrite=overwrite):
-            heatmap = self._begin(opened, out, tissue_mask, overwrite=overwrite)
+        with self._working(turn) as turn, self._opened(slide, mpp, reader, turn) as opened, claimed(out, overwrite=overwrite):
+            heatmap = self._begin(opened, out, tissue_mask, turn.meter, overwrite=overwrite)
             if not heatmap.finished:
                 heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal))
             refuse_nothing(heatmap, opened.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
+            told, facts = describe_end(heatmap, opened.path, turn.meter.stop())
+            self.note(f"{turn.place} {told}".lstrip(), event="finished", place=turn.place, **facts)
             return heatmap
 
-    def line_up(self) -> Turn:
-        """Return the next place in line, for a scan that is to come before those which other threads ask for later."""
+    def line_up(self, place: str = "") -> Turn:
+        """Return the next place in line, for a scan that is to come before those which other threads ask for later.
+
+        Parameters
+        ----------
+        place : which slide of how many it is, ``[3/12]``, as bars show it
+        """
         with self._idle:
-            self._last = Turn(self._last)
+            self._last = Turn(self._last, place=place)
             self._turns.add(self._last)
             return self._last
 
@@ -157,9 +167,9 @@ class Scanner:
         self.networks.close()
         give_back_memory()  # torch's libraries need a hundred megabytes more for an instant when the process ends
 
-    def note(self, text: str) -> None:
-        """Print one line on stderr, above any bar, where progress is shown."""
-        note(text, enabled=self._progress is True)
+    def note(self, text: str, *, level: int = logging.INFO, **facts: Any) -> None:
+        """Log one line, with the facts of an event; show it on stderr, above any bar, where progress is shown."""
+        tell(text, show=self._progress is True, level=level, **facts)
 
     @property
     def plan(self) -> ScanPlan:
@@ -211,6 +221,7 @@ class Scanner:
             if self._closed:
                 raise RuntimeError("the scanner is closed; make another one")
             turn.prepare()
+            turn.meter.start()
             yield turn
         except BaseException:
             turn.stop.set()
@@ -222,14 +233,17 @@ class Scanner:
                 self._idle.notify_all()
 
     @contextmanager
-    def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str) -> Iterator[Slide]:
+    def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str, turn: Turn) -> Iterator[Slide]:
         """Open a slide and close it in the end; one that is given open stays so."""
+        path = slide.path if isinstance(slide, Slide) else slide
+        self.note(f"{turn.place} {path}".lstrip(), event="slide begun", place=turn.place, slide=str(path))
         if not isinstance(slide, Slide):
             with self.journal.opened(slide), open_slide(slide, mpp=mpp, reader=reader) as opened:
                 yield opened
         elif mpp is not None or reader != "auto":
             raise OptionsError(f"{slide.path}: is open already; expected mpp and reader where it is opened")
         else:
+            turn.meter.count_tiles(slide.tiles_decoded, before=True)
             yield slide
 
     def _begin(
@@ -237,6 +251,7 @@ class Scanner:
         slide: Slide,
         out: Path,
         tissue_mask: str | Path | NDArray[np.bool_] | TissueMask | None,
+        meter: Meter,
         *,
         overwrite: bool,
     ) -> Heatmap:
@@ -249,10 +264,11 @@ class Scanner:
             tissue_mask = as_tissue_mask(tissue_mask, slide)
         self.begin()  # until here torch was not needed, and what can be refused was
         self.networks.begin_loading()
-        tissue = as_tissue_mask(tissue_mask, slide)
+        with meter.timed("tissue_s"):
+            tissue = as_tissue_mask(tissue_mask, slide)
         model, cells = self.networks.model(), tissue.cells(grid)
         give_back_memory()
-        compiled = self._choose_compiled(int(cells.sum()), there)
+        compiled = choose_compiled(self.plan, int(cells.sum()), there, self._engine.compiler_found, self.note)
         record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
         if there is not None:
             heatmap = continue_or_refuse(there, record, cells)
@@ -264,27 +280,20 @@ class Scanner:
 
     def _fill(self, scan: SlideScan) -> Heatmap:
         """Scan the blocks that are still open, when it is this slide's turn; then write what comes of them."""
-        heatmap, status = scan.heatmap, scan.heatmap.status
+        heatmap, status, turn = scan.heatmap, scan.heatmap.status, scan.turn
         todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
-        scan.turn.begin(len(todo))
+        with turn.meter.timed("-passed_s"):
+            turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
-        with counted_cells(scan.slide.path, cells, self._progress) as report:
-            self._engine.run(scan, todo, report)
+        try:
+            with counted_cells(scan.slide.path, cells, self._progress, turn.place) as report:
+                self._engine.run(scan, todo, report)
+        except BaseException:
+            keep_effort(heatmap, turn.meter.stop())
+            raise
         give_back_memory()  # before lesions are sought, which needs some
         status, probability = heatmap.status, heatmap.probability
+        turn.meter.count_tiles(scan.slide.tiles_decoded)
+        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.meter.stop()))
         return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
-
-    def _choose_compiled(self, cells: int, there: Heatmap | None) -> bool:
-        """Tell whether to compile: as asked; as the store that is there was begun; else if the slide's cells repay it."""
-        plan = self.plan
-        if plan.compiled != "auto":
-            return plan.compiled == "yes"
-        if there is not None:
-            return there.record.identity.compiled
-        device, precision = plan.inference.device, plan.inference.precision
-        if not worth_compiling(device, precision, cells=cells, views=plan.views, dense=plan.dense):
-            return False
-        if not (found := self._engine.compiler_found(device)):
-            self.note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower")
-        return found

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
+from wsi_meta.heatmaps.effort import Meter
+
 __all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "interrupt_all"]
 
 PIECES_AHEAD = 2
@@ -51,6 +53,10 @@ class Turn:
     """The turn before this one."""
     stop: Stop = field(default_factory=Stop)
     """Ends this scan early."""
+    place: str = ""
+    """Which slide of how many it is, ``[3/12]``."""
+    meter: Meter = field(default_factory=Meter)
+    """Gathers what this run of the scan takes."""
     _begun: threading.Event = field(default_factory=threading.Event)
     _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)

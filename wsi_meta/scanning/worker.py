@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
@@ -47,6 +48,8 @@ class BlockWorker:
     stop: Stop = field(default_factory=Stop)
     working: Callable[[], None] = lambda: None
     """Called in each thread when it begins to work for the slide."""
+    meter: Meter = field(default_factory=Meter)
+    """Gathers what the work takes."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
@@ -58,7 +61,10 @@ class BlockWorker:
         probability = calibration.to_probability(mean_over_views(logits))
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
-        heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
+        with self.meter.timed("writing_s"):
+            heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
+        self.meter.add(cells=int((found == Status.SCANNED).sum()))
+        self.meter.count_here()
         return int(wanted.sum())
 
     def predict(self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None) -> NDArray[np.float32]:
@@ -115,14 +121,16 @@ class BlockWorker:
     def _compute(self, pieces: Iterable[NDArray[np.uint8]], wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
         def predict() -> NDArray[np.float32]:
             self.working()
-            return self.predictor.predict_block(pieces, wanted, self.grid.stride_px, report)
+            with self.meter.timed("computing_s"):
+                return self.predictor.predict_block(self.meter.awaited(pieces), wanted, self.grid.stride_px, report)
 
         return self.threads.compute(self.predictor.device, predict)
 
     def _read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         self.working()
         self.stop.check()
-        return self.slide.read_at(self.grid.mpp, x, y, width, height)
+        with self.meter.timed("reading_s"):
+            return self.slide.read_at(self.grid.mpp, x, y, width, height)
 
 
 def all_true(mask: NDArray[np.bool_], side: int, stride: int) -> NDArray[np.bool_]:
