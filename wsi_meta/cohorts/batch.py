@@ -15,6 +15,7 @@ from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
+from wsi_meta.cohorts.worklist import Worklist
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
@@ -152,21 +153,17 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    with told_run(len(jobs), out) as run:
+    with told_run(len(jobs), out) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
                 refuse_elsewhere(run.scanner, stage)
                 run.scanner.begin()  # before the threads of the stream: a thread keeps the memory settings it started with
                 with staging(stage, run.scanner, together) as copies:
-                    _put_rows(out, together, _in_stream(run, run.scanner, together, copies), rows)
+                    for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
+                        rows[job.place] = row
+                        add_row(out, row, job.store)
+                        worklist.tell()
     return [rows[job.place] for job in jobs]
-
-
-def _put_rows(out: Path, jobs: Sequence[Job], done: Iterator[dict[str, Any]], rows: dict[str, dict[str, Any]]) -> None:
-    """Keep each slide's row as it is done, and add it to the folder's table."""
-    for job, row in zip(jobs, done, strict=True):
-        rows[job.place] = row
-        add_row(out, row, job.store)
 
 
 def check_batch_folder(out: Path, slides: int) -> None:
@@ -185,8 +182,10 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(run: Run, scanner: Scanner, jobs: Sequence[Job], copies: Staging) -> Iterator[dict[str, Any]]:
-    """Scan slides, as many at a time as the scanner wants; yield their rows in order, as they are done."""
+def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklist) -> Iterator[dict[str, Any]]:
+    """Scan slides, as many at a time as the run's scanner wants; yield their rows in order, as they are done."""
+    scanner = run.scanner
+    assert scanner is not None
     turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
@@ -196,6 +195,8 @@ def _in_stream(run: Run, scanner: Scanner, jobs: Sequence[Job], copies: Staging)
         try:
             with copies.copy_of(slide) as copy:
                 heatmap = scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide)
+            with scanner.journal.opened(slide):
+                worklist.add_picture(heatmap, slide)
             row = job.row(summarise(slide, heatmap))
         except InterruptedError:
             run.add(turns[number].stop_meter(), failed=False)

@@ -24,7 +24,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, SlideScan, SlideSource, make_engine
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan, SlideSource
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
@@ -208,7 +208,7 @@ class Scanner:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
         mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        engine = make_engine(options, asked, self.networks, self._threads)
+        engine = _make_engine(options, asked, self.networks, self._threads)
         late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
             known = options.cluster_is_reached if options.on_cluster else asked.may_be_refused
@@ -292,3 +292,12 @@ class Scanner:
         turn.meter.count_tiles(scan.slide.tiles_decoded)
         heatmap = replace(heatmap, record=heatmap.record.with_run(turn.stop_meter()))
         return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+
+
+def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
+    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
+    if not options.on_cluster:
+        return LocalEngine(options, networks, threads)
+    from wsi_meta.scanning.cluster import ClusterEngine
+
+    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)
