@@ -102,7 +102,9 @@ class Tab:
     async def press(self, key: str) -> None:
         """Press a key."""
         for kind in ("keyDown", "keyUp"):
-            await self.send("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" and len(key) == 1 else "")
+            await self.send(
+                "Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" and len(key) == 1 else ""
+            )
 
     async def click(self, x: float, y: float) -> None:
         """Click at a place of the window."""

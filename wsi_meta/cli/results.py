@@ -1,4 +1,4 @@
-"""``wsi-meta lesions``, ``score``, ``fit-score`` and ``export``: what is read from heatmaps."""
+"""``wsi-meta lesions``, ``score``, ``fit-score``, ``overlay``, ``view`` and ``export``: what is read from heatmaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from wsi_meta.cli import options
 
-__all__ = ["export", "fit_score", "lesions", "score"]
+__all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
 
 FORMS = ("ome-tiff", "qupath", "qupath-cells", "asap", "cells", "camelyon")
@@ -75,6 +75,51 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     from wsi_meta.heatmaps.score_model import fit_score as fit
 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)
+
+
+@click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --out overlay.png"))
+@click.argument("heatmap", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
+@click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
+@click.option(
+    "--layer",
+    type=click.Choice(["probability", "uncertainty"]),
+    default="probability",
+    show_default=True,
+    help="What to draw; uncertainty needs a heatmap from scan --tta --uncertainty.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
+)
+@click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
+@click.option("--lesions", is_flag=True, help="Outline and number the lesions, as wsi-meta lesions finds them.")
+@options.overwrite_option
+@options.as_json_option
+def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
+    """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
+    from wsi_meta.heatmaps.overlay import draw_overlay
+
+    options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)
+
+
+@click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--slide", type=click.Path(path_type=Path), help="The slide, or a folder of slides; without it they are looked for."
+)
+@click.option("--host", help="Address to listen at, 0.0.0.0 for all; the link then holds a token.  [this machine alone]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen at.  [one that is free]")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
+def view(stores: tuple[Path, ...], **settings: Any) -> None:
+    """Show heatmaps over their slides in the browser, until Ctrl-C; nothing is loaded from the network.
+
+    STORES are heatmaps, or folders of them. Lesions can be marked as false and missed ones drawn; they are kept in
+    NAME.corrections.geojson beside the store.
+    """
+    from wsi_meta.viewer.view import view as view_heatmaps
+
+    view_heatmaps(*stores, opened=lambda link: click.echo(f"{link}\nCtrl-C ends it."), **settings)
 
 
 @click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))

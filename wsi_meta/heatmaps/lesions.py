@@ -117,9 +117,7 @@ def default_threshold(heatmap: Heatmap) -> float:
     return heatmap.record.model.thresholds["default"]
 
 
-def lesions_at(
-    record: ScanRecord, probability: NDArray[np.float32], threshold: float
-) -> tuple[tuple[Lesion, ...], float]:
+def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:
     """Return the lesions that :func:`find_lesions` finds at a threshold, and the peak that the model then asks for.
 
     Parameters

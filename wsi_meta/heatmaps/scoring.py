@@ -57,14 +57,15 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     return ScanResult(score_slide(probability), complete, cells)
 
 
-def describe_end(heatmap: Heatmap, slide: Path, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
+def describe_end(heatmap: Heatmap, slide: Path, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
     """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
     result = heatmap.result
     score = result.score if result is not None else None
     complete = result is not None and result.complete
     found = "no cell was scanned" if score is None else f"score {score:.4f}{'' if complete else ', incomplete'}"
-    facts = {"slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
-    return f"{slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}", facts | effort.to_facts()
+    facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
+    told = f"{place} {slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}"
+    return told.lstrip(), facts | effort.to_facts()
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideScan", "SlideSource", "Todo", "make_engine"]
+__all__ = ["Engine", "LocalEngine", "SlideScan", "SlideSource", "Todo"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
@@ -144,12 +144,3 @@ class LocalEngine:
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise
-
-
-def make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
-    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
-    if not options.on_cluster:
-        return LocalEngine(options, networks, threads)
-    from wsi_meta.scanning.cluster import ClusterEngine
-
-    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)

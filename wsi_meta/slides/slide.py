@@ -267,7 +267,11 @@ class Slide:
     def tile_px_at(self, mpp: float) -> float:
         """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
         level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
-        return min(self.level_tiles[level] or (COMMON_TILE_PX,)) * self.level_downsamples[level] / float(self.check_resolution(mpp))
+        return (
+            min(self.level_tiles[level] or (COMMON_TILE_PX,))
+            * self.level_downsamples[level]
+            / float(self.check_resolution(mpp))
+        )
 
     def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read pixels of a level; those outside it have the background colour."""

@@ -11,7 +11,16 @@ from wsi_meta import __version__
 __all__ = ["Asset", "Assets", "read_assets"]
 
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
-NAMES = ("openseadragon.min.js", "openseadragon-LICENSE.txt", "map.js", "sources.js", "layers.js", "correct.js", "list.js", "viewer.css")
+NAMES = (
+    "openseadragon.min.js",
+    "openseadragon-LICENSE.txt",
+    "map.js",
+    "sources.js",
+    "layers.js",
+    "correct.js",
+    "list.js",
+    "viewer.css",
+)
 PAGES = ("map.html", "list.html")
 
 

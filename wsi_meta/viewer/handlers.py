@@ -283,5 +283,3 @@ def _is_from_elsewhere(request: HTTPServerRequest) -> bool:
 def _as_reason(error: Exception) -> str:
     """Return an error as the line that ends a request; it holds no path of this machine, and only what a header may."""
     return one_line(error).encode("ascii", "replace").decode()[:300]
-
-

@@ -48,9 +48,7 @@ async def _serve(shelf: Shelf, listening: socket.socket, host: str | None, opene
     gate = make_gate(host, listening.getsockname()[1])
     with ThreadPoolExecutor(max(2, os.cpu_count() or 2), "wsi-meta view") as threads, _ended() as end:
         application = make_application(Desk(shelf, gate, read_assets(), threads))
-        server = HTTPServer(
-            application, max_body_size=BODY_BYTES, max_header_size=HEADER_BYTES, idle_connection_timeout=IDLE_S
-        )
+        server = HTTPServer(application, max_body_size=BODY_BYTES, max_header_size=HEADER_BYTES, idle_connection_timeout=IDLE_S)
         server.add_socket(listening)
         opened(gate.link)
         await end.wait()
