@@ -1,8 +1,8 @@
 """What someone corrects on a map: lesions that are none, and missed ones. A GeoJSON file beside the store, which QuPath reads.
 
 ``NAME.corrections.geojson`` beside ``NAME.zarr``: missed lesions have the class Tumor, false ones the class Normal, so that
-:func:`wsi_meta.read_annotations` takes the first for tumor and excludes the second. The coordinates are in QuPath's frame, and the
-file says so.
+:func:`wsi_meta.read_annotations` takes the first for tumor and excludes the second. The coordinates are in QuPath's frame, and
+the file says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may ask the server for what: only pages that it sent itself, from names that are its own, with the token where there is one."""
+"""Who may ask the server: only pages that it sent itself, under its own names, with the token where there is one."""
 
 from __future__ import annotations
 

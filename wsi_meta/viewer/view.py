@@ -24,16 +24,16 @@ def view(
 ) -> None:
     """Show heatmaps over their slides in the browser, until Ctrl-C. Nothing is loaded from the network.
 
-    The page shows the slide at every zoom, the map above it, and the lesions at any threshold. Lesions can be marked as false, and
-    missed ones drawn: they are kept in ``NAME.corrections.geojson`` beside the store. While a scan runs, its map grows.
+    The page shows the slide at every zoom, the map above it, and the lesions at any threshold. Lesions can be marked as false,
+    and missed ones drawn: they are kept in ``NAME.corrections.geojson`` beside the store. While a scan runs, its map grows.
 
     Parameters
     ----------
     stores : heatmap stores, or folders of them
     slide : the slide of the store, or a folder that holds the slides of several. None looks beside each store, and where
         ``summary.csv`` says. A map without its slide is shown alone
-    host : address to listen at, ``0.0.0.0`` for all of this machine. None: only this machine can ask. Where one is given, the link
-        holds a token, without which nothing is shown
+    host : address to listen at, ``0.0.0.0`` for all of this machine. None: only this machine can ask. Where one is given, the
+        link holds a token, without which nothing is shown
     port : to listen at; None takes one that is free
     browser : open the page in the browser
     opened : called with the link as soon as it can be opened
