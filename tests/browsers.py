@@ -69,10 +69,11 @@ class Tab:
         return dict(answer["result"])
 
     async def open(self, link: str, width: int = 1400, height: int = 900) -> None:
-        """Load a page, and wait until it says that it is ready."""
+        """Load a page anew, and wait until it says that it is ready."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.send(f"{domain}.enable")
         await self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        await self.send("Page.navigate", url="about:blank")
         await self.send("Page.navigate", url=link)
         await self.until("document.body && document.body.dataset.ready === 'yes'")
 
@@ -140,13 +141,15 @@ class Tab:
 @asynccontextmanager
 async def browser_tab() -> AsyncIterator[Tab]:
     """A new browser with one empty page; it ends with the block."""
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [str(find_chromium()), *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             connection = await websocket_connect(await asyncio.to_thread(_address, process), max_message_size=256 << 20)
             yield await _new_tab(connection)
             connection.close()
+            while await asyncio.wait_for(connection.read_message(), WAIT_S) is not None:
+                pass
         finally:
             process.kill()
             process.wait()

@@ -10,6 +10,7 @@ import children  # noqa: F401  (its settings are for all tests)
 import numpy as np
 import pytest
 import torch
+from browsers import find_chromium
 from hypothesis import settings
 from PIL import Image
 from slide_files import texture
@@ -91,7 +92,7 @@ def shared_data() -> Path:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out (and count as deselected) the tests whose data or hardware are not here."""
-    here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available()}
+    here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available(), "browser": find_chromium() is not None}
     missing = {name for name, present in here.items() if not present}
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if left_out:

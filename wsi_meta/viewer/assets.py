@@ -13,7 +13,7 @@ __all__ = ["Asset", "Assets", "read_assets"]
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
 NAMES = (
     "openseadragon.min.js",
-    "openseadragon-LICENSE.txt",
+    "openseadragon-license.txt",
     "map.js",
     "sources.js",
     "layers.js",

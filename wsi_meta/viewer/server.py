@@ -6,19 +6,20 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.viewer.assets import read_assets
-from wsi_meta.viewer.guard import LOOPBACK, make_gate
+from wsi_meta.viewer.guard import LOOPBACK, Gate, make_gate
 from wsi_meta.viewer.handlers import Desk, make_application
 from wsi_meta.viewer.shelf import Shelf
 
-__all__ = ["serve"]
+__all__ = ["serve", "serving"]
 
 USUAL_PORT = 8417
 """Taken where it is free, so that a saved link is good the next time as well."""
@@ -41,20 +42,31 @@ def serve(shelf: Shelf, *, host: str | None, port: int | None, opened: Callable[
     OptionsError
         when the server cannot listen there.
     """
-    asyncio.run(_serve(shelf, _listen(host or LOOPBACK, port), host, opened))
+
+    async def until_ended() -> None:
+        with _ended() as end:
+            async with serving(shelf, host=host, port=port) as gate:
+                opened(gate.link)
+                await end.wait()
+
+    asyncio.run(until_ended())
 
 
-async def _serve(shelf: Shelf, listening: socket.socket, host: str | None, opened: Callable[[str], None]) -> None:
+@asynccontextmanager
+async def serving(shelf: Shelf, *, host: str | None = None, port: int | None = None) -> AsyncIterator[Gate]:
+    """Serve a shelf on the running loop until the block ends; parameters and errors as :func:`serve`."""
+    listening = _listen(host or LOOPBACK, port)
     gate = make_gate(host, listening.getsockname()[1])
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 2), "wsi-meta view") as threads, _ended() as end:
-        application = make_application(Desk(shelf, gate, read_assets(), threads))
-        server = HTTPServer(application, max_body_size=BODY_BYTES, max_header_size=HEADER_BYTES, idle_connection_timeout=IDLE_S)
+    limits: dict[str, Any] = {"max_body_size": BODY_BYTES, "max_header_size": HEADER_BYTES, "idle_connection_timeout": IDLE_S}
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 2), "wsi-meta view") as threads:
+        server = HTTPServer(make_application(Desk(shelf, gate, read_assets(), threads)), **limits)
         server.add_socket(listening)
-        opened(gate.link)
-        await end.wait()
-        server.stop()
-        threads.shutdown(wait=False, cancel_futures=True)
-        await server.close_all_connections()
+        try:
+            yield gate
+        finally:
+            server.stop()
+            threads.shutdown(wait=False, cancel_futures=True)
+            await server.close_all_connections()
 
 
 @contextmanager

@@ -1,0 +1,129 @@
+"""Corrections: saved beside the store, read again, by QuPath and by our own readers; never over another file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served import Client, ask
+from stores import write_store
+
+from wsi_meta.annotations.outlines import read_annotations
+from wsi_meta.errors import OutputExistsError
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.viewer.corrections import Correction, Corrections, corrections_path, read_corrections, write_corrections
+
+SQUARE = [100.0, 100.0, 300.0, 100.0, 300.0, 260.5, 100.0, 260.5]
+HOLE = [150.0, 150.0, 200.0, 150.0, 200.0, 200.0]
+
+
+@pytest.fixture
+def heatmap(tmp_path: Path) -> Heatmap:
+    """12 x 10 cells of 128 px; QuPath shows the slide from 40, 30 on."""
+    return write_store(tmp_path / "heat.zarr", np.full((12, 10), 0.7, np.float32), bounds=Bounds(40, 30, 1200, 1400))
+
+
+def given(heatmap: Heatmap, *corrections: dict[str, Any], revision: str = "") -> Corrections:
+    return Corrections.from_dict({"corrections": list(corrections), "revision": revision}, heatmap.grid)
+
+
+MISSED = {"kind": "missed", "polygons": [[SQUARE, HOLE]]}
+FALSE = {"kind": "false", "polygons": [[[600.0, 600, 700, 600, 700, 700]], [[800.0, 800, 900, 800, 900, 900]]]}
+
+
+def test_what_is_written_is_read_again(heatmap: Heatmap) -> None:
+    saved = write_corrections(heatmap, given(heatmap, MISSED, FALSE))
+    assert [one.kind for one in saved.found] == ["missed", "false"]
+    assert read_corrections(heatmap) == saved
+    emptied = write_corrections(heatmap, given(heatmap, revision=saved.revision))
+    assert read_corrections(heatmap) == emptied
+    assert emptied.found == ()
+
+
+def test_readers_of_outlines_take_missed_ones_for_tumor_and_exclude_false_ones(heatmap: Heatmap) -> None:
+    write_corrections(heatmap, given(heatmap, MISSED, FALSE))
+    read = read_annotations(corrections_path(heatmap))
+    (tumor,), excluded = read.tumor, read.excluded
+    assert tumor.vertices[0].tolist() == [100, 100]
+    assert len(tumor.holes) == 1
+    assert [outline.vertices[0].tolist() for outline in excluded] == [[600, 600], [800, 800]]
+
+
+def test_the_file_is_in_qupaths_frame_and_says_so(heatmap: Heatmap) -> None:
+    write_corrections(heatmap, given(heatmap, MISSED))
+    content = json.loads(corrections_path(heatmap).read_text())
+    assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 40, "origin_y": 30, "corrections": 1, "slide": "none"}
+    (feature,) = content["features"]
+    assert feature["geometry"]["coordinates"][0][0][0] == feature["geometry"]["coordinates"][0][0][-1] == [60, 70]
+    assert feature["properties"]["objectType"] == "annotation"
+    assert feature["properties"]["classification"]["name"] == "Tumor"
+    assert len(feature["id"]) == 36
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"type": "FeatureCollection", "features": []}', '{"wsi_meta": 3}'])
+def test_another_file_is_left_alone(heatmap: Heatmap, content: str) -> None:
+    corrections_path(heatmap).write_text(content)
+    assert "left alone" in str(read_corrections(heatmap).problem)
+    with pytest.raises(OutputExistsError, match="move it away"):
+        write_corrections(heatmap, given(heatmap, MISSED))
+    assert corrections_path(heatmap).read_text() == content
+
+
+def test_corrections_of_another_slide_are_left_alone(heatmap: Heatmap, tmp_path: Path) -> None:
+    write_corrections(heatmap, given(heatmap, MISSED))
+    other = write_store(tmp_path / "heat.zarr", heatmap.probability, slide="f" * 64)
+    assert "of this slide" in str(read_corrections(other).problem)
+
+
+def test_two_people_do_not_write_over_each_other(heatmap: Heatmap) -> None:
+    first = write_corrections(heatmap, given(heatmap, MISSED))
+    with pytest.raises(OutputExistsError, match="load the page again"):
+        write_corrections(heatmap, given(heatmap, FALSE))
+    assert read_corrections(heatmap) == first
+
+
+@pytest.mark.parametrize(
+    "corrections",
+    [
+        None,
+        3,
+        [3],
+        [{"kind": "other", "polygons": [[SQUARE]]}],
+        [{"kind": "missed"}],
+        [{"kind": "missed", "polygons": []}],
+        [{"kind": "missed", "polygons": [[]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, None]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, True]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, float("nan")]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, 1e9]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, -1]]]}],
+        [{"kind": "missed", "polygons": [[[1, 2, 3, 4, 5, "6"]]]}],
+        [{"kind": "missed", "polygons": [[SQUARE]]}] * 2001,
+    ],
+)
+def test_what_is_no_correction_is_refused(heatmap: Heatmap, corrections: Any) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Corrections.from_dict({"corrections": corrections, "revision": ""}, heatmap.grid)
+
+
+def test_a_page_saves_and_loads_them(heatmap: Heatmap) -> None:
+    async def check(client: Client) -> None:
+        before = await client.json("corrections")
+        assert before == {"corrections": [], "revision": "", "problem": None}
+        saved = await client.put({"corrections": [MISSED], "revision": ""})
+        assert saved.code == 200
+        assert await client.json("corrections") == json.loads(saved.body)
+        assert (await client.put({"corrections": [], "revision": "old"})).code == 409
+        for body in (b"", b"{", b"[" * 100_000, b'{"corrections": 1}', b"\xff"):
+            assert (await client.put(body)).code == 400
+        assert (await client.put({"corrections": [], "revision": ""}, "text/plain")).code == 415
+        assert (await client.json("corrections"))["corrections"] == [MISSED]
+
+    ask(heatmap.path, check)
+    assert read_corrections(heatmap).found == (Correction("missed", ((tuple(SQUARE), tuple(HOLE)),)),)

@@ -1,0 +1,200 @@
+"""The page in a browser: nothing but the server is asked, and map and slide lie where they should on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browsers import Tab, browser_tab
+from numpy.typing import NDArray
+from served import Client, ask
+from slide_files import write_slide
+from stores import make_record, write_store
+
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.viewer.corrections import read_corrections
+
+pytestmark = pytest.mark.browser
+
+MPP, CELL = 0.486, 64
+ROWS, COLS = 61, 83
+"""Odd numbers of cells, so that no level is even."""
+CORNERS = ((1, 1), (1, COLS - 4), (ROWS - 4, 1), (ROWS - 4, COLS - 4))
+"""Row and column of the first of the 2 x 2 cells of each mark."""
+MARK = (0, 0, 200)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A white slide with a blue square of two cells in each corner, and a map that is hot just there and in the middle."""
+    folder = tmp_path_factory.mktemp("page")
+    image = np.full((ROWS * CELL - 13, COLS * CELL - 7, 3), 255, np.uint8)
+    probability = np.full((ROWS, COLS), 0.02, np.float32)
+    for row, col in CORNERS:
+        image[row * CELL : (row + 2) * CELL, col * CELL : (col + 2) * CELL] = MARK
+        probability[row : row + 2, col : col + 2] = 0.9
+    probability[25:40, 30:50] = 0.7
+    slide = write_slide(folder / "heat.tif", image, MPP, levels=3)
+    with open_slide(slide) as opened:
+        write_store(folder / "heat.zarr", probability, mpp=MPP, cut=0, slide=opened.fingerprint())
+    return folder / "heat.zarr"
+
+
+def in_browser(store: Path, what: Callable[[Tab, Client], Awaitable[None]], ready: str = "") -> None:
+    """Open a store's page, and run a coroutine; nothing else than the server is asked, and the console stays empty."""
+
+    async def run(client: Client) -> None:
+        async with browser_tab() as tab:
+            await tab.open(f"{client.gate.link}s/{client.key}{ready}")
+            await what(tab, client)
+            assert tab.complaints == []
+            assert [link for link in tab.asked if not link.startswith((client.gate.link, "data:"))] == []
+
+    ask(store, run)
+
+
+async def look_at(tab: Tab, x: float, y: float, zoom: float) -> None:
+    """Put a place of the slide into the middle, so many screen pixels a level-0 pixel."""
+    await tab.ask(
+        "(() => { const { viewport } = WsiMeta.page.viewer; const { width } = WsiMeta.page.facts().grid;"
+        f" viewport.zoomTo({zoom} * width / viewport.getContainerSize().x, null, true);"
+        f" viewport.panTo(new OpenSeadragon.Point({x} / width, {y} / width), true); }})()"
+    )
+    await tab.settle()
+
+
+async def on_screen(tab: Tab, x: float, y: float) -> tuple[float, float]:
+    """Where a level-0 position is on the screen, by OpenSeadragon itself."""
+    found = await tab.ask(
+        "(() => { const { viewer, facts } = WsiMeta.page; const w = facts().grid.width; const at ="
+        f" viewer.viewport.pixelFromPoint(new OpenSeadragon.Point({x} / w, {y} / w), true); return [at.x, at.y]; }})()"
+    )
+    return float(found[0]), float(found[1])
+
+
+def box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Left, top, right and lower side of what is true."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1], float)
+
+
+def is_blue(shot: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    red, green, blue = (shot[..., channel].astype(int) for channel in range(3))
+    return (blue > 150) & (red < 110) & (green < 110)
+
+
+def is_coloured(shot: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Yellow or green: hot cells, opaque."""
+    red, green, blue = (shot[..., channel].astype(int) for channel in range(3))
+    return (green > blue + 60) & (green > 150) & (red > 100)
+
+
+@pytest.mark.timeout(240)
+def test_the_map_lies_on_the_slide_at_three_zooms_in_four_corners(store: Path) -> None:
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.ask("void (WsiMeta.page.set('outlined', false), WsiMeta.page.set('opacity', 1))")
+        for zoom, (row, col) in product((0.1, 0.4, 1.0), CORNERS):
+            middle = ((col + 1) * CELL, (row + 1) * CELL)
+            await look_at(tab, *middle, zoom)
+            place = await on_screen(tab, *middle)
+            down, across = (slice(int(at - 100 * zoom - 4), int(at + 100 * zoom + 4)) for at in reversed(place))
+            boxes = []
+            for shown, looks in (("false", is_blue), ("true", is_coloured)):
+                await tab.ask(f"void WsiMeta.page.set('shown', {shown})")
+                await tab.settle()
+                boxes.append(box(looks((await tab.photograph())[down, across])))
+            slide, cells = boxes
+            side = CELL * zoom
+            assert np.abs(slide - cells).max() <= 1.5 + 0.02 * side  # pixels of the screen: far less than a cell
+            assert np.abs((slide[2:] - slide[:2]) - 2 * side).max() <= 2
+            centre = (slide[:2] + slide[2:]) / 2 + (across.start, down.start)
+            assert np.abs(centre - place).max() <= 1.5
+
+    in_browser(store, check)
+
+
+def test_sliders_keys_and_link(store: Path) -> None:
+    async def check(tab: Tab, client: Client) -> None:
+        assert await tab.ask("WsiMeta.page.found().count") == 5
+        await tab.ask("void WsiMeta.page.setThreshold(0.8)")
+        await tab.until("WsiMeta.page.found().count === 4")
+        await tab.press("n")
+        await tab.settle()
+        lesion = await tab.ask("WsiMeta.page.view.selected.lesion")
+        peak = await tab.ask("[WsiMeta.page.view.selected.peak_x, WsiMeta.page.view.selected.peak_y]")
+        x, y = await on_screen(tab, *peak)
+        assert lesion == 1
+        assert 200 < x < 830
+        assert 200 < y < 700
+        await tab.press("m")
+        assert await tab.ask("WsiMeta.page.view.shown") is False
+        link = await tab.ask("location.href")
+        await tab.open(link)
+        await tab.settle()
+        assert await tab.ask("WsiMeta.page.view.shown") is False
+        assert await tab.ask("WsiMeta.page.found().count") == 4
+        assert np.abs(np.array(await on_screen(tab, *peak)) - (x, y)).max() < 2
+
+    in_browser(store, check)
+
+
+def test_the_position_under_the_cursor(store: Path) -> None:
+    async def check(tab: Tab, _client: Client) -> None:
+        await look_at(tab, 40.5 * CELL, 30.5 * CELL, 1.0)
+        place = await on_screen(tab, 40.5 * CELL, 30.5 * CELL)
+        await tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+        told = await tab.ask("document.getElementById('cursor').textContent")
+        assert "probability 0.700" in told
+        assert "scanned" in told
+        assert f"{40.5 * CELL * MPP / 1000:.2f}, {30.5 * CELL * MPP / 1000:.2f} mm" in told
+
+    in_browser(store, check)
+
+
+def test_lesions_are_corrected_and_missed_ones_drawn(store: Path) -> None:
+    async def check(tab: Tab, client: Client) -> None:
+        await tab.press("n")
+        await tab.settle()
+        await tab.press("f")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        await look_at(tab, 2000, 2000, 0.5)
+        await tab.press("d")
+        for x, y in ((400, 300), (600, 300), (500, 450)):
+            await tab.click(x, y)
+            await asyncio.sleep(0.35)  # two clicks within OpenSeadragon's time are a double click
+        await tab.press("Enter")
+        await tab.until("WsiMeta.page.corrections.all.length === 2 && document.getElementById('saved').textContent === 'saved'")
+        read = read_corrections(Heatmap.open(store))
+        assert [one.kind for one in read.found] == ["false", "missed"]
+        corner = np.array(read.found[1].polygons[0][0][:2])
+        assert np.abs(np.array(await on_screen(tab, *corner)) - (400, 300)).max() < 1.5
+        await tab.open(f"{client.gate.link}s/{client.key}")
+        assert await tab.ask("document.querySelectorAll('#corrections li').length") == 2
+        assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 1
+
+    in_browser(store, check)
+
+
+def test_the_map_grows_on_the_page(tmp_path: Path) -> None:
+    grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
+    heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert "not at hand" in await tab.ask("document.getElementById('notice').textContent")
+        assert await tab.ask("document.querySelectorAll('#veil .pending').length") == 1
+        before = await tab.photograph()
+        for block in grid.blocks():
+            shape = (block.rows, block.cols)
+            heatmap.write_block(block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+        await tab.until("document.querySelectorAll('#veil .pending').length === 0 && WsiMeta.page.found().count === 1")
+        await tab.settle()
+        after = await tab.photograph()
+        assert is_coloured(after[:, :900]).mean() > is_coloured(before[:, :900]).mean() + 0.2
+
+    in_browser(tmp_path / "heat.zarr", check)
