@@ -61,6 +61,7 @@ async def serving(shelf: Shelf, *, host: str | None = None, port: int | None = N
     with ThreadPoolExecutor(max(2, os.cpu_count() or 2), "wsi-meta view") as threads:
         server = HTTPServer(make_application(Desk(shelf, gate, read_assets(), threads)), **limits)
         server.add_socket(listening)
+        threads.submit(shelf.prepare)
         try:
             yield gate
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from wsi_meta.cohorts.table import open_table
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.inspection import stores_at
+from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.shown_map import ShownMap
@@ -88,6 +89,13 @@ class Shelf:
             found = self._open[key]
         _close(gone)
         return found
+
+    def prepare(self) -> None:
+        """Find the lesions of a single store before a page asks for them: the first search imports what it needs."""
+        if len(self.stores) == 1:
+            with suppress(WsiMetaError, OSError):
+                state = self.show(next(iter(self.stores))).map.state()
+                state.lesions(round(default_threshold(state.heatmap), 3))
 
     def report(self) -> bytes | None:
         """Return the worklist page of the stores' folder; None where there is none of ours."""
