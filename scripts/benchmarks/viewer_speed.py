@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/benchmarks/viewer_speed.py heat.zarr --slide slide.tif
 
-The server is a process of its own. Seconds of its start count until it prints its link; those of the first view from there until
-page, map, lesions and the tiles of a window of 1,400 x 900 px are there. Tiles are those of level 0, each for the first time.
-On a machine that others use too, look at the processor seconds of the server, which are those of all that it did.
+The server is a process of its own. Seconds of its start count until it prints its link; those of the first view from there
+until page, map, lesions and the tiles of a window of 1,400 x 900 px are there. Tiles are those of level 0, each for the first
+time. On a machine that others use too, look at the processor seconds of the server, which are those of all that it did.
 """
 
 from __future__ import annotations

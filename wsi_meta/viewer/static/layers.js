@@ -108,6 +108,15 @@ WsiMeta.boundsOf = (polygons) => {
   return { left, top, right, bottom };
 };
 
+// Of the corners of a ring that are farthest right, the upper one: where overlay writes a lesion's number.
+WsiMeta.rightCorner = (ring) => {
+  let best = 0;
+  for (let at = 2; at < ring.length; at += 2) {
+    if (ring[at] > ring[best] || (ring[at] === ring[best] && ring[at + 1] < ring[best + 1])) best = at;
+  }
+  return [ring[best], ring[best + 1]];
+};
+
 // Whether a point lies in polygons with holes: an odd number of sides to its right.
 WsiMeta.isInside = (x, y, polygons) => {
   let inside = false;

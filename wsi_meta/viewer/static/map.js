@@ -61,8 +61,8 @@
     context.font = "600 12px system-ui, sans-serif";
     context.lineJoin = "round";
     for (const lesion of found.lesions.slice(0, 60)) {
-      const x = (lesion.bounds.right - left) * scale + 3;
-      const y = (lesion.bounds.top - top) * scale + 4;
+      const x = (lesion.corner[0] - left) * scale + 4;
+      const y = (lesion.corner[1] - top) * scale + 4;
       context.strokeStyle = "rgba(255,255,255,.95)";
       context.lineWidth = 3.5;
       context.strokeText(lesion.lesion, x, y);
@@ -343,6 +343,7 @@
     for (const lesion of found.lesions) {
       WsiMeta.addRings(outlines, lesion.polygons);
       lesion.bounds = WsiMeta.boundsOf(lesion.polygons);
+      lesion.corner = WsiMeta.rightCorner(lesion.polygons[0][0]);
       lesion.path = WsiMeta.addRings(new Path2D(), lesion.polygons);
     }
     const { peak_x: x, peak_y: y } = view.selected ?? {};
