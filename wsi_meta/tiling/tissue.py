@@ -38,6 +38,8 @@ class TissueMask:
     """Level-0 pixels per pixel of the mask: (rows, cols)."""
     source: str
     """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the file it was read from."""
+    inked: float | None = None
+    """Share of tissue and the ink on it that is under ink; None where the mask was not found by colour."""
 
     @property
     def fraction(self) -> float:
