@@ -10,13 +10,14 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.quality.verdict import blurred_share, folded_share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-__all__ = ["refuse_nothing", "score_slide", "sum_up"]
+__all__ = ["known_figures", "refuse_nothing", "score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -53,6 +54,18 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
     return ScanResult(score_slide(probability), complete, cells)
+
+
+def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:
+    """Return what a store whose blocks are written says of its slide, by the names of a verdict's figures."""
+    measures = heatmap.measures
+    unread, scanned = result.cells["unreadable"], result.cells["scanned"]
+    return {
+        "unread": unread / (unread + scanned) if unread + scanned else None,
+        "inked": heatmap.record.tissue.inked,
+        "blurred": blurred_share(measures["focus"]) if "focus" in measures else None,
+        "folded": folded_share(measures["darkness"]) if "darkness" in measures else None,
+    }
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:

@@ -1,8 +1,8 @@
 """What the pixels of each cell are like: how sharp, and how dark.
 
 Sharp or not, two pixels four apart differ by what the tissue is; two neighbours differ much less where the picture is blurred.
-So the ratio of both depends neither on the stain nor on its strength. All sums are of integers: a cell's value depends on its own
-pixels alone, not on the piece of the slide in which they were read.
+So the ratio of both depends neither on the stain nor on its strength. All sums are of integers: a cell's value depends on its
+own pixels alone, not on the piece of the slide in which they were read.
 """
 
 from __future__ import annotations

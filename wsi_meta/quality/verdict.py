@@ -18,10 +18,10 @@ FEWEST_CELLS = 16
 """Fewer cells, or patches, say nothing of a slide."""
 BLURRED = 0.36
 """Focus below which a cell is out of focus: 1 % of sharp cells, 60 % at a blur of 1 px (docs/benchmarks.md)."""
-FOLDED = 1.5
-"""A cell is folded when it absorbs so many times what the slide's dense cells do: two layers absorb twice as much."""
-DENSE_QUANTILE = 0.9
-"""The dense cells of a slide absorb more than this share of them."""
+FOLDED = 1.6
+"""A cell is folded when it absorbs so many times what the slide's denser cells do: two layers absorb twice as much as one."""
+DENSE_QUANTILE = 0.75
+"""The denser cells of a slide absorb more than this share of its cells."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,18 @@ class Limit:
     word: str
     least: float
     most: float
+    """Usual figures lie between them; both are usual."""
+    told: str
+    """How the figure is told."""
 
 
 LIMITS = {
-    "unread": Limit("incomplete", 0, 0),
-    "blurred": Limit("blurred", 0, 0.25),
-    "inked": Limit("inked", 0, 0.05),
-    "folded": Limit("folded", 0, 0.05),
-    "pixel_size": Limit("pixel size doubtful", 0.6, 1.7),
-    "unlikeness": Limit("unlike training", 0, 0.82),
+    "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
+    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells"),
+    "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
+    "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
+    "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
+    "unlikeness": Limit("unlike training", 0, 0.82, "{:.2f}; usual is up to 0.82"),
 }
 """What is usual of each figure; chosen on training patches (docs/benchmarks.md, "Verdicts"). In the order of the words."""
 
@@ -51,14 +54,25 @@ class Verdict:
     words: tuple[str, ...]
     """``ok`` alone, or some of ``incomplete blurred inked folded``, ``pixel size doubtful``, ``unlike training``."""
     figures: dict[str, float | None] = field(default_factory=dict)
-    """What each word rests on; None where it could not be measured. ``unread``, ``blurred``, ``inked``, ``folded``: shares of the
-    tissue. ``pixel_size``: by the picture, as a multiple of what the file says. ``unlikeness``: median over patches, see
+    """What each word rests on; None where it could not be measured. ``unread``, ``blurred``, ``inked``, ``folded``: shares of
+    the tissue. ``pixel_size``: by the picture, as a multiple of what the file says. ``unlikeness``: median over patches, see
     :mod:`wsi_meta.models.features`."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found; what could not be measured was not."""
+        return self.words == (OK,)
 
     @property
     def told(self) -> str:
         """The words in one line."""
         return ", ".join(self.words)
+
+    @property
+    def told_with_figures(self) -> str:
+        """The words in one line, each with the figure that it rests on."""
+        figures = {limit.word: limit.told.format(self.figures.get(name)) for name, limit in LIMITS.items()}
+        return ", ".join(f"{word} ({figures[word]})" if word in figures else word for word in self.words)
 
 
 def pronounce(figures: Mapping[str, float | None]) -> Verdict:

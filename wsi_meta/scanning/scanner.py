@@ -13,13 +13,14 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import refuse_nothing, sum_up
+from wsi_meta.heatmaps.scoring import known_figures, refuse_nothing, sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, note
+from wsi_meta.quality.judging import judge_slide
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, make_record, refuse_other_slide
@@ -273,7 +274,12 @@ class Scanner:
             self._engine.run(scan, todo, report)
         give_back_memory()  # before lesions are sought, which needs some
         status, probability = heatmap.status, heatmap.probability
-        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+        result, scanned = sum_up(status, probability), status == Status.SCANNED
+        known = known_figures(heatmap, result)
+        verdict = judge_slide(scan.slide, heatmap.grid, scanned, known, self.networks.unlikeness)
+        if not verdict.ok:
+            self.note(f"{heatmap.path.stem}: {verdict.told_with_figures}")
+        return heatmap.finalise(result, lesion_facts(heatmap.record, probability), verdict)
 
     def _choose_compiled(self, cells: int, there: Heatmap | None) -> bool:
         """Tell whether to compile: as asked; as the store that is there was begun; else if the slide's cells repay it."""
