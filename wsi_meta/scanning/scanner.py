@@ -6,17 +6,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.effort import Meter
-from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing, sum_up
+from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions
@@ -288,10 +286,7 @@ class Scanner:
             keep_effort(heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
-        status, probability = heatmap.status, heatmap.probability
-        turn.meter.count_tiles(scan.slide.tiles_decoded)
-        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.stop_meter()))
-        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+        return scan.finished(self.networks.unlikeness, self.note)
 
 
 def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
