@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_meta.cohorts.table import open_table
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
@@ -18,6 +17,7 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
+from wsi_meta.worklist.table import open_table
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
 
