@@ -111,6 +111,7 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
 @click.option("--host", help="Address to listen at, 0.0.0.0 for all; the link then holds a token.  [this machine alone]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen at.  [one that is free]")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
+@click.option("--static", type=click.Path(path_type=Path), help="Folder to write instead: a page that needs no server.")
 def view(stores: tuple[Path, ...], **settings: Any) -> None:
     """Show heatmaps over their slides in the browser, until Ctrl-C; nothing is loaded from the network.
 
@@ -119,7 +120,8 @@ def view(stores: tuple[Path, ...], **settings: Any) -> None:
     """
     from wsi_meta.viewer.view import view as view_heatmaps
 
-    view_heatmaps(*stores, opened=lambda link: click.echo(f"{link}\nCtrl-C ends it."), **settings)
+    hint = "" if settings["static"] else "\nCtrl-C ends it."
+    view_heatmaps(*stores, opened=lambda link: click.echo(f"{link}{hint}"), **settings)
 
 
 @click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))

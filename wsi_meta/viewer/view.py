@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.viewer.saved_page import check_saved_page, save_page
 from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
 
 __all__ = ["view"]
@@ -20,6 +21,7 @@ def view(
     host: str | None = None,
     port: int | None = None,
     browser: bool = True,
+    static: str | Path | None = None,
     opened: Callable[[str], None] | None = None,
 ) -> None:
     """Show heatmaps over their slides in the browser, until Ctrl-C. Nothing is loaded from the network.
@@ -36,28 +38,46 @@ def view(
         link holds a token, without which nothing is shown
     port : to listen at; None takes one that is free
     browser : open the page in the browser
-    opened : called with the link as soon as it can be opened
+    static : folder to write instead, new or empty: ``index.html`` and what it needs, for someone who has no wsi-meta. It shows
+        the slide up to 8,192 px, and lesions at some thresholds; no server is started
+    opened : called with the link as soon as it can be opened, or with the page that was written
 
     Raises
     ------
     HeatmapError
         when a path holds no heatmap, or `slide` is not the one that was scanned.
     OptionsError
-        when `slide` is one file for several stores, or the server cannot listen at `host` and `port`.
+        when `slide` is one file for several stores, `static` is for several, or the server cannot listen at `host` and `port`.
+    OutputExistsError, OutputPathError
+        when `static` cannot be written.
     """
     found = find_stores(stores)
     given = None if slide is None else Path(slide)
     if given is not None and len(found) > 1 and not given.is_dir():
         raise OptionsError(f"slide {given}: one file for {len(found)} heatmaps; expected a folder of their slides")
+    if static is not None:
+        _check_static(Path(static), len(found), host, port)
     shelf = Shelf(found, given)
     try:
         if len(found) == 1:
             shown = shelf.show(next(iter(shelf.stores)))  # opened now, and refused now
             if given is not None:
                 refuse_another(shown)
-        _serve(shelf, host, port, browser, opened)
+            if static is not None:
+                page = save_page(shown, Path(static))
+                return None if opened is None else opened(str(page))
+        return _serve(shelf, host, port, browser, opened)
     finally:
         shelf.close()
+
+
+def _check_static(folder: Path, stores: int, host: str | None, port: int | None) -> None:
+    """Refuse before the work what cannot be written without a server."""
+    if stores > 1:
+        raise OptionsError(f"static {folder}: a page of one heatmap; found {stores}; expected one")
+    if (host, port) != (None, None):
+        raise OptionsError(f"static {folder}: has no server; expected neither host nor port")
+    check_saved_page(folder)
 
 
 def _serve(shelf: Shelf, host: str | None, port: int | None, browser: bool, opened: Callable[[str], None] | None) -> None:

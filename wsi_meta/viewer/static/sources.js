@@ -34,7 +34,10 @@ WsiMeta.fromFiles = (files) => ({
   live: false,
   facts: async () => files.facts,
   version: async () => files.facts.version,
-  map: async () => Uint8Array.from(atob(files.map), (letter) => letter.charCodeAt(0)).buffer,
+  map: async () => {
+    const packed = Uint8Array.from(atob(files.map), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+  },
   lesions: async (_version, thousandths) => {
     const steps = Object.keys(files.lesions).map(Number);
     const nearest = steps.reduce((best, step) => (Math.abs(step - thousandths) < Math.abs(best - thousandths) ? step : best));

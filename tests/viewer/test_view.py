@@ -1,0 +1,104 @@
+"""The public function and its command: what is refused at once, the page without a server, and an end by Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from browsers import browser_tab
+from click.testing import CliRunner
+from slide_files import texture, write_jpeg_slide
+from stores import write_store
+
+import wsi_meta
+from wsi_meta.cli import main
+from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError
+from wsi_meta.slides.slide import open_slide
+
+MPP = 0.486
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A heatmap with a lesion, and its slide under another name."""
+    folder = tmp_path_factory.mktemp("stores")
+    slide = write_jpeg_slide(folder / "slide.tif", [texture(1088, 1472)], mpp=MPP)
+    probability = np.full((17, 23), 0.05, np.float32)
+    probability[2:6, 3:9] = 0.9
+    with open_slide(slide) as opened:
+        write_store(folder / "heat.zarr", probability, mpp=MPP, slide=opened.fingerprint())
+    return folder / "heat.zarr"
+
+
+def test_what_cannot_be_shown_is_refused_before_anything_listens(store: Path, tmp_path: Path) -> None:
+    other = write_jpeg_slide(tmp_path / "other.tif", [texture(300, 400)], mpp=MPP)
+    second = write_store(tmp_path / "second.zarr", np.full((4, 4), 0.2, np.float32)).path
+    with pytest.raises(HeatmapError, match="another slide than the one that was scanned"):
+        wsi_meta.view(store, slide=other)
+    with pytest.raises(HeatmapError, match="no such"):
+        wsi_meta.view(store, slide=tmp_path / "missing.tif")
+    with pytest.raises(HeatmapError, match="no such store"):
+        wsi_meta.view(tmp_path / "missing.zarr")
+    with pytest.raises(OptionsError, match="expected a folder of their slides"):
+        wsi_meta.view(store, second, slide=other)
+    with pytest.raises(OptionsError, match="expected one"):
+        wsi_meta.view(store, second, static=tmp_path / "page")
+    with pytest.raises(OptionsError, match="has no server"):
+        wsi_meta.view(store, port=8000, static=tmp_path / "page")
+    with pytest.raises(OptionsError, match="cannot listen there"):
+        wsi_meta.view(store, host="192.0.2.1", browser=False)
+    assert not (tmp_path / "page").exists()
+
+
+def test_ctrl_c_ends_the_command_well(store: Path) -> None:
+    command = [sys.executable, "-m", "wsi_meta", "view", str(store), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        link = process.stdout.readline().strip()
+        with urlopen(link) as page:
+            assert b"wsi-meta" in page.read()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (0, "")
+
+
+def test_a_page_without_a_server_holds_all_that_it_shows(store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    ran = CliRunner().invoke(main, ["view", str(store), "--slide", str(store.with_name("slide.tif")), "--static", str(folder)])
+    assert (ran.exit_code, ran.stdout.strip()) == (0, str(folder / "index.html"))
+    data = json.loads((folder / "assets" / "data.js").read_text().removeprefix("window.WSI_META_FILES = ").rstrip(";\n"))
+    assert str(store.parent) not in json.dumps(data)  # no folder of this machine
+    assert data["lesions"]["500"]["count"] == 1
+    for number, level in enumerate(data["facts"]["slide"]["levels"]):
+        tiles = -(-level["width"] // level["tile_width"]) * -(-level["height"] // level["tile_height"])
+        assert len(list((folder / "tiles" / str(number)).iterdir())) == tiles
+    page = (folder / "index.html").read_text()
+    assert "://" not in page
+    assert "{" not in page
+    with pytest.raises(OutputExistsError, match="new or empty"):
+        wsi_meta.view(store, static=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+@pytest.mark.browser
+def test_a_page_without_a_server_is_the_same_page(store: Path, tmp_path: Path) -> None:
+    wsi_meta.view(store, slide=store.with_name("slide.tif"), static=tmp_path / "page")
+
+    async def run() -> None:
+        async with browser_tab() as tab:
+            await tab.open((tmp_path / "page" / "index.html").as_uri())
+            await tab.settle()
+            assert await tab.ask("WsiMeta.page.found().count") == 1
+            assert (await tab.photograph())[450, 500].std() > 2  # the slide, not the empty grey of the page
+            assert await tab.ask("document.getElementById('corrections').hidden")
+            assert tab.complaints == []
+            assert [link for link in tab.asked if not link.startswith(("file:", "data:", "about:", "blob:"))] == []
+
+    asyncio.run(run())
