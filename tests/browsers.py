@@ -121,7 +121,7 @@ class Tab:
         return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
 
     async def _next(self) -> dict[str, Any]:
-        message = await asyncio.wait_for(self._connection.read_message(), WAIT_S)  # type: ignore[arg-type]
+        message = await asyncio.wait_for(self._connection.read_message(), WAIT_S)
         if message is None:
             raise RuntimeError(f"the browser has ended; the page complains of {self.complaints}")
         return dict(json.loads(message))

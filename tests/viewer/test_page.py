@@ -189,7 +189,11 @@ def test_the_map_grows_on_the_page(tmp_path: Path) -> None:
         assert "not at hand" in await tab.ask("document.getElementById('notice').textContent")
         assert await tab.ask("document.querySelectorAll('#veil .pending').length") == 1
         before = await tab.photograph()
-        for block in grid.blocks():
+        first, *others = grid.blocks()
+        nothing = np.full((first.rows, first.cols), np.nan, np.float32)
+        heatmap.write_block(first, nothing, np.full(nothing.shape, Status.UNREADABLE, np.uint8))
+        await tab.until("document.querySelectorAll('#veil .unreadable').length === 1")
+        for block in others:
             shape = (block.rows, block.cols)
             heatmap.write_block(block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
         await tab.until("document.querySelectorAll('#veil .pending').length === 0 && WsiMeta.page.found().count === 1")

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.heatmaps import overlay
-from wsi_meta.heatmaps.store import Status
+from wsi_meta.heatmaps.record import ScanRecord
 
 __all__ = ["layer_colours", "veil_colours"]
 
 STEPS = 256
 
 
-def layer_colours(layer: str) -> dict[str, Any]:
+def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
     """Return how a layer is drawn, plain JSON values.
 
     Returns
@@ -26,16 +26,17 @@ def layer_colours(layer: str) -> dict[str, Any]:
 
     drawn = overlay._LAYERS[layer]
     colours = colormaps[drawn.colour_map](np.linspace(0, 1, STEPS), bytes=True)[:, :3]
-    return {"table": np.asarray(colours).tobytes().hex(), "top": drawn.top, "opaque": drawn.opaque, "label": drawn.label}
+    return {
+        "table": np.asarray(colours).tobytes().hex(),
+        "top": drawn.top,
+        "opaque": drawn.opaque,
+        "label": label_of(record, layer),
+    }
 
 
 def veil_colours() -> dict[str, dict[str, Any]]:
     """Return colour (CSS) and words of each status that has no value, by its number."""
-    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in _veil()}
-
-
-def _veil() -> list[tuple[Status, tuple[tuple[float, float, float, float], str]]]:
-    return list(overlay.VEIL.items())
+    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in overlay.VEIL.items()}
 
 
 def _css(colour: tuple[float, float, float, float]) -> str:

@@ -34,7 +34,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
     rows, cols = grid.shape
     layers = ("probability", "uncertainty") if heatmap.has_uncertainty else ("probability",)
     return {
-        "name": printable(heatmap.record.slide.name),
+        "name": printable(heatmap.path.stem),
         "version": state.version,
         "finished": heatmap.result is not None,
         "grid": {
@@ -46,7 +46,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
             "height": grid.height,
             "mpp": grid.slide_mpp,
         },
-        "layers": [{"name": layer, **layer_colours(layer)} for layer in layers],
+        "layers": [{"name": layer, **layer_colours(heatmap.record, layer)} for layer in layers],
         "veil": veil_colours(),
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),
@@ -91,17 +91,22 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
 def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
     record = heatmap.record
     return [
-        ("Result", _result(record)),
+        ("Result", _result(record) or _progress(heatmap)),
         ("Slide", _slide(record)),
         ("Model", _model(record)),
         ("Scan", _scan(record)),
     ]
 
 
+def _progress(heatmap: Heatmap) -> Lines:
+    left, blocks = len(heatmap.open_blocks(heatmap.status)), len(heatmap.grid.blocks())
+    return [("Scan", "not finished"), ("Left", f"{left} of {blocks} blocks")]
+
+
 def _result(record: ScanRecord) -> Lines:
     result = record.result
     if result is None:
-        return [("Scan", "not finished")]
+        return []
     lines = [("Slide score", "none, nothing scanned" if result.score is None else f"{result.score:.3f}")]
     if result.fitted_score is not None:
         lines.append(("Fitted score", f"{result.fitted_score['score']:.3f}"))

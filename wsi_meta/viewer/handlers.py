@@ -91,7 +91,7 @@ class _Handler(RequestHandler):
     def on_connection_close(self) -> None:
         self._gone = True
 
-    def write_error(self, _status_code: int, **_kwargs: Any) -> None:
+    def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002  (tornado names them)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(f"{self._reason}\n")
 

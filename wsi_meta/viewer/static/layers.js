@@ -64,14 +64,12 @@ WsiMeta.hatch = (context, name, colour, ratio) => {
   const side = Math.round(9 * ratio);
   const tile = makeCanvas(side, side);
   const pen = tile.getContext("2d");
-  if (name === "unreadable") {
-    pen.globalAlpha = 0.35;
-    pen.fillStyle = colour;
-    pen.fillRect(0, 0, side, side);
-    pen.globalAlpha = 1;
-  }
+  pen.globalAlpha = name === "unreadable" ? 0.35 : 0.12;
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, side, side);
+  pen.globalAlpha = 1;
   pen.strokeStyle = colour;
-  pen.lineWidth = 1.3 * ratio;
+  pen.lineWidth = 1.6 * ratio;
   for (const shift of [-side, 0, side]) {
     pen.moveTo(shift, side);
     pen.lineTo(shift + side, 0);
