@@ -42,7 +42,7 @@ def test_computing_is_without_the_wait_for_pieces_and_keeps_none() -> None:
 
     with meter.timed("computing_s"):
         pieces = meter.awaited(slow() for _ in range(2))
-        seen = weakref.ref(next(pieces))  # type: ignore[type-var]
+        seen = weakref.ref(next(pieces))
         assert seen() is None
         time.sleep(0.02)
         assert len(list(pieces)) == 1
