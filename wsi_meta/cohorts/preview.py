@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.cohorts.batch import Job, OpenScanner, check_batch_folder, groups_of, jobs_of, opener, tell_failure
+from wsi_meta.cohorts.batch import OpenScanner, check_batch_folder, opener, tell_failure
 from wsi_meta.cohorts.inputs import find_slides
+from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
+from wsi_meta.cohorts.shards import Shard
+from wsi_meta.cohorts.staging import Stage
 from wsi_meta.errors import HeatmapError, printable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
@@ -108,6 +111,8 @@ def preview_scans(
     reader: str = "auto",
     tissue_mask: str | Path | None = None,
     overwrite: bool = False,
+    shard: str | tuple[int, int] | None = None,
+    stage: str | Path | Stage | None = None,  # noqa: ARG001 (nothing is copied)
     **settings: Any,
 ) -> BatchPreview:
     """Tell what :func:`wsi_meta.scan_slides` would do when it is called alike, without scanning or writing anything.
@@ -128,7 +133,8 @@ def preview_scans(
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     check_batch_folder(Path(out), len(found))
-    return preview_jobs(jobs_of(found, Path(out), of_slide), open_scanner)
+    jobs = jobs_of(found, Path(out), of_slide)
+    return preview_jobs(jobs if shard is None else Shard.read(shard).part_of(jobs), open_scanner)
 
 
 def preview_jobs(

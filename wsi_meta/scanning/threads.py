@@ -51,6 +51,8 @@ class Turn:
 
     before: Turn | None = None
     """The turn before this one."""
+    ahead: int = 1
+    """How many scans may be prepared, or are, while the blocks of one before them have not begun."""
     stop: Stop = field(default_factory=Stop)
     """Ends this scan early."""
     place: str = ""
@@ -61,11 +63,18 @@ class Turn:
     _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _left: int = 0
+    _awaited: Turn | None = None
+
+    def __post_init__(self) -> None:
+        self._awaited = self.before
+        for _ in range(self.ahead - 1):
+            self._awaited = self._awaited and self._awaited.before
 
     def prepare(self) -> None:
-        """Wait until the scan before is prepared and its blocks begin."""
-        if self.before is not None:
-            self._wait(self.before._begun)
+        """Wait until the blocks of the scan before, or of the one :attr:`ahead` places before, begin."""
+        if self._awaited is not None:
+            self._wait(self._awaited._begun)
+            self._awaited = None
 
     def begin(self, blocks: int) -> None:
         """Wait until the last blocks of the scan before are in work, then begin with this one's."""
@@ -91,7 +100,7 @@ class Turn:
         """Let the next scan go on, but not before the scan before this one lets this one go on."""
         if self.before is not None:
             self.before._ending.wait()
-        self.before = None
+        self.before = self._awaited = None
         self._begun.set()
         self._ending.set()
 

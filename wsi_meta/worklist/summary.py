@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_meta.cohorts.table import COLUMNS, Row, Table, open_table
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
+from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
+from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["add_row", "check_summary", "failed", "summarise", "summarise_folder"]
 
@@ -25,7 +26,7 @@ FROM_OUTSIDE = ("patient", "label", "annotations")
 
 
 def summarise_folder(folder: str | Path) -> list[Row]:
-    """Make ``summary.csv`` and ``summary.json`` of a folder anew from the heatmaps in it.
+    """Make ``summary.csv``, ``summary.json`` and ``report/index.html`` of a folder anew from the heatmaps in it.
 
     What a heatmap does not keep (the slide's path, its patient, label and annotations) and the rows of slides without a
     heatmap are taken from the table that is there.
@@ -36,7 +37,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide; None where unknown.
+    A dict with :data:`wsi_meta.worklist.table.COLUMNS` per slide; None where unknown.
 
     Raises
     ------
@@ -59,6 +60,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         told = {printable(row["slide"]) for row in rows}
         rows += [row for row in without if row["slide"] not in told]
         Table.of(folder, rows).write()
+    renew_worklist(folder, rows)
     return rows
 
 
@@ -93,7 +95,7 @@ def add_row(folder: Path, row: Row, store: Path) -> None:
 
 
 def summarise(slide: str | Path, heatmap: Heatmap) -> Row:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.cohorts.table.COLUMNS`."""
+    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`."""
     record, result = heatmap.record, heatmap.record.result
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}
