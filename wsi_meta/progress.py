@@ -129,7 +129,12 @@ class ProgressBar:
         share = f"{done / self.total:.0%}" if self.total else "all"
         left = f", {duration(left_s)} left" if left_s is not None else ""
         text = f"{self.description}: {done:,} of {self.total:,} {unit} ({share}), {rate:,.0f} {unit}/s{left}"
-        figures: dict[str, Any] = {"done": done, "of": self.total, "per_s": round(rate, 1), "left_s": left_s and round(left_s, 1)}
+        figures: dict[str, Any] = {
+            "done": done,
+            "of": self.total,
+            "per_s": round(rate, 1),
+            "left_s": left_s and round(left_s, 1),
+        }
         tell(text, show=self._show and self._bar is None, event=f"{unit} done", **self._facts, **figures)
 
 

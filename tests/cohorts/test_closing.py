@@ -29,7 +29,12 @@ def effort(**seconds: float) -> ScanEffort:
         (effort(reading=80, computing=30, waiting=40), 75, ON_CPU, "Reading is what limits: more --workers, or --stage"),
         (effort(reading=20, computing=70, waiting=2), 75, ON_CPU, "a GPU, or --precision int8, which is less exact"),
         (effort(reading=20, computing=70, waiting=2), 75, ON_CPU | {"precision": "int8"}, "Computing is what limits: a GPU"),
-        (effort(computing=70), 75, {"device": "cuda", "precision": "bf16", "views": 8}, "more GPUs, or fewer than 8 views"),
+        (
+            effort(computing=70),
+            75,
+            {"device": "cuda", "precision": "bf16", "views": 8},
+            "more GPUs (--gpus), or fewer than 8 views",
+        ),
         (effort(reading=10, computing=20, writing=60), 60, ON_CPU, "Writing is what limits: an --out on a faster disk"),
         (effort(reading=10, computing=20, tissue=60), 80, ON_CPU, "Finding tissue is what limits: --tissue-mask"),
         (effort(reading=1, computing=2), 9, ON_CPU, "Starting is what took most of the time: scan more slides"),
@@ -41,6 +46,7 @@ def test_what_limits(taken: ScanEffort, passed_s: float, machine: dict[str, Any]
     limit = what_limits(taken, passed_s, **machine)
     assert told in limit
     assert bool(told) == bool(limit)
+    assert "--stage" not in what_limits(taken, passed_s, **machine, staged=True)
 
 
 def test_the_line() -> None:

@@ -30,8 +30,8 @@ NOT_KEPT = ("config", "dry-run", "json", "log-file", "log-json", "overwrite", "q
 """Options that belong to one occasion: a file that a run writes does not hold them."""
 WORDS = {"model": "default", "tissue-mask": "none"}
 """Options that are a file, or this word."""
-EITHER = (("slides", "manifest"), ("out", "out_dir"))
-"""Where the command line gives one of these, the file's other one does not count."""
+EITHER = (("slides", "manifest"), ("out", "out_dir"), ("scheduler", "scheduler_file", "gpus"))
+"""Where the command line gives one of these, the file's others do not count."""
 WAIT_S = 60.0
 """For how long to wait until another process has written its file of options, which takes milliseconds."""
 

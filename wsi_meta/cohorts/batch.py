@@ -153,7 +153,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    with told_run(len(jobs), out) as run, Worklist(out, len(jobs)) as worklist:
+    with told_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
                 refuse_elsewhere(run.scanner, stage)
