@@ -280,7 +280,12 @@ def _event_of(record: logging.LogRecord) -> str:
 
 
 def _on_terminal() -> bool:
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    """Tell whether stderr is a terminal that a bar fits on; one of no width, as programs open, shows none."""
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        return False
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return True
 
 
 def _is_quiet() -> bool:

@@ -130,7 +130,11 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
     Whatever refuses the slide is raised.
     """
     slide = job.slide.path
-    with told_run(1, job.store) as run, open_scanner({}) as run.scanner, staging(stage, run.scanner, [job]) as copies:
+    with (
+        told_run(1, job.store, staged=stage is not None) as run,
+        open_scanner({}) as run.scanner,
+        staging(stage, run.scanner, [job]) as copies,
+    ):
         if job.slide.told:
             run.scanner.note(f"{slide}: {job.slide.told}")
         turn = run.scanner.line_up()
