@@ -71,8 +71,9 @@ class Verdict:
     @property
     def told_with_figures(self) -> str:
         """The words in one line, each with the figure that it rests on."""
-        figures = {limit.word: limit.told.format(self.figures.get(name)) for name, limit in LIMITS.items()}
-        return ", ".join(f"{word} ({figures[word]})" if word in figures else word for word in self.words)
+        told = {limit.word: (limit.told, self.figures.get(name)) for name, limit in LIMITS.items()}
+        parts = ((word, *told.get(word, ("", None))) for word in self.words)
+        return ", ".join(word if value is None else f"{word} ({text.format(value)})" for word, text, value in parts)
 
 
 def pronounce(figures: Mapping[str, float | None]) -> Verdict:
