@@ -1,4 +1,4 @@
-"""``wsi-meta lesions``, ``wsi-meta score`` and ``wsi-meta fit-score``: what is read from heatmaps."""
+"""``wsi-meta lesions``, ``score``, ``fit-score``, ``overlay`` and ``export``: what is read from heatmaps."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ import click
 
 from wsi_meta.cli import options
 
-__all__ = ["fit_score", "lesions", "score"]
+__all__ = ["export", "fit_score", "lesions", "overlay", "score"]
 
 
-@click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
-@click.argument("heatmap", type=click.Path(path_type=Path))
-@click.option(
+FORMS = ("ome-tiff", "qupath", "qupath-cells", "asap", "cells", "camelyon")
+
+threshold_option = click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
     help="Probability that all cells of a lesion have at least.  [model's default]",
 )
-@click.option(
+peak_option = click.option(
     "--peak",
     type=click.FloatRange(0, 1, min_open=True),
     help="Probability that one of them has at least.  [model's specificity_99]",
 )
-@click.option("--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2.")
+min_area_option = click.option(
+    "--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2."
+)
+
+
+@click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
+@click.argument("heatmap", type=click.Path(path_type=Path))
+@threshold_option
+@peak_option
+@min_area_option
 @click.option("--out", type=click.Path(path_type=Path), help="Table (.csv), or outlines for QuPath (.geojson).")
 @click.option("--detections", type=click.Path(path_type=Path), help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option
@@ -66,3 +75,57 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     from wsi_meta.heatmaps.score_model import fit_score as fit
 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)
+
+
+@click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --out overlay.png"))
+@click.argument("heatmap", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
+@click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
+@click.option(
+    "--layer",
+    type=click.Choice(["probability", "uncertainty"]),
+    default="probability",
+    show_default=True,
+    help="What to draw; uncertainty needs a heatmap from scan --tta --uncertainty.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
+)
+@click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
+@click.option("--lesions", is_flag=True, help="Outline and number the lesions, as wsi-meta lesions finds them.")
+@options.overwrite_option
+@options.as_json_option
+def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
+    """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
+    from wsi_meta.heatmaps.overlay import draw_overlay
+
+    options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)
+
+
+@click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))
+@click.argument("heatmap", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write; its ending says what.")
+@click.option("--as", "form", type=click.Choice(FORMS), help="What to write, where the ending leaves it open.")
+@threshold_option
+@peak_option
+@min_area_option
+@click.option(
+    "--least", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
+)
+@click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
+@options.overwrite_option
+def export(heatmap: Path, out: Path, **settings: Any) -> None:
+    r"""Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads.
+
+    \b
+    ome-tiff      .ome.tif         the map, pyramidal, aligned by physical size
+    qupath        .geojson         lesions as annotations, in QuPath's frame
+    qupath-cells  .geojson --as    cells as detections, for measurement maps
+    asap          .xml             lesions as ASAP's outlines
+    cells         .csv .parquet    a table of cells
+    camelyon      .csv --as        Camelyon16's probability,x,y of each lesion
+    """
+    from wsi_meta.exports.export import export as write
+
+    print(write(heatmap, out, **settings))

@@ -31,6 +31,7 @@ __all__ = [
     "default_threshold",
     "find_lesions",
     "lesion_facts",
+    "qupath_origin",
     "to_detections",
     "write_lesions",
 ]
@@ -98,7 +99,7 @@ def find_lesions(
     _warn_if_unfinished(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
-        write_lesions(out, found, origin=_qupath_origin(heatmap, Path(out)), overwrite=overwrite)
+        write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
@@ -195,7 +196,7 @@ def _find(
     return measure_regions(probability, label_regions(probability, threshold, peak), record.grid, min_area)
 
 
-def _qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
+def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
     """Return the corner of what QuPath shows of a slide; None, with a warning, where an older store does not say."""
     bounds = heatmap.record.slide.bounds
     if bounds is None and out.suffix.lower() == ".geojson":

@@ -160,7 +160,7 @@ class ScanRecord:
     lesions: dict[str, Any] | None = None
     """As :func:`wsi_meta.heatmaps.lesions.lesion_facts` gives them; None until the scan reaches its end."""
     effort: ScanEffort | None = None
-    """What the scan took; None until it reaches its end, and in stores that were made before this was kept."""
+    """What the scan took so far; None until a run of it ends, and in stores that were made before this was kept."""
     verdict: Verdict | None = None
     """What may be wrong with the slide; None until the scan reaches its end, and in older stores."""
     measures: tuple[str, ...] = ()
@@ -183,6 +183,10 @@ class ScanRecord:
     def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> ScanRecord:
         """Return the record of a scan that has reached its end."""
         return replace(self, result=result, lesions=lesions, verdict=verdict)
+
+    def with_run(self, effort: ScanEffort) -> ScanRecord:
+        """Return the record after one more run of the scan, which took so much."""
+        return replace(self, effort=effort.after(self.effort))
 
     def with_fitted_score(self, fitted_score: dict[str, Any]) -> ScanRecord:
         """Return the record with a fitted score in its result; ValueError where there is no result yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["known_figures", "refuse_nothing", "score_slide", "sum_up"]
+    from wsi_meta.heatmaps.effort import ScanEffort
+
+__all__ = ["describe_end", "known_figures", "refuse_nothing", "score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -54,6 +56,17 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
     return ScanResult(score_slide(probability), complete, cells)
+
+
+def describe_end(heatmap: Heatmap, slide: Path, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
+    """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
+    result = heatmap.result
+    score = result.score if result is not None else None
+    complete = result is not None and result.complete
+    found = "no cell was scanned" if score is None else f"score {score:.4f}{'' if complete else ', incomplete'}"
+    facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
+    told = f"{place} {slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}"
+    return told.lstrip(), facts | effort.to_facts()
 
 
 def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:

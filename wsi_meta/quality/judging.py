@@ -16,7 +16,7 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["judge_slide"]
+__all__ = ["Unlikeness", "judge_slide"]
 
 EVERY = 2
 """Of so many patches one is shown to the network, which takes most of the time."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, averaging_of
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from wsi_meta.slides.slide import Slide
     from wsi_meta.tiling.tissue import TissueMask
 
-__all__ = ["continue_or_refuse", "find_store", "make_record", "refuse_other_slide"]
+__all__ = ["continue_or_refuse", "find_store", "keep_effort", "make_record", "refuse_other_slide"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -108,6 +110,13 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
         logger.warning("%s: damaged: %s; that is made anew", there.path, told)
         return heatmap.unfinished()
     return heatmap
+
+
+def keep_effort(heatmap: Heatmap, effort: ScanEffort) -> None:
+    """Keep in a store what a run took that did not reach the scan's end; nothing where an earlier one did, or it cannot be."""
+    if heatmap.result is None:
+        with suppress(HeatmapError, OSError):  # what ended the run is told instead
+            heatmap.unfinished(heatmap.record.with_run(effort))
 
 
 def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid, **known: Any) -> None:

@@ -1,14 +1,17 @@
-"""A scanner's model and its predictors: loaded once, made when they are first needed."""
+"""A scanner's model and its predictors: loaded once, made when they are first needed; and whether one is compiled."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_meta.errors import ModelFileError
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.inference.options import worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, describe_patches, load_model, model_path
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Networks"]
+__all__ = ["Networks", "choose_compiled"]
 
 
 class Networks:
@@ -112,3 +115,26 @@ class Networks:
         if model.card != self.card:
             raise ModelFileError(f"{self.path}: was replaced while it was opened; start again")
         return model
+
+
+def choose_compiled(
+    plan: ScanPlan, cells: int, there: Heatmap | None, compiler_found: Callable[[str], bool], note: Callable[[str], None]
+) -> bool:
+    """Tell whether to compile for a slide: as asked; as the store that is there was begun; else if the cells repay it.
+
+    Parameters
+    ----------
+    cells : of the slide
+    compiler_found : tells of a device whether the compiler is there that it takes
+    note : is told where none was found
+    """
+    if plan.compiled != "auto":
+        return plan.compiled == "yes"
+    if there is not None:
+        return there.record.identity.compiled
+    device, precision = plan.inference.device, plan.inference.precision
+    if not worth_compiling(device, precision, cells=cells, views=plan.views, dense=plan.dense):
+        return False
+    if not (found := compiler_found(device)):
+        note("no C++ compiler (g++ or clang++) was found: the network runs uncompiled, which is slower")
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
@@ -50,6 +51,10 @@ class BlockWorker:
     stop: Stop = field(default_factory=Stop)
     working: Callable[[], None] = lambda: None
     """Called in each thread when it begins to work for the slide."""
+    meter: Meter = field(default_factory=Meter)
+    """Gathers what the work takes."""
+    is_wanted: Callable[[Block], bool] = lambda _block: True
+    """Asked before a block is written, whether it still may be."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
@@ -64,7 +69,11 @@ class BlockWorker:
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         scanned = np.isfinite(probability)
         status = np.where(wanted, np.where(scanned, Status.SCANNED, Status.UNREADABLE), Status.BACKGROUND).astype(np.uint8)
-        heatmap.write_block(block, probability, status, uncertainty, measured.of(scanned))
+        with self.meter.timed("writing_s"):
+            if self.is_wanted(block):
+                heatmap.write_block(block, probability, status, uncertainty, measured.of(scanned))
+        self.meter.add(cells=int(scanned.sum()))
+        self.meter.count_here()
         return int(wanted.sum())
 
     def predict(
@@ -127,7 +136,8 @@ class BlockWorker:
     def _compute(self, pieces: Iterable[NDArray[np.uint8]], wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
         def predict() -> NDArray[np.float32]:
             self.working()
-            return self.predictor.predict_block(pieces, wanted, self.grid.stride_px, report)
+            with self.meter.timed("computing_s"):
+                return self.predictor.predict_block(self.meter.awaited(pieces), wanted, self.grid.stride_px, report)
 
         return self.threads.compute(self.predictor.device, predict)
 
@@ -141,7 +151,8 @@ class BlockWorker:
     def _read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         self.working()
         self.stop.check()
-        return self.slide.read_at(self.grid.mpp, x, y, width, height)
+        with self.meter.timed("reading_s"):
+            return self.slide.read_at(self.grid.mpp, x, y, width, height)
 
 
 def all_true(mask: NDArray[np.bool_], side: int, stride: int) -> NDArray[np.bool_]:

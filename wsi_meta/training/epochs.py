@@ -147,7 +147,7 @@ def train_epoch(run: Run, loader: Loader, number: int) -> tuple[float, float]:
             bar.update(recipe.batch_size)
             if step % CHECK_STEPS == 0 or step == len(loader):
                 mean = processes.mean(total) / step
-                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                bar.set_postfix(loss=f"{mean:.4f}")
                 _refuse_loss(mean, step * recipe.batch_size, title)
     return mean, time.perf_counter() - began
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from stores import write_store
 
-from wsi_meta.cohorts.summary import COLUMNS, add_row, failed, summarise, summarise_folder
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
+from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
+from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -77,13 +79,13 @@ def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) 
 
 def test_many_processes_write_one_table(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from wsi_meta.cohorts.summary import add_row, failed\n"
+        "import sys; from pathlib import Path; from wsi_meta.worklist.summary import add_row, failed\n"
         "for number in range(10): add_row(Path('.'), failed(f'{sys.argv[1]}{number}.tif', 'bad'), Path('none.zarr'))"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, name], cwd=tmp_path) for name in "abc"]
     assert [child.wait() for child in children] == [0, 0, 0]
     assert {row["slide"] for row in _read(tmp_path)} == {f"{name}{number}.tif" for name in "abc" for number in range(10)}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
 
 
 def test_it_waits_for_another_writer(tmp_path: Path) -> None:
@@ -115,3 +117,60 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="not a summary of scans"):
         summarise_folder(tmp_path)
     assert (tmp_path / "summary.csv").read_text() == "mine\n"
+
+
+def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP).path
+    (tmp_path / "summary.csv").write_text(
+        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif",{store},0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
+        newline="",
+    )
+    add_row(tmp_path, failed("x/new.tif", "bad"), tmp_path / "new.zarr")
+    table = _read(tmp_path)
+    assert tuple(table[0]) == COLUMNS
+    assert [(row["slide"], row["error"], row["score"]) for row in table] == [
+        ("x/a,1.tif", "", "0.5"),
+        ("x/gone.tif", "no such file", ""),
+        ("x/new.tif", "bad", ""),
+    ]
+    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a,1.tif", "x/gone.tif", "x/new.tif"]
+
+
+def test_the_json_says_the_same_with_types(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, summarise('x/"a", é.tif', store) | {"patient": "p1", "label": "tumor"}, store.path)
+    add_row(tmp_path, failed("x/b.tif", "bad"), tmp_path / "b.zarr")
+    rows = open_table(tmp_path).rows()
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["slides"] == rows
+    assert (rows[0]["lesions"], rows[0]["largest_lesion"], rows[0]["unreadable_fraction"]) == (1, "isolated tumor cells", 0.0)
+    assert (rows[0]["score"], rows[0]["patient"], rows[1]["score"]) == (pytest.approx(0.75), "p1", None)
+
+
+@pytest.mark.parametrize("left", ["none", "older", "empty"])
+def test_a_json_that_a_killed_run_left_behind_is_made_anew(tmp_path: Path, left: str) -> None:
+    add_row(tmp_path, failed("a.tif", "first"), tmp_path / "a.zarr")
+    older = (tmp_path / "summary.json").read_bytes()
+    add_row(tmp_path, failed("a.tif", "second"), tmp_path / "a.zarr")
+    (tmp_path / "summary.json").unlink()
+    if left != "none":
+        (tmp_path / "summary.json").write_bytes(older if left == "older" else b"")
+    add_row(tmp_path, failed("b.tif", "third"), tmp_path / "b.zarr")
+    slides = json.loads((tmp_path / "summary.json").read_text())["slides"]
+    assert [(row["slide"], row["error"]) for row in slides] == [("a.tif", "second"), ("b.tif", "third")]
+
+
+def test_a_foreign_json_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(OutputExistsError, match=r"summary\.json: exists and is not a summary of scans"):
+        check_summary(tmp_path)
+
+
+def test_what_no_heatmap_knows_is_kept(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    known = {"patient": "p1", "label": "macro", "annotations": "a.xml"}
+    add_row(tmp_path, failed("x/a.tif", "killed") | known | {"retry": "wsi-meta scan x/a.tif"}, tmp_path / "other.zarr")
+    (row,) = summarise_folder(tmp_path)
+    assert (row["slide"], row["error"], row["retry"], row["heatmap"]) == ("x/a.tif", None, None, str(store.path))
+    add_row(tmp_path, summarise("x/a.tif", store), store.path)
+    (row,) = summarise_folder(tmp_path)
+    assert {name: row[name] for name in known} == known

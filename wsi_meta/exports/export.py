@@ -1,0 +1,107 @@
+"""One call from a heatmap to the file of another program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsi_meta.annotations.detections import write_detections
+from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.exports.asap import write_asap
+from wsi_meta.exports.cell_table import write_cell_table
+from wsi_meta.exports.ome_tiff import write_ome_tiff
+from wsi_meta.exports.qupath import write_cells, write_lesions
+from wsi_meta.heatmaps.lesions import find_lesions, to_detections
+from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs import check_output, written_whole
+
+__all__ = ["FORMATS", "export"]
+
+FORMATS = {
+    "ome-tiff": (".ome.tif", ".ome.tiff"),
+    "qupath": (".geojson",),
+    "qupath-cells": (".geojson",),
+    "asap": (".xml",),
+    "cells": (".csv", ".parquet"),
+    "camelyon": (".csv",),
+}
+"""What can be written, and the endings of its files. Where several have an ending, the first one is meant by it."""
+
+
+def export(
+    heatmap: str | Path | Heatmap,
+    out: str | Path,
+    *,
+    form: str | None = None,
+    threshold: float | None = None,
+    peak: float | None = None,
+    min_area: float = 0.0,
+    least: float = 0.0,
+    smooth: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write a heatmap as a file that another program reads.
+
+    Parameters
+    ----------
+    heatmap : store, or path of one
+    out : file to write
+    form : what to write, one of :data:`FORMATS`; None goes by the file's ending:
+
+        ``ome-tiff`` (.ome.tif) the map as a pyramidal OME-TIFF, see :func:`.write_ome_tiff`;
+        ``qupath`` (.geojson) lesions as QuPath's annotations, ``qupath-cells`` (.geojson, only when named) cells as
+        its detections; both in QuPath's frame, as :func:`wsi_meta.find_lesions` writes it;
+        ``asap`` (.xml) outlines of lesions for ASAP, level-0 pixels;
+        ``cells`` (.csv, .parquet) a table of cells, level-0 pixels;
+        ``camelyon`` (.csv, only when named) Camelyon16's ``probability,x,y`` of each lesion's peak, level-0 pixels
+    threshold, peak, min_area : which lesions, as :func:`wsi_meta.find_lesions`
+    least : for cells: the probability that they have at least
+    smooth : for ``qupath``: outlines with round corners and the same area, instead of the cells' sides
+    overwrite : replace the file if it exists
+
+    Returns
+    -------
+    `out`
+
+    Raises
+    ------
+    HeatmapError, OutputExistsError, OutputPathError
+    OptionsError
+        for a form that does not exist, thresholds as for :func:`wsi_meta.find_lesions`, or a missing library.
+    """
+    target = check_output(out, overwrite=overwrite)
+    form = _form_of(target, form)
+    if not 0 <= least <= 1:
+        raise OptionsError(f"least {least}; expected a probability from 0 to 1")
+    opened = open_sound(heatmap)
+    cells = form in ("ome-tiff", "qupath-cells", "cells")
+    lesions = () if cells else find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
+    if form == "camelyon":
+        return write_detections(target, to_detections(lesions), overwrite=overwrite)
+    with written_whole(target) as partial:
+        if form == "ome-tiff":
+            write_ome_tiff(opened, partial)
+        elif form == "qupath":
+            write_lesions(opened, lesions, partial, smooth=smooth)
+        elif form == "qupath-cells":
+            write_cells(opened, partial, least=least)
+        elif form == "asap":
+            write_asap(lesions, partial)
+        else:
+            write_cell_table(opened, partial, least=least, parquet=target.suffix.lower() == ".parquet")
+    return target
+
+
+def _form_of(out: Path, form: str | None) -> str:
+    """Return what is to be written; an error where the ending says something else, or nothing."""
+    if form is None:
+        found = [name for name, endings in FORMATS.items() if out.name.lower().endswith(endings)]
+        if not found:
+            endings = ", ".join(dict.fromkeys(ending for endings in FORMATS.values() for ending in endings))
+            raise OutputPathError(f"{out}: ending '{out.suffix}'; expected one of {endings}")
+        return found[0]
+    if form not in FORMATS:
+        raise OptionsError(f"form {form!r}; expected one of {', '.join(FORMATS)}")
+    if not out.name.lower().endswith(FORMATS[form]):
+        raise OutputPathError(f"{out}: ending '{out.suffix}'; expected {' or '.join(FORMATS[form])} for {form}")
+    return form

@@ -1,0 +1,56 @@
+"""The map as a pyramidal OME-TIFF, which QuPath, Fiji and Bio-Formats open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_meta.heatmaps.pyramid import coarser_levels
+from wsi_meta.heatmaps.store import Heatmap
+
+__all__ = ["write_ome_tiff"]
+
+TILE_CELLS = 256
+"""Side of a stored tile."""
+
+
+def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
+    """Write the map as float32 with a channel each for probability and, where it is kept, uncertainty; NaN = not scanned.
+
+    A pixel is a cell: its physical size is the cell's side in micrometres, and its upper left corner is the slide's level-0
+    corner. A picture with pixel size and position lies right on the slide in any program that counts in micrometres. Coarser
+    levels, as SubIFDs, take the maximum of the probability, as the store's do.
+    """
+    import tifffile
+
+    grid, record = heatmap.grid, heatmap.record
+    kept = {"Tumor probability": heatmap.probability, "Uncertainty": heatmap.uncertainty}
+    channels = {name: values for name, values in kept.items() if values is not None}
+    levels = [[values, *coarser_levels(values)] for values in channels.values()]
+    facts = {"slide": record.slide.file, "model": record.identity.model, "slide mpp": record.slide.mpp, "cell um": grid.cell_um}
+    score = {} if record.result is None else {"score": record.result.score, "complete": record.result.complete}
+    metadata: dict[str, Any] = {
+        "axes": "CYX",
+        "Name": record.slide.name,
+        "Channel": {"Name": list(channels)},
+        "MapAnnotation": {name: str(value) for name, value in (facts | score).items()},
+        "PhysicalSizeX": grid.cell_um,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": grid.cell_um,
+        "PhysicalSizeYUnit": "µm",
+        "Plane": {"PositionX": [0.0] * len(channels), "PositionXUnit": ["µm"] * len(channels)}
+        | {"PositionY": [0.0] * len(channels), "PositionYUnit": ["µm"] * len(channels)},
+    }
+    common: dict[str, Any] = {
+        "photometric": "minisblack",
+        "compression": "zlib",
+        "tile": (TILE_CELLS, TILE_CELLS),
+        "resolutionunit": "CENTIMETER",
+    }
+    with tifffile.TiffWriter(file, ome=True, bigtiff=True) as writer:
+        for number, level in enumerate(zip(*levels, strict=True)):
+            own = {"metadata": metadata, "subifds": len(levels[0]) - 1} if number == 0 else {"subfiletype": 1, "metadata": None}
+            per_cm = 1e4 / (grid.cell_um * 2**number)  # for programs that read no OME-XML
+            writer.write(np.stack(level), resolution=(per_cm, per_cm), **own, **common)

@@ -1,0 +1,107 @@
+"""GeoJSON that QuPath reads: lesions as annotations, or cells as detections, in the frame of what QuPath shows of a slide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import UUID, uuid5
+
+import numpy as np
+
+from wsi_meta.annotations.outline_files import FRAME, frame_facts
+from wsi_meta.exports.smooth import smoothed
+from wsi_meta.heatmaps.lesions import qupath_origin
+from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.store import Heatmap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["write_cells", "write_lesions"]
+
+NAMESPACE = UUID("6f2b7f43-9a0e-4c52-8e0c-0d5f4f2a1c77")
+"""Ids are made of this, the slide's fingerprint and what is named: the same lesion of the same scan has the same id."""
+COLOURS = {"macrometastasis": (178, 24, 43), "micrometastasis": (239, 138, 98), "isolated tumor cells": (253, 219, 120)}
+"""Red, green, blue of each size class."""
+DECIMALS = 2
+"""Of a position, level-0 pixels: a hundredth is some nanometres."""
+
+
+def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], file: Path, *, smooth: bool) -> None:
+    """Write lesions as annotations with ids, colours of their size classes, and measurements named as QuPath names them."""
+    origin = qupath_origin(heatmap, file)
+    with file.open("w", encoding="utf-8") as text:
+        _write(text, origin, (_lesion_feature(heatmap, lesion, origin or (0, 0), smooth=smooth) for lesion in lesions))
+
+
+def write_cells(heatmap: Heatmap, file: Path, *, least: float) -> None:
+    """Write the scanned cells whose probability is at least `least` as detections, for QuPath's measurement maps."""
+    origin = qupath_origin(heatmap, file)
+    with file.open("w", encoding="utf-8") as text:
+        _write(text, origin, _cell_features(heatmap, origin or (0, 0), least))
+
+
+def _write(text: IO[str], origin: tuple[int, int] | None, features: Iterator[dict[str, Any]]) -> None:
+    """Write a collection one feature a line: a slide has hundreds of thousands of cells."""
+    head = json.dumps({"type": "FeatureCollection", FRAME: frame_facts(origin), "features": []})
+    text.write(head.removesuffix("]}"))
+    between = "\n"
+    for feature in features:
+        text.write(between + json.dumps(feature))
+        between = ",\n"
+    text.write("\n]}\n")
+
+
+def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *, smooth: bool) -> dict[str, Any]:
+    cell_l0 = heatmap.grid.cell_l0
+    outlines = [smoothed(outline, cell_l0) if smooth else outline for outline in lesion.outlines]
+    rings = [[_closed(ring - origin) for ring in (outline.vertices, *outline.holes)] for outline in outlines]
+    shape = {"type": "Polygon", "coordinates": rings[0]} if len(rings) == 1 else {"type": "MultiPolygon", "coordinates": rings}
+    return {
+        "type": "Feature",
+        "id": _id(heatmap, f"lesion {lesion.number}"),
+        "geometry": shape,
+        "properties": {
+            "objectType": "annotation",
+            "name": f"lesion {lesion.number}: {lesion.size_class}",
+            "color": COLOURS[lesion.size_class],
+            "classification": {"name": "Tumor", "color": [200, 0, 0]},
+            "isLocked": True,
+            "measurements": {
+                "Area µm^2": lesion.area_mm2 * 1e6,
+                "Max diameter µm": lesion.diameter_mm * 1000,
+                "Probability: Max": lesion.max_probability,
+                "Probability: Mean": lesion.mean_probability,
+                "Num Cells of map": lesion.cells,
+            },
+        },
+    }
+
+
+def _cell_features(heatmap: Heatmap, origin: tuple[int, int], least: float) -> Iterator[dict[str, Any]]:
+    grid, probability, uncertainty = heatmap.grid, heatmap.probability, heatmap.uncertainty
+    limits = np.array([grid.width, grid.height])
+    for row, col in np.argwhere(probability >= least).tolist():
+        measured = {"Probability": float(probability[row, col])}
+        if uncertainty is not None:
+            measured["Uncertainty"] = float(uncertainty[row, col])
+        corners = np.array([(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]) * grid.cell_l0
+        yield {
+            "type": "Feature",
+            "id": _id(heatmap, f"cell {row} {col}"),
+            "geometry": {"type": "Polygon", "coordinates": [_closed(np.minimum(corners, limits) - origin)]},
+            "properties": {"objectType": "detection", "name": f"cell {row}, {col}", "measurements": measured},
+        }
+
+
+def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
+    """Return a ring as GeoJSON has it: the first corner again at the end."""
+    corners: list[list[float]] = np.round(np.vstack([ring, ring[:1]]), DECIMALS).tolist()
+    return corners
+
+
+def _id(heatmap: Heatmap, what: str) -> str:
+    identity = heatmap.record.identity
+    return str(uuid5(NAMESPACE, f"{identity.slide} {identity.model} {identity.grid.stride_px} {what}"))

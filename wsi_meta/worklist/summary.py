@@ -1,0 +1,189 @@
+"""The table of a folder of heatmaps, ``summary.csv`` and ``summary.json``: what its stores say, and why a slide has none.
+
+It is derived from the stores and can be made again at any time. Several batches may write it: each takes its lock, reads it,
+and adds its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wsi_meta.errors import HeatmapError, one_line, printable
+from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.locks import locked
+from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
+from wsi_meta.worklist.worklist import renew_worklist
+
+__all__ = ["add_row", "check_summary", "failed", "summarise", "summarise_folder"]
+
+WAIT_S = 60.0
+"""For how long to wait until another process has written its row, which takes milliseconds."""
+FROM_OUTSIDE = ("patient", "label", "annotations")
+"""What no heatmap knows: it is kept until a scan says otherwise."""
+
+
+def summarise_folder(folder: str | Path) -> list[Row]:
+    """Make ``summary.csv``, ``summary.json`` and ``report/index.html`` of a folder anew from the heatmaps in it.
+
+    What a heatmap does not keep (the slide's path, its patient, label and annotations) and the rows of slides without a
+    heatmap are taken from the table that is there.
+
+    Parameters
+    ----------
+    folder : of heatmap stores ``<slide>.zarr``, as :func:`wsi_meta.scan_slides` makes it
+
+    Returns
+    -------
+    A dict with :data:`wsi_meta.worklist.table.COLUMNS` per slide; None where unknown.
+
+    Raises
+    ------
+    HeatmapError
+        when it is no folder, or a heatmap store itself.
+    OutputExistsError
+        when ``summary.csv`` or ``summary.json`` is there and not ours, or another process does not let it go.
+    OutputPathError
+    """
+    folder = Path(folder)
+    if not folder.is_dir() or is_store(folder):
+        found = "a heatmap store" if is_store(folder) else "no such folder"
+        raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
+    with locked(folder / "summary.csv", wait_s=WAIT_S):
+        before = open_table(folder).rows()
+        stores = sorted(store for store in folder.glob("*.zarr") if is_store(store))
+        known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
+        without = [row for row in before if not row["heatmap"]]
+        rows = [_of_store(store, known.get(printable(store.name)), without) for store in stores]
+        told = {printable(row["slide"]) for row in rows}
+        rows += [row for row in without if row["slide"] not in told]
+        Table.of(folder, rows).write()
+    renew_worklist(folder, rows)
+    return rows
+
+
+def check_summary(folder: Path) -> None:
+    """Make sure that a folder's ``summary.csv`` and ``summary.json`` are ours or missing; OutputExistsError if not."""
+    open_table(folder)
+
+
+def add_row(folder: Path, row: Row, store: Path) -> None:
+    """Add the row of a slide's scan to a folder's table, whatever other processes add meanwhile.
+
+    Where the scan failed but the finished store of the same slide stands, the row is the store's.
+
+    Parameters
+    ----------
+    row : from :func:`summarise` or :func:`failed`
+    store : where the slide's heatmap stands if there is one
+    """
+    name, slide = printable(store.name), printable(str(row["slide"]))
+    with locked(folder / "summary.csv", wait_s=WAIT_S):
+        table = open_table(folder)
+        slides, stores = table.slides(), table.stores()
+        owner = slides[stores.index(name)] if name in stores else None
+        if slide in slides:
+            row = row | _from_outside(row, table.row(slides.index(slide)))
+        if row["heatmap"] is None:
+            row = _known(row, store, mine=owner == slide, free=owner is None) or row
+        elif owner is not None and owner != slide:
+            table.remove(stores.index(name))  # the same slide by another path, or one whose heatmap was replaced
+        table.put(row)
+        table.write()
+
+
+def summarise(slide: str | Path, heatmap: Heatmap) -> Row:
+    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`."""
+    record, result = heatmap.record, heatmap.record.result
+    if result is None:
+        return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}
+    cells, found = result.cells, record.lesions["found"] if record.lesions else None
+    largest = max(found, key=lambda lesion: float(lesion["diameter_mm"])) if found else None
+    tissue = sum(cells.values()) - cells["background"]
+    error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
+    return (
+        dict.fromkeys(COLUMNS)
+        | {
+            "slide": str(slide),
+            "heatmap": str(heatmap.path),
+            "score": result.score,
+            "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
+            "complete": result.complete,
+            "verdict": record.verdict.told if record.verdict else None,
+            "lesions": None if found is None else len(found),
+            "largest_lesion": largest["size_class"] if largest else None,
+            "largest_lesion_mm": largest["diameter_mm"] if largest else None,
+            "tissue_fraction": record.tissue.fraction,
+            "scanned": cells["scanned"],
+            "background": cells["background"],
+            "unreadable": cells["unreadable"],
+            "unreadable_fraction": cells["unreadable"] / tissue if tissue else None,
+            "device": record.device,
+            "version": record.versions.get("wsi-meta"),
+            "error": error,
+        }
+        | _effort(record.effort)
+    )
+
+
+def failed(slide: str | Path, told: str) -> Row:
+    """Return the summary's row for a slide that could not be scanned."""
+    return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
+
+
+def _effort(effort: ScanEffort | None) -> Row:
+    """Return what a scan took; nothing where that is not known."""
+    if effort is None:
+        return {}
+    return {
+        "seconds": effort.passed_s,
+        "tissue_s": effort.tissue_s,
+        "reading_s": effort.reading_s,
+        "computing_s": effort.computing_s,
+        "writing_s": effort.writing_s,
+        "cells_per_second": effort.cells / effort.passed_s if effort.passed_s > 0 else None,
+        "tiles_decoded": effort.tiles_decoded,
+        "peak_memory_bytes": effort.peak_memory_bytes,
+        "hosts": " ".join(effort.hosts),
+    }
+
+
+def _from_outside(row: Row, before: Row) -> Row:
+    """Return what no heatmap knows: as a row says it, or else as an earlier one did."""
+    names = (*FROM_OUTSIDE, "retry") if row["error"] else FROM_OUTSIDE
+    return {name: before[name] if row[name] is None else row[name] for name in names}
+
+
+def _known(row: Row, store: Path, *, mine: bool, free: bool) -> Row | None:
+    """Return the row of the finished store that stands where a failed scan would have written, if it is the slide's own."""
+    try:
+        heatmap = Heatmap.open(store)
+    except (HeatmapError, OSError):
+        return None
+    own = mine or (free and heatmap.record.slide.file == Path(row["slide"]).name)
+    if not own or heatmap.result is None:
+        return None
+    known = summarise(row["slide"], heatmap)
+    return known | _from_outside(known, row)
+
+
+def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
+    """Return a store's row.
+
+    Parameters
+    ----------
+    before : the store's row until now; None where it had none
+    without : rows of slides without a heatmap; where one of them alone has the name of the store's slide, it was this slide's
+    """
+    try:
+        heatmap = Heatmap.open(store)
+    except (HeatmapError, OSError) as error:
+        row = failed(before["slide"] if before else store.stem, one_line(error)) | {"heatmap": str(store)}
+        return row | (_from_outside(row, before) if before else {})
+    named = [row for row in without if Path(row["slide"]).name == printable(heatmap.record.slide.file)]
+    if before is None and len(named) == 1 and heatmap.result is not None:
+        (before,) = named
+    row = summarise(before["slide"] if before else heatmap.record.slide.file, heatmap)
+    return row | (_from_outside(row, before) if before else {})

@@ -1,0 +1,218 @@
+"""``summary.csv`` and ``summary.json`` of a folder of heatmaps: how they are read and written.
+
+The CSV is the one that counts; the JSON says the same with types, for machines. No value holds a line end, so a row is a line
+in both, and a row that is added leaves the lines of the others as they are: at 2,000 rows that takes a fifth of the time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsi_meta import __version__
+from wsi_meta.errors import OutputExistsError, printable
+from wsi_meta.outputs import written_whole
+
+__all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "open_table"]
+
+FIRST_COLUMNS = (
+    "slide",
+    "heatmap",
+    "score",
+    "fitted_score",
+    "complete",
+    "tissue_fraction",
+    "scanned",
+    "background",
+    "unreadable",
+    "error",
+)
+"""Columns of the first version's ``summary.csv``."""
+KINDS: dict[str, type] = {
+    "slide": str,
+    "heatmap": str,
+    "score": float,
+    "fitted_score": float,
+    "complete": bool,
+    "verdict": str,
+    "lesions": int,
+    "largest_lesion": str,
+    "largest_lesion_mm": float,
+    "tissue_fraction": float,
+    "scanned": int,
+    "background": int,
+    "unreadable": int,
+    "unreadable_fraction": float,
+    "patient": str,
+    "label": str,
+    "annotations": str,
+    "seconds": float,
+    "tissue_s": float,
+    "reading_s": float,
+    "computing_s": float,
+    "writing_s": float,
+    "cells_per_second": float,
+    "tiles_decoded": int,
+    "peak_memory_bytes": int,
+    "hosts": str,
+    "device": str,
+    "version": str,
+    "error": str,
+    "retry": str,
+}
+COLUMNS = tuple(KINDS)
+"""Columns of ``summary.csv``; what is not known is empty, never 0."""
+
+Row = dict[str, Any]
+"""A dict with :data:`COLUMNS`; None where unknown."""
+
+
+@dataclass
+class Table:
+    """The rows that both files hold."""
+
+    folder: Path
+    lines: list[str]
+    """Each row as it stands in the CSV."""
+    objects: list[str]
+    """Each row as it stands in the JSON."""
+
+    def slides(self) -> list[str]:
+        """Return the slide of each row, as it is written."""
+        return [_first_two(line)[0] for line in self.lines]
+
+    def stores(self) -> list[str]:
+        """Return the name of each row's heatmap, as it is written; empty where it has none."""
+        return [Path(store).name if store else "" for _, store in map(_first_two, self.lines)]
+
+    def row(self, number: int) -> Row:
+        """Return a row with its values' types."""
+        return _typed(dict(zip(COLUMNS, next(csv.reader([self.lines[number]])), strict=True)))
+
+    def rows(self) -> list[Row]:
+        """Return all rows with their values' types."""
+        return [_typed(dict(zip(COLUMNS, values, strict=True))) for values in csv.reader(self.lines)]
+
+    def put(self, row: Row) -> None:
+        """Add a row; one of the same slide is replaced."""
+        slides, (line, written) = self.slides(), _written(row)
+        if (slide := printable(str(row["slide"]))) in slides:
+            self.lines[slides.index(slide)], self.objects[slides.index(slide)] = line, written
+        else:
+            self.lines.append(line)
+            self.objects.append(written)
+
+    def remove(self, number: int) -> None:
+        """Take out a row."""
+        del self.lines[number], self.objects[number]
+
+    def write(self) -> None:
+        """Write both files, each whole; OutputPathError where one cannot be written."""
+        content = "".join(f"{line}\r\n" for line in (",".join(COLUMNS), *self.lines)).encode()
+        with written_whole(self.folder / "summary.csv") as partial:
+            partial.write_bytes(content)
+        with written_whole(self.folder / "summary.json") as partial:
+            partial.write_text(_json_of(self.objects, content), encoding="utf-8")
+
+    @classmethod
+    def of(cls, folder: Path, rows: Iterable[Mapping[str, Any]]) -> Table:
+        """Return a table of rows; what a row does not say is unknown."""
+        written = [_written(row) for row in rows]
+        return cls(folder, [line for line, _ in written], [text for _, text in written])
+
+
+def open_table(folder: Path) -> Table:
+    """Return the table of a folder, an empty one where there is none.
+
+    A table with the columns of the first version is read as well; what it lacks is unknown.
+
+    Raises
+    ------
+    OutputExistsError
+        when ``summary.csv`` or ``summary.json`` is there and not ours.
+    """
+    content = _ours(folder / "summary.csv")
+    head = _ours(folder / "summary.json")
+    if head is not None and head.strip(b"\0") and not head.startswith(_HEAD):  # empty after a loss of power
+        raise _foreign(folder / "summary.json")
+    if content is None:
+        return Table(folder, [], [])
+    text = content.decode("utf-8-sig", errors="replace")
+    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    if lines[0] != ",".join(COLUMNS) or any(line.count('"') % 2 for line in lines):
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        names = set(reader.fieldnames or ())
+        if not (set(FIRST_COLUMNS) <= names <= set(COLUMNS)):
+            raise _foreign(folder / "summary.csv")
+        return Table.of(folder, [_typed({name: row.get(name) or "" for name in COLUMNS}) for row in reader])
+    objects = _objects(head, content, len(lines) - 1)
+    if objects is None:
+        return Table.of(folder, [_typed(dict(zip(COLUMNS, values, strict=False))) for values in csv.reader(lines[1:])])
+    return Table(folder, lines[1:], objects)
+
+
+_HEAD = b'{"made_by": "wsi-meta '
+"""What the JSON begins with."""
+
+
+def _json_of(objects: Sequence[str], content: bytes) -> str:
+    """Return the JSON: who made it, the checksum of the CSV that it belongs to, and a line for each row."""
+    head = f'{_HEAD.decode()}{__version__}", "csv_crc32": {zlib.crc32(content)}, "slides": ['
+    return head + "".join(f"\n{text}," for text in objects).rstrip(",") + "\n]}\n"
+
+
+def _objects(head: bytes | None, content: bytes, rows: int) -> list[str] | None:
+    """Return the rows of the JSON as they are written; None where it does not belong to this CSV."""
+    if head is None or f'"csv_crc32": {zlib.crc32(content)}, '.encode() not in head[:200]:
+        return None
+    lines = head.decode("utf-8", errors="replace").split("\n")[1:-2]
+    return [line.removesuffix(",") for line in lines] if len(lines) == rows else None
+
+
+def _ours(path: Path) -> bytes | None:
+    """Return a file's content, None where there is none; OutputExistsError where a folder or another thing has its name."""
+    if not path.exists():
+        return None
+    if not path.is_file():
+        raise _foreign(path)
+    return path.read_bytes()
+
+
+def _foreign(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path}: exists and is not a summary of scans; it is never replaced; choose another --out")
+
+
+def _first_two(line: str) -> list[str]:
+    """Return the first two values of a line, quickly."""
+    return (
+        next(csv.reader([line]))[:2] if line.startswith('"') or ',"' in line[: line.find(",") + 2] else line.split(",", 2)[:2]
+    )
+
+
+def _typed(texts: Mapping[str, str]) -> Row:
+    """Return a row's values with their types; what cannot be read is unknown."""
+    return {name: _value(texts.get(name, ""), kind) for name, kind in KINDS.items()}
+
+
+def _value(text: str, kind: type) -> Any:
+    if kind is bool:
+        return text == "True"
+    try:
+        return kind(text) if text else None
+    except ValueError:
+        return None
+
+
+def _written(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a row's line of the CSV, and its object of the JSON."""
+    values = {name: row.get(name) for name in COLUMNS}
+    values = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="").writerow(values.values())
+    return file.getvalue(), json.dumps(values)
