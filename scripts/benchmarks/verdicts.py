@@ -88,10 +88,12 @@ CONDITIONS: dict[str, Change] = {
 }
 
 
-def judge(model: Model, patches: Images) -> Verdict:
+def judge(model: Model, patches: Images, *, network: bool = True) -> Verdict:
     """Return the verdict on patches that stand for a slide's sample, and for all its cells."""
     cells = measure_cells(patches.reshape(-1, *patches.shape[2:]), model.card.preprocessing.label_px)
-    unlike = None if model.features is None else model.features.unlikeness(describe_patches(model, patches[::EVERY]))
+    unlike = None
+    if network and model.features is not None:
+        unlike = model.features.unlikeness(describe_patches(model, patches[::EVERY]))
     return pronounce(
         {
             "blurred": blurred_share(cells["focus"]),
@@ -152,12 +154,12 @@ def fit(patches: Patches) -> tuple[NDArray[np.float64], float]:
 
 
 def row(name: str, found: list[Verdict]) -> str:
-    """Return a line of the table: of each word the share of groups, and of each figure the median."""
+    """Return a line of the table: of each word how many groups it is told of, of those measured, and the figure's median."""
     cells = []
     for figure, limit in LIMITS.items():
         if known := [value for verdict in found if (value := verdict.figures.get(figure)) is not None]:
-            share = np.mean([limit.word in verdict.words for verdict in found])
-            cells.append(f"{limit.word} {share:.0%} ({np.median(known):.2f}; {len(known)})")
+            told = sum(limit.word in verdict.words for verdict in found)
+            cells.append(f"{limit.word}: {told} of {len(known)} ({np.median(known):.2f})")
     return f"| {name} | {len(found)} | {' | '.join(cells)} |"
 
 
@@ -169,6 +171,7 @@ def _main() -> None:
     parser.add_argument("--split", default="valid")
     parser.add_argument("--clusters", type=int, default=40)
     parser.add_argument("--groups", type=int, default=40, help="at most so many under each condition")
+    parser.add_argument("--network-groups", type=int, default=40, help="so many are shown to the network")
     parser.add_argument("--ink", type=Path, nargs="*", default=[])
     parser.add_argument("--ink-mpp", type=float, default=16.0)
     parser.add_argument("--fit", action="store_true", help="print the rule of the pixel size, and nothing else")
@@ -181,7 +184,9 @@ def _main() -> None:
     as_slides = groups(splits[arguments.split], arguments.clusters, arguments.groups)
     for name, change in CONDITIONS.items():
         random = np.random.default_rng(0)
-        print(row(name, [judge(model, change(patches, random)) for patches in as_slides]), flush=True)
+        shown = [change(patches, random) for patches in as_slides]
+        found = [judge(model, patches, network=place < arguments.network_groups) for place, patches in enumerate(shown)]
+        print(row(name, found), flush=True)
     for name, patches in others(model, arguments.slides):
         print(row(name, [judge(model, patches)]), flush=True)
     for path in arguments.ink:
