@@ -50,6 +50,12 @@ def test_several_words_come_in_order() -> None:
     assert pronounce({"unlikeness": 2, "unread": 0.5}).told == "incomplete, unlike training"
 
 
+def test_the_pixel_size_of_a_blurred_picture_is_not_told() -> None:
+    verdict = pronounce({"blurred": 0.5, "pixel_size": 0.4})
+    assert verdict.words == ("blurred",)
+    assert verdict.figures["pixel_size"] is None
+
+
 def test_blurred_and_folded_are_shares_of_the_cells_that_tell() -> None:
     focus = np.array([0.2] * 10 + [0.7] * 30 + [np.nan] * 60, np.float32)
     assert blurred_share(focus) == 0.25

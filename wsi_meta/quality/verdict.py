@@ -79,11 +79,15 @@ class Verdict:
 def pronounce(figures: Mapping[str, float | None]) -> Verdict:
     """Return what figures come to; one that is None says nothing.
 
+    A blurred picture looks as one of smaller pixels does, so nothing is said of its pixel size.
+
     Parameters
     ----------
     figures : by the names of :data:`LIMITS`
     """
     rounded = {name: None if (value := figures.get(name)) is None else float(f"{value:.3g}") for name in LIMITS}
+    if (rounded["blurred"] or 0) > LIMITS["blurred"].most:
+        rounded["pixel_size"] = None
     usual = {name: value is None or LIMITS[name].least <= value <= LIMITS[name].most for name, value in rounded.items()}
     return Verdict(tuple(LIMITS[name].word for name in LIMITS if not usual[name]) or (OK,), rounded)
 
