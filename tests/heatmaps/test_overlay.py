@@ -15,7 +15,7 @@ from PIL import Image
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
-from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _colour_cells, _title, draw_overlay
+from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _title, colour_cells, draw_overlay
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
@@ -56,7 +56,7 @@ def test_max_side(heatmap: Heatmap, tmp_path: Path) -> None:
 def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
     """A cell without a value has a colour of its own; a cell of probability 0 leaves the slide as it is."""
     status, probability = heatmap.status, heatmap.probability
-    colours = _colour_cells(probability, status, _LAYERS["probability"], 0.7, 0.0)
+    colours = colour_cells(probability, status, "probability", 0.7, 0.0)
     np.testing.assert_allclose(
         colours[status == Status.BACKGROUND], np.tile(VEIL[Status.BACKGROUND][0], ((status == 1).sum(), 1))
     )
@@ -68,7 +68,7 @@ def test_not_scanned_differs_from_scored_zero(heatmap: Heatmap) -> None:
 def test_threshold_hides_what_is_below(heatmap: Heatmap) -> None:
     probability, status = heatmap.probability, heatmap.status
     middle = float(np.nanmedian(probability))
-    colours = _colour_cells(probability, status, _LAYERS["probability"], 0.7, middle)
+    colours = colour_cells(probability, status, "probability", 0.7, middle)
     scanned = status == Status.SCANNED
     np.testing.assert_array_equal(colours[scanned, 3] > 0, probability[scanned] >= middle)
     assert (colours[~scanned, 3] > 0.5).all(), "not scanned stays marked"
@@ -89,7 +89,7 @@ def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
     """No spread leaves the slide as it is; from a quarter on it is as opaque as can be."""
     values = np.array([[0, 0.125, 0.25, 0.4, 0.5, np.nan]], np.float32)
     status = np.array([[2, 2, 2, 2, 2, 1]], np.uint8)
-    colours = _colour_cells(values, status, _LAYERS["uncertainty"], 0.8, 0.0)
+    colours = colour_cells(values, status, "uncertainty", 0.8, 0.0)
     np.testing.assert_allclose(colours[0, :5, 3], [0, 0.4, 0.8, 0.8, 0.8], rtol=1e-6)
     assert len({tuple(colour) for colour in colours[0, :5, :3]}) == 5
     np.testing.assert_allclose(colours[0, 5], VEIL[Status.BACKGROUND][0])

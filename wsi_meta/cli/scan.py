@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_meta.cli import options
+from wsi_meta.cli import config, options, running
 from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--dry-run", is_flag=True, help="Only tell what would be scanned, is done or is refused, with cells and time.")
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
+@running.told
+@running.log_json_option
+@config.configurable
 def scan(
     slides: tuple[Path, ...],
     manifest: Path | None,
@@ -130,6 +133,9 @@ def scan(
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
+
+    Each run keeps its options in run.toml in the folder of the stores, or in <store>.run.toml beside the one store. --config
+    starts from such a file: names as here without dashes in front, SLIDE as slides; paths count from the file.
     """
     from wsi_meta.cohorts.inputs import find_slides
     from wsi_meta.cohorts.jobs import jobs_of
@@ -156,7 +162,8 @@ def scan(
         if dry_run:
             _preview(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
         else:
-            _scan(jobs, None if alone else folder, _opener(journal, settings), copies, as_json=as_json)
+            kept = config.keeping_config(_opener(journal, settings), folder, alone=alone)
+            _scan(jobs, None if alone else folder, kept, copies, as_json=as_json)
 
 
 def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:

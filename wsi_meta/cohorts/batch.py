@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.cohorts.closing import Run, told_run
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
+from wsi_meta.cohorts.worklist import Worklist
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
@@ -123,11 +125,23 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
 
 
 def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) -> dict[str, Any]:
-    """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written."""
-    with open_scanner({}) as scanner, staging(stage, scanner, [job]) as copies, copies.copy_of(job.slide.path) as copy:
+    """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written.
+
+    Whatever refuses the slide is raised.
+    """
+    slide = job.slide.path
+    with told_run(1, job.store) as run, open_scanner({}) as run.scanner, staging(stage, run.scanner, [job]) as copies:
         if job.slide.told:
-            scanner.note(f"{job.slide.path}: {job.slide.told}")
-        return job.row(summarise(job.slide.path, scanner.scan(job.slide.path, job.store, copy=copy, **job.of_slide)))
+            run.scanner.note(f"{slide}: {job.slide.told}")
+        turn = run.scanner.line_up()
+        try:
+            with copies.copy_of(slide) as copy:
+                row = job.row(summarise(slide, run.scanner.scan(slide, job.store, turn=turn, copy=copy, **job.of_slide)))
+        except BaseException:
+            run.add(turn.stop_meter(), failed=True)
+            raise
+        run.add(turn.stop_meter(), failed=row["error"] is not None)
+        return row
 
 
 def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None = None) -> list[dict[str, Any]]:
@@ -139,14 +153,16 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    for own, together in groups:
-        with open_scanner(own) as scanner:
-            refuse_elsewhere(scanner, stage)
-            scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-            with staging(stage, scanner, together) as copies:
-                for job, row in zip(together, _in_stream(scanner, together, copies), strict=True):
-                    rows[job.place] = row
-                    add_row(out, row, job.store)
+    with told_run(len(jobs), out) as run, Worklist(out, len(jobs)) as worklist:
+        for own, together in groups:
+            with open_scanner(own) as run.scanner:
+                refuse_elsewhere(run.scanner, stage)
+                run.scanner.begin()  # before the threads of the stream: a thread keeps the memory settings it started with
+                with staging(stage, run.scanner, together) as copies:
+                    for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
+                        rows[job.place] = row
+                        add_row(out, row, job.store)
+                        worklist.tell()
     return [rows[job.place] for job in jobs]
 
 
@@ -166,8 +182,10 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(scanner: Scanner, jobs: Sequence[Job], copies: Staging) -> Iterator[dict[str, Any]]:
-    """Scan slides, as many at a time as the scanner wants; yield their rows in order, as they are done."""
+def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklist) -> Iterator[dict[str, Any]]:
+    """Scan slides, as many at a time as the run's scanner wants; yield their rows in order, as they are done."""
+    scanner = run.scanner
+    assert scanner is not None
     turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
@@ -177,14 +195,19 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job], copies: Staging) -> Iterat
         try:
             with copies.copy_of(slide) as copy:
                 heatmap = scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide)
-            return job.row(summarise(slide, heatmap))
+            with scanner.journal.opened(slide):
+                worklist.add_picture(heatmap, slide)
+            row = job.row(summarise(slide, heatmap))
         except InterruptedError:
+            run.add(turns[number].stop_meter(), failed=False)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
-            return job.row(failed(slide, told))
+            row = job.row(failed(slide, told))
+        run.add(turns[number].stop_meter(), failed=row["error"] is not None)
+        return row
 
     with ThreadPoolExecutor(scanner.slides_in_work, "slides") as pool:
         try:

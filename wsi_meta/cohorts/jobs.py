@@ -29,7 +29,7 @@ class Job:
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
         slide = self.slide
-        drawn = None if slide.annotations is None else str(slide.annotations)
+        drawn = None if slide.annotations is None else str(slide.annotations.absolute())
         row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
         if row["error"] is None or self.settings is None:
             return row

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_meta.cohorts.table import COLUMNS, Row, Table, open_table
+from wsi_meta.cohorts.worklist import renew_worklist
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
@@ -25,7 +26,7 @@ FROM_OUTSIDE = ("patient", "label", "annotations")
 
 
 def summarise_folder(folder: str | Path) -> list[Row]:
-    """Make ``summary.csv`` and ``summary.json`` of a folder anew from the heatmaps in it.
+    """Make ``summary.csv``, ``summary.json`` and ``report/index.html`` of a folder anew from the heatmaps in it.
 
     What a heatmap does not keep (the slide's path, its patient, label and annotations) and the rows of slides without a
     heatmap are taken from the table that is there.
@@ -59,6 +60,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         told = {printable(row["slide"]) for row in rows}
         rows += [row for row in without if row["slide"] not in told]
         Table.of(folder, rows).write()
+    renew_worklist(folder, rows)
     return rows
 
 

@@ -27,7 +27,17 @@ from wsi_meta.slides.slide import open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TASKS", "Cohort", "Exclusion", "JudgedSlide", "Reading", "judge_slides", "read_excluded", "read_scores"]
+__all__ = [
+    "TASKS",
+    "Cohort",
+    "Exclusion",
+    "JudgedSlide",
+    "Reading",
+    "judge_slide",
+    "judge_slides",
+    "read_excluded",
+    "read_scores",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +110,10 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     refuse_absent(reading.names, drawn.values(), str(truth))
     corners = _find_corners(truth, [name for name, file in drawn.items() if file.origin is None], reading.slides)
     outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
-    judged = (_judge(name, found[name], outlines.get(name, truths.get(name)), reading.mask_level) for name in judged_names)
+    judged = (
+        judge_slide(name, read_detections(found[name]), outlines.get(name, truths.get(name)), reading.mask_level)
+        for name in judged_names
+    )
     return Cohort(tuple(judged), left_out)
 
 
@@ -223,8 +236,18 @@ def _bounds_of(path: Path) -> Bounds | None:
         return slide.bounds
 
 
-def _judge(name: str, found: Path, truth: Annotations | Path | None, mask_level: int) -> JudgedSlide:
-    points = read_detections(found)
+def judge_slide(name: str, points: Detections, truth: Annotations | Path | None, mask_level: int = 0) -> JudgedSlide:
+    """Compare a slide's detections with its outlines, the file of its mask, or, for a normal slide, None.
+
+    Parameters
+    ----------
+    mask_level : level of the slide that the first image of a mask is as large as
+
+    Raises
+    ------
+    DataError
+        when the mask is damaged, or of another slide.
+    """
     tumor = None if truth is None else _draw_truth(truth, points, mask_level)
     return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)
 

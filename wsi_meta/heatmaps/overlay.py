@@ -23,7 +23,7 @@ from wsi_meta.tiling.pictures import DPI, add_scale_bar, check_picture, ending_o
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COLOUR_MAP", "LAYERS", "draw_overlay"]
+__all__ = ["COLOUR_MAP", "LAYERS", "VEIL", "colour_cells", "draw_overlay", "read_beneath"]
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def draw_overlay(
     figure = Figure(figsize=(max(width_mm * side, 4) + 1.6, max(height_mm * side, 3) + 1.2), layout="constrained", dpi=DPI)
     axes = figure.add_subplot()
     if slide is not None:
-        axes.imshow(_thumbnail(heatmap, slide, max_side), extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
+        axes.imshow(read_beneath(heatmap, slide, max_side), extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
     rows, cols = grid.shape
     cell_mm = grid.cell_um / 1000
-    colours = _colour_cells(values, status, _LAYERS[layer], alpha if slide is not None else None, threshold)
+    colours = colour_cells(values, status, layer, alpha if slide is not None else None, threshold)
     axes.imshow(colours, extent=(0, cols * cell_mm, rows * cell_mm, 0), interpolation="nearest")
     axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
     axes.set_title(_title(heatmap.record), parse_math=False)
@@ -135,7 +135,15 @@ def draw_overlay(
     return out
 
 
-def _thumbnail(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
+def read_beneath(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
+    """Return an overview of the slide that a heatmap was made from, uint8 RGB, its longer side about so many pixels.
+
+    Raises
+    ------
+    HeatmapError
+        when it is another slide.
+    SlideReadError
+    """
     grid, record = heatmap.grid, heatmap.record
     with open_slide(slide, mpp=grid.slide_mpp) as opened:
         if opened.fingerprint() != record.identity.slide:
@@ -154,16 +162,22 @@ def _values(heatmap: Heatmap, layer: str) -> NDArray[np.float32]:
     return uncertainty
 
 
-def _colour_cells(
-    values: NDArray[np.float32], status: NDArray[np.uint8], layer: _Layer, alpha: float | None, threshold: float
+def colour_cells(
+    values: NDArray[np.float32], status: NDArray[np.uint8], layer: str, alpha: float | None, threshold: float = 0.0
 ) -> NDArray[np.float64]:
-    """Return RGBA of every cell; with `alpha` None they are opaque, since no slide lies beneath."""
+    """Return RGBA of every cell, 0 to 1; with `alpha` None they are opaque, since no slide lies beneath.
+
+    Parameters
+    ----------
+    values, status : of the cells, (rows, cols)
+    layer, alpha, threshold : as for :func:`draw_overlay`
+    """
     from matplotlib import colormaps
 
-    known = np.nan_to_num(values)
-    colours = np.asarray(colormaps[layer.colour_map](known / layer.top))
+    known, drawn = np.nan_to_num(values), _LAYERS[layer]
+    colours = np.asarray(colormaps[drawn.colour_map](known / drawn.top))
     if alpha is not None:
-        colours[..., 3] = alpha * np.minimum(known / layer.opaque, 1)
+        colours[..., 3] = alpha * np.minimum(known / drawn.opaque, 1)
     colours[known < threshold, 3] = 0
     for state, (colour, _) in VEIL.items():
         colours[status == state] = colour

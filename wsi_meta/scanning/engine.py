@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.errors import OptionsError, named_by_source
 from wsi_meta.heatmaps.effort import Meter
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.scoring import known_figures, sum_up
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
+from wsi_meta.quality.judging import Unlikeness, judge_slide
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, ScanPlan
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideScan", "SlideSource", "Todo", "make_engine"]
+__all__ = ["Engine", "LocalEngine", "SlideScan", "SlideSource", "Todo"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
@@ -75,6 +78,20 @@ class SlideScan:
     journal: Journal
     source: Path
     """Where the slide lies; what is read may be a copy."""
+
+    def finished(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
+        """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
+        heatmap, meter = self.heatmap, self.turn.meter
+        status, probability = heatmap.status, heatmap.probability
+        result, lesions = sum_up(status, probability), lesion_facts(heatmap.record, probability)
+        with meter.timed("computing_s"):
+            known, scanned = known_figures(heatmap, result), status == Status.SCANNED
+            verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
+        if not verdict.ok:
+            note(f"{heatmap.path.stem}: {verdict.told_with_figures}")
+        meter.count_tiles(self.slide.tiles_decoded)
+        heatmap = replace(heatmap, record=heatmap.record.with_run(self.turn.stop_meter()))
+        return heatmap.finalise(result, lesions, verdict)
 
 
 class Engine(Protocol):
@@ -144,12 +161,3 @@ class LocalEngine:
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise
-
-
-def make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
-    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
-    if not options.on_cluster:
-        return LocalEngine(options, networks, threads)
-    from wsi_meta.scanning.cluster import ClusterEngine
-
-    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)

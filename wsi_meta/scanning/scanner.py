@@ -6,17 +6,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.effort import Meter
-from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing, sum_up
+from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions
@@ -24,7 +22,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, SlideScan, SlideSource, make_engine
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan, SlideSource
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
@@ -130,7 +128,6 @@ class Scanner:
         others
             as :func:`wsi_meta.scan`.
         """
-        out = Path(out)
         out, source = Path(out), SlideSource(slide, mpp, reader, copy)
         with (
             self._working(turn, source.path) as turn,
@@ -143,8 +140,8 @@ class Scanner:
             refuse_nothing(heatmap, source.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
-            told, facts = describe_end(heatmap, source.path, turn.meter.stop())
-            self.note(f"{turn.place} {told}".lstrip(), event="finished", place=turn.place, **facts)
+            told, facts = describe_end(heatmap, source.path, turn.place, turn.stop_meter())
+            self.note(told, event="finished", **facts)
             return heatmap
 
     def line_up(self, place: str = "") -> Turn:
@@ -209,7 +206,7 @@ class Scanner:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
         mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        engine = make_engine(options, asked, self.networks, self._threads)
+        engine = _make_engine(options, asked, self.networks, self._threads)
         late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
             known = options.cluster_is_reached if options.on_cluster else asked.may_be_refused
@@ -231,7 +228,8 @@ class Scanner:
                 raise RuntimeError("the scanner is closed; make another one")
             turn.prepare()
             turn.meter.start()
-            self.note(f"{turn.place} {slide}".lstrip(), event="slide begun", place=turn.place, slide=str(slide))
+            level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
+            self.note(f"{turn.place} {slide}", level=level, event="slide begun", place=turn.place, slide=str(slide))
             yield turn
         except BaseException:
             turn.stop.set()
@@ -279,17 +277,22 @@ class Scanner:
         heatmap, status, turn = scan.heatmap, scan.heatmap.status, scan.turn
         todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
-        with turn.meter.timed("-passed_s"):
-            turn.begin(len(todo))
+        turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
         try:
             with counted_cells(scan.source, cells, self._progress, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
-            keep_effort(heatmap, turn.meter.stop())
+            keep_effort(heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
-        status, probability = heatmap.status, heatmap.probability
-        turn.meter.count_tiles(scan.slide.tiles_decoded)
-        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.meter.stop()))
-        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+        return scan.finished(self.networks.unlikeness, self.note)
+
+
+def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
+    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
+    if not options.on_cluster:
+        return LocalEngine(options, networks, threads)
+    from wsi_meta.scanning.cluster import ClusterEngine
+
+    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)

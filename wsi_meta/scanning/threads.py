@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
-from wsi_meta.heatmaps.effort import Meter
+from wsi_meta.heatmaps.effort import Meter, ScanEffort
 
 __all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "interrupt_all"]
 
@@ -79,7 +79,9 @@ class Turn:
     def begin(self, blocks: int) -> None:
         """Wait until the last blocks of the scan before are in work, then begin with this one's."""
         if self.before is not None:
-            self._wait(self.before._ending)
+            with self.meter.timed("-passed_s"):
+                self._wait(self.before._ending)
+        self.meter.begin_work()
         self._left = blocks
         self._begun.set()
 
@@ -89,6 +91,10 @@ class Turn:
             self._left -= 1
             if self._left == 0:
                 self._ending.set()
+
+    def stop_meter(self) -> ScanEffort:
+        """Return what this run of the scan took, its waiting for the scan before left out; no more time passes."""
+        return self.meter.stop(None if self.before is None else self.before.meter)
 
     def end(self) -> None:
         """Let the next scan go on, but not before the scan before this one lets this one go on."""

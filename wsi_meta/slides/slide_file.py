@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ __all__ = [
     "SlideReplacedError",
     "dicom_series",
     "files_of_slide",
+    "fingerprint_of",
     "is_mrxs_folder",
     "mrxs_of",
     "refuse_no_file",
@@ -51,6 +53,9 @@ UNDEFINED = 0xFFFFFFFF
 """The length of a sequence that has an end mark instead."""
 HEAD_BYTES = 1 << 18
 """The number of its series stands in these first bytes of a DICOM file, before anything large."""
+
+ENDS_BYTES = 1 << 16
+"""So much of a file's beginning, and of its end, is in a fingerprint."""
 
 ADDRESS = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address of the network. A path keeps only one of its two slashes."""
@@ -100,6 +105,25 @@ class SameFile:
 
 def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def fingerprint_of(file: SameFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
+    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else its file's ends.
+
+    Parameters
+    ----------
+    file : None for pixels in memory, whose quickhash covers them all
+    sizes : width and height of each level
+    quickhash : OpenSlide's; empty where a file has none
+    """
+    digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
+    if file is not None and not quickhash:
+        with file.path.open("rb") as opened:
+            file.check(opened.fileno())
+            digest.update(opened.read(ENDS_BYTES))
+            opened.seek(max(0, file.size - ENDS_BYTES))
+            digest.update(opened.read())
+    return digest.hexdigest()
 
 
 def refuse_no_file(path: Path) -> None:

@@ -1,0 +1,140 @@
+"""A small picture of each slide for the worklist page: its map and lesions over the slide, in the colours of the overlay."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.heatmaps.overlay import colour_cells, read_beneath
+from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.outputs import written_whole
+from wsi_meta.slides.slide import open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+__all__ = ["draw_thumbnail", "make_thumbnail"]
+
+logger = logging.getLogger("wsi_meta")
+
+SIDE_PX = 400
+"""Longer side of the picture."""
+MOST_PX = 64_000_000
+"""A slide is not drawn beneath where its coarsest fitting level has more pixels: reading it would take longer than a second."""
+PAPER = (246, 246, 243)
+"""What lies beneath a map without its slide."""
+OPACITY = 0.7
+TUMOR = 0.5
+"""Where many cells share a pixel, one of at least this value is shown before one that could not be read."""
+ALONE = b"wsi-meta: map alone"
+"""Comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
+
+
+def make_thumbnail(heatmap: Path | Heatmap, slide: str | Path | None, out: Path) -> None:
+    """Draw a thumbnail where there is none that is newer than the store; what goes wrong is a missing picture and a warning.
+
+    Parameters
+    ----------
+    heatmap : a store whose scan has reached its end, or its path
+    slide : the slide, where its path is known. The map is drawn alone where the slide cannot be opened
+    out : a JPEG
+    """
+    store = heatmap.path if isinstance(heatmap, Heatmap) else heatmap
+    try:
+        if _is_current(out, store, at_hand=slide is not None and Path(slide).exists()):
+            return
+        picture, alone = draw_thumbnail(heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(store), slide)
+        with written_whole(out) as partial:
+            picture.save(partial, "JPEG", quality=82, comment=ALONE if alone else b"wsi-meta")
+    except Exception as error:  # a picture is never worth a slide
+        told = one_line(error) if isinstance(error, WsiMetaError) else first_line(error)
+        logger.warning("%s: no thumbnail of it could be drawn (%s)", printable(str(store)), told)
+
+
+def draw_thumbnail(heatmap: Heatmap, slide: str | Path | None) -> tuple[Image, bool]:
+    """Return the picture, RGB, and whether the map is alone on it."""
+    from PIL import Image
+
+    grid = heatmap.grid
+    scale = SIDE_PX / max(grid.width, grid.height)
+    shape = max(1, round(grid.width * scale)), max(1, round(grid.height * scale))
+    beneath = None if slide is None else _read_slide(heatmap, slide)
+    ground = Image.new("RGB", shape, PAPER)
+    if beneath is not None:
+        ground = Image.fromarray(beneath).resize(shape, Image.Resampling.BOX)
+    values, status, factor = _pooled(heatmap.probability, heatmap.status, 1 / (grid.cell_l0 * scale))
+    colours = (colour_cells(values, status, "probability", OPACITY if beneath is not None else None) * 255).astype(np.uint8)
+    side = factor * grid.cell_l0 * scale  # of a pooled cell, pixels
+    extent = (0, 0, shape[0] / side, shape[1] / side)
+    layer = Image.fromarray(colours).transform(shape, Image.Transform.EXTENT, extent, Image.Resampling.NEAREST)
+    ground.paste(layer, mask=layer.getchannel("A"))
+    _outline(ground, heatmap.record.lesions, scale)
+    return ground, beneath is None
+
+
+def _is_current(out: Path, store: Path, *, at_hand: bool) -> bool:
+    """Tell whether a picture is newer than its store, and shows the slide where that can be had."""
+    from PIL import Image
+
+    try:
+        if out.stat().st_mtime < (store / "zarr.json").stat().st_mtime:
+            return False
+        with Image.open(out) as picture:
+            return not (at_hand and picture.info.get("comment") == ALONE)
+    except OSError:
+        return False
+
+
+def _read_slide(heatmap: Heatmap, slide: str | Path) -> NDArray[np.uint8] | None:
+    """Return an overview of a slide; None where it is not at hand, is another one, or has no level that is read quickly."""
+    try:
+        with open_slide(slide, mpp=heatmap.grid.slide_mpp) as opened:
+            downsample = max(opened.width, opened.height) / SIDE_PX
+            fitting = [
+                width * height
+                for level, (width, height) in enumerate(opened.level_dimensions)
+                if opened.level_downsamples[level] <= max(1, downsample) and level not in opened.levels_left_out
+            ]
+            if min(fitting, default=0) > MOST_PX:
+                return None
+        return read_beneath(heatmap, slide, SIDE_PX)
+    except (SlideReadError, HeatmapError) as error:
+        logger.debug("%s: the map is drawn alone: %s", slide, one_line(error))
+        return None
+
+
+def _pooled(
+    values: NDArray[np.float32], status: NDArray[np.uint8], cells_per_px: float
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], int]:
+    """Return the highest value and the status of squares of cells, each about a pixel, and their side in cells."""
+    factor = max(1, int(cells_per_px))
+    if factor == 1:
+        return values, status, 1
+    starts = [np.arange(0, length, factor) for length in values.shape]
+
+    def highest(array: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.maximum.reduceat(np.maximum.reduceat(array, starts[0], 0), starts[1], 1))
+
+    pooled = highest(np.nan_to_num(values, nan=-1.0))
+    found = np.full(pooled.shape, Status.BACKGROUND, np.uint8)
+    for state in (Status.PENDING, Status.SCANNED, Status.UNREADABLE):
+        found[highest(status == state)] = state
+    found[pooled >= TUMOR] = Status.SCANNED
+    return np.where(pooled < 0, np.nan, pooled).astype(np.float32), found, factor
+
+
+def _outline(picture: Image, lesions: dict[str, Any] | None, scale: float) -> None:
+    """Draw the lesions' outlines, dark on light, which is visible on any colour."""
+    from PIL import ImageDraw
+
+    draw = ImageDraw.Draw(picture)
+    polygons = (rings for lesion in (lesions or {"found": []})["found"] for rings in lesion["outlines"])
+    lines = [[(x * scale, y * scale) for x, y in ring] for rings in polygons for ring in rings]
+    for colour, width in (((255, 255, 255), 3), ((0, 0, 0), 1)):
+        for line in lines:
+            draw.line(line, fill=colour, width=width)

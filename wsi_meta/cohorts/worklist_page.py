@@ -1,0 +1,217 @@
+"""What the worklist page says: the values of its template ``worklist.html``, and the page made of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from wsi_meta import __version__
+from wsi_meta.cohorts.patients import find_patients
+from wsi_meta.cohorts.table import Row
+from wsi_meta.cohorts.truth import Agreement, CohortFroc, judge_rows
+from wsi_meta.errors import printable
+from wsi_meta.heatmaps.overlay import COLOUR_MAP, VEIL
+from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.store import Status
+
+__all__ = ["GENERATOR", "render_page"]
+
+GENERATOR = "wsi-meta worklist"
+"""The page's head contains this: a folder with another page is not ours."""
+CLASSES = {name: kind for (name, _), kind in zip(SIZE_CLASSES, ("macro", "micro", "itc"), strict=True)}
+DASH = "\N{EN DASH}"
+"""Stands for what is not known."""
+CURVE_PX = (300, 170)
+"""Width and height of the FROC curve."""
+
+
+def render_page(
+    folder: Path,
+    rows: Sequence[Row],
+    pictures: Mapping[str, str],
+    *,
+    lesions: bool,
+    running: tuple[int, int] | None,
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    folder : of the stores
+    rows : of its table
+    pictures : path of each thumbnail from the page, by the store's name
+    lesions : whether to compare lesions with annotations, which takes a while
+    running : how many slides a run that goes on has done, and has in all; None where none goes on
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    names = [_name(row) for row in rows]
+    ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-(_rank(pair[0]) or 0.0), pair[1]))
+    shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None]
+    failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
+    failures = [_failure(row, name) for row, name in failing]
+    values = {
+        "generator": GENERATOR,
+        "version": __version__,
+        "folder": printable(folder.absolute().name),
+        "path": printable(str(folder.absolute())),
+        "now": time.strftime("%Y-%m-%d %H:%M"),
+        "running": running,
+        "lead": _lead(rows),
+        "failures": failures,
+        "slides": shown,
+        "verdicts": sorted({word for slide in shown for word in slide["verdicts"]}),
+        "classes": CLASSES,
+        "fitted": any(row["fitted_score"] is not None for row in rows),
+        "patients": (patients := find_patients(rows, names)),
+        "labelled": any(patient.labelled for patient in patients),
+        "agreement": _agreement(judge_rows(folder, rows, names, lesions=lesions)),
+        "colours": _colours(),
+    }
+    templates = Environment(
+        loader=PackageLoader("wsi_meta", "cohorts"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("worklist.html").render(values)
+
+
+def _name(row: Row) -> str:
+    """Return a slide's name as its store has it, else as its file has it."""
+    return str(Path(row["heatmap"] or row["slide"]).stem)
+
+
+def _rank(row: Row) -> float | None:
+    """Return what a slide is ranked by: the fitted score where there is one."""
+    score = row["score"] if row["fitted_score"] is None else row["fitted_score"]
+    return None if score is None else float(score)
+
+
+def _lead(rows: Sequence[Row]) -> list[str]:
+    """Return what the page says first, in sentences."""
+    scored, errors = [row for row in rows if row["score"] is not None], sum(bool(row["error"]) for row in rows)
+    told = [f"{len(scored):,} of {len(rows):,} slides have a score."]
+    counts = [(sum(row["largest_lesion"] == name for row in scored), name) for name, _ in SIZE_CLASSES]
+    if any(count for count, _ in counts):
+        largest = ", ".join(f"{name} on {count:,}" for count, name in counts if count)
+        told.append(f"The largest lesion is: {largest}; nothing was found on {len(scored) - sum(c for c, _ in counts):,}.")
+    elif scored:
+        told.append("No lesion was found.")
+    if errors:
+        told.append(f"{errors:,} need{'s' if errors == 1 else ''} attention.")
+    return told
+
+
+def _failure(row: Row, name: str) -> dict[str, Any]:
+    error = str(row["error"])
+    reason = error.removeprefix(f"{row['slide']}: ").removeprefix(f"{row['heatmap']}: ")
+    return {"name": name, "slide": row["slide"], "reason": reason, "retry": row["retry"], "partly": row["score"] is not None}
+
+
+def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
+    """Return what the table says of a slide that has a score."""
+    rank, unread = _rank(row) or 0.0, row["unreadable_fraction"]
+    facts = (("patient", row["patient"]), ("label", row["label"]))
+    verdicts = str(row["verdict"]).split(", ") if row["verdict"] else ([] if row["complete"] else ["incomplete"])
+    return {
+        "name": name,
+        "facts": " · ".join(f"{what} {value}" for what, value in facts if value),
+        "picture": None if picture is None else quote(os.fsencode(picture)),
+        "rank": f"{rank:.4f}".removeprefix("0"),
+        "score": f"{rank:.3f}",
+        "plain": f"{row['score']:.3f}" if row["fitted_score"] is not None else "",
+        "bound": not row["complete"],
+        "share": round(100 * min(1.0, max(0.0, rank))),
+        "kind": CLASSES.get(row["largest_lesion"] or "", ""),
+        "lesion": row["largest_lesion"],
+        "mm": row["largest_lesion_mm"] or 0.0,
+        "lesions": row["lesions"],
+        "tissue": _percent(row["tissue_fraction"]),
+        "tissue_value": f"{row['tissue_fraction'] or 0:.4f}",
+        "unread": _percent(unread),
+        "unread_value": f"{unread or 0:.4f}",
+        "verdicts": verdicts,
+        "seconds": row["seconds"],
+        "time": None if row["seconds"] is None else _duration(row["seconds"]),
+        "rate": None if row["cells_per_second"] is None else f"{row['cells_per_second']:,.0f} cells/s",
+        "hosts": row["hosts"],
+    }
+
+
+def _percent(share: float | None) -> str:
+    """Return a share as a percentage that is 0 or 100 only where it is; a dash where it is unknown."""
+    if share is None:
+        return DASH
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 or 0.995 <= share < 1 else f"{100 * share:.0f} %"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _agreement(found: Agreement | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    words = {"score": "the score", "fitted_score": "the fitted score"}
+    aucs = [
+        {
+            "words": words[auc.score],
+            "value": f"{auc.auc:.3f}",
+            "interval": _interval(auc.interval),
+            "tumor": auc.tumor,
+            "normal": auc.normal,
+        }
+        for auc in found.aucs
+    ]
+    return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": found.notes}
+
+
+def _froc(froc: CohortFroc) -> dict[str, Any]:
+    """Return the FROC's figures, and its curve as points of a picture, logarithmic from 1/8 to 16 false positives."""
+    import numpy as np
+
+    width, height = CURVE_PX
+    places = np.geomspace(1 / 8, 16, 90)
+    found = np.interp(places, froc.curve.false_positives[::-1], froc.curve.sensitivity[::-1])
+    return {
+        "value": f"{froc.curve.score:.3f}",
+        "interval": _interval(froc.interval),
+        "slides": froc.slides,
+        "lesions": froc.lesions,
+        "isolated": froc.isolated,
+        "at": [(f"{alarms:g}" if alarms >= 1 else f"1/{1 / alarms:g}", f"{value:.3f}") for alarms, value in froc.at.items()],
+        "width": width,
+        "height": height,
+        "points": " ".join(
+            f"{x:.1f},{y:.1f}" for x, y in zip(np.linspace(0, width, len(places)), (height * (1 - found)).tolist(), strict=True)
+        ),
+        "dots": [
+            (round(float(np.log2(alarms * 8) / 7 * width), 1), round(height * (1 - value), 1))
+            for alarms, value in froc.at.items()
+        ],
+    }
+
+
+def _interval(interval: tuple[float, float] | None) -> str:
+    return "no interval" if interval is None else f"95 %: {interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _colours() -> dict[str, str]:
+    """Return the colours of the overlay as CSS: the map's, from 0 to 1, and those of cells without a value."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    stops = [to_hex(colormaps[COLOUR_MAP](place / 8)) for place in range(9)]
+    grey, red = (to_hex(VEIL[state][0][:3]) for state in (Status.BACKGROUND, Status.UNREADABLE))
+    return {"map": ", ".join(stops), "background": grey, "unreadable": red}
