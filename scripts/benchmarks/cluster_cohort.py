@@ -20,8 +20,8 @@ from wsi_meta.heatmaps.soundness import open_sound
 
 __all__ = ["SETTINGS", "Cohort", "running"]
 
-SETTINGS: dict[str, Any] = {"mode": "patch", "precision": "auto", "device": "cpu", "block_px": 256, "workers": 1}
-"""Small blocks of patches, a fraction of a second each; one thread computes everywhere, so that sums are the same."""
+SETTINGS: dict[str, Any] = {"mode": "dense", "precision": "auto", "device": "cpu", "block_px": 384, "workers": 1}
+"""Small blocks, a fraction of a second each; one thread computes everywhere, so that sums are the same."""
 ENDS_S = 20.0
 
 

@@ -36,7 +36,7 @@ from wsi_meta.heatmaps.store import Heatmap
 
 COUNT = 12
 """Slides of a cohort."""
-SIDES_PX = (768, 1024)
+SIDES_PX = (640, 896)
 HOSTS = 3
 NETWORK = "10.213.77"
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "4s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
