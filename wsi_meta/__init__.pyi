@@ -11,7 +11,6 @@ from .cohorts.inputs import find_slides as find_slides
 from .cohorts.inputs import read_scan_manifest as read_scan_manifest
 from .cohorts.preview import preview_scans as preview_scans
 from .cohorts.staging import Stage as Stage
-from .cohorts.summary import summarise_folder as summarise_folder
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
@@ -71,5 +70,6 @@ from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
+from .worklist.summary import summarise_folder as summarise_folder
 
 __version__: str

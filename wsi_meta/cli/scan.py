@@ -16,6 +16,7 @@ from wsi_meta.errors import printable
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
     from wsi_meta.cohorts.jobs import Job
+    from wsi_meta.cohorts.shards import Shard
     from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
@@ -115,12 +116,6 @@ def scan(
     reader: str,
     tissue_mask: str | None,
     overwrite: bool,
-    gpus: str | None,
-    scheduler: str | None,
-    scheduler_file: Path | None,
-    shard: str | None,
-    stage: Path | None,
-    stage_budget: float,
     dry_run: bool,
     retry_crashed: bool,
     **settings: Any,
@@ -139,24 +134,20 @@ def scan(
     """
     from wsi_meta.cohorts.inputs import find_slides
     from wsi_meta.cohorts.jobs import jobs_of
-    from wsi_meta.cohorts.shards import Shard
-    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import noted_crashes
-    from wsi_meta.scanning.options import choose_scheduler
 
     folder = out_dir or out
     if folder is None or (out and out_dir):
         raise click.UsageError("Expected --out or --out-dir: where the heatmaps go.")
     if not slides and manifest is None:
         raise click.UsageError("Expected SLIDE or --manifest: what to scan.")
-    settings["scheduler"] = choose_scheduler(scheduler, scheduler_file, gpus)
-    copies = None if stage is None else Stage(stage, stage_budget)
+    shard, copies = _take_who(settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
     jobs = jobs_of(found, folder, of_slide, settings, alone=alone)
     if shard is not None:
-        jobs, alone = Shard.read(shard).part_of(jobs), False
+        jobs, alone = shard.part_of(jobs), False
     beside = folder.absolute().parent if alone else folder
     with noted_crashes(beside, [job.slide.path for job in jobs], retry=retry_crashed) as journal:
         if dry_run:
@@ -164,6 +155,18 @@ def scan(
         else:
             kept = config.keeping_config(_opener(journal, settings), folder, alone=alone)
             _scan(jobs, None if alone else folder, kept, copies, as_json=as_json)
+
+
+def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
+    """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
+    from wsi_meta.cohorts.shards import Shard
+    from wsi_meta.cohorts.staging import Stage
+    from wsi_meta.scanning.options import choose_scheduler
+
+    shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
+    asked = [settings.pop(name) for name in ("scheduler", "scheduler_file", "gpus")]
+    settings["scheduler"] = choose_scheduler(*asked)
+    return None if shard is None else Shard.read(shard), None if stage is None else Stage(stage, budget)
 
 
 def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
@@ -213,7 +216,7 @@ def _named(row: dict[str, Any]) -> str:
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
-    from wsi_meta.cohorts.summary import summarise_folder
+    from wsi_meta.worklist.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)
 

@@ -14,13 +14,13 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
-from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
-from wsi_meta.cohorts.worklist import Worklist
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
+from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
+from wsi_meta.worklist.worklist import Worklist
 
 __all__ = [
     "check_batch_folder",
@@ -79,7 +79,7 @@ def scan_slides(
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.worklist.table.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------
@@ -135,8 +135,8 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
             run.scanner.note(f"{slide}: {job.slide.told}")
         turn = run.scanner.line_up()
         try:
-            with copies.copy_of(slide) as copy:
-                row = job.row(summarise(slide, run.scanner.scan(slide, job.store, turn=turn, copy=copy, **job.of_slide)))
+            with copies.copy_of(slide) as source:
+                row = job.row(summarise(slide, run.scanner.scan(source, job.store, turn=turn, **job.of_slide)))
         except BaseException:
             run.add(turn.stop_meter(), failed=True)
             raise
@@ -193,8 +193,8 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
         if job.slide.told:
             scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
-            with copies.copy_of(slide) as copy:
-                heatmap = scanner.scan(slide, job.store, turn=turns[number], copy=copy, **job.of_slide)
+            with copies.copy_of(slide) as source:
+                heatmap = scanner.scan(source, job.store, turn=turns[number], **job.of_slide)
             with scanner.journal.opened(slide):
                 worklist.add_picture(heatmap, slide)
             row = job.row(summarise(slide, heatmap))

@@ -15,6 +15,7 @@ from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import own_folder
+from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide_file import SameFile, files_of_slide
 
@@ -121,11 +122,11 @@ class Staging:
             self._copies[slide] = self._copying.submit(self._copy, slide, is_needed, f"{len(self._copies)}")
 
     @contextmanager
-    def copy_of(self, slide: Path) -> Iterator[Path | None]:
-        """Wait for a slide's copy and yield its path; None where it is read where it lies. Then remove the copy."""
+    def copy_of(self, slide: Path) -> Iterator[Path | SlideCopy]:
+        """Wait for a slide's copy and yield both; the slide where it is read where it lies. Then remove the copy."""
         copy = self._copies[slide].result() if slide in self._copies else None
         try:
-            yield copy
+            yield slide if copy is None else SlideCopy(slide, copy)
         finally:
             if copy is not None:
                 self._remove(copy.parent, _bytes_of(files_of_slide(copy)))

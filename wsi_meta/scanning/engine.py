@@ -30,34 +30,44 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideScan", "SlideSource", "Todo"]
+__all__ = ["Engine", "LocalEngine", "SlideCopy", "SlideScan", "SlideSource", "Todo"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
 
 
 @dataclass(frozen=True)
-class SlideSource:
-    """Where a slide's pixels come from: a file, a copy of it that is read instead, or a slide that is open and stays so."""
+class SlideCopy:
+    """A slide, and a copy of it on a faster disk, which is read instead."""
 
-    slide: str | Path | Slide
+    slide: Path
+    copy: Path
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """Where a slide's pixels come from: a file, a copy of it, or a slide that is open and stays so."""
+
+    slide: str | Path | Slide | SlideCopy
     mpp: float | None
     reader: str
-    copy: Path | None = None
 
     @property
     def path(self) -> Path:
         """The slide itself, not its copy."""
+        if isinstance(self.slide, SlideCopy):
+            return self.slide.slide
         return self.slide.path if isinstance(self.slide, Slide) else Path(self.slide)
 
     @contextmanager
     def opened(self, journal: Journal, meter: Meter) -> Iterator[Slide]:
         """Open the slide and close it in the end; errors name the slide itself."""
         if not isinstance(self.slide, Slide):
+            copy = self.slide.copy if isinstance(self.slide, SlideCopy) else None
             with (
-                named_by_source(self.path, self.copy),
-                journal.opened(self.slide),
-                open_slide(self.copy or self.path, mpp=self.mpp, reader=self.reader) as opened,
+                named_by_source(self.path, copy),
+                journal.opened(self.path),
+                open_slide(copy or self.path, mpp=self.mpp, reader=self.reader) as opened,
             ):
                 yield opened
         elif self.mpp is not None or self.reader != "auto":

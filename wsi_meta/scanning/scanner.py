@@ -22,7 +22,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan, SlideSource
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
@@ -99,7 +99,7 @@ class Scanner:
 
     def scan(
         self,
-        slide: str | Path | Slide,
+        slide: str | Path | Slide | SlideCopy,
         out: str | Path,
         *,
         mpp: float | None = None,
@@ -107,15 +107,14 @@ class Scanner:
         tissue_mask: str | Path | NDArray[np.bool_] | TissueMask | None = None,
         overwrite: bool = False,
         turn: Turn | None = None,
-        copy: Path | None = None,
     ) -> Heatmap:
         """Scan a slide into a heatmap store; go on where an interrupted scan of the same identity stopped.
 
         Parameters
         ----------
-        slide, out, mpp, reader, tissue_mask, overwrite : see :func:`wsi_meta.scan`
+        slide : see :func:`wsi_meta.scan`; of one with a copy, the copy is read, and the slide is named
+        out, mpp, reader, tissue_mask, overwrite : see :func:`wsi_meta.scan`
         turn : its place among other scans, from :meth:`line_up`; None takes the last one
-        copy : of the slide, on a faster disk; it is read, and the slide is named
 
         Returns
         -------
@@ -128,7 +127,7 @@ class Scanner:
         others
             as :func:`wsi_meta.scan`.
         """
-        out, source = Path(out), SlideSource(slide, mpp, reader, copy)
+        out, source = Path(out), SlideSource(slide, mpp, reader)
         with (
             self._working(turn, source.path) as turn,
             source.opened(self.journal, turn.meter) as opened,
