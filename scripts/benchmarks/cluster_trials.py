@@ -36,7 +36,7 @@ from wsi_meta.heatmaps.store import Heatmap
 
 COUNT = 12
 """Slides of a cohort."""
-SIDES_PX = (640, 896)
+SIDES_PX = (960, 1152)
 HOSTS = 3
 NETWORK = "10.213.77"
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "4s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
@@ -119,7 +119,7 @@ class _Counter:
 
 def _cut(client: Client, cells: _Counter) -> None:
     """Take the link of the last host down when work is going on, until the scheduler drops it; then up again."""
-    _until(lambda: cells.cells > 500 or cells.ended.is_set(), "work is going on")
+    _until(lambda: cells.cells > 100 or cells.ended.is_set(), "work is going on")
     link = f"wsm{HOSTS - 1}"
     _ip("link", "set", link, "down")
     began = time.monotonic()
@@ -211,7 +211,16 @@ def _kill(client: Client, rng: random.Random, deaths: int, dead: list[float], en
 def _shards(cohort: Cohort, folder: Path, _deaths: int) -> list[str]:
     """Run three shards at once; kill one after its first slide, and start it again."""
     out = folder / "out"
-    options = ["--mode", SETTINGS["mode"], "--precision", SETTINGS["precision"], "--device", "cpu", "--workers", "1"]
+    options = [
+        "--stride",
+        str(SETTINGS["stride_px"]),
+        "--precision",
+        SETTINGS["precision"],
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
     scan = [sys.executable, "-m", "wsi_meta", "scan", cohort.slides[0].parent, "--out", out, *options, "--shard"]
 
     def shard(number: int) -> ExitStack:
