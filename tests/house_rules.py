@@ -28,6 +28,7 @@ ORDER = (
     "datasets",
     "evaluation",
     "training",
+    "worklist",
     "cohorts",
     "demo",
     "metadata",

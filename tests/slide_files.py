@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.demo.pyramid_writer import write_pyramid
 
 MODEL_MPP = 0.972
 

@@ -10,7 +10,7 @@ from .cohorts.inputs import SlideInput as SlideInput
 from .cohorts.inputs import find_slides as find_slides
 from .cohorts.inputs import read_scan_manifest as read_scan_manifest
 from .cohorts.preview import preview_scans as preview_scans
-from .cohorts.summary import summarise_folder as summarise_folder
+from .cohorts.staging import Stage as Stage
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled
@@ -54,6 +54,7 @@ from .models.model import Model as Model
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
+from .scanning.gpus import GpuProcesses as GpuProcesses
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner
 from .slides.slide import Slide as Slide
@@ -69,5 +70,6 @@ from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult
 from .training.train import train as train
+from .worklist.summary import summarise_folder as summarise_folder
 
 __version__: str

@@ -7,6 +7,9 @@ the file, what was found, what was expected, what to do.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = [
     "DataError",
@@ -21,6 +24,7 @@ __all__ = [
     "TrainingError",
     "WsiMetaError",
     "first_line",
+    "named_by_source",
     "one_line",
     "printable",
 ]
@@ -96,6 +100,17 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, as far as it fits into one line."""
     return printable(" ".join(str(error).split()[:40])) or type(error).__name__
+
+
+@contextmanager
+def named_by_source(source: object, copy: Path | None) -> Iterator[None]:
+    """Let errors of this package name a file itself where a copy of it was read; `copy` is None where none was."""
+    try:
+        yield
+    except WsiMetaError as error:
+        if copy is None or str(copy) not in str(error):
+            raise
+        raise type(error)(str(error).replace(str(copy), str(source))) from error
 
 
 def _escape(char: str) -> str:

@@ -1,9 +1,15 @@
-"""A lock on an output: one process, or thread, at a time writes it, and the others are told which one that is."""
+"""What belongs to one running process: a lock on an output, and a folder for what it needs only while it runs.
+
+One process, or thread, at a time writes an output, and the others are told which one that is. What a dead process left is
+taken over, or removed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -12,13 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.outputs import UNIQUE, unique_name
 
-__all__ = ["SIGNED", "Holder", "lock_path", "locked"]
+__all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_folder"]
 
 SIGNED = b"wsi-meta is writing here: "
 """What a lock file begins with."""
 UNSIGNED_S = 10
 """A lock file that is still without its holder's name after so long was left by a process that was killed."""
+MARK = "of-process.json"
+"""File in a process's own folder that names the process; only a folder that holds it is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,38 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         with suppress(OSError), _alone_in(lock.parent):
             if _read(lock) == mine:
                 lock.unlink()
+
+
+@contextmanager
+def own_folder(parent: Path, kind: str) -> Iterator[Path]:
+    """Make a folder ``.wsi-meta.<12 letters>.KIND`` for this process in `parent`, and remove it in the end.
+
+    Those of the same kind that dead processes left are removed first. One of a process of another machine stays.
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be made.
+    """
+    try:
+        _remove_abandoned(parent, kind)
+        folder = parent / f".wsi-meta.{unique_name()}.{kind}"
+        folder.mkdir()
+    except OSError as error:
+        raise OutputPathError(f"{parent}: no folder can be made in it ({error.strerror}); choose another one") from error
+    try:
+        (folder / MARK).write_text(json.dumps(asdict(Holder.here())))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_abandoned(parent: Path, kind: str) -> None:
+    name = re.compile(rf"\.wsi-meta\.{UNIQUE}\.{re.escape(kind)}")
+    for folder in [entry for entry in parent.iterdir() if name.fullmatch(entry.name) and not entry.is_symlink()]:
+        with suppress(OSError, ValueError, TypeError):
+            if Holder(**json.loads((folder / MARK).read_bytes())).is_dead:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def lock_path(path: Path) -> Path:

@@ -45,7 +45,7 @@ def tell(text: str, *, show: bool = False, level: int = logging.INFO, **facts: A
     ----------
     facts : plain JSON values; ``event`` names what happened
     """
-    if show and not _is_shown_by_logging(level):
+    if show and level >= logging.INFO and not _is_shown_by_logging(level):
         _show(_shown_line(text, level))
     logger.log(level, "%s", text, extra={"facts": facts})
 

@@ -28,7 +28,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import cross_val_predict
 
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.tissue import find_tissue
 

@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests .venv/bin/python scripts/benchmarks/cohort_of_200.py OUT
 
-The network is a thin ResNet with random weights and a head fitted to drawn patches: what is measured here is all but the network.
-It draws slides, writes a manifest with patients, labels and annotations, runs `wsi-meta scan --manifest`, and checks the
+The network is a thin ResNet with random weights and a head fitted to drawn patches: what is measured is all but the network. It
+draws slides, writes a manifest with patients, labels and annotations, runs `wsi-meta scan --manifest`, and checks the
 stores, the rows, the worklist page and the command that retries a slide. It prints the overhead of a slide beyond reading and
 computing, and the command's memory as it goes. OUT keeps everything, to look at OUT/scans/report/index.html. It exits with 1
 where something is not as it should be.
@@ -30,13 +30,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from slide_files import damage_tile, stored_tiles
+from wsi_meta.slides.pyramid_writer import write_pyramid
 
 from wsi_meta.cli import main
-from wsi_meta.cohorts.table import open_table
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
-from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.worklist.table import open_table
 
 SIDE_PX, MPP = 1536, 0.243
 NETWORK = "thin.safetensors"
@@ -99,7 +99,7 @@ def draw_cohort(folder: Path, slides: int) -> Path:
     places = np.linspace(5, slides - 5, len(kinds)).astype(int).tolist()
     bad = dict(zip(places, kinds, strict=True))
     pictures = [draw_lymph_node(2 * SIDE_PX, 2 * SIDE_PX, seed=seed) for seed in range(DRAWN)]
-    fit_network(pictures, folder.parent / NETWORK)
+    fit_network(pictures[:3], folder.parent / NETWORK)
     rows = []
     for number in range(slides):
         image, tumor = _look(*pictures[number % DRAWN], number)
@@ -194,8 +194,8 @@ def fit_network(pictures: Sequence[Picture], out: Path) -> None:
     network, patches, labels = _network(), [], []
     for image, tumor in pictures:
         small = image.reshape(tumor.shape[0], 4, tumor.shape[1], 4, 3).mean((1, 3)).astype(np.uint8)
-        for top, left in np.ndindex(*(length // 32 - 2 for length in tumor.shape)):
-            place = np.s_[32 * top : 32 * top + 96, 32 * left : 32 * left + 96]
+        for top, left in np.ndindex(*(length // 64 - 1 for length in tumor.shape)):
+            place = np.s_[64 * top : 64 * top + 96, 64 * left : 64 * left + 96]
             patches.append(small[place])
             labels.append(tumor[place][32:64, 32:64].any())
     head, network.fc = network.fc, torch.nn.Identity()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label
 
-from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.tiling.survey import survey_tissue
 
 MPP = 15.552

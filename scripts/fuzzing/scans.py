@@ -29,11 +29,11 @@ from fuzzing.commands import Ended, run_command
 from fuzzing.standin import HashPredictor
 from wsi_meta.cli import main
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.summary import summarise
 from wsi_meta.heatmaps.ownership import foreign_part
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.scanning.crashes import noted_crashes
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.worklist.summary import summarise
 
 __all__ = [
     "SIDE_PX",

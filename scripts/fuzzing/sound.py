@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from slide_files import write_jpeg_slide
 
 from fuzzing.dicom import Element, write_dicom
-from wsi_meta.slides.pyramid_writer import halved
+from wsi_meta.demo.pyramid_writer import halved
 
 __all__ = ["KINDS", "Field", "Parts", "SoundSlide", "draw_tissue", "write_sound"]
 

@@ -12,12 +12,12 @@ from fakes import PatchByPatch
 from numpy.typing import NDArray
 
 from fuzzing.commands import line_with
-from wsi_meta.cohorts.summary import summarise
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.tiling.grid import BLOCK_PX
+from wsi_meta.worklist.summary import summarise
 
 __all__ = ["HashPredictor", "scan_command"]
 

@@ -12,8 +12,8 @@ from PIL import Image
 from slide_files import texture
 from tissue_pictures import assemble_tissue, draw_tissue
 
+from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import DataError
-from wsi_meta.slides.pyramid_writer import halved
 from wsi_meta.slides.slide import Slide, open_slide
 
 WIDTH, HEIGHT = 5000, 8200  # neither a whole number of tiles

@@ -33,7 +33,7 @@ from wsi_meta.errors import OutputPathError
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.models.versions import library_versions
-from wsi_meta.scanning.cluster import look_at_cluster
+from wsi_meta.scanning.reach import look_at_cluster
 
 NOTHING = Looks(
     versions=lambda: Part("versions", {}, ("all",)),

@@ -96,11 +96,15 @@ ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "predictor"}
 """Options of the library that no command has."""
 
 
+OF_THE_COMMAND = {"as_json", "config", "log_file", "log_json", "quiet", "verbose"}
+"""Options of a command that say how it tells its result and its progress, or where the others come from."""
+
+
 def options_of(command: str, *required: str) -> dict[str, Any]:
-    """What a command takes its options for where only those that it must have are given; all but those and ``--json``."""
+    """What a command takes its options for where only those it must have are given; all but those, ``--json`` and the like."""
     context = main.commands[command].make_context(command, list(required))
     options = [one.name for one in context.command.params if isinstance(one, click.Option) and not one.required]
-    return {str(name): context.params[str(name)] for name in options if name != "as_json"}
+    return {str(name): context.params[str(name)] for name in options if name not in OF_THE_COMMAND}
 
 
 def defaults(function: Callable[..., Any]) -> dict[str, Any]:

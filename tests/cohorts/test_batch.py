@@ -14,11 +14,11 @@ from fakes import DarknessPredictor
 from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.table import COLUMNS
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.worklist.table import COLUMNS
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from openslide import OpenSlide
 from PIL import Image
 from slide_files import texture, write_slide
 
-from wsi_meta.cohorts.batch import jobs_of, scan_jobs, scan_slides
+from wsi_meta.cohorts.batch import scan_jobs, scan_slides
 from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
+from wsi_meta.cohorts.jobs import jobs_of
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model

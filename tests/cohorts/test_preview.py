@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,28 @@ def test_the_time_is_by_the_rate_of_earlier_scans_of_the_kind(tmp_path: Path, sl
     predictor, out = DarknessPredictor(thin_model), tmp_path / "out"
     asked: dict[str, Any] = {"predictor": predictor, **SMALL_BLOCKS}
     scan_slides([slides / "a.tif"], out, **asked)
-    there = Heatmap.open(out / "a.zarr")
-    assert preview_scans([slides / "b.tif"], out, **asked).seconds is None, "all blocks were written at once, as in a copy"
-    for number, block in enumerate(there.grid.blocks()):
-        time = 1_000_000_000 + (20 if number else 0)
-        os.utime(there.path.joinpath("status", "c", *map(str, there.place(block))), (time, time))
+    assert preview_scans([slides / "b.tif"], out, **asked).seconds is None, "a moment tells no rate"
+    took(out / "a.zarr", 20.0)
     told = preview_scans([slides / "b.tif"], out, **asked)
-    assert told.seconds == pytest.approx(100 / ((100 - CELLS_OF_ONE) / 20))
-    assert told.line.endswith(f"about 22 s (5 cells/s as in 1 earlier scan into {out}: fp32 on cpu, patch mode)")
-    other = preview_scans([slides / "b.tif"], out, predictor=DarknessPredictor(thin_model, tta=True), **SMALL_BLOCKS)
-    assert other.seconds is None, "a scan of another kind tells nothing"
+    assert told.seconds == pytest.approx(20)
+    assert told.line.endswith(f"about 20 s (5 cells/s as in 1 earlier scan into {out}: fp32 on cpu, patch mode)")
+    scan_slides([slides / "c.tif"], out, **asked)
+    took(out / "c.zarr", 5.0)
+    assert preview_scans([slides / "b.tif"], out, **asked).seconds == pytest.approx(12.5), "all of the kind count by their time"
+    for predictor in (DarknessPredictor(thin_model, tta=True), DarknessPredictor(shifted(thin_model, 1))):
+        other = preview_scans([slides / "b.tif"], out, predictor=predictor, **SMALL_BLOCKS)
+        assert other.seconds is None, "a scan of another kind tells nothing"
+
+
+def took(store: Path, passed_s: float) -> None:
+    """Let the record of a finished scan of 100 cells say that it took so long."""
+    there = Heatmap.open(store)
+    effort, result = there.record.effort, there.record.result
+    assert effort is not None
+    assert result is not None
+    assert effort.cells == 100
+    there = replace(there, record=replace(there.record, effort=replace(effort, passed_s=passed_s)))
+    there.finalise(result, there.record.lesions)
 
 
 def test_a_slide_that_a_scan_died_of_is_told(tmp_path: Path, slides: Path, thin_model: Model) -> None:

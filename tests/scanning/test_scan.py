@@ -19,7 +19,6 @@ from PIL import Image
 from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
 import wsi_meta.scanning.networks
-from wsi_meta.cohorts.summary import summarise
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.evaluate import evaluate_patches
@@ -33,6 +32,7 @@ from wsi_meta.models.model import Model, load_model, save_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import Slide
+from wsi_meta.worklist.summary import summarise
 
 
 @pytest.fixture(scope="module")

@@ -112,8 +112,8 @@ def offset(found: Map, expected: Map) -> tuple[int, int]:
 
 def _draw(folder: Path, mpp: float) -> tuple[NDArray[np.uint8], list[Path]]:
     """Draw a slide four times as fine as the model sees; return it as the model sees it, and its two files."""
+    from wsi_meta.demo.pyramid_writer import halved, write_pyramid
     from wsi_meta.demo.synthetic import draw_lymph_node
-    from wsi_meta.slides.pyramid_writer import halved, write_pyramid
 
     side = CELLS * CELL_PX * 4
     drawn, _ = draw_lymph_node(side, side)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import os
 import select
 import sys
@@ -15,24 +14,20 @@ from typing import Any, TextIO
 import click
 
 import wsi_meta
-from wsi_meta.cli.calibrate import calibrate
 from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.doctor import doctor
-from wsi_meta.cli.evaluate import evaluate
+from wsi_meta.cli.evaluate import calibrate, evaluate
 from wsi_meta.cli.info import info
-from wsi_meta.cli.overlay import overlay
-from wsi_meta.cli.results import export, fit_score, lesions, score
+from wsi_meta.cli.results import export, fit_score, lesions, overlay, score
+from wsi_meta.cli.running import INTERRUPTED, console, describe_error
 from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
-from wsi_meta.errors import OptionsError, WsiMetaError, one_line, printable
+from wsi_meta.errors import OptionsError, printable
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 
 class _OneLineErrors(click.Group):
@@ -41,7 +36,8 @@ class _OneLineErrors(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         debug = bool(ctx.params.get("debug"))
         try:
-            result = super().invoke(ctx)
+            with console():
+                result = super().invoke(ctx)
             if sys.stdout is not None:
                 sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not by the interpreter when it ends
             return result
@@ -71,32 +67,12 @@ class _Failure(click.ClickException):
     def of(cls, error: BaseException, *, debug: bool) -> _Failure:
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
-        return cls(_tell(error), code, [printable(line) for line in trace])
+        return cls(describe_error(error), code, [printable(line) for line in trace])
 
     def show(self, file: Any = None) -> None:
         for line in self.trace:
             click.echo(line, file=file, err=True)
         super().show(file)
-
-
-class _Printable(logging.Formatter):
-    """Escapes what a terminal would obey in a file's name."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
-def _tell(error: BaseException) -> str:
-    """Say in one line what went wrong and what to do."""
-    told = one_line(error)
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
-    if isinstance(error, WsiMetaError | OSError):
-        return told or type(error).__name__
-    found = f" ({told[:400]})" if told else ""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU
-        return f"out of memory{found}; close other programs, or lower --workers or --batch-size"
-    return f"{type(error).__name__}{found}; 'wsi-meta --debug ...' shows where it came from"
 
 
 def _nobody_reads(error: BaseException) -> bool:
@@ -136,8 +112,6 @@ def main(debug: bool) -> None:
     Start with:  wsi-meta demo
     """
     del debug  # the group reads it where a command fails
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Printable())
     atexit.register(gc.freeze)  # else the ending process frees torch's modules object by object, which takes half a second
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wsi_meta.cli import options
+from wsi_meta.cli import options, running
 
 __all__ = ["demo"]
 
@@ -22,6 +22,7 @@ With a real slide:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawing.")
 @options.device_option
 @options.as_json_option
+@running.told
 def demo(out: Path, seed: int, device: str, as_json: bool) -> None:
     """Draw a slide of synthetic lymph-node tissue, scan it with the default model, show overlay and score."""
     from wsi_meta.demo.demo import run_demo

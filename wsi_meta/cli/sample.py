@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wsi_meta.cli import options
+from wsi_meta.cli import options, running
 
 __all__ = ["sample"]
 
@@ -55,6 +55,7 @@ __all__ = ["sample"]
 @options.reading_workers_option
 @options.overwrite_option
 @options.as_json_option
+@running.told
 def sample(manifest: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Cut labelled patches from slides into a data set in PCam's layout, for wsi-meta train.
 

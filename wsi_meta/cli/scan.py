@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_meta.cli import options
+from wsi_meta.cli import config, options, running
 from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
-    from wsi_meta.cohorts.batch import Job, OpenScanner
+    from wsi_meta.cohorts.batch import OpenScanner
+    from wsi_meta.cohorts.jobs import Job
+    from wsi_meta.cohorts.shards import Shard
+    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
 
@@ -74,10 +77,33 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.tta_option
 @click.option("--uncertainty", is_flag=True, help="With --tta: also keep the spread over the views.")
 @options.block_workers_option
+@click.option("--gpus", metavar="0,1|all", help="A process for each of these GPUs, as torch counts them.")
+@click.option("--scheduler", metavar="ADDRESS", help="Compute on the dask cluster of this scheduler, tcp://HOST:PORT.")
+@click.option("--scheduler-file", type=click.Path(path_type=Path), help="The same, by the file that the scheduler wrote.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Scan every N-th slide only, in the order of names, from the I-th on (from 0). N commands that are given the same "
+    "slides and --out share the work.",
+)
+@click.option(
+    "--stage", type=click.Path(path_type=Path), help="Copy each slide to this folder on a fast disk while it is needed."
+)
+@click.option(
+    "--stage-budget",
+    type=float,
+    default=50.0,
+    show_default=True,
+    metavar="GB",
+    help="So much of --stage may be in use at once.",
+)
 @options.overwrite_option
 @click.option("--dry-run", is_flag=True, help="Only tell what would be scanned, is done or is refused, with cells and time.")
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
+@running.told
+@running.log_json_option
+@config.configurable
 def scan(
     slides: tuple[Path, ...],
     manifest: Path | None,
@@ -102,9 +128,12 @@ def scan(
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
+
+    Each run keeps its options in run.toml in the folder of the stores, or in <store>.run.toml beside the one store. --config
+    starts from such a file: names as here without dashes in front, SLIDE as slides; paths count from the file.
     """
-    from wsi_meta.cohorts.batch import jobs_of
     from wsi_meta.cohorts.inputs import find_slides
+    from wsi_meta.cohorts.jobs import jobs_of
     from wsi_meta.scanning.crashes import noted_crashes
 
     folder = out_dir or out
@@ -112,16 +141,32 @@ def scan(
         raise click.UsageError("Expected --out or --out-dir: where the heatmaps go.")
     if not slides and manifest is None:
         raise click.UsageError("Expected SLIDE or --manifest: what to scan.")
+    shard, copies = _take_who(settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
     jobs = jobs_of(found, folder, of_slide, settings, alone=alone)
+    if shard is not None:
+        jobs, alone = shard.part_of(jobs), False
     beside = folder.absolute().parent if alone else folder
-    with noted_crashes(beside, [slide.path for slide in found], retry=retry_crashed) as journal:
+    with noted_crashes(beside, [job.slide.path for job in jobs], retry=retry_crashed) as journal:
         if dry_run:
             _preview(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
         else:
-            _scan(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
+            kept = config.keeping_config(_opener(journal, settings), folder, alone=alone)
+            _scan(jobs, None if alone else folder, kept, copies, as_json=as_json)
+
+
+def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
+    """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
+    from wsi_meta.cohorts.shards import Shard
+    from wsi_meta.cohorts.staging import Stage
+    from wsi_meta.scanning.options import choose_scheduler
+
+    shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
+    asked = [settings.pop(name) for name in ("scheduler", "scheduler_file", "gpus")]
+    settings["scheduler"] = choose_scheduler(*asked)
+    return None if shard is None else Shard.read(shard), None if stage is None else Stage(stage, budget)
 
 
 def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
@@ -137,19 +182,11 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
     return open_scanner
 
 
-def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
+def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage: Stage | None, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
-    from wsi_meta.cohorts.batch import scan_jobs
-    from wsi_meta.cohorts.summary import summarise
+    from wsi_meta.cohorts.batch import scan_alone, scan_jobs
 
-    if folder is not None:
-        rows = scan_jobs(jobs, folder, open_scanner)
-    else:
-        (job,) = jobs
-        with open_scanner({}) as scanner:
-            if job.slide.told:
-                scanner.note(f"{job.slide.path}: {job.slide.told}")
-            rows = [summarise(job.slide.path, scanner.scan(job.slide.path, job.store, **job.of_slide))]
+    rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     options.print_results(rows, as_json=as_json)
     if errors := [_named(row) for row in rows if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
@@ -179,7 +216,7 @@ def _named(row: dict[str, Any]) -> str:
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
-    from wsi_meta.cohorts.summary import summarise_folder
+    from wsi_meta.worklist.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)
 

@@ -1,1 +1,1 @@
-"""Many slides: which ones, in one stream, with a table and a page of what came of them."""
+"""Many slides: which ones, by whom, and how they are scanned in one stream."""

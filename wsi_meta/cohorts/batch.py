@@ -6,54 +6,35 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.cohorts.inputs import SlideInput, find_slides
-from wsi_meta.cohorts.retry import retry_command
-from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise
-from wsi_meta.cohorts.worklist import Worklist
+from wsi_meta.cohorts.closing import Run, told_run
+from wsi_meta.cohorts.inputs import find_slides
+from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
+from wsi_meta.cohorts.shards import Shard
+from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import interrupt_all
+from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
+from wsi_meta.worklist.worklist import Worklist
 
-__all__ = ["Job", "check_batch_folder", "groups_of", "jobs_of", "opener", "scan_jobs", "scan_slides", "tell_failure"]
+__all__ = [
+    "check_batch_folder",
+    "opener",
+    "scan_alone",
+    "scan_jobs",
+    "scan_slides",
+    "tell_failure",
+]
 
 logger = logging.getLogger("wsi_meta")
 
-IN_WORK = 2
-"""Slides in work: one is computed, the next one prepared."""
-
-
 OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
 """Opens a scanner with some settings of its own, ``model`` and ``stride_px`` at most."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One slide of a batch."""
-
-    place: str
-    """Which one of how many: ``[2/5]``."""
-    slide: SlideInput
-    store: Path
-    of_slide: dict[str, Any]
-    """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
-    settings: dict[str, Any] | None = None
-    """Of its scanner, its own where it has them; None where they are not known."""
-
-    def row(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
-        slide = self.slide
-        drawn = None if slide.annotations is None else str(slide.annotations.absolute())
-        row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
-        if row["error"] is None or self.settings is None:
-            return row
-        asked = self.settings | self.of_slide
-        return row | {"retry": retry_command(slide.path, self.store, asked, why=str(row["error"]))}
 
 
 def scan_slides(
@@ -68,6 +49,8 @@ def scan_slides(
     reader: str = "auto",
     tissue_mask: str | Path | None = None,
     overwrite: bool = False,
+    shard: str | tuple[int, int] | None = None,
+    stage: str | Path | Stage | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Scan slides as one stream into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
@@ -88,11 +71,15 @@ def scan_slides(
     recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
     mpp, reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
+    shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, counted from 0. N such
+        calls with the same slides, on as many machines, share one `out`, and scan each slide once
+    stage : folder on a fast disk that slides are copied to before they are scanned, and removed from afterwards; a
+        :class:`.Stage` also says how much may lie there
     settings : as :class:`wsi_meta.Scanner`; none where a scanner is given
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide, in order; None where unknown.
+    A dict with :data:`wsi_meta.worklist.table.COLUMNS` per slide, in order; None where unknown.
 
     Raises
     ------
@@ -105,11 +92,15 @@ def scan_slides(
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
+    part, copies = (
+        shard if shard is None else Shard.read(shard),
+        stage if isinstance(stage, Stage | None) else Stage(Path(stage)),
+    )
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None)
-    return scan_jobs(jobs, Path(out), open_scanner)
+    return scan_jobs(part.part_of(jobs) if part else jobs, Path(out), open_scanner, copies)
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
@@ -133,7 +124,27 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
     return given
 
 
-def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list[dict[str, Any]]:
+def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) -> dict[str, Any]:
+    """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written.
+
+    Whatever refuses the slide is raised.
+    """
+    slide = job.slide.path
+    with told_run(1, job.store) as run, open_scanner({}) as run.scanner, staging(stage, run.scanner, [job]) as copies:
+        if job.slide.told:
+            run.scanner.note(f"{slide}: {job.slide.told}")
+        turn = run.scanner.line_up()
+        try:
+            with copies.copy_of(slide) as source:
+                row = job.row(summarise(slide, run.scanner.scan(source, job.store, turn=turn, **job.of_slide)))
+        except BaseException:
+            run.add(turn.stop_meter(), failed=True)
+            raise
+        run.add(turn.stop_meter(), failed=row["error"] is not None)
+        return row
+
+
+def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None = None) -> list[dict[str, Any]]:
     """Scan slides as :func:`scan_slides`; the settings of all are refused before the first one is scanned."""
     check_batch_folder(out, len(jobs))
     out.mkdir(exist_ok=True)
@@ -142,51 +153,17 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner) -> list
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    with Worklist(out, len(jobs)) as worklist:
+    with told_run(len(jobs), out) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
-            with open_scanner(own) as scanner:
-                scanner.begin()  # before the threads of the stream: a thread keeps the memory settings that it started with
-                for job, row in zip(together, _in_stream(scanner, together, worklist), strict=True):
-                    rows[job.place] = row
-                    add_row(out, row, job.store)
-                    worklist.tell()
+            with open_scanner(own) as run.scanner:
+                refuse_elsewhere(run.scanner, stage)
+                run.scanner.begin()  # before the threads of the stream: a thread keeps the memory settings it started with
+                with staging(stage, run.scanner, together) as copies:
+                    for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
+                        rows[job.place] = row
+                        add_row(out, row, job.store)
+                        worklist.tell()
     return [rows[job.place] for job in jobs]
-
-
-def jobs_of(
-    found: Sequence[SlideInput],
-    out: Path,
-    of_slide: dict[str, Any],
-    settings: dict[str, Any] | None = None,
-    *,
-    alone: bool = False,
-) -> list[Job]:
-    """Return a job for each slide, with its own settings before those of all.
-
-    Parameters
-    ----------
-    out : folder of the stores; `alone`, the one slide's store itself
-    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
-    settings : of the scanner, for slides that have none of their own; None where they are not known
-    """
-    return [
-        Job(
-            f"[{number}/{len(found)}]",
-            slide,
-            out if alone else out / f"{slide.name}.zarr",
-            of_slide | slide.slide_settings,
-            None if settings is None else settings | slide.scanner_settings,
-        )
-        for number, slide in enumerate(found, 1)
-    ]
-
-
-def groups_of(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:
-    """Return the jobs that one scanner serves together, so that a network is loaded once, with its settings."""
-    groups: dict[tuple[Any, ...], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(tuple(job.slide.scanner_settings.items()), []).append(job)
-    return [(dict(own), together) for own, together in groups.items()]
 
 
 def check_batch_folder(out: Path, slides: int) -> None:
@@ -205,8 +182,10 @@ def check_batch_folder(out: Path, slides: int) -> None:
     check_summary(out)
 
 
-def _in_stream(scanner: Scanner, jobs: Sequence[Job], worklist: Worklist) -> Iterator[dict[str, Any]]:
-    """Scan slides, :data:`IN_WORK` at a time; yield their rows in order, as they are done."""
+def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklist) -> Iterator[dict[str, Any]]:
+    """Scan slides, as many at a time as the run's scanner wants; yield their rows in order, as they are done."""
+    scanner = run.scanner
+    assert scanner is not None
     turns = [scanner.line_up(job.place) for job in jobs]
 
     def scan_one(number: int) -> dict[str, Any]:
@@ -214,22 +193,27 @@ def _in_stream(scanner: Scanner, jobs: Sequence[Job], worklist: Worklist) -> Ite
         if job.slide.told:
             scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
-            heatmap = scanner.scan(slide, job.store, turn=turns[number], **job.of_slide)
+            with copies.copy_of(slide) as source:
+                heatmap = scanner.scan(source, job.store, turn=turns[number], **job.of_slide)
             with scanner.journal.opened(slide):
                 worklist.add_picture(heatmap, slide)
-            return job.row(summarise(slide, heatmap))
+            row = job.row(summarise(slide, heatmap))
         except InterruptedError:
+            run.add(turns[number].stop_meter(), failed=False)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
             told = tell_failure(slide, error)
             logger.debug("%s: failed", slide, exc_info=error)
             scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
-            return job.row(failed(slide, told))
+            row = job.row(failed(slide, told))
+        run.add(turns[number].stop_meter(), failed=row["error"] is not None)
+        return row
 
-    with ThreadPoolExecutor(IN_WORK, "slides") as pool:
+    with ThreadPoolExecutor(scanner.slides_in_work, "slides") as pool:
         try:
             yield from pool.map(scan_one, range(len(jobs)))
         except BaseException:  # Ctrl-C above all: threads would go on
+            copies.stop()
             interrupt_all(turns)
             raise
 

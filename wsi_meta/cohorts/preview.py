@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from wsi_meta.cohorts.batch import Job, OpenScanner, check_batch_folder, groups_of, jobs_of, opener, tell_failure
+from wsi_meta.cohorts.batch import OpenScanner, check_batch_folder, opener, tell_failure
 from wsi_meta.cohorts.inputs import find_slides
+from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
+from wsi_meta.cohorts.shards import Shard
+from wsi_meta.cohorts.staging import Stage
 from wsi_meta.errors import HeatmapError, printable
+from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -24,7 +27,7 @@ from wsi_meta.tiling.tissue import as_tissue_mask
 __all__ = ["BatchPreview", "SlidePreview", "measured_rate", "preview_jobs", "preview_scans"]
 
 LEAST_S = 10.0
-"""So long a scan must have taken from its first block to its last to tell a rate: a copy's files are all of one instant."""
+"""So long the scans that are there must have taken to tell a rate."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def preview_scans(
     reader: str = "auto",
     tissue_mask: str | Path | None = None,
     overwrite: bool = False,
+    shard: str | tuple[int, int] | None = None,
+    stage: str | Path | Stage | None = None,  # noqa: ARG001 (nothing is copied)
     **settings: Any,
 ) -> BatchPreview:
     """Tell what :func:`wsi_meta.scan_slides` would do when it is called alike, without scanning or writing anything.
@@ -128,7 +133,8 @@ def preview_scans(
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
     check_batch_folder(Path(out), len(found))
-    return preview_jobs(jobs_of(found, Path(out), of_slide), open_scanner)
+    jobs = jobs_of(found, Path(out), of_slide)
+    return preview_jobs(jobs if shard is None else Shard.read(shard).part_of(jobs), open_scanner)
 
 
 def preview_jobs(
@@ -155,28 +161,31 @@ def preview_jobs(
 def measured_rate(folder: Path, known: Mapping[str, Any], stride_px: int) -> tuple[float | None, str]:
     """Return the cells a second of finished scans of the same kind, and in words what they are; None where there is none.
 
-    A scan's rate is that of its blocks after the first one, by the times at which they were written. The newest scan decides
-    which device and precision count; the median of those scans is taken.
+    It is what these scans took, from each slide's opening to its result. The newest scan decides which device and precision
+    count.
 
     Parameters
     ----------
     folder : of the stores
     known : of the identity of the scans that are to come, by the names of its fields
     """
-    alike = ("mode", "test_time_averaging", "uncertainty", "device", "precision", "compiled")
-    rates: dict[tuple[str, str, bool], list[float]] = {}
+    alike = ("model", "mode", "test_time_averaging", "uncertainty", "device", "precision", "compiled")
+    taken: dict[tuple[str, str, bool], list[ScanEffort]] = {}
     newest, kind = 0.0, None
-    for heatmap in _finished_in(folder):
-        identity = heatmap.record.identity
+    for heatmap, written in _finished_in(folder):
+        identity, effort = heatmap.record.identity, heatmap.record.effort
         same = all(known.get(name, getattr(identity, name)) == getattr(identity, name) for name in alike)
-        if same and identity.grid.stride_px == stride_px and (found := _rate_of(heatmap)) is not None:
-            rates.setdefault(_kind_of(identity), []).append(found[0])
-            newest, kind = max((newest, kind), (found[1], _kind_of(identity)))
+        if same and identity.grid.stride_px == stride_px and effort is not None and effort.cells:
+            taken.setdefault(_kind_of(identity), []).append(effort)
+            newest, kind = max((newest, kind), (written, _kind_of(identity)))
     if kind is None:
         return None, ""
-    rate, (device, precision, compiled), count = median(rates[kind]), kind, len(rates[kind])
+    together, (device, precision, compiled), count = ScanEffort().with_others(*taken[kind]), kind, len(taken[kind])
+    if together.cells_per_s is None or together.passed_s < LEAST_S:
+        return None, ""
     words = f"{precision} on {device}{', compiled' if compiled else ''}, {known['mode']} mode"
-    return rate, f"{rate:,.0f} cells/s as in {count} earlier scan{'s' if count > 1 else ''} into {folder}: {words}"
+    scans = f"{count} earlier scan{'s' if count > 1 else ''}"
+    return together.cells_per_s, f"{together.cells_per_s:,.0f} cells/s as in {scans} into {folder}: {words}"
 
 
 def _preview(scanner: Scanner, job: Job, known: Mapping[str, Any]) -> SlidePreview:
@@ -223,31 +232,16 @@ def _cells_left(there: Heatmap) -> int:
     return sum(int((status[block.cells] != Status.BACKGROUND).sum()) for block in there.open_blocks(status))
 
 
-def _finished_in(folder: Path) -> Iterator[Heatmap]:
-    """Yield the finished heatmaps of a folder; those that cannot be opened tell nothing here."""
+def _finished_in(folder: Path) -> Iterator[tuple[Heatmap, float]]:
+    """Yield the finished heatmaps of a folder, and when they were written; those that cannot be opened tell nothing here."""
     for path in sorted(folder.glob("*.zarr")):
         try:
             heatmap = Heatmap.open(path) if is_store(path) else None
+            written = (path / "zarr.json").stat().st_mtime if heatmap is not None else 0.0
         except (HeatmapError, OSError):
             continue
         if heatmap is not None and heatmap.finished:
-            yield heatmap
-
-
-def _rate_of(heatmap: Heatmap) -> tuple[float, float] | None:
-    """Return cells a second, and when the last block was written (seconds since 1970); None where the files do not tell."""
-    try:
-        status = heatmap.status
-        written = []
-        for block in heatmap.grid.blocks():
-            if cells := int((status[block.cells] == Status.SCANNED).sum()):
-                chunk = heatmap.path.joinpath("status", "c", *map(str, heatmap.place(block)))
-                written.append((chunk.stat().st_mtime, cells))
-    except (HeatmapError, OSError):
-        return None
-    (first, before), *_ = sorted(written) or [(0.0, 0)]
-    last = max(written, default=(0.0, 0))[0]
-    return ((sum(cells for _, cells in written) - before) / (last - first), last) if last - first >= LEAST_S else None
+            yield heatmap, written
 
 
 def _kind_of(identity: ScanIdentity) -> tuple[str, str, bool]:

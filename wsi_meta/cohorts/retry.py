@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.models.model import Model
+from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.scanner import Scanner
 
 __all__ = ["retry_command", "shell_word"]
@@ -76,6 +77,10 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
         word = f"--{NAMES.get(name, name).replace('_', '-')}"
         if name == "tta":
             yield from (word, str(8 if value is True else value))
+        elif isinstance(value, GpuProcesses):
+            yield from ("--gpus", value.gpus)
+        elif name == "scheduler" and isinstance(value, Path):
+            yield from ("--scheduler-file", str(value.absolute()))
         elif value is True:
             yield word
         elif isinstance(value, Path) or (isinstance(value, str) and name in ("model", "score_model", "tissue_mask")):

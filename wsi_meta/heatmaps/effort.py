@@ -93,16 +93,28 @@ class Meter:
         self._lock = threading.Lock()
         self._so_far = ScanEffort()
         self._begun: float | None = None
+        self._at_work = self._stopped = 0.0
         self._tiles_seen = 0
 
     def start(self) -> None:
         """Let time pass from now on, until :meth:`stop`."""
         self._begun = time.perf_counter()
 
-    def stop(self) -> ScanEffort:
-        """Return what the run took; no more time passes."""
+    def begin_work(self) -> None:
+        """Note that the first block begins: the last ones of the scan before may be in work still."""
+        self._at_work = time.perf_counter()
+
+    def stop(self, before: Meter | None = None) -> ScanEffort:
+        """Return what the run took; no more time passes.
+
+        Parameters
+        ----------
+        before : of the scan before in a stream; while that one's last blocks were in work, this one waited for its turn
+        """
         if self._begun is not None:
-            self.add(passed_s=time.perf_counter() - self._begun)
+            self._stopped = time.perf_counter()
+            waited = max(0.0, before._stopped - self._at_work) if before is not None and self._at_work else 0.0
+            self.add(passed_s=self._stopped - self._begun - waited)
             self._begun = None
         return self._so_far
 

@@ -38,7 +38,7 @@ __all__ = [
     "temporary_store",
 ]
 
-ARRAYS = r"(?:\d+|status|uncertainty|checksums)"
+ARRAYS = r"(?:\d+|status|uncertainty|focus|darkness|checksums)"
 OURS = re.compile(
     rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
     rf"|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"

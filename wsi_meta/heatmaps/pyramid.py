@@ -1,4 +1,4 @@
-"""The coarser levels of a map, and the OME-Zarr metadata that tells a viewer where all levels lie."""
+"""The arrays of a store: one element a cell, coarser levels of the map, and the OME-Zarr metadata that tells where they lie."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import zarr
     from numpy.typing import NDArray
 
-__all__ = ["coarser_levels", "halve", "multiscales", "write_coarser_levels"]
+    from wsi_meta.tiling.grid import PatchGrid
+
+__all__ = ["coarser_levels", "create_arrays", "halve", "multiscales", "write_coarser_levels"]
 
 SMALLEST_LEVEL = 64
 """The last level of the pyramid has at most this many cells a side."""
 
 LEVEL_CHUNK = 512
 """Cells along a chunk's side in the levels after the first (few files)."""
+
+
+def create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> None:
+    """Make a store's empty arrays: float32 ones by name, NaN everywhere, then the blocks' checksums and the status."""
+    from zarr.codecs import ZstdCodec
+
+    chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
+    common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
+    for name in values:
+        group.create_array(name, dtype="float32", fill_value=np.nan, **common)
+    by_block = {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": None}
+    group.create_array("checksums", dtype="uint32", fill_value=0, **common | by_block)
+    group.create_array("status", dtype="uint8", fill_value=0, **common)
 
 
 def coarser_levels(level: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -14,6 +14,7 @@ import numpy as np
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, count_views
+from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.quality.verdict import Verdict
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
@@ -45,6 +46,9 @@ PLAIN: dict[Any, tuple[type, ...]] = {
     float | None: (float, int, type(None)),
 }
 """What JSON must hold where a field of a record has one of these types."""
+
+LATER_PARTS = ("effort", "verdict", "measures")
+"""Parts of a record that stores of 0.1.0 lack."""
 
 Kind = TypeVar("Kind")
 
@@ -84,11 +88,6 @@ class ScanIdentity:
         """How many views of each patch were averaged: 1, 2, 4 or 8."""
         return count_views(self.test_time_averaging)
 
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of the arrays that hold a value, or the status, of each cell."""
-        return ("0", "status", "uncertainty") if self.uncertainty else ("0", "status")
-
     def differences(self, other: ScanIdentity) -> tuple[str, ...]:
         """Return the names of the fields in which another identity differs, in their order here."""
         names = (field.name for field in fields(self))
@@ -125,6 +124,8 @@ class ScannedTissue:
     """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the mask's file."""
     fraction: float
     """Share of the slide that is tissue."""
+    inked: float | None = None
+    """As :class:`wsi_meta.tiling.tissue.TissueMask` has it; None also in stores that were made before this was kept."""
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,26 @@ class ScanRecord:
     """What the scan took so far; None until a run of it ends, and in stores that were made before this was kept."""
     verdict: Verdict | None = None
     """What may be wrong with the slide; None until the scan reaches its end, and in older stores."""
+    measures: tuple[str, ...] = ()
+    """Those of :data:`wsi_meta.quality.cell_measures.MEASURES` that are kept of each cell; none in older stores."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.measures) - set(MEASURES):
+            raise ValueError(f"measures {sorted(unknown)}; expected some of {MEASURES}")
 
     @property
     def grid(self) -> PatchGrid:
         """Where the cells lie."""
         return self.identity.grid
 
-    def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None) -> ScanRecord:
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays that hold a value, or the status, of each cell."""
+        return ("0", "status", *(("uncertainty",) if self.identity.uncertainty else ()), *self.measures)
+
+    def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> ScanRecord:
         """Return the record of a scan that has reached its end."""
-        return replace(self, result=result, lesions=lesions)
+        return replace(self, result=result, lesions=lesions, verdict=verdict)
 
     def with_run(self, effort: ScanEffort) -> ScanRecord:
         """Return the record after one more run of the scan, which took so much."""
@@ -188,7 +200,9 @@ class ScanRecord:
         parts |= asdict(replace(self, lesions=None))  # asdict copies every number, and lesions may be megabytes
         if self.slide.bounds is None:  # as the older store that it was read from
             del parts["slide"]["bounds"]
-        parts = {name: part for name, part in parts.items() if part is not None or name not in ("effort", "verdict")}
+        if self.tissue.inked is None:
+            del parts["tissue"]["inked"]
+        parts = {name: part for name, part in parts.items() if part not in (None, ()) or name not in LATER_PARTS}
         return parts | {"model": self.model.to_dict(), "lesions": self.lesions}
 
     @classmethod
@@ -213,6 +227,7 @@ class ScanRecord:
             lesions=parts.get("lesions"),
             effort=_make_listed(ScanEffort, parts.get("effort"), "hosts"),
             verdict=_make_listed(Verdict, parts.get("verdict"), "words"),
+            measures=tuple(parts.get("measures", ())),
         )
 
 

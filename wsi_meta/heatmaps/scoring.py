@@ -10,6 +10,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.quality.verdict import blurred_share, folded_share
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.heatmaps.effort import ScanEffort
 
-__all__ = ["describe_end", "refuse_nothing", "score_slide", "sum_up"]
+__all__ = ["describe_end", "known_figures", "refuse_nothing", "score_slide", "sum_up"]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -57,14 +58,27 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     return ScanResult(score_slide(probability), complete, cells)
 
 
-def describe_end(heatmap: Heatmap, slide: Path, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
+def describe_end(heatmap: Heatmap, slide: Path, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
     """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
     result = heatmap.result
     score = result.score if result is not None else None
     complete = result is not None and result.complete
     found = "no cell was scanned" if score is None else f"score {score:.4f}{'' if complete else ', incomplete'}"
-    facts = {"slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
-    return f"{slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}", facts | effort.to_facts()
+    facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
+    told = f"{place} {slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}"
+    return told.lstrip(), facts | effort.to_facts()
+
+
+def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:
+    """Return what a store whose blocks are written says of its slide, by the names of a verdict's figures."""
+    measures = heatmap.measures
+    unread, scanned = result.cells["unreadable"], result.cells["scanned"]
+    return {
+        "unread": unread / (unread + scanned) if unread + scanned else None,
+        "inked": heatmap.record.tissue.inked,
+        "blurred": blurred_share(measures["focus"]) if "focus" in measures else None,
+        "folded": folded_share(measures["darkness"]) if "darkness" in measures else None,
+    }
 
 
 def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:

@@ -82,14 +82,16 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
         when a whole array is missing or has another shape than the record says.
     """
     torn: set[Block] = set()
-    arrays = {name: _read(heatmap, name, torn) for name in heatmap.record.identity.arrays}
+    arrays = {name: _read(heatmap, name, torn) for name in heatmap.record.arrays}
     torn |= _others(heatmap, arrays, torn)
     status = arrays.pop("status")
     scanned = status == Status.SCANNED
     wrong = status > max(Status)
-    for values in arrays.values():
+    for name, values in arrays.items():
         known = np.isfinite(values)
-        wrong |= (scanned & ~known) | ((status == Status.BACKGROUND) & known)
+        wrong |= (status == Status.BACKGROUND) & known
+        if name != "focus":  # a scanned cell may have nothing in it that could be sharp
+            wrong |= scanned & ~known
     if heatmap.result is not None:
         wrong |= status == Status.PENDING
     if tissue is not None:

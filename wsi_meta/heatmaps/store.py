@@ -4,6 +4,8 @@
     1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the views; NaN as in 0
+    focus       float32 (rows, cols)  how sharp a cell is; NaN as in 0, and where it has too little contrast to tell
+    darkness    float32 (rows, cols)  how dark it is; both see :mod:`wsi_meta.quality.cell_measures`; not in older stores
     checksums   uint32 (block rows, block columns)  of each scanned block, written with it; 0 = not known
     attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
@@ -33,14 +35,18 @@ from wsi_meta.heatmaps.ownership import (
     rewrite_attributes,
     temporary_store,
 )
-from wsi_meta.heatmaps.pyramid import multiscales, write_coarser_levels
+from wsi_meta.heatmaps.pyramid import create_arrays, multiscales, write_coarser_levels
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksum, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import zarr
     from numpy.typing import NDArray
+
+    from wsi_meta.quality.verdict import Verdict
 
 __all__ = ["Heatmap", "Status"]
 
@@ -159,6 +165,11 @@ class Heatmap:
         return self._read("status")
 
     @property
+    def measures(self) -> dict[str, NDArray[np.float32]]:
+        """What cells are like, by :mod:`wsi_meta.quality.cell_measures`: float32 (rows, cols) by name; none in older stores."""
+        return {name: self._read(name) for name in self.record.measures}
+
+    @property
     def uncertainty(self) -> NDArray[np.float32] | None:
         """Standard deviation over the views, float32 (rows, cols), NaN where not scanned; None where not kept."""
         return self._read("uncertainty") if self.has_uncertainty else None
@@ -182,37 +193,34 @@ class Heatmap:
         probability: NDArray[np.float32],
         status: NDArray[np.uint8],
         uncertainty: NDArray[np.float32] | None = None,
+        measures: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         """Write a block's values, NaN where there are none, and their checksum, then its status, which marks it as done."""
-        others = () if uncertainty is None else (uncertainty,)
-        for name, values in zip(("0", "uncertainty"), (probability, *others), strict=False):
+        others = {} if uncertainty is None else {"uncertainty": uncertainty}
+        others |= {name: (measures or {})[name] for name in self.record.measures}
+        for name, values in {"0": probability, **others}.items():
             self._write(name, block, values)
         if self.keeps_checksums:
-            self._array("checksums")[self.place(block)] = checksum(probability, status, *others)
+            self._array("checksums")[self.place(block)] = checksum(probability, status, *others.values())
         self._array("status")[block.cells] = status
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
-        for name in ("0", "uncertainty", "checksums", "status"):
+        for name in (*self.record.arrays, "checksums"):
             self._chunk(name, block).unlink(missing_ok=True)
         self._array("status")[block.cells] = _before_scan(tissue)
 
-    def finalise(self, result: ScanResult, lesions: dict[str, Any] | None) -> Heatmap:
-        """Write the coarser levels, the result and the lesions of a scan that has reached its end.
+    def finalise(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> Heatmap:
+        """Write the coarser levels, the result, the lesions and the verdict of a scan that has reached its end.
 
-        Parameters
-        ----------
-        lesions : as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them
-
-        Returns
-        -------
-        The same store with the finished record; this object keeps the old one.
+        `lesions` are as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them. Returns the same store with the finished
+        record; this object keeps the old one.
         """
         remove_partials(self.path)
-        arrays = [self._read(name) for name in self.record.identity.arrays]
+        arrays = [self._read(name) for name in self.record.arrays]
         ome = multiscales(self.path.stem, self.grid.cell_um, 1 + write_coarser_levels(self.group, arrays[0]))
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
-        return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions), ome=ome)
+        return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
 
     def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
         """Write a fitted score into the result of a scan that has reached its end.
@@ -238,7 +246,7 @@ class Heatmap:
         """Take the result out of the record (or of `record`, in its place), so that the scan has not reached its end."""
         if record is None and self.result is None:
             return self
-        return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None))
+        return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None, verdict=None))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
@@ -278,22 +286,13 @@ class Heatmap:
 
 def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
     import zarr
-    from zarr.codecs import ZstdCodec
 
     parts, ome = record.to_dict(), multiscales(name, record.grid.cell_um, 1)
     attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
-    group, grid = zarr.create_group(path, zarr_format=3, attributes=attributes), record.grid  # our mark first
-    chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
-    common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
-    for values in ("0", "uncertainty") if record.identity.uncertainty else ("0",):
-        group.create_array(values, dtype="float32", fill_value=np.nan, **common)
-    group.create_array(
-        "checksums",
-        dtype="uint32",
-        fill_value=0,
-        **common | {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": None},
-    )
-    group.create_array("status", dtype="uint8", fill_value=0, **common)[...] = _before_scan(tissue)
+    group = zarr.create_group(path, zarr_format=3, attributes=attributes)  # our mark first
+    create_arrays(group, record.grid, [array for array in record.arrays if array != "status"])
+    status: Any = group["status"]
+    status[...] = _before_scan(tissue)
 
 
 def _before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:

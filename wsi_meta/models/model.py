@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from wsi_meta.errors import ModelFileError, first_line
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.features import FEATURES_KEY, FeatureStatistics
+from wsi_meta.models.features import FEATURES_KEY, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
 __all__ = [
@@ -28,12 +31,15 @@ __all__ = [
     "build_network",
     "cell_features",
     "cell_logits",
+    "describe_patches",
     "load_model",
     "model_path",
     "network_of",
     "save_model",
 ]
 
+PATCHES_AT_ONCE = 16
+"""Patches that are described in one pass: little memory."""
 DEFAULT_MODEL = Path(__file__).parent / "default.safetensors"
 
 
@@ -47,6 +53,8 @@ class Model:
     hash: str
     """SHA-256 of the model file, hexadecimal."""
     path: Path
+    features: FeatureStatistics | None = None
+    """What the patches in its file look like to it; None where the file does not say."""
 
 
 def build_network() -> nn.Module:
@@ -111,6 +119,25 @@ def cell_features(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) ->
     return avg_pool2d(features, kernel_size=3, stride=step).permute(0, 2, 3, 1)
 
 
+def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the numbers that describe patches, in float32 on the CPU; see :mod:`wsi_meta.models.features`.
+
+    Parameters
+    ----------
+    patches : uint8 (n, patch_px, patch_px, 3), RGB at the model's mpp; at least one
+
+    Returns
+    -------
+    float32 array (n, 64).
+    """
+    import torch
+
+    with torch.inference_mode():
+        inputs = map(model.card.preprocessing.to_input, torch.from_numpy(patches).split(PATCHES_AT_ONCE))
+        found = [cell_features(model.network, some)[:, 0, 0].numpy() for some in inputs]
+    return np.concatenate([describe_features(some) for some in found])
+
+
 def model_path(path: str | Path | None) -> Path:
     """Return the path of a model file; None and the word ``default`` stand for the embedded default model."""
     return DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
@@ -137,7 +164,7 @@ def load_model(path: str | Path | None = None) -> Model:
         network = network_of(load(content))
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    return Model(network, card, hashlib.sha256(content).hexdigest(), path)
+    return Model(network, card, hashlib.sha256(content).hexdigest(), path, read_features(path))
 
 
 def save_model(

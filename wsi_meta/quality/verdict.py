@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["Verdict"]
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BLURRED", "FEWEST_CELLS", "FOLDED", "LIMITS", "OK", "Verdict", "blurred_share", "folded_share", "pronounce"]
+
+OK = "ok"
+FEWEST_CELLS = 16
+"""Fewer cells, or patches, say nothing of a slide."""
+BLURRED = 0.36
+"""Focus below which a cell is out of focus: 1 % of sharp cells, 60 % at a blur of 1 px (docs/benchmarks.md)."""
+FOLDED = 1.6
+"""A cell is folded when it absorbs so many times what the slide's denser cells do: two layers absorb twice as much as one."""
+DENSE_QUANTILE = 0.75
+"""The denser cells of a slide absorb more than this share of its cells."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """From where on a figure is worth a word."""
+
+    word: str
+    least: float
+    most: float
+    """Usual figures lie between them; both are usual."""
+    told: str
+    """How the figure is told."""
+
+
+LIMITS = {
+    "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
+    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells"),
+    "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
+    "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
+    "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
+    "unlikeness": Limit("unlike training", 0, 0.82, "{:.2f}; usual is up to 0.82"),
+}
+"""What is usual of each figure; chosen on training patches (docs/benchmarks.md, "Verdicts"). In the order of the words."""
 
 
 @dataclass(frozen=True)
@@ -14,9 +54,59 @@ class Verdict:
     words: tuple[str, ...]
     """``ok`` alone, or some of ``incomplete blurred inked folded``, ``pixel size doubtful``, ``unlike training``."""
     figures: dict[str, float | None] = field(default_factory=dict)
-    """What each word rests on; None where it could not be measured."""
+    """What each word rests on; None where it could not be measured. ``unread``, ``blurred``, ``inked``, ``folded``: shares of
+    the tissue. ``pixel_size``: by the picture, as a multiple of what the file says. ``unlikeness``: median over patches, see
+    :mod:`wsi_meta.models.features`."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found; what could not be measured was not."""
+        return self.words == (OK,)
 
     @property
     def told(self) -> str:
         """The words in one line."""
         return ", ".join(self.words)
+
+    @property
+    def told_with_figures(self) -> str:
+        """The words in one line, each with the figure that it rests on."""
+        figures = {limit.word: limit.told.format(self.figures.get(name)) for name, limit in LIMITS.items()}
+        return ", ".join(f"{word} ({figures[word]})" if word in figures else word for word in self.words)
+
+
+def pronounce(figures: Mapping[str, float | None]) -> Verdict:
+    """Return what figures come to; one that is None says nothing.
+
+    Parameters
+    ----------
+    figures : by the names of :data:`LIMITS`
+    """
+    rounded = {name: None if (value := figures.get(name)) is None else float(f"{value:.3g}") for name in LIMITS}
+    usual = {name: value is None or LIMITS[name].least <= value <= LIMITS[name].most for name, value in rounded.items()}
+    return Verdict(tuple(LIMITS[name].word for name in LIMITS if not usual[name]) or (OK,), rounded)
+
+
+def blurred_share(focus: NDArray[np.float32]) -> float | None:
+    """Return the share of cells that are out of focus, of those that can tell; None of too few.
+
+    Parameters
+    ----------
+    focus : as :func:`wsi_meta.quality.cell_measures.measure_cells` returns it; NaN where not scanned
+    """
+    measured = focus[np.isfinite(focus)]
+    return float((measured < BLURRED).mean()) if len(measured) >= FEWEST_CELLS else None
+
+
+def folded_share(darkness: NDArray[np.float32]) -> float | None:
+    """Return the share of cells that are as dark as two layers of tissue; None of too few.
+
+    Parameters
+    ----------
+    darkness : as :func:`wsi_meta.quality.cell_measures.measure_cells` returns it; NaN where not scanned
+    """
+    measured = darkness[np.isfinite(darkness)]
+    if len(measured) < FEWEST_CELLS:
+        return None
+    density = -np.log((256 - measured.astype(np.float64)) / 256)
+    return float((density > FOLDED * np.quantile(density, DENSE_QUANTILE)).mean())

@@ -1,32 +1,32 @@
-"""Blocks on a dask cluster: what travels to its workers, and what they keep for a scanner. Tasks carry coordinates only.
-
-Also a look at a cluster, for ``wsi-meta doctor``: whether it answers, and what its workers run.
-"""
+"""Blocks on a dask cluster: what travels to its workers, and what they keep for a scanner. Tasks carry coordinates only."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import socket
 import threading
-import warnings
-from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from distributed import Client, WorkerPlugin, as_completed, get_worker
+import numpy as np
+from distributed import Client, Future, WorkerPlugin, get_worker
 
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
-from wsi_meta.heatmaps.record import ScanIdentity
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.record import ScanIdentity, ScanResult
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
-from wsi_meta.models.versions import library_versions
 from wsi_meta.scanning.engine import SlideScan, Todo
+from wsi_meta.scanning.flow import BlockFlow, Room
+from wsi_meta.scanning.gpus import GpuProcesses
+from wsi_meta.scanning.reach import reached
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import Slide, open_slide
@@ -34,13 +34,16 @@ from wsi_meta.tiling.grid import Block
 
 if TYPE_CHECKING:
     from distributed import Worker
+    from numpy.typing import NDArray
 
-__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker", "look_at_cluster"]
+__all__ = ["ClusterEngine", "ClusterJob", "KeptOnWorker"]
 
 KEPT = 2
 """Slides, and predictors, that a worker keeps open for one scanner: in a stream, the next one as well."""
-COMPARED = ("torch", "numpy", "zarr", "dask", "distributed", "openslide-python")
-"""Libraries of which workers must have the versions of this machine, besides Python and wsi-meta."""
+SLIDES_IN_WORK = 32
+"""Slides of which blocks may be on a cluster at the same time: all workers have work also where slides have few blocks."""
+MOST_PREPARED = 8
+"""Slides that are opened, and their tissue found, at the same time, where this machine has the cores for it."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +60,59 @@ class ClusterJob:
     """As asked: each worker resolves what its own machine can do."""
     identity: ScanIdentity
     """What slide, model and machine must be, or the block is refused."""
+    result: ScanResult | None = None
+    """What an earlier scan came to, whose unreadable cells are tried again. A store with another result ended meanwhile."""
 
 
 class ClusterEngine:
-    """Runs a scanner's blocks on a dask cluster; see :class:`wsi_meta.scanning.engine.Engine`."""
+    """Runs a scanner's blocks on a dask cluster; see :class:`wsi_meta.scanning.engine.Engine`.
 
-    def __init__(self, client: Client, asked: InferenceOptions, model: Path) -> None:
-        self._client, self._asked, self._model = client, asked, model
+    Parameters
+    ----------
+    scheduler : a client; or an address, the path of a scheduler's file, or :class:`.GpuProcesses`, which are reached or started
+        when they are first needed and left or ended in the end
+    asked : of the network
+    model : file that each worker loads
+    threads : blocks that a process which is started here has in work
+    """
+
+    slides_in_work = SLIDES_IN_WORK
+
+    def __init__(self, scheduler: Any, asked: InferenceOptions, model: Path, *, threads: int = 1) -> None:
+        if isinstance(scheduler, GpuProcesses):
+            scheduler.check(asked.device)
+        self._scheduler, self._asked, self._model, self._threads = scheduler, asked, model, threads
         self._name = f"wsi-meta-{uuid4()}"
-        client.register_plugin(KeptOnWorker(), name=self._name)
+        self.prepared_ahead = min(MOST_PREPARED, os.cpu_count() or 1)
+        self._reaching, self._opened = threading.Lock(), ExitStack()
+        self._client: Client | None = None
+        self._room = Room(lambda: sum(self.client.nthreads().values()))
+
+    @property
+    def client(self) -> Client:
+        """The cluster's client; it is reached at its first use."""
+        with self._reaching:
+            if self._client is None:
+                client = self._reach()
+                try:
+                    client.register_plugin(KeptOnWorker(), name=self._name)
+                except Exception as error:  # whatever the workers raise that cannot import it
+                    raise DeviceError(
+                        f"the workers of the cluster cannot take up the work ({first_line(error)}); install the same wsi-meta "
+                        "for all of them: 'wsi-meta doctor --scheduler' compares versions"
+                    ) from error
+                self._opened.callback(self._forget, client)
+                self._client = client
+            return self._client
 
     def resolve(self, options: InferenceOptions) -> InferencePlan:
         """Return what the options come to on one of the workers."""
-        plan: InferencePlan = self._client.submit(resolve_inference, options, pure=False).result()
+        plan: InferencePlan = self.client.submit(resolve_inference, options, pure=False).result()
         return plan
 
     def compiler_found(self, device: str) -> bool:
         """Tell whether one of the workers has the compiler that ``torch.compile`` needs."""
-        return bool(self._client.submit(compiler_found, device, pure=False).result())
+        return bool(self.client.submit(compiler_found, device, pure=False).result())
 
     def run(self, scan: SlideScan, todo: Todo, report: Callable[[int], None]) -> None:
         """Scan blocks on the workers, a task each."""
@@ -87,23 +125,38 @@ class ClusterEngine:
             model=self._model,
             asked=self._asked,
             identity=heatmap.record.identity,
+            result=heatmap.result,
         )
-        futures = [self._client.submit(_scan_block, job, block, pure=False) for block in todo]
+
+        def take(result: tuple[int, ScanEffort]) -> None:
+            cells, effort = result
+            scan.turn.meter.include(effort)
+            report(cells)
+
         try:
-            for future in as_completed(futures):
-                scan.turn.stop.check()
-                scan.turn.take_block()
-                cells, effort = future.result()
-                scan.turn.meter.include(effort)
-                report(cells)
-        except BaseException:
-            self._client.cancel(futures)
-            raise
+            BlockFlow(self.client, self._room, partial(self._submit, job)).run(scan.source, list(todo), scan.turn, take)
+        finally:
+            if scan.source != slide.path:  # the copy is removed, and its room on the disk is needed
+                self.client.run(_let_go, self._name, job, on_error="return")
 
     def close(self) -> None:
-        """Let the workers close and forget what they keep; a cluster that is gone has forgotten it already."""
-        if self._client.status == "running":
-            self._client.unregister_worker_plugin(self._name)
+        """Let the workers close and forget what they keep; leave the cluster, or end the processes that were started."""
+        self._opened.close()
+
+    def _submit(self, job: ClusterJob, block: Block) -> Future:
+        return self.client.submit(_scan_block, job, block, pure=False)
+
+    def _reach(self) -> Client:
+        if isinstance(self._scheduler, GpuProcesses):
+            return self._opened.enter_context(self._scheduler.started(self._asked.device, self._threads))
+        if isinstance(self._scheduler, str | Path):
+            return self._opened.enter_context(reached(self._scheduler))
+        return self._scheduler  # type: ignore[no-any-return]
+
+    def _forget(self, client: Client) -> None:
+        """Take what is ours from the workers; a cluster that is gone has forgotten it already."""
+        if client.status == "running" and not isinstance(self._scheduler, GpuProcesses):
+            client.unregister_worker_plugin(self._name)
 
 
 class KeptOnWorker(WorkerPlugin):
@@ -134,7 +187,14 @@ class KeptOnWorker(WorkerPlugin):
             opened = _kept(self._slides, pixels, lambda: (_open_slide(job), Meter()), let_go=lambda kept: kept[0].close())
             heatmap = _kept(self._stores, (job.store, identity), lambda: Heatmap.open(job.store))
         slide, meter = opened
-        return BlockWorker(slide, predictor, self._threads, identity.grid, meter=meter), heatmap
+        is_wanted = partial(_is_wanted, job)
+        return BlockWorker(slide, predictor, self._threads, identity.grid, meter=meter, is_wanted=is_wanted), heatmap
+
+    def let_go(self, job: ClusterJob) -> None:
+        """Close a slide that will be removed."""
+        with self._opening:
+            for pixels in [pixels for pixels in self._slides if job.slide in pixels]:
+                self._slides.pop(pixels)[0].close()
 
     def _make_predictor(self, job: ClusterJob, plan: InferencePlan) -> Predictor:
         def make() -> Predictor:
@@ -150,18 +210,42 @@ class KeptOnWorker(WorkerPlugin):
 
 
 def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
-    """Scan one block on the worker that this runs on.
+    """Scan one block on the worker that this runs on, unless it is done: its worker was lost after it had written it.
 
     Returns
     -------
     Number of its cells that were dealt with, and what the worker did for the slide since it returned this last.
     """
-    kept = get_worker().plugins[job.scanner]
-    assert isinstance(kept, KeptOnWorker)
+    kept = get_worker().plugins.get(job.scanner)
+    if not isinstance(kept, KeptOnWorker):
+        raise DeviceError(
+            f"worker {socket.gethostname()}: knows nothing of this scan; was its cluster started anew? scan again"
+        )
     worker, heatmap = kept.open(job)
+    if not _is_open(status := heatmap.read_status(block)):
+        return int((status != Status.BACKGROUND).sum()), worker.meter.take()
     cells = worker.scan(heatmap, block)
     worker.meter.count_tiles(worker.slide.tiles_decoded)
     return cells, worker.meter.take()
+
+
+def _is_open(status: NDArray[np.uint8]) -> bool:
+    return bool(np.isin(status, (Status.PENDING, Status.UNREADABLE)).any())
+
+
+def _is_wanted(job: ClusterJob, block: Block) -> bool:
+    """Tell whether a block may still be written, by what stands at the store's path now.
+
+    A worker that was cut off for a while may be late: another one did the block, the scan has ended, or another one began.
+    """
+    there = Heatmap.open(job.store)
+    return there.record.identity == job.identity and there.result == job.result and _is_open(there.read_status(block))
+
+
+def _let_go(name: str, job: ClusterJob, dask_worker: Worker) -> None:
+    kept = dask_worker.plugins.get(name)
+    if isinstance(kept, KeptOnWorker):
+        kept.let_go(job)
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:
@@ -200,56 +284,3 @@ def _kept(
             if let_go is not None:
                 let_go(oldest)
     return kept[key]
-
-
-def look_at_cluster(
-    address: str, *, limit_s: float = 10.0, here: dict[str, str] | None = None
-) -> tuple[dict[str, Any], str, list[str]]:
-    """Ask a cluster's workers for their versions, and compare them with those here.
-
-    Parameters
-    ----------
-    address : of the scheduler, ``tcp://HOST:PORT``
-    limit_s : for how long to wait for all answers
-    here : versions to compare with; None are those of this machine
-
-    Returns
-    -------
-    Facts as plain JSON values; the same in one line; problems, a line each. None of them names a host.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # dask warns of other versions, which are compared here
-            answers, threads = asyncio.run(asyncio.wait_for(_ask_workers(address, limit_s), limit_s))
-    except (TimeoutError, OSError, ValueError) as error:
-        told = "no answer" if isinstance(error, TimeoutError | OSError) else first_line(error)
-        told = f"{told} from the scheduler within {limit_s:g} s"
-        return {"reachable": False}, told, [f"{told}; see that it runs, and that its port is open to this machine"]
-    here = here or library_versions(COMPARED)
-    others = Counter(line for answer in answers for line in _differences(answer, here))
-    facts = {"reachable": True, "workers": len(answers), "threads": threads, "differences": dict(others)}
-    problems = [f"{count} of {len(answers)} workers: {told}; install the same everywhere" for told, count in others.items()]
-    if not answers:
-        problems = ["no worker has joined; start some: dask worker ADDRESS"]
-    versions = "versions differ" if others else "versions as here"
-    return facts, f"{len(answers)} workers, {threads} threads; {versions if answers else 'nothing to compare'}", problems
-
-
-async def _ask_workers(address: str, limit_s: float) -> tuple[list[Any], int]:
-    """Return each worker's versions, or the error that it raised, and the threads of all."""
-    client = Client(address, asynchronous=True, timeout=limit_s, set_as_default=False)
-    try:
-        await client
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        answers = await client.run(library_versions, COMPARED, on_error="return")
-        return list(answers.values()), sum(worker["nthreads"] for worker in workers)
-    finally:
-        await client.close()  # also one that never reached its scheduler, or it would try again when it is collected
-
-
-def _differences(answer: Any, here: dict[str, str]) -> list[str]:
-    """Return what a worker has in another version than this machine has, or why it cannot be asked."""
-    if isinstance(answer, BaseException):
-        return [f"wsi-meta cannot be used there ({type(answer).__name__}: {first_line(answer)})"]
-    others = [(name, version, answer.get(name, "missing")) for name, version in here.items()]
-    return [f"{name} is {there}, here {version}" for name, version, there in others if there != version]

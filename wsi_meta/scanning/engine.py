@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.errors import OptionsError, named_by_source
+from wsi_meta.heatmaps.effort import Meter
+from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.scoring import known_figures, sum_up
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
+from wsi_meta.quality.judging import Unlikeness, judge_slide
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, ScanPlan
 from wsi_meta.scanning.threads import Threads, Turn
 from wsi_meta.scanning.worker import BlockWorker
-from wsi_meta.slides.slide import Slide
+from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideScan", "Todo"]
+__all__ = ["Engine", "LocalEngine", "SlideCopy", "SlideScan", "SlideSource", "Todo"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
+
+
+@dataclass(frozen=True)
+class SlideCopy:
+    """A slide, and a copy of it on a faster disk, which is read instead."""
+
+    slide: Path
+    copy: Path
+
+
+@dataclass(frozen=True)
+class SlideSource:
+    """Where a slide's pixels come from: a file, a copy of it, or a slide that is open and stays so."""
+
+    slide: str | Path | Slide | SlideCopy
+    mpp: float | None
+    reader: str
+
+    @property
+    def path(self) -> Path:
+        """The slide itself, not its copy."""
+        if isinstance(self.slide, SlideCopy):
+            return self.slide.slide
+        return self.slide.path if isinstance(self.slide, Slide) else Path(self.slide)
+
+    @contextmanager
+    def opened(self, journal: Journal, meter: Meter) -> Iterator[Slide]:
+        """Open the slide and close it in the end; errors name the slide itself."""
+        if not isinstance(self.slide, Slide):
+            copy = self.slide.copy if isinstance(self.slide, SlideCopy) else None
+            with (
+                named_by_source(self.path, copy),
+                journal.opened(self.path),
+                open_slide(copy or self.path, mpp=self.mpp, reader=self.reader) as opened,
+            ):
+                yield opened
+        elif self.mpp is not None or self.reader != "auto":
+            raise OptionsError(f"{self.path}: is open already; expected mpp and reader where it is opened")
+        else:
+            meter.count_tiles(self.slide.tiles_decoded, before=True)
+            yield self.slide
 
 
 @dataclass(frozen=True)
@@ -38,10 +86,31 @@ class SlideScan:
     plan: ScanPlan
     turn: Turn
     journal: Journal
+    source: Path
+    """Where the slide lies; what is read may be a copy."""
+
+    def finished(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
+        """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
+        heatmap, meter = self.heatmap, self.turn.meter
+        status, probability = heatmap.status, heatmap.probability
+        result, lesions = sum_up(status, probability), lesion_facts(heatmap.record, probability)
+        with meter.timed("computing_s"):
+            known, scanned = known_figures(heatmap, result), status == Status.SCANNED
+            verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
+        if not verdict.ok:
+            note(f"{heatmap.path.stem}: {verdict.told_with_figures}")
+        meter.count_tiles(self.slide.tiles_decoded)
+        heatmap = replace(heatmap, record=heatmap.record.with_run(self.turn.stop_meter()))
+        return heatmap.finalise(result, lesions, verdict)
 
 
 class Engine(Protocol):
     """Where the blocks of a scanner are computed."""
+
+    slides_in_work: int
+    """How many slides of a stream are in work at the same time, at most."""
+    prepared_ahead: int
+    """How many slides are prepared while the blocks of the one before them have not begun."""
 
     def resolve(self, options: InferenceOptions) -> InferencePlan:
         """Return what the options come to where the blocks are computed; DeviceError when something is missing there."""
@@ -57,7 +126,9 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Runs a scanner's blocks in this process; see :class:`Engine`."""
+    """Runs a scanner's blocks in this process; see :class:`Engine`. One slide is computed, the next one prepared."""
+
+    slides_in_work, prepared_ahead = 2, 1
 
     def __init__(self, options: ScanOptions, networks: Networks, threads: Threads) -> None:
         self._options, self._networks, self._threads = options, networks, threads
@@ -74,7 +145,7 @@ class LocalEngine:
         """Scan blocks on as many threads as the options say."""
         grid = scan.heatmap.grid
         predictor = self._networks.predictor(scan.plan, compiled=scan.heatmap.record.identity.compiled)
-        working = partial(scan.journal.working, scan.slide.path)
+        working = partial(scan.journal.working, scan.source)
         worker = BlockWorker(scan.slide, predictor, self._threads, grid, scan.turn.stop, working, scan.turn.meter)
         scan.slide.expect(grid.mpp, chain.from_iterable(worker.windows(block, wanted) for block, wanted in todo.items()))
 

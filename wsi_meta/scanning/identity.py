@@ -16,6 +16,7 @@ from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, 
 from wsi_meta.heatmaps.soundness import mended
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.versions import library_versions
+from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ def make_record(
     return ScanRecord(
         identity=identity,
         slide=_scanned(slide),
-        tissue=ScannedTissue(tissue.source, tissue.fraction),
+        tissue=ScannedTissue(tissue.source, tissue.fraction, tissue.inked),
         model=model.card,
         device=plan.inference.device,
         versions=library_versions(),
+        measures=MEASURES,
     )
 
 
@@ -101,7 +103,8 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
     _refuse_differences(there, record.identity)
     if not there.intact:
         logger.warning("%s: damaged: the record of its scan is not as it was written; that is made anew", there.path)
-        there = there.unfinished(record)
+        kept = tuple(name for name in MEASURES if (there.path / name).exists())
+        there = there.unfinished(replace(record, measures=kept))
     heatmap = mended(there, tissue)
     if told := "; ".join(contradictions(heatmap)):
         logger.warning("%s: damaged: %s; that is made anew", there.path, told)

@@ -7,15 +7,20 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import worth_compiling
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import Model, load_model, model_path
+from wsi_meta.models.model import Model, describe_patches, load_model, model_path
 from wsi_meta.scanning.options import ScanPlan
 from wsi_meta.scanning.threads import Threads
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["Networks", "choose_compiled"]
 
@@ -81,6 +86,24 @@ class Networks:
                     lambda: Predictor.from_plan(model, plan.inference, dense=plan.dense, compiled=compiled),
                 )
             return self._predictors[compiled]
+
+    def unlikeness(self, patches: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Return how unlike the patches in the model file some patches are; over 1 is unlike 99 % of them.
+
+        It is computed on the CPU in float32, wherever blocks are computed, so that a slide's figure does not depend on that.
+
+        Parameters
+        ----------
+        patches : uint8 (n, patch_px, patch_px, 3), RGB at the model's mpp
+
+        Returns
+        -------
+        float32 (n,); None where the model file does not say what its patches look like, or a predictor was given, whose network
+        may be any.
+        """
+        if self._given is not None or not len(patches) or (statistics := (model := self.model()).features) is None:
+            return None
+        return self._threads.compute("cpu", lambda: statistics.unlikeness(describe_patches(model, patches)))
 
     def close(self) -> None:
         """Let go of the model and of the predictors that were made."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import OptionsError
@@ -13,6 +15,7 @@ from wsi_meta.heatmaps.record import averaging_of
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferenceOptions, InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
+from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.tiling.grid import BLOCK_PX, STRIDES, PatchGrid
 
 if TYPE_CHECKING:
@@ -20,11 +23,23 @@ if TYPE_CHECKING:
     from wsi_meta.models.card import ModelCard
     from wsi_meta.slides.slide import Slide
 
-__all__ = ["COMPILED", "MODES", "LatePlan", "ScanOptions", "ScanPlan", "choose_mode", "options_of", "plan_of"]
+__all__ = [
+    "COMPILED",
+    "MODES",
+    "LatePlan",
+    "ScanOptions",
+    "ScanPlan",
+    "choose_mode",
+    "choose_scheduler",
+    "options_of",
+    "plan_of",
+]
 
 MODES = ("auto", "patch", "dense")
 COMPILED = ("auto", "yes", "no")
 SCHEDULERS = ("threads", "synchronous")
+ADDRESS = re.compile(r"[a-z]+://.+")
+"""Of a dask scheduler."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,8 @@ class ScanOptions:
     block_px: int = BLOCK_PX
     workers: int = 2
     scheduler: Any = "threads"
-    """``threads``, ``synchronous`` or a ``distributed.Client``."""
+    """``threads``, ``synchronous``; for a dask cluster a ``distributed.Client``, its scheduler's address, or the path of the
+    scheduler's file; or :class:`.GpuProcesses`."""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES or self.stride_px not in STRIDES:
@@ -55,9 +71,12 @@ class ScanOptions:
             raise OptionsError(f"compiled {self.compiled!r}; expected one of {COMPILED}")
         if self.block_px < 1 or self.workers < 0:
             raise OptionsError(f"blocks of {self.block_px} px, {self.workers} workers; expected at least 1 px and 0 workers")
-        if self.on_cluster and not hasattr(self.scheduler, "scheduler_info"):
+        if self.on_cluster and not self._is_cluster:
             told = self.scheduler if isinstance(self.scheduler, str) else type(self.scheduler).__name__
-            raise OptionsError(f"scheduler {told}; expected {' or '.join(SCHEDULERS)}, or a distributed.Client")
+            raise OptionsError(
+                f"scheduler {told}; expected {' or '.join(SCHEDULERS)}, or a distributed.Client, a scheduler's address "
+                "(tcp://HOST:PORT), the Path of its file, or GpuProcesses"
+            )
 
     def grid(self, slide: Slide, card: ModelCard) -> PatchGrid:
         """Return the cells of a slide for a model; SlideReadError when the slide is too coarse for it."""
@@ -69,8 +88,24 @@ class ScanOptions:
 
     @property
     def on_cluster(self) -> bool:
-        """Whether the blocks go to a dask cluster."""
+        """Whether the blocks go to other processes."""
         return self.scheduler not in SCHEDULERS if isinstance(self.scheduler, str) else True
+
+    @property
+    def on_other_machines(self) -> bool:
+        """Whether those processes may be on other machines."""
+        return self.on_cluster and not isinstance(self.scheduler, GpuProcesses)
+
+    @property
+    def cluster_is_reached(self) -> bool:
+        """Whether a client of a cluster was given, so that it is known already what its machines can do."""
+        return hasattr(self.scheduler, "scheduler_info")
+
+    @property
+    def _is_cluster(self) -> bool:
+        if isinstance(self.scheduler, str):
+            return ADDRESS.fullmatch(self.scheduler) is not None
+        return self.cluster_is_reached or isinstance(self.scheduler, Path | GpuProcesses)
 
 
 @dataclass(frozen=True)
@@ -142,6 +177,21 @@ def choose_mode(options: ScanOptions, card: ModelCard, *, views: int) -> str:
     if options.mode == "auto":
         return "dense" if card.dense and options.stride_px == DENSE_STRIDE_PX else "patch"
     return options.mode
+
+
+def choose_scheduler(address: str | None, file: Path | None, gpus: str | None) -> Any:
+    """Return a scan's ``scheduler`` for what a command was told: one of them, or nothing, which is this process's threads.
+
+    Raises
+    ------
+    OptionsError
+        when it was told several.
+    """
+    told = {"--scheduler": address, "--scheduler-file": file, "--gpus": None if gpus is None else GpuProcesses(gpus)}
+    given = {name: value for name, value in told.items() if value is not None}
+    if len(given) > 1:
+        raise OptionsError(f"{' and '.join(given)}; expected one of them")
+    return next(iter(given.values()), "threads")
 
 
 def plan_of(options: ScanOptions, mode: str, inference: InferencePlan) -> ScanPlan:

@@ -69,7 +69,8 @@ def scan(
         (0, 0); a :class:`wsi_meta.TissueMask`; None finds tissue by colour
     score_model : file from :func:`wsi_meta.fit_score`; its score is kept beside the default one, as ``fitted_score``
     block_px : side of a block, pixels at the model's mpp; part of the store's layout
-    scheduler : ``threads``, ``synchronous``, or a ``distributed.Client``
+    scheduler : ``threads``, ``synchronous``; a dask cluster by a ``distributed.Client``, its scheduler's address
+        (``tcp://HOST:PORT``) or the Path of its file; :class:`wsi_meta.GpuProcesses` for a process for each GPU
     predictor : a :class:`wsi_meta.Predictor` to use as it is, instead of `model`, `device`, `precision`, `compiled`,
         `batch_size` and `tta`
     overwrite : replace an older heatmap at `out`

@@ -6,17 +6,15 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.effort import Meter
-from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing, sum_up
+from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions
@@ -24,12 +22,12 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, LocalEngine, SlideScan
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
 from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
-from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import BLOCK_PX
 from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, describe_tissue
 
@@ -101,7 +99,7 @@ class Scanner:
 
     def scan(
         self,
-        slide: str | Path | Slide,
+        slide: str | Path | Slide | SlideCopy,
         out: str | Path,
         *,
         mpp: float | None = None,
@@ -114,7 +112,8 @@ class Scanner:
 
         Parameters
         ----------
-        slide, out, mpp, reader, tissue_mask, overwrite : see :func:`wsi_meta.scan`
+        slide : see :func:`wsi_meta.scan`; of one with a copy, the copy is read, and the slide is named
+        out, mpp, reader, tissue_mask, overwrite : see :func:`wsi_meta.scan`
         turn : its place among other scans, from :meth:`line_up`; None takes the last one
 
         Returns
@@ -128,16 +127,20 @@ class Scanner:
         others
             as :func:`wsi_meta.scan`.
         """
-        out = Path(out)
-        with self._working(turn) as turn, self._opened(slide, mpp, reader, turn) as opened, claimed(out, overwrite=overwrite):
+        out, source = Path(out), SlideSource(slide, mpp, reader)
+        with (
+            self._working(turn, source.path) as turn,
+            source.opened(self.journal, turn.meter) as opened,
+            claimed(out, overwrite=overwrite),
+        ):
             heatmap = self._begin(opened, out, tissue_mask, turn.meter, overwrite=overwrite)
             if not heatmap.finished:
-                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal))
-            refuse_nothing(heatmap, opened.path)
+                heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal, source.path))
+            refuse_nothing(heatmap, source.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
-            told, facts = describe_end(heatmap, opened.path, turn.meter.stop())
-            self.note(f"{turn.place} {told}".lstrip(), event="finished", place=turn.place, **facts)
+            told, facts = describe_end(heatmap, source.path, turn.place, turn.stop_meter())
+            self.note(told, event="finished", **facts)
             return heatmap
 
     def line_up(self, place: str = "") -> Turn:
@@ -148,7 +151,7 @@ class Scanner:
         place : which slide of how many it is, ``[3/12]``, as bars show it
         """
         with self._idle:
-            self._last = Turn(self._last, place=place)
+            self._last = Turn(self._last, self._engine.prepared_ahead, place=place)
             self._turns.add(self._last)
             return self._last
 
@@ -170,6 +173,11 @@ class Scanner:
     def note(self, text: str, *, level: int = logging.INFO, **facts: Any) -> None:
         """Log one line, with the facts of an event; show it on stderr, above any bar, where progress is shown."""
         tell(text, show=self._progress is True, level=level, **facts)
+
+    @property
+    def slides_in_work(self) -> int:
+        """How many slides of a stream to ask for at the same time, so that what computes is never idle."""
+        return self._engine.slides_in_work
 
     @property
     def plan(self) -> ScanPlan:
@@ -197,14 +205,11 @@ class Scanner:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
         mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        engine: Engine = LocalEngine(options, self.networks, self._threads)
-        if options.on_cluster:
-            from wsi_meta.scanning.cluster import ClusterEngine
-
-            engine = ClusterEngine(options.scheduler, asked, self.networks.path)
+        engine = _make_engine(options, asked, self.networks, self._threads)
         late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
-            if predictor is not None or options.on_cluster or asked.may_be_refused:
+            known = options.cluster_is_reached if options.on_cluster else asked.may_be_refused
+            if predictor is not None or known:
                 late.make()
             return late, engine
         except BaseException:
@@ -212,7 +217,7 @@ class Scanner:
             raise
 
     @contextmanager
-    def _working(self, turn: Turn | None) -> Iterator[Turn]:
+    def _working(self, turn: Turn | None, slide: Path) -> Iterator[Turn]:
         """Wait for the scan before to begin; whatever happens, let the next one go on."""
         turn = turn or self.line_up()
         with self._idle:
@@ -222,6 +227,8 @@ class Scanner:
                 raise RuntimeError("the scanner is closed; make another one")
             turn.prepare()
             turn.meter.start()
+            level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
+            self.note(f"{turn.place} {slide}", level=level, event="slide begun", place=turn.place, slide=str(slide))
             yield turn
         except BaseException:
             turn.stop.set()
@@ -231,20 +238,6 @@ class Scanner:
             with self._idle:
                 self._in_work -= 1
                 self._idle.notify_all()
-
-    @contextmanager
-    def _opened(self, slide: str | Path | Slide, mpp: float | None, reader: str, turn: Turn) -> Iterator[Slide]:
-        """Open a slide and close it in the end; one that is given open stays so."""
-        path = slide.path if isinstance(slide, Slide) else slide
-        self.note(f"{turn.place} {path}".lstrip(), event="slide begun", place=turn.place, slide=str(path))
-        if not isinstance(slide, Slide):
-            with self.journal.opened(slide), open_slide(slide, mpp=mpp, reader=reader) as opened:
-                yield opened
-        elif mpp is not None or reader != "auto":
-            raise OptionsError(f"{slide.path}: is open already; expected mpp and reader where it is opened")
-        else:
-            turn.meter.count_tiles(slide.tiles_decoded, before=True)
-            yield slide
 
     def _begin(
         self,
@@ -283,17 +276,22 @@ class Scanner:
         heatmap, status, turn = scan.heatmap, scan.heatmap.status, scan.turn
         todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
-        with turn.meter.timed("-passed_s"):
-            turn.begin(len(todo))
+        turn.begin(len(todo))
         self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
         try:
-            with counted_cells(scan.slide.path, cells, self._progress, turn.place) as report:
+            with counted_cells(scan.source, cells, self._progress, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
-            keep_effort(heatmap, turn.meter.stop())
+            keep_effort(heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
-        status, probability = heatmap.status, heatmap.probability
-        turn.meter.count_tiles(scan.slide.tiles_decoded)
-        heatmap = replace(heatmap, record=heatmap.record.with_run(turn.meter.stop()))
-        return heatmap.finalise(sum_up(status, probability), lesion_facts(heatmap.record, probability))
+        return scan.finished(self.networks.unlikeness, self.note)
+
+
+def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
+    """Return where blocks are computed, as the options say; a cluster is reached, or started, when it is first needed."""
+    if not options.on_cluster:
+        return LocalEngine(options, networks, threads)
+    from wsi_meta.scanning.cluster import ClusterEngine
+
+    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
-from wsi_meta.heatmaps.effort import Meter
+from wsi_meta.heatmaps.effort import Meter, ScanEffort
 
 __all__ = ["PIECES_AHEAD", "Stop", "Threads", "Turn", "interrupt_all"]
 
@@ -51,6 +51,8 @@ class Turn:
 
     before: Turn | None = None
     """The turn before this one."""
+    ahead: int = 1
+    """How many scans may be prepared, or are, while the blocks of one before them have not begun."""
     stop: Stop = field(default_factory=Stop)
     """Ends this scan early."""
     place: str = ""
@@ -61,16 +63,25 @@ class Turn:
     _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _left: int = 0
+    _awaited: Turn | None = None
+
+    def __post_init__(self) -> None:
+        self._awaited = self.before
+        for _ in range(self.ahead - 1):
+            self._awaited = self._awaited and self._awaited.before
 
     def prepare(self) -> None:
-        """Wait until the scan before is prepared and its blocks begin."""
-        if self.before is not None:
-            self._wait(self.before._begun)
+        """Wait until the blocks of the scan before, or of the one :attr:`ahead` places before, begin."""
+        if self._awaited is not None:
+            self._wait(self._awaited._begun)
+            self._awaited = None
 
     def begin(self, blocks: int) -> None:
         """Wait until the last blocks of the scan before are in work, then begin with this one's."""
         if self.before is not None:
-            self._wait(self.before._ending)
+            with self.meter.timed("-passed_s"):
+                self._wait(self.before._ending)
+        self.meter.begin_work()
         self._left = blocks
         self._begun.set()
 
@@ -81,11 +92,15 @@ class Turn:
             if self._left == 0:
                 self._ending.set()
 
+    def stop_meter(self) -> ScanEffort:
+        """Return what this run of the scan took, its waiting for the scan before left out; no more time passes."""
+        return self.meter.stop(None if self.before is None else self.before.meter)
+
     def end(self) -> None:
         """Let the next scan go on, but not before the scan before this one lets this one go on."""
         if self.before is not None:
             self.before._ending.wait()
-        self.before = None
+        self.before = self._awaited = None
         self._begun.set()
         self._ending.set()
 

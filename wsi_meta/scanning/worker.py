@@ -15,6 +15,7 @@ from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
+from wsi_meta.quality.cell_measures import BlockMeasures
 from wsi_meta.scanning.threads import Stop, Threads
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
@@ -35,6 +36,8 @@ SMALL_READS_AT_FIRST = 20
 
 Report = Callable[[int], None]
 """Told how many more cells are done; a negative number takes some back."""
+Show = Callable[[int, int, "NDArray[np.uint8]"], None]
+"""Shown the pieces of a block's image as they are read: top, left, pixels. Several threads show different pieces."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,33 @@ class BlockWorker:
     """Called in each thread when it begins to work for the slide."""
     meter: Meter = field(default_factory=Meter)
     """Gathers what the work takes."""
+    is_wanted: Callable[[Block], bool] = lambda _block: True
+    """Asked before a block is written, whether it still may be."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
         """Read, predict and write one block; return the number of its cells that were dealt with."""
         self.working()
         calibration = self.predictor.model.card.calibration
         wanted = heatmap.read_status(block) != Status.BACKGROUND
-        logits = self.predict(block, wanted, report)
+        measured = BlockMeasures(
+            wanted.shape, self.grid.stride_px, -self.grid.window(Block(0, 0, 1, 1), self.predictor.halo_px)[0]
+        )
+        logits = self.predict(block, wanted, report, measured.add if heatmap.record.measures else None)
         # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
         probability = calibration.to_probability(mean_over_views(logits))
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
-        found = np.where(np.isfinite(probability), Status.SCANNED, Status.UNREADABLE)
+        scanned = np.isfinite(probability)
+        status = np.where(wanted, np.where(scanned, Status.SCANNED, Status.UNREADABLE), Status.BACKGROUND).astype(np.uint8)
         with self.meter.timed("writing_s"):
-            heatmap.write_block(block, probability, np.where(wanted, found, Status.BACKGROUND).astype(np.uint8), uncertainty)
-        self.meter.add(cells=int((found == Status.SCANNED).sum()))
+            if self.is_wanted(block):
+                heatmap.write_block(block, probability, status, uncertainty, measured.of(scanned))
+        self.meter.add(cells=int(scanned.sum()))
         self.meter.count_here()
         return int(wanted.sum())
 
-    def predict(self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None) -> NDArray[np.float32]:
+    def predict(
+        self, block: Block, wanted: NDArray[np.bool_], report: Report | None = None, show: Show | None = None
+    ) -> NDArray[np.float32]:
         """Return the logits (rows, cols, views) of a block's wanted cells, NaN elsewhere and where the slide cannot be read.
 
         Raises
@@ -83,13 +95,13 @@ class BlockWorker:
                 report(cells)
 
         try:
-            reads = (partial(self._read, *window) for window in self.windows(block, wanted))
+            reads = (partial(self._read_and_show, show, block, *window) for window in self.windows(block, wanted))
             return self._compute(self.threads.read_ahead(reads, self.stop), wanted, tell)
         except SlideReplacedError:
             raise
         except SlideReadError:
             tell(-sum(told))
-            return self._predict_readable(block, wanted, tell)
+            return self._predict_readable(block, wanted, tell, show)
 
     def windows(self, block: Block, wanted: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
         """Return what is read for a block's wanted cells, as (x, y, width, height) at the model's mpp, in that order."""
@@ -99,7 +111,9 @@ class BlockWorker:
             for rows, cols in self.predictor.pieces(wanted, self.grid.stride_px)
         ]
 
-    def _predict_readable(self, block: Block, wanted: NDArray[np.bool_], report: Report) -> NDArray[np.float32]:
+    def _predict_readable(
+        self, block: Block, wanted: NDArray[np.bool_], report: Report, show: Show | None
+    ) -> NDArray[np.float32]:
         """Return the logits of those cells of which everything that the network sees of them can be read."""
         x, y, width, height = self.grid.window(block, self.predictor.halo_px)
         least_px = max(self.grid.stride_px / 2, self.slide.tile_px_at(self.grid.mpp) / TILE_SHARE)
@@ -111,6 +125,8 @@ class BlockWorker:
             part_px=FIRST_PART_PX,
             small_reads_at_first=SMALL_READS_AT_FIRST,
         )
+        if show is not None:
+            show(0, 0, image)
         seen_px = self.grid.patch_px + 2 * self.predictor.halo_px
         wanted = wanted & all_true(readable, seen_px, self.grid.stride_px)
         if not wanted.any():
@@ -125,6 +141,13 @@ class BlockWorker:
                 return self.predictor.predict_block(self.meter.awaited(pieces), wanted, self.grid.stride_px, report)
 
         return self.threads.compute(self.predictor.device, predict)
+
+    def _read_and_show(self, show: Show | None, block: Block, *window: int) -> NDArray[np.uint8]:
+        pixels = self._read(*window)
+        if show is not None:
+            x, y, _, _ = self.grid.window(block, self.predictor.halo_px)
+            show(window[1] - y, window[0] - x, pixels)
+        return pixels
 
     def _read(self, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         self.working()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import MissingMppError, SlideReadError
 
-__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
+__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "find_mpp", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
+
+logger = logging.getLogger("wsi_meta")
 
 FINEST_MPP = 0.05
 """Below this is no light microscope's pixel. The usual cause is a wrong unit: millimetres, or metres under centimetres."""
@@ -19,6 +22,33 @@ LARGEST_MM2 = 40_000.0
 """Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
 SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
+
+
+def find_mpp(path: Path, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
+    """Return the micrometres per level-0 pixel; what the file states instead; and why they are not known.
+
+    Parameters
+    ----------
+    given : what the user says, or None; a warning tells where the file says something else by more than 2 %
+    path, properties : the file, and OpenSlide's properties of it
+
+    Raises
+    ------
+    MissingMppError
+        when `given` cannot be.
+    """
+    asked = None if given is None else given_mpp(path, given)
+    try:
+        stored = stored_mpp(path, properties)
+    except MissingMppError as error:
+        return asked, None, str(error) if asked is None else None
+    if asked is None:
+        missing = f"{path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
+        return stored, None, missing if stored is None else None
+    if stored is None or not differs(asked, stored):
+        return asked, None, None
+    logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stored, asked)
+    return asked, stored, None
 
 
 def given_mpp(path: Path, mpp: float) -> float:

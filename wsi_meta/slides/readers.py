@@ -1,28 +1,46 @@
-"""Which reader turns a file into pixels: the direct one where the file is plain, else OpenSlide."""
+"""Which reader turns a file into pixels: the direct one where the file is plain, else OpenSlide; another one for pictures."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.slides.direct_reader import DecodersDisagreeError, DirectReader
 from wsi_meta.slides.jpeg_tiff import NotPlainError
 from wsi_meta.slides.openslide_reader import OpenSlideReader
+from wsi_meta.slides.picture_reader import PICTURE_ENDINGS, PictureReader
 
-__all__ = ["READERS", "choose_reader"]
+__all__ = ["READERS", "choose_reader", "open_file"]
 
-READERS = ("auto", "openslide", "direct")
-"""``auto`` is direct for plain TIFFs of JPEG tiles, else OpenSlide."""
+READERS = ("auto", "openslide", "direct", "picture")
+"""``auto`` is picture for PNG and JPEG, direct for plain TIFFs of JPEG tiles, else OpenSlide."""
 
 logger = logging.getLogger("wsi_meta")
 
 
-def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader | DirectReader, str]:
+def open_file(path: Path, asked: str) -> OpenSlideReader | PictureReader:
+    """Open a file as a picture where its name ends so, else with OpenSlide.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    if asked in ("auto", "picture") and path.suffix.lower() in PICTURE_ENDINGS:
+        return PictureReader(path)
+    if asked == "picture":
+        raise SlideReadError(f"{path}: ending '{path.suffix}'; expected {', '.join(PICTURE_ENDINGS)} for the reader 'picture'")
+    return OpenSlideReader(path)
+
+
+def choose_reader(
+    facts: OpenSlideReader | PictureReader, asked: str
+) -> tuple[OpenSlideReader | DirectReader | PictureReader, str]:
     """Return the reader for a file, and the reason for it.
 
     Parameters
     ----------
-    facts : the file, opened with OpenSlide
+    facts : the file, from :func:`open_file`
     asked : one of :data:`READERS`
 
     Raises
@@ -30,6 +48,8 @@ def choose_reader(facts: OpenSlideReader, asked: str) -> tuple[OpenSlideReader |
     SlideReadError
         when the direct reader was asked for and cannot read the file.
     """
+    if isinstance(facts, PictureReader):
+        return facts, "a picture without levels"
     if asked == "openslide":
         return facts, "asked for"
     try:

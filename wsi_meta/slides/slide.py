@@ -1,11 +1,10 @@
-"""Whole-slide images as arrays: every format that OpenSlide reads, and plain JPEG TIFFs several times faster.
+"""Whole-slide images as arrays: every format that OpenSlide reads, plain JPEG TIFFs several times faster, and pictures.
 
 Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pixels of the level that is read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable
 from fractions import Fraction
@@ -18,11 +17,12 @@ import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.slides.levels import LevelWindow, find_window
-from wsi_meta.slides.openslide_reader import OpenSlideReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.pixel_size import differs, given_mpp, refuse_larger_than_any, stored_mpp
-from wsi_meta.slides.readers import READERS, choose_reader
+from wsi_meta.slides.picture_reader import PictureReader
+from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any
+from wsi_meta.slides.readers import READERS, choose_reader, open_file
 from wsi_meta.slides.resampling import average_area, exact_ratio
+from wsi_meta.slides.slide_file import fingerprint_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,10 +42,10 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
 
     Parameters
     ----------
-    path : file in any format that OpenSlide reads
+    path : file in any format that OpenSlide reads, or a picture (.png, .jpg), which needs `mpp`
     mpp : micrometres per level-0 pixel, 0.05 to 50; needed where the file does not state it or states it wrongly
     reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
-        of JPEG tiles (Camelyon, Philips, most Aperio); ``auto``, direct where that is possible
+        of JPEG tiles (Camelyon, Philips, most Aperio); ``picture``, for PNG and JPEG; ``auto``, the one that fits
 
     Raises
     ------
@@ -80,13 +80,15 @@ class Slide:
     stated_mpp : what the file says instead, where another one was given that differs by more than 2 %; else None
     properties : what the file says of itself, by OpenSlide's names
     levels_left_out : levels that are never read, because their pixels are not where they should be, with the reasons
-    reader : ``direct`` or ``openslide``: which one decodes its pixels
+    reader : ``direct``, ``openslide`` or ``picture``: which one decodes its pixels
     reader_reason : why that one was chosen
     """
 
-    def __init__(self, path: Path, mpp: float | None = None, reader: str = "auto") -> None:
+    def __init__(
+        self, path: Path, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
+    ) -> None:
         self.path, self.name = path, path.stem
-        facts = OpenSlideReader(path)
+        facts = picture or open_file(path, reader)
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self._tiles, self._file = facts.tiles, facts.file
@@ -96,12 +98,30 @@ class Slide:
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
         self.properties = facts.properties
-        self.stated_mpp: float | None = None
-        self.known_mpp, self.mpp_problem = self._find_mpp(mpp, facts.properties)
+        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(path, mpp, facts.properties)
         self._reader, self.reader_reason = choose_reader(facts, reader)
         self.reader = self._reader.name
         for level, reason in self.levels_left_out.items():
             logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
+
+    @classmethod
+    def from_array(cls, pixels: NDArray[np.uint8], *, mpp: float, name: str = "array") -> Slide:
+        """Return pixels in memory as a slide, for :func:`wsi_meta.scan`; on a cluster, write a file instead.
+
+        Parameters
+        ----------
+        pixels : uint8 (height, width, 3), RGB; also (height, width), grey, or with transparency, which becomes white
+        mpp : micrometres per pixel
+        name : the slide's name
+
+        Raises
+        ------
+        SlideReadError
+            for another type or shape.
+        MissingMppError
+            when `mpp` cannot be the size of a pixel.
+        """
+        return cls(Path(name), mpp, picture=PictureReader(Path(name), pixels))
 
     @property
     def mpp(self) -> float:
@@ -116,15 +136,7 @@ class Slide:
         It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level). Where a file has no
         quickhash, it covers the first and last 64 kB instead. It does not depend on path or time.
         """
-        size = self._file.size
-        digest = hashlib.sha256(f"{size} {self.level_dimensions} {self._quickhash}".encode())
-        if not self._quickhash:
-            with self.path.open("rb") as file:
-                self._file.check(file.fileno())
-                digest.update(file.read(1 << 16))
-                file.seek(max(0, size - (1 << 16)))
-                digest.update(file.read())
-        return digest.hexdigest()
+        return fingerprint_of(self._file, self.level_dimensions, self._quickhash)
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
         """Read a rectangle of one level.
@@ -255,21 +267,6 @@ class Slide:
         """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
         level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
         return min(self._tiles[level] or (COMMON_TILE_PX,)) * self.level_downsamples[level] / float(self.check_resolution(mpp))
-
-    def _find_mpp(self, given: float | None, properties: dict[str, str]) -> tuple[float | None, str | None]:
-        """Return the micrometres per level-0 pixel, and why they are not known; warn where the file states other ones."""
-        asked = None if given is None else given_mpp(self.path, given)
-        try:
-            stored = stored_mpp(self.path, properties)
-        except MissingMppError as error:
-            return asked, str(error) if asked is None else None
-        if asked is None:
-            missing = f"{self.path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
-            return stored, missing if stored is None else None
-        if stored is not None and differs(asked, stored):
-            self.stated_mpp = stored
-            logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", self.path, stored, asked)
-        return asked, None
 
     def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read pixels of a level; those outside it have the background colour."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ __all__ = [
     "SameFile",
     "SlideReplacedError",
     "dicom_series",
+    "files_of_slide",
+    "fingerprint_of",
     "is_mrxs_folder",
     "mrxs_of",
     "refuse_no_file",
@@ -50,6 +53,9 @@ UNDEFINED = 0xFFFFFFFF
 """The length of a sequence that has an end mark instead."""
 HEAD_BYTES = 1 << 18
 """The number of its series stands in these first bytes of a DICOM file, before anything large."""
+
+ENDS_BYTES = 1 << 16
+"""So much of a file's beginning, and of its end, is in a fingerprint."""
 
 ADDRESS = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address of the network. A path keeps only one of its two slashes."""
@@ -101,6 +107,25 @@ def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def fingerprint_of(file: SameFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
+    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else its file's ends.
+
+    Parameters
+    ----------
+    file : None for pixels in memory, whose quickhash covers them all
+    sizes : width and height of each level
+    quickhash : OpenSlide's; empty where a file has none
+    """
+    digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
+    if file is not None and not quickhash:
+        with file.path.open("rb") as opened:
+            file.check(opened.fileno())
+            digest.update(opened.read(ENDS_BYTES))
+            opened.seek(max(0, file.size - ENDS_BYTES))
+            digest.update(opened.read())
+    return digest.hexdigest()
+
+
 def refuse_no_file(path: Path) -> None:
     """Refuse what is no file with something in it.
 
@@ -139,6 +164,29 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
             "convert it (vips tiffsave --tile --pyramid) or copy it again"
         )
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
+
+
+def files_of_slide(path: Path) -> list[Path]:
+    """Return all files that a slide is read from: its own first, then those beside it.
+
+    An ``.mrxs`` file has a folder of its name, a DICOM slide the files of its series, ``.vms`` and ``.vmu`` name theirs.
+
+    Raises
+    ------
+    OSError
+        when it is not there.
+    """
+    ending, beside = path.suffix.lower(), list[Path]()
+    path.stat()
+    if ending == ".mrxs":
+        beside = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+    elif ending == ".dcm" and (series := dicom_series(path)) is not None:
+        others = (file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
+        beside = [file for file in others if dicom_series(file) == series]
+    elif ending in (".vms", ".vmu"):
+        named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
+        beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
+    return [path, *sorted(set(beside) - {path})]
 
 
 def is_mrxs_folder(folder: Path) -> bool:

@@ -21,10 +21,12 @@ from wsi_meta.tiling.tissue_outlines import MaskRaster, read_tissue_outlines
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "read_tissue_mask"]
+__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "inked_share", "read_tissue_mask"]
 
 logger = logging.getLogger("wsi_meta")
 
+NEAR_UM = 250.0
+"""Ink is on tissue, or beside it, where there is tissue in its square of this side or in one of the squares around that."""
 OUTLINES_OR_IMAGE = "an image or .npy with 0 for background and one value for tissue, outlines (.geojson, .xml), or 'none'"
 
 
@@ -38,6 +40,8 @@ class TissueMask:
     """Level-0 pixels per pixel of the mask: (rows, cols)."""
     source: str
     """``found``, ``none`` (everything counts as tissue), ``array``, or the name of the file it was read from."""
+    inked: float | None = None
+    """Share of tissue and the ink on it that is under ink; None where the mask was not found by colour."""
 
     @property
     def fraction(self) -> float:
@@ -73,7 +77,29 @@ def find_tissue(slide: Slide) -> TissueMask:
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = tell_colours(image, raster.mpp)
     del image  # the largest array here; the model may be loaded at the same time
-    return TissueMask(join_tissue(coloured, ink, readable, raster.mpp), (raster.step,) * 2, "found")
+    mask = join_tissue(coloured, ink, readable, raster.mpp)
+    return TissueMask(mask, (raster.step,) * 2, "found", inked_share(mask, ink, raster.mpp))
+
+
+def inked_share(mask: NDArray[np.bool_], ink: NDArray[np.bool_], mpp: float) -> float:
+    """Return the share of tissue, and of the ink near it, that is ink: 0 to 1.
+
+    Parameters
+    ----------
+    mask, ink : bool (rows, cols), what is tissue and what is ink
+    mpp : micrometres along a side of their pixels
+    """
+    if not ink.any():
+        return 0.0
+    from scipy.ndimage import binary_dilation
+
+    side = max(1, round(NEAR_UM / mpp))
+    squares = [
+        np.add.reduceat(np.add.reduceat(part, range(0, part.shape[0], side)), range(0, part.shape[1], side), 1)
+        for part in (mask.astype(np.int64), ink.astype(np.int64))
+    ]
+    near = int(squares[1][binary_dilation(squares[0] > 0, np.ones((3, 3)))].sum())
+    return near / max(1, near + int(squares[0].sum()))
 
 
 def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, slide: Slide) -> TissueMask:

@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import quote
 
 from wsi_meta import __version__
-from wsi_meta.cohorts.patients import find_patients
-from wsi_meta.cohorts.table import Row
-from wsi_meta.cohorts.truth import Agreement, CohortFroc, judge_rows
 from wsi_meta.errors import printable
 from wsi_meta.heatmaps.overlay import COLOUR_MAP, VEIL
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.progress import duration
+from wsi_meta.worklist.patients import find_patients
+from wsi_meta.worklist.table import Row
+from wsi_meta.worklist.truth import Agreement, CohortFroc, judge_rows
 
 __all__ = ["GENERATOR", "render_page"]
 
@@ -54,7 +54,6 @@ def render_page(
     ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-(_rank(pair[0]) or 0.0), pair[1]))
     shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None]
     failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
-    failures = [_failure(row, name) for row, name in failing]
     values = {
         "generator": GENERATOR,
         "version": __version__,
@@ -63,7 +62,7 @@ def render_page(
         "now": time.strftime("%Y-%m-%d %H:%M"),
         "running": running,
         "lead": _lead(rows),
-        "failures": failures,
+        "failures": [_failure(row, name) for row, name in failing],
         "slides": shown,
         "verdicts": sorted({word for slide in shown for word in slide["verdicts"]}),
         "classes": CLASSES,
@@ -74,7 +73,7 @@ def render_page(
         "colours": _colours(),
     }
     templates = Environment(
-        loader=PackageLoader("wsi_meta", "cohorts"),
+        loader=PackageLoader("wsi_meta", "worklist"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

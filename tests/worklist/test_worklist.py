@@ -12,12 +12,12 @@ from PIL import Image
 from slide_files import texture, write_slide
 from stores import write_store
 
-from wsi_meta.cohorts.summary import add_row, failed, summarise, summarise_folder
-from wsi_meta.cohorts.table import Table
-from wsi_meta.cohorts.thumbnails import make_thumbnail
-from wsi_meta.cohorts.worklist import Worklist, renew_worklist
-from wsi_meta.cohorts.worklist_page import render_page
 from wsi_meta.locks import locked
+from wsi_meta.worklist.page import render_page
+from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
+from wsi_meta.worklist.table import Table
+from wsi_meta.worklist.thumbnails import make_thumbnail
+from wsi_meta.worklist.worklist import Worklist, renew_worklist
 
 MAP = np.full((12, 16), 0.1, np.float32)
 MAP[2:6, 3:9] = 0.9

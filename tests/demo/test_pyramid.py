@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from slide_files import texture
 
-from wsi_meta.slides.pyramid_writer import write_pyramid
+from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.slides.slide import open_slide
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_meta.cohorts.table import COLUMNS, Row, Table, open_table
-from wsi_meta.cohorts.worklist import renew_worklist
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
+from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
+from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["add_row", "check_summary", "failed", "summarise", "summarise_folder"]
 
@@ -37,7 +37,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
 
     Returns
     -------
-    A dict with :data:`wsi_meta.cohorts.table.COLUMNS` per slide; None where unknown.
+    A dict with :data:`wsi_meta.worklist.table.COLUMNS` per slide; None where unknown.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def add_row(folder: Path, row: Row, store: Path) -> None:
 
 
 def summarise(slide: str | Path, heatmap: Heatmap) -> Row:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.cohorts.table.COLUMNS`."""
+    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`."""
     record, result = heatmap.record, heatmap.record.result
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}

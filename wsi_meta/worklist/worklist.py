@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from wsi_meta.cohorts.table import Row, open_table
-from wsi_meta.cohorts.thumbnails import make_thumbnail
-from wsi_meta.cohorts.worklist_page import GENERATOR, render_page
 from wsi_meta.errors import OutputExistsError, WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
+from wsi_meta.worklist.page import GENERATOR, render_page
+from wsi_meta.worklist.table import Row, open_table
+from wsi_meta.worklist.thumbnails import make_thumbnail
 
 __all__ = ["PAGE", "Worklist", "renew_worklist"]
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from stores import write_store
 
-from wsi_meta.cohorts.summary import add_row, check_summary, failed, summarise, summarise_folder
-from wsi_meta.cohorts.table import COLUMNS, FIRST_COLUMNS, open_table
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
+from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
+from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -79,7 +79,7 @@ def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) 
 
 def test_many_processes_write_one_table(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from wsi_meta.cohorts.summary import add_row, failed\n"
+        "import sys; from pathlib import Path; from wsi_meta.worklist.summary import add_row, failed\n"
         "for number in range(10): add_row(Path('.'), failed(f'{sys.argv[1]}{number}.tif', 'bad'), Path('none.zarr'))"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, name], cwd=tmp_path) for name in "abc"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsi_meta.cohorts.table import Row
 from wsi_meta.evaluation.staging import NODE_LABELS, NODES, STAGES, stage_patient
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.worklist.table import Row
 
 __all__ = ["Patient", "find_patients"]
 

@@ -1,0 +1,116 @@
+"""What a command says while it runs, and in which logs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from wsi_meta.errors import WsiMetaError, one_line
+from wsi_meta.progress import Console, LogFile
+
+__all__ = ["INTERRUPTED", "console", "describe_error", "log_json_option", "told"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+logger = logging.getLogger("wsi_meta")
+log_json_option = click.option(
+    "--log-json",
+    type=click.Path(path_type=Path),
+    help="Add events to this file, a JSON object a line: begun, cells done, finished, failed, with seconds.",
+)
+OPTIONS = (
+    click.option("--log-file", type=click.Path(path_type=Path), help="Add what is told on stderr to this file, with times."),
+    click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only, and no bar; logs stay whole."),
+    click.option("-v", "--verbose", is_flag=True, help="Show more, as logs have it: tracebacks of slides that failed."),
+)
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Show the package's records on stderr while a command runs; after that the process's logging is as it was."""
+    handler, level = Console(logging.INFO), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
+def told(command: Command) -> Command:
+    """Give a long command ``-v``, ``-q`` and ``--log-file``, and log how it ends; it does not see these options."""
+
+    @wraps(command)
+    def run(*arguments: Any, verbose: bool, quiet: bool, log_file: Path | None, **options: Any) -> Any:
+        log_json = options.pop("log_json", None)
+        if verbose and quiet:
+            raise click.UsageError("Expected --verbose or --quiet, not both.")
+        level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+        with _logged(level, {path: as_json for path, as_json in ((log_file, False), (log_json, True)) if path is not None}):
+            return command(*arguments, **options)
+
+    for option in OPTIONS:
+        run = option(run)
+    return run  # type: ignore[return-value]
+
+
+def describe_error(error: BaseException) -> str:
+    """Say in one line what went wrong and what to do."""
+    told = one_line(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+    if isinstance(error, WsiMetaError | OSError):
+        return told or type(error).__name__
+    found = f" ({told[:400]})" if told else ""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU
+        return f"out of memory{found}; close other programs, or lower --workers or --batch-size"
+    return f"{type(error).__name__}{found}; 'wsi-meta --debug ...' shows where it came from"
+
+
+@contextmanager
+def _logged(level: int, logs: Mapping[Path, bool]) -> Iterator[None]:
+    """Show records from a level on, write all of them to logs, and there also how the command ends.
+
+    Parameters
+    ----------
+    logs : whether each is JSON
+    """
+    before = logger.level
+    for handler in logger.handlers:
+        if isinstance(handler, Console):
+            handler.setLevel(level)
+    with ExitStack() as stack:
+        files = []
+        for path, as_json in logs.items():
+            files.append(LogFile(path, as_json=as_json))
+            stack.callback(files[-1].close)
+            logger.addHandler(files[-1])
+            stack.callback(logger.removeHandler, files[-1])
+        logger.setLevel(logging.DEBUG if files else min(level, logging.INFO))
+        stack.callback(logger.setLevel, before)
+        try:
+            yield
+        except BaseException as error:
+            for file in files:
+                file.handle(_end_of(error))
+            raise
+
+
+def _end_of(error: BaseException) -> logging.LogRecord:
+    """Return a record of the error that ends a command, with the traceback where nobody foresaw it."""
+    foreseen = isinstance(error, WsiMetaError | click.ClickException | KeyboardInterrupt | OSError)
+    told = error.format_message() if isinstance(error, click.ClickException) else describe_error(error)
+    trace = None if foreseen else sys.exc_info()
+    facts = {"event": "command failed", "error": told}
+    return logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (told,), trace, extra={"facts": facts})

@@ -1,0 +1,136 @@
+"""What a run says at its end: where the time went, and what would make it faster."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsi_meta.errors import one_line
+from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.progress import duration, tell
+from wsi_meta.scanning.scanner import Scanner
+
+__all__ = ["Run", "closing_line", "told_run", "what_limits"]
+
+WORK = {"reading": "reading_s", "computing": "computing_s", "writing": "writing_s", "finding tissue": "tissue_s"}
+"""Kinds of work, with the fields of an effort that hold their seconds."""
+MOST = 0.5
+"""What takes at least so much dominates."""
+LITTLE_WAITING = 0.2
+"""A network that waits for pixels for no more of its time is not held up by reading."""
+
+
+@dataclass
+class Run:
+    """What is known of a run as it goes."""
+
+    slides: int
+    efforts: list[ScanEffort] = field(default_factory=list)
+    """Of those slides that were scanned, this run only."""
+    failed: int = 0
+    scanner: Scanner | None = None
+    """The one at work."""
+
+    def add(self, effort: ScanEffort, *, failed: bool) -> None:
+        """Count a slide; threads may do so."""
+        self.efforts.append(effort)
+        self.failed += failed
+
+
+@contextmanager
+def told_run(slides: int, out: Path) -> Iterator[Run]:
+    """Tell the begin of a run and, however it ends, what it took."""
+    run, begun = Run(slides), time.perf_counter()
+    told = f"{slides} slides" if slides > 1 else "1 slide"
+    level = logging.INFO if slides > 1 else logging.DEBUG
+    _tell(run, f"{told} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
+    error = None
+    try:
+        yield run
+    except BaseException as caught:
+        error = one_line(caught) or type(caught).__name__
+        raise
+    finally:
+        _tell_end(run, time.perf_counter() - begun, error)
+
+
+def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: float, limit: str) -> str:
+    """Return one line on where a run's time went.
+
+    Parameters
+    ----------
+    effort : what all slides took together
+    slides, failed : how many there were, and how many of them failed
+    passed_s : seconds from the run's begin to its end
+    limit : as :func:`what_limits` says it
+    """
+    told = f"{slides} slide{'s' if slides > 1 else ''} in {duration(passed_s)}{f', {failed} failed' if failed else ''}"
+    if not effort.cells:
+        return f"{told}: nothing was left to scan" if not failed else f"{told}: nothing was scanned"
+    work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}
+    total = sum(work.values())
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in work.items()) if total > 0 else "no work"
+    waited = f"; the network waited for pixels {_waiting(effort):.0%} of its time"
+    rate = f"{effort.cells:,} cells, {effort.cells / passed_s:,.0f} cells/s" if passed_s > 0 else f"{effort.cells:,} cells"
+    return f"{told}, {rate}: {shares}{waited}" + (f". {limit}" if limit else "")
+
+
+def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: str, views: int) -> str:
+    """Return what held a run up and what would make it faster, by its figures alone; empty where nothing dominates.
+
+    Parameters
+    ----------
+    effort : what all slides took together
+    passed_s : seconds from the run's begin to its end
+    device, precision, views : what computed, ``cpu`` or ``cuda``; in what arithmetic; how many views of each patch
+    """
+    work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}
+    total, waiting = sum(work.values()), _waiting(effort)
+    if effort.computing_s + effort.waiting_s + effort.writing_s + effort.tissue_s < MOST * passed_s:
+        return "Starting is what took most of the time: scan more slides with one command"
+    if work["writing"] >= MOST * total:
+        return "Writing is what limits: an --out on a faster disk"
+    if work["finding tissue"] >= MOST * total:
+        return "Finding tissue is what limits: --tissue-mask, or --stage to copy slides to a local disk"
+    if waiting >= MOST:
+        return "Reading is what limits: more --workers, or --stage to copy slides to a local disk"
+    if waiting <= LITTLE_WAITING and work["computing"] >= MOST * total:
+        ways = ["a GPU" if device == "cpu" else "more GPUs"]
+        ways += ["--precision int8, which is less exact"] if device == "cpu" and precision != "int8" else []
+        ways += [f"fewer than {views} views"] if views > 1 else []
+        return f"Computing is what limits: {', or '.join(ways)}"
+    return ""
+
+
+def _waiting(effort: ScanEffort) -> float:
+    """Return for how much of its time the network waited for pixels."""
+    busy = effort.computing_s + effort.waiting_s
+    return effort.waiting_s / busy if busy > 0 else 0.0
+
+
+def _tell_end(run: Run, passed_s: float, error: str | None) -> None:
+    effort = ScanEffort().with_others(*run.efforts)
+    limit = ""
+    if effort.cells and run.scanner is not None:
+        plan = run.scanner.plan
+        inference = plan.inference
+        limit = what_limits(effort, passed_s, device=inference.device_kind, precision=inference.precision, views=plan.views)
+    line = closing_line(effort, slides=run.slides, failed=run.failed, passed_s=passed_s, limit=limit)
+    facts = effort.to_facts()
+    del facts["runs"]
+    facts |= {"passed_s": round(passed_s, 3), "slides": run.slides, "failed": run.failed, "limit": limit}
+    level = logging.DEBUG if error and not effort.cells else logging.INFO
+    _tell(run, f"ended early after {line}" if error else line, level, event="run finished", **facts, error=error)
+
+
+def _tell(run: Run, text: str, level: int, **facts: Any) -> None:
+    """Tell by the scanner, which knows whether notes are shown; before there is one, to the logs alone."""
+    if run.scanner is not None:
+        run.scanner.note(text, level=level, **facts)
+    else:
+        tell(text, level=level, **facts)

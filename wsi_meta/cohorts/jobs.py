@@ -1,0 +1,73 @@
+"""What is to be done for each of many slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsi_meta.cohorts.inputs import SlideInput
+from wsi_meta.cohorts.retry import retry_command
+
+__all__ = ["Job", "groups_of", "jobs_of"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slide of a batch."""
+
+    place: str
+    """Which one of how many: ``[2/5]``."""
+    slide: SlideInput
+    store: Path
+    of_slide: dict[str, Any]
+    """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
+    settings: dict[str, Any] | None = None
+    """Of its scanner, its own where it has them; None where they are not known."""
+
+    def row(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
+        slide = self.slide
+        drawn = None if slide.annotations is None else str(slide.annotations.absolute())
+        row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
+        if row["error"] is None or self.settings is None:
+            return row
+        asked = self.settings | self.of_slide
+        return row | {"retry": retry_command(slide.path, self.store, asked, why=str(row["error"]))}
+
+
+def jobs_of(
+    found: Sequence[SlideInput],
+    out: Path,
+    of_slide: dict[str, Any],
+    settings: dict[str, Any] | None = None,
+    *,
+    alone: bool = False,
+) -> list[Job]:
+    """Return a job for each slide, with its own settings before those of all.
+
+    Parameters
+    ----------
+    out : folder of the stores; `alone`, the one slide's store itself
+    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
+    settings : of the scanner, for slides that have none of their own; None where they are not known
+    """
+    return [
+        Job(
+            f"[{number}/{len(found)}]",
+            slide,
+            out if alone else out / f"{slide.name}.zarr",
+            of_slide | slide.slide_settings,
+            None if settings is None else settings | slide.scanner_settings,
+        )
+        for number, slide in enumerate(found, 1)
+    ]
+
+
+def groups_of(jobs: Sequence[Job]) -> list[tuple[dict[str, Any], list[Job]]]:
+    """Return the jobs that one scanner serves together, so that a network is loaded once, with its settings."""
+    groups: dict[tuple[Any, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(tuple(job.slide.scanner_settings.items()), []).append(job)
+    return [(dict(own), together) for own, together in groups.items()]

@@ -1,0 +1,122 @@
+"""Pictures without a pyramid: PNG and JPEG files, and arrays. All pixels are held in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.slides.levels import find_scales
+from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.slides.slide_file import SameFile, refuse_no_file
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["PICTURE_ENDINGS", "PictureReader"]
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
+"""How the files end that are read as pictures."""
+MOST_PX = 1 << 28
+"""Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
+PNG, HEADER = b"\x89PNG\r\n\x1a\n", struct.Struct(">II")
+"""How a PNG begins; the width and height in its header."""
+WHITE = (255, 255, 255)
+
+
+class PictureReader:
+    """The pixels of a picture; attributes as :class:`wsi_meta.slides.openslide_reader.OpenSlideReader` has them.
+
+    Raises
+    ------
+    SlideReadError
+        when the file is no whole picture of 8 bits a colour, or too large.
+    """
+
+    name = "picture"
+    tiles_decoded: int | None = None
+
+    def __init__(self, path: Path, pixels: NDArray[np.uint8] | None = None) -> None:
+        self.path, self.background = path, WHITE
+        self.file: SameFile | None = None
+        self.properties = {"openslide.vendor": "picture"}
+        if pixels is None:
+            refuse_no_file(path)
+            self.file = SameFile.at(path)
+            pixels = _decode(path)
+            self.file.check()
+        else:
+            pixels = _rgb_of(path, pixels)
+            self.properties["openslide.quickhash-1"] = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+        self._pixels = pixels
+        height, width = pixels.shape[:2]
+        self.level_dimensions: tuple[tuple[int, int], ...] = ((width, height),)
+        self.level_downsamples: tuple[float, ...] = (1.0,)
+        self.bounds = Bounds(0, 0, width, height)
+        self.tiles: list[tuple[int, int] | None] = [None]
+        self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
+
+    def read_into(self, region: NDArray[np.uint8], _level: int, left: int, top: int) -> None:
+        """Fill an array (height, width, 3) with the pixels at (left, top); all of it lies in the picture."""
+        height, width = region.shape[:2]
+        region[:] = self._pixels[top : top + height, left : left + width]
+
+    def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
+        """Do nothing: all pixels are decoded."""
+
+    def is_empty(self, *_region: int) -> bool:
+        """Return False: every pixel is there."""
+        return False
+
+    def close(self) -> None:
+        """Keep the pixels: a later read needs them."""
+
+
+def _decode(path: Path) -> NDArray[np.uint8]:
+    import imagecodecs
+    import simplejpeg
+
+    data = path.read_bytes()
+    try:
+        if data.startswith(PNG):
+            width, height = HEADER.unpack_from(data, 16)
+            _refuse_larger(path, width, height)
+            return _rgb_of(path, imagecodecs.png_decode(data))
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _refuse_larger(path, width, height)
+        if colours in ("CMYK", "YCCK"):
+            raise SlideReadError(f"{path}: colours for printing ({colours}); expected RGB; save it as RGB")
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+    except (ValueError, RuntimeError, struct.error) as error:
+        raise SlideReadError(f"{path}: not a whole PNG or JPEG ({first_line(error)}); copy it again") from error
+
+
+def _refuse_larger(path: Path, width: int, height: int) -> None:
+    if width * height > MOST_PX:
+        raise SlideReadError(
+            f"{path}: a picture of {width} x {height} px; expected at most {MOST_PX:,} pixels; "
+            "convert it to a slide (vips tiffsave --tile --pyramid --compression jpeg)"
+        )
+
+
+def _rgb_of(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return pixels as RGB: grey three times; what is transparent on white."""
+    if pixels.dtype != np.uint8:
+        raise SlideReadError(f"{path}: values of type {pixels.dtype}; expected uint8, 8 bits a colour; save it so")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or not pixels.size:
+        raise SlideReadError(f"{path}: shape {pixels.shape}; expected (height, width, 3) of a colour picture")
+    _refuse_larger(path, pixels.shape[1], pixels.shape[0])
+    if pixels.shape[2] == 3:
+        return pixels
+    colours = pixels[..., :3] if pixels.shape[2] == 4 else np.repeat(pixels[..., :1], 3, axis=2)
+    if pixels.shape[2] in (1, 3):
+        return colours
+    alpha = pixels[..., -1:].astype(np.float32) / 255
+    return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
