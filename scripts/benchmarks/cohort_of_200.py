@@ -30,9 +30,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from slide_files import damage_tile, stored_tiles
-from wsi_meta.slides.pyramid_writer import write_pyramid
 
 from wsi_meta.cli import main
+from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
