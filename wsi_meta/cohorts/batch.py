@@ -53,7 +53,7 @@ def scan_slides(
     stage: str | Path | Stage | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Scan slides as one stream into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
+    """Scan slides as one stream into ``<out>/<slide>.zarr``; write ``<out>/summary.csv`` and ``<out>/report/index.html``.
 
     One scanner serves all. While a slide is computed the next one is opened and its tissue found; its first
     blocks are read while the last ones before are computed. The maps are those that :func:`wsi_meta.scan` makes of each.
@@ -88,7 +88,7 @@ def scan_slides(
     OutputPathError
         when `out` is a file or a heatmap store, lies in one, or cannot be made.
     OutputExistsError
-        when ``summary.csv`` is there and not ours.
+        when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
