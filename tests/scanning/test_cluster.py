@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -47,6 +48,10 @@ def test_two_workers_give_the_map_of_one_process(client: Client, model_file: Pat
     heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, scheduler=client, **settings)
     np.testing.assert_array_equal(heatmap.probability, alone.probability)
     assert np.unique(alone.probability).size == alone.probability.size == 20
+    effort = heatmap.record.effort
+    assert effort is not None
+    assert (effort.cells, effort.hosts, effort.runs) == (20, (socket.gethostname(),), 1), "as the workers say"
+    assert min(effort.reading_s, effort.computing_s, effort.writing_s, effort.passed_s) > 0
 
 
 def kept(client: Client) -> int:

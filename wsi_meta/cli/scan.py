@@ -123,8 +123,8 @@ def scan(
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
     SLIDE: a slide, a folder of slides, or a pattern in quotes. All DICOM files of one series in one folder are one slide. One
-    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each and summary.csv, as --out-dir
-    always is. The same command goes on where an interrupted one stopped.
+    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each, summary.csv and the page
+    report/index.html, as --out-dir always is. The same command goes on where an interrupted one stopped.
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
@@ -215,7 +215,7 @@ def _named(row: dict[str, Any]) -> str:
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
-    """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
+    """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
     from wsi_meta.worklist.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)
