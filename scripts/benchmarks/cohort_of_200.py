@@ -130,8 +130,8 @@ def _look(image: NDArray[np.uint8], tumor: NDArray[np.bool_], number: int) -> tu
     seen = image[top : top + side, left : left + side].astype(np.float32) * (1 - 0.004 * times)
     if number % 3 == 0:
         seen, where = np.where(where[..., None], np.float32(240), seen), np.zeros_like(where)
-    turned = (np.ascontiguousarray(np.rot90(array, times // 4)) for array in (seen.astype(np.uint8), where))
-    return next(turned), next(turned)
+    turns = times // 4
+    return np.ascontiguousarray(np.rot90(seen.astype(np.uint8), turns)), np.ascontiguousarray(np.rot90(where, turns))
 
 
 def _spoil(kind: str, path: Path, image: NDArray[np.uint8]) -> dict[str, str]:
@@ -216,7 +216,7 @@ def _network() -> Any:
     return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
 
 
-class ThinModel(click.ParamType):
+class ThinModel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Whatever model is asked for, the thin one is taken."""
 
     name = "model"
