@@ -93,7 +93,10 @@ class Watched:
 
 
 def draw_cohort(folder: Path, slides: int) -> Path:
-    """Write the slides, their annotations, the network and the manifest; return the manifest."""
+    """Write the slides, their annotations, the network and the manifest; return the manifest. What is there is used again."""
+    manifest = folder / "slides.csv"
+    if manifest.exists():
+        return manifest
     folder.mkdir(parents=True)
     kinds = [kind for kind, count in BAD.items() for _ in range(count)]
     places = np.linspace(5, slides - 5, len(kinds)).astype(int).tolist()
@@ -114,7 +117,6 @@ def draw_cohort(folder: Path, slides: int) -> Path:
         else:
             row |= _spoil(kind, path, image)
         rows.append(row)
-    manifest = folder / "slides.csv"
     with manifest.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["slide", "tissue_mask", "patient", "label", "annotations"])
         writer.writeheader()
@@ -216,6 +218,13 @@ def _network() -> Any:
     return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
 
 
+class FiledModel(Model):
+    """A model that can stand where a file's path is expected, as the command line keeps it."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
 class ThinModel(click.ParamType):
     """Whatever model is asked for, the thin one is taken."""
 
@@ -230,7 +239,7 @@ class ThinModel(click.ParamType):
         network = _network()
         network.load_state_dict(load_file(self.weights))
         card = replace(ModelCard(), dense=True)
-        return Model(network, card, hashlib.sha256(self.weights.read_bytes()).hexdigest(), self.weights)
+        return FiledModel(network, card, hashlib.sha256(self.weights.read_bytes()).hexdigest(), self.weights)
 
 
 def run_command(weights: Path, words: Sequence[str]) -> None:
