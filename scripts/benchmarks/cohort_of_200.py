@@ -132,8 +132,8 @@ def _look(image: NDArray[np.uint8], tumor: NDArray[np.bool_], number: int) -> tu
     seen = image[top : top + side, left : left + side].astype(np.float32) * (1 - 0.004 * times)
     if number % 3 == 0:
         seen, where = np.where(where[..., None], np.float32(240), seen), np.zeros_like(where)
-    turned = (np.ascontiguousarray(np.rot90(array, times // 4)) for array in (seen.astype(np.uint8), where))
-    return next(turned), next(turned)
+    pixels = np.rot90(seen.astype(np.uint8), times // 4)
+    return np.ascontiguousarray(pixels), np.ascontiguousarray(np.rot90(where, times // 4))
 
 
 def _spoil(kind: str, path: Path, image: NDArray[np.uint8]) -> dict[str, str]:
@@ -225,7 +225,7 @@ class FiledModel(Model):
         return str(self.path)
 
 
-class ThinModel(click.ParamType):
+class ThinModel(click.ParamType[Any]):
     """Whatever model is asked for, the thin one is taken."""
 
     name = "model"
