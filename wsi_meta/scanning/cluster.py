@@ -243,9 +243,10 @@ def _is_wanted(job: ClusterJob, block: Block) -> bool:
 
 
 def _let_go(name: str, job: ClusterJob, dask_worker: Worker) -> None:
+    """Close a slide on this worker, in a thread: where the scan was interrupted a block is still being read."""
     kept = dask_worker.plugins.get(name)
     if isinstance(kept, KeptOnWorker):
-        kept.let_go(job)
+        threading.Thread(target=kept.let_go, args=(job,), daemon=True).start()
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:
