@@ -17,11 +17,12 @@ from slide_files import texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.inference.allocator import tuned_memory
 
 __all__ = ["SETTINGS", "Cohort", "running"]
 
-SETTINGS: dict[str, Any] = {"stride_px": 96, "precision": "auto", "device": "cpu", "block_px": 192, "workers": 1}
-"""Blocks of four patches, which take a moment; one thread computes everywhere, so that sums are the same."""
+SETTINGS: dict[str, Any] = {"stride_px": 96, "precision": "auto", "device": "cpu", "block_px": 192, "batch_size": 4}
+"""Blocks of four patches, which take a moment."""
 ENDS_S = 20.0
 
 
@@ -37,7 +38,8 @@ class Cohort:
         """Draw slides (height, width at the model's mpp) and scan them here."""
         (folder / "slides").mkdir()
         slides = tuple(write_slide(folder / "slides" / f"{at:02}.tif", texture(*sides_px, at)) for at in range(count))
-        scan_slides(slides, folder / "alone", **SETTINGS)
+        with tuned_memory(in_bands=False):
+            scan_slides(slides, folder / "alone", **SETTINGS)
         return cls(slides, folder / "alone")
 
     def differences(self, out: Path) -> list[str]:

@@ -51,7 +51,7 @@ def _main() -> None:
 
 def _processes(asked: argparse.Namespace, folder: Path) -> None:
     """Time the same cohort with one process and with two; the first slide only warms them up."""
-    cohort = Cohort.drawn(folder, 1 + asked.slides, (960, 1152))
+    cohort = Cohort.drawn(folder, 1 + asked.slides, (384, 480))
     print("| processes | seconds | cells/s | |\n|---|---|---|---|")
     for gpus in ("0", "0,1"):
         out = folder / f"out-{gpus}"

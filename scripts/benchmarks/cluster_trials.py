@@ -33,17 +33,18 @@ from distributed import Client, LocalCluster
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.scanning.reach import reached
 
 COUNT = 12
 """Slides of a cohort."""
-SIDES_PX = (960, 1152)
+SIDES_PX = (384, 480)
 HOSTS = 3
 NETWORK = "10.213.77"
-QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "4s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "6s"}
+QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "10s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "12s"}
 """So that a host that is cut off is dropped in seconds, not in minutes."""
 WAIT_S = 120.0
 SEED = 0
-BETWEEN_S = 1.5
+BETWEEN_S = 4.0
 """Mean time from one death to the next."""
 PRELOADED = ["torch", "torchvision", "zarr", "distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"]
 """What a worker that takes a dead one's place need not import again."""
@@ -86,7 +87,7 @@ def _hosts(cohort: Cohort, folder: Path, _deaths: int) -> list[str]:
             worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", file, "--nthreads", "1"]
             place = ["--no-dashboard", "--local-directory", folder / f"host{host}"]
             stack.enter_context(running([*enter(host), *worker, *place], folder / f"host{host}.log", **QUICK))
-        client = stack.enter_context(Client(scheduler_file=str(file), set_as_default=False))
+        client = stack.enter_context(reached(file))
         client.wait_for_workers(HOSTS, timeout=WAIT_S)
         _say(f"workers at {', '.join(sorted(client.nthreads()))}")
         cutting = threading.Thread(target=_cut, args=(client, cells))
@@ -119,7 +120,7 @@ class _Counter:
 
 def _cut(client: Client, cells: _Counter) -> None:
     """Take the link of the last host down when work is going on, until the scheduler drops it; then up again."""
-    _until(lambda: cells.cells > 100 or cells.ended.is_set(), "work is going on")
+    _until(lambda: cells.cells > 40 or cells.ended.is_set(), "work is going on")
     link = f"wsm{HOSTS - 1}"
     _ip("link", "set", link, "down")
     began = time.monotonic()
@@ -211,16 +212,8 @@ def _kill(client: Client, rng: random.Random, deaths: int, dead: list[float], en
 def _shards(cohort: Cohort, folder: Path, _deaths: int) -> list[str]:
     """Run three shards at once; kill one after its first slide, and start it again."""
     out = folder / "out"
-    options = [
-        "--stride",
-        str(SETTINGS["stride_px"]),
-        "--precision",
-        SETTINGS["precision"],
-        "--device",
-        "cpu",
-        "--workers",
-        "1",
-    ]
+    sizes = ["--stride", SETTINGS["stride_px"], "--batch-size", SETTINGS["batch_size"]]
+    options = [*sizes, "--precision", SETTINGS["precision"], "--device", SETTINGS["device"]]
     scan = [sys.executable, "-m", "wsi_meta", "scan", cohort.slides[0].parent, "--out", out, *options, "--shard"]
 
     def shard(number: int) -> ExitStack:
