@@ -44,7 +44,7 @@ LIMITS = {
     "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
     "unlikeness": Limit("unlike training", 0, 0.82, "{:.2f}; usual is up to 0.82"),
 }
-"""What is usual of each figure; chosen on training patches (docs/benchmarks.md, "Verdicts"). In the order of the words."""
+"""What is usual of each figure, in the order of the words; how they were chosen: docs/benchmarks.md, "Verdicts"."""
 
 
 @dataclass(frozen=True)
