@@ -6,8 +6,6 @@ drawn one, and overviews with ink (--ink, taken for --ink-mpp micrometres per pi
 
     .venv/bin/python scripts/benchmarks/verdicts.py default pcam/ SLIDE... --ink THUMBNAIL... [--split valid] [--clusters 40]
     .venv/bin/python scripts/benchmarks/verdicts.py default pcam/ --fit     # the rule of wsi_meta/quality/pixel_size.py
-
-Thresholds were chosen on --split train --clusters 80.
 """
 
 from __future__ import annotations

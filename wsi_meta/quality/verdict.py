@@ -38,13 +38,13 @@ class Limit:
 
 LIMITS = {
     "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
-    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells"),
+    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells with contrast"),
     "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
     "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
     "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
     "unlikeness": Limit("unlike training", 0, 0.82, "{:.2f}; usual is up to 0.82"),
 }
-"""What is usual of each figure; chosen on training patches (docs/benchmarks.md, "Verdicts"). In the order of the words."""
+"""What is usual of each figure, in the order of the words; how they were chosen: docs/benchmarks.md, "Verdicts"."""
 
 
 @dataclass(frozen=True)
