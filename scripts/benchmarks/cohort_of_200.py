@@ -93,7 +93,10 @@ class Watched:
 
 
 def draw_cohort(folder: Path, slides: int) -> Path:
-    """Write the slides, their annotations, the network and the manifest; return the manifest."""
+    """Write the slides, their annotations, the network and the manifest; return the manifest. What is there is used again."""
+    manifest = folder / "slides.csv"
+    if manifest.exists():
+        return manifest
     folder.mkdir(parents=True)
     kinds = [kind for kind, count in BAD.items() for _ in range(count)]
     places = np.linspace(5, slides - 5, len(kinds)).astype(int).tolist()
@@ -114,7 +117,6 @@ def draw_cohort(folder: Path, slides: int) -> Path:
         else:
             row |= _spoil(kind, path, image)
         rows.append(row)
-    manifest = folder / "slides.csv"
     with manifest.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["slide", "tissue_mask", "patient", "label", "annotations"])
         writer.writeheader()
@@ -130,8 +132,8 @@ def _look(image: NDArray[np.uint8], tumor: NDArray[np.bool_], number: int) -> tu
     seen = image[top : top + side, left : left + side].astype(np.float32) * (1 - 0.004 * times)
     if number % 3 == 0:
         seen, where = np.where(where[..., None], np.float32(240), seen), np.zeros_like(where)
-    turned = (np.ascontiguousarray(np.rot90(array, times // 4)) for array in (seen.astype(np.uint8), where))
-    return next(turned), next(turned)
+    pixels = np.rot90(seen.astype(np.uint8), times // 4)
+    return np.ascontiguousarray(pixels), np.ascontiguousarray(np.rot90(where, times // 4))
 
 
 def _spoil(kind: str, path: Path, image: NDArray[np.uint8]) -> dict[str, str]:
@@ -216,7 +218,14 @@ def _network() -> Any:
     return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
 
 
-class ThinModel(click.ParamType):
+class FiledModel(Model):
+    """A model that can stand where a file's path is expected, as the command line keeps it."""
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+class ThinModel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Whatever model is asked for, the thin one is taken."""
 
     name = "model"
@@ -230,7 +239,7 @@ class ThinModel(click.ParamType):
         network = _network()
         network.load_state_dict(load_file(self.weights))
         card = replace(ModelCard(), dense=True)
-        return Model(network, card, hashlib.sha256(self.weights.read_bytes()).hexdigest(), self.weights)
+        return FiledModel(network, card, hashlib.sha256(self.weights.read_bytes()).hexdigest(), self.weights)
 
 
 def run_command(weights: Path, words: Sequence[str]) -> None:

@@ -15,9 +15,9 @@ from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
+    from wsi_meta.cohorts.copies import Stage
     from wsi_meta.cohorts.jobs import Job
     from wsi_meta.cohorts.shards import Shard
-    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
 
@@ -159,8 +159,8 @@ def scan(
 
 def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
     """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
+    from wsi_meta.cohorts.copies import Stage
     from wsi_meta.cohorts.shards import Shard
-    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.options import choose_scheduler
 
     shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
