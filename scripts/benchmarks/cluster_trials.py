@@ -42,7 +42,7 @@ HOSTS = 3
 NETWORK = "10.213.77"
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "10s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "12s"}
 """So that a host that is cut off is dropped in seconds, not in minutes."""
-WAIT_S = 120.0
+WAIT_S = 600.0
 SEED = 0
 BETWEEN_S = 4.0
 """Mean time from one death to the next."""
