@@ -225,7 +225,7 @@ class FiledModel(Model):
         return str(self.path)
 
 
-class ThinModel(click.ParamType[Any]):
+class ThinModel(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """Whatever model is asked for, the thin one is taken."""
 
     name = "model"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,7 +18,7 @@ from click.testing import CliRunner, Result
 from fakes import write_darkness_model
 from slide_files import texture, write_slide
 
-from wsi_meta.cli import main
+from wsi_meta.cli import config, main, running
 from wsi_meta.heatmaps.store import Heatmap
 
 logger = logging.getLogger("wsi_meta")
@@ -69,8 +73,6 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
 
 
 def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
-    from wsi_meta.cli import running
-
     for error, told, traced in (
         (KeyboardInterrupt(), "interrupted; what was", False),
         (RuntimeError("x"), "RuntimeError (x)", True),
@@ -116,15 +118,63 @@ def test_a_run_starts_again_from_the_options_that_it_left(folder: Path, model: P
     assert tomllib.loads(Path("here/run.toml").read_text())["out-dir"] == str(folder / "elsewhere" / "here")
 
 
-def test_nothing_that_lies_there_is_replaced(folder: Path, model: Path) -> None:
+@click.command
+@click.argument("slides", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--manifest", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--workers", type=click.IntRange(0), default=2)
+@config.configurable
+def work(slides: tuple[Path, ...], manifest: Path | None, out: Path, workers: int) -> None:
+    """A command that keeps its options as a scan does."""
+
+    @contextmanager
+    def nothing(_own: dict[str, Any]) -> Iterator[Any]:
+        yield None
+
+    out.mkdir(exist_ok=True)
+    with config.keeping_config(nothing, out, alone=False)({}):
+        click.echo(f"{[path.name for path in slides]} {manifest and manifest.name} {workers}")
+
+
+def run_work(*arguments: object) -> Result:
+    return CliRunner().invoke(work, list(map(str, arguments)))
+
+
+def test_nothing_that_lies_there_is_replaced(folder: Path) -> None:
     (folder / "out").mkdir()
     (folder / "out" / "run.toml").write_text("mine")
-    common = ("--out", "out", "--model", model, "--stride", 96)
     for more in ((), ("--workers", 1), ("--workers", 1), ("--workers", 3)):
-        assert run("slides", *common, *more).exit_code == 0
+        assert run_work("slides", "--out", "out", *more).exit_code == 0
     assert (folder / "out" / "run.toml").read_text() == "mine"
     workers = {path.name: tomllib.loads(path.read_text())["workers"] for path in (folder / "out").glob("run-*.toml")}
     assert workers == {"run-2.toml": 2, "run-3.toml": 1, "run-4.toml": 3}
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["run-2.toml", "run-3.toml", "run-4.toml", "run.toml"]
+
+
+def test_several_at_once_keep_the_same_once(folder: Path) -> None:
+    (folder / "out").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        contexts = [work.make_context("work", ["a.tif", "--out", "out", "--workers", str(3 + n % 2)]) for n in range(8)]
+        list(pool.map(work.invoke, contexts))
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["run-2.toml", "run.toml"]
+
+
+def test_what_to_scan_is_of_the_file_or_of_the_command_line(folder: Path) -> None:
+    (folder / "a.toml").write_text("slides = ['a.tif', 'b.tif']\nout = 'out'\nworkers = 0\n")
+    (folder / "m.toml").write_text("manifest = 'm.csv'\nout = 'out'\n")
+    assert run_work("--config", "a.toml").output == "['a.tif', 'b.tif'] None 0\n"
+    assert run_work("c.tif", "--config", "a.toml", "--workers", 4).output == "['c.tif'] None 4\n"
+    assert run_work("--manifest", "n.csv", "--config", "a.toml").output == "[] n.csv 0\n"
+    assert run_work("--config", "m.toml").output == "[] m.csv 2\n"
+    assert run_work("c.tif", "--config", "m.toml").output == "['c.tif'] None 2\n"
+
+
+def test_names_that_toml_cannot_hold_are_told_and_harm_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run_work("caf\udce9.tif", "--out", "out").exit_code == 0
+    assert "run.toml: the options of this run are not kept" in caplog.text
+    slide = folder / 'caf\u00e9 "x" \x7f\n\\.tif'
+    assert run_work(slide, "--out", "out").exit_code == 0
+    assert tomllib.loads((folder / "out" / "run.toml").read_text("utf-8"))["slides"] == [str(slide)]
 
 
 def test_one_slide_keeps_its_options_beside_its_store(folder: Path, model: Path) -> None:
@@ -133,8 +183,6 @@ def test_one_slide_keeps_its_options_beside_its_store(folder: Path, model: Path)
     assert not (folder / "h.zarr.run.toml").exists(), "where there are no results there is nothing to keep"
     assert run("slides/a.tif", "--out", "h.zarr", *common).exit_code == 0
     assert run("--config", "h.zarr.run.toml").exit_code == 0
-    assert run("--config", "h.zarr.run.toml", "slides", "--out-dir", "out").exit_code == 0
-    assert tomllib.loads((folder / "out" / "run.toml").read_text())["slides"] == [str(folder / "slides")]
 
 
 @pytest.mark.parametrize(
@@ -176,14 +224,3 @@ def test_paths_in_a_file_count_from_it(folder: Path, model: Path) -> None:
     ended = run("--config", "conf/mine.toml")
     assert ended.exit_code == 0, ended.output
     assert Heatmap.open(folder / "out" / "a.zarr").finished
-
-
-def test_names_that_toml_cannot_hold_are_told_and_harm_nothing(folder: Path, model: Path) -> None:
-    slide = folder / 'caf\udce9 "x" \x7f\\.tif'
-    slide.write_bytes((folder / "slides" / "a.tif").read_bytes())
-    ended = run(slide, "--out-dir", "out", "--model", model, "--stride", 96)
-    assert ended.exit_code == 0, ended.output
-    assert "run.toml: the options of this run are not kept" in ended.stderr
-    slide = slide.rename(folder / 'caf\u00e9 "x" \x7f\n\\.tif')
-    assert run(slide, "--out-dir", "out", "--model", model, "--stride", 96).exit_code == 0
-    assert tomllib.loads((folder / "out" / "run.toml").read_text("utf-8"))["slides"] == [str(slide)]

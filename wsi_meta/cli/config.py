@@ -167,12 +167,12 @@ def _chosen(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     from_file = context.default_map or {}
     source = context.get_parameter_source
     chosen: dict[str, Any] = {}
-    if not options["slides"] and from_file.get("slides"):  # not all versions of click look there for an argument
+    if not options.get("slides") and from_file.get("slides"):  # not all versions of click look there for an argument
         chosen["slides"] = tuple(map(Path, from_file["slides"]))
     for pair in EITHER:
-        given = [name for name in pair if options[name] and source(name) is ParameterSource.COMMANDLINE]
+        given = [name for name in pair if options.get(name) and source(name) is ParameterSource.COMMANDLINE]
         if given:
-            chosen |= {name: () if name == "slides" else None for name in pair if name not in given}
+            chosen |= {name: () if name == "slides" else None for name in pair if name in options and name not in given}
     return chosen
 
 

@@ -143,7 +143,7 @@ class ClusterEngine:
         """Let the workers close and forget what they keep; leave the cluster, or end the processes that were started."""
         self._opened.close()
 
-    def _submit(self, job: ClusterJob, block: Block) -> Future:
+    def _submit(self, job: ClusterJob, block: Block) -> Future[Any]:
         return self.client.submit(_scan_block, job, block, pure=False)
 
     def _reach(self) -> Client:
