@@ -178,7 +178,11 @@ def _chosen(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 def _as_toml(context: click.Context) -> str:
     """Return a command's options as TOML; ValueError where one of them is a name of bytes that are no text."""
-    lines = [f"# wsi-meta {wsi_meta.__version__}; start from it again: wsi-meta {context.command.name} --config THIS_FILE"]
+    import tomli_w
+
+    command = context.command.name
+    head = f"# wsi-meta {wsi_meta.__version__}; start from it again: wsi-meta {command} --config THIS_FILE\n"
+    kept = {}
     for name, parameter in _keys(context.command).items():
         value = context.params.get(str(parameter.name))
         if name in NOT_KEPT or value is None or value == ():
@@ -186,17 +190,10 @@ def _as_toml(context: click.Context) -> str:
         is_path = isinstance(parameter.type, click.Path) or (name in WORDS and value != WORDS[name])
         if is_path:
             value = [str(Path(one).absolute()) for one in value] if isinstance(value, tuple) else str(Path(value).absolute())
-        lines.append(f"{name} = {_toml_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    """Return a text, number, truth value or list of them as TOML has it; its texts are JSON's, but for one character."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    written = json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
-    written.encode()  # a UnicodeEncodeError, which is a ValueError
-    return written
+        kept[name] = value
+    text = head + tomli_w.dumps(kept)
+    text.encode()  # a UnicodeEncodeError, which is a ValueError
+    return text
 
 
 def _keep(path: Path, context: click.Context) -> None:
