@@ -6,11 +6,11 @@ from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
 from .checkup.doctor import doctor as doctor
 from .cohorts.batch import scan_slides as scan_slides
+from .cohorts.copies import Stage as Stage
 from .cohorts.inputs import SlideInput as SlideInput
 from .cohorts.inputs import find_slides as find_slides
 from .cohorts.inputs import read_scan_manifest as read_scan_manifest
 from .cohorts.preview import preview_scans as preview_scans
-from .cohorts.staging import Stage as Stage
 from .datasets.layouts import Patches as Patches
 from .datasets.layouts import open_patches as open_patches
 from .datasets.sampling import Sampled as Sampled

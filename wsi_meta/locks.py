@@ -81,7 +81,8 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     Parameters
     ----------
     path : the output; it need not exist
-    wait_s : for how long to wait for another holder
+    wait_s : for how long to wait for another holder, where nobody holds it longer: a lock of another machine that stands
+        unchanged for all that time was left there, and is taken over
 
     Raises
     ------
@@ -92,8 +93,9 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """
     lock, mine, end = lock_path(path), Holder.here(), time.monotonic() + wait_s
     try:
+        before = _stamp(lock)
         while (other := _take(lock, mine)) is not None:
-            if time.monotonic() >= end:
+            if time.monotonic() >= end and not (wait_s and _remove_left(lock, other, before)):
                 raise OutputExistsError(_told(path, lock, other))
             time.sleep(0.02)
     except OutputExistsError:
@@ -171,6 +173,25 @@ def _take(lock: Path, mine: Holder) -> Holder | str | None:
         finally:
             os.close(number)
         return None
+
+
+def _stamp(lock: Path) -> tuple[int, int] | None:
+    """Return what tells a lock from a later one of the same holder; None where there is none."""
+    with suppress(OSError):
+        found = lock.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def _remove_left(lock: Path, other: Holder | str, before: tuple[int, int] | None) -> bool:
+    """Remove a lock of another machine if it is the one that was there `before`; tell whether it was."""
+    if not isinstance(other, Holder) or other.is_near:
+        return False
+    with _alone_in(lock.parent):
+        was_left = before is not None and _stamp(lock) == before
+        if was_left:
+            lock.unlink(missing_ok=True)
+        return was_left
 
 
 def _read(lock: Path) -> Holder | str | None:

@@ -129,7 +129,12 @@ class ProgressBar:
         share = f"{done / self.total:.0%}" if self.total else "all"
         left = f", {duration(left_s)} left" if left_s is not None else ""
         text = f"{self.description}: {done:,} of {self.total:,} {unit} ({share}), {rate:,.0f} {unit}/s{left}"
-        figures = {"done": done, "of": self.total, "per_s": round(rate, 1), "left_s": left_s and round(left_s, 1)}
+        figures: dict[str, Any] = {
+            "done": done,
+            "of": self.total,
+            "per_s": round(rate, 1),
+            "left_s": left_s and round(left_s, 1),
+        }
         tell(text, show=self._show and self._bar is None, event=f"{unit} done", **self._facts, **figures)
 
 
@@ -160,8 +165,8 @@ def counted_cells(slide: Path, total: int, progress: Progress, place: str = "") 
     ------
     A function to call with how many more are done; a negative number takes some back.
     """
-    lock, facts = threading.Lock(), {"slide": str(slide)} | ({"place": place} if place else {})
-    with ProgressBar(total, "cells", f"{place} {slide.stem}".strip(), show=progress is True, **facts) as bar:
+    lock, named = threading.Lock(), f"{place} {slide.stem}".strip()
+    with ProgressBar(total, "cells", named, show=progress is True, slide=str(slide), place=place) as bar:
 
         def count(cells: int) -> None:
             with lock:
@@ -233,7 +238,7 @@ class LogFile(logging.Handler):
         text, trace = record.getMessage(), _trace_of(record)
         if not self._as_json:
             return "\n    ".join([f"{when} {record.levelname} {printable(text)}", *trace])
-        told = {"time": when, "event": "message", "level": record.levelname.lower(), "text": text}
+        told: dict[str, Any] = {"time": when, "event": "message", "level": record.levelname.lower(), "text": text}
         told |= {"trace": trace} if trace else {}
         return json.dumps(told | getattr(record, "facts", {}), default=str)
 
@@ -275,7 +280,12 @@ def _event_of(record: logging.LogRecord) -> str:
 
 
 def _on_terminal() -> bool:
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+    """Tell whether stderr is a terminal that a bar fits on; one of no width, as programs open, shows none."""
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        return False
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return True
 
 
 def _is_quiet() -> bool:

@@ -154,7 +154,7 @@ def _two_batches(folder: Path, number: int, later: float) -> str:
         rows = {Path(row["slide"]).stem: row for row in csv.DictReader(file)}
     if missing := [slide.stem for slide in slides if slide.stem not in rows or rows[slide.stem]["complete"] != "True"]:
         return f"no row, or not of the finished store: {missing}"
-    if beside := left_beside(out, "summary.csv", *(f"{slide.stem}.zarr" for slide in slides)):
+    if beside := left_beside(out, "summary.csv", "summary.json", "report", *(f"{slide.stem}.zarr" for slide in slides)):
         return f"left in the folder: {beside}"
 
     def differs(slide: Path) -> bool:

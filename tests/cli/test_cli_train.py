@@ -99,6 +99,9 @@ ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "predictor"}
 OF_THE_COMMAND = {"as_json", "config", "log_file", "log_json", "quiet", "verbose"}
 """Options of a command that say how it tells its result and its progress, or where the others come from."""
 
+WHO_SCANS = ("gpus", "scheduler", "scheduler_file", "shard", "stage", "stage_budget")
+"""Options of ``scan`` that come to one scheduler, or belong to a batch."""
+
 
 def options_of(command: str, *required: str) -> dict[str, Any]:
     """What a command takes its options for where only those it must have are given; all but those, ``--json`` and the like."""
@@ -136,7 +139,7 @@ def test_a_command_has_the_librarys_options_and_defaults(command: str, function:
 
     options = options_of(command, *required.split())
     if command == "scan":  # one of two outputs; a command's own; where slides are looked for
-        for name in ("out", "out_dir", "retry_crashed", "dry_run", "manifest", "recursive", "extensions"):
+        for name in ("out", "out_dir", "retry_crashed", "dry_run", "manifest", "recursive", "extensions", *WHO_SCANS):
             options.pop(name)
     assert options == expected
 

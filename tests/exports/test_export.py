@@ -158,7 +158,7 @@ def test_the_command_writes_every_form(heatmap: Heatmap, tmp_path: Path) -> None
     for form, (ending, *_) in FORMATS.items():
         out = tmp_path / f"{form}{ending}"
         result = CliRunner().invoke(main, ["export", str(heatmap.path), "--out", str(out), "--as", form])
-        assert result.output.strip() == str(out), result.output
+        assert result.output.strip() == f"file: {out}", result.output
         assert out.stat().st_size
 
 

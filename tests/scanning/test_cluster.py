@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -18,11 +20,12 @@ from fakes import scan_darkness, write_shifted
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideReadError
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
 from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
+from wsi_meta.scanning.reach import reached
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 
@@ -45,6 +48,10 @@ def test_two_workers_give_the_map_of_one_process(client: Client, model_file: Pat
     heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, scheduler=client, **settings)
     np.testing.assert_array_equal(heatmap.probability, alone.probability)
     assert np.unique(alone.probability).size == alone.probability.size == 20
+    effort = heatmap.record.effort
+    assert effort is not None
+    assert (effort.cells, effort.hosts, effort.runs) == (20, (socket.gethostname(),), 1), "as the workers say"
+    assert min(effort.reading_s, effort.computing_s, effort.writing_s, effort.passed_s) > 0
 
 
 def kept(client: Client) -> int:
@@ -151,6 +158,61 @@ def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path
         assert worker.open(jobs[0])[0].slide is not first.slide, "the oldest one is gone"
     finally:
         worker.teardown()
+
+
+def test_a_worker_that_comes_back_late_writes_only_what_is_still_open(job: ClusterJob) -> None:
+    heatmap = Heatmap.open(job.store)
+    block = heatmap.grid.blocks()[0]
+    values = np.full(heatmap.status[block.cells].shape, 0.25, np.float32)
+    status = np.full(values.shape, Status.SCANNED, np.uint8)
+    worker = KeptOnWorker()
+    worker.setup()
+
+    def is_written(begun: ClusterJob) -> bool:
+        before = Heatmap.open(job.store).probability
+        late, there = worker.open(begun)
+        if late.is_wanted(block):
+            there.write_block(block, values, status)
+        return not np.array_equal(Heatmap.open(job.store).probability, before, equal_nan=True)
+
+    try:
+        assert not is_written(job), "the scan has ended"
+        heatmap = heatmap.unfinished()
+        assert not is_written(job), "another worker did it"
+        heatmap.clear_block(block, np.ones(values.shape, bool))
+        assert is_written(job), "it is open"
+        other = replace(heatmap.record, identity=replace(job.identity, slide="0" * 64))
+        Heatmap.create(job.store, other, np.ones(heatmap.grid.shape, bool), overwrite=True)
+        assert not is_written(job), "another slide's scan began there"
+    finally:
+        worker.teardown()
+
+
+def test_a_cluster_is_reached_by_address_or_file_and_stays(client: Client, model_file: Path, tmp_path: Path) -> None:
+    slide, address = write_slide(tmp_path / "s.tif", texture(64, 130)), str(client.scheduler_info()["address"])
+    (tmp_path / "scheduler.json").write_text(json.dumps({"address": address}))
+    maps = [
+        scan(slide, tmp_path / f"{number}.zarr", model=model_file, scheduler=where, **COMMON).probability
+        for number, where in enumerate((address, tmp_path / "scheduler.json"))
+    ]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    assert client.status == "running"
+    assert kept(client) == 0
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    for where, told in (
+        ("tcp://127.0.0.1:9", "no answer from a dask scheduler within 0.2 s"),
+        (tmp_path / "f", "no such file"),
+    ):
+        with pytest.raises(DeviceError, match=told), reached(where, answer_s=0.2):
+            pass
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as empty,
+        pytest.raises(DeviceError, match=r"no worker has joined in 0\.1 s; start some"),
+        reached(empty.scheduler_address, join_s=0.1),
+    ):
+        pass
 
 
 def test_a_predictor_does_not_travel(client: Client, model_file: Path) -> None:

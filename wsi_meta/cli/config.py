@@ -30,8 +30,8 @@ NOT_KEPT = ("config", "dry-run", "json", "log-file", "log-json", "overwrite", "q
 """Options that belong to one occasion: a file that a run writes does not hold them."""
 WORDS = {"model": "default", "tissue-mask": "none"}
 """Options that are a file, or this word."""
-EITHER = (("slides", "manifest"), ("out", "out_dir"))
-"""Where the command line gives one of these, the file's other one does not count."""
+EITHER = (("slides", "manifest"), ("out", "out_dir"), ("scheduler", "scheduler_file", "gpus"))
+"""Where the command line gives one of these, the file's others do not count."""
 WAIT_S = 60.0
 """For how long to wait until another process has written its file of options, which takes milliseconds."""
 
@@ -131,15 +131,7 @@ def _keys(command: click.Command) -> dict[str, click.Parameter]:
 def _placed(path: Path, name: str, parameter: click.Parameter, value: Any) -> Any:
     """Return a value of the file with its paths counted from the file's folder; TypeError where it has another type."""
     many = parameter.multiple or parameter.nargs == -1
-    kinds: dict[Any, tuple[tuple[type, ...], str]] = {
-        click.BOOL: ((bool,), "true or false"),
-        click.INT: ((int,), "a whole number"),
-        click.FLOAT: ((int, float), "a number"),
-    }
-    kind = click.INT if isinstance(parameter.type, click.IntRange) else parameter.type
-    types, told = kinds.get(kind, ((str,), "a text in quotes"))
-    if name == "tta":  # bare, or with a number
-        types, told = (bool, int), "true, false, 2, 4 or 8"
+    types, told = _kind_of(name, parameter)
     every = value if many else [value]
     fits = isinstance(every, list) and all(isinstance(one, types) and (bool in types or type(one) is not bool) for one in every)
     if not fits:
@@ -147,6 +139,19 @@ def _placed(path: Path, name: str, parameter: click.Parameter, value: Any) -> An
     if isinstance(parameter.type, click.Path) or name in WORDS:
         every = [one if one == WORDS.get(name) else str(path.absolute().parent / one) for one in every]
     return every if many else every[0]
+
+
+def _kind_of(name: str, parameter: click.Parameter) -> tuple[tuple[type, ...], str]:
+    """Return the types that a value of a file may have for an option, and what they are in words."""
+    if name == "tta":  # bare, or with a number
+        return (bool, int), "true, false, 2, 4 or 8"
+    if getattr(parameter, "is_flag", False):
+        return (bool,), "true or false"
+    if isinstance(parameter.type, click.types.IntParamType):
+        return (int,), "a whole number"
+    if isinstance(parameter.type, click.types.FloatParamType):
+        return (int, float), "a number"
+    return (str,), "a text in quotes"
 
 
 def _checked(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -162,18 +167,22 @@ def _chosen(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     from_file = context.default_map or {}
     source = context.get_parameter_source
     chosen: dict[str, Any] = {}
-    if not options["slides"] and from_file.get("slides"):  # not all versions of click look there for an argument
+    if not options.get("slides") and from_file.get("slides"):  # not all versions of click look there for an argument
         chosen["slides"] = tuple(map(Path, from_file["slides"]))
     for pair in EITHER:
-        given = [name for name in pair if options[name] and source(name) is ParameterSource.COMMANDLINE]
+        given = [name for name in pair if options.get(name) and source(name) is ParameterSource.COMMANDLINE]
         if given:
-            chosen |= {name: () if name == "slides" else None for name in pair if name not in given}
+            chosen |= {name: () if name == "slides" else None for name in pair if name in options and name not in given}
     return chosen
 
 
 def _as_toml(context: click.Context) -> str:
     """Return a command's options as TOML; ValueError where one of them is a name of bytes that are no text."""
-    lines = [f"# wsi-meta {wsi_meta.__version__}; start from it again: wsi-meta {context.command.name} --config THIS_FILE"]
+    import tomli_w
+
+    command = context.command.name
+    head = f"# wsi-meta {wsi_meta.__version__}; start from it again: wsi-meta {command} --config THIS_FILE\n"
+    kept = {}
     for name, parameter in _keys(context.command).items():
         value = context.params.get(str(parameter.name))
         if name in NOT_KEPT or value is None or value == ():
@@ -181,17 +190,10 @@ def _as_toml(context: click.Context) -> str:
         is_path = isinstance(parameter.type, click.Path) or (name in WORDS and value != WORDS[name])
         if is_path:
             value = [str(Path(one).absolute()) for one in value] if isinstance(value, tuple) else str(Path(value).absolute())
-        lines.append(f"{name} = {_toml_value(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    """Return a text, number, truth value or list of them as TOML has it; its texts are JSON's, but for one character."""
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml_value, value))}]"
-    written = json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
-    written.encode()  # a UnicodeEncodeError, which is a ValueError
-    return written
+        kept[name] = value
+    text = head + tomli_w.dumps(kept)
+    text.encode()  # a UnicodeEncodeError, which is a ValueError
+    return text
 
 
 def _keep(path: Path, context: click.Context) -> None:

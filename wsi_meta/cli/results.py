@@ -136,7 +136,8 @@ def view(stores: tuple[Path, ...], **settings: Any) -> None:
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
 @options.overwrite_option
-def export(heatmap: Path, out: Path, **settings: Any) -> None:
+@options.as_json_option
+def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     r"""Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads.
 
     \b
@@ -149,4 +150,4 @@ def export(heatmap: Path, out: Path, **settings: Any) -> None:
     """
     from wsi_meta.exports.export import export as write
 
-    print(write(heatmap, out, **settings))
+    options.print_result({"file": str(write(heatmap, out, **settings))}, as_json=as_json)

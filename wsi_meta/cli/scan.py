@@ -15,9 +15,9 @@ from wsi_meta.errors import printable
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
+    from wsi_meta.cohorts.copies import Stage
     from wsi_meta.cohorts.jobs import Job
     from wsi_meta.cohorts.shards import Shard
-    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
 
@@ -123,8 +123,8 @@ def scan(
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
     SLIDE: a slide, a folder of slides, or a pattern in quotes. All DICOM files of one series in one folder are one slide. One
-    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each and summary.csv, as --out-dir
-    always is. The same command goes on where an interrupted one stopped.
+    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each, summary.csv and the page
+    report/index.html, as --out-dir always is. The same command goes on where an interrupted one stopped.
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.
@@ -159,8 +159,8 @@ def scan(
 
 def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
     """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
+    from wsi_meta.cohorts.copies import Stage
     from wsi_meta.cohorts.shards import Shard
-    from wsi_meta.cohorts.staging import Stage
     from wsi_meta.scanning.options import choose_scheduler
 
     shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
@@ -215,7 +215,7 @@ def _named(row: dict[str, Any]) -> str:
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
-    """Make summary.csv of the FOLDER anew from the heatmaps in it, and print it."""
+    """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
     from wsi_meta.worklist.summary import summarise_folder
 
     options.print_results(summarise_folder(folder), as_json=as_json)

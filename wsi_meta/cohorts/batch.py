@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.cohorts.closing import Run, told_run
+from wsi_meta.cohorts.copies import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.cohorts.staging import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.outputs import check_folder
@@ -53,7 +53,7 @@ def scan_slides(
     stage: str | Path | Stage | None = None,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Scan slides as one stream into ``<out>/<slide>.zarr`` and write ``<out>/summary.csv``.
+    """Scan slides as one stream into ``<out>/<slide>.zarr``; write ``<out>/summary.csv`` and ``<out>/report/index.html``.
 
     One scanner serves all. While a slide is computed the next one is opened and its tissue found; its first
     blocks are read while the last ones before are computed. The maps are those that :func:`wsi_meta.scan` makes of each.
@@ -88,7 +88,7 @@ def scan_slides(
     OutputPathError
         when `out` is a file or a heatmap store, lies in one, or cannot be made.
     OutputExistsError
-        when ``summary.csv`` is there and not ours.
+        when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
@@ -130,7 +130,11 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
     Whatever refuses the slide is raised.
     """
     slide = job.slide.path
-    with told_run(1, job.store) as run, open_scanner({}) as run.scanner, staging(stage, run.scanner, [job]) as copies:
+    with (
+        told_run(1, job.store, staged=stage is not None) as run,
+        open_scanner({}) as run.scanner,
+        staging(stage, run.scanner, [job]) as copies,
+    ):
         if job.slide.told:
             run.scanner.note(f"{slide}: {job.slide.told}")
         turn = run.scanner.line_up()
@@ -153,7 +157,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    with told_run(len(jobs), out) as run, Worklist(out, len(jobs)) as worklist:
+    with told_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
                 refuse_elsewhere(run.scanner, stage)

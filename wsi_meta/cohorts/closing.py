@@ -33,6 +33,8 @@ class Run:
     efforts: list[ScanEffort] = field(default_factory=list)
     """Of those slides that were scanned, this run only."""
     failed: int = 0
+    staged: bool = False
+    """Whether slides are copied to a fast disk first."""
     scanner: Scanner | None = None
     """The one at work."""
 
@@ -43,9 +45,16 @@ class Run:
 
 
 @contextmanager
-def told_run(slides: int, out: Path) -> Iterator[Run]:
-    """Tell the begin of a run and, however it ends, what it took."""
-    run, begun = Run(slides), time.perf_counter()
+def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
+    """Tell the begin of a run and, however it ends, what it took.
+
+    Parameters
+    ----------
+    slides : how many there are
+    out : where they go
+    staged : whether they are copied to a fast disk first
+    """
+    run, begun = Run(slides, staged=staged), time.perf_counter()
     told = f"{slides} slides" if slides > 1 else "1 slide"
     level = logging.INFO if slides > 1 else logging.DEBUG
     _tell(run, f"{told} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
@@ -80,7 +89,7 @@ def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: floa
     return f"{told}, {rate}: {shares}{waited}" + (f". {limit}" if limit else "")
 
 
-def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: str, views: int) -> str:
+def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: str, views: int, staged: bool = False) -> str:
     """Return what held a run up and what would make it faster, by its figures alone; empty where nothing dominates.
 
     Parameters
@@ -88,19 +97,21 @@ def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: 
     effort : what all slides took together
     passed_s : seconds from the run's begin to its end
     device, precision, views : what computed, ``cpu`` or ``cuda``; in what arithmetic; how many views of each patch
+    staged : whether slides were copied to a fast disk first
     """
     work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}
+    stage = "" if staged else ", or --stage to copy slides to a local disk"
     total, waiting = sum(work.values()), _waiting(effort)
     if effort.computing_s + effort.waiting_s + effort.writing_s + effort.tissue_s < MOST * passed_s:
         return "Starting is what took most of the time: scan more slides with one command"
     if work["writing"] >= MOST * total:
         return "Writing is what limits: an --out on a faster disk"
     if work["finding tissue"] >= MOST * total:
-        return "Finding tissue is what limits: --tissue-mask, or --stage to copy slides to a local disk"
+        return f"Finding tissue is what limits: --tissue-mask{stage}"
     if waiting >= MOST:
-        return "Reading is what limits: more --workers, or --stage to copy slides to a local disk"
+        return f"Reading is what limits: more --workers{stage}"
     if waiting <= LITTLE_WAITING and work["computing"] >= MOST * total:
-        ways = ["a GPU" if device == "cpu" else "more GPUs"]
+        ways = ["a GPU" if device == "cpu" else "more GPUs (--gpus)"]
         ways += ["--precision int8, which is less exact"] if device == "cpu" and precision != "int8" else []
         ways += [f"fewer than {views} views"] if views > 1 else []
         return f"Computing is what limits: {', or '.join(ways)}"
@@ -119,7 +130,9 @@ def _tell_end(run: Run, passed_s: float, error: str | None) -> None:
     if effort.cells and run.scanner is not None:
         plan = run.scanner.plan
         inference = plan.inference
-        limit = what_limits(effort, passed_s, device=inference.device_kind, precision=inference.precision, views=plan.views)
+        limit = what_limits(
+            effort, passed_s, device=inference.device_kind, precision=inference.precision, views=plan.views, staged=run.staged
+        )
     line = closing_line(effort, slides=run.slides, failed=run.failed, passed_s=passed_s, limit=limit)
     facts = effort.to_facts()
     del facts["runs"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.cohorts.batch import OpenScanner, check_batch_folder, opener, tell_failure
+from wsi_meta.cohorts.copies import Stage
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.cohorts.staging import Stage
 from wsi_meta.errors import HeatmapError, printable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace

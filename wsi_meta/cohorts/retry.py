@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.models.model import Model
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.scanner import Scanner
 
@@ -68,6 +69,8 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the words of the options that differ from the defaults; TypeError where a value is no text, number or path."""
     known = inspect.signature(Scanner).parameters
     for name, value in settings.items():
+        if isinstance(value, Model):
+            value = value.path
         usual = (*USUAL.get(name, ()), *((known[name].default,) if name in known else (None, False)))
         if name in BLIND or any(value is each or value == each for each in usual):
             continue

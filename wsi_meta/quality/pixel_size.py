@@ -27,7 +27,7 @@ EDGES = np.geomspace(1 / 24, 1 / 2.9, 10)
 LEAST_POWER = 1e-3
 """Added to each power, so that an empty picture has a logarithm."""
 WEIGHTS, OFFSET = np.array([-0.0189, -0.0375, -0.1207, -0.1442, 0.0306, 0.118, -0.0033, 0.2234, -0.0473]), 0.7564
-"""Of log2 powers about their mean: fitted to training patches by ``scripts/benchmarks/verdicts.py --fit``."""
+"""Of log2 powers about their mean: ridge regression on training patches (``scripts/benchmarks/verdicts.py --fit``)."""
 GAIN = 2.4
 """Ridge regression pulls towards no difference; this makes half and twice the pixel size come out so on average."""
 

@@ -38,13 +38,13 @@ class Limit:
 
 LIMITS = {
     "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
-    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells"),
+    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells with contrast"),
     "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
     "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
     "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
     "unlikeness": Limit("unlike training", 0, 0.82, "{:.2f}; usual is up to 0.82"),
 }
-"""What is usual of each figure; chosen on training patches (docs/benchmarks.md, "Verdicts"). In the order of the words."""
+"""What is usual of each figure, in the order of the words; how they were chosen: docs/benchmarks.md, "Verdicts"."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,23 @@ class Verdict:
     @property
     def told_with_figures(self) -> str:
         """The words in one line, each with the figure that it rests on."""
-        figures = {limit.word: limit.told.format(self.figures.get(name)) for name, limit in LIMITS.items()}
-        return ", ".join(f"{word} ({figures[word]})" if word in figures else word for word in self.words)
+        told = {limit.word: (limit.told, self.figures.get(name)) for name, limit in LIMITS.items()}
+        parts = ((word, *told.get(word, ("", None))) for word in self.words)
+        return ", ".join(word if value is None else f"{word} ({text.format(value)})" for word, text, value in parts)
 
 
 def pronounce(figures: Mapping[str, float | None]) -> Verdict:
     """Return what figures come to; one that is None says nothing.
+
+    A blurred picture looks as one of smaller pixels does, so nothing is said of its pixel size.
 
     Parameters
     ----------
     figures : by the names of :data:`LIMITS`
     """
     rounded = {name: None if (value := figures.get(name)) is None else float(f"{value:.3g}") for name in LIMITS}
+    if (rounded["blurred"] or 0) > LIMITS["blurred"].most:
+        rounded["pixel_size"] = None
     usual = {name: value is None or LIMITS[name].least <= value <= LIMITS[name].most for name, value in rounded.items()}
     return Verdict(tuple(LIMITS[name].word for name in LIMITS if not usual[name]) or (OK,), rounded)
 

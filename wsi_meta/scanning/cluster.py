@@ -143,7 +143,7 @@ class ClusterEngine:
         """Let the workers close and forget what they keep; leave the cluster, or end the processes that were started."""
         self._opened.close()
 
-    def _submit(self, job: ClusterJob, block: Block) -> Future:
+    def _submit(self, job: ClusterJob, block: Block) -> Future[Any]:
         return self.client.submit(_scan_block, job, block, pure=False)
 
     def _reach(self) -> Client:
@@ -243,9 +243,10 @@ def _is_wanted(job: ClusterJob, block: Block) -> bool:
 
 
 def _let_go(name: str, job: ClusterJob, dask_worker: Worker) -> None:
+    """Close a slide on this worker, in a thread: where the scan was interrupted a block is still being read."""
     kept = dask_worker.plugins.get(name)
     if isinstance(kept, KeptOnWorker):
-        kept.let_go(job)
+        threading.Thread(target=kept.let_go, args=(job,), daemon=True).start()
 
 
 def _own_plan(job: ClusterJob) -> InferencePlan:

@@ -79,10 +79,10 @@ class BlockFlow:
     submit : sends one block's task
     """
 
-    def __init__(self, client: Client, room: Room, submit: Callable[[Block], Future]) -> None:
+    def __init__(self, client: Client, room: Room, submit: Callable[[Block], Future[Any]]) -> None:
         self._client, self._room, self._submit = client, room, submit
-        self._done: SimpleQueue[Future] = SimpleQueue()
-        self._pending: dict[Future, Block] = {}
+        self._done: SimpleQueue[Future[Any]] = SimpleQueue()
+        self._pending: dict[Future[Any], Block] = {}
         self._deaths: Counter[Block] = Counter()
         self._losses: Counter[Block] = Counter()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from wsi_meta.locks import own_folder
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["PINNED", "GpuProcesses", "visible_device"]
+__all__ = ["PINNED", "GpuProcesses", "dask_setup", "visible_device"]
 
 PINNED = "CUDA_VISIBLE_DEVICES"
 """Environment variable that says which GPUs a process sees; CUDA reads it when it is first used."""
@@ -101,7 +102,7 @@ class GpuProcesses:
         numbers = (self.numbers or ()) if on_cpu else self.found()
         with own_folder(Path(tempfile.gettempdir()), "processes") as folder, _environment_kept("PYTHONHASHSEED"):
             common: dict[str, Any] = {"nthreads": max(1, blocks), "memory_limit": 0, "host": HERE, "dashboard": False}
-            common |= {"silence_logs": logging.CRITICAL + 1, "local_directory": str(folder)}
+            common |= {"silence_logs": logging.CRITICAL + 1, "local_directory": str(folder), "preload": [__name__]}
             workers = {
                 f"gpu-{number}": {
                     "cls": Nanny,
@@ -117,6 +118,12 @@ class GpuProcesses:
                 Client(cluster, set_as_default=False) as client,
             ):
                 yield client
+
+
+def dask_setup(_worker: Any) -> None:
+    """Leave Ctrl-C, and what there is to warn of, to the command: dask calls this as each process begins."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("wsi_meta").setLevel(logging.ERROR)
 
 
 def _environment(number: int, processes: int, here: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ ANSWER_S = 30.0
 """For how long a scheduler is waited for."""
 JOIN_S = 600.0
 """For how long the first worker is waited for: a batch system may start it late."""
+PAUSE_S = 0.5
+"""For how long to wait before trying again to connect."""
 COMPARED = ("torch", "numpy", "zarr", "dask", "distributed", "openslide-python")
 """Libraries of which workers must have the versions of this machine, besides Python and wsi-meta."""
 
@@ -46,7 +49,7 @@ def reached(scheduler: str | Path, *, answer_s: float = ANSWER_S, join_s: float 
     if isinstance(scheduler, Path) and not scheduler.is_file():
         raise DeviceError(f"{scheduler}: no such file; expected what 'dask scheduler --scheduler-file' wrote; start that first")
     try:
-        client = Client(**where, timeout=answer_s, set_as_default=False)
+        client = _connect(where, answer_s)
     except (OSError, ValueError, LookupError) as error:
         told = "no answer" if isinstance(error, OSError) else first_line(error)
         raise DeviceError(
@@ -61,6 +64,18 @@ def reached(scheduler: str | Path, *, answer_s: float = ANSWER_S, join_s: float 
         except TimeoutError as error:
             raise DeviceError(f"{scheduler}: no worker has joined in {join_s:g} s; start some: dask worker ADDRESS") from error
         yield client
+
+
+def _connect(where: dict[str, Any], answer_s: float) -> Client:
+    """Return a client; a scheduler that only begins to answer may close the first connections."""
+    ends = time.monotonic() + answer_s
+    while True:
+        try:
+            return Client(**where, timeout=answer_s, set_as_default=False)
+        except OSError:
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(PAUSE_S)
 
 
 def look_at_cluster(

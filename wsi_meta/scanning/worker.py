@@ -61,9 +61,8 @@ class BlockWorker:
         self.working()
         calibration = self.predictor.model.card.calibration
         wanted = heatmap.read_status(block) != Status.BACKGROUND
-        measured = BlockMeasures(
-            wanted.shape, self.grid.stride_px, -self.grid.window(Block(0, 0, 1, 1), self.predictor.halo_px)[0]
-        )
+        beyond_px = (self.grid.patch_px - self.grid.stride_px) // 2 + self.predictor.halo_px
+        measured = BlockMeasures(wanted.shape, self.grid.stride_px, beyond_px)
         logits = self.predict(block, wanted, report, measured.add if heatmap.record.measures else None)
         # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
         probability = calibration.to_probability(mean_over_views(logits))

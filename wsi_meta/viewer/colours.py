@@ -30,7 +30,7 @@ def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
         "table": np.asarray(colours).tobytes().hex(),
         "top": drawn.top,
         "opaque": drawn.opaque,
-        "label": label_of(record, layer),
+        "label": overlay._label(record, layer),
     }
 
 

@@ -14,6 +14,7 @@ from wsi_meta.errors import printable
 from wsi_meta.heatmaps.overlay import COLOUR_MAP, VEIL
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.progress import duration
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import Agreement, CohortFroc, judge_rows
@@ -137,7 +138,7 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "unread_value": f"{unread or 0:.4f}",
         "verdicts": verdicts,
         "seconds": row["seconds"],
-        "time": None if row["seconds"] is None else _duration(row["seconds"]),
+        "time": None if row["seconds"] is None else duration(row["seconds"]),
         "rate": None if row["cells_per_second"] is None else f"{row['cells_per_second']:,.0f} cells/s",
         "hosts": row["hosts"],
     }
@@ -150,13 +151,6 @@ def _percent(share: float | None) -> str:
     if 0 < share < 0.001:
         return "< 0.1 %"
     return f"{100 * share:.1f} %" if 0 < share < 0.1 or 0.995 <= share < 1 else f"{100 * share:.0f} %"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _agreement(found: Agreement | None) -> dict[str, Any] | None:

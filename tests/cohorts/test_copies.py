@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.staging import Stage
+from wsi_meta.cohorts.copies import Stage
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import MARK, Holder, own_folder

@@ -1,0 +1,226 @@
+"""What a long command tells, and where; and the file of its options that it leaves and starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from fakes import write_darkness_model
+from slide_files import texture, write_slide
+
+from wsi_meta.cli import config, main, running
+from wsi_meta.heatmaps.store import Heatmap
+
+logger = logging.getLogger("wsi_meta")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_darkness_model(tmp_path_factory.mktemp("model") / "m.safetensors")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a slide a.tif in slides/: glass without tissue, so that no network runs."""
+    (tmp_path / "slides").mkdir()
+    write_slide(tmp_path / "slides" / "a.tif", np.full((100, 130, 3), 244, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["scan", *map(str, arguments)])
+
+
+def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: Path) -> None:
+    before = (list(logger.handlers), logger.level, list(logging.getLogger().handlers))
+    (folder / "slides" / "bad.tif").write_text("no slide")
+    write_slide(folder / "slides" / "a.tif", texture(100, 130))
+    common = ("slides", "--out", "out", "--model", model, "--stride", 96, "--log-file", "log", "--log-json", "log.jsonl")
+    loud = run(*common, "-v")
+    assert (list(logger.handlers), logger.level, list(logging.getLogger().handlers)) == before
+    assert loud.exit_code == 1
+    events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    named = [event["event"] for event in events if event["event"] != "message"]
+    assert (named[0], named[-2:]) == ("run begun", ["run finished", "command failed"])
+    assert sorted(named[1:-2]) == ["failed", "finished", "slide begun", "slide begun"]
+    assert "bad.tif: not a slide" in events[-1]["error"]
+    assert [event["trace"][0] for event in events if "trace" in event] == ["Traceback (most recent call last):"]
+    text = (folder / "log").read_text()
+    assert text.count("Z ERROR slides/bad.tif: not a slide") == 2, "when it happened, and as the command's end"
+    assert "Traceback (most recent call last):" in loud.stderr
+    assert loud.stderr.count("\nError: slides/bad.tif: not a slide") == 2, "when it happened, and as the end"
+    closing = events[-2]["text"]
+    assert closing in loud.stderr
+    assert closing.startswith("2 slides in ")
+
+    (folder / "slides" / "bad.tif").unlink()
+    quiet = run(*common, "--quiet", "--overwrite")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    assert "score" in quiet.stdout
+    assert len((folder / "log").read_text()) > len(text)
+    assert run(*common, "-q", "-v").exit_code == 2
+
+
+def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
+    for error, told, traced in (
+        (KeyboardInterrupt(), "interrupted; what was", False),
+        (RuntimeError("x"), "RuntimeError (x)", True),
+    ):
+
+        @click.command
+        @running.told
+        def fail(error: BaseException = error) -> None:
+            raise error
+
+        group = type(main)("wsi-meta", {"fail": fail})
+        ended = CliRunner().invoke(group, ["fail", "--log-file", "log"])
+        assert ended.stderr.count("Error: ") == 1
+        last = (folder / "log").read_text().split("Z ERROR ")[-1]
+        assert last.startswith(told)
+        assert ("Traceback" in last) == traced
+
+
+def test_a_run_starts_again_from_the_options_that_it_left(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("slides", "--out", "out", "--model", model.name, "--stride", 96, "--reader", "openslide", "--tta", 2)
+    (folder / model.name).symlink_to(model)
+    assert run(*given, "--dry-run").exit_code == 0
+    assert not (folder / "out").exists(), "a dry run writes nothing"
+    first = run(*given)
+    assert first.exit_code == 0, first.output
+    kept = (folder / "out" / "run.toml").read_text()
+    facts = tomllib.loads(kept)
+    assert facts["slides"] == [str(folder / "slides")]
+    assert (facts["out"], facts["model"]) == (str(folder / "out"), str(folder / model.name))
+    assert (facts["stride"], facts["reader"], facts["tta"], facts["uncertainty"]) == (96, "openslide", 2, False)
+    assert "overwrite" not in facts
+
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    again = run("--config", "../out/run.toml")
+    assert again.exit_code == 0, again.output
+    assert "nothing was left to scan" in again.stderr
+    assert [path.name for path in (folder / "out").glob("*.toml")] == ["run.toml"], "the same options are kept once"
+    other = run("--config", "../out/run.toml", "--out-dir", "here", "--stride", 64, "--tta")
+    assert other.exit_code == 0, other.output
+    identity = Heatmap.open("here/a.zarr").record.identity
+    assert (identity.grid.stride_px, identity.views) == (64, 8), "what the command line says wins"
+    assert tomllib.loads(Path("here/run.toml").read_text())["out-dir"] == str(folder / "elsewhere" / "here")
+
+
+@click.command
+@click.argument("slides", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--manifest", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--workers", type=click.IntRange(0), default=2)
+@config.configurable
+def work(slides: tuple[Path, ...], manifest: Path | None, out: Path, workers: int) -> None:
+    """A command that keeps its options as a scan does."""
+
+    @contextmanager
+    def nothing(_own: dict[str, Any]) -> Iterator[Any]:
+        yield None
+
+    out.mkdir(exist_ok=True)
+    with config.keeping_config(nothing, out, alone=False)({}):
+        click.echo(f"{[path.name for path in slides]} {manifest and manifest.name} {workers}")
+
+
+def run_work(*arguments: object) -> Result:
+    return CliRunner().invoke(work, list(map(str, arguments)))
+
+
+def test_nothing_that_lies_there_is_replaced(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "run.toml").write_text("mine")
+    for more in ((), ("--workers", 1), ("--workers", 1), ("--workers", 3)):
+        assert run_work("slides", "--out", "out", *more).exit_code == 0
+    assert (folder / "out" / "run.toml").read_text() == "mine"
+    workers = {path.name: tomllib.loads(path.read_text())["workers"] for path in (folder / "out").glob("run-*.toml")}
+    assert workers == {"run-2.toml": 2, "run-3.toml": 1, "run-4.toml": 3}
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["run-2.toml", "run-3.toml", "run-4.toml", "run.toml"]
+
+
+def test_several_at_once_keep_the_same_once(folder: Path) -> None:
+    (folder / "out").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        contexts = [work.make_context("work", ["a.tif", "--out", "out", "--workers", str(3 + n % 2)]) for n in range(8)]
+        list(pool.map(work.invoke, contexts))
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["run-2.toml", "run.toml"]
+
+
+def test_what_to_scan_is_of_the_file_or_of_the_command_line(folder: Path) -> None:
+    (folder / "a.toml").write_text("slides = ['a.tif', 'b.tif']\nout = 'out'\nworkers = 0\n")
+    (folder / "m.toml").write_text("manifest = 'm.csv'\nout = 'out'\n")
+    assert run_work("--config", "a.toml").output == "['a.tif', 'b.tif'] None 0\n"
+    assert run_work("c.tif", "--config", "a.toml", "--workers", 4).output == "['c.tif'] None 4\n"
+    assert run_work("--manifest", "n.csv", "--config", "a.toml").output == "[] n.csv 0\n"
+    assert run_work("--config", "m.toml").output == "[] m.csv 2\n"
+    assert run_work("c.tif", "--config", "m.toml").output == "['c.tif'] None 2\n"
+
+
+def test_names_that_toml_cannot_hold_are_told_and_harm_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run_work("caf\udce9.tif", "--out", "out").exit_code == 0
+    assert "run.toml: the options of this run are not kept" in caplog.text
+    slide = folder / 'caf\u00e9 "x" \x7f\n\\.tif'
+    assert run_work(slide, "--out", "out").exit_code == 0
+    assert tomllib.loads((folder / "out" / "run.toml").read_text("utf-8"))["slides"] == [str(slide)]
+
+
+def test_one_slide_keeps_its_options_beside_its_store(folder: Path, model: Path) -> None:
+    common = ("--model", model, "--stride", 96)
+    assert run("gone.tif", "--out", "h.zarr", *common).exit_code == 1
+    assert not (folder / "h.zarr.run.toml").exists(), "where there are no results there is nothing to keep"
+    assert run("slides/a.tif", "--out", "h.zarr", *common).exit_code == 0
+    assert run("--config", "h.zarr.run.toml").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("out = ", "run.toml: no TOML (Invalid value"),
+        ("\xe9", "run.toml: no TOML ("),
+        ("outt = 'x'", "run.toml: outt is no option of scan; expected some of slides, manifest,"),
+        ("config = 'x'", "run.toml: config is no option of scan"),
+        ("[out]\nx = 1", 'run.toml: out = {"x": 1}: expected a text in quotes'),
+        ("workers = '2'", 'run.toml: workers = "2": expected a whole number'),
+        ("workers = true", "run.toml: workers = true: expected a whole number"),
+        ("workers = -1", "run.toml: workers = -1: -1 is not in the range"),
+        ("mpp = '0.25'", 'run.toml: mpp = "0.25": expected a number'),
+        ("mode = 'psychic'", "run.toml: mode = \"psychic\": 'psychic' is not one of"),
+        ("stride = 20", "run.toml: stride = 20: 20 is not a multiple of 8"),
+        ("slides = 'a.tif'", 'run.toml: slides = "a.tif": expected a list, each a text in quotes'),
+        ("slides = [1]", "run.toml: slides = [1]: expected a list"),
+        ("overwrite = 'yes'", 'run.toml: overwrite = "yes": expected true or false'),
+        ("tta = 3", "run.toml: tta = 3: 3 is not 2, 4 or 8"),
+        ("out-dir = 'x'\nout_dir = 'y'", "run.toml: out-dir stands there twice"),
+        (None, "run.toml: cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_wrong_file_of_options_is_one_line(folder: Path, text: str | None, told: str) -> None:
+    if text is not None:
+        (folder / "run.toml").write_text(text, "latin-1")
+    ended = run("slides", "--out", "out", "--config", "run.toml")
+    assert ended.exit_code == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"Error: {told}"), line
+    assert not (folder / "out").exists()
+
+
+def test_paths_in_a_file_count_from_it(folder: Path, model: Path) -> None:
+    (folder / "conf").mkdir()
+    text = f"slides = ['../slides/*.tif']\nout_dir = '../out'\nmodel = '{model}'\nstride = 96\ntta = false\nrecursive = true\n"
+    (folder / "conf" / "mine.toml").write_text(text)
+    ended = run("--config", "conf/mine.toml")
+    assert ended.exit_code == 0, ended.output
+    assert Heatmap.open(folder / "out" / "a.zarr").finished

@@ -1,0 +1,212 @@
+"""The worklist page says what the table says, escapes it, and touches nothing that is not its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from slide_files import texture, write_slide
+from stores import write_store
+
+from wsi_meta.locks import locked
+from wsi_meta.worklist.page import render_page
+from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
+from wsi_meta.worklist.table import Table
+from wsi_meta.worklist.thumbnails import make_thumbnail
+from wsi_meta.worklist.worklist import Worklist, renew_worklist
+
+MAP = np.full((12, 16), 0.1, np.float32)
+MAP[2:6, 3:9] = 0.9
+MAP[8:, :4] = np.nan
+ROW = {"heatmap": "a.zarr", "score": 0.5, "complete": True, "lesions": 0, "tissue_fraction": 0.2, "unreadable_fraction": 0.0}
+
+
+class _Page(HTMLParser):
+    """Collects a page's tags, and the text of its rows and of its commands."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[str] = []
+        self.commands: list[str] = []
+        self._into: list[str] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("tr", "code"):
+            self._into = self.rows if tag == "tr" else self.commands
+            self._into.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("tbody", "code"):
+            self._into = None
+
+    def handle_data(self, data: str) -> None:
+        if self._into is not None:
+            self._into[-1] += data + " "
+
+    def all(self, tag: str) -> Iterator[dict[str, str | None]]:
+        return (attributes for name, attributes in self.tags if name == tag)
+
+
+def _render(folder: Path, *rows: dict[str, object], lesions: bool = False) -> _Page:
+    table = Table.of(folder, [{"slide": "x.tif"} | row for row in rows]).rows()
+    return _Page(render_page(folder, table, {}, lesions=lesions, running=None))
+
+
+def _read(folder: Path) -> _Page:
+    return _Page((folder / "report" / "index.html").read_text(encoding="utf-8"))
+
+
+def test_slides_are_ranked_and_failures_come_first(tmp_path: Path) -> None:
+    worst = {
+        "slide": "w.tif",
+        "heatmap": "w.zarr",
+        "score": 0.97,
+        "largest_lesion": "macrometastasis",
+        "largest_lesion_mm": 4.2,
+    }
+    bad = {"slide": "/s/it's.tif", "complete": False, "error": "/s/it's.tif: no such file", "retry": "wsi-meta scan '/s/it'"}
+    page = _render(tmp_path, ROW, bad, ROW | worst | {"lesions": 3, "verdict": "blurred, inked", "seconds": 75.0})
+    _, first, second = page.rows
+    assert all(words in first for words in ("w", "0.970", "macrometastasis", "4.20 mm", "3 lesions", "blurred", "1 min 15 s"))
+    assert "none found" in second
+    assert page.commands[0] == "wsi-meta scan '/s/it' "
+    text = render_page(tmp_path, Table.of(tmp_path, [bad]).rows(), {}, lesions=False, running=(3, 9))
+    assert text.index("no such file") < text.index("No slide has a score yet")
+    assert "3 of its 9 slides" in text
+    assert "research use only" in text
+
+
+def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:
+    evil = '"><script>alert(1)</script>&amp;'
+    page = _render(
+        tmp_path,
+        ROW | {"slide": evil, "heatmap": f"{evil}.zarr", "patient": evil, "label": evil, "verdict": evil, "hosts": evil},
+        {"slide": f"{evil}2", "complete": False, "error": evil, "retry": evil},
+    )
+    assert len(list(page.all("script"))) == 1, "the page's own"
+    assert page.commands[0].strip() == evil
+    assert evil in page.rows[1]
+
+
+def test_nothing_of_it_is_fetched_from_elsewhere(tmp_path: Path) -> None:
+    page = _render(tmp_path, ROW)
+    links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    assert not [link for link in links if not (link or "").startswith("thumbnails/")]
+    assert not list(page.all("link"))
+
+
+def test_patients_are_staged_as_far_as_their_nodes_are_known(tmp_path: Path) -> None:
+    macro = {"largest_lesion": "macrometastasis", "largest_lesion_mm": 3.0, "lesions": 1}
+    five = [ROW | {"slide": f"p1_{n}", "heatmap": f"p1_{n}.zarr", "patient": "p1"} for n in range(5)]
+    three = [ROW | {"slide": f"p2_{n}", "heatmap": f"p2_{n}.zarr", "patient": "p2"} | macro for n in range(3)]
+    lost = {"slide": "p2_3.tif", "patient": "p2", "complete": False, "error": "bad"}
+    rows = _render(tmp_path, *five, *three, lost).rows
+    (first,) = [row for row in rows if row.strip().startswith("p1 ")]
+    (second,) = [row for row in rows if row.strip().startswith("p2 ")]
+    assert "pN0" in first
+    assert "\N{GREATER-THAN OR EQUAL TO}" not in first
+    assert "\N{GREATER-THAN OR EQUAL TO}" in second
+    assert "pN1" in second
+    assert "3 of the 5 nodes" in second
+    assert "1 without a result" in second
+
+
+def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP, mpp=0.972)
+    side = store.grid.cell_l0
+    ring = [[3 * side, 2 * side], [9 * side, 2 * side], [9 * side, 6 * side], [3 * side, 6 * side]]
+    (tmp_path / "a.json").write_text(f'{{"positive": [{{"name": "t", "vertices": {ring}}}], "negative": []}}')
+    normal = write_store(tmp_path / "b.zarr", np.full((4, 4), 0.1, np.float32), mpp=0.972)
+    told = {"label": "tumor", "annotations": str(tmp_path / "a.json")}
+    add_row(tmp_path, summarise("a.tif", store) | told, store.path)
+    add_row(tmp_path, summarise("b.tif", normal) | {"label": "normal"}, normal.path)
+    add_row(tmp_path, failed("c.tif", "bad") | {"label": "odd"}, tmp_path / "c.zarr")
+    summarise_folder(tmp_path)
+    text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "1 slides labelled tumor, 1 normal" in text
+    assert text.count('<b class="big">1.000</b>') == 1
+    assert "Labels that are not counted: &#39;odd&#39;" in text
+    assert "FROC" in text
+
+
+def test_a_page_is_rewritten_at_most_every_few_seconds_and_at_the_end(tmp_path: Path) -> None:
+    with Worklist(tmp_path, 2) as worklist:
+        page = tmp_path / "report" / "index.html"
+        before = page.stat().st_mtime_ns
+        add_row(tmp_path, failed("a.tif", "bad"), tmp_path / "a.zarr")
+        worklist.tell()
+        assert page.stat().st_mtime_ns == before
+    assert "bad" in page.read_text(encoding="utf-8")
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "thumbnails"]
+
+
+def test_another_batch_that_writes_the_page_is_not_waited_for(tmp_path: Path) -> None:
+    with Worklist(tmp_path, 1):
+        pass
+    page = tmp_path / "report" / "index.html"
+    with locked(page):
+        worklist = Worklist(tmp_path, 1)
+        worklist.__enter__()
+    worklist.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["folder", "page", "link", "file"])
+def test_a_report_that_is_not_ours_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    report, mine = tmp_path / "report", tmp_path / "mine"
+    mine.mkdir()
+    (mine / ("index.html" if kind == "page" else "notes.txt")).write_text("<p>mine</p>")
+    if kind == "link":
+        report.symlink_to(mine)
+    elif kind == "file":
+        report.write_text("mine")
+    else:
+        mine.rename(report)
+    with Worklist(tmp_path, 1) as worklist:
+        worklist.tell()
+    assert "left alone" in caplog.text or "no page can be written" in caplog.text
+    assert report.is_file() or [path.read_text() for path in report.iterdir()] == ["<p>mine</p>"]
+
+
+def test_thumbnails_lie_over_the_slide_where_it_is_at_hand(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "a.tif", texture(32 * 12, 32 * 16))
+    store = write_store(tmp_path / "a.zarr", MAP, mpp=0.972)
+    add_row(tmp_path, summarise(slide, store), store.path)
+    summarise_folder(tmp_path)
+    picture = tmp_path / "report" / "thumbnails" / "a.jpg"
+    with Image.open(picture) as drawn:
+        assert drawn.size == (400, 300)
+        assert b"alone" in drawn.info["comment"], "it is another slide than the store's"
+        pixels = np.asarray(drawn.convert("RGB")).astype(int)
+    tumor, normal, glass = pixels[100, 160], pixels[100, 330], pixels[275, 20]
+    assert tumor[1] > tumor[2] + 60, "viridis at 0.9 is green to yellow"
+    assert normal[2] > normal[1] + 20, "at 0.1 it is violet"
+    assert np.ptp(glass) < 20, "grey where nothing was scanned"
+    assert [attributes["src"] for attributes in _read(tmp_path).all("img")] == ["thumbnails/a.jpg"]
+
+
+def test_a_thumbnail_is_made_once_and_again_when_the_store_changes(tmp_path: Path) -> None:
+    store, out = write_store(tmp_path / "a.zarr", MAP), tmp_path / "a.jpg"
+    make_thumbnail(store, None, out)
+    first = out.stat().st_mtime_ns
+    make_thumbnail(store.path, None, out)
+    assert out.stat().st_mtime_ns == first
+    write_store(tmp_path / "a.zarr", MAP)
+    make_thumbnail(store.path, None, out)
+    assert out.stat().st_mtime_ns > first
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    row = summarise("a.tif", store)
+    add_row(tmp_path, row, store.path)
+    (tmp_path / "a.zarr" / "0" / "zarr.json").write_text("{}")
+    renew_worklist(tmp_path, [row])
+    assert "no thumbnail of it could be drawn" in caplog.text
+    assert any("no picture" in row for row in _read(tmp_path).rows)
