@@ -68,7 +68,7 @@ class Tab:
             raise RuntimeError(f"{method}: {answer['error']}")
         return dict(answer["result"])
 
-    async def open(self, link: str, width: int = 1400, height: int = 900) -> None:
+    async def open(self, link: str, width: int = 1000, height: int = 640) -> None:
         """Load a page anew, and wait until it says that it is ready."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.send(f"{domain}.enable")

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import socket
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stores import make_record, write_store
 
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.viewer.shown_map import NO_VALUE, TOP_STEP
@@ -95,6 +97,28 @@ class TestWhatIsSent:
             assert np.array_equal(status, Heatmap.open(store).status)
 
         ask(store, check)
+
+    def test_uncertainty_and_what_cells_are_like_are_further_layers(self, tmp_path: Path) -> None:
+        grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32)
+        record = replace(make_record(grid, uncertainty=True), measures=MEASURES)
+        heatmap = Heatmap.create(tmp_path / "heat.zarr", record, np.ones(grid.shape, bool), overwrite=False)
+        (block,) = grid.blocks()
+        probability = np.nan_to_num(a_map())
+        measured = {"focus": probability + 0.6, "darkness": 200 * probability}
+        status = np.full(grid.shape, Status.SCANNED, np.uint8)
+        heatmap.write_block(block, probability, status, probability / 2, measured)
+
+        async def check(client: Client) -> None:
+            facts = await client.json("facts")
+            packed = (await client.get(f"/s/{client.key}/map/{facts['version']}")).body
+            expected = {"probability": probability, "uncertainty": probability / 2} | measured
+            assert [layer["name"] for layer in facts["layers"]] == list(expected)
+            for number, layer in enumerate(facts["layers"]):
+                steps = np.frombuffer(packed, "<u2", 17 * 23, 2 * 17 * 23 * number).reshape(17, 23)
+                values = steps / TOP_STEP * layer["highest"]
+                assert np.abs(values - expected[layer["name"]]).max() <= layer["highest"] / TOP_STEP
+
+        ask(tmp_path / "heat.zarr", check)
 
     def test_colours_are_those_of_overlay(self, store: Path) -> None:
         from matplotlib import colormaps

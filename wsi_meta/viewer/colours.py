@@ -12,6 +12,11 @@ from wsi_meta.heatmaps.record import ScanRecord
 __all__ = ["layer_colours", "veil_colours"]
 
 STEPS = 256
+MEASURES = {
+    "focus": ("magma_r", 1.0, 0.0, "focus: dark is sharp, pale is blurred"),
+    "darkness": ("cividis_r", 255.0, 0.0, "darkness: how far green lies below white"),
+}
+"""Colour map, last value, opaque value and words of what cells are like, which ``overlay`` does not draw."""
 
 
 def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
@@ -20,18 +25,19 @@ def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
     Returns
     -------
     dict of ``table`` (hexadecimal RGB of 256 colours, 0 to ``top``), ``top``, ``opaque`` (the value from which on it is as
-    opaque as it gets) and ``label``.
+    opaque as it gets; 0: everywhere) and ``label``.
     """
+    if layer in MEASURES:
+        return _colours(*MEASURES[layer])
+    drawn = overlay._LAYERS[layer]
+    return _colours(drawn.colour_map, drawn.top, drawn.opaque, overlay._label(record, layer))
+
+
+def _colours(colour_map: str, top: float, opaque: float, label: str) -> dict[str, Any]:
     from matplotlib import colormaps
 
-    drawn = overlay._LAYERS[layer]
-    colours = colormaps[drawn.colour_map](np.linspace(0, 1, STEPS), bytes=True)[:, :3]
-    return {
-        "table": np.asarray(colours).tobytes().hex(),
-        "top": drawn.top,
-        "opaque": drawn.opaque,
-        "label": overlay._label(record, layer),
-    }
+    colours = colormaps[colour_map](np.linspace(0, 1, STEPS), bytes=True)[:, :3]
+    return {"table": np.asarray(colours).tobytes().hex(), "top": top, "opaque": opaque, "label": label}
 
 
 def veil_colours() -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
-from wsi_meta.viewer.shown_map import NO_VALUE, TOP_STEP
+from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanRecord
@@ -32,7 +32,6 @@ def map_facts(state: MapState) -> dict[str, Any]:
     """
     heatmap, grid = state.heatmap, state.heatmap.grid
     rows, cols = grid.shape
-    layers = ("probability", "uncertainty") if heatmap.has_uncertainty else ("probability",)
     return {
         "name": printable(heatmap.path.stem),
         "version": state.version,
@@ -46,7 +45,9 @@ def map_facts(state: MapState) -> dict[str, Any]:
             "height": grid.height,
             "mpp": grid.slide_mpp,
         },
-        "layers": [{"name": layer, **layer_colours(heatmap.record, layer)} for layer in layers],
+        "layers": [
+            {"name": layer, "highest": HIGHEST[layer], **layer_colours(heatmap.record, layer)} for layer in layers_of(heatmap)
+        ],
         "veil": veil_colours(),
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from wsi_meta.heatmaps.regions import Lesion
 
-__all__ = ["NO_VALUE", "TOP_STEP", "MapState", "ShownMap", "pack", "version_of"]
+__all__ = ["HIGHEST", "NO_VALUE", "TOP_STEP", "MapState", "ShownMap", "layers_of", "pack", "version_of"]
 
 TOP_STEP, NO_VALUE = 65534, 65535
-"""A value v from 0 to 1 is sent as the integer next to v * TOP_STEP; NO_VALUE is NaN."""
+"""A value is sent as the integer next to its share of :data:`HIGHEST` times TOP_STEP; NO_VALUE is NaN."""
+HIGHEST = {"probability": 1.0, "uncertainty": 1.0, "focus": 2.0, "darkness": 255.0}
+"""Highest value of each layer that can be sent."""
 KEPT_THRESHOLDS = 24
 """Thresholds whose lesions are kept; one more and the one that was asked for longest ago goes."""
 OUTLINED = 3000
@@ -116,14 +118,20 @@ def version_of(path: Path) -> str:
 def pack(heatmap: Heatmap) -> tuple[bytes, NDArray[np.float32]]:
     """Return a heatmap's arrays, packed with gzip, and its probability.
 
-    They lie row by row, one array after the other: probability as little-endian uint16 (see :data:`TOP_STEP`), uncertainty
-    likewise where there is one, status as uint8.
+    They lie row by row, one array after the other: those of :func:`layers_of` as little-endian uint16 (see :data:`TOP_STEP`),
+    then the status as uint8.
     """
     status = heatmap.status  # before the values: they are written before it
-    probability, uncertainty = heatmap.probability, heatmap.uncertainty
-    values = [probability] if uncertainty is None else [probability, uncertainty]
-    parts = [_steps(array).tobytes() for array in values] + [status.tobytes()]
-    return gzip.compress(b"".join(parts), 3, mtime=0), probability
+    spread = {"uncertainty": values} if (values := heatmap.uncertainty) is not None else {}
+    known = {"probability": heatmap.probability} | spread | heatmap.measures
+    parts = [_steps(known[name], HIGHEST[name]).tobytes() for name in layers_of(heatmap)] + [status.tobytes()]
+    return gzip.compress(b"".join(parts), 3, mtime=0), known["probability"]
+
+
+def layers_of(heatmap: Heatmap) -> tuple[str, ...]:
+    """Return the names of a heatmap's maps: probability, uncertainty where it is kept, what cells are like where known."""
+    spread = ("uncertainty",) if heatmap.has_uncertainty else ()
+    return ("probability", *spread, *(name for name in heatmap.record.measures if name in HIGHEST))
 
 
 def _read(path: Path) -> MapState:
@@ -135,8 +143,8 @@ def _read(path: Path) -> MapState:
     return MapState(version, heatmap, probability, packed)
 
 
-def _steps(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    steps = np.round(np.clip(np.nan_to_num(values), 0, 1) * TOP_STEP)
+def _steps(values: NDArray[np.float32], highest: float) -> NDArray[np.uint16]:
+    steps = np.round(np.clip(np.nan_to_num(values) / highest, 0, 1) * TOP_STEP)
     return np.where(np.isfinite(values), steps, NO_VALUE).astype("<u2")
 
 

@@ -35,14 +35,14 @@ WsiMeta.paintLayer = (facts, values, name, least) => {
   const { top, none } = facts.steps;
   const table = WsiMeta.bytesOf(layer.table);
   const [own, probability] = [values[name], values.probability];
-  const lowest = least * top;
+  const lowest = name === "probability" || name === "uncertainty" ? least * top : 0;
   const fixed = facts.slide.mark ? null : 255;
   return paintCells(facts.grid, (cell) => {
     const step = own[cell];
     if (step === none || probability[cell] < lowest) return 0;
-    const value = step / top;
+    const value = (step / top) * layer.highest;
     const colour = 3 * Math.min(255, Math.floor((value / layer.top) * 256));
-    const alpha = fixed ?? Math.round(255 * Math.min(value / layer.opaque, 1));
+    const alpha = fixed ?? (layer.opaque ? Math.round(255 * Math.min(value / layer.opaque, 1)) : 255);
     return ((alpha << 24) | (table[colour + 2] << 16) | (table[colour + 1] << 8) | table[colour]) >>> 0;
   });
 };

@@ -196,7 +196,7 @@
     const image = context.createImageData(256, 1);
     for (let step = 0; step < 256; step++) {
       const value = (step / 255) * layer.top;
-      const alpha = facts.slide.mark ? Math.min(value / layer.opaque, 1) * view.opacity : 1;
+      const alpha = facts.slide.mark ? (layer.opaque ? Math.min(value / layer.opaque, 1) : 1) * view.opacity : 1;
       const faded = view.layer === "probability" && view.hidden && value < view.threshold ? 0 : alpha;
       image.data.set([...table.slice(3 * step, 3 * step + 3), 255 * faded], 4 * step);
     }
@@ -405,9 +405,9 @@
     const words = [`x ${Math.floor(x)}, y ${Math.floor(y)} px`, `${mm(x)}, ${mm(y)} mm`];
     if (row < rows && col < cols) {
       const cell = row * cols + col;
-      for (const { name } of facts.layers) {
+      for (const { name, highest } of facts.layers) {
         const step = values[name][cell];
-        if (step !== facts.steps.none) words.push(`${name} ${(step / facts.steps.top).toFixed(3)}`);
+        if (step !== facts.steps.none) words.push(`${name} ${((step / facts.steps.top) * highest).toFixed(highest > 2 ? 0 : 3)}`);
       }
       words.push(facts.status[values.status[cell]].replace("pending", "not scanned yet"));
     }
