@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 __all__ = ["LOOPBACK", "Gate", "make_gate"]
 
 LOOPBACK = "127.0.0.1"
+ANYWHERE = ("0.0.0.0", "::")
+"""Addresses that mean all of this machine."""
 TOKEN_BYTES = 24
 OWN_STYLE = "'sha256-9xTiqzfwFaL2SGb1rmr8gysEwVVjIvqWAgmZgqFqpEE='"
 """The one style that OpenSeadragon 6.1.1 puts into a page itself."""
@@ -39,11 +41,13 @@ class Gate:
     port: int
     token: str | None
     """Text that only the link holds; None where only this machine can ask."""
+    names: frozenset[str]
+    """Names of this server in a Host header, in lower case."""
 
     @property
     def link(self) -> str:
         """Address to open in a browser."""
-        host = self.host if self.host not in ("0.0.0.0", "::", "") else socket.gethostname()
+        host = self.host if self.host not in ANYWHERE else socket.gethostname()
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
 
@@ -64,7 +68,7 @@ class Gate:
             return False
         if port != self.port or parts.netloc != host or "@" in host:
             return False
-        return name.lower() in self._names() or (self._is_anywhere() and _is_address(name))
+        return name.lower() in self.names or (self.host in ANYWHERE and _is_address(name))
 
     def knows_origin(self, origin: str | None, host: str) -> bool:
         """Tell whether a request comes from a page of this server, or from no page; `host` is its Host header."""
@@ -74,18 +78,15 @@ class Gate:
         """Tell whether a token is the right one; where there is none, any is."""
         return self.token is None or hmac.compare_digest((token or "").encode(), self.token.encode())
 
-    def _names(self) -> set[str]:
-        if _is_loopback(self.host):
-            return {"localhost", "127.0.0.1", "::1", self.host.lower()}
-        return {self.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-
-    def _is_anywhere(self) -> bool:
-        return self.host in ("0.0.0.0", "::", "")
-
 
 def make_gate(host: str | None, port: int) -> Gate:
     """Return the gate of a server; without `host` only this machine can ask, with it a token is made."""
-    return Gate(host or LOOPBACK, port, None if host is None else secrets.token_urlsafe(TOKEN_BYTES))
+    if host is None or _is_loopback(host):
+        names = {"localhost", "127.0.0.1", "::1", (host or LOOPBACK).lower()}
+    else:
+        names = {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+    token = None if host is None else secrets.token_urlsafe(TOKEN_BYTES)
+    return Gate(host or LOOPBACK, port, token, frozenset(names))
 
 
 def _is_loopback(host: str) -> bool:
