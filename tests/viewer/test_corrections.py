@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from served import Client, ask
+from slide_files import MODEL_MPP, texture, write_slide
 from stores import write_store
 
 from wsi_meta.annotations.outlines import read_annotations
+from wsi_meta.datasets.candidates import find_candidates
+from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.corrections import Correction, Corrections, corrections_path, read_corrections, write_corrections
 
 SQUARE = [100.0, 100.0, 300.0, 100.0, 300.0, 260.5, 100.0, 260.5]
@@ -127,3 +132,27 @@ def test_a_page_saves_and_loads_them(heatmap: Heatmap) -> None:
 
     ask(heatmap.path, check)
     assert read_corrections(heatmap).found == (Correction("missed", ((tuple(SQUARE), tuple(HOLE)),)),)
+
+
+@pytest.mark.parametrize("partly", [False, True])
+def test_sample_mines_false_lesions_and_takes_missed_ones_for_tumor(tmp_path: Path, partly: bool) -> None:
+    side = 15 * 32
+    slide = write_slide(tmp_path / "slide.tif", texture(side, side), MODEL_MPP)
+    probability = np.full((15, 15), 0.1, np.float32)
+    with open_slide(slide) as opened:
+        heatmap = write_store(tmp_path / "slide.zarr", probability, mpp=MODEL_MPP, slide=opened.fingerprint())
+
+        def cells_by_kind() -> dict[str, set[tuple[int, ...]]]:
+            source = SourceSlide(slide, None, "patient", "train", partly)
+            found = find_candidates(source, opened, Preprocessing(), limit=1000, seed=[0], scans=tmp_path)
+            return {kind: {tuple(cell) for cell in candidates.cells.tolist()} for kind, candidates in found.items()}
+
+        before = cells_by_kind()
+        false = {"kind": "false", "polygons": [[[64, 64, 128, 64, 128, 128, 64, 128]]]}  # cells 2 and 3 both ways
+        missed = {"kind": "missed", "polygons": [[[320, 320, 352, 320, 352, 352, 320, 352]]]}  # cell 10, 10
+        write_corrections(heatmap, given(heatmap, false, missed))
+        after = cells_by_kind()
+    marked = {(row, col) for row in (2, 3) for col in (2, 3)}
+    assert (before["tumor"], before["hard"]) == (set(), set())
+    assert (after["tumor"], after["hard"]) == ({(10, 10)}, marked)
+    assert after["normal"] == before["normal"] - marked - {(10, 10)}

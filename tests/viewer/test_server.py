@@ -104,9 +104,9 @@ class TestWhatIsSent:
         heatmap = Heatmap.create(tmp_path / "heat.zarr", record, np.ones(grid.shape, bool), overwrite=False)
         (block,) = grid.blocks()
         probability = np.nan_to_num(a_map())
-        measured = {"focus": probability + 0.6, "darkness": 200 * probability}
+        measured = {"focus": probability + np.float32(0.6), "darkness": np.float32(200) * probability}
         status = np.full(grid.shape, Status.SCANNED, np.uint8)
-        heatmap.write_block(block, probability, status, probability / 2, measured)
+        heatmap.write_block(block, probability, status, probability / np.float32(2), measured)
 
         async def check(client: Client) -> None:
             facts = await client.json("facts")

@@ -49,7 +49,9 @@ def find_candidates(
     A cell is tumor when one of its pixels is (at the model's mpp); this is PCam's label of the patch round it. A normal cell
     contains tissue (:func:`wsi_meta.find_tissue`) and no tumor; a slide that is only partly annotated has no normal cells. A
     normal cell is hard when a scan gave it at least its model's threshold although its whole patch contains no tumor: nearer to
-    an outline, the scan may be right and the outline wrong.
+    an outline, the scan may be right and the outline wrong. What was corrected in ``wsi-meta view`` counts too, where
+    ``<name>.corrections.geojson`` lies beside the heatmap: missed lesions are tumor, false ones are hard, also on a slide that is
+    only partly annotated.
 
     Parameters
     ----------
@@ -79,10 +81,13 @@ def find_candidates(
     tumor = np.zeros(grid.shape, bool)
     if source.truth is not None:
         tumor = tumor_cells(source.truth, grid, names=source.names, origin=(slide.bounds.x, slide.bounds.y))
+    store = None if scans is None or not (scans / f"{source.name}.zarr").exists() else scans / f"{source.name}.zarr"
+    missed, false = (np.zeros_like(tumor), np.zeros_like(tumor)) if store is None else _corrected(store, grid)
+    tumor |= missed
     near = _dilate(tumor)
-    normal = np.zeros(grid.shape, bool) if source.partly else ~tumor & inside & find_tissue(slide).cells(grid)
-    store = None if scans is None else scans / f"{source.name}.zarr"
-    hard = normal & ~near & _mistaken(store, slide, grid) if store is not None and store.exists() else np.zeros_like(normal)
+    tissue = np.zeros_like(tumor) if source.partly else find_tissue(slide).cells(grid)
+    normal = ~tumor & inside & (tissue | false)
+    hard = normal & ~near & (_mistaken(store, slide, grid) | false) if store is not None else np.zeros_like(normal)
     rng = np.random.default_rng(seed)
     found = {}
     for kind, cells in zip(KINDS, (tumor & inside, hard, normal & ~hard), strict=True):
@@ -118,11 +123,28 @@ def tumor_cells(
         return cells
     annotations = sort_outlines(read_drawn(truth), names, origin)
     _check_extent(truth, annotations, grid)
+    return _touched(annotations, grid)
+
+
+def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
+    """Tell which cells contain a pixel of tumor, at the model's mpp."""
+    downsample = float(exact_ratio(grid.mpp, grid.slide_mpp))
+    cells = np.zeros(grid.shape, bool)
     for block in grid.blocks():
         shape = (block.rows * grid.stride_px, block.cols * grid.stride_px)
         mask = annotations.mask(shape, downsample, corner=(block.col * grid.stride_px, block.row * grid.stride_px))
         cells[block.cells] = mask.reshape(block.rows, grid.stride_px, block.cols, grid.stride_px).any((1, 3))
     return cells
+
+
+def _corrected(store: Path, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the cells of missed lesions, and of false ones, that were marked on a heatmap; none where no file says so."""
+    path = store.with_name(f"{store.stem}.corrections.geojson")
+    if not path.exists():
+        return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
+    marked = sort_outlines(read_drawn(path), DEFAULT_NAMES, (0, 0))  # the file says where it counts from
+    missed = _touched(Annotations(marked.tumor), grid)
+    return missed, _touched(Annotations(marked.excluded), grid) & ~missed
 
 
 def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:
