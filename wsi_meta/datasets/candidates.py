@@ -50,8 +50,8 @@ def find_candidates(
     contains tissue (:func:`wsi_meta.find_tissue`) and no tumor; a slide that is only partly annotated has no normal cells. A
     normal cell is hard when a scan gave it at least its model's threshold although its whole patch contains no tumor: nearer to
     an outline, the scan may be right and the outline wrong. What was corrected in ``wsi-meta view`` counts too, where
-    ``<name>.corrections.geojson`` lies beside the heatmap: missed lesions are tumor, false ones are hard, also on a slide that is
-    only partly annotated.
+    ``<name>.corrections.geojson`` lies beside the heatmap: missed lesions are tumor, false ones are hard, also on a slide that
+    is only partly annotated.
 
     Parameters
     ----------
