@@ -47,7 +47,7 @@ def tell(text: str, *, show: bool = False, level: int = logging.INFO, **facts: A
     """
     if show and level >= logging.INFO and not _is_shown_by_logging(level):
         _show(_shown_line(text, level))
-    logger.log(level, "%s", text, extra={"facts": facts})
+    logger.log(level, "%s", printable(text), extra={"facts": facts})  # which any handler of the host can write
 
 
 def note(text: str, *, enabled: bool) -> None:
