@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen at.  [one that is free]")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
 @click.option("--static", type=click.Path(path_type=Path), help="Folder to write instead: a page that needs no server.")
-def view(stores: tuple[Path, ...], **settings: Any) -> None:
+@options.as_json_option
+def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Show heatmaps over their slides in the browser, until Ctrl-C; nothing is loaded from the network.
 
     STORES are heatmaps, or folders of them. Lesions can be marked as false and missed ones drawn; they are kept in
@@ -120,8 +122,11 @@ def view(stores: tuple[Path, ...], **settings: Any) -> None:
     """
     from wsi_meta.viewer.view import view as view_heatmaps
 
-    hint = "" if settings["static"] else "\nCtrl-C ends it."
-    view_heatmaps(*stores, opened=lambda link: click.echo(f"{link}{hint}"), **settings)
+    def tell(link: str) -> None:
+        hint = "" if settings["static"] else "\nCtrl-C ends it."
+        click.echo(json.dumps({"page": link}) if as_json else f"{link}{hint}")
+
+    view_heatmaps(*stores, opened=tell, **settings)
 
 
 @click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))
