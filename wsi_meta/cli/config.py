@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 import wsi_meta
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError, WsiMetaError, first_line
 from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
 
@@ -75,12 +75,18 @@ def keeping_config(open_scanner: OpenScanner, out: Path, *, alone: bool) -> Open
 
     @contextmanager
     def opened(own: dict[str, Any]) -> Iterator[Scanner]:
+        refused = False
         with open_scanner(own) as scanner:
-            keep()
+            if not alone:
+                keep()
             try:
                 yield scanner
+            except WsiMetaError:
+                refused = alone  # what stands there may be another scan's
+                raise
             finally:
-                keep()
+                if not refused:
+                    keep()
 
     return opened
 

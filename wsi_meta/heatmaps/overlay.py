@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ from wsi_meta.tiling.pictures import DPI, add_scale_bar, check_picture, ending_o
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COLOUR_MAP", "LAYERS", "VEIL", "colour_cells", "draw_overlay", "read_beneath"]
+__all__ = ["COLOUR_MAP", "LAYERS", "VEIL", "Layer", "colour_cells", "draw_overlay", "layer_style", "read_beneath"]
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """How one of the store's maps is drawn."""
 
     colour_map: str
@@ -45,10 +45,10 @@ def _spread_label(views: str) -> str:
 COLOUR_MAP = "viridis"
 """Of every picture of probability: perceptually even; its bright end is the complement of haematoxylin's purple."""
 _LAYERS = {
-    "probability": _Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
+    "probability": Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
     # pale yellow over teal to blue: no colours of H&E. The highest possible value is 0.5 (half of the views 0, half 1); on
     # real tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
-    "uncertainty": _Layer("YlGnBu", 0.5, 0.25, _spread_label("eight")),
+    "uncertainty": Layer("YlGnBu", 0.5, 0.25, _spread_label("eight")),
 }
 LAYERS = tuple(_LAYERS)
 """What can be drawn of a heatmap."""
@@ -127,7 +127,7 @@ def draw_overlay(
     if lesions:
         probability = values if layer == "probability" else heatmap.probability
         _add_lesions(axes, default_lesions(heatmap, probability), grid.slide_mpp / 1000)
-    _add_colour_bar(figure, axes, _LAYERS[layer], _label(heatmap.record, layer))
+    _add_colour_bar(figure, axes, layer_style(heatmap.record, layer))
     add_scale_bar(axes, width_mm)
     _add_legend(axes, status)
     with written_whole(out) as partial:
@@ -193,19 +193,20 @@ def _title(record: ScanRecord) -> str:
     return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
 
 
-def _label(record: ScanRecord, layer: str) -> str:
-    """Return the words beside the colour bar; those of uncertainty name the number of views."""
+def layer_style(record: ScanRecord, layer: str) -> Layer:
+    """Return how one of :data:`LAYERS` is drawn; the label of uncertainty names the number of views."""
     views = record.identity.views
-    return _spread_label(str(views)) if layer == "uncertainty" and views != VIEWS else _LAYERS[layer].label
+    named = layer == "uncertainty" and views != VIEWS
+    return replace(_LAYERS[layer], label=_spread_label(str(views))) if named else _LAYERS[layer]
 
 
-def _add_colour_bar(figure: Any, axes: Any, layer: _Layer, label: str) -> None:
+def _add_colour_bar(figure: Any, axes: Any, style: Layer) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    colours = ScalarMappable(Normalize(0, layer.top), layer.colour_map)
+    colours = ScalarMappable(Normalize(0, style.top), style.colour_map)
     bar = figure.colorbar(colours, ax=axes, fraction=0.04, pad=0.02)
-    bar.set_label(label)
+    bar.set_label(style.label)
 
 
 def _add_lesions(axes: Any, lesions: Sequence[Lesion], mm_per_px: float) -> None:

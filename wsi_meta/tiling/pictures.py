@@ -38,11 +38,11 @@ def ending_of(out: Path) -> str:
 
 
 def _is_slide(path: Path) -> bool:
-    """Tell whether a file can be scanned; pictures, also TIFFs that were drawn here, cannot."""
+    """Tell whether a file is a slide of its own format; pictures, also TIFFs that were drawn here, are none."""
     if not path.exists():
         return False
     try:
-        open_slide(path).close()
+        open_slide(path, reader="openslide").close()
     except WsiMetaError:
         return False
     return True

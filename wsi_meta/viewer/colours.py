@@ -29,8 +29,8 @@ def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
     """
     if layer in MEASURES:
         return _colours(*MEASURES[layer])
-    drawn = overlay._LAYERS[layer]
-    return _colours(drawn.colour_map, drawn.top, drawn.opaque, overlay._label(record, layer))
+    drawn = overlay.layer_style(record, layer)
+    return _colours(drawn.colour_map, drawn.top, drawn.opaque, drawn.label)
 
 
 def _colours(colour_map: str, top: float, opaque: float, label: str) -> dict[str, Any]:
