@@ -12,7 +12,7 @@ from slide_files import texture, write_slide
 from tiny import Tiny
 
 import wsi_meta.inference.fast_network
-import wsi_meta.scanning.scanner
+import wsi_meta.scanning.networks
 from wsi_meta.errors import DeviceError, OptionsError, OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.fast_network import FastNetwork
@@ -44,7 +44,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def repay_from(patches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = partial(worth_compiling, patches_repay=patches)
-    monkeypatch.setattr(wsi_meta.scanning.scanner, "worth_compiling", rule)
+    monkeypatch.setattr(wsi_meta.scanning.networks, "worth_compiling", rule)
 
 
 def test_a_scan_goes_on_as_it_was_begun(

@@ -72,7 +72,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         patch.setattr(tempfile, "tempdir", str(temporary))
         with GpuProcesses("3,1").started("cpu", 2) as made:
             yield made
-    assert list(temporary.iterdir()) == []
+    left = {path.name.partition("-")[0] for path in temporary.iterdir()}
+    assert left <= {"pymp"}, "multiprocessing removes its own folder when this process ends"
     assert dict(os.environ) == before
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from children import start_child
 from fakes import DarknessPredictor, shifted
 from numpy.typing import NDArray
@@ -133,6 +134,7 @@ def test_a_scan_that_finds_its_store_finished_never_touches_another(
 def scan_a_hundred_times(slide: Path, model: Model, folder: Path) -> None:
     """Write after every ten scans by one scanner what this process holds: bytes in memory, threads, open files."""
     seen: list[tuple[int, int, int]] = []
+    zarr.config.set({"threading.max_workers": 2})  # its pool grows by chance, up to a limit: so it is full by the tenth scan
     with tuned_memory(in_bands=False), Scanner(predictor=DarknessPredictor(model, **COMMON)) as scanner:
         for number in range(100):
             scanner.scan(slide, folder / f"{number}.zarr")

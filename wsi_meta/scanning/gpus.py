@@ -110,8 +110,12 @@ class GpuProcesses:
                 }
                 for number in numbers
             }
-            scheduler = {"cls": Scheduler, "options": {"host": HERE, "port": 0, "dashboard": False}}
+            scheduler = {
+                "cls": Scheduler,
+                "options": {"host": HERE, "port": 0, "dashboard": False, "dashboard_address": f"{HERE}:0"},
+            }
             quiet = {"distributed.nanny.pre-spawn-environ": {}, "distributed.admin.log-format": "%(message)s"}
+            quiet |= {"temporary-directory": str(folder)}
             with (
                 dask.config.set(quiet),
                 SpecCluster(workers=workers, scheduler=scheduler, silence_logs=logging.CRITICAL + 1) as cluster,
