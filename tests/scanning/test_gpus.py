@@ -64,17 +64,21 @@ def test_a_machine_without_gpus_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "h.zarr").exists()
 
 
+def environment_here() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Two processes; nothing is left of them, or changed in this one."""
-    temporary, before = tmp_path_factory.mktemp("temporary"), dict(os.environ)
+    temporary, before = tmp_path_factory.mktemp("temporary"), environment_here()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
         with GpuProcesses("3,1").started("cpu", 2) as made:
             yield made
     left = {path.name.partition("-")[0] for path in temporary.iterdir()}
     assert left <= {"pymp"}, "multiprocessing removes its own folder when this process ends"
-    assert dict(os.environ) == before
+    assert environment_here() == before
 
 
 def test_each_process_sees_its_own_gpu_and_its_share_of_the_cores(client: Client) -> None:

@@ -100,7 +100,10 @@ class GpuProcesses:
 
         on_cpu = device == "cpu"
         numbers = (self.numbers or ()) if on_cpu else self.found()
-        with own_folder(Path(tempfile.gettempdir()), "processes") as folder, _environment_kept("PYTHONHASHSEED"):
+        with (
+            own_folder(Path(tempfile.gettempdir()), "processes") as folder,
+            _environment_kept("PYTHONHASHSEED", "__DASK_PARENT_PID"),
+        ):
             common: dict[str, Any] = {"nthreads": max(1, blocks), "memory_limit": 0, "host": HERE, "dashboard": False}
             common |= {"silence_logs": logging.CRITICAL + 1, "local_directory": str(folder), "preload": [__name__]}
             workers = {
@@ -151,13 +154,12 @@ def visible_device(number: int, visible: str | None) -> str:
 
 
 @contextmanager
-def _environment_kept(name: str) -> Iterator[None]:
-    """Put a variable of this process back that dask sets for the processes it starts."""
-    before = os.environ.get(name)
+def _environment_kept(*names: str) -> Iterator[None]:
+    """Put variables of this process back that dask sets for the processes it starts."""
+    before = {name: os.environ[name] for name in names if name in os.environ}
     try:
         yield
     finally:
-        if before is None:
+        for name in names:
             os.environ.pop(name, None)
-        else:
-            os.environ[name] = before
+        os.environ.update(before)
