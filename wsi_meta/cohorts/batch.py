@@ -16,9 +16,10 @@ from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
-from wsi_meta.scanning.threads import interrupt_all
+from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
 from wsi_meta.worklist.worklist import Worklist
 
@@ -92,10 +93,8 @@ def scan_slides(
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
-    part, copies = (
-        shard if shard is None else Shard.read(shard),
-        stage if isinstance(stage, Stage | None) else Stage(Path(stage)),
-    )
+    part = None if shard is None else Shard.read(shard)
+    copies = stage if isinstance(stage, Stage | None) else Stage(Path(stage))
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
@@ -129,18 +128,14 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
 
     Whatever refuses the slide is raised.
     """
-    slide = job.slide.path
     with (
         told_run(1, job.store, staged=stage is not None) as run,
         open_scanner({}) as run.scanner,
         staging(stage, run.scanner, [job]) as copies,
     ):
-        if job.slide.told:
-            run.scanner.note(f"{slide}: {job.slide.told}")
         turn = run.scanner.line_up()
         try:
-            with copies.copy_of(slide) as source:
-                row = job.row(summarise(slide, run.scanner.scan(source, job.store, turn=turn, **job.of_slide)))
+            row = job.row(summarise(job.slide.path, _scan(run.scanner, job, turn, copies)))
         except BaseException:
             run.add(turn.stop_meter(), failed=True)
             raise
@@ -194,11 +189,8 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
 
     def scan_one(number: int) -> dict[str, Any]:
         job, slide = jobs[number], jobs[number].slide.path
-        if job.slide.told:
-            scanner.note(f"{job.place} {slide}: {job.slide.told}")
         try:
-            with copies.copy_of(slide) as source:
-                heatmap = scanner.scan(source, job.store, turn=turns[number], **job.of_slide)
+            heatmap = _scan(scanner, job, turns[number], copies)
             with scanner.journal.opened(slide):
                 worklist.add_picture(heatmap, slide)
             row = job.row(summarise(slide, heatmap))
@@ -220,6 +212,15 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
             copies.stop()
             interrupt_all(turns)
             raise
+
+
+def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
+    """Scan one slide, from its copy where there is one, in its turn."""
+    slide = job.slide
+    if slide.told:
+        scanner.note(f"{turn.place} {slide.path}: {slide.told}".lstrip())
+    with copies.copy_of(slide.path) as source:
+        return scanner.scan(source, job.store, turn=turn, **job.of_slide)
 
 
 def tell_failure(slide: str | Path, error: Exception) -> str:

@@ -116,7 +116,7 @@ def _rgb_of(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.shape[2] == 3:
         return pixels
     colours = pixels[..., :3] if pixels.shape[2] == 4 else np.repeat(pixels[..., :1], 3, axis=2)
-    if pixels.shape[2] in (1, 3):
+    if pixels.shape[2] == 1:
         return colours
     alpha = pixels[..., -1:].astype(np.float32) / 255
     return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
