@@ -67,25 +67,34 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
 
 
 def _model_facts(path: Path) -> dict[str, Any]:
-    return {"kind": "model", "path": str(path), **read_card(path).to_dict()}
+    """Return how good the model is first, then what it is."""
+    card = read_card(path).to_dict()
+    return {"kind": "model", "path": str(path), "metrics": card.pop("metrics"), "thresholds": card.pop("thresholds"), **card}
 
 
 def _heatmap_facts(path: Path) -> dict[str, Any]:
+    """Return what came out first, then how."""
     heatmap = open_sound(path)
     record = heatmap.record
     rows, cols = record.grid.shape
+    kept = record.to_dict()
     return {
         "kind": "heatmap",
         "path": str(path),
+        "result": kept.pop("result"),
+        "verdict": kept.pop("verdict", None),
+        "lesions": _count_lesions(record),
+        "pieces": None if record.result is None else [asdict(piece) for piece in score_pieces(heatmap)],
+        "slide": kept.pop("slide"),
+        "tissue": kept.pop("tissue"),
         "rows": rows,
         "cols": cols,
         "cell_um": record.grid.cell_um,
         "tta": record.identity.test_time_averaging,
         "views": record.identity.views,
         "uncertainty": record.identity.uncertainty,
-        **record.to_dict(),
-        "lesions": _count_lesions(record),
-        "pieces": None if record.result is None else [asdict(piece) for piece in score_pieces(heatmap)],
+        "identity": {name: value for name, value in kept.pop("identity").items() if name != "grid"},
+        **{name: kept[name] for name in kept if name != "lesions"},
     }
 
 

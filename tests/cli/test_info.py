@@ -1,4 +1,4 @@
-"""``wsi-meta info`` of slides that cannot be scanned: all that is known, then why not."""
+"""``wsi-meta info``: the result first and nothing twice; of slides that cannot be scanned all that is known, then why not."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
 from slide_files import set_tag, texture, write_jpeg_slide, write_slide
+from stores import write_store
 
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
@@ -72,3 +74,28 @@ def test_lines_end_with_the_reason(tmp_path: Path) -> None:
     assert "width: 300" in result.stdout
     assert "problem" not in result.stdout
     assert result.stderr.startswith(f"Error: {path}: 4 um per pixel")
+
+
+def test_the_result_of_a_heatmap_comes_first_and_nothing_twice(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "h.zarr", np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).path
+    lines, whole = (CliRunner().invoke(main, ["info", str(store), *more]).stdout.splitlines() for more in ([], ["--all"]))
+    assert [line.split(":")[0] for line in lines[:4]] == ["kind", "path", "score", "complete"]
+    assert len(lines) < 50 < len(whole)
+    named = [line.strip() for line in lines if not line.endswith(":") and not line.startswith("- ")]
+    assert len({line.split(":")[0] for line in named}) == len(named)
+    assert not [line for line in whole if line.strip() == "grid:"][1:]
+
+
+def test_a_model_tells_its_figures_and_with_all_its_training(model_file: Path) -> None:
+    lines, whole = (CliRunner().invoke(main, ["info", str(model_file), *more]).stdout for more in ([], ["--all"]))
+    assert "threshold" in lines
+    assert "\nversions:" not in lines
+    assert "\nversions:" in whole
+
+
+def test_help_tells_every_command_whole_in_the_order_of_the_journey() -> None:
+    told = CliRunner().invoke(main, ["--help"]).stdout
+    places = [told.index(f"\n  {name} ") for name in main.commands]
+    assert places == sorted(places)
+    assert list(main.commands)[:4] == ["demo", "doctor", "tissue", "scan"]
+    assert "..." not in told.partition("Options:")[2]

@@ -30,8 +30,30 @@ from wsi_meta.errors import OptionsError, printable
 __all__ = ["main"]
 
 
-class _OneLineErrors(click.Group):
-    """A group that turns wrong usage into a hint and exit code 2, Ctrl-C into 130, any other failure into one line and 1."""
+JOURNEY: dict[str, tuple[click.Command, ...]] = {
+    "Scan slides": (demo, doctor, tissue, scan, summary, check),
+    "See what was found": (view, overlay, lesions, score, info, export),
+    "Judge it": (froc, stage, fit_score),
+    "Make a model": (sample, train, evaluate, calibrate),
+}
+"""The commands in the order in which they are needed."""
+
+
+class _Commands(click.Group):
+    """A group that turns wrong usage into a hint and exit code 2, Ctrl-C into 130, any other failure into one line and 1.
+
+    Its help lists the commands as :data:`JOURNEY` does.
+    """
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return [str(command.name) for part in JOURNEY.values() for command in part]
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.list_commands(_ctx)))
+        for part, commands in JOURNEY.items():
+            with formatter.section(part):
+                rows = [(str(command.name).ljust(width), command.get_short_help_str(limit=200)) for command in commands]
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -103,7 +125,7 @@ def _let_go(stream: TextIO) -> None:
             os.close(nowhere)
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(wsi_meta.__version__, prog_name="wsi-meta")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -115,25 +137,6 @@ def main(debug: bool) -> None:
     atexit.register(gc.freeze)  # else the ending process frees torch's modules object by object, which takes half a second
 
 
-for _command in (
-    demo,
-    doctor,
-    tissue,
-    scan,
-    summary,
-    check,
-    overlay,
-    view,
-    info,
-    sample,
-    train,
-    evaluate,
-    calibrate,
-    stage,
-    froc,
-    lesions,
-    export,
-    score,
-    fit_score,
-):
-    main.add_command(_command)
+for _part in JOURNEY.values():
+    for _command in _part:
+        main.add_command(_command)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from wsi_meta.cli import options
@@ -13,16 +16,60 @@ __all__ = ["info"]
 @click.command(epilog=options.example("wsi-meta info slide.tif"))
 @click.argument("path")
 @options.reader_option
+@click.option("--all", "everything", is_flag=True, help="Print all that is known, as --json does.")
 @options.as_json_option
-def info(path: str, reader: str, as_json: bool) -> None:
+def info(path: str, reader: str, everything: bool, as_json: bool) -> None:
     """Print what is known of a slide, a model file (or 'default') or a heatmap.
 
-    Of a slide that cannot be scanned, all that is known is printed, then why not; the exit code is 1.
+    Without --all, what is asked for most: of a heatmap the result, the slide and the scan; of a model its figures and
+    thresholds. Of a slide that cannot be scanned, all that is known is printed, then why not; the exit code is 1.
     """
     from wsi_meta.metadata import describe
 
     facts = describe(path, reader=reader)
     problem = facts.get("problem")
-    options.print_result(facts if as_json else facts | {"problem": None}, as_json=as_json)
+    shown = facts if as_json or everything else SHORT[facts["kind"]](facts)
+    options.print_result(facts if as_json else shown | {"problem": None}, as_json=as_json)
     if problem:
         raise click.ClickException(printable(problem))
+
+
+def _short_heatmap(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the result, then what was scanned by which model and how; nothing twice."""
+    slide, identity, model = facts["slide"], facts["identity"], facts["model"]
+    verdict, effort = facts["verdict"], facts.get("effort")
+    return {
+        "kind": facts["kind"],
+        "path": facts["path"],
+        **(facts["result"] or {"complete": "the scan has not reached its end"}),
+        "verdict": ", ".join(verdict["words"]) if verdict else None,
+        "lesions": facts["lesions"],
+        "pieces": facts["pieces"],
+        "slide": {name: slide[name] for name in ("file", "width", "height", "mpp")} | {"tissue": facts["tissue"]["fraction"]},
+        "scan": {
+            "mode": identity["mode"],
+            "cell_um": facts["cell_um"],
+            "rows": facts["rows"],
+            "cols": facts["cols"],
+            "views": facts["views"],
+            "device": facts["device"],
+            "precision": identity["precision"],
+            "reader": identity["reader"],
+            "seconds": effort["passed_s"] if effort else None,
+            "wsi-meta": facts["versions"].get("wsi-meta"),
+        },
+        "model": {"sha256": identity["model"], "auc": model["metrics"].get("auc"), "thresholds": model["thresholds"]},
+    }
+
+
+def _short_model(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return figures, thresholds and what the model expects; not how it was trained, and by which versions."""
+    return {name: value for name, value in facts.items() if name not in ("training", "versions", "features")}
+
+
+SHORT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "heatmap": _short_heatmap,
+    "model": _short_model,
+    "slide": dict,
+}
+"""What is printed of each kind unless all is asked for."""
