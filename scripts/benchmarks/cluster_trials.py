@@ -7,7 +7,7 @@
 
     OMP_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python scripts/benchmarks/cluster_trials.py hosts deaths shards
 
-Exits with 1 where anything differs. A trial takes a minute or two on two cores.
+Exits with 1 where anything differs. A trial takes some minutes on two cores.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from wsi_meta.scanning.reach import reached
 
 COUNT = 12
 """Slides of a cohort."""
-SIDES_PX = (384, 480)
+SIDES_PX = (576, 672)
 HOSTS = 3
 NETWORK = "10.213.77"
-QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "10s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "12s"}
-"""So that a host that is cut off is dropped in seconds, not in minutes."""
+QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "12s"}
+"""So that a host that is cut off is dropped in seconds, not in minutes (dask refuses 10 s and less)."""
 WAIT_S = 600.0
 SEED = 0
 BETWEEN_S = 4.0
@@ -83,14 +83,18 @@ def _hosts(cohort: Cohort, folder: Path, _deaths: int) -> list[str]:
         options = ["--no-dashboard", "--scheduler-file", file]
         stack.enter_context(running([*scheduler, *options], folder / "scheduler.log", **QUICK))
         _until(file.exists, "the scheduler writes its file")
-        for host in range(HOSTS):
+
+        def start(host: int) -> None:
             worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", file, "--nthreads", "1"]
             place = ["--no-dashboard", "--local-directory", folder / f"host{host}"]
             stack.enter_context(running([*enter(host), *worker, *place], folder / f"host{host}.log", **QUICK))
+
+        for host in range(HOSTS):
+            start(host)
         client = stack.enter_context(reached(file))
-        client.wait_for_workers(HOSTS, timeout=WAIT_S)
+        client.wait_for_workers(HOSTS, timeout=120)
         _say(f"workers at {', '.join(sorted(client.nthreads()))}")
-        cutting = threading.Thread(target=_cut, args=(client, cells))
+        cutting = threading.Thread(target=_cut, args=(client, cells, start))
         cutting.start()
         rows = scan_slides(cohort.slides, out, scheduler=file, progress=cells, **SETTINGS)
         cells.ended.set()
@@ -118,8 +122,11 @@ class _Counter:
         return sum(self.done.values())
 
 
-def _cut(client: Client, cells: _Counter) -> None:
-    """Take the link of the last host down when work is going on, until the scheduler drops it; then up again."""
+def _cut(client: Client, cells: _Counter, start: Callable[[int], None]) -> None:
+    """Take the link of the last host down when work is going on, until the scheduler drops it; then up again.
+
+    A worker of dask ends itself when its scheduler is gone, so a new one is started, as a service manager would.
+    """
     _until(lambda: cells.cells > 40 or cells.ended.is_set(), "work is going on")
     link = f"wsm{HOSTS - 1}"
     _ip("link", "set", link, "down")
@@ -129,6 +136,7 @@ def _cut(client: Client, cells: _Counter) -> None:
     _say(f"the scheduler dropped it after {time.monotonic() - began:.1f} s, at {cells.cells:,} cells")
     _ip("link", "set", link, "up")
     began = time.monotonic()
+    start(HOSTS - 1)
     _until(lambda: len(client.nthreads()) == HOSTS, "it comes back")
     cells.came_back = not cells.ended.is_set()
     _say(f"it is back {time.monotonic() - began:.1f} s after its link, at {cells.cells:,} cells")
@@ -138,6 +146,7 @@ def _cut(client: Client, cells: _Counter) -> None:
 def _network() -> Iterator[Callable[[int], list[str]]]:
     """Make a bridge and three hosts on it; yield what returns the words that begin a command on one of them."""
     names = [f"wsm-host{host}" for host in range(HOSTS)]
+    _remove_network(names)  # what a trial that was killed has left
     try:
         _ip("link", "add", "wsm-bridge", "type", "bridge")
         _ip("addr", "add", f"{NETWORK}.1/24", "dev", "wsm-bridge")
@@ -156,9 +165,13 @@ def _network() -> Iterator[Callable[[int], list[str]]]:
 
         yield enter
     finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
-        subprocess.run(["ip", "link", "delete", "wsm-bridge"], check=False, capture_output=True)
+        _remove_network(names)
+
+
+def _remove_network(names: list[str]) -> None:
+    links = [f"wsm{host}" for host in range(HOSTS)]  # a namespace's links would go some time after it
+    for words in (*(("link", "delete", link) for link in (*links, "wsm-bridge")), *(("netns", "delete", name) for name in names)):
+        subprocess.run(["ip", *words], check=False, capture_output=True)
 
 
 def _ip(*words: str) -> None:
