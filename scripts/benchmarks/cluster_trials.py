@@ -170,7 +170,10 @@ def _network() -> Iterator[Callable[[int], list[str]]]:
 
 def _remove_network(names: list[str]) -> None:
     links = [f"wsm{host}" for host in range(HOSTS)]  # a namespace's links would go some time after it
-    for words in (*(("link", "delete", link) for link in (*links, "wsm-bridge")), *(("netns", "delete", name) for name in names)):
+    for words in (
+        *(("link", "delete", link) for link in (*links, "wsm-bridge")),
+        *(("netns", "delete", name) for name in names),
+    ):
         subprocess.run(["ip", *words], check=False, capture_output=True)
 
 

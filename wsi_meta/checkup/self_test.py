@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["offset", "self_test"]
 
 CELL_PX = 32
-CELLS = 8
+CELLS = 7
 """Along a side of the slide: as many patches as two cores compute in some seconds, and enough of them to tell a shift."""
-BATCH = 12
-"""Patches of a pass. Passes are filled up, so larger ones would compute in vain; 36 patches are three of these."""
+BATCH = 10
+"""Patches of a pass. Passes are filled up, so larger ones would compute in vain; 25 patches are three of these."""
 REACH = 2
 """Cells by which a map is moved each way to find where it fits."""
 LEAST_SHARED = 0.4

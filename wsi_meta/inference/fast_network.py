@@ -19,7 +19,6 @@ from torchvision.models.resnet import Bottleneck
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
 from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
-from wsi_meta.inference.int8 import quantised_trunk
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
@@ -58,6 +57,8 @@ class FastNetwork(nn.Module):
         super().__init__()
         self.preprocessing: Preprocessing = model.card.preprocessing
         if precision == "int8":
+            from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's statistics, a second of every start
+
             self.trunk = quantised_trunk(model.network, self.preprocessing)
         else:
             self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
