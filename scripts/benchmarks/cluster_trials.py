@@ -44,7 +44,7 @@ QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "15s", "DASK_DISTRIBUTED__SCHE
 """So that a host that is cut off is dropped in seconds, not in minutes (dask refuses 10 s and less)."""
 WAIT_S = 600.0
 SEED = 0
-BETWEEN_S = 4.0
+BETWEEN_S = 6.0
 """Mean time from one death to the next."""
 PRELOADED = ["torch", "torchvision", "zarr", "distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"]
 """What a worker that takes a dead one's place need not import again."""
