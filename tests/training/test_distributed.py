@@ -209,7 +209,7 @@ def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp
 
 
 def test_torchrun_trains_in_two_processes(patch_folder: Path, tmp_path: Path) -> None:
-    """Its command line, its agent and all that it sets in the environment; only that its processes are forked spares imports."""
+    """Its command line, its agent and all that it sets in the environment; its processes are forked, which spares imports."""
     out, log, program = tmp_path / "run" / "m.safetensors", tmp_path / "log", tmp_path / "program.py"
     out.parent.mkdir()
     program.write_text(
