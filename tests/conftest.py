@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def patch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(n):
                 pixels = np.clip(np.array(colour) + rng.normal(0, 20, (96, 96, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{split}{number}.png", compress_level=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_patches(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every second one of those patches, 8 and 4, for a ResNet50, which sees some ten in a second; never change it."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in patch_folder.glob("*/*/*[02468].png"):
+        place = folder / path.relative_to(patch_folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
     return folder
 
 

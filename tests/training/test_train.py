@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,6 @@ def run(*arguments: str | Path) -> Result:
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     return done
-
-
-@pytest.fixture(scope="module")
-def few_patches(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every second one of the shared patches: 8 to train on, 4 to validate on."""
-    folder = tmp_path_factory.mktemp("few")
-    for path in patch_folder.glob("*/*/*[02468].png"):
-        place = folder / path.relative_to(patch_folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
-    return folder
 
 
 @pytest.fixture(scope="module")
