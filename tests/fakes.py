@@ -22,6 +22,12 @@ from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
 
+class ThinBottleneck(Bottleneck):
+    """Stages of 128 to 1,024 features in place of 256 to 2,048."""
+
+    expansion = 2
+
+
 class PatchByPatch(Predictor):
     """Looks at each wanted patch by itself, in one piece of the image that holds all of them: :meth:`look` gives its logits."""
 
@@ -71,7 +77,7 @@ class DarknessPredictor(PatchByPatch):
 
 def unused_model() -> Model:
     """The default model's card with a network as small as a ResNet can be, for predictors that never ask it."""
-    network = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=1).eval()
+    network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=1).eval()
     return Model(network, read_card(model_path(None)), hashlib.sha256(b"unused").hexdigest(), Path("unused.safetensors"))
 
 
