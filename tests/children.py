@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
@@ -47,6 +48,11 @@ class Child:
         code = self._process.exitcode
         assert code is not None
         return code
+
+    def interrupt(self) -> None:
+        """Send it SIGINT, as Ctrl-C does."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signal.SIGINT)
 
     def kill(self) -> int:
         """Kill it with SIGKILL, and wait for its end."""

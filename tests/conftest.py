@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from browsers import find_chromium
+from fakes import ThinBottleneck
 from hypothesis import settings
 from PIL import Image
 from slide_files import texture
-from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.resnet import ResNet
 
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.models.card import ModelCard
@@ -51,12 +53,12 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def thin_model() -> Model:
-    """A loaded model with a thin ResNet, random weights (seed 0): all kinds of arithmetic that a ResNet50 has, a sixth as much.
+    """A loaded model with a thin ResNet, random weights (seed 0): all kinds of arithmetic that a ResNet50 has, a tenth as much.
 
     Its head is scaled so that tissue gets probabilities on both sides of 0.5.
     """
     torch.manual_seed(0)
-    network = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
+    network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(8)]))
         logits = network(ModelCard().preprocessing.to_input(pixels))
@@ -78,6 +80,17 @@ def patch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(n):
                 pixels = np.clip(np.array(colour) + rng.normal(0, 20, (96, 96, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(place / f"{split}{number}.png", compress_level=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_patches(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every second one of those patches, 8 and 4, for a ResNet50, which sees some ten in a second; never change it."""
+    folder = tmp_path_factory.mktemp("few")
+    for path in patch_folder.glob("*/*/*[02468].png"):
+        place = folder / path.relative_to(patch_folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
     return folder
 
 

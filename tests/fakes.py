@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import Model, build_network, half_precision, load_model, save_model
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import Model, build_network, half_precision, load_model, model_path, save_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
+
+
+class ThinBottleneck(Bottleneck):
+    """Stages of 128 to 1,024 features in place of 256 to 2,048."""
+
+    expansion = 2
 
 
 class PatchByPatch(Predictor):
@@ -68,6 +75,12 @@ class DarknessPredictor(PatchByPatch):
         return np.asarray((1 - patch[32:64, 32:64] / 255).mean() + np.arange(self.views))
 
 
+def unused_model() -> Model:
+    """The default model's card with a network as small as a ResNet can be, for predictors that never ask it."""
+    network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=1).eval()
+    return Model(network, read_card(model_path(None)), hashlib.sha256(b"unused").hexdigest(), Path("unused.safetensors"))
+
+
 def scan_darkness(
     slide: str | Path | Slide,
     out: str | Path,
@@ -76,9 +89,12 @@ def scan_darkness(
     kind: type[Predictor] = DarknessPredictor,
     **settings: Any,
 ) -> Heatmap:
-    """A scan by a stand-in for the network; everything else is as it always is."""
+    """A scan by a stand-in for the network; everything else is as it always is.
+
+    Without a model, the card is the default model's; its network, which a stand-in never asks, is spared.
+    """
     inference = {name: settings.pop(name) for name in ("device", "precision", "batch_size", "tta") if name in settings}
-    loaded = model if isinstance(model, Model) else load_model(model)
+    loaded = unused_model() if model is None else model if isinstance(model, Model) else load_model(model)
     return scan(slide, out, predictor=kind(loaded, **inference), **settings)
 
 

@@ -30,20 +30,22 @@ def write_slide(path: Path, image: NDArray[np.uint8], mpp: float = MODEL_MPP, *,
     return write_pyramid(path, image, mpp=mpp, tile_px=256, lossless=True, levels=levels)
 
 
-def write_sparse_slide(path: Path, side: int, mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 1024) -> Path:
+def write_sparse_slide(
+    path: Path, shape: tuple[int, int], mpp: float, marks: Sequence[tuple[int, int, int]], tile_px: int = 1024
+) -> Path:
     """A huge slide of which only the tiles with black square marks (x, y, side) are stored; the rest is transparent."""
-    tiles = -(-side // tile_px)
+    tile_rows, tile_cols = (-(-side // tile_px) for side in shape)
     canvas: dict[tuple[int, int], NDArray[np.uint8]] = {}
     for x, y, mark_px in marks:
         row, col = y // tile_px, x // tile_px
         tile = canvas.setdefault((row, col), np.full((tile_px, tile_px, 3), 255, np.uint8))
         tile[y - row * tile_px : y - row * tile_px + mark_px, x - col * tile_px : x - col * tile_px + mark_px] = 0
     encoded = {place: zlib.compress(tile.tobytes()) for place, tile in canvas.items()}
-    stored = (encoded.get((row, col), b"") for row in range(tiles) for col in range(tiles))
+    stored = (encoded.get((row, col), b"") for row in range(tile_rows) for col in range(tile_cols))
     tifffile.imwrite(
         path,
         stored,
-        shape=(side, side, 3),
+        shape=(*shape, 3),
         dtype=np.uint8,
         tile=(tile_px, tile_px),
         photometric="rgb",

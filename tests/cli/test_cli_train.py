@@ -277,27 +277,6 @@ def test_evaluate_passes_every_option_on(patch_folder: Path, model_file: Path, t
 # --- results
 
 
-def test_train_then_evaluate_print_the_same_figures(patch_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "m.safetensors"
-
-    made = run("train", patch_folder, "--out", out, "--init", "none", "--epochs", "1", "--batch-size", "16", "--json", *HERE)
-    assert made.exit_code == 0, made.output
-    known = run("evaluate", out, patch_folder, "--split", "valid", "--json", *HERE)
-    assert known.exit_code == 0, known.output
-
-    trained, evaluated = json.loads(made.stdout), json.loads(known.stdout)
-    assert evaluated["n"] == 8
-    assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
-    assert 0 <= evaluated["auc"] <= 1
-    intervals = {name: evaluated.pop(name) for name in list(evaluated) if name.endswith("_ci")}
-    assert {name: trained[name] for name in evaluated} == evaluated
-    assert intervals["auc_ci"][0] <= evaluated["auc"] <= intervals["auc_ci"][1]
-    assert trained["best_epoch"] == 1
-    made_files = {path.name for path in tmp_path.iterdir()} - {"m.augmented.png"}
-    assert {Path(trained[name]).name for name in ("model", "history", "curves")} == made_files
-    assert "epoch 1 (all): training loss" in made.stderr
-
-
 def test_evaluate_prints_a_line_for_each_figure(model_file: Path, patch_folder: Path) -> None:
     result = run("evaluate", model_file, patch_folder, "--batch-size", "8", *HERE)
 

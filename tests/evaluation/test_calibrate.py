@@ -30,7 +30,7 @@ from wsi_meta.evaluation.calibrate import (
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.card import Calibration, ModelCard, read_card
 
-HERE = ALONE | {"batch_size": 8}
+HERE = ALONE | {"batch_size": 4}
 
 
 def draw(n: int, temperature: float, bias: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -252,55 +252,55 @@ def test_metrics_are_those_of_the_cross_fitted_probabilities() -> None:
 # --- a model file anew
 
 
-def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.safetensors"
-    labels = open_patches(patch_folder)["valid"].labels
+    labels = open_patches(few_patches)["valid"].labels
 
-    card = calibrate(model_file, patch_folder, out, prior=0.2, **HERE)
+    card = calibrate(model_file, few_patches, out, prior=0.2, **HERE)
 
     assert read_card(out) == card
     before, after = load_file(model_file), load_file(out)
     assert all(torch.equal(before[name], after[name]) for name in before)
-    judged = evaluate(out, patch_folder, **HERE)
+    judged = evaluate(out, few_patches, **HERE)
     assert card.calibration == fit_calibration(judged.logits, labels, prior=0.2)
     assert card.thresholds == operating_points(judged.probabilities, labels)
     assert judged.threshold == card.thresholds["default"]
-    assert card.training["calibrated_on"]["n"] == 8
+    assert card.training["calibrated_on"]["n"] == 4
     assert card.training["calibrated_on"]["prior"] == 0.2
     assert card.metrics == validation_metrics(judged.logits, labels)
 
 
-def test_which_patches_it_is_calibrated_on(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_which_patches_it_is_calibrated_on(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     unsplit = tmp_path / "unsplit"
-    shutil.copytree(patch_folder / "train", unsplit)
+    shutil.copytree(few_patches / "train", unsplit)
     apart = tmp_path / "apart"
     for split in ("train", "test"):
-        shutil.copytree(patch_folder / "train", apart / split)
+        shutil.copytree(few_patches / "train", apart / split)
 
     def n(data: Path, split: str | None = None) -> int:
         card = calibrate(model_file, data, tmp_path / "m.safetensors", split=split, overwrite=True, **HERE)
         return int(card.training["calibrated_on"]["n"])
 
-    assert [n(patch_folder), n(patch_folder, "train"), n(unsplit), n(apart, "test")] == [8, 16, 16, 16]
+    assert [n(few_patches), n(few_patches, "train"), n(unsplit), n(apart, "test")] == [4, 8, 8, 8]
     with pytest.raises(DataError, match="no 'valid' split; found train, test; name one with --split"):
         n(apart)
     with pytest.raises(DataError, match="no 'test' split; found train, valid"):
-        n(patch_folder, "test")
+        n(few_patches, "test")
 
 
-def test_an_existing_file_is_not_calibrated_over(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_calibrated_over(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     out.write_text("precious")
 
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        calibrate(model_file, patch_folder, out, **HERE)
+        calibrate(model_file, few_patches, out, **HERE)
 
     assert out.read_text() == "precious"
 
 
-def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_the_command_prints_what_it_fitted(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    words = [str(model_file), str(patch_folder), "--prior", "0.1", "--device", "cpu", "--workers", "0", "--batch-size", "8"]
+    words = [str(model_file), str(few_patches), "--prior", "0.1", "--device", "cpu", "--workers", "0", "--batch-size", "4"]
     result = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--json"])
 
     assert result.exit_code == 0, result.output
@@ -309,7 +309,7 @@ def test_the_command_prints_what_it_fitted(model_file: Path, patch_folder: Path,
     assert printed["model"] == str(out)
     assert printed["calibration"] == {"temperature": card.calibration.temperature, "bias": card.calibration.bias}
     assert printed["thresholds"] == card.thresholds
-    assert printed["metrics"]["n"] == 8
+    assert printed["metrics"]["n"] == 4
 
     wrong = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--prior", "1"])
     assert wrong.exit_code == 2

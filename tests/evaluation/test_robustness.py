@@ -15,10 +15,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from wsi_meta.cli import main
+from wsi_meta.cli.options import print_result
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import FAMILIES, stain_hue, to_pixels
-from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, resampled_figures
 from wsi_meta.evaluation.report import Pictures, draw_plots, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
@@ -321,17 +322,17 @@ def test_all_of_it_is_json(by_colour: Evaluation) -> None:
     assert set(by_colour.to_lines()["shifts"]) == {"summary", "clusters", *(shift.name for shift in SHIFTS)}
 
 
-def test_the_command_prints_a_sentence_for_each_shift(model_file: Path, tmp_path: Path) -> None:
+def test_a_sentence_for_each_shift_is_printed(thin_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for label in (0, 1):
         (tmp_path / str(label)).mkdir()
         Image.fromarray(draw(label, label)).save(tmp_path / str(label) / "a.png")
 
-    words = ["evaluate", str(model_file), str(tmp_path), "--shifts", "--batch-size", "2"]
-    made = CliRunner().invoke(main, [*words, "--device", "cpu", "--precision", "fp32", "--workers", "0"])
+    result = evaluate(thin_model, tmp_path, shifts=True, device="cpu", precision="fp32", workers=0, batch_size=2)
+    print_result(result.to_lines(), as_json=False)
 
-    assert made.exit_code == 0, made.output
+    printed = capsys.readouterr().out
     told = " ".join(CliRunner().invoke(main, ["evaluate", "--help"]).stdout.split())
     assert f"in {len(SHIFTS)} other stains" in told
     assert f"takes {1 + len(SHIFTS)} times as long" in told
     for name in ("summary", "eosin_0.6", "jpeg_40", "clusters"):
-        assert f"\n  {name}: " in made.stdout
+        assert f"\n  {name}: " in printed

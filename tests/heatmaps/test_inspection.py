@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,19 @@ from wsi_meta.scanning.identity import continue_or_refuse
 CELLS = (150, 200)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def whole_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three rows of four blocks, two coarser levels, some lesions."""
     tissue = np.zeros(CELLS, bool)
     tissue[10:140, 10:190] = True
     values = np.random.default_rng(0).random(CELLS, np.float32) / 3
     values[30:40, 30:50] += 0.6
-    return write_store(tmp_path / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
+    return write_store(tmp_path_factory.mktemp("whole") / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
+
+
+@pytest.fixture
+def store(tmp_path: Path, whole_store: Path) -> Path:
+    return Path(shutil.copytree(whole_store, tmp_path / "h.zarr"))
 
 
 def _line(store: Path) -> str:

@@ -19,7 +19,7 @@ from wsi_meta.heatmaps.overlay import _LAYERS, LAYERS, VEIL, _title, colour_cell
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
-from wsi_meta.tiling.pictures import FORMATS
+from wsi_meta.tiling.pictures import FORMATS, check_picture
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,15 @@ def test_every_ending_that_is_named_works(heatmap: Heatmap, tmp_path: Path, endi
     assert out == tmp_path / f"map.{ending}"
     assert out.stat().st_size > 1000
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    assert draw_overlay(heatmap, out, max_side=300, overwrite=True) == out, "a picture may be replaced"
+    assert check_picture(out, None, overwrite=True) == out, "a picture may be replaced"
+
+
+def test_a_picture_is_replaced_by_another(heatmap: Heatmap, tmp_path: Path) -> None:
+    out = draw_overlay(heatmap, tmp_path / "map.tif", max_side=300)
+    before = out.read_bytes()
+    assert draw_overlay(heatmap, out, max_side=300, layer="uncertainty", overwrite=True) == out
+    assert out.read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
 
 
 def test_a_slide_is_never_replaced(heatmap: Heatmap, slide_file: Path, tmp_path: Path) -> None:

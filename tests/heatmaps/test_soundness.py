@@ -35,7 +35,8 @@ def tissue() -> NDArray[np.bool_]:
 
 @pytest.fixture(scope="module")
 def whole_store(tmp_path_factory: pytest.TempPathFactory, tissue: NDArray[np.bool_]) -> Path:
-    values = np.random.default_rng(0).random(CELLS, np.float32)
+    values = np.random.default_rng(0).random(CELLS, np.float32) / 4  # no two alike; but few lesions, which take time
+    values[20:40, 100:140] += 0.7
     return write_store(tmp_path_factory.mktemp("whole") / "h.zarr", np.where(tissue, values, np.nan).astype(np.float32)).path
 
 

@@ -1,4 +1,4 @@
-"""Every mark on a huge slide lies in the cell that the store's own metadata says."""
+"""Every mark on a slide that is huge one way lies in the cell that the store's own metadata says."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ from slide_files import write_sparse_slide
 
 from wsi_meta.models.model import Model
 
-SIDE = 100_000
+LONG, SHORT = 100_000, 8_000
+"""Width and height, or the other way round: errors that add up from block to block show along the longer one."""
 MARK = 24
 """Side of a mark, level-0 pixels."""
 
 
-def _marks(mpp: float) -> list[tuple[int, int, int]]:
+def _marks(mpp: float, height: int, width: int) -> list[tuple[int, int, int]]:
     """Near the corners and in the middle, each in the middle of a cell by plain arithmetic."""
     cell = 32 * 0.972 / mpp
-    last = int(SIDE / cell) - 1
-    places = [(0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2), (last // 3, last - 1)]
+    low, right = int(height / cell) - 1, int(width / cell) - 1
+    places = [(0, 0), (0, right), (low, 0), (low, right), (low // 2, right // 2), (low // 3, right - 1), (low - 1, right // 3)]
     return [(round((col + 0.5) * cell) - MARK // 2, round((row + 0.5) * cell) - MARK // 2, MARK) for row, col in places]
 
 
+@pytest.mark.parametrize(("height", "width"), [(SHORT, LONG), (LONG, SHORT)])
 @pytest.mark.parametrize(("mpp", "block_px"), [(0.243, 960), (0.25, 960), (0.499, 1920)])
-def test_marks_lie_where_the_metadata_says(mpp: float, block_px: int, tmp_path: Path, thin_model: Model) -> None:
-    marks = _marks(mpp)
-    slide = write_sparse_slide(tmp_path / "huge.tif", SIDE, mpp, marks)
-    tissue = np.zeros((1000, 1000), bool)
+def test_marks_lie_where_the_metadata_says(
+    mpp: float, block_px: int, height: int, width: int, tmp_path: Path, thin_model: Model
+) -> None:
+    marks = _marks(mpp, height, width)
+    slide = write_sparse_slide(tmp_path / "huge.tif", (height, width), mpp, marks)
+    tissue = np.zeros((height // 100, width // 100), bool)
     for x, y, _ in marks:
-        row, col = y * 1000 // SIDE, x * 1000 // SIDE
+        row, col = y // 100, x // 100
         tissue[max(0, row - 1) : row + 2, max(0, col - 1) : col + 2] = True
     np.save(tmp_path / "tissue.npy", tissue)
     scan_darkness(slide, tmp_path / "heat.zarr", model=thin_model, tissue_mask=tmp_path / "tissue.npy", block_px=block_px)

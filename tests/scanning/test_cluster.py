@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,13 +25,14 @@ from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideRead
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
 from wsi_meta.scanning.reach import reached
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 
-COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 4, "device": "cpu", "block_px": 64}
+PREDICTING: dict[str, Any] = {"precision": "fp32", "batch_size": 4, "device": "cpu"}
+COMMON: dict[str, Any] = PREDICTING | {"block_px": 64}
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +44,21 @@ def client() -> Iterator[Client]:
         yield made
 
 
-def test_two_workers_give_the_map_of_one_process(client: Client, model_file: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(model_file: Path) -> Predictor:
+    """The model, in this process."""
+    return Predictor(load_model(model_file), **PREDICTING)
+
+
+def test_two_workers_give_the_map_of_one_process(
+    client: Client, model_file: Path, alone: Predictor, tmp_path: Path
+) -> None:
     """Workers load the model for themselves, so here it is a file."""
-    slide, settings = write_slide(tmp_path / "node.tif", texture(100, 130)), COMMON | {"tissue_mask": "none"}
-    alone = scan(slide, tmp_path / "alone.zarr", model=model_file, **settings | {"block_px": 3840, "scheduler": "synchronous"})
-    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, scheduler=client, **settings)
-    np.testing.assert_array_equal(heatmap.probability, alone.probability)
-    assert np.unique(alone.probability).size == alone.probability.size == 20
+    slide = write_slide(tmp_path / "node.tif", texture(100, 130))
+    expected = scan(slide, tmp_path / "alone.zarr", predictor=alone, scheduler="synchronous", tissue_mask="none").probability
+    heatmap = scan(slide, tmp_path / "h.zarr", model=model_file, scheduler=client, tissue_mask="none", **COMMON)
+    np.testing.assert_array_equal(heatmap.probability, expected)
+    assert np.unique(expected).size == expected.size == 20
     effort = heatmap.record.effort
     assert effort is not None
     assert (effort.cells, effort.hosts, effort.runs) == (20, (socket.gethostname(),), 1), "as the workers say"
@@ -65,11 +76,12 @@ def kept(client: Client) -> int:
 
 def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, model_file: Path, tmp_path: Path) -> None:
     slide, model = write_slide(tmp_path / "s.tif", texture(64, 130, 1)), tmp_path / "m.safetensors"
-    write_shifted(model, model_file, 0.0)
+    shutil.copyfile(model_file, model)
     old = scan(slide, tmp_path / "old.zarr", model=model, scheduler=client, **COMMON).probability
     write_shifted(model, model_file, 2.0)
     new = scan(slide, tmp_path / "new.zarr", model=model, scheduler=client, **COMMON).probability
-    np.testing.assert_array_equal(new, scan(slide, tmp_path / "alone.zarr", model=model, **COMMON).probability)
+    alone = Predictor(load_model(model), **PREDICTING)
+    np.testing.assert_array_equal(new, scan(slide, tmp_path / "alone.zarr", predictor=alone, block_px=64).probability)
     assert not np.array_equal(old, new, equal_nan=True)
 
     with Scanner(model, scheduler=client, **COMMON) as scanner:
@@ -78,7 +90,7 @@ def test_a_replaced_model_and_a_replaced_slide_give_the_new_map(client: Client, 
         replaced = scanner.scan(slide, tmp_path / "replaced.zarr").probability
         assert kept(client) == 1
     assert kept(client) == 0, "gone with the scanner"
-    np.testing.assert_array_equal(replaced, scan(slide, tmp_path / "again.zarr", model=model, **COMMON).probability)
+    np.testing.assert_array_equal(replaced, scan(slide, tmp_path / "again.zarr", predictor=alone, block_px=64).probability)
     assert not np.array_equal(replaced, new, equal_nan=True)
 
 
@@ -94,7 +106,7 @@ def work_elsewhere(folder: Path, scheduler: str) -> None:
 
 
 def test_a_relative_out_is_written_where_the_caller_is(
-    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_file: Path, alone: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = write_slide(tmp_path / "s.tif", texture(64, 130))
     (tmp_path / "elsewhere").mkdir()
@@ -107,15 +119,20 @@ def test_a_relative_out_is_written_where_the_caller_is(
         finally:
             worker.kill()
     assert heatmap.finished
-    np.testing.assert_array_equal(
-        Heatmap.open(tmp_path / "heat.zarr").probability, scan(slide, "alone.zarr", model=model_file, **COMMON).probability
-    )
+    expected = scan(slide, "alone.zarr", predictor=alone, block_px=64).probability
+    np.testing.assert_array_equal(Heatmap.open(tmp_path / "heat.zarr").probability, expected)
+
+
+@pytest.fixture(scope="module")
+def posing(model_file: Path, thin_model: Model) -> Model:
+    """Has the name and hash of the model file, not its network."""
+    return replace(thin_model, path=model_file, hash=hashlib.sha256(model_file.read_bytes()).hexdigest())
 
 
 @pytest.fixture
-def job(model_file: Path, tmp_path: Path) -> ClusterJob:
+def job(model_file: Path, posing: Model, tmp_path: Path) -> ClusterJob:
     slide = write_slide(tmp_path / "s.tif", texture(64, 130))
-    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=model_file, **COMMON)
+    heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=posing, **COMMON)
     asked = InferenceOptions("cpu", "fp32", 8)
     return ClusterJob("scanner", heatmap.path, slide, 0.972, model_file, asked, heatmap.record.identity)
 
@@ -141,11 +158,11 @@ def test_a_worker_refuses_by_name_what_is_not_as_the_store_says(
         worker.teardown()
 
 
-def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, model_file: Path) -> None:
+def test_a_worker_keeps_two_slides_and_opens_each_once(job: ClusterJob, tmp_path: Path, posing: Model) -> None:
     jobs = [job]
     for number in range(2):
         slide = write_slide(tmp_path / f"{number}.tif", texture(64, 130, number + 5))
-        heatmap = scan_darkness(slide, tmp_path / f"{number}.zarr", model=model_file, **COMMON)
+        heatmap = scan_darkness(slide, tmp_path / f"{number}.zarr", model=posing, **COMMON)
         jobs.append(replace(job, slide=slide, store=heatmap.path, identity=heatmap.record.identity))
     worker = KeptOnWorker()
     worker.setup()
@@ -215,6 +232,6 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         pass
 
 
-def test_a_predictor_does_not_travel(client: Client, model_file: Path) -> None:
+def test_a_predictor_does_not_travel(client: Client, alone: Predictor) -> None:
     with pytest.raises(OptionsError, match="in this process"):
-        Scanner(predictor=Predictor(load_model(model_file), device="cpu"), scheduler=client)
+        Scanner(predictor=alone, scheduler=client)

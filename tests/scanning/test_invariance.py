@@ -20,7 +20,7 @@ from wsi_meta.scanning.scan import scan
 
 @pytest.fixture(scope="module")
 def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(300, 380))
+    return write_slide(tmp_path_factory.mktemp("slides") / "node.tif", texture(200, 270))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def _scan(slide: Path, out: Path, model: Model, **settings: Any) -> Heatmap:
 
 
 def test_the_map_is_not_flat(reference: NDArray[np.float32]) -> None:
-    assert reference.shape == (10, 12)
-    assert np.unique(reference).size > 100
+    assert reference.shape == (7, 9)
+    assert np.unique(reference).size == reference.size
 
 
 @pytest.mark.parametrize("block_px", [64, 160, 224])
@@ -67,7 +67,7 @@ def test_kill_and_resume(slide_file: Path, thin_model: Model, reference: NDArray
 
     def killed() -> None:
         def kill(_slide: Path, done: int, _total: int) -> None:
-            if done >= 60:
+            if done >= 30:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         _scan(slide_file, out, thin_model, block_px=64, workers=1, progress=kill)

@@ -16,14 +16,14 @@ from wsi_meta import scan
 before = state()
 for number, settings in enumerate([{}, {"tta": True, "scheduler": "synchronous"}]):
     out = f"{sys.argv[2]}.{number}"
-    scan(sys.argv[1], out, model=sys.argv[3], device="cpu", precision="fp32", batch_size=4, stride_px=96, **settings)
+    scan(sys.argv[1], out, model=sys.argv[3], device="cpu", precision="fp32", batch_size=1, stride_px=96, **settings)
 after = state()
 print(json.dumps({"changed": [name for name in before if before[name] != after[name]], "kept_mb": kept_of_a_gigabyte()}))
 """
 
 
 def test_scans_change_nothing_of_their_process(tmp_path: Path, model_file: Path) -> None:
-    slide = write_slide(tmp_path / "s.tif", texture(130, 130))
+    slide = write_slide(tmp_path / "s.tif", texture(96, 96))
     arguments = [str(argument) for argument in (slide, tmp_path / "h.zarr", model_file)]
     untuned = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     process = subprocess.run(

@@ -38,7 +38,7 @@ WAIT_S = 60
 @pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("slides")
-    sizes = {"large": (140, 200), "small": (100, 130)}
+    sizes = {"large": (100, 170), "small": (70, 100)}
     return {name: write_slide(folder / f"{name}.tif", texture(*size, len(name))) for name, size in sizes.items()}
 
 

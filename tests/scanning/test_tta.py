@@ -137,8 +137,8 @@ def test_what_the_store_keeps(tmp_path: Path, slide_file: Path, thin_model: Mode
 
 
 def test_unknown_stays_unknown(tmp_path: Path, thin_model: Model) -> None:
-    image = np.full((640, 768, 3), 244, np.uint8)
-    image[:, :512] = texture(640, 512)
+    image = np.full((320, 384, 3), 244, np.uint8)
+    image[:, :256] = texture(320, 256)
     slide = write_slide(tmp_path / "s.tif", image)
     heatmap = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, **(COMMON | {"tissue_mask": None}))
     assert heatmap.uncertainty is not None

@@ -57,7 +57,7 @@ def test_outside_is_white(slide_file: Path, image: NDArray[np.uint8], x: int, y:
 
 
 def test_transparent_is_background(tmp_path: Path) -> None:
-    slide = open_slide(write_sparse_slide(tmp_path / "sparse.tif", 2000, 0.5, [(600, 600, 50)], tile_px=512))
+    slide = open_slide(write_sparse_slide(tmp_path / "sparse.tif", (2000, 2000), 0.5, [(600, 600, 50)], tile_px=512))
     region = slide.read_region(0, 0, 2000, 2000)
     assert (region[600:650, 600:650] == 0).all()
     assert int((region == 0).sum()) == 50 * 50 * 3
@@ -133,7 +133,7 @@ def test_too_coarse(tmp_path: Path) -> None:
 
 def test_larger_than_any_slide(tmp_path: Path) -> None:
     """Else its overview takes all memory."""
-    path = write_sparse_slide(tmp_path / "vast.tif", 8192, 50.0, [(0, 0, 64)])
+    path = write_sparse_slide(tmp_path / "vast.tif", (8192, 8192), 50.0, [(0, 0, 64)])
     with pytest.raises(
         SlideReadError, match=r"vast\.tif: 8192 x 8192 px of 50 um are 410 x 410 mm; expected at most 40,000 mm2"
     ):

@@ -16,6 +16,7 @@ from slide_files import damage_tile, write_scn, write_slide
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.models.model import Model
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.colours import MASK_MPP
 from wsi_meta.tiling.grid import PatchGrid
@@ -94,11 +95,11 @@ class TestRoundTrip:
         (tmp_path / "edited.geojson").write_text(json.dumps(content))
         assert read_tissue_mask(tmp_path / "edited.geojson", slide).fingerprint() == found.fingerprint()
 
-    def test_a_scan_goes_on_with_the_written_mask(self, tmp_path: Path) -> None:
+    def test_a_scan_goes_on_with_the_written_mask(self, tmp_path: Path, thin_model: Model) -> None:
         slide = write_slide(tmp_path / "s.tif", _blots(301, 403, 100))
         survey_tissue(slide, out=tmp_path / "mask.geojson")
-        first = scan_darkness(slide, tmp_path / "h.zarr")
-        again = scan_darkness(slide, tmp_path / "h.zarr", tissue_mask=tmp_path / "mask.geojson")
+        first = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model)
+        again = scan_darkness(slide, tmp_path / "h.zarr", model=thin_model, tissue_mask=tmp_path / "mask.geojson")
         assert again.record.identity == first.record.identity
 
     def test_a_slide_without_tissue_has_no_outlines(self, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +19,7 @@ from children import start_child
 from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, train_tiny
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.models.card import read_card
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.learner import Learner
@@ -209,28 +208,37 @@ def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp
     assert not any("Traceback" in printed for _, printed in ends)
 
 
-def test_torchrun_trains_a_resnet50_in_two_processes(patch_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "m.safetensors"
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wsi_meta"]
-    words = "--init none --epochs 1 --batch-size 8 --mosaics 0 --device cpu --precision fp32 --workers 0 --json"
-
-    done = subprocess.run(
-        [*start, "train", str(patch_folder), "--out", str(out), *words.split()],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
+def test_torchrun_trains_in_two_processes(patch_folder: Path, tmp_path: Path) -> None:
+    """Its command line, its agent and all that it sets in the environment; its processes are forked, which spares imports."""
+    out, log, program = tmp_path / "run" / "m.safetensors", tmp_path / "log", tmp_path / "program.py"
+    out.parent.mkdir()
+    program.write_text(
+        "import runpy, pytest, tiny\n"
+        "with pytest.MonkeyPatch.context() as monkeypatch:\n"
+        "    tiny.use_parts(monkeypatch, tiny.TINY)\n"
+        "    runpy.run_module('wsi_meta', run_name='__main__')\n"
     )
+    start = ["--standalone", "--nproc-per-node", "2", "--start-method", "fork", "--run-path", str(program)]
+    words = "--init none --epochs 1 --batch-size 8 --mosaics 0 --device cpu --precision fp32 --workers 0 --json"
+    arguments = [*start, "train", str(patch_folder), "--out", str(out), *words.split()]
 
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    def torchrun() -> None:
+        from torch.distributed.run import main
+
+        main(arguments)
+
+    code, shown = start_child(torchrun, log).wait(), log.read_text()
+
+    assert code == 0, shown
+    (line,) = (line for line in shown.splitlines() if line.startswith("{"))
     printed = json.loads(line)
     assert printed["model"] == str(out)
-    assert done.stderr.count("epoch 1 (all): training loss") == 1
+    assert shown.count("epoch 1 (all): training loss") == 1
+    assert read_card(out).training["processes"] == 2
     (row,) = rows_of(out)
     assert row["valid_auc"] == printed["auc"]
     assert np.isfinite(row["train_loss"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in out.parent.iterdir()) == [
         "m.augmented.png",
         "m.curves.png",
         "m.history.csv",

@@ -1,30 +1,34 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 
+from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
-from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import build_network, half_precision, load_model
+from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement
-from wsi_meta.training.train import Recipe, TrainResult, train
+from wsi_meta.training.train import Recipe, train
 from wsi_meta.training.validation import Validation
 
 SMALL = Recipe(epochs=2, batch_size=8, mosaics=0.5)
+WORDS = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
 FILES = ["m.augmented.png", "m.curves.png", "m.history.csv", "m.safetensors"]
 
 
@@ -40,25 +44,98 @@ def names_in(folder: Path) -> list[str]:
 # --- a real run
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A finished training by the command: what it printed, and where."""
+
+    printed: dict[str, Any]
+    told: str
+    model: Path
+    recipe: Recipe
+
+
+def run(*arguments: str | Path) -> Result:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done
+
+
 @pytest.fixture(scope="module")
-def trained(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
-    """Two epochs of two real steps each; never change its files."""
-    return train(patch_folder, tmp_path_factory.mktemp("run") / "m.safetensors", init="none", recipe=SMALL, **HERE)
+def trained(few_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two real steps of the real network by the real command; never change its files."""
+    out, recipe = tmp_path_factory.mktemp("run") / "m.safetensors", Recipe(epochs=1, batch_size=4)
+    done = run("train", few_patches, "--out", out, "--init", "none", "--epochs", "1", "--batch-size", "4", "--json", *WORDS)
+    return Trained(json.loads(done.stdout), done.stderr, out, recipe)
 
 
-def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: TrainResult) -> None:
+def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: Trained) -> None:
     folder = trained.model.parent
 
     assert names_in(folder) == FILES
-    assert (trained.model, trained.history) == (folder / "m.safetensors", folder / "m.history.csv")
-    assert trained.rank == 0
-    with Image.open(trained.curves) as picture:
+    named = [Path(trained.printed[name]) for name in ("model", "history", "curves")]
+    assert named == [trained.model, folder / "m.history.csv", folder / "m.curves.png"]
+    for name in ("m.curves.png", "m.augmented.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.format == "PNG"
+    assert "epoch 1 (all): training loss" in trained.told
+
+
+def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, few_patches: Path) -> None:
+    evaluated = json.loads(run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS).stdout)
+    (best,) = rows_of(trained.model.with_name("m.history.csv"))
+
+    assert evaluated["n"] == 4
+    assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
+    assert 0 <= evaluated["auc"] <= 1
+    intervals = {name: evaluated.pop(name) for name in list(evaluated) if name.endswith("_ci")}
+    assert intervals["auc_ci"][0] <= evaluated["auc"] <= intervals["auc_ci"][1]
+    assert {name: trained.printed[name] for name in evaluated} == evaluated
+    assert not any(name.endswith("_ci") for name in trained.printed)
+    assert trained.printed["best_epoch"] == 1
+    assert (evaluated["auc"], evaluated["accuracy"]) == (float(best["valid_auc"]), float(best["valid_accuracy"]))
+
+
+def test_the_card_tells_how_the_model_came_about(trained: Trained, few_patches: Path) -> None:
+    card = load_model(trained.model).card
+    data = open_patches(few_patches)
+
+    assert card.training["recipe"] == asdict(trained.recipe)
+    assert card.training["init"] == "none"
+    assert card.training["best_epoch"] == 1
+    assert (card.training["precision"], card.training["processes"]) == ("fp32", 1)
+    assert card.training["train"] == {"n": 8, "tumor": 4, "sha256": data["train"].fingerprint()}
+    assert card.training["valid"] == {"n": 4, "tumor": 2, "sha256": data["valid"].fingerprint()}
+    assert card.metrics["auc"] == trained.printed["auc"]
+    assert {"n", "accuracy", "accuracy_at_threshold", "log_loss", "dense_auc", "dense_same_decision"} < set(card.metrics)
+    assert set(card.thresholds) == {"default", "sensitivity_95", "sensitivity_99", "specificity_99"}
+    assert {"python", "torch", "torchvision", "wsi-meta"} <= set(card.versions)
+
+
+def test_training_changed_weights_and_running_statistics(trained: Trained) -> None:
+    torch.manual_seed(trained.recipe.seed)
+    start = half_precision(build_network().state_dict())
+
+    end = load_file(trained.model)
+
+    changed = {name for name in end if not torch.equal(end[name], start[name])}
+    assert {"conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight", "fc.weight", "fc.bias"} <= changed
+    assert {"bn1.running_mean", "layer4.2.bn3.running_var"} <= changed
+    assert end["bn1.num_batches_tracked"] == 2
+
+
+# --- the history
+
+
+def test_the_history_has_a_row_for_each_epoch(patch_folder: Path, tmp_path: Path) -> None:
+    parts = replace(TINY, draw_curves=draw_curves)
+
+    result = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=SMALL, parts=parts, **HERE)
+
+    assert (result.model, result.history) == (tmp_path / "m.safetensors", tmp_path / "m.history.csv")
+    assert result.rank == 0
+    with Image.open(result.curves) as picture:
         assert picture.format == "PNG"
-
-
-def test_the_history_has_a_row_for_each_epoch(trained: TrainResult) -> None:
-    rows = rows_of(trained.history)
-
+    rows = rows_of(result.history)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert [row.pop("stage") for row in rows] == ["all", "all"]
     assert {"lr", "train_loss", "valid_loss", "valid_auc", "valid_accuracy", "images_per_s", "seconds"} < set(rows[0])
@@ -67,46 +144,8 @@ def test_the_history_has_a_row_for_each_epoch(trained: TrainResult) -> None:
         assert all(np.isfinite(value) for value in values.values())
         assert values["images_per_s"] > 0
     assert float(rows[1]["lr"]) < float(rows[0]["lr"]) <= SMALL.lr
-
-
-def test_evaluating_the_written_file_gives_the_same_figures(trained: TrainResult, patch_folder: Path) -> None:
-    again = evaluate(trained.model, patch_folder, split="valid", **HERE)
-    best = rows_of(trained.history)[trained.best_epoch - 1]
-
-    assert again.n == 8
-    assert trained.validation.intervals is None
-    assert replace(again, intervals=None).to_dict() == trained.validation.to_dict()
-    assert np.array_equal(again.probabilities, trained.validation.probabilities)
-    assert np.array_equal(again.logits, trained.validation.logits)
-    assert (again.auc, again.accuracy) == (float(best["valid_auc"]), float(best["valid_accuracy"]))
-
-
-def test_the_card_tells_how_the_model_came_about(trained: TrainResult, patch_folder: Path) -> None:
-    card = load_model(trained.model).card
-    data = open_patches(patch_folder)
-
-    assert card.training["recipe"] == asdict(SMALL)
-    assert card.training["init"] == "none"
-    assert card.training["best_epoch"] == trained.best_epoch
-    assert (card.training["precision"], card.training["processes"]) == ("fp32", 1)
-    assert card.training["train"] == {"n": 16, "tumor": 8, "sha256": data["train"].fingerprint()}
-    assert card.training["valid"] == {"n": 8, "tumor": 4, "sha256": data["valid"].fingerprint()}
-    assert card.metrics["auc"] == trained.validation.auc
-    assert {"n", "accuracy", "accuracy_at_threshold", "log_loss", "dense_auc", "dense_same_decision"} < set(card.metrics)
-    assert set(card.thresholds) == {"default", "sensitivity_95", "sensitivity_99", "specificity_99"}
-    assert {"python", "torch", "torchvision", "wsi-meta"} <= set(card.versions)
-
-
-def test_training_changed_weights_and_running_statistics(trained: TrainResult) -> None:
-    torch.manual_seed(SMALL.seed)
-    start = half_precision(build_network().state_dict())
-
-    end = load_file(trained.model)
-
-    changed = {name for name in end if not torch.equal(end[name], start[name])}
-    assert {"conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight", "fc.weight", "fc.bias"} <= changed
-    assert {"bn1.running_mean", "layer4.2.bn3.running_var"} <= changed
-    assert end["bn1.num_batches_tracked"] == 2 * trained.best_epoch
+    best = rows[result.best_epoch - 1]
+    assert (result.validation.auc, result.validation.accuracy) == (float(best["valid_auc"]), float(best["valid_accuracy"]))
 
 
 # --- dense mode
@@ -134,7 +173,7 @@ def test_without_mosaics_dense_mode_is_neither_measured_nor_allowed(patch_folder
             return super().step(images, labels, generator, mosaic_side)
 
     options = HERE | {"parts": replace(TINY, make_learner=learners(Noting))}
-    recipe = Recipe(epochs=10, batch_size=8, patience=0)
+    recipe = Recipe(epochs=5, batch_size=4, patience=0)
     plain = train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=replace(recipe, mosaics=0), **options)
     assert set(sides) == {1}
     mixed = train_tiny(patch_folder, tmp_path / "n.safetensors", recipe=recipe, **options)
@@ -233,6 +272,9 @@ def test_the_epoch_of_highest_auc_is_kept(patch_folder: Path, tmp_path: Path, au
     assert result.best_epoch == best
     assert result.validation.auc == aucs[best - 1] / 16
     assert np.array_equal(result.validation.logits, logits_of_auc(aucs[best - 1]))
+    calibration = read_card(result.model).calibration
+    assert np.array_equal(result.validation.probabilities, calibration.to_probability(logits_of_auc(aucs[best - 1])))
+    assert result.validation.intervals is None
     assert read_card(result.model).training["best_epoch"] == best
     assert torch.allclose(load_file(result.model)["fc.bias"], first_bias + 2 * best)
     rows = rows_of(result.history)
