@@ -1,4 +1,7 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share.
+
+Torch is imported within them: the process that shares out the tests among others reads this file too, before these start.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,10 @@ from pathlib import Path
 import children  # noqa: F401  (its settings are for all tests)
 import numpy as np
 import pytest
-import torch
 from browsers import find_chromium
-from fakes import ThinBottleneck
 from hypothesis import settings
 from PIL import Image
 from slide_files import texture
-from torchvision.models.resnet import ResNet
 
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.models.card import ModelCard
@@ -25,13 +25,17 @@ from wsi_meta.models.model import Model, build_network, half_precision, save_mod
 # a busy machine is no failure: time limits are pytest-timeout's
 settings.register_profile("wsi-meta", deadline=None)
 settings.load_profile("wsi-meta")
-# two threads that share busy cores wait for each other: measured ten times slower than one
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _memory() -> Iterator[None]:
-    """Freed memory is kept for the next batch, as a command keeps it: a third of the time."""
+def _machine() -> Iterator[None]:
+    """Freed memory is kept for the next batch, as a command keeps it: a third of the time.
+
+    Two threads that share busy cores wait for each other: measured ten times slower than one.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     with tuned_memory(in_bands=False):
         yield
 
@@ -42,6 +46,8 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Its head is scaled so that tissue gets probabilities on both sides of 0.5 instead of 1.0 everywhere.
     """
+    import torch
+
     path = tmp_path_factory.mktemp("model") / "random.safetensors"
     torch.manual_seed(0)
     state = build_network().state_dict()
@@ -57,6 +63,10 @@ def thin_model() -> Model:
 
     Its head is scaled so that tissue gets probabilities on both sides of 0.5.
     """
+    import torch
+    from fakes import ThinBottleneck
+    from torchvision.models.resnet import ResNet
+
     torch.manual_seed(0)
     network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
     with torch.inference_mode():
@@ -85,7 +95,7 @@ def patch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def few_patches(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every second one of those patches, 8 and 4, for a ResNet50, which sees some ten in a second; never change it."""
+    """Every second one of those patches, 8 and 4, where all are seen often or by a ResNet50; never change it."""
     folder = tmp_path_factory.mktemp("few")
     for path in patch_folder.glob("*/*/*[02468].png"):
         place = folder / path.relative_to(patch_folder)
@@ -105,6 +115,8 @@ def shared_data() -> Path:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out (and count as deselected) the tests whose data or hardware are not here."""
+    import torch
+
     here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available(), "browser": find_chromium() is not None}
     missing = {name for name, present in here.items() if not present}
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]

@@ -49,9 +49,9 @@ def predict_dense(bench: Bench, weights: dict[str, torch.Tensor]) -> NDArray[np.
 
 
 @pytest.fixture(scope="module")
-def made(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def made(few_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """Two seeds of every arm; never change its files."""
-    bench = bench_in(tmp_path_factory.mktemp("ablation"), patch_folder)
+    bench = bench_in(tmp_path_factory.mktemp("ablation"), few_patches)
     runs = [(name, seed) for seed in (0, 1) for name in NAMES]
     lines = list(run_arms(bench, runs, 1, budget_s=600))
     assert [(line["arm"], line["seed"]) for line in lines] == runs
@@ -86,7 +86,7 @@ def test_every_run_leaves_a_line_a_model_and_its_logits(made: Bench) -> None:
         assert {name: line[name] for name in card.metrics} == card.metrics
         assert card.training["recipe"]["seed"] == card.training["ablation"]["seed"] == line["seed"]
         assert card.training["train"]["sha256"] == made.train.fingerprint()
-        assert line["patches"] == 16
+        assert line["patches"] == 8
         assert weights["layer4.0.weight"].dtype == torch.float16
         assert ("dense_auc" in line) == (card.training["recipe"]["mosaics"] > 0)
         assert np.array_equal(judged.dense, predict_dense(made, weights))
@@ -141,7 +141,7 @@ def test_parts_share_out_the_runs() -> None:
 def test_a_share_of_the_patches_is_the_same_every_time(made: Bench) -> None:
     chosen = choose_share(made.train, 0.5)
 
-    assert len(chosen) == 8
+    assert len(chosen) == 4
     assert chosen.files == choose_share(made.train, 0.5).files
     assert set(chosen.files) < set(made.train.files)
 
@@ -162,7 +162,7 @@ def test_the_table_compares_each_arm_with_the_first(made: Bench) -> None:
     assert "to" in rows["averaged"]["validation"]
     assert "to" in rows["longer"]["TTA 4"]
     assert rows["longer"]["dense"] != "", "also without mosaics: that is what they are for"
-    assert told.startswith("8 patches. Looked at: 3 arms, 6 runs (an arm with a seed) and 0 further models.")
+    assert told.startswith("4 patches. Looked at: 3 arms, 6 runs (an arm with a seed) and 0 further models.")
     mean = np.mean([line["auc"] for line in made.results() if line["arm"] == "averaged"])
     assert float(rows["averaged"]["validation"].split(",")[0]) == pytest.approx(mean, abs=1e-4)
     alone = replace(made, arms={name: arm for name, arm in made.arms.items() if name != FIRST})

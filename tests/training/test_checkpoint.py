@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,6 +22,7 @@ from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, 
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import Augmentation, Recipe
+from wsi_meta.training.train import TrainResult
 
 RECIPE = Recipe(epochs=3, batch_size=8, mosaics=0.5, ema_epochs=1)
 EVERY_EPOCH_BEST = replace(TINY, best_epoch=len)
@@ -239,16 +241,32 @@ def start_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+Unbroken = tuple[Path, TrainResult]
+
+
+@pytest.fixture(scope="module")
+def kept(patch_folder: Path, start_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """A training that nothing breaks off, each epoch of which is the best, with its checkpoint; never change its files."""
+    out = tmp_path_factory.mktemp("kept") / "m.safetensors"
+    options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True, "parts": EVERY_EPOCH_BEST}
+    return out, train_tiny(patch_folder, out, **options)
+
+
+@pytest.fixture(scope="module")
+def unbroken(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """A training that nothing breaks off; never change its files."""
+    out = tmp_path_factory.mktemp("unbroken") / "m.safetensors"
+    return out, train_tiny(patch_folder, out, recipe=RECIPE, **HERE)
+
+
 @pytest.mark.parametrize("when", ["between epochs", "within an epoch", "before the model", "before the checkpoint"])
 def test_a_training_that_was_killed_goes_on_to_the_same_end(
-    patch_folder: Path, start_file: Path, tmp_path: Path, when: str
+    patch_folder: Path, start_file: Path, kept: Unbroken, tmp_path: Path, when: str
 ) -> None:
     """Killed in the second epoch (between epochs: after the first), then resumed in another process; each epoch is the best."""
     options = HERE | {"init": start_file, "recipe": RECIPE, "keep_checkpoint": True, "parts": EVERY_EPOCH_BEST}
-    for name in ("unbroken", "killed"):
-        (tmp_path / name).mkdir()
-    unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
-    expected = train_tiny(patch_folder, unbroken, **options)
+    (tmp_path / "killed").mkdir()
+    (unbroken, expected), out = kept, tmp_path / "killed" / "m.safetensors"
 
     def killed() -> None:
         parts = EVERY_EPOCH_BEST
@@ -280,13 +298,11 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(
 
 @pytest.mark.parametrize("number", [1, 2, 3], ids=["the empty checkpoint", "the model", "the history"])
 def test_a_training_that_is_killed_in_its_first_epoch_is_never_called_finished(
-    patch_folder: Path, tmp_path: Path, number: int
+    patch_folder: Path, unbroken: Unbroken, tmp_path: Path, number: int
 ) -> None:
     """Killed after a file of the first epoch was renamed into place and before its checkpoint was."""
-    for name in ("unbroken", "killed"):
-        (tmp_path / name).mkdir()
-    unbroken, out = tmp_path / "unbroken" / "m.safetensors", tmp_path / "killed" / "m.safetensors"
-    expected = train_tiny(patch_folder, unbroken, recipe=RECIPE, **HERE)
+    (tmp_path / "killed").mkdir()
+    (whole, expected), out = unbroken, tmp_path / "killed" / "m.safetensors"
 
     def killed() -> None:
         kill_on_rename(number, after=True)
@@ -298,10 +314,10 @@ def test_a_training_that_is_killed_in_its_first_epoch_is_never_called_finished(
     resumed = train_tiny(patch_folder, out, resume=True, recipe=RECIPE, **HERE)
 
     assert len(rows_of(out)) == 3
-    assert rows_of(out) == rows_of(unbroken)
+    assert rows_of(out) == rows_of(whole)
     assert resumed.validation.to_dict() == expected.validation.to_dict()
-    assert out.read_bytes() == unbroken.read_bytes()
-    assert names_in(out.parent) == names_in(unbroken.parent)
+    assert out.read_bytes() == whole.read_bytes()
+    assert names_in(out.parent) == names_in(whole.parent)
 
 
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:
@@ -432,10 +448,10 @@ def test_a_disk_that_fills_in_the_first_epoch_leaves_a_training_to_resume(patch_
 
 
 @pytest.fixture
-def finished(patch_folder: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "m.safetensors"
-    train_tiny(patch_folder, path, recipe=RECIPE, **HERE)
-    return path
+def finished(unbroken: Unbroken, tmp_path: Path) -> Path:
+    """A finished training of one's own."""
+    shutil.copytree(unbroken[0].parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "m.safetensors"
 
 
 @pytest.mark.parametrize(

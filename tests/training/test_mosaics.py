@@ -87,11 +87,9 @@ def test_every_patch_gets_its_own_logit_from_inside_a_mosaic(network: Tiny, nois
     assert np.diff(np.sort(expected)).min() > 2e-4
 
 
-def test_neighbours_are_strangers_drawn_by_the_seed(noise: Patches, model_file: Path) -> None:
-    """A ResNet50 sees its neighbours: another order gives other logits, the same order the same."""
-    from wsi_meta.models.model import load_model
-
-    model, some, here = load_model(model_file), noise.select(np.arange(16)), {"device": "cpu", "precision": "fp32"}
+def test_neighbours_are_strangers_drawn_by_the_seed(noise: Patches, thin_model: Model) -> None:
+    """A ResNet sees its neighbours: another order gives other logits, the same order the same."""
+    model, some, here = thin_model, noise.select(np.arange(16)), {"device": "cpu", "precision": "fp32"}
     options: dict[str, Any] = here | {"workers": 0}
 
     first = predict_in_mosaics(model, some, **options)
