@@ -27,7 +27,7 @@ def darkness(thin_model: Model) -> DarknessPredictor:
 
 
 def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("ab")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("ab")]
     torn = write_slide(tmp_path / "torn.tif", texture(256, 2200))
     damage_tile(torn, 0)
     rows = scan_slides([slides[0], tmp_path / "gone.tif", torn, slides[1]], tmp_path / "out", predictor=darkness)
@@ -46,9 +46,9 @@ def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor)
 
 
 def test_bad_calls(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slide = write_slide(tmp_path / "a.tif", texture(300, 300))
+    slide = write_slide(tmp_path / "a.tif", texture(130, 130))
     (tmp_path / "x").mkdir()
-    twin = write_slide(tmp_path / "x" / "a.tif", texture(300, 300))
+    twin = write_slide(tmp_path / "x" / "a.tif", texture(130, 130))
     with pytest.raises(DataError, match="the name of several slides"):
         scan_slides([slide, twin], tmp_path / "out", predictor=darkness)
     (tmp_path / "file").touch()
@@ -57,7 +57,7 @@ def test_bad_calls(tmp_path: Path, darkness: DarknessPredictor) -> None:
 
 
 def test_a_second_run_keeps_the_rows_of_the_first(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("abc")]
     scan_slides(slides[:2], tmp_path / "out", predictor=darkness)
     scan_slides(slides[1:], tmp_path / "out", predictor=darkness)
     with (tmp_path / "out" / "summary.csv").open(newline="") as file:
@@ -65,7 +65,7 @@ def test_a_second_run_keeps_the_rows_of_the_first(tmp_path: Path, darkness: Dark
 
 
 def test_a_foreign_summary_is_never_replaced(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300)) for name in "ab"]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130)) for name in "ab"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "summary.csv").write_text("my,own,table\n1,2,3\n")
     with pytest.raises(OutputExistsError, match="not a summary of scans"):
@@ -120,7 +120,7 @@ def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, thin_model: 
 
 
 def test_two_batches_into_one_folder_keep_the_rows_of_both(tmp_path: Path, thin_model: Model) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abcdef")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("abcdef")]
 
     def run(part: list[Path]) -> list[dict[str, Any]]:
         return scan_slides(part, tmp_path / "out", predictor=DarknessPredictor(thin_model))
@@ -131,7 +131,7 @@ def test_two_batches_into_one_folder_keep_the_rows_of_both(tmp_path: Path, thin_
 
 
 def test_a_run_with_another_option_keeps_what_is_known(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("ab")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("ab")]
     scan_slides(slides, tmp_path / "out", predictor=darkness)
     before = _rows(tmp_path / "out")
     rows = scan_slides(slides, tmp_path / "out", predictor=darkness, stride_px=64)
@@ -140,7 +140,7 @@ def test_a_run_with_another_option_keeps_what_is_known(tmp_path: Path, darkness:
 
 
 def test_a_store_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("ab")]
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate("ab")]
     scan(slides[0], tmp_path / "results", predictor=darkness)
     before = sorted((tmp_path / "results").rglob("*"))
     for folder in (tmp_path / "results", tmp_path / "results" / "more"):
@@ -152,7 +152,7 @@ def test_a_store_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPred
 
 
 def test_a_name_that_is_no_text(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    plain = write_slide(tmp_path / "plain.tif", texture(300, 300))
+    plain = write_slide(tmp_path / "plain.tif", texture(130, 130))
     latin = Path(shutil.copy(plain, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tif")))
     rows = scan_slides([latin, plain], tmp_path / "out", predictor=darkness)
     assert [row["complete"] for row in rows] == [True, True]

@@ -125,6 +125,6 @@ def test_the_head_of_a_cells_features_is_its_logit(thin_model: Any) -> None:
     images = torch.randint(256, (2, 128, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         features = cell_features(network, shown.to_input(images))
-        assert features.shape == (2, 2, 3, 2048)
+        assert features.shape == (2, 2, 3, 1024)
         assert torch.equal(network.fc(features)[..., 0], cell_logits(network, shown.to_input(images)))
         assert describe_features(features.numpy()).shape == (2, 2, 3, 64)

@@ -50,9 +50,7 @@ def alone(model_file: Path) -> Predictor:
     return Predictor(load_model(model_file), **PREDICTING)
 
 
-def test_two_workers_give_the_map_of_one_process(
-    client: Client, model_file: Path, alone: Predictor, tmp_path: Path
-) -> None:
+def test_two_workers_give_the_map_of_one_process(client: Client, model_file: Path, alone: Predictor, tmp_path: Path) -> None:
     """Workers load the model for themselves, so here it is a file."""
     slide = write_slide(tmp_path / "node.tif", texture(100, 130))
     expected = scan(slide, tmp_path / "alone.zarr", predictor=alone, scheduler="synchronous", tissue_mask="none").probability

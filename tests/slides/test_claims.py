@@ -188,9 +188,9 @@ def _pyramid(folder: Path) -> Path:
     return write_jpeg_slide(folder / "s.tif", [image, halved(image)])
 
 
-def test_damage_in_the_busiest_tile_does_not_choose_the_reader(tmp_path: Path, model_file: Path) -> None:
+def test_damage_in_the_busiest_tile_does_not_choose_the_reader(tmp_path: Path) -> None:
     path = _pyramid(tmp_path)
-    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "mpp": 0.486}
+    options: dict[str, Any] = {"tissue_mask": "none", "mpp": 0.486}
     whole = scan_darkness(path, tmp_path / "whole.zarr", **options)
     assert (whole.status == Status.SCANNED).all()
     _flip(path, _longest(path, level=1), level=1)
@@ -231,15 +231,14 @@ def test_a_slide_of_which_one_decoder_refuses_most_is_openslides_and_that_is_tol
 
 
 @pytest.mark.parametrize("lossless", [True, False])
-def test_a_bad_tile_in_a_small_slide_costs_a_tile(tmp_path: Path, model_file: Path, lossless: bool) -> None:
+def test_a_bad_tile_in_a_small_slide_costs_a_tile(tmp_path: Path, lossless: bool) -> None:
     image = texture(1000, 1000)
     path = write_slide(tmp_path / "s.tif", image) if lossless else write_jpeg_slide(tmp_path / "s.tif", [image])
-    options: dict[str, Any] = {"model": model_file}
-    whole = scan_darkness(path, tmp_path / "whole.zarr", **options)
+    whole = scan_darkness(path, tmp_path / "whole.zarr")
     damage_tile(path, 5)  # of 4 x 4 tiles of 256 px
     tissue = find_tissue(open_slide(path))
     assert tissue.mask.all(), "texture is tissue, and what cannot be read counts as such"
-    damaged = scan_darkness(path, tmp_path / "damaged.zarr", **options)
+    damaged = scan_darkness(path, tmp_path / "damaged.zarr")
     unreadable = damaged.status == Status.UNREADABLE
     assert unreadable[8:16, 8:16].all()
     assert unreadable.sum() <= 256
@@ -256,11 +255,11 @@ def test_the_overview_loses_little_round_a_bad_tile(tmp_path: Path) -> None:
     assert (np.abs(image[readable].astype(int) - expected[readable]) <= 1).all()
 
 
-def test_a_slide_that_mostly_cannot_be_read_is_given_up_soon(tmp_path: Path, model_file: Path) -> None:
+def test_a_slide_that_mostly_cannot_be_read_is_given_up_soon(tmp_path: Path) -> None:
     path = write_jpeg_slide(tmp_path / "s.tif", [texture(2048, 2048)])
     for index in range(1, 64):
         damage_tile(path, index)
-    heatmap = scan_darkness(path, tmp_path / "h.zarr", model=model_file, tissue_mask="none")
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", tissue_mask="none")
     assert 0 < (heatmap.status == Status.SCANNED).sum() < 64
     assert (heatmap.status != Status.PENDING).all()
 
@@ -295,11 +294,11 @@ def test_a_slide_that_is_replaced_is_not_read_on(tmp_path: Path, reader: str, ho
         slide.read_overview(7.776)
 
 
-def test_a_scan_ends_when_its_slide_is_replaced(tmp_path: Path, model_file: Path) -> None:
+def test_a_scan_ends_when_its_slide_is_replaced(tmp_path: Path) -> None:
     path = write_slide(tmp_path / "s.tif", texture(900, 900, seed=1))
     other = write_slide(tmp_path / "other.tif", texture(900, 900, seed=2))
     slide = open_slide(path)
-    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "block_px": 192}
+    options: dict[str, Any] = {"tissue_mask": "none", "block_px": 192}
 
     def replace_it(_path: Path, done: int, _cells: int) -> None:
         if done and other.exists():

@@ -12,6 +12,8 @@ from wsi_meta import open_slide, scan
 from wsi_meta.cli import main
 from wsi_meta.errors import MissingMppError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.model import Model
 from wsi_meta.slides import picture_reader
 from wsi_meta.slides.slide import Slide
 
@@ -51,16 +53,16 @@ def test_every_kind_of_png_becomes_rgb_on_white(tmp_path: Path, mode: str) -> No
         assert np.abs(slide.read_region(0, 0, 50, 40) - wanted).max() <= 1
 
 
-def test_a_map_is_the_same_from_slide_picture_and_array(tmp_path: Path, model_file: Path) -> None:
+def test_a_map_is_the_same_from_slide_picture_and_array(tmp_path: Path, thin_model: Model) -> None:
     pixels = texture(100, 130)
     Image.fromarray(pixels).save(tmp_path / "s.png")
     with open_slide(write_slide(tmp_path / "s.tif", pixels, mpp=MPP)) as slide:
         assert np.array_equal(slide.read_region(0, 0, 130, 100), pixels), "nothing lost on the way"
     array = Slide.from_array(pixels, mpp=MPP)
     slides: list[Path | Slide] = [tmp_path / "s.tif", Slide(tmp_path / "s.png", MPP), array]
+    predictor = Predictor(thin_model, device="cpu", precision="fp32", batch_size=8)
     maps = [
-        scan(slide, tmp_path / f"{number}.zarr", model=model_file, tissue_mask="none", device="cpu", precision="fp32")
-        for number, slide in enumerate(slides)
+        scan(slide, tmp_path / f"{number}.zarr", predictor=predictor, tissue_mask="none") for number, slide in enumerate(slides)
     ]
     assert all(np.array_equal(maps[0].probability, other.probability) for other in maps[1:])
     assert maps[2].record.slide.name == "array"
@@ -70,7 +72,7 @@ def test_a_map_is_the_same_from_slide_picture_and_array(tmp_path: Path, model_fi
 def test_the_command_scans_a_picture(tmp_path: Path, model_file: Path) -> None:
     Image.fromarray(texture(64, 90)).save(tmp_path / "s.png")
     words = ["scan", str(tmp_path / "s.png"), "--out", str(tmp_path / "h.zarr"), "--model", str(model_file)]
-    options = ["--tissue-mask", "none", "--device", "cpu", "--precision", "fp32"]
+    options = ["--tissue-mask", "none", "--device", "cpu", "--precision", "fp32", "--batch-size", "4"]
     refused = CliRunner().invoke(main, [*words, *options])
     assert refused.exit_code == 1
     assert "does not say how large its pixels are; pass --mpp" in refused.output

@@ -29,11 +29,11 @@ def test_a_file_that_states_an_impossible_size(tmp_path: Path, mpp: float) -> No
     assert open_slide(path, mpp=0.972).mpp == 0.972
 
 
-def test_an_aperio_slide_in_millimetres(tmp_path: Path, model_file: Path) -> None:
+def test_an_aperio_slide_in_millimetres(tmp_path: Path) -> None:
     told = "Aperio Image Library v12.0.15\r\n300x300 (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0.000252"
     path = write_jpeg_slide(tmp_path / "mm.svs", [texture(300, 300)], descriptions=[told])
     with pytest.raises(MissingMppError, match=f"says 0.000252 um per pixel, {BOUNDS}"):
-        scan_darkness(path, tmp_path / "h.zarr", model=model_file)
+        scan_darkness(path, tmp_path / "h.zarr")
     assert not (tmp_path / "h.zarr").exists()
 
 
@@ -58,9 +58,9 @@ def test_info_tells_why_the_size_is_not_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mpp", "lines"), [(0.95, 1), (1.0, 1), (0.972, 0), (0.96, 0), (0.98, 0)])
 def test_an_option_that_differs_from_the_file_is_told(
-    tmp_path: Path, model_file: Path, caplog: pytest.LogCaptureFixture, mpp: float, lines: int
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mpp: float, lines: int
 ) -> None:
-    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "mpp": mpp}
+    options: dict[str, Any] = {"tissue_mask": "none", "mpp": mpp}
     with caplog.at_level(logging.WARNING, "wsi_meta"):
         scan_darkness(write_slide(tmp_path / "s.tif", texture(64, 64)), tmp_path / "h.zarr", **options)
     told = [record.getMessage() for record in caplog.records if "um per pixel" in record.getMessage()]

@@ -314,8 +314,8 @@ def test_a_real_aperio_slide(shared_data: Path) -> None:
     np.testing.assert_array_equal(slide.read_at(0.972, -50, -50, 300, 700), expected)
 
 
-def test_the_reader_is_part_of_a_scans_identity(plain: Path, tmp_path: Path, model_file: Path) -> None:
-    options: dict[str, Any] = {"model": model_file, "tissue_mask": "none", "block_px": 192}
+def test_the_reader_is_part_of_a_scans_identity(plain: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tissue_mask": "none", "block_px": 192}
     made = scan_darkness(plain, tmp_path / "heat.zarr", **options)
     assert made.record.identity.reader == "direct"
     with pytest.raises(OutputExistsError, match="reader is direct, now openslide"):

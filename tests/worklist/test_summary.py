@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import start_child
 from stores import write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
@@ -77,15 +77,18 @@ def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) 
     assert [row["error"] for row in _read(tmp_path)] == ["holds another scan"]
 
 
+def _add_ten_rows(folder: Path, name: str) -> None:
+    for number in range(10):
+        add_row(folder, failed(f"{name}{number}.tif", "bad"), folder / "none.zarr")
+
+
 def test_many_processes_write_one_table(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from wsi_meta.worklist.summary import add_row, failed\n"
-        "for number in range(10): add_row(Path('.'), failed(f'{sys.argv[1]}{number}.tif', 'bad'), Path('none.zarr'))"
-    )
-    children = [subprocess.Popen([sys.executable, "-c", code, name], cwd=tmp_path) for name in "abc"]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    children = [start_child(partial(_add_ten_rows, folder, name), tmp_path / f"{name}.log") for name in "abc"]
     assert [child.wait() for child in children] == [0, 0, 0]
-    assert {row["slide"] for row in _read(tmp_path)} == {f"{name}{number}.tif" for name in "abc" for number in range(10)}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
+    assert {row["slide"] for row in _read(folder)} == {f"{name}{number}.tif" for name in "abc" for number in range(10)}
+    assert sorted(entry.name for entry in folder.iterdir()) == ["summary.csv", "summary.json"]
 
 
 def test_it_waits_for_another_writer(tmp_path: Path) -> None:
