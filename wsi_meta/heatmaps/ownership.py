@@ -38,14 +38,18 @@ __all__ = [
     "temporary_store",
 ]
 
-ARRAYS = r"(?:\d+|status|uncertainty|focus|darkness|checksums)"
+GROUPS = r"(?:\d+|labels(?:/(?:lesions|status))?)"
+ARRAYS = r"(?:\d+(?:/probability)?|status|uncertainty|focus|darkness|checksums|labels/(?:lesions|status)/\d+)"
+PLACES = r"(?:\d+/)?[yx]"
+"""The arrays that have one dimension."""
+NODES = rf"(?:{GROUPS}|{ARRAYS}|{PLACES})"
 OURS = re.compile(
-    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
-    rf"|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
+    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{NODES}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
+    rf"|(?:{NODES}/)?zarr\.json|{ARRAYS}/c/\d+/\d+|{PLACES}/c/\d+"
 )
 """Files of a store, by their path in it."""
 TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
-OUR_FOLDERS = re.compile(rf"{ARRAYS}(?:/c(?:/\d+)?)?")
+OUR_FOLDERS = re.compile(rf"{NODES}|{ARRAYS}/c(?:/\d+)?|{PLACES}/c")
 
 
 @contextmanager
