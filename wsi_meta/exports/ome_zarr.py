@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.heatmaps.ome import image_label, multiscale, omero
 from wsi_meta.heatmaps.ownership import refuse_inside_store
-from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, image_label, label_arrays, multiscale, omero
+from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
 from wsi_meta.outputs import check_folder, flush, unique_name
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ def written_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     made, old = (folder.with_name(f".{folder.name}.{unique_name()}.{state}") for state in ("new", "old"))
     try:
         yield made
-        if folder.exists():
+        if folder.exists() and any(folder.iterdir()):
             folder.rename(old)
-        made.rename(folder)
+        made.rename(folder)  # an empty folder is replaced, nothing else
         flush(folder.parent)
     except OSError as error:
         if old.exists() and not folder.exists():
@@ -120,15 +121,13 @@ def _foreign_part(folder: Path) -> str | None:
 
 
 def _write(group: zarr.Group, path: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
-    from numcodecs import Zlib  # the one codec that every reader of zarr 2 knows
-
     array = group.create_array(
         path,
         shape=values.shape,
         chunks=tuple(1 if axis == "c" else min(LEVEL_CHUNK, side) for axis, side in zip(axes, values.shape, strict=True)),
         dtype=values.dtype,
         fill_value=np.nan if values.dtype == np.float32 else 0,
-        compressors=Zlib(level=6),
+        compressors={"id": "zlib", "level": 6},  # the one codec that every reader of zarr 2 knows
         chunk_key_encoding={"name": "v2", "separator": "/"},
         attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's
     )

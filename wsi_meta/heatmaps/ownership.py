@@ -32,6 +32,7 @@ __all__ = [
     "put_in_place",
     "refuse_inside_store",
     "refuse_to_replace",
+    "remove_part",
     "remove_partials",
     "remove_store",
     "rewrite_attributes",
@@ -161,18 +162,27 @@ def remove_store(path: Path) -> None:
         return
     if path.suffix != ".gone" and foreign_part(path) is None:
         path = path.rename(path.with_suffix(".gone") if TEMPORARY.fullmatch(path.name) else temporary_store(path, "gone"))
-    mark = path / "zarr.json"
-    for entry in sorted(path.rglob("*"), reverse=True):  # what lies in a folder, then the folder
-        inside = entry.relative_to(path)
+    _remove_ours(path, path)
+    (path / "zarr.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def remove_part(store: Path, part: str) -> None:
+    """Remove the files that a scan wrote into a folder of its store, by its path in it, and folders that are empty then."""
+    _remove_ours(store, store / part)
+
+
+def _remove_ours(store: Path, folder: Path) -> None:
+    """Remove our files below a folder of a store, all but the store's record."""
+    for entry in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder, then the folder
+        inside = entry.relative_to(store)
         if entry.is_dir() and not entry.is_symlink():
             with suppress(OSError):
                 if OUR_FOLDERS.fullmatch(inside.as_posix()):
                     entry.rmdir()
-        elif entry != mark and is_ours(inside):
+        elif entry != store / "zarr.json" and is_ours(inside):
             entry.unlink()
-    mark.unlink(missing_ok=True)
-    with suppress(OSError):
-        path.rmdir()
 
 
 def remove_partials(store: Path) -> None:

@@ -1,19 +1,21 @@
-"""The arrays of a store: one element a cell, what is derived from them, and the OME-Zarr metadata that tells where they lie.
+"""The arrays of a store: one element a cell, and what is derived from them.
 
-Which arrays there are, and why they lie so: ``docs/decisions/0038-the-store-as-other-programs-want-it.md``.
+Which arrays there are is told in :mod:`wsi_meta.heatmaps.store`; why they lie so, in ``docs/decisions``.
 """
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from wsi_meta.heatmaps.regions import SIZE_COLOURS, label_regions, numbered
+from wsi_meta.heatmaps.ome import label_metadata, level_path
+from wsi_meta.heatmaps.ownership import remove_part
+from wsi_meta.heatmaps.record import Status
+from wsi_meta.heatmaps.regions import label_regions, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,18 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "LABELS",
     "LEVEL_CHUNK",
-    "Status",
+    "array_files",
     "coarser_levels",
     "create_arrays",
     "halve",
-    "image_label",
     "label_arrays",
-    "label_metadata",
     "level_arrays",
-    "level_path",
-    "multiscale",
-    "multiscales",
-    "omero",
     "write_derived",
 ]
 
@@ -47,23 +43,10 @@ LEVEL_CHUNK = 512
 """Cells along a chunk's side in the arrays that are derived (few files)."""
 LABELS = ("lesions", "status")
 """Names of the label images."""
-CHANNELS = {"tumor probability": ("FF0000", 1.0), "uncertainty": ("00FFFF", 0.5)}
-"""Colour (hexadecimal RGB) and highest value of each channel of the map that other programs are shown."""
 
 Cells = TypeVar("Cells", bound=np.generic)
 
 
-class Status(IntEnum):
-    """What became of a cell."""
-
-    PENDING = 0
-    BACKGROUND = 1
-    SCANNED = 2
-    UNREADABLE = 3
-
-
-STATUS_COLOURS = {Status.BACKGROUND: (0, 0, 0, 0), Status.SCANNED: (0, 158, 115, 64), Status.UNREADABLE: (213, 94, 0, 255)}
-"""Red, green, blue and opacity, 0 to 255; pending is 0, which is no label."""
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "0": {"long_name": "probability of tumor", "units": "1", "valid_range": [0.0, 1.0]},
     "status": {
@@ -111,11 +94,6 @@ def halve(level: NDArray[Cells]) -> NDArray[Cells]:
     return highest
 
 
-def level_path(level: int) -> str:
-    """Return the path of a level of the map. Each but the first has a group of its own, as xarray wants it."""
-    return f"{level}/probability" if level else "0"
-
-
 def level_arrays(grid: PatchGrid, probability: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """Return the coarser levels of the map, and of all levels the places of rows and columns, by their paths in the store."""
     levels = [probability, *coarser_levels(probability)]
@@ -148,13 +126,13 @@ def label_arrays(
 
 
 def write_derived(
-    group: zarr.Group,
+    store: Path,
     grid: PatchGrid,
     probability: NDArray[np.float32],
     status: NDArray[np.uint8],
     lesions: dict[str, Any] | None,
 ) -> int:
-    """Write coarser levels, places and labels into a store's group, over older ones; return how many levels there are.
+    """Write coarser levels, places and labels into a store, over older ones; return how many levels there are.
 
     Parameters
     ----------
@@ -162,124 +140,83 @@ def write_derived(
     """
     derived = level_arrays(grid, probability)
     levels = 1 + sum(path.endswith("/probability") for path in derived)
-    for number in range(1, levels):
-        group.create_group(str(number), overwrite=True)
     derived |= label_arrays(grid, probability, status, lesions)
+    folders = [str(number) for number in range(1, levels)]
     names = [name for name in LABELS if f"labels/{name}/0" in derived]
-    _list_labels(group, names)
-    for name in names:
-        ome = label_metadata(name, grid.cell_um, levels, lesions)
-        group.create_group(f"labels/{name}", overwrite=True, attributes={"ome": ome})
+    for part in (*folders, *(f"labels/{name}" for name in LABELS)):
+        remove_part(store, part)
+    groups: dict[str, Any] = {part: {} for part in folders}
+    groups["labels"] = {"ome": {"version": "0.5", "labels": names + _other_labels(store)}}
+    groups |= {f"labels/{name}": {"ome": label_metadata(name, grid.cell_um, levels, lesions)} for name in names}
+    for path, attributes in groups.items():
+        _write_files(store / path, {"zarr.json": _node(attributes)})
     for path, values in derived.items():
-        name = path.rpartition("/")[2]
-        array = group.create_array(
-            path,
-            shape=values.shape,
-            chunks=tuple(min(LEVEL_CHUNK, side) for side in values.shape),
-            dtype=values.dtype,
-            fill_value=np.nan if values.dtype == np.float32 else 0,
-            dimension_names=(name,) if name in ("y", "x") else ("y", "x"),
-            attributes=_attributes_of(path),
-            overwrite=True,
-        )
-        array[...] = values
+        _write_files(store / path, array_files(path, values))
     return levels
 
 
-def multiscales(name: str, cell_um: float, levels: int) -> dict[str, Any]:
-    """Return the map's OME-Zarr 0.5 metadata: the centre of element (0, 0) lies half an element from the slide's corner."""
-    described = {
-        "type": "maximum",
-        "metadata": {"description": "probability of tumor; NaN = not scanned; coarser levels take the maximum"},
-    }
-    paths = [level_path(level) for level in range(levels)]
-    return {
-        "version": "0.5",
-        "multiscales": [multiscale(name, cell_um, paths) | described],
-        "omero": omero(name, ["tumor probability"]),
-    }
+def array_files(path: str, values: NDArray[Any]) -> dict[str, bytes]:
+    """Return the files of an array that is derived, by their paths in its folder, as zarr itself would write them.
 
-
-def omero(name: str, channels: Iterable[str]) -> dict[str, Any]:
-    """Return how viewers shall show channels of the map, as OME-Zarr has it: name, colour, and 0 to the highest value."""
-    shown = [
-        {
-            "label": channel,
-            "color": colour,
-            "active": channel == "tumor probability",
-            "window": {"min": 0.0, "max": highest, "start": 0.0, "end": highest},
-        }
-        for channel, (colour, highest) in CHANNELS.items()
-        if channel in channels
-    ]
-    return {"name": name, "channels": shown, "rdefs": {"model": "color"}}
-
-
-def label_metadata(name: str, cell_um: float, levels: int, lesions: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the OME-Zarr 0.5 metadata of a label image; `lesions` as :func:`label_arrays` takes them."""
-    paths = [str(level) for level in range(levels)]
-    return {
-        "version": "0.5",
-        "multiscales": [multiscale(name, cell_um, paths) | {"type": "maximum"}],
-        "image-label": image_label(name, lesions),
-    }
-
-
-def image_label(name: str, lesions: dict[str, Any] | None) -> dict[str, Any]:
-    """Return colours and properties of a label image's values, as OME-Zarr has them."""
-    if name == "status":
-        colours = {int(status): colour for status, colour in STATUS_COLOURS.items()}
-        facts = [{"label-value": int(status), "name": status.name.lower()} for status in STATUS_COLOURS]
-    else:
-        found = (lesions or {}).get("found", [])
-        colours = {lesion["lesion"]: (*SIZE_COLOURS[lesion["size_class"]], 255) for lesion in found}
-        facts = [
-            {"label-value": lesion["lesion"]}
-            | {key: value for key, value in lesion.items() if key not in ("lesion", "outlines")}
-            for lesion in found
-        ]
-    painted = [{"label-value": value, "rgba": list(colour)} for value, colour in colours.items()]
-    told = {key: value for key, value in (("colors", painted), ("properties", facts)) if value}  # neither may be empty
-    return told | {"source": {"image": "../../"}}
-
-
-def multiscale(name: str, cell_um: float, paths: list[str], *, channels: bool = False) -> dict[str, Any]:
-    """Return what OME-Zarr says of an image: its axes, and where its levels lie, in micrometres from the slide's corner.
+    A call of zarr takes milliseconds, and a store has two dozen small arrays.
 
     Parameters
     ----------
-    name : of the image
-    cell_um : side of a cell
-    paths : of the levels
-    channels : whether there is an axis of channels before y and x
+    path : of the array in the store
+    values : (rows, cols), or of one axis that is named as the array
     """
-    space = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-    first: list[dict[str, Any]] = [{"name": "c", "type": "channel"}] if channels else []
-    places = (
-        [
-            {"type": "scale", "scale": [1.0] * channels + [cell_um * 2**level] * 2},
-            {"type": "translation", "translation": [0.0] * channels + [cell_um * 2**level / 2] * 2},
-        ]
-        for level in range(len(paths))
-    )
-    datasets = [{"path": path, "coordinateTransformations": place} for path, place in zip(paths, places, strict=True)]
-    return {"name": name, "axes": first + space, "datasets": datasets}
+    from imagecodecs import zstd_encode
+
+    nothing = np.nan if values.dtype == np.float32 else 0
+    chunks = tuple(min(LEVEL_CHUNK, side) for side in values.shape)
+    described = {
+        "node_type": "array",
+        "shape": values.shape,
+        "data_type": values.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": nothing if nothing == 0 else "NaN",
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": 0, "checksum": False}},
+        ],
+        "dimension_names": (path.rpartition("/")[2],) if values.ndim == 1 else ("y", "x"),
+    }
+    files = {"zarr.json": _node(_attributes_of(path), **described)}
+    beyond = [(0, -side % chunk) for side, chunk in zip(values.shape, chunks, strict=True)]
+    whole = np.pad(values, beyond, constant_values=nothing)
+    for place in np.ndindex(*(side // chunk for side, chunk in zip(whole.shape, chunks, strict=True))):
+        part = whole[tuple(slice(at * chunk, (at + 1) * chunk) for at, chunk in zip(place, chunks, strict=True))]
+        if not np.array_equal(part, np.full_like(part, nothing), equal_nan=nothing != 0):
+            packed = zstd_encode(part.astype(part.dtype.newbyteorder("<")).tobytes(), level=0)
+            files["/".join(["c", *map(str, place)])] = bytes(packed)
+    return files
 
 
-def _attributes_of(path: str) -> dict[str, Any] | None:
+def _node(attributes: dict[str, Any], **described: Any) -> bytes:
+    """Return the metadata of a zarr group, or of an array where `described` says so."""
+    parts = {"zarr_format": 3, "node_type": "group", "attributes": attributes} | described
+    return json.dumps(parts).encode()
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def _attributes_of(path: str) -> dict[str, Any]:
     """Return what an array that is derived says of itself."""
+    if path.startswith("labels/"):
+        return ATTRIBUTES["status"] if path.startswith("labels/status/") else {}
     name = path.rpartition("/")[2]
-    if path.startswith("labels/status"):
-        return ATTRIBUTES["status"]
-    return ATTRIBUTES["0" if name == "probability" else name] if not path.startswith("labels/") else None
+    return ATTRIBUTES["0" if name == "probability" else name]
 
 
-def _list_labels(group: zarr.Group, labels: list[str]) -> None:
-    """Write the list of label images; whatever else somebody put there stays, and stays listed."""
-    store: Any = group.store
-    mark, others = Path(store.root, "labels", "zarr.json"), []
+def _other_labels(store: Path) -> list[str]:
+    """Return the names of label images that somebody else put into a store; they stay listed."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        listed = json.loads(mark.read_bytes())["attributes"]["ome"]["labels"]
-        others = [name for name in listed if name not in LABELS]
-    mark.unlink(missing_ok=True)  # it may be torn
-    group.create_group("labels", attributes={"ome": {"version": "0.5", "labels": labels + others}})
+        listed = json.loads((store / "labels" / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
+        return [name for name in listed if name not in LABELS]
+    return []

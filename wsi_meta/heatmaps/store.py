@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, first_line
+from wsi_meta.heatmaps.ome import multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,
@@ -40,8 +41,8 @@ from wsi_meta.heatmaps.ownership import (
     rewrite_attributes,
     temporary_store,
 )
-from wsi_meta.heatmaps.pyramid import Status, create_arrays, multiscales, write_derived
-from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksum, open_seal, seal_of
+from wsi_meta.heatmaps.pyramid import create_arrays, write_derived
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -214,7 +215,7 @@ class Heatmap:
         """
         remove_partials(self.path)
         arrays = [self._read(name) for name in self.record.arrays]
-        levels = write_derived(self.group, self.grid, arrays[0], arrays[1], lesions)
+        levels = write_derived(self.path, self.grid, arrays[0], arrays[1], lesions)
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
