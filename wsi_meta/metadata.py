@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.heatmaps.pieces import score_pieces
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.scoring import score_pieces
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL

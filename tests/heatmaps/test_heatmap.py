@@ -146,7 +146,7 @@ def test_uncertainty_is_a_map_beside_the_pyramid(tmp_path: Path) -> None:
     assert (beside.shape, beside.chunks, beside.dtype) == (first.shape, first.chunks, first.dtype)
     assert beside.metadata.dimension_names == ("y", "x")  # type: ignore[union-attr]
     ome: Any = again.group.attrs["ome"]
-    assert [level["path"] for level in ome["multiscales"][0]["datasets"]] == ["0", "1", "2"]
+    assert [level["path"] for level in ome["multiscales"][0]["datasets"]] == ["0", "1/probability", "2/probability"]
 
 
 def test_open_blocks_shrink_as_they_are_written(tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_finished_store(tmp_path: Path) -> None:
     assert heatmap.result is None, "nothing mutates"
     assert not leftover.exists()
     group = zarr.open_group(tmp_path / "h.zarr", mode="r")
-    for name in ("0", "1", "2", "status"):
+    for name in ("0", "1/probability", "2/probability", "status"):
         array = group[name]
         assert isinstance(array, zarr.Array)
         assert array.metadata.dimension_names == ("y", "x")  # type: ignore[union-attr]
     assert "3" not in group
-    assert len(list((tmp_path / "h.zarr").rglob("*"))) < 100
+    assert sum(path.is_file() for path in (tmp_path / "h.zarr").rglob("*")) < 100
 
 
 def test_a_fitted_score_joins_the_result(tmp_path: Path) -> None:
@@ -279,7 +279,8 @@ def test_ome_zarr_opens_it_in_place(tmp_path: Path) -> None:
     heatmap = _create(tmp_path / "h.zarr")
     _fill(heatmap)
     heatmap.finalise(replace(RESULT, score=None), None)
-    (node,) = Reader(parse_url(tmp_path / "h.zarr"))()
+    node, *labels = Reader(parse_url(tmp_path / "h.zarr"))()
+    assert [label.zarr.basename() for label in labels] == ["labels", "status"]
     assert [level.shape for level in node.data] == [(150, 200), (75, 100), (38, 50)]
     assert [axis["name"] for axis in node.metadata["axes"]] == ["y", "x"]
     assert {axis["unit"] for axis in node.metadata["axes"]} == {"micrometer"}

@@ -68,11 +68,16 @@ def _cut(path: Path) -> None:
 
 
 CONTRADICTIONS: list[tuple[str, Callable[[Path], object]]] = [
-    (r"coarser levels \(1\) do", lambda store: (store / "1" / "c" / "0" / "0").unlink()),
-    (r"coarser levels \(2\) do", lambda store: _cut(store / "2" / "c" / "0" / "0")),
+    (r"coarser levels \(1\) do", lambda store: (store / "1" / "probability" / "c" / "0" / "0").unlink()),
+    (r"coarser levels \(2\) do", lambda store: _cut(store / "2" / "probability" / "c" / "0" / "0")),
+    (r"coarser levels \(1\) do", lambda store: (store / "1" / "probability" / "zarr.json").unlink()),
     (r"coarser levels \(1\) do", lambda store: (store / "1" / "zarr.json").unlink()),
-    (r"coarser levels \(2\) do", lambda store: _write(store, "2", np.zeros((38, 50), np.float32))),
+    (r"coarser levels \(2\) do", lambda store: _write(store, "2/probability", np.zeros((38, 50), np.float32))),
     (r"coarser levels \(their list\) do", lambda store: _edit(store, lambda parts: parts["ome"]["multiscales"][0].clear())),
+    (r"places or labels \(y\) do", lambda store: (store / "y" / "c" / "0").unlink()),
+    (r"places or labels \(lesions\) do", lambda store: _cut(store / "labels" / "lesions" / "1" / "c" / "0" / "0")),
+    (r"places or labels \(status\) do", lambda store: _cut(store / "labels" / "status" / "zarr.json")),
+    (r"places or labels \(.*their list\) do", lambda store: _cut(store / "labels" / "zarr.json")),
     ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"].update(score=0.2))),
     ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"]["cells"].update(scanned=7))),
     ("score or counts are", lambda store: _edit(store, lambda parts: parts["wsi_meta"]["result"].update(complete=False))),

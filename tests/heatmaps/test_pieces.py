@@ -11,9 +11,8 @@ from click.testing import CliRunner
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.heatmaps.pieces import score_pieces
 from wsi_meta.heatmaps.score_model import score_heatmap
-from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.scoring import score_pieces, score_slide
 from wsi_meta.heatmaps.store import Heatmap
 
 CELL_MM2 = 0.031104**2

@@ -14,7 +14,7 @@ from wsi_meta.cli import options
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
 
-FORMS = ("ome-tiff", "qupath", "qupath-cells", "asap", "cells", "camelyon")
+FORMS = ("ome-tiff", "ome-zarr-0.4", "qupath", "qupath-cells", "asap", "cells", "camelyon")
 
 threshold_option = click.option(
     "--threshold",
@@ -131,7 +131,9 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 
 @click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))
 @click.argument("heatmap", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write; its ending says what.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="File to write (.ome.zarr: folder); its ending says what."
+)
 @click.option("--as", "form", type=click.Choice(FORMS), help="What to write, where the ending leaves it open.")
 @threshold_option
 @peak_option
@@ -147,6 +149,7 @@ def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
 
     \b
     ome-tiff      .ome.tif         the map, pyramidal, aligned by physical size
+    ome-zarr-0.4  .ome.zarr        map, lesions and status, zarr format 2
     qupath        .geojson         lesions as annotations, in QuPath's frame
     qupath-cells  .geojson --as    cells as detections, for measurement maps
     asap          .xml             lesions as ASAP's outlines

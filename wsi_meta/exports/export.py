@@ -9,8 +9,9 @@ from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
 from wsi_meta.exports.ome_tiff import write_ome_tiff
+from wsi_meta.exports.ome_zarr import write_ome_zarr, written_folder
 from wsi_meta.exports.qupath import write_cells, write_lesions
-from wsi_meta.heatmaps.lesions import find_lesions, to_detections
+from wsi_meta.heatmaps.lesions import find_lesions, resolve_thresholds, to_detections
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
@@ -19,6 +20,7 @@ __all__ = ["FORMATS", "export"]
 
 FORMATS = {
     "ome-tiff": (".ome.tif", ".ome.tiff"),
+    "ome-zarr-0.4": (".ome.zarr",),
     "qupath": (".geojson",),
     "qupath-cells": (".geojson",),
     "asap": (".xml",),
@@ -26,6 +28,7 @@ FORMATS = {
     "camelyon": (".csv",),
 }
 """What can be written, and the endings of its files. Where several have an ending, the first one is meant by it."""
+FOLDERS = ("ome-zarr-0.4",)
 
 
 def export(
@@ -49,6 +52,8 @@ def export(
     form : what to write, one of :data:`FORMATS`; None goes by the file's ending:
 
         ``ome-tiff`` (.ome.tif) the map as a pyramidal OME-TIFF, see :func:`.write_ome_tiff`;
+        ``ome-zarr-0.4`` (.ome.zarr, a folder) map, lesions and status for programs that do not read the store itself, which
+        is OME-Zarr 0.5, see :func:`.write_ome_zarr`;
         ``qupath`` (.geojson) lesions as QuPath's annotations, ``qupath-cells`` (.geojson, only when named) cells as
         its detections; both in QuPath's frame, as :func:`wsi_meta.find_lesions` writes it;
         ``asap`` (.xml) outlines of lesions for ASAP, level-0 pixels;
@@ -69,13 +74,19 @@ def export(
     OptionsError
         for a form that does not exist, thresholds as for :func:`wsi_meta.find_lesions`, or a missing library.
     """
-    target = check_output(out, overwrite=overwrite)
-    form = _form_of(target, form)
+    form = _form_of(Path(out), form)
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
+    target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
     opened = open_sound(heatmap)
     cells = form in ("ome-tiff", "qupath-cells", "cells")
     lesions = () if cells else find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
+    if form == "ome-zarr-0.4":
+        threshold, peak = resolve_thresholds(opened.record.model, threshold, peak)
+        facts = {"threshold": threshold, "peak": peak, "found": [lesion.to_dict() for lesion in lesions]}
+        with written_folder(target, overwrite=overwrite) as partial:
+            write_ome_zarr(opened, facts, partial)
+        return target
     if form == "camelyon":
         return write_detections(target, to_detections(lesions), overwrite=overwrite)
     with written_whole(target) as partial:

@@ -13,7 +13,7 @@ import numpy as np
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import qupath_origin
-from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ __all__ = ["write_cells", "write_lesions"]
 
 NAMESPACE = UUID("6f2b7f43-9a0e-4c52-8e0c-0d5f4f2a1c77")
 """Ids are made of this, the slide's fingerprint and what is named: the same lesion of the same scan has the same id."""
-COLOURS = {"macrometastasis": (178, 24, 43), "micrometastasis": (239, 138, 98), "isolated tumor cells": (253, 219, 120)}
-"""Red, green, blue of each size class."""
 DECIMALS = 2
 """Of a position, level-0 pixels: a hundredth is some nanometres."""
 
@@ -66,7 +64,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
         "properties": {
             "objectType": "annotation",
             "name": f"lesion {lesion.number}: {lesion.size_class}",
-            "color": COLOURS[lesion.size_class],
+            "color": SIZE_COLOURS[lesion.size_class],
             "classification": {"name": "Tumor", "color": [200, 0, 0]},
             "isLocked": True,
             "measurements": {

@@ -11,7 +11,7 @@ from wsi_meta.errors import HeatmapError, one_line
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.scoring import sum_up
-from wsi_meta.heatmaps.soundness import damaged_blocks, stale_levels
+from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def check_heatmaps(*stores: str | Path) -> list[StoreCheck]:
 def contradictions(heatmap: Heatmap) -> list[str]:
     """Return in words what a finished store says of its blocks that is not so; an unfinished one says nothing yet.
 
-    Coarser levels, score, counts and lesions are compared with those that the blocks give. The blocks themselves must be sound.
+    Coarser levels, score, counts, lesions and labels are compared with those that the blocks give. The blocks themselves must
+    be sound.
     """
     record, result = heatmap.record, heatmap.record.result
     if result is None:
@@ -96,6 +97,8 @@ def contradictions(heatmap: Heatmap) -> list[str]:
         told.append("score or counts are not those of the blocks")
     if record.lesions is not None and not _same_lesions(record.lesions, lesion_facts(record, probability)):
         told.append("the lesions are not those of the blocks")
+    elif labels := stale_labels(heatmap, probability):
+        told.append(f"places or labels ({', '.join(labels)}) do not agree with the blocks")
     return told
 
 

@@ -32,20 +32,25 @@ __all__ = [
     "put_in_place",
     "refuse_inside_store",
     "refuse_to_replace",
+    "remove_part",
     "remove_partials",
     "remove_store",
     "rewrite_attributes",
     "temporary_store",
 ]
 
-ARRAYS = r"(?:\d+|status|uncertainty|focus|darkness|checksums)"
+GROUPS = r"(?:\d+|labels(?:/(?:lesions|status))?)"
+ARRAYS = r"(?:\d+(?:/probability)?|status|uncertainty|focus|darkness|checksums|labels/(?:lesions|status)/\d+)"
+PLACES = r"(?:\d+/)?[yx]"
+"""The arrays that have one dimension."""
+NODES = rf"(?:{GROUPS}|{ARRAYS}|{PLACES})"
 OURS = re.compile(
-    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{ARRAYS}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
-    rf"|(?:{ARRAYS}/)?zarr\.json|{ARRAYS}/c/\d+/\d+"
+    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{NODES}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
+    rf"|(?:{NODES}/)?zarr\.json|{ARRAYS}/c/\d+/\d+|{PLACES}/c/\d+"
 )
 """Files of a store, by their path in it."""
 TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
-OUR_FOLDERS = re.compile(rf"{ARRAYS}(?:/c(?:/\d+)?)?")
+OUR_FOLDERS = re.compile(rf"{NODES}|{ARRAYS}/c(?:/\d+)?|{PLACES}/c")
 
 
 @contextmanager
@@ -157,18 +162,27 @@ def remove_store(path: Path) -> None:
         return
     if path.suffix != ".gone" and foreign_part(path) is None:
         path = path.rename(path.with_suffix(".gone") if TEMPORARY.fullmatch(path.name) else temporary_store(path, "gone"))
-    mark = path / "zarr.json"
-    for entry in sorted(path.rglob("*"), reverse=True):  # what lies in a folder, then the folder
-        inside = entry.relative_to(path)
+    _remove_ours(path, path)
+    (path / "zarr.json").unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def remove_part(store: Path, part: str) -> None:
+    """Remove the files that a scan wrote into a folder of its store, by its path in it, and folders that are empty then."""
+    _remove_ours(store, store / part)
+
+
+def _remove_ours(store: Path, folder: Path) -> None:
+    """Remove our files below a folder of a store, all but the store's record."""
+    for entry in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder, then the folder
+        inside = entry.relative_to(store)
         if entry.is_dir() and not entry.is_symlink():
             with suppress(OSError):
                 if OUR_FOLDERS.fullmatch(inside.as_posix()):
                     entry.rmdir()
-        elif entry != mark and is_ours(inside):
+        elif entry != store / "zarr.json" and is_ours(inside):
             entry.unlink()
-    mark.unlink(missing_ok=True)
-    with suppress(OSError):
-        path.rmdir()
 
 
 def remove_partials(store: Path) -> None:

@@ -1,10 +1,21 @@
-"""The arrays of a store: one element a cell, coarser levels of the map, and the OME-Zarr metadata that tells where they lie."""
+"""The arrays of a store: one element a cell, and what is derived from them.
+
+Which arrays there are is told in :mod:`wsi_meta.heatmaps.store`; why they lie so, in ``docs/decisions``.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from wsi_meta.heatmaps.ome import label_metadata, level_path
+from wsi_meta.heatmaps.ownership import remove_part
+from wsi_meta.heatmaps.record import Status
+from wsi_meta.heatmaps.regions import label_regions, numbered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,13 +25,42 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["coarser_levels", "create_arrays", "halve", "multiscales", "write_coarser_levels"]
+__all__ = [
+    "LABELS",
+    "LEVEL_CHUNK",
+    "array_files",
+    "coarser_levels",
+    "create_arrays",
+    "halve",
+    "label_arrays",
+    "level_arrays",
+    "write_derived",
+]
 
 SMALLEST_LEVEL = 64
 """The last level of the pyramid has at most this many cells a side."""
-
 LEVEL_CHUNK = 512
-"""Cells along a chunk's side in the levels after the first (few files)."""
+"""Cells along a chunk's side in the arrays that are derived (few files)."""
+LABELS = ("lesions", "status")
+"""Names of the label images."""
+
+Cells = TypeVar("Cells", bound=np.generic)
+
+
+ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "0": {"long_name": "probability of tumor", "units": "1", "valid_range": [0.0, 1.0]},
+    "status": {
+        "long_name": "what became of a cell",
+        "flag_values": [int(status) for status in Status],
+        "flag_meanings": " ".join(status.name.lower() for status in Status),
+    },
+    "uncertainty": {"long_name": "standard deviation of the probability over the views", "units": "1"},
+    "focus": {"long_name": "how sharp a cell is"},
+    "darkness": {"long_name": "how dark a cell is"},
+    "y": {"long_name": "distance of a cell's centre from the slide's upper edge", "units": "micrometer"},
+    "x": {"long_name": "distance of a cell's centre from the slide's left edge", "units": "micrometer"},
+}
+"""What an array says of itself, in CF's words, by its name."""
 
 
 def create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> None:
@@ -30,13 +70,13 @@ def create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> 
     chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
     common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
     for name in values:
-        group.create_array(name, dtype="float32", fill_value=np.nan, **common)
-    by_block = {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": None}
+        group.create_array(name, dtype="float32", fill_value=np.nan, attributes=ATTRIBUTES.get(name), **common)
+    by_block = {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": ("block_row", "block_col")}
     group.create_array("checksums", dtype="uint32", fill_value=0, **common | by_block)
-    group.create_array("status", dtype="uint8", fill_value=0, **common)
+    group.create_array("status", dtype="uint8", fill_value=0, attributes=ATTRIBUTES["status"], **common)
 
 
-def coarser_levels(level: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def coarser_levels(level: NDArray[Cells]) -> list[NDArray[Cells]]:
     """Return the levels after the first, each half the one before, until both sides are small."""
     levels = []
     while max(level.shape) > SMALLEST_LEVEL:
@@ -45,50 +85,138 @@ def coarser_levels(level: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return levels
 
 
-def write_coarser_levels(group: zarr.Group, probability: NDArray[np.float32]) -> int:
-    """Write the levels after the first, ``1``, ``2``, ..., into a store's group; return how many there are."""
-    for number, level in enumerate(levels := coarser_levels(probability), 1):
-        array = group.create_array(
-            str(number),
-            shape=level.shape,
-            chunks=tuple(min(LEVEL_CHUNK, side) for side in level.shape),
-            dtype="float32",
-            fill_value=np.nan,
-            dimension_names=("y", "x"),
-            overwrite=True,
-        )
-        array[...] = level
-    return len(levels)
-
-
-def halve(level: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the maximum of two by two elements, ignoring NaN; NaN where all four are."""
+def halve(level: NDArray[Cells]) -> NDArray[Cells]:
+    """Return the maximum of two by two elements, ignoring NaN; NaN where all four are. Integers have 0 for NaN."""
     rows, cols = level.shape
-    padded = np.pad(level, ((0, rows % 2), (0, cols % 2)), constant_values=np.nan)
-    highest: NDArray[np.float32] = np.fmax.reduce(padded.reshape(padded.shape[0] // 2, 2, -1, 2), axis=(1, 3))
+    nothing = np.nan if level.dtype.kind == "f" else 0
+    padded = np.pad(level, ((0, rows % 2), (0, cols % 2)), constant_values=nothing)
+    highest: NDArray[Cells] = np.fmax.reduce(padded.reshape(padded.shape[0] // 2, 2, -1, 2), axis=(1, 3))
     return highest
 
 
-def multiscales(name: str, cell_um: float, levels: int) -> dict[str, Any]:
-    """Return the OME-Zarr 0.5 metadata: the centre of element (0, 0) lies half an element from the slide's corner."""
+def level_arrays(grid: PatchGrid, probability: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the coarser levels of the map, and of all levels the places of rows and columns, by their paths in the store."""
+    levels = [probability, *coarser_levels(probability)]
+    found: dict[str, NDArray[Any]] = {level_path(number): level for number, level in enumerate(levels) if number}
+    for number, level in enumerate(levels):
+        side, folder = grid.cell_um * 2**number, f"{number}/" if number else ""
+        found |= {folder + axis: (np.arange(count) + 0.5) * side for axis, count in zip("yx", level.shape, strict=True)}
+    return found
+
+
+def label_arrays(
+    grid: PatchGrid, probability: NDArray[np.float32], status: NDArray[np.uint8], lesions: dict[str, Any] | None
+) -> dict[str, NDArray[Any]]:
+    """Return all levels of the label images, by their paths in the store.
+
+    Parameters
+    ----------
+    probability, status : of the cells, (rows, cols)
+    lesions : as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them; None for no image of them
+    """
+    images: dict[str, NDArray[Any]] = {"status": status}
+    if lesions is not None:
+        regions = label_regions(probability, lesions["threshold"], lesions["peak"])
+        images["lesions"] = numbered(regions, lesions["found"], grid)
     return {
-        "version": "0.5",
-        "multiscales": [
-            {
-                "name": name,
-                "axes": [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"],
-                "datasets": [
-                    {
-                        "path": str(level),
-                        "coordinateTransformations": [
-                            {"type": "scale", "scale": [cell_um * 2**level] * 2},
-                            {"type": "translation", "translation": [cell_um * 2**level / 2] * 2},
-                        ],
-                    }
-                    for level in range(levels)
-                ],
-                "type": "maximum",
-                "metadata": {"description": "probability of tumor; NaN = not scanned; coarser levels take the maximum"},
-            }
-        ],
+        f"labels/{name}/{number}": level
+        for name, image in images.items()
+        for number, level in enumerate([image, *coarser_levels(image)])
     }
+
+
+def write_derived(
+    store: Path,
+    grid: PatchGrid,
+    probability: NDArray[np.float32],
+    status: NDArray[np.uint8],
+    lesions: dict[str, Any] | None,
+) -> int:
+    """Write coarser levels, places and labels into a store, over older ones; return how many levels there are.
+
+    Parameters
+    ----------
+    probability, status, lesions : as :func:`label_arrays` takes them
+    """
+    derived = level_arrays(grid, probability)
+    levels = 1 + sum(path.endswith("/probability") for path in derived)
+    derived |= label_arrays(grid, probability, status, lesions)
+    folders = [str(number) for number in range(1, levels)]
+    names = [name for name in LABELS if f"labels/{name}/0" in derived]
+    for part in (*folders, *(f"labels/{name}" for name in LABELS)):
+        remove_part(store, part)
+    groups: dict[str, Any] = {part: {} for part in folders}
+    groups["labels"] = {"ome": {"version": "0.5", "labels": names + _other_labels(store)}}
+    groups |= {f"labels/{name}": {"ome": label_metadata(name, grid.cell_um, levels, lesions)} for name in names}
+    for path, attributes in groups.items():
+        _write_files(store / path, {"zarr.json": _node(attributes)})
+    for path, values in derived.items():
+        _write_files(store / path, array_files(path, values))
+    return levels
+
+
+def array_files(path: str, values: NDArray[Any]) -> dict[str, bytes]:
+    """Return the files of an array that is derived, by their paths in its folder, as zarr itself would write them.
+
+    A call of zarr takes milliseconds, and a store has two dozen small arrays.
+
+    Parameters
+    ----------
+    path : of the array in the store
+    values : (rows, cols), or of one axis that is named as the array
+    """
+    from imagecodecs import zstd_encode
+
+    nothing = np.nan if values.dtype == np.float32 else 0
+    chunks = tuple(min(LEVEL_CHUNK, side) for side in values.shape)
+    described = {
+        "node_type": "array",
+        "shape": values.shape,
+        "data_type": values.dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": nothing if nothing == 0 else "NaN",
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": 0, "checksum": False}},
+        ],
+        "dimension_names": (path.rpartition("/")[2],) if values.ndim == 1 else ("y", "x"),
+    }
+    files = {"zarr.json": _node(_attributes_of(path), **described)}
+    beyond = [(0, -side % chunk) for side, chunk in zip(values.shape, chunks, strict=True)]
+    whole = np.pad(values, beyond, constant_values=nothing)
+    for place in np.ndindex(*(side // chunk for side, chunk in zip(whole.shape, chunks, strict=True))):
+        part = whole[tuple(slice(at * chunk, (at + 1) * chunk) for at, chunk in zip(place, chunks, strict=True))]
+        if not np.array_equal(part, np.full_like(part, nothing), equal_nan=nothing != 0):
+            packed = zstd_encode(part.astype(part.dtype.newbyteorder("<")).tobytes(), level=0)
+            files["/".join(["c", *map(str, place)])] = bytes(packed)
+    return files
+
+
+def _node(attributes: dict[str, Any], **described: Any) -> bytes:
+    """Return the metadata of a zarr group, or of an array where `described` says so."""
+    parts = {"zarr_format": 3, "node_type": "group", "attributes": attributes} | described
+    return json.dumps(parts).encode()
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+def _attributes_of(path: str) -> dict[str, Any]:
+    """Return what an array that is derived says of itself."""
+    if path.startswith("labels/"):
+        return ATTRIBUTES["status"] if path.startswith("labels/status/") else {}
+    name = path.rpartition("/")[2]
+    return ATTRIBUTES["0" if name == "probability" else name]
+
+
+def _other_labels(store: Path) -> list[str]:
+    """Return the names of label images that somebody else put into a store; they stay listed."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        listed = json.loads((store / "labels" / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
+        return [name for name in listed if name not in LABELS]
+    return []

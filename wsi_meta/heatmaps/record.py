@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import asdict, dataclass, fields, replace
+from enum import IntEnum
 from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -26,6 +27,7 @@ __all__ = [
     "ScanResult",
     "ScannedSlide",
     "ScannedTissue",
+    "Status",
     "averaging_of",
     "checksum",
     "open_seal",
@@ -51,6 +53,15 @@ LATER_PARTS = ("effort", "verdict", "measures")
 """Parts of a record that stores of 0.1.0 lack."""
 
 Kind = TypeVar("Kind")
+
+
+class Status(IntEnum):
+    """What became of a cell."""
+
+    PENDING = 0
+    BACKGROUND = 1
+    SCANNED = 2
+    UNREADABLE = 3
 
 
 @dataclass(frozen=True)

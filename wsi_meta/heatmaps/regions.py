@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["SIZE_CLASSES", "Lesion", "label_regions", "longest_distance", "measure_regions"]
+__all__ = ["SIZE_CLASSES", "SIZE_COLOURS", "Lesion", "label_regions", "longest_distance", "measure_regions", "numbered"]
 
 SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
 """Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
+SIZE_COLOURS = {"macrometastasis": (178, 24, 43), "micrometastasis": (239, 138, 98), "isolated tumor cells": (253, 219, 120)}
+"""Red, green and blue of each size class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +75,25 @@ def label_regions(probability: NDArray[np.float32], threshold: float, peak: floa
     sure[regions[probability >= peak]] = True
     sure[0] = False
     return np.asarray((np.cumsum(sure) * sure)[regions], np.int32)
+
+
+def numbered(regions: NDArray[np.int32], found: list[dict[str, Any]], grid: PatchGrid) -> NDArray[np.uint32]:
+    """Return the regions of :func:`label_regions` under the numbers of their lesions; 0 is no lesion.
+
+    Parameters
+    ----------
+    regions : int32 (rows, cols)
+    found : what :meth:`Lesion.to_dict` returns of each
+    grid : where the cells lie
+    """
+    numbers = np.zeros(int(regions.max(initial=0)) + 1, np.uint32)
+    rows, cols = regions.shape
+    for lesion in found:  # the peak is the centre of its cell, but for a last cell that is less than half on the slide
+        row = rows - 1 if lesion["peak_y"] >= grid.height - 1 else int(lesion["peak_y"] // grid.cell_l0)
+        col = cols - 1 if lesion["peak_x"] >= grid.width - 1 else int(lesion["peak_x"] // grid.cell_l0)
+        numbers[regions[row, col]] = lesion["lesion"]
+    numbers[0] = 0
+    return np.asarray(numbers[regions], np.uint32)
 
 
 def measure_regions(

@@ -14,9 +14,8 @@ import numpy as np
 from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
-from wsi_meta.heatmaps.pieces import PieceScore, score_pieces
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
-from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
@@ -69,7 +68,7 @@ class SlideScore:
     features: dict[str, float]
     """By the names of :data:`FEATURES`."""
     pieces: tuple[PieceScore, ...]
-    """Results of each piece of tissue, from the left; see :func:`wsi_meta.heatmaps.pieces.score_pieces`."""
+    """Results of each piece of tissue, from the left; see :func:`wsi_meta.heatmaps.scoring.score_pieces`."""
 
 
 @dataclass(frozen=True)

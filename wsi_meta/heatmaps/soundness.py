@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from pathlib import Path
+from functools import reduce
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.pyramid import coarser_levels, multiscales
+from wsi_meta.heatmaps.ome import label_metadata, multiscales
+from wsi_meta.heatmaps.pyramid import LABELS, array_files, coarser_levels, label_arrays, level_arrays
 from wsi_meta.heatmaps.record import checksum
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import Block
 
-__all__ = ["damaged_blocks", "mended", "open_sound", "stale_levels"]
+__all__ = ["damaged_blocks", "mended", "open_sound", "stale_labels", "stale_levels"]
 
 DTYPES = {"status": ("uint8", 0), "checksums": ("uint32", 0)}
 """Type of an array, and what it holds where nothing is stored, where that is not float32 and NaN."""
@@ -109,26 +112,101 @@ def stale_levels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str
     heatmap : scanned to the end
     probability : its values, float32 (rows, cols)
     """
-    levels = coarser_levels(probability)
-    stale = [str(number) for number, level in enumerate(levels, 1) if not _holds(heatmap, str(number), level)]
-    expected = multiscales("", heatmap.grid.cell_um, 1 + len(levels))["multiscales"][0]["datasets"]
-    told: Any = heatmap.group.attrs.get("ome")
-    try:
-        listed = told["multiscales"][0]["datasets"] == expected
-    except (KeyError, IndexError, TypeError):
-        listed = False
-    return stale if listed else [*stale, "their list"]
+    if _is_flat(heatmap):
+        levels = coarser_levels(probability)
+        return [str(number) for number, level in enumerate(levels, 1) if not _holds(heatmap, str(number), level)]
+    wanted = {path: values for path, values in level_arrays(heatmap.grid, probability).items() if "/" in path}
+    stale = [path.partition("/")[0] for path, values in wanted.items() if not _holds(heatmap, path, values)]
+    listed = _datasets(heatmap) == _expected(heatmap, 1 + len(wanted) // 3)  # of each level the map, y and x
+    return sorted(set(stale)) + ([] if listed else ["their list"])
 
 
-def _holds(heatmap: Heatmap, name: str, expected: NDArray[np.float32]) -> bool:
-    """Tell whether an array is there and holds just these values."""
+def stale_labels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str]:
+    """Return the names of the places and label images that are missing, torn, or do not follow from the cells.
+
+    Stores of 0.1.0 have none.
+
+    Parameters
+    ----------
+    heatmap, probability : as for :func:`stale_levels`; the lesions in the record are those of the cells
+    """
+    if _is_flat(heatmap):
+        return []
+    lesions, grid = heatmap.record.lesions, heatmap.grid
+    places = {path: values for path, values in level_arrays(grid, probability).items() if "/" not in path}
+    stale = [path for path, values in places.items() if not _holds(heatmap, path, values)]
     try:
-        array: Any = heatmap.group[name]
-        return str(array.dtype) == "float32" and np.array_equal(np.asarray(array[...]), expected, equal_nan=True)
+        images = label_arrays(grid, probability, heatmap.status, lesions)
+    except (LookupError, TypeError):  # what the record says of its lesions is damaged
+        return [*stale, "lesions"]
+    stale += [path.split("/")[1] for path, values in images.items() if not _holds(heatmap, path, values)]
+    names = [name for name in LABELS if f"labels/{name}/0" in images]
+    for name in names:
+        told = label_metadata(name, grid.cell_um, len(images) // len(names), lesions)
+        stale += [] if _attribute(heatmap, f"labels/{name}") == told else [name]
+    listed = (_attribute(heatmap, "labels") or {}).get("labels", ())
+    return list(dict.fromkeys(stale)) + ([] if set(names) <= set(listed) else ["their list"])
+
+
+def _is_flat(heatmap: Heatmap) -> bool:
+    """Tell whether a store was finished by an older version: its coarser levels stand beside level 0."""
+    datasets = _datasets(heatmap)
+    flat = [dataset | {"path": str(level)} for level, dataset in enumerate(_expected(heatmap, len(datasets)))]
+    return datasets == flat and "omero" not in (_attribute(heatmap, "") or {})
+
+
+def _expected(heatmap: Heatmap, levels: int) -> list[dict[str, Any]]:
+    datasets: list[dict[str, Any]] = multiscales("", heatmap.grid.cell_um, levels)["multiscales"][0]["datasets"]
+    return datasets
+
+
+def _datasets(heatmap: Heatmap) -> list[Any]:
+    """Return what a store says of its levels; nothing where that is damaged."""
+    try:
+        datasets: Any = _attribute(heatmap, "")["multiscales"][0]["datasets"]
+    except (LookupError, TypeError):
+        return []
+    return datasets if isinstance(datasets, list) else []
+
+
+def _attribute(heatmap: Heatmap, group: str) -> Any:
+    """Return the OME-Zarr metadata of a group in a store; None where there is none, or it is damaged."""
+    try:
+        return (heatmap.group[group] if group else heatmap.group).attrs.get("ome")
+    except FileNotFoundError:
+        return None
+    except OSError:
+        raise
+    except Exception:  # zarr raises whatever odd metadata lead to
+        return None
+
+
+def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
+    """Tell whether an array is there, in groups that are, and holds just these values."""
+    if _is_as_written(heatmap.path, name, expected):
+        return True
+    try:
+        array: Any = reduce(lambda node, part: node[part], name.split("/"), heatmap.group)
+        floats = expected.dtype.kind == "f"
+        return array.dtype == expected.dtype and np.array_equal(np.asarray(array[...]), expected, equal_nan=floats)
     except OSError:
         raise
     except Exception:  # each codec has its own
         return False
+
+
+def _is_as_written(store: Path, name: str, expected: NDArray[Any]) -> bool:
+    """Tell whether an array's files are those that are written of these values. It is quick; where not, zarr may still agree."""
+    files = array_files(name, expected)
+    try:
+        groups = [json.loads((store / group / "zarr.json").read_bytes()) for group in PurePosixPath(name).parents]
+        same = all((store / name / file).read_bytes() == content for file, content in files.items())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    here = sum(entry.is_file() for entry in (store / name).rglob("*"))
+    return (
+        same and here == len(files) and all(isinstance(group, dict) and group.get("node_type") == "group" for group in groups)
+    )
 
 
 def _others(heatmap: Heatmap, arrays: dict[str, NDArray[Any]], torn: set[Block]) -> set[Block]:

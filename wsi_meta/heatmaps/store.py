@@ -1,16 +1,22 @@
 """The heatmap store: one OME-Zarr 0.5 group that napari and ome-zarr open as it is.
 
     0           float32 (rows, cols)  calibrated probability of tumor; NaN = not scanned, never 0
-    1, 2, ...   float32               each half the one before; the maximum of four cells, ignoring NaN
     status      uint8 (rows, cols)    what became of each cell, see :class:`Status`
     uncertainty float32 (rows, cols)  only where asked for: spread of the probability over the views; NaN as in 0
     focus       float32 (rows, cols)  how sharp a cell is; NaN as in 0, and where it has too little contrast to tell
     darkness    float32 (rows, cols)  how dark it is; both see :mod:`wsi_meta.quality.cell_measures`; not in older stores
     checksums   uint32 (block rows, block columns)  of each scanned block, written with it; 0 = not known
-    attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner
+    attributes  "ome": multiscales with scale and translation in micrometres from the slide's corner; omero
                 "wsi_meta": the scan's record, see :class:`wsi_meta.heatmaps.record.ScanRecord`
                 "wsi_meta_seal": its checksum and the blocks', see :func:`wsi_meta.heatmaps.record.seal_of`
 
+Derived from these, and written when the scan reaches its end:
+
+    y, x        float64               centres of rows and columns, micrometres from the slide's corner
+    1, 2, ...   groups                ``probability``, each half the one before, the maximum of four cells, ignoring NaN; y, x
+    labels      OME-Zarr labels       ``lesions`` (uint32, their numbers) and ``status``, with colours and properties
+
+In stores of 0.1.0 the arrays 1, 2, ... stand where the groups do, and there are neither labels nor y and x.
 A block's status is written after its values and its checksum. It marks the block as done: an interrupted scan continues with
 the others.
 """
@@ -19,13 +25,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, first_line
+from wsi_meta.heatmaps.ome import multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,
@@ -35,8 +41,8 @@ from wsi_meta.heatmaps.ownership import (
     rewrite_attributes,
     temporary_store,
 )
-from wsi_meta.heatmaps.pyramid import create_arrays, multiscales, write_coarser_levels
-from wsi_meta.heatmaps.record import ScanRecord, ScanResult, checksum, open_seal, seal_of
+from wsi_meta.heatmaps.pyramid import create_arrays, write_derived
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
 from wsi_meta.outputs import check_folder, flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -49,15 +55,6 @@ if TYPE_CHECKING:
     from wsi_meta.quality.verdict import Verdict
 
 __all__ = ["Heatmap", "Status"]
-
-
-class Status(IntEnum):
-    """What became of a cell."""
-
-    PENDING = 0
-    BACKGROUND = 1
-    SCANNED = 2
-    UNREADABLE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,14 +208,15 @@ class Heatmap:
         self._array("status")[block.cells] = _before_scan(tissue)
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> Heatmap:
-        """Write the coarser levels, the result, the lesions and the verdict of a scan that has reached its end.
+        """Write what is derived from the cells, the result, the lesions and the verdict of a scan that has reached its end.
 
         `lesions` are as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them. Returns the same store with the finished
         record; this object keeps the old one.
         """
         remove_partials(self.path)
         arrays = [self._read(name) for name in self.record.arrays]
-        ome = multiscales(self.path.stem, self.grid.cell_um, 1 + write_coarser_levels(self.group, arrays[0]))
+        levels = write_derived(self.path, self.grid, arrays[0], arrays[1], lesions)
+        ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
 
