@@ -24,6 +24,7 @@ ORDER = (
     "inference",
     "heatmaps",
     "exports",
+    "pictures",
     "scanning",
     "datasets",
     "evaluation",
