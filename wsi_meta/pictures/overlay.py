@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.heatmaps.beneath import open_beneath
 from wsi_meta.heatmaps.lesions import default_lesions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -17,7 +18,7 @@ from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, tit
 from wsi_meta.pictures.lesion_sheet import draw_sheet
 from wsi_meta.pictures.marks import add_numbers, add_outlines, seen_in
 from wsi_meta.pictures.page import Page, dpi_for
-from wsi_meta.pictures.window import Map, Window, check_region, open_beneath, read_ground
+from wsi_meta.pictures.window import Map, Window, check_region, read_ground
 from wsi_meta.tiling.lettering import letter
 from wsi_meta.tiling.pictures import check_picture, write_figure
 

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OptionsError
+from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import HATCHED, blend, colour_cells
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-__all__ = ["UNSEEN", "Map", "Window", "check_region", "open_beneath", "read_beneath", "read_ground", "read_window"]
+__all__ = ["UNSEEN", "Map", "Window", "check_region", "read_ground", "read_window"]
 
 UNSEEN = ((255, 255, 255), (205, 150, 155))
 """Colours, RGB, of the stripes where the slide's pixels could not be read."""
@@ -118,37 +116,6 @@ def check_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Window:
             f"level-0 pixels ({heatmap.record.slide.file})"
         )
     return Window(x, y, width, height)
-
-
-def open_beneath(heatmap: Heatmap, slide: str | Path) -> Slide:
-    """Open the slide that a heatmap was made from; close it after use.
-
-    Raises
-    ------
-    HeatmapError
-        when it is another slide.
-    SlideReadError
-    """
-    opened = open_slide(slide, mpp=heatmap.grid.slide_mpp)
-    if opened.fingerprint() != heatmap.record.identity.slide:
-        opened.close()
-        raise HeatmapError(f"{heatmap.path}: made from {heatmap.record.slide.file}, not from {slide}; pass that slide, or none")
-    return opened
-
-
-def read_beneath(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
-    """Return an overview of the slide that a heatmap was made from, uint8 RGB, its longer side about so many pixels.
-
-    Raises
-    ------
-    HeatmapError
-        when it is another slide.
-    SlideReadError
-    """
-    grid = heatmap.grid
-    with open_beneath(heatmap, slide) as opened:
-        image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
-    return image
 
 
 def read_ground(slide: Slide | None, window: Window, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
