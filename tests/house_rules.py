@@ -23,6 +23,7 @@ ORDER = (
     "models",
     "inference",
     "heatmaps",
+    "pictures",
     "exports",
     "scanning",
     "datasets",

@@ -38,7 +38,6 @@ from .heatmaps.inspection import check_heatmaps as check_heatmaps
 from .heatmaps.lesions import find_lesions as find_lesions
 from .heatmaps.lesions import to_detections as to_detections
 from .heatmaps.lesions import write_lesions as write_lesions
-from .heatmaps.overlay import draw_overlay as draw_overlay
 from .heatmaps.regions import Lesion as Lesion
 from .heatmaps.score_model import ScoreModel as ScoreModel
 from .heatmaps.score_model import SlideScore as SlideScore
@@ -54,6 +53,7 @@ from .models.model import Model as Model
 from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
+from .pictures.overlay import draw_overlay as draw_overlay
 from .scanning.gpus import GpuProcesses as GpuProcesses
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner

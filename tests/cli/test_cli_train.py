@@ -26,9 +26,9 @@ from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.evaluation.staging import stage
 from wsi_meta.heatmaps.lesions import find_lesions
-from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.score_model import fit_score, score_heatmap
 from wsi_meta.metadata import info
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.scanning.scan import scan
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 from wsi_meta.training.train import train

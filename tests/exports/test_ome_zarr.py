@@ -15,9 +15,9 @@ from wsi_meta.exports import napari_reader
 from wsi_meta.exports.export import export
 from wsi_meta.exports.napari_reader import find_reader, read_layers
 from wsi_meta.heatmaps.lesions import find_lesions
-from wsi_meta.heatmaps.overlay import COLOUR_MAP
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.colours import COLOUR_MAP
 
 CELL_UM = 31.104
 

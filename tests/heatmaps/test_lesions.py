@@ -29,9 +29,9 @@ from wsi_meta.heatmaps.lesions import (
     to_detections,
     write_lesions,
 )
-from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 

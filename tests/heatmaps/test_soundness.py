@@ -16,11 +16,11 @@ from stores import write_store
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.lesions import find_lesions
-from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.score_model import score_heatmap
 from wsi_meta.heatmaps.soundness import damaged_blocks, mended, open_sound
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.metadata import info
+from wsi_meta.pictures.overlay import draw_overlay
 
 CELLS = (150, 200)
 """Three rows of four blocks, less at the edges."""

@@ -20,7 +20,6 @@ from slide_files import texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.errors import OptionsError, OutputExistsError
-from wsi_meta.heatmaps.overlay import draw_overlay
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
@@ -28,6 +27,7 @@ from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import AVERAGED, VIEWS, count_views, mean_over_views, spread_over_views, turn
 from wsi_meta.models.model import Model
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.scanning.scan import scan
 
 COMMON: dict[str, Any] = {"precision": "fp32", "batch_size": 8, "tissue_mask": "none", "tta": True, "uncertainty": True}

@@ -174,7 +174,7 @@ def _overlay(scan: Scanned, folder: Path) -> list[int]:
     """Draw an overlay with lesions; return the picture's width and height, once it has been read back."""
     from PIL import Image
 
-    from wsi_meta.heatmaps.overlay import draw_overlay
+    from wsi_meta.pictures.overlay import draw_overlay
 
     with Image.open(
         draw_overlay(scan.heatmap, folder / "overlay.png", slide=scan.slide, lesions=True, max_side=400)

@@ -31,6 +31,16 @@ min_area_option = click.option(
 )
 
 
+def _region(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read ``X,Y,WIDTH,HEIGHT``."""
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r}; expected X,Y,WIDTH,HEIGHT, whole numbers of level-0 pixels", context, parameter)
+    return tuple(map(int, parts))
+
+
 @click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
 @click.argument("heatmap", type=click.Path(path_type=Path))
 @threshold_option
@@ -78,7 +88,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)
 
 
-@click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --out overlay.png"))
+@click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
 @click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
@@ -93,13 +103,32 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.option(
     "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
 )
-@click.option("--max-side", type=click.IntRange(100, 20000), default=2000, show_default=True, help="Longer side, pixels.")
+@click.option(
+    "--max-side",
+    type=click.IntRange(100, 20000),
+    default=2000,
+    show_default=True,
+    help="Longer side, pixels; of a sheet of lesions, its width.",
+)
 @click.option("--lesions", is_flag=True, help="Outline and number the lesions, as wsi-meta lesions finds them.")
+@click.option(
+    "--region",
+    callback=_region,
+    metavar="X,Y,WIDTH,HEIGHT",
+    help="Draw this part alone; level-0 pixels, as OpenSlide counts.",
+)
+@click.option(
+    "--largest", type=click.IntRange(1, 100), help="Draw a sheet of so many lesions instead: tissue beside map. Needs --slide."
+)
 @options.overwrite_option
 @options.as_json_option
 def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
-    """Draw a heatmap over its slide: colour bar, scale bar, name and score."""
-    from wsi_meta.heatmaps.overlay import draw_overlay
+    """Draw a heatmap over its slide: colour bar, scale bar, name and score.
+
+    The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
+    an image.
+    """
+    from wsi_meta.pictures.overlay import draw_overlay
 
     options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)
 

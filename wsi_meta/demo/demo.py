@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputPathError
-from wsi_meta.heatmaps.overlay import draw_overlay
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.grid import PatchGrid

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import printable
 from wsi_meta.evaluation.metrics import ECE_BINS, reliability
-from wsi_meta.heatmaps.overlay import COLOUR_MAP
+from wsi_meta.pictures.colours import COLOUR_MAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.heatmaps.ome import image_label
-from wsi_meta.heatmaps.overlay import COLOUR_MAP
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.pyramid import coarser_levels, label_arrays
 from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.pictures.colours import COLOUR_MAP
 
 __all__ = ["find_reader", "read_layers"]
 

@@ -31,6 +31,7 @@ __all__ = [
     "default_threshold",
     "find_lesions",
     "lesion_facts",
+    "lesion_thresholds",
     "lesions_at",
     "qupath_origin",
     "resolve_thresholds",
@@ -116,6 +117,11 @@ def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple
 def default_threshold(heatmap: Heatmap) -> float:
     """Return the operating point ``default`` of the model that made a heatmap."""
     return heatmap.record.model.thresholds["default"]
+
+
+def lesion_thresholds(record: ScanRecord) -> tuple[float, float]:
+    """Return the `threshold` and `peak` that :func:`find_lesions` takes by default."""
+    return resolve_thresholds(record.model, None, None)
 
 
 def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:

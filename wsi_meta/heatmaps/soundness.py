@@ -196,7 +196,7 @@ def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
 
 
 def _is_as_written(store: Path, name: str, expected: NDArray[Any]) -> bool:
-    """Tell whether an array's files are those that are written of these values. It is quick; where not, zarr may still agree."""
+    """Tell whether an array's files are those that are written of these values: quick; where not, zarr may still agree."""
     files = array_files(name, expected)
     try:
         groups = [json.loads((store / group / "zarr.json").read_bytes()) for group in PurePosixPath(name).parents]

@@ -1,15 +1,16 @@
-"""Parts of the pictures of a slide: where they may be written, and the scale bar."""
+"""Parts of the pictures of a slide: where they may be written, how, and the scale bar."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputPathError, WsiMetaError
-from wsi_meta.outputs import check_output, refuse_input
+from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.slides.slide import open_slide
 
-__all__ = ["DPI", "FORMATS", "add_scale_bar", "check_picture", "ending_of"]
+__all__ = ["DPI", "FORMATS", "add_scale_bar", "check_picture", "ending_of", "round_length", "write_figure"]
 
 FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "pdf", "svg", "svgz", "eps", "ps")
 """Endings of the pictures that can be written."""
@@ -48,14 +49,52 @@ def _is_slide(path: Path) -> bool:
     return True
 
 
+def write_figure(figure: Any, out: Path) -> None:
+    """Write a figure whole. In PDF and SVG text is text, which can be searched and edited.
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written; an older picture stays.
+    """
+    ending = ending_of(out)
+    with written_whole(out) as partial:
+        if ending in ("svg", "svgz"):
+            _write_svg(figure, partial, compressed=ending == "svgz")
+        else:
+            figure.savefig(partial, format=ending)
+
+
+def _write_svg(figure: Any, file: Path, *, compressed: bool) -> None:
+    """Write text as text. matplotlib has one setting for that for the whole process, which other threads may draw by."""
+    from matplotlib.backends.backend_mixed import MixedModeRenderer
+    from matplotlib.backends.backend_svg import RendererSVG
+
+    image_dpi = figure.get_dpi()
+    figure.set_dpi(72)  # SVG's unit is the point
+    width, height = figure.get_size_inches()
+    with gzip.open(file, "wt", encoding="utf-8") if compressed else file.open("w", encoding="utf-8") as text:
+        vectors = RendererSVG(width * 72, height * 72, text, image_dpi=image_dpi)
+        vectors.draw_text = vectors._draw_text_as_text
+        renderer = MixedModeRenderer(figure, width, height, image_dpi, vectors)
+        figure.draw(renderer)
+        renderer.finalize()
+
+
+def round_length(width_mm: float) -> tuple[float, str]:
+    """Return the longest round length up to a quarter of a width, mm, and in words."""
+    round_lengths = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
+    length = max((value for value in round_lengths if value <= width_mm / 4), default=round_lengths[0])
+    return length, f"{length:g} mm" if length >= 0.1 else f"{length * 1000:g} µm"
+
+
 def add_scale_bar(axes: Any, width_mm: float) -> None:
     """Add a bar of a round length, about a fifth of the width."""
     from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
     from matplotlib.patches import Rectangle
 
-    round_lengths = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
-    length = max((value for value in round_lengths if value <= width_mm / 4), default=round_lengths[0])
+    length, words = round_length(width_mm)
     bar = AuxTransformBox(axes.transData)
     bar.add_artist(Rectangle((0, 0), length, width_mm / 150, color="black"))
-    packed = VPacker(children=[bar, TextArea(f"{length:g} mm")], align="center", pad=0, sep=3)
+    packed = VPacker(children=[bar, TextArea(words)], align="center", pad=0, sep=3)
     axes.add_artist(AnchoredOffsetbox("lower left", child=packed, pad=0.4, borderpad=0.6, frameon=True))

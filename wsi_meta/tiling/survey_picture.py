@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import printable
-from wsi_meta.outputs import written_whole
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.kinds import Kind, TissueSurvey
-from wsi_meta.tiling.pictures import DPI, add_scale_bar, ending_of
+from wsi_meta.tiling.lettering import break_lines, letter
+from wsi_meta.tiling.pictures import DPI, add_scale_bar, write_figure
 from wsi_meta.tiling.pieces import SPECK
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     rows, cols = (length * survey.mpp / 1000 for length in survey.kinds.shape)
     axes.imshow(_colours(survey.kinds), extent=(0, cols, rows, 0), interpolation="nearest")
     axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
-    axes.set_title(_title(survey), parse_math=False)
+    title = letter(_title(survey), survey.slide)
+    axes.set_title("\n".join(break_lines(title, 12, figure.get_figwidth() - 0.4)), parse_math=False, fontfamily=title.families)
     _mark_pieces(axes, survey, slide.mpp / 1000)
     add_scale_bar(axes, width_mm)
     _add_legend(axes, survey)
-    with written_whole(out) as partial:
-        figure.savefig(partial, format=ending_of(out))
+    write_figure(figure, out)
     return out
 
 

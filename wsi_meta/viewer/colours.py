@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.heatmaps import overlay
 from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.pictures.colours import VEIL, layer_style
 
 __all__ = ["layer_colours", "veil_colours"]
 
@@ -29,7 +29,7 @@ def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
     """
     if layer in MEASURES:
         return _colours(*MEASURES[layer])
-    drawn = overlay.layer_style(record, layer)
+    drawn = layer_style(record, layer)
     return _colours(drawn.colour_map, drawn.top, drawn.opaque, drawn.label)
 
 
@@ -42,7 +42,7 @@ def _colours(colour_map: str, top: float, opaque: float, label: str) -> dict[str
 
 def veil_colours() -> dict[str, dict[str, Any]]:
     """Return colour (CSS) and words of each status that has no value, by its number."""
-    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in overlay.VEIL.items()}
+    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in VEIL.items()}
 
 
 def _css(colour: tuple[float, float, float, float]) -> str:

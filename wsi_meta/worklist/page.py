@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import printable
-from wsi_meta.heatmaps.overlay import COLOUR_MAP, VEIL
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
-from wsi_meta.heatmaps.overlay import colour_cells, read_beneath
+from wsi_meta.heatmaps.beneath import read_beneath
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import written_whole
+from wsi_meta.pictures.colours import colour_cells
 from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:

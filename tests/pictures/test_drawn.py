@@ -1,0 +1,181 @@
+"""What a whole picture says and shows: regions, sheets, text in PDF and SVG."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from slide_files import texture, write_slide
+from stores import write_store
+
+from wsi_meta.cli import main
+from wsi_meta.errors import OptionsError
+from wsi_meta.heatmaps.lesions import find_lesions
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.lesion_sheet import window_round
+from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.slides.slide import open_slide
+
+MPP = 0.972
+
+
+@pytest.fixture(scope="module")
+def slide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slides") / "Узел-の.tif", texture(960, 1600), mpp=MPP)
+
+
+@pytest.fixture(scope="module")
+def store(slide_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
+    """30 x 50 cells: a micrometastasis of 8 x 8 cells, a smaller one of 7 x 7, two single cells, one column not scanned."""
+    probability = np.full((30, 50), 0.02, np.float32)
+    probability[3:11, 5:13] = 0.9
+    probability[18:25, 30:37] = 0.8
+    probability[28, 2] = probability[0, 49] = 0.99
+    probability[:, 40] = np.nan
+    with open_slide(slide_file) as slide:
+        fingerprint = slide.fingerprint()
+    path = tmp_path_factory.mktemp("stores") / "Узел-の.zarr"
+    return write_store(path, probability, mpp=MPP, slide=fingerprint, specificity_99=0.75)
+
+
+@pytest.fixture(scope="module")
+def empty(slide_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
+    with open_slide(slide_file) as slide:
+        fingerprint = slide.fingerprint()
+    path = tmp_path_factory.mktemp("stores") / "none.zarr"
+    return write_store(path, np.full((30, 50), 0.02, np.float32), mpp=MPP, slide=fingerprint)
+
+
+def words(path: Path) -> list[str]:
+    """The texts of an SVG."""
+    root = ElementTree.fromstring(gzip.decompress(path.read_bytes()) if path.suffix == ".svgz" else path.read_bytes())
+    return ["".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("ending", ["svg", "svgz"])
+def test_in_svg_words_are_text(store: Heatmap, slide_file: Path, tmp_path: Path, ending: str) -> None:
+    before = dict(mpl.rcParams)
+    said = words(draw_overlay(store, tmp_path / f"o.{ending}", slide=slide_file, lesions=True, max_side=500))
+    assert dict(mpl.rcParams) == before
+    assert said.count("model's threshold 0.50") == 1
+    assert said.count("a lesion's peak has at least 0.75") == 1
+    assert {"1", "2", "3", "4", "micrometastasis: 2", "isolated tumor cells (ITC): 2", "not scanned: no tissue found"} <= set(
+        said
+    )
+    assert any(line.startswith("Узел-の: score 0.") for line in said)
+    assert "unreadable" not in said
+
+
+def test_in_pdf_words_are_text_and_the_map_is_an_image(store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+    pdf = draw_overlay(store, tmp_path / "o.pdf", slide=slide_file, lesions=True, max_side=700).read_bytes()
+    assert pdf.count(b"/ToUnicode") >= 1
+    assert b"/Width 700" in pdf
+    assert b"/Height 420" in pdf
+
+
+def test_the_picture_has_a_pixel_for_each_of_the_map(store: Heatmap, tmp_path: Path) -> None:
+    """The frame lies on whole pixels: cells are as wide in the picture as they should be, and where they should be."""
+    with Image.open(draw_overlay(store, tmp_path / "o.png", max_side=1600)) as drawn:
+        picture = np.asarray(drawn.convert("RGB"))
+    grey = np.rint(np.array([0.62, 0.62, 0.66]) * 255 * 0.75 + 255 * 0.25)
+    row = (np.abs(picture[400] - grey) <= 1).all(-1)
+    margin = 24
+    assert np.flatnonzero(row).tolist() == list(range(margin + 40 * 32, margin + 41 * 32))
+
+
+class TestRegion:
+    def test_a_close_up_says_where_it_is_and_shows_only_its_lesions(
+        self, store: Heatmap, slide_file: Path, tmp_path: Path
+    ) -> None:
+        said = words(
+            draw_overlay(store, tmp_path / "r.svg", slide=slide_file, lesions=True, max_side=400, region=(900, 500, 400, 300))
+        )
+        assert "part at x 900, y 500: 400 x 300 level-0 pixels; 0.972 µm per pixel of this picture" in " ".join(said)
+        assert "micrometastasis: 1" in said
+        assert "2" in said
+        assert not {"1", "3", "4"} & set(said)
+
+    def test_pixels_are_enlarged_four_times_at_most(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        widths = []
+        for width in (200, 400):
+            with Image.open(
+                draw_overlay(store, tmp_path / f"{width}.png", slide=slide_file, region=(0, 0, width, 100))
+            ) as drawn:
+                widths.append(drawn.width)
+        assert widths[1] - widths[0] == 800
+
+    @pytest.mark.parametrize(
+        "region", [(1500, 0, 101, 10), (0, 900, 10, 61), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (9999, 9999, 5, 5)]
+    )
+    def test_outside_the_slide_is_refused(
+        self, store: Heatmap, slide_file: Path, tmp_path: Path, region: tuple[int, int, int, int]
+    ) -> None:
+        with pytest.raises(OptionsError, match=r"within the slide, 1600 x 960 level-0 pixels") as caught:
+            draw_overlay(store, tmp_path / "r.png", slide=slide_file, region=region)
+        assert "\n" not in str(caught.value)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1,2,3,-4", "1,2,3,4,5", "1.5,2,3,4", ""])
+    def test_what_is_no_region_is_wrong_usage(self, store: Heatmap, tmp_path: Path, text: str) -> None:
+        run = CliRunner().invoke(main, ["overlay", str(store.path), "--out", str(tmp_path / "r.png"), "--region", text])
+        assert (run.exit_code, "expected X,Y,WIDTH,HEIGHT" in run.output) == (2, True)
+
+    def test_on_the_command_line(self, store: Heatmap, tmp_path: Path) -> None:
+        out = tmp_path / "r.svg"
+        run = CliRunner().invoke(main, ["overlay", str(store.path), "--out", str(out), "--region", "100, 200,300,400"])
+        assert run.exit_code == 0, run.output
+        assert any(line.startswith("part at x 100, y 200: 300 x 400") for line in words(out))
+
+
+class TestSheet:
+    def test_each_lesion_with_number_class_diameter_and_probability(
+        self, store: Heatmap, slide_file: Path, tmp_path: Path
+    ) -> None:
+        said = words(draw_overlay(store, tmp_path / "s.svg", slide=slide_file, largest=3, max_side=600))
+        lesions = find_lesions(store)[:3]
+        for lesion in lesions:
+            length = f"{lesion.diameter_mm:.2f} mm" if lesion.diameter_mm >= 0.1 else f"{lesion.diameter_mm * 1000:.0f} µm"
+            assert f"{lesion.size_class}, {length}" in said
+            assert f"probability {lesion.max_probability:.2f}, mean {lesion.mean_probability:.2f}" in said
+        assert {"1", "2", "3"} <= set(said)
+        assert "4" not in said
+        assert any(line.startswith("the 3 largest of 4 lesions") for line in said)
+
+    def test_more_than_there_are(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        said = words(draw_overlay(store, tmp_path / "s.svg", slide=slide_file, largest=60, max_side=600))
+        assert any(line.startswith("all 4 lesions") for line in said)
+
+    def test_none(self, empty: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        said = words(draw_overlay(empty, tmp_path / "s.svg", slide=slide_file, largest=5, max_side=600))
+        assert "no lesion found: no cell has a probability of 0.50 or more" in said
+        outlined = words(draw_overlay(empty, tmp_path / "o.svg", slide=slide_file, lesions=True, max_side=300))
+        assert "no lesion found" in outlined
+
+    def test_a_window_holds_its_lesion_in_the_middle(self, store: Heatmap) -> None:
+        for lesion in find_lesions(store):
+            window = window_round(lesion, MPP)
+            corners = np.vstack([outline.vertices for outline in lesion.outlines])
+            middle = (corners.min(0) + corners.max(0)) / 2
+            assert (window.x + window.width / 2, window.y + window.height / 2) == pytest.approx(tuple(middle))
+            assert window.width * MPP >= 499.9
+            assert window.width >= 1.29 * np.ptp(corners, axis=0).max()
+
+    def test_tissue_lies_beside_the_map(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        picture = Image.open(draw_overlay(store, tmp_path / "s.png", slide=slide_file, largest=1, alpha=1.0, max_side=900))
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        row = pixels[pixels.shape[0] // 3]
+        yellow = (row[:, 2] < 90) & (row[:, 1] > 180)  # viridis at 0.9
+        assert not yellow[: len(row) // 2].any()
+        assert yellow[len(row) // 2 :].mean() > 0.3
+
+    def test_refusals(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        for settings in ({"slide": None}, {"region": (0, 0, 10, 10)}, {"largest": 0}):
+            with pytest.raises(OptionsError, match="expected 1 or more, the slide, and no region"):
+                draw_overlay(store, tmp_path / "s.png", **({"slide": slide_file, "largest": 2} | settings))  # type: ignore[arg-type]
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,48 @@
+"""The slide that a heatmap was made from: opened, and checked to be that one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import HeatmapError
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.slide import Slide, open_slide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["open_beneath", "read_beneath"]
+
+
+def open_beneath(heatmap: Heatmap, slide: str | Path) -> Slide:
+    """Open the slide that a heatmap was made from; close it after use.
+
+    Raises
+    ------
+    HeatmapError
+        when it is another slide.
+    SlideReadError
+    """
+    opened = open_slide(slide, mpp=heatmap.grid.slide_mpp)
+    if opened.fingerprint() != heatmap.record.identity.slide:
+        opened.close()
+        raise HeatmapError(f"{heatmap.path}: made from {heatmap.record.slide.file}, not from {slide}; pass that slide, or none")
+    return opened
+
+
+def read_beneath(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
+    """Return an overview of the slide that a heatmap was made from, uint8 RGB, its longer side about so many pixels.
+
+    Raises
+    ------
+    HeatmapError
+        when it is another slide.
+    SlideReadError
+    """
+    grid = heatmap.grid
+    with open_beneath(heatmap, slide) as opened:
+        image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
+    return image

@@ -1,0 +1,98 @@
+"""What the colours and signs of a picture of a heatmap mean: its title, colour bar and legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import printable
+from wsi_meta.heatmaps.lesions import lesion_thresholds
+from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
+from wsi_meta.heatmaps.store import Status
+from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
+from wsi_meta.pictures.marks import NUMBERED, class_colour
+from wsi_meta.pictures.page import Bar, Entry
+from wsi_meta.pictures.window import UNSEEN, Map, Window
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["class_entries", "make_bar", "tissue_colour", "title_of", "unknown_entries"]
+
+SHORT_NAMES = {"isolated tumor cells": "isolated tumor cells (ITC)"}
+
+
+def title_of(record: ScanRecord) -> str:
+    """Return the slide's name and score, and what is not known."""
+    name, result = printable(record.slide.name), record.result
+    if result is None:
+        return f"{name}: scan not finished"
+    score = "no score, nothing scanned" if result.score is None else f"score {result.score:.3f}"
+    unread = result.cells["unreadable"]
+    return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
+
+
+def make_bar(drawn: Map, tissue: NDArray[np.uint8], *, peak: bool) -> Bar:
+    """Return the colour bar of a layer as its colours look in the picture.
+
+    Parameters
+    ----------
+    tissue : colour of the slide's tissue, uint8 RGB (3,)
+    peak : whether to mark the probability that a lesion's highest cell needs, too
+    """
+    style = layer_style(drawn.record, drawn.layer)
+    colours = shown_colours(tissue, drawn.layer, drawn.alpha, drawn.threshold)
+    marks = []
+    if drawn.layer == "probability":
+        threshold, highest = lesion_thresholds(drawn.record)
+        marks = [(threshold, f"model's threshold {threshold:.2f}")]
+        if peak and highest > threshold:
+            marks.append((highest, f"a lesion's peak has at least {highest:.2f}"))
+    note = "" if drawn.alpha is None else "in the colours that it has on this tissue"
+    return Bar(colours, style.top, style.label, note, marks)
+
+
+def tissue_colour(ground: NDArray[np.uint8], seen: NDArray[np.bool_], drawn: Map, window: Window) -> NDArray[np.uint8]:
+    """Return the median colour of what was scanned, in a picture of the tissue of a window; white without any."""
+    rows, cols = drawn.cells(window, (ground.shape[0], ground.shape[1]))
+    every = max(1, max(ground.shape) // 500)
+    rows, cols, ground, seen = rows[::every], cols[::every], ground[::every, ::every], seen[::every, ::every]
+    scanned = (drawn.status[rows[:, None], cols[None]] == Status.SCANNED) & (rows >= 0)[:, None] & (cols >= 0)[None] & seen
+    colour = np.median(ground[scanned], axis=0) if scanned.any() else np.full(3, 255)
+    return colour.astype(np.uint8)
+
+
+def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_]) -> list[Entry]:
+    """Return the lines for what is not known in a window: cells without a value, and pixels that could not be read."""
+    rows, cols = drawn.cells(window, (seen.shape[0], seen.shape[1]))
+    rows, cols = np.unique(rows[rows >= 0]), np.unique(cols[cols >= 0])
+    present = set(np.unique(drawn.status[np.ix_(rows, cols)]).tolist())
+    entries = [
+        Entry(words, _on_white(colour), hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
+    ]
+    if not seen.all():
+        entries.append(Entry("slide's pixels cannot be read", tuple(part / 255 for part in UNSEEN[1]), hatched=True))
+    return entries
+
+
+def _on_white(colour: tuple[float, ...]) -> tuple[float, ...]:
+    """Return a colour (RGBA) as it looks on white: PostScript knows no transparency."""
+    return tuple(part * colour[3] + 1 - colour[3] for part in colour[:3])
+
+
+def class_entries(lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
+    """Return a line for each size class with the number of its lesions; what has no number is told."""
+    counts = {name: sum(lesion.size_class == name for lesion in lesions) for name, _ in SIZE_CLASSES}
+    entries = [
+        Entry(f"{SHORT_NAMES.get(name, name)}: {count}", class_colour(name), round=True)
+        for name, count in counts.items()
+        if count
+    ]
+    if entries and not numbered:
+        entries.append(Entry("too narrow for numbers"))
+    elif len(lesions) > NUMBERED:
+        entries.append(Entry(f"the {NUMBERED} largest lesions have numbers"))
+    return entries or [Entry("no lesion found")]

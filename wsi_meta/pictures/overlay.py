@@ -1,0 +1,153 @@
+"""The heatmap as a picture, over its slide or alone: all of it, or a part of it closely."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.heatmaps.beneath import open_beneath
+from wsi_meta.heatmaps.lesions import default_lesions
+from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.colours import LAYERS
+from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
+from wsi_meta.pictures.lesion_sheet import draw_sheet
+from wsi_meta.pictures.marks import add_numbers, add_outlines, seen_in
+from wsi_meta.pictures.page import Page, dpi_for
+from wsi_meta.pictures.window import Map, Window, check_region, read_ground
+from wsi_meta.tiling.lettering import letter
+from wsi_meta.tiling.pictures import check_picture, write_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from wsi_meta.heatmaps.regions import Lesion
+    from wsi_meta.slides.slide import Slide
+
+__all__ = ["draw_overlay"]
+
+ENLARGED = 4
+"""A close-up shows a level-0 pixel as at most so many pixels."""
+LEAST_FRAME_IN = 0.6
+"""A narrower map has no room for the numbers of lesions."""
+
+
+def draw_overlay(
+    heatmap: str | Path | Heatmap,
+    out: str | Path,
+    *,
+    slide: str | Path | None = None,
+    layer: str = "probability",
+    alpha: float = 0.7,
+    threshold: float = 0.0,
+    max_side: int = 2000,
+    lesions: bool = False,
+    region: tuple[int, int, int, int] | None = None,
+    largest: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Draw a heatmap over its slide, with colour bar, scale bar, name and score; write it as a picture.
+
+    Opacity follows the value, so tissue of value 0 looks as on the slide. Cells that were not scanned lie under a grey veil;
+    those that could not be read are striped. The colour bar shows the colours as they look on this slide's tissue, with the
+    model's threshold. In PDF and SVG words are text and the map is an image.
+
+    Parameters
+    ----------
+    heatmap : store, or path of one
+    out : picture to write; its ending says the format, one of
+        :data:`wsi_meta.tiling.pictures.FORMATS`; without an ending, .png is added
+    slide : the slide it was made from; None draws the heatmap alone
+    layer : ``probability``, or ``uncertainty``: the spread over the views, where the scan kept it
+    alpha : opacity of the highest value
+    threshold : values below it are not coloured
+    max_side : longer side of the map, pixels of the picture; of a sheet of lesions, its width
+    lesions : outline the lesions that :func:`wsi_meta.find_lesions` finds by its defaults, with their numbers in the colours of
+        their size classes
+    region : x, y, width and height of a part to draw instead of the whole slide, level-0 pixels from level 0's own corner, as
+        OpenSlide counts; a level-0 pixel becomes at most four pixels wide
+    largest : draw a sheet of so many lesions instead, the largest ones: the tissue of each beside the map over it
+    overwrite : replace `out` if it exists
+
+    Returns
+    -------
+    The picture that was written.
+
+    Raises
+    ------
+    HeatmapError
+        when there is no heatmap, it has no such layer, or `slide` is not the slide it was made from.
+    SlideReadError, OutputExistsError
+    OutputPathError
+        when `out` cannot be written, has another ending, or is a slide: that is never replaced.
+    OptionsError
+        for a region that is not on the slide, or a sheet of a region or without a slide.
+    ValueError
+        for a layer that is none of :data:`wsi_meta.pictures.colours.LAYERS`.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
+    if largest is not None and (slide is None or region is not None or largest < 1):
+        raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, the slide, and no region; pass --slide")
+    out = check_picture(Path(out), slide, overwrite=overwrite)
+    heatmap = open_sound(heatmap)
+    drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
+    found: tuple[Lesion, ...] | None = None
+    if lesions or largest is not None:
+        found = default_lesions(heatmap, drawn.values if layer == "probability" else heatmap.probability)
+    whole = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
+    window = whole if region is None else check_region(region, heatmap)
+    with ExitStack() as stack:
+        opened = None if slide is None else stack.enter_context(open_beneath(heatmap, slide))
+        if largest is not None and found is not None and opened is not None:
+            page = draw_sheet(drawn, opened, found, largest, max_side)
+        else:
+            page = _draw(drawn, opened, window, found, max_side)
+    write_figure(page.figure, out)
+    return out
+
+
+def _draw(drawn: Map, slide: Slide | None, window: Window, lesions: Sequence[Lesion] | None, max_side: int) -> Page:
+    grid = drawn.grid
+    close = (window.width, window.height) != (grid.width, grid.height)
+    side = min(max_side, ENLARGED * int(max(window.width, window.height))) if close else max_side
+    shape = window.pixels(side)
+    ground, seen = read_ground(slide, window, shape)
+    if slide is not None and not close and not seen.any():
+        raise SlideReadError(f"{slide.path}: nothing of it can be read; copy the slide again")
+    inside = None if lesions is None else seen_in(lesions, window)
+    dpi = dpi_for(side)
+    frame = shape[1] / dpi, shape[0] / dpi
+    numbered = min(frame) >= LEAST_FRAME_IN
+    notes = [_describe(window, grid.slide_mpp * window.width / shape[1])] if close else []
+    entries = unknown_entries(drawn, window, seen) + ([] if inside is None else class_entries(inside, numbered=numbered))
+    bar = make_bar(drawn, tissue_colour(ground, seen, drawn, window), peak=inside is not None)
+    page = Page(letter(title_of(drawn.record), drawn.record.slide.file), notes, frame, bar, entries, dpi)
+    extent = window.x, window.x + window.width, window.y + window.height, window.y
+    axes = page.add_picture(drawn.over(ground, window), extent, 0, 0)
+    if inside is not None:
+        add_outlines(axes, inside)
+        add_numbers(axes, inside if numbered else [], window, frame)
+    page.add_scale(window.width * grid.slide_mpp / 1000 / frame[0], frame[0])
+    return page
+
+
+def _describe(window: Window, mpp: float) -> str:
+    x, y, width, height = (int(part) for part in (window.x, window.y, window.width, window.height))
+    return f"part at x {x}, y {y}: {width} x {height} level-0 pixels; {mpp:.3g} µm per pixel of this picture"
+
+
+def _values(heatmap: Heatmap, layer: str) -> NDArray[np.float32]:
+    if layer == "probability":
+        return heatmap.probability
+    if (uncertainty := heatmap.uncertainty) is None:
+        raise HeatmapError(
+            f"{heatmap.path}: holds no uncertainty; expected a heatmap from 'wsi-meta scan --tta --uncertainty'; scan again"
+        )
+    return uncertainty

@@ -1,0 +1,177 @@
+"""What is seen through a window on a slide: its tissue, and the map blended over it, pixel by pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import OptionsError
+from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.colours import HATCHED, blend, colour_cells
+from wsi_meta.slides.overview import read_in_parts
+from wsi_meta.slides.slide import Slide
+from wsi_meta.tiling.grid import PatchGrid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["UNSEEN", "Map", "Window", "check_region", "read_ground", "read_window"]
+
+UNSEEN = ((255, 255, 255), (205, 150, 155))
+"""Colours, RGB, of the stripes where the slide's pixels could not be read."""
+BAND_PX = 256
+"""Rows that are blended at a time: RGBA of a whole large picture would take gigabytes."""
+STRIPE_PX = 5
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a slide, level-0 pixels; it may reach over the slide's edge."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def pixels(self, longer_side: int) -> tuple[int, int]:
+        """Return (rows, cols) of a picture of it whose longer side has so many pixels."""
+        scale = longer_side / max(self.width, self.height)
+        return max(1, round(self.height * scale)), max(1, round(self.width * scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What is drawn of a heatmap, and how; see :func:`wsi_meta.draw_overlay`."""
+
+    record: ScanRecord
+    values: NDArray[np.float32]
+    """Of the layer, (rows, cols)."""
+    status: NDArray[np.uint8]
+    layer: str
+    alpha: float | None
+    """None: no tissue lies beneath, and known cells are opaque."""
+    threshold: float
+
+    @property
+    def grid(self) -> PatchGrid:
+        """Where the cells lie."""
+        return self.record.identity.grid
+
+    def cells(self, window: Window, shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the row of the cell under each row of pixels of a picture, and the column under each column.
+
+        -1 where there is no cell: beyond the slide's edge.
+        """
+        grid = self.grid
+        return (
+            _under(_centres(window.y, window.height, shape[0]), grid.height, grid.cell_l0, self.values.shape[0]),
+            _under(_centres(window.x, window.width, shape[1]), grid.width, grid.cell_l0, self.values.shape[1]),
+        )
+
+    def over(self, ground: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+        """Return a picture of the tissue of a window, uint8 RGB (rows, cols, 3), with the map blended over it."""
+        rows, cols = self.cells(window, (ground.shape[0], ground.shape[1]))
+        if not (rows >= 0).any() or not (cols >= 0).any():
+            return ground
+        part = _span(rows), _span(cols)
+        colours = colour_cells(self.values[part], self.status[part], self.layer, self.alpha, self.threshold)
+        hatched = np.isin(self.status[part], HATCHED)
+        picture = np.empty_like(ground)
+        inside = np.where(cols >= 0, cols - part[1].start, 0)
+        for top in range(0, len(rows), BAND_PX):
+            band = slice(top, top + BAND_PX)
+            under = np.where(rows[band] >= 0, rows[band] - part[0].start, 0)
+            shown = colours[under[:, None], inside[None]]
+            shown[rows[band] < 0] = 0
+            shown[:, cols < 0] = 0
+            dark = hatched[under[:, None], inside[None]] & stripes((shown.shape[0], shown.shape[1]), top)
+            shown[dark, :3] *= 0.45
+            picture[band] = blend(ground[band], shown)
+        return picture
+
+
+def stripes(shape: tuple[int, int], top: int = 0) -> NDArray[np.bool_]:
+    """Return oblique stripes: every other one True; bool (rows, cols) of the rows from `top` on."""
+    rows, cols = np.ogrid[top : top + shape[0], : shape[1]]
+    return np.asarray((rows + cols) // STRIPE_PX % 2 == 1)
+
+
+def check_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Window:
+    """Return a region of a slide as a window.
+
+    Raises
+    ------
+    OptionsError
+        unless it lies on the slide.
+    """
+    x, y, width, height = region
+    grid = heatmap.grid
+    if width <= 0 or height <= 0 or x < 0 or y < 0 or x + width > grid.width or y + height > grid.height:
+        raise OptionsError(
+            f"region {x},{y},{width},{height}; expected X,Y,WIDTH,HEIGHT within the slide, {grid.width} x {grid.height} "
+            f"level-0 pixels ({heatmap.record.slide.file})"
+        )
+    return Window(x, y, width, height)
+
+
+def read_ground(slide: Slide | None, window: Window, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return what :func:`read_window` does; without a slide white pixels, all of them readable."""
+    if slide is not None:
+        return read_window(slide, window, shape)
+    return np.full((*shape, 3), 255, np.uint8), np.ones(shape, bool)
+
+
+def read_window(slide: Slide, window: Window, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read a window of a slide as a picture of exactly this shape: averaged down, or enlarged where the slide has no more.
+
+    Parts that cannot be read are made smaller until only the damage is left.
+
+    Parameters
+    ----------
+    shape : (rows, cols) of the picture
+
+    Returns
+    -------
+    uint8 (rows, cols, 3), RGB, and bool (rows, cols): False where it could not be read; striped there. Beyond the slide's edge
+    it has the slide's background colour.
+    """
+    from PIL import Image
+
+    mpp = max(slide.mpp, slide.mpp * min(window.height / shape[0], window.width / shape[1]))
+    l0_per_px = float(slide.check_resolution(mpp))
+    left, top = window.x / l0_per_px, window.y / l0_per_px
+    right, bottom = left + window.width / l0_per_px, top + window.height / l0_per_px
+    corner_x, corner_y = floor(left), floor(top)
+    plane = max(1, ceil(bottom - 1e-9) - corner_y), max(1, ceil(right - 1e-9) - corner_x)
+
+    def read(x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+        return slide.read_at(mpp, corner_x + x, corner_y + y, width, height)
+
+    image, readable, _ = read_in_parts(read, plane, slide.tile_px_at(mpp) / 2, slide.background)
+    box = (left - corner_x, top - corner_y, min(right - corner_x, plane[1]), min(bottom - corner_y, plane[0]))
+    size = shape[1], shape[0]
+    shown = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box))
+    seen = np.asarray(Image.fromarray(readable.astype(np.uint8)).resize(size, Image.Resampling.NEAREST, box)) > 0
+    if not seen.all():
+        pale, dark = np.array(UNSEEN, np.uint8)
+        shown[~seen] = np.where(stripes(shape)[~seen, None], dark, pale)
+    return shown, seen
+
+
+def _centres(start: float, length: float, pixels: int) -> NDArray[np.float64]:
+    return np.asarray(start + (np.arange(pixels) + 0.5) * length / pixels)
+
+
+def _under(places: NDArray[np.float64], end: int, cell_l0: float, cells: int) -> NDArray[np.int64]:
+    """Return the number of the cell under each place along one side; -1 outside the slide and the map."""
+    found = np.floor(places / cell_l0).astype(np.int64)
+    return np.where((places >= 0) & (places < end) & (found < cells), found, -1)
+
+
+def _span(found: NDArray[np.int64]) -> slice:
+    inside = found[found >= 0]
+    return slice(int(inside.min()), int(inside.max()) + 1)
