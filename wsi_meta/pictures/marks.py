@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.exports.qupath import COLOURS
-from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
 from wsi_meta.pictures.window import Window
 from wsi_meta.tiling.lettering import text_width
 
@@ -34,7 +33,7 @@ FARTHER_IN = (0.0, *np.geomspace(0.08, 4, 24).tolist())
 
 def class_colour(size_class: str) -> tuple[float, float, float]:
     """Return the colour of a size class, 0 to 1; QuPath's files have the same."""
-    red, green, blue = COLOURS[size_class]
+    red, green, blue = SIZE_COLOURS[size_class]
     return red / 255, green / 255, blue / 255
 
 
