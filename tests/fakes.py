@@ -101,7 +101,9 @@ def scan_darkness(
 def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
     """A model file, a ResNet50 like any other, whose logit is about the share of dark pixels in the patch."""
     card = card or ModelCard()
-    state = {name: torch.zeros_like(values) for name, values in build_network().state_dict().items()}
+    with torch.device("meta"):  # no random numbers for weights that are replaced at once
+        shapes = build_network().state_dict()
+    state = {name: torch.zeros(values.shape, dtype=values.dtype) for name, values in shapes.items()}
     for name, values in state.items():
         if name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
             values.fill_(1)

@@ -46,7 +46,21 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     before = (list(logger.handlers), logger.level, list(logging.getLogger().handlers))
     (folder / "slides" / "bad.tif").write_text("no slide")
     write_slide(folder / "slides" / "a.tif", texture(100, 130))
-    common = ("slides", "--out", "out", "--model", model, "--stride", 96, "--log-file", "log", "--log-json", "log.jsonl")
+    common = (
+        "slides",
+        "--out",
+        "out",
+        "--model",
+        model,
+        "--stride",
+        96,
+        "--batch-size",
+        4,
+        "--log-file",
+        "log",
+        "--log-json",
+        "log.jsonl",
+    )
     loud = run(*common, "-v")
     assert (list(logger.handlers), logger.level, list(logging.getLogger().handlers)) == before
     assert loud.exit_code == 1

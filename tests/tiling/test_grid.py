@@ -20,7 +20,7 @@ grids = st.builds(
 
 @given(grids)
 def test_blocks_cover_every_cell_once(grid: PatchGrid) -> None:
-    seen = np.zeros(grid.shape, int)
+    seen = np.zeros(grid.shape, np.uint8)
     for block in grid.blocks():
         assert block.rows <= grid.block_cells
         assert block.cols <= grid.block_cells
