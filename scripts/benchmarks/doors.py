@@ -107,7 +107,7 @@ def judge(door: Door, doors: Doors) -> tuple[str, str, str, str, bool]:
 
 def true_places(heatmap: Heatmap, level: int = 0) -> Places:
     """Return where the centres of the elements that hold the marks are."""
-    return (np.array([*MARKS]) // 2**level + 0.5) * 2**level * heatmap.grid.cell_um
+    return np.asarray((np.array([*MARKS]) // 2**level + 0.5) * 2**level * heatmap.grid.cell_um)
 
 
 def found_cells(values: Any) -> NDArray[np.float64]:
@@ -140,7 +140,7 @@ def lesion_labels(doors: Doors) -> Places:
 def by_ngff_zarr(doors: Doors) -> Places:
     image = _call("ngff_zarr", "from_ngff_zarr", str(doors.store.path)).images[0]
     scale, translation = ([getattr(image, part)[axis] for axis in "yx"] for part in ("scale", "translation"))
-    return found_cells(image.data.compute()) * scale + translation
+    return np.asarray(found_cells(image.data.compute()) * scale + translation)
 
 
 def by_napari_ome_zarr(doors: Doors) -> Places:
@@ -191,7 +191,7 @@ def by_tifffile(doors: Doors) -> Places:
     with _call("tifffile", "TiffFile", export(doors.store, doors.folder / "map.ome.tif", overwrite=True)) as file:
         page = file.series[0].levels[0].pages[0]
         count, unit = page.tags["XResolution"].value
-        return (found_cells(page.asarray()) + 0.5) * 1e4 * unit / count
+        return np.asarray((found_cells(page.asarray()) + 0.5) * 1e4 * unit / count)
 
 
 def by_bio_formats(doors: Doors) -> Places:

@@ -16,6 +16,7 @@ from hypothesis.extra.numpy import arrays
 from stores import make_record, write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -289,6 +290,15 @@ def test_ome_zarr_opens_it_in_place(tmp_path: Path) -> None:
         side_um = 31.104 * 2**level
         assert scale["scale"] == pytest.approx([side_um] * 2)
         assert translation["translation"] == pytest.approx([side_um / 2] * 2), "its corner lies on the slide's corner"
+    exported, *_ = Reader(parse_url(export(tmp_path / "h.zarr", tmp_path / "h.ome.zarr")))()
+    assert [axis["name"] for axis in exported.metadata["axes"]] == ["c", "y", "x"]
+    assert exported.metadata["channel_names"] == node.metadata["channel_names"] == ["tumor probability"]
+    for mine, theirs in zip(
+        node.metadata["coordinateTransformations"], exported.metadata["coordinateTransformations"], strict=True
+    ):
+        assert mine[0]["scale"] == theirs[0]["scale"][1:]
+        assert mine[1]["translation"] == theirs[1]["translation"][1:]
+    np.testing.assert_array_equal(np.asarray(exported.data[0])[0], heatmap.probability)
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 0.25, 1, np.nan])))

@@ -26,15 +26,21 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 CELL_UM = 31.104
 
 
-@pytest.fixture
-def heatmap(tmp_path: Path) -> Heatmap:
+@pytest.fixture(scope="module")
+def heatmap(tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
     """Three lesions of three sizes, the last one in a cell that lies on the slide by less than a pixel."""
     values = np.full((91, 110), 0.1, np.float32)
     values[:10] = np.nan
     values[20:40, 30:100] = 0.9
     values[60:64, 3:9] = 0.8
     values[-1, -1] = 0.95
-    return write_store(tmp_path / "s.zarr", values, mpp=0.25, cut=124)
+    return write_store(tmp_path_factory.mktemp("layout") / "s.zarr", values, mpp=0.25, cut=124)
+
+
+@pytest.fixture
+def copied(heatmap: Heatmap, tmp_path: Path) -> Heatmap:
+    """The same, to be changed."""
+    return Heatmap.open(shutil.copytree(heatmap.path, tmp_path / "s.zarr"))
 
 
 def _array(heatmap: Heatmap, path: str) -> NDArray[Any]:
@@ -123,23 +129,23 @@ def test_xarray_opens_each_level_in_one_call(heatmap: Heatmap) -> None:
     assert xarray.open_zarr(heatmap.path, group="1", consolidated=False)["probability"].shape == (46, 55)
 
 
-def test_what_others_put_among_the_labels_stays_and_stays_listed(heatmap: Heatmap) -> None:
-    heatmap.group.create_array("labels/mine/0", shape=(2, 2), dtype="uint8")
-    labels = heatmap.group["labels"]
+def test_what_others_put_among_the_labels_stays_and_stays_listed(copied: Heatmap) -> None:
+    copied.group.create_array("labels/mine/0", shape=(2, 2), dtype="uint8")
+    labels = copied.group["labels"]
     labels.attrs["ome"] = labels.attrs["ome"] | {"labels": ["lesions", "mine", "status"]}  # type: ignore[operator]
-    assert heatmap.result is not None
-    heatmap.finalise(heatmap.result, heatmap.record.lesions)
-    assert sorted(_ome(heatmap, "labels")["labels"]) == ["lesions", "mine", "status"]
-    assert _array(heatmap, "labels/mine/0").shape == (2, 2)
-    assert (foreign_part(heatmap.path) or "").startswith("labels/mine")
+    assert copied.result is not None
+    copied.finalise(copied.result, copied.record.lesions)
+    assert sorted(_ome(copied, "labels")["labels"]) == ["lesions", "mine", "status"]
+    assert _array(copied, "labels/mine/0").shape == (2, 2)
+    assert (foreign_part(copied.path) or "").startswith("labels/mine")
 
 
-def test_every_file_of_a_store_is_ours(heatmap: Heatmap) -> None:
-    assert foreign_part(heatmap.path) is None
+def test_every_file_of_a_store_is_ours(copied: Heatmap) -> None:
+    assert foreign_part(copied.path) is None
     for name in ("y/c/notes.txt", "1/c.txt", "labels/lesions/notes.txt", "1/x/0"):
-        (heatmap.path / name).write_text("mine")
-        assert foreign_part(heatmap.path) is not None, name
-        (heatmap.path / name).unlink()
+        (copied.path / name).write_text("mine")
+        assert foreign_part(copied.path) is not None, name
+        (copied.path / name).unlink()
 
 
 # stores that 0.1.0 finished
@@ -164,9 +170,9 @@ def _as_older(heatmap: Heatmap) -> Heatmap:
     return Heatmap.open(store)
 
 
-def test_older_stores_are_sound_and_read_as_before(heatmap: Heatmap, tmp_path: Path) -> None:
-    before, lesions = heatmap.probability, [lesion.to_dict() for lesion in find_lesions(heatmap)]
-    older = _as_older(heatmap)
+def test_older_stores_are_sound_and_read_as_before(copied: Heatmap, tmp_path: Path) -> None:
+    before, lesions = copied.probability, [lesion.to_dict() for lesion in find_lesions(copied)]
+    older = _as_older(copied)
     (checked,) = check_heatmaps(older.path)
     assert (checked.state, checked.found) == ("sound", "")
     assert foreign_part(older.path) is None
@@ -178,11 +184,11 @@ def test_older_stores_are_sound_and_read_as_before(heatmap: Heatmap, tmp_path: P
     assert checked.found.startswith("coarser levels (1) do not agree")
 
 
-def test_an_older_store_that_is_finished_again_is_as_new(heatmap: Heatmap) -> None:
-    result, record = heatmap.result, heatmap.record
+def test_an_older_store_that_is_finished_again_is_as_new(copied: Heatmap) -> None:
+    result, record = copied.result, copied.record
     assert result is not None
-    before = {path.relative_to(heatmap.path) for path in heatmap.path.rglob("*")}
-    again = _as_older(heatmap).unfinished().finalise(result, lesion_facts(record, heatmap.probability), record.verdict)
-    assert {path.relative_to(heatmap.path) for path in again.path.rglob("*")} == before
+    before = {path.relative_to(copied.path) for path in copied.path.rglob("*")}
+    again = _as_older(copied).unfinished().finalise(result, lesion_facts(record, copied.probability), record.verdict)
+    assert {path.relative_to(copied.path) for path in again.path.rglob("*")} == before
     (checked,) = check_heatmaps(again.path)
     assert (checked.state, checked.found) == ("sound", "")

@@ -121,13 +121,14 @@ def _foreign_part(folder: Path) -> str | None:
 
 
 def _write(group: zarr.Group, path: str, values: NDArray[Any], axes: tuple[str, ...]) -> None:
+    zlib: Any = {"id": "zlib", "level": 6}  # the one codec that every reader of zarr 2 knows
     array = group.create_array(
         path,
         shape=values.shape,
         chunks=tuple(1 if axis == "c" else min(LEVEL_CHUNK, side) for axis, side in zip(axes, values.shape, strict=True)),
         dtype=values.dtype,
         fill_value=np.nan if values.dtype == np.float32 else 0,
-        compressors={"id": "zlib", "level": 6},  # the one codec that every reader of zarr 2 knows
+        compressors=zlib,
         chunk_key_encoding={"name": "v2", "separator": "/"},
         attributes={"_ARRAY_DIMENSIONS": list(axes)},  # xarray's
     )

@@ -207,11 +207,11 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def _attributes_of(path: str) -> dict[str, Any]:
-    """Return what an array that is derived says of itself."""
+    """Return what an array that is derived says of itself; nothing for the levels of older stores."""
     if path.startswith("labels/"):
         return ATTRIBUTES["status"] if path.startswith("labels/status/") else {}
     name = path.rpartition("/")[2]
-    return ATTRIBUTES["0" if name == "probability" else name]
+    return ATTRIBUTES.get("0" if name == "probability" else name, {})
 
 
 def _other_labels(store: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -186,7 +185,9 @@ def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
     if _is_as_written(heatmap.path, name, expected):
         return True
     try:
-        array: Any = reduce(lambda node, part: node[part], name.split("/"), heatmap.group)
+        array: Any = heatmap.group
+        for part in name.split("/"):
+            array = array[part]
         floats = expected.dtype.kind == "f"
         return array.dtype == expected.dtype and np.array_equal(np.asarray(array[...]), expected, equal_nan=floats)
     except OSError:
@@ -196,7 +197,7 @@ def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
 
 
 def _is_as_written(store: Path, name: str, expected: NDArray[Any]) -> bool:
-    """Tell whether an array's files are those that are written of these values: quick; where not, zarr may still agree."""
+    """Tell, quickly, whether an array's files are those that are written of these values; where not, zarr may still agree."""
     files = array_files(name, expected)
     try:
         groups = [json.loads((store / group / "zarr.json").read_bytes()) for group in PurePosixPath(name).parents]
