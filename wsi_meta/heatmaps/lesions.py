@@ -118,9 +118,9 @@ def default_threshold(heatmap: Heatmap) -> float:
     return heatmap.record.model.thresholds["default"]
 
 
-def lesion_thresholds(record: ScanRecord) -> tuple[float, float]:
-    """Return the `threshold` and `peak` that :func:`find_lesions` takes by default."""
-    return _resolve(record.model, None, None)
+def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: float | None = None) -> tuple[float, float]:
+    """Return the `threshold` and `peak` that :func:`find_lesions` goes by where it is given these."""
+    return _resolve(record.model, threshold, peak)
 
 
 def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:
