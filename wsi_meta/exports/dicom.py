@@ -59,36 +59,12 @@ def write_segmentation(
     OptionsError
         without highdicom, or for more lesions than DICOM can hold.
     """
-    hd, codes = _load()
+    hd, _ = _load()
     if len(lesions) > MOST_SEGMENTS:
         raise OptionsError(f"{len(lesions)} lesions; DICOM holds {MOST_SEGMENTS} at most; leave small ones out by --min-area")
     common = _make(heatmap, slide, "lesions")
     cells = segment_cells(heatmap.probability, heatmap.status, lesions, thresholds, heatmap.grid.cell_l0)
-    labels = [(f"lesion {lesion.number}: {lesion.size_class}", codes.SCT.NeoplasmMetastatic) for lesion in lesions]
-    labels += [(UNKNOWN, codes.SCT.Unknown)] * bool((cells > len(lesions)).any())
-    algorithm = hd.AlgorithmIdentificationSequence(
-        "wsi-meta",
-        codes.DCM.ArtificialIntelligence,
-        __version__,
-        parameters={
-            "threshold": f"{thresholds[0]:g}",
-            "peak": f"{thresholds[1]:g}",
-            "model": heatmap.record.identity.model,
-        },
-    )
-    descriptions = [
-        hd.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=label,
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=kind,
-            algorithm_type="AUTOMATIC",
-            algorithm_identification=algorithm,
-            tracking_uid=made_uid(heatmap, f"{heatmap.record.identity.model} {label}"),
-            tracking_id=label,
-        )
-        for number, (label, kind) in enumerate(labels or [("no lesion found", codes.SCT.NeoplasmMetastatic)], 1)
-    ]
+    descriptions = _describe(heatmap, lesions, thresholds, unknown=bool((cells > len(lesions)).any()))
     segmentation = hd.seg.Segmentation(
         pixel_array=cells[None],
         segmentation_type="BINARY",
@@ -152,6 +128,36 @@ def segment_cells(
     cells = numbers[regions]
     cells[np.isin(status, (Status.PENDING, Status.UNREADABLE))] = len(lesions) + 1
     return np.asarray(cells)
+
+
+def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[float, float], *, unknown: bool) -> list[Any]:
+    """Return what a Segmentation says of its segments: one for each lesion, one for what is `unknown`, one at least."""
+    hd, codes = _load()
+    labels = [(f"lesion {lesion.number}: {lesion.size_class}", codes.SCT.NeoplasmMetastatic) for lesion in lesions]
+    labels += [(UNKNOWN, codes.SCT.Unknown)] * unknown
+    algorithm = hd.AlgorithmIdentificationSequence(
+        "wsi-meta",
+        codes.DCM.ArtificialIntelligence,
+        __version__,
+        parameters={
+            "threshold": f"{thresholds[0]:g}",
+            "peak": f"{thresholds[1]:g}",
+            "model": heatmap.record.identity.model,
+        },
+    )
+    return [
+        hd.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label,
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=kind,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            tracking_uid=made_uid(heatmap, f"{heatmap.record.identity.model} {label}"),
+            tracking_id=label,
+        )
+        for number, (label, kind) in enumerate(labels or [("no lesion found", codes.SCT.NeoplasmMetastatic)], 1)
+    ]
 
 
 def _load() -> tuple[Any, Any]:
