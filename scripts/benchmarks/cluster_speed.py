@@ -118,7 +118,8 @@ def _flow(client: Client, job: ClusterJob, blocks: list[Block]) -> None:
 
 
 def _at_once(client: Client, job: ClusterJob, blocks: list[Block]) -> None:
-    for future in as_completed([client.submit(_nothing, job, block, pure=False) for block in blocks]):
+    futures = [client.submit(_nothing, job, block, pure=False) for block in blocks]
+    for future in as_completed(futures, loop=client.loop):
         future.result()
 
 

@@ -27,6 +27,7 @@ from wsi_meta.evaluation.camelyon16 import FILES, froc
 from wsi_meta.evaluation.cohort import read_excluded
 from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, delong, froc_curve, label_lesions, match, script_curve
 from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.viewer.corrections import Corrections, write_corrections
 
 HEIGHT, WIDTH = 100, 120
 Slide = tuple[list[tuple[float, int, int]], "NDArray[np.bool_] | None"]
@@ -251,6 +252,46 @@ def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--exclude", str(tmp_path / "leave.csv")])
     assert json.loads(result.stdout)["excluded"] == {"test_001": "both: mine"}
     assert json.loads(result.stdout)["slides"] == 3
+
+
+def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
+    """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
+    scans.mkdir(exist_ok=True)
+    heatmap = write_store(scans / f"{name}.zarr", np.full((35, 35), 0.1, np.float32), bounds=Bounds(40, 30, 4000, 4000))
+    marked = [
+        {"kind": kind, "polygons": [[[float(x), y, x + side, y, x + side, y + side, x, y + side]]]}
+        for kind, (x, y, side) in squares.items()
+    ]
+    write_corrections(heatmap, Corrections.from_dict({"corrections": marked, "revision": ""}, heatmap.grid))
+
+
+def test_corrections_of_maps_correct_the_truth(
+    cohort: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found, truth = cohort
+    scans = tmp_path / "scans"
+    _correct(scans, "Test_001", false=(320, 320, 1920), missed=(2600, 2600, 1600))  # outlines: the lesion is another one
+    _correct(scans, "test_002", missed=(0, 0, 1200))  # a mask: one lesion more
+    _correct(scans, "test_003", missed=(0, 0, 1200))  # normal: it is not
+    _correct(scans, "test_004")  # looked at, nothing to correct
+    _correct(scans, "stranger", missed=(64, 64, 640))
+    result = froc(found, truth, mask_level=5, corrections=scans)
+    assert (result.lesions, result.isolated) == (4, 0)
+    assert result.slide_auc is not None
+    assert (result.slide_auc.tumor, result.slide_auc.normal) == (3, 1)
+    # found: 0.3 in the missed lesion of the first, 0.4 and 0.2 on the second, 0.5 on the third; 0.9 is on what is none
+    np.testing.assert_allclose(result.curve.thresholds.tolist()[:4], [0.3, 0.4, 0.5, 0.9])
+    np.testing.assert_allclose(result.curve.sensitivity[:4], [3 / 4, 2 / 4, 1 / 4, 0])
+    np.testing.assert_allclose(result.curve.false_positives[:4], [1 / 4] * 4)
+    assert "of no slide that is judged: stranger.corrections.geojson" in caplog.text
+    command = ["froc", str(found), str(truth), "--mask-level", "5", "--corrections", str(scans), "--json"]
+    assert json.loads(CliRunner().invoke(main, command).stdout) == json.loads(json.dumps(result.to_dict()))
+
+
+def test_a_folder_without_corrections_is_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone", cohort[0]):
+        with pytest.raises(DataError, match=r"holds no corrections of these slides; expected <slide>\.corrections\.geojson"):
+            froc(*cohort, mask_level=5, corrections=folder)
 
 
 def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -11,11 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import write_darkness_model
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from slide_files import texture, write_slide
+from stores import write_store
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.manifest import read_manifest
+from wsi_meta.exports.export import export
 from wsi_meta.models.card import Calibration, ModelCard
+from wsi_meta.pictures.colours import COLOUR_MAP
+from wsi_meta.slides.openslide_reader import Bounds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>
@@ -153,3 +160,14 @@ def test_the_recipe_stops_at_tumor_without_outlines(camelyon: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _recipe(camelyon)
     assert "images/tumor_001.tif: no outlines; it would pass for normal" in caught.value.stderr
+
+
+def test_the_script_for_qupath_has_our_colours_and_our_names(tmp_path: Path) -> None:
+    """It cannot be run here; what it takes from our files is compared with what they have."""
+    script = (EXAMPLES / "show_in_qupath.groovy").read_text()
+    stops = [int(colour, 16) for colour in re.findall(r"0x([0-9a-f]{6})\b", script)]
+    assert stops == [int(to_hex(colormaps[COLOUR_MAP](step / 8))[1:], 16) for step in range(9)]
+    heatmap = write_store(tmp_path / "s.zarr", np.full((5, 5), 0.9, np.float32), bounds=Bounds(40, 30, 500, 400))
+    frame = json.loads(export(heatmap, tmp_path / "s.geojson").read_text())["wsi_meta"]
+    assert '["wsi_meta"]' in script
+    assert [frame[name] for name in re.findall(r"frame\?\.(\w+)", script)] == [40, 30]

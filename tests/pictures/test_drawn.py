@@ -18,9 +18,11 @@ from wsi_meta.cli import main
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.pictures.lesion_sheet import window_round
+from wsi_meta.pictures.lesion_sheet import _layout, window_round
 from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.pictures.page import dpi_for
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiling.lettering import text_width
 
 MPP = 0.972
 
@@ -146,6 +148,16 @@ class TestSheet:
         assert {"1", "2", "3"} <= set(said)
         assert "4" not in said
         assert any(line.startswith("the 3 largest of 4 lesions") for line in said)
+
+    @pytest.mark.parametrize("width_px", [100, 600, 1000, 2000, 8000])
+    @pytest.mark.parametrize("lesions", [0, 1, 3, 12])
+    def test_words_below_a_panel_fit_it(self, lesions: int, width_px: int) -> None:
+        dpi = dpi_for(width_px)
+        across, side_px = _layout(lesions, width_px / dpi, dpi)
+        assert 1 <= across <= max(1, lesions)
+        assert side_px / dpi > 0.3 + text_width("isolated tumor cells, 0.20 mm", 8)
+        if width_px >= 630:
+            assert across * (2 * side_px + 0.04 * dpi) + (across - 1) * 0.3 * dpi <= width_px
 
     def test_more_than_there_are(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
         said = words(draw_overlay(store, tmp_path / "s.svg", slide=slide_file, largest=60, max_side=600))

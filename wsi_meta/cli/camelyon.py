@@ -33,6 +33,11 @@ __all__ = ["froc", "stage"]
     type=click.Path(path_type=Path),
     help="Folder of slides or heatmaps, for QuPath's GeoJSON of MRXS, SCN and others.",
 )
+@click.option(
+    "--corrections",
+    type=click.Path(path_type=Path),
+    help="Folder of heatmaps that were corrected in wsi-meta view: missed lesions are tumor, false ones are not.",
+)
 @options.overwrite_option
 @options.as_json_option
 def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:

@@ -14,7 +14,7 @@ from wsi_meta.cli import options
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
 
-FORMS = ("ome-tiff", "ome-zarr-0.4", "qupath", "qupath-cells", "asap", "cells", "camelyon")
+FORMS = ("ome-tiff", "ome-zarr-0.4", "qupath", "qupath-cells", "asap", "cells", "camelyon", "dicom-seg", "dicom-map")
 
 threshold_option = click.option(
     "--threshold",
@@ -171,6 +171,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     "--least", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
+@click.option("--slide", type=click.Path(path_type=Path), help="DICOM: the slide; frame of reference and patient are its own.")
 @options.overwrite_option
 @options.as_json_option
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
@@ -184,6 +185,8 @@ def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     asap          .xml             lesions as ASAP's outlines
     cells         .csv .parquet    a table of cells
     camelyon      .csv --as        Camelyon16's probability,x,y of each lesion
+    dicom-seg     .dcm             lesions as a Segmentation; needs highdicom
+    dicom-map     .dcm --as        the map as a Parametric Map; needs highdicom
     """
     from wsi_meta.exports.export import export as write
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
+from wsi_meta.annotations.corrected import ENDING, read_corrected
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
@@ -139,12 +140,12 @@ def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
 
 def _corrected(store: Path, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the cells of missed lesions, and of false ones, that were marked on a heatmap; none where no file says so."""
-    path = store.with_name(f"{store.stem}.corrections.geojson")
+    path = store.with_name(store.stem + ENDING)
     if not path.exists():
         return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
-    marked = sort_outlines(read_drawn(path), DEFAULT_NAMES, (0, 0))  # the file says where it counts from
-    missed = _touched(Annotations(marked.tumor), grid)
-    return missed, _touched(Annotations(marked.excluded), grid) & ~missed
+    corrected = read_corrected(path)
+    missed = _touched(corrected.missed, grid)
+    return missed, _touched(corrected.false, grid) & ~missed
 
 
 def _whole_patches(grid: PatchGrid) -> NDArray[np.bool_]:

@@ -92,6 +92,7 @@ def froc(
     tumor: Sequence[str] = (),
     exclude_class: Sequence[str] = (),
     slides: str | Path | None = None,
+    corrections: str | Path | None = None,
     overwrite: bool = False,
 ) -> FrocResult:
     """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
@@ -114,6 +115,8 @@ def froc(
     slides : folder of the slides, or of their heatmaps ``<slide>.zarr``. QuPath counts from the corner of
         :attr:`wsi_meta.Slide.bounds`, which is added to its GeoJSON; None takes GeoJSON as level-0 pixels, with a warning,
         unless the file says where it counts from, as what `wsi-meta lesions` writes does
+    corrections : folder of ``<slide>.corrections.geojson``, which `wsi-meta view` writes beside heatmaps: missed lesions are
+        added to the truth, and what is marked as false is taken off it
     overwrite : replace those files in `out`
 
     Raises
@@ -126,7 +129,12 @@ def froc(
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
     left_out = _left_out(exclude)
     names = ClassNames.told(tumor, exclude_class)
-    reading = Reading(mask_level, names, None if slides is None else Path(slides))
+    reading = Reading(
+        mask_level,
+        names,
+        None if slides is None else Path(slides),
+        None if corrections is None else Path(corrections),
+    )
     cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading)
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:

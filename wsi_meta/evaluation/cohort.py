@@ -13,6 +13,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import loose
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
+from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
@@ -67,6 +68,8 @@ class Reading:
     """Which classes of outlines are tumor."""
     slides: Path | None = None
     """Folder of the slides or their heatmaps, which know the corner that QuPath's outlines count from."""
+    corrections: Path | None = None
+    """Folder of what was corrected on their maps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,10 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     refuse_absent(reading.names, drawn.values(), str(truth))
     corners = _find_corners(truth, [name for name, file in drawn.items() if file.origin is None], reading.slides)
     outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
+    level = reading.mask_level
+    corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
     judged = (
-        judge_slide(name, read_detections(found[name]), outlines.get(name, truths.get(name)), reading.mask_level)
+        judge_slide(name, read_detections(found[name]), outlines.get(name, truths.get(name)), level, corrected.get(name))
         for name in judged_names
     )
     return Cohort(tuple(judged), left_out)
@@ -228,6 +233,17 @@ def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dic
     return corners
 
 
+def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected]:
+    """Return the corrections of the slides with these names; DataError where there is none at all."""
+    files = sorted(folder.glob("*" + ENDING)) if folder.is_dir() else []
+    by_name = {_slide_name(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
+    if not by_name.keys() & set(names):
+        raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
+    if others := [path.name for name, path in by_name.items() if name not in names]:
+        logger.warning("%s: of no slide that is judged: %s", folder, ", ".join(others[:5]))
+    return {name: read_corrected(path) for name, path in by_name.items() if name in names}
+
+
 def _bounds_of(path: Path) -> Bounds | None:
     """Return what QuPath shows of a slide, by the slide or by its heatmap; None where an older heatmap does not say."""
     if path.suffix == ".zarr":
@@ -236,12 +252,19 @@ def _bounds_of(path: Path) -> Bounds | None:
         return slide.bounds
 
 
-def judge_slide(name: str, points: Detections, truth: Annotations | Path | None, mask_level: int = 0) -> JudgedSlide:
+def judge_slide(
+    name: str,
+    points: Detections,
+    truth: Annotations | Path | None,
+    mask_level: int = 0,
+    corrected: Corrected | None = None,
+) -> JudgedSlide:
     """Compare a slide's detections with its outlines, the file of its mask, or, for a normal slide, None.
 
     Parameters
     ----------
     mask_level : level of the slide that the first image of a mask is as large as
+    corrected : what was corrected on its map: missed lesions are tumor, too, and false ones are not
 
     Raises
     ------
@@ -249,6 +272,8 @@ def judge_slide(name: str, points: Detections, truth: Annotations | Path | None,
         when the mask is damaged, or of another slide.
     """
     tumor = None if truth is None else _draw_truth(truth, points, mask_level)
+    if corrected is not None:
+        tumor = corrected.correct(tumor, DOWNSAMPLE, MARGIN_PX)
     return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)
 
 

@@ -8,13 +8,14 @@ from wsi_meta.annotations.detections import write_detections
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
+from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
 from wsi_meta.exports.ome_tiff import write_ome_tiff
 from wsi_meta.exports.ome_zarr import write_ome_zarr, written_folder
 from wsi_meta.exports.qupath import write_cells, write_lesions
-from wsi_meta.heatmaps.lesions import find_lesions, resolve_thresholds, to_detections
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.outputs import check_output, refuse_input, written_whole
 
 __all__ = ["FORMATS", "export"]
 
@@ -26,6 +27,8 @@ FORMATS = {
     "asap": (".xml",),
     "cells": (".csv", ".parquet"),
     "camelyon": (".csv",),
+    "dicom-seg": (".dcm",),
+    "dicom-map": (".dcm",),
 }
 """What can be written, and the endings of its files. Where several have an ending, the first one is meant by it."""
 FOLDERS = ("ome-zarr-0.4",)
@@ -41,6 +44,7 @@ def export(
     min_area: float = 0.0,
     least: float = 0.0,
     smooth: bool = True,
+    slide: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a heatmap as a file that another program reads.
@@ -58,10 +62,14 @@ def export(
         its detections; both in QuPath's frame, as :func:`wsi_meta.find_lesions` writes it;
         ``asap`` (.xml) outlines of lesions for ASAP, level-0 pixels;
         ``cells`` (.csv, .parquet) a table of cells, level-0 pixels;
-        ``camelyon`` (.csv, only when named) Camelyon16's ``probability,x,y`` of each lesion's peak, level-0 pixels
+        ``camelyon`` (.csv, only when named) Camelyon16's ``probability,x,y`` of each lesion's peak, level-0 pixels;
+        ``dicom-seg`` (.dcm) lesions as a DICOM Segmentation, ``dicom-map`` (.dcm, only when named) the map as a Parametric Map;
+        both need highdicom
     threshold, peak, min_area : which lesions, as :func:`wsi_meta.find_lesions`
     least : for cells: the probability that they have at least
     smooth : for ``qupath``: outlines with round corners and the same area, instead of the cells' sides
+    slide : for DICOM: the slide that the heatmap was made from. Of a DICOM slide the file takes frame of reference, patient and
+        study; else it has a frame of reference of its own, which it says
     overwrite : replace the file if it exists
 
     Returns
@@ -75,14 +83,15 @@ def export(
         for a form that does not exist, thresholds as for :func:`wsi_meta.find_lesions`, or a missing library.
     """
     form = _form_of(Path(out), form)
+    refuse_input(Path(out), "the slide", slide)
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
     opened = open_sound(heatmap)
-    cells = form in ("ome-tiff", "qupath-cells", "cells")
+    cells = form in ("ome-tiff", "qupath-cells", "cells", "dicom-map")
     lesions = () if cells else find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
     if form == "ome-zarr-0.4":
-        threshold, peak = resolve_thresholds(opened.record.model, threshold, peak)
+        threshold, peak = lesion_thresholds(opened.record, threshold, peak)
         facts = {"threshold": threshold, "peak": peak, "found": [lesion.to_dict() for lesion in lesions]}
         with written_folder(target, overwrite=overwrite) as partial:
             write_ome_zarr(opened, facts, partial)
@@ -98,6 +107,10 @@ def export(
             write_cells(opened, partial, least=least)
         elif form == "asap":
             write_asap(lesions, partial)
+        elif form == "dicom-seg":
+            write_segmentation(opened, lesions, lesion_thresholds(opened.record, threshold, peak), partial, slide=slide)
+        elif form == "dicom-map":
+            write_parametric_map(opened, partial, slide=slide)
         else:
             write_cell_table(opened, partial, least=least, parquet=target.suffix.lower() == ".parquet")
     return target

@@ -34,7 +34,6 @@ __all__ = [
     "lesion_thresholds",
     "lesions_at",
     "qupath_origin",
-    "resolve_thresholds",
     "to_detections",
     "write_lesions",
 ]
@@ -98,7 +97,7 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     heatmap = open_sound(heatmap)
-    threshold, peak = resolve_thresholds(heatmap.record.model, threshold, peak)
+    threshold, peak = _resolve(heatmap.record.model, threshold, peak)
     _warn_if_unfinished(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
@@ -111,7 +110,7 @@ def find_lesions(
 def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
     """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
     _warn_if_unfinished(heatmap)
-    return _find(heatmap.record, probability, *resolve_thresholds(heatmap.record.model, None, None), 0.0)
+    return _find(heatmap.record, probability, *_resolve(heatmap.record.model, None, None), 0.0)
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -119,9 +118,9 @@ def default_threshold(heatmap: Heatmap) -> float:
     return heatmap.record.model.thresholds["default"]
 
 
-def lesion_thresholds(record: ScanRecord) -> tuple[float, float]:
-    """Return the `threshold` and `peak` that :func:`find_lesions` takes by default."""
-    return resolve_thresholds(record.model, None, None)
+def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: float | None = None) -> tuple[float, float]:
+    """Return the `threshold` and `peak` that :func:`find_lesions` goes by where it is given these."""
+    return _resolve(record.model, threshold, peak)
 
 
 def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:
@@ -131,7 +130,7 @@ def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: 
     ----------
     record, probability : of the heatmap, as for :func:`lesion_facts`
     """
-    threshold, peak = resolve_thresholds(record.model, threshold, None)
+    threshold, peak = _resolve(record.model, threshold, None)
     return _find(record, probability, threshold, peak, 0.0), peak
 
 
@@ -148,7 +147,7 @@ def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[s
     dict of plain JSON values: ``threshold``, ``peak``, ``min_area_mm2``, and ``found``: for each lesion what
     :meth:`Lesion.to_dict` returns, and its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
     """
-    threshold, peak = resolve_thresholds(record.model, None, None)
+    threshold, peak = _resolve(record.model, None, None)
     lesions = _find(record, probability, threshold, peak, 0.0)
     found = [lesion.to_dict() | {"outlines": _polygons(lesion)} for lesion in lesions]
     return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": found}
@@ -200,7 +199,7 @@ def _warn_if_unfinished(heatmap: Heatmap) -> None:
         logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to continue", heatmap.path)
 
 
-def resolve_thresholds(card: ModelCard, threshold: float | None, peak: float | None) -> tuple[float, float]:
+def _resolve(card: ModelCard, threshold: float | None, peak: float | None) -> tuple[float, float]:
     """Return threshold and peak, the model's own where they are None."""
     threshold = card.thresholds["default"] if threshold is None else threshold
     peak = max(threshold, card.thresholds.get(PEAK, 0.0)) if peak is None else peak

@@ -27,8 +27,8 @@ LEAST_MM = 0.5
 """Side of the smallest window: a lesion of one cell is shown with what lies round it."""
 ROUND = 1.3
 """Side of a window, times the lesion's longer side."""
-LEAST_PX = 60
-"""Side of a panel."""
+LEAST_IN = 2.05
+"""Side of a panel: the longest words that stand below one."""
 BETWEEN_IN, INSIDE_IN, CAPTION_IN = 0.3, 0.04, 0.46
 """Between lesions, between tissue and map of one, and below them."""
 
@@ -52,9 +52,8 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
     width_px : width of the sheet
     """
     chosen = lesions[:most]
-    across = 1 if len(chosen) < 2 else 2 if len(chosen) < 5 else 3
     dpi = dpi_for(width_px)
-    side_px = max(LEAST_PX, int((width_px / dpi + BETWEEN_IN) / across * dpi / 2 - (BETWEEN_IN + INSIDE_IN) * dpi / 2))
+    across, side_px = _layout(len(chosen), width_px / dpi, dpi)
     shown = [_show(drawn, slide, lesion, side_px) for lesion in chosen]
     side = side_px / dpi
     page = Page(
@@ -69,6 +68,14 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
         left = number % across * (2 * side + INSIDE_IN + BETWEEN_IN)
         _place(page, drawn, one, left, number // across * (side + CAPTION_IN))
     return page
+
+
+def _layout(lesions: int, width_in: float, dpi: float) -> tuple[int, int]:
+    """Return how many lesions stand side by side, and the side of a panel in pixels: so wide that words fit below it."""
+    width_in = max(width_in, 2 * LEAST_IN + INSIDE_IN)
+    room = int((width_in + BETWEEN_IN + 1e-9) / (2 * LEAST_IN + INSIDE_IN + BETWEEN_IN))
+    across = min(1 if lesions < 2 else 2 if lesions < 5 else 3, room)
+    return across, int(((width_in + BETWEEN_IN) / across - BETWEEN_IN - INSIDE_IN) / 2 * dpi)
 
 
 def window_round(lesion: Lesion, mpp: float) -> Window:

@@ -156,8 +156,10 @@ class Page:
 
     def _write_head(self, families: tuple[str, ...]) -> None:
         y = MARGIN_IN
-        lines = [(line, TITLE_POINTS, {"fontfamily": [*families, "sans-serif"]}) for line in self._title]
-        for words, points, settings in [*lines, *((note, TEXT_POINTS, {"color": "0.25"}) for note in self._notes)]:
+        drawn: dict[str, Any] = {"fontfamily": [*families, "sans-serif"]}
+        noted: dict[str, Any] = {"color": "0.25"}
+        lines = [(line, TITLE_POINTS, drawn) for line in self._title]
+        for words, points, settings in [*lines, *((note, TEXT_POINTS, noted) for note in self._notes)]:
             self.text(MARGIN_IN, y + points * LINE_IN / 2, words, points, **settings)
             y += points * LINE_IN
 

@@ -67,16 +67,17 @@ def write_figure(figure: Any, out: Path) -> None:
 
 def _write_svg(figure: Any, file: Path, *, compressed: bool) -> None:
     """Write text as text. matplotlib has one setting for that for the whole process, which other threads may draw by."""
-    from matplotlib.backends.backend_mixed import MixedModeRenderer
-    from matplotlib.backends.backend_svg import RendererSVG
+    from matplotlib.backends import backend_mixed, backend_svg
 
+    mixed: Any = backend_mixed
+    svg: Any = backend_svg
     image_dpi = figure.get_dpi()
     figure.set_dpi(72)  # SVG's unit is the point
     width, height = figure.get_size_inches()
     with gzip.open(file, "wt", encoding="utf-8") if compressed else file.open("w", encoding="utf-8") as text:
-        vectors = RendererSVG(width * 72, height * 72, text, image_dpi=image_dpi)
+        vectors = svg.RendererSVG(width * 72, height * 72, text, image_dpi=image_dpi)
         vectors.draw_text = vectors._draw_text_as_text
-        renderer = MixedModeRenderer(figure, width, height, image_dpi, vectors)
+        renderer = mixed.MixedModeRenderer(figure, width, height, image_dpi, vectors)
         figure.draw(renderer)
         renderer.finalize()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
+from wsi_meta.annotations.corrected import ENDING
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
@@ -88,7 +89,7 @@ class Corrections:
 
 def corrections_path(heatmap: Heatmap) -> Path:
     """Return the file of a map's corrections."""
-    return heatmap.path.with_name(f"{heatmap.path.stem}.corrections.geojson")
+    return heatmap.path.with_name(heatmap.path.stem + ENDING)
 
 
 def read_corrections(heatmap: Heatmap) -> Corrections:
