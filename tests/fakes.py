@@ -22,7 +22,7 @@ from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
 
-class ThinBottleneck(Bottleneck):
+class ThinBottleneck(Bottleneck):  # type: ignore[misc]
     """Stages of 128 to 1,024 features in place of 256 to 2,048."""
 
     expansion = 2

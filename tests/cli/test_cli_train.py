@@ -86,7 +86,7 @@ def test_help_imports_nothing_heavy() -> None:
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert "Commands:" in done.stdout
+    assert "Scan slides:" in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -96,7 +96,7 @@ ONLY_IN_PYTHON = {"progress", "side_px", "block_px", "scheduler", "predictor"}
 """Options of the library that no command has."""
 
 
-OF_THE_COMMAND = {"as_json", "config", "log_file", "log_json", "quiet", "verbose"}
+OF_THE_COMMAND = {"as_json", "config", "everything", "log_file", "log_json", "quiet", "verbose"}
 """Options of a command that say how it tells its result and its progress, or where the others come from."""
 
 WHO_SCANS = ("gpus", "scheduler", "scheduler_file", "shard", "stage", "stage_budget")

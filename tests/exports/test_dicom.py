@@ -164,15 +164,15 @@ def dicom_slide(hd: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DICOM slide of 5000 x 3100 px at 0.25 um with an origin, in tiles of JPEG."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.encaps import encapsulate
-    from pydicom.uid import JPEGBaseline8Bit
+    from pydicom.uid import UID, JPEGBaseline8Bit
 
     tile, rows, cols = 512, -(-3100 // 512), -(-5000 // 512)
-    blank = imagecodecs.jpeg8_encode(np.full((tile, tile, 3), 230, np.uint8), level=90)
+    blank = bytes(imagecodecs.jpeg8_encode(np.full((tile, tile, 3), 230, np.uint8), level=90))
     image = Dataset()
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.6"
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = "2.25.11"
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = UID("1.2.840.10008.5.1.4.1.1.77.1.6")
+    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = UID("2.25.11")
     image.SeriesInstanceUID, image.StudyInstanceUID, image.FrameOfReferenceUID = "2.25.12", "2.25.13", "2.25.14"
     image.PatientID, image.PatientName, image.Modality = "P-1", "Doe^Jane", "SM"
     image.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
