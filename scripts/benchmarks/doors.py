@@ -132,7 +132,7 @@ def lesion_labels(doors: Doors) -> Places:
     nodes = [*_call("ome_zarr.reader", "Reader", _call("ome_zarr.io", "parse_url", path))()]
     node = next(node for node in nodes if node.zarr.basename() == "lesions")
     labels, facts = np.asarray(node.data[0]), node.metadata["properties"]
-    numbers = [_closest(facts, probability) for probability in MARKS.values()]
+    numbers = [min(facts, key=lambda n: abs(facts[n]["max_probability"] - probability)) for probability in MARKS.values()]
     cells = np.array([np.argwhere(labels == number).mean(0) for number in numbers])
     return _transformed(cells, node.metadata["coordinateTransformations"][0])
 
@@ -260,10 +260,6 @@ def _transformed(cells: Places, transformations: Iterable[dict[str, Any]]) -> Pl
     for one in transformations:
         cells = cells * one["scale"][-2:] if one["type"] == "scale" else cells + one["translation"][-2:]
     return cells
-
-
-def _closest(facts: dict[int, dict[str, Any]], probability: float) -> int:
-    return min(facts, key=lambda number: abs(facts[number]["max_probability"] - probability))
 
 
 def _parts(feature: dict[str, Any]) -> list[Any]:
