@@ -3,9 +3,9 @@
     PYTHONPATH=tests python scripts/benchmarks/doors.py
 
 A map with four single cells of tumor is written as a store and as each export, and asked back from the programs themselves,
-where they are installed: ome-zarr, napari with napari-ome-zarr, xarray, spatialdata, ngff-zarr, tifffile. What is not installed
-is told as such and never counts as passed. Where a program is not asked itself (Bio-Formats, QuPath, ASAP), its documented rule
-is applied to the file. Exits with 1 where a door that is not known to be wrong is half a cell or more off.
+where they are installed: ome-zarr, napari with napari-ome-zarr, xarray, spatialdata, ngff-zarr, tifffile, highdicom. What is
+not installed is told as such and never counts as passed. Where a program is not asked itself (Bio-Formats, QuPath, ASAP), its
+documented rule is applied to the file. Exits with 1 where a door that is not known to be wrong is half a cell or more off.
 """
 
 from __future__ import annotations
@@ -236,9 +236,35 @@ def by_asap(doors: Doors) -> Places:
         )
         for drawn in root.iter("Annotation")
     ]
-    places = np.array(middles) * doors.store.grid.slide_mpp
+    return _nearest(np.array(middles) * doors.store.grid.slide_mpp, doors.store)
+
+
+def by_dicom_map(doors: Doors) -> Places:
+    """Return places by highdicom's reader of the Parametric Map."""
+    path = export(doors.store, doors.folder / "map.dcm", form="dicom-map", overwrite=True)
+    image = import_module("highdicom.pm").ParametricMap.from_file(path)
+    return _in_frame(image, found_cells(image.get_total_pixel_matrix()), doors.store)
+
+
+def by_dicom_segmentation(doors: Doors) -> Places:
+    """Return places by highdicom's reader of the Segmentation: the one cell of each lesion."""
+    image = _call("highdicom.seg", "segread", export(doors.store, doors.folder / "lesions.dcm", overwrite=True))
+    cells = np.argwhere(image.get_total_pixel_matrix(combine_segments=True)).astype(np.float64)
+    return _nearest(_in_frame(image, cells, doors.store), doors.store)
+
+
+def _in_frame(image: Any, cells: Places, heatmap: Heatmap) -> Places:
+    """Return where cells lie on the slide by their places, mm, in the frame that was made: its axes run against the slide's."""
+    place = import_module("highdicom.spatial").PixelToReferenceTransformer.for_image(image, for_total_pixel_matrix=True)
+    millimetres = place(cells[:, ::-1].astype(np.int64))[:, :2]
+    size = np.array([heatmap.grid.height, heatmap.grid.width]) * heatmap.grid.slide_mpp
+    return np.asarray(size - 1000 * millimetres)
+
+
+def _nearest(places: Places, heatmap: Heatmap) -> Places:
+    """Return the place nearest to each mark."""
     assert len(places) == len(MARKS)
-    apart = np.abs(places[None] - true_places(doors.store)[:, None]).max(-1)
+    apart = np.abs(places[None] - true_places(heatmap)[:, None]).max(-1)
     return np.asarray(places[apart.argmin(1)])
 
 
@@ -293,6 +319,8 @@ DOORS = (
     Door("export: GeoJSON, QuPath", (), lambda doors: by_geojson(doors.store, doors.folder)),
     Door("export: GeoJSON, QuPath, bounds", (), lambda doors: by_geojson(doors.bounded, doors.folder)),
     Door("export: ASAP XML", (), by_asap),
+    Door("export: DICOM Parametric Map", ("highdicom",), by_dicom_map),
+    Door("export: DICOM Segmentation", ("highdicom",), by_dicom_segmentation),
 )
 
 if __name__ == "__main__":
