@@ -13,16 +13,16 @@ __all__ = ["froc", "stage"]
 
 
 @click.command(epilog=options.example("wsi-meta froc detections/ annotations/ --out froc/"))
-@click.argument("detections", type=click.Path(path_type=Path))
-@click.argument("truth", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for froc.json, froc.csv (the curve) and froc.png.")
+@click.argument("detections", type=options.PATH)
+@click.argument("truth", type=options.PATH)
+@click.option("--out", type=options.PATH, help="Folder for froc.json, froc.csv (the curve) and froc.png.")
 @click.option(
     "--exclude",
     default="camelyon16",
     show_default=True,
     help="Slides to leave out: a CSV slide,task,reason; camelyon16, those known to be wrong; or none.",
 )
-@click.option("--scores", type=click.Path(path_type=Path), help="CSV slide,score.  [each slide's highest detection]")
+@click.option("--scores", type=options.PATH, help="CSV slide,score.  [each slide's highest detection]")
 @click.option(
     "--mask-level", type=click.IntRange(0, 20), default=0, show_default=True, help="Level of a mask TIFF's first image."
 )
@@ -30,12 +30,12 @@ __all__ = ["froc", "stage"]
 @options.exclude_class_option
 @click.option(
     "--slides",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Folder of slides or heatmaps, for QuPath's GeoJSON of MRXS, SCN and others.",
 )
 @click.option(
     "--corrections",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Folder of heatmaps that were corrected in wsi-meta view: missed lesions are tumor, false ones are not.",
 )
 @options.overwrite_option
@@ -54,9 +54,9 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
 
 
 @click.command(epilog=options.example("wsi-meta stage nodes.csv --reference stage_labels.csv"))
-@click.argument("nodes", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="CSV with the true stages, for kappa.")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV to write, in the challenge's format.")
+@click.argument("nodes", type=options.PATH)
+@click.option("--reference", type=options.PATH, help="CSV with the true stages, for kappa.")
+@click.option("--out", type=options.PATH, help="CSV to write, in the challenge's format.")
 @options.overwrite_option
 @options.as_json_option
 def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:

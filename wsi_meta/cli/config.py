@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 import wsi_meta
+from wsi_meta.cli import options
 from wsi_meta.errors import DataError, WsiMetaError, first_line
 from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
@@ -51,7 +52,7 @@ def configurable(command: Command) -> Command:
 
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=options.PATH,
         is_eager=True,
         expose_value=False,
         callback=_take_config,

@@ -13,9 +13,7 @@ __all__ = ["doctor"]
 
 
 @click.command(epilog=options.example("wsi-meta doctor --out results/"))
-@click.option(
-    "--out", default=".", show_default=True, type=click.Path(path_type=Path), help="Folder that heatmaps are to go to."
-)
+@click.option("--out", default=".", show_default=True, type=options.PATH, help="Folder that heatmaps are to go to.")
 @click.option("--scheduler", metavar="ADDRESS", help="Look at the dask cluster of this scheduler, tcp://HOST:PORT, too.")
 @click.option("--self-test/--no-self-test", default=True, show_default=True, help="Scan a drawn slide, in some seconds.")
 @options.as_json_option

@@ -16,9 +16,9 @@ __all__ = ["calibrate", "evaluate"]
     cls=options.CommandWithViews, epilog=options.example("wsi-meta evaluate default pcam/ --split valid --out report/")
 )
 @click.argument("model")
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make: report.html and its figures as PNG.")
+@click.option("--out", type=options.PATH, help="Folder to make: report.html and its figures as PNG.")
 @options.tta_option
 @click.option(
     "--shifts",
@@ -50,8 +50,8 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
 
 @click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
 @click.argument("model")
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model file to write (.safetensors).")
+@click.argument("data", nargs=-1, required=True, type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: valid, or the only one there is.")
 @click.option("--prior", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of tumor to expect in use.")
 @options.batch_size_option

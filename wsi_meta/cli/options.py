@@ -13,6 +13,7 @@ import click
 from wsi_meta.errors import printable
 
 __all__ = [
+    "PATH",
     "CommandWithViews",
     "as_json_option",
     "batch_size_option",
@@ -35,6 +36,19 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class LocalPath(click.Path):
+    """A path on a disk: an address of the web or of a store, which a path would quietly mangle, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if "://" in str(value):
+            raise click.ClickException(printable(f"{value}: an address; expected a path on a disk"))
+        return super().convert(value, param, ctx)
+
+
+PATH = LocalPath(path_type=Path)
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."
@@ -86,7 +100,7 @@ reader_option = click.option(
     help="What decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles, else openslide.",
 )
 score_model_option = click.option(
-    "--score-model", type=click.Path(path_type=Path), help="File from fit-score, for a fitted score beside the default one."
+    "--score-model", type=PATH, help="File from fit-score, for a fitted score beside the default one."
 )
 
 

@@ -42,12 +42,12 @@ def _region(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 @click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
-@click.argument("heatmap", type=click.Path(path_type=Path))
+@click.argument("heatmap", type=options.PATH)
 @threshold_option
 @peak_option
 @min_area_option
-@click.option("--out", type=click.Path(path_type=Path), help="Table (.csv), or outlines for QuPath (.geojson).")
-@click.option("--detections", type=click.Path(path_type=Path), help="CSV of peaks in Camelyon16's format, for froc.")
+@click.option("--out", type=options.PATH, help="Table (.csv), or outlines for QuPath (.geojson).")
+@click.option("--detections", type=options.PATH, help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option
 @options.as_json_option
 def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
@@ -63,7 +63,7 @@ def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
 
 
 @click.command(epilog=options.example("wsi-meta score heat.zarr"))
-@click.argument("heatmaps", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("heatmaps", nargs=-1, required=True, type=options.PATH)
 @options.score_model_option
 @options.as_json_option
 def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -> None:
@@ -75,9 +75,9 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 
 
 @click.command("fit-score", epilog=options.example("wsi-meta fit-score scans/ --labels labels.csv --out score.json"))
-@click.argument("scans", type=click.Path(path_type=Path))
-@click.option("--labels", required=True, type=click.Path(path_type=Path), help="CSV slide,label and, where known, patient.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@click.argument("scans", type=options.PATH)
+@click.option("--labels", required=True, type=options.PATH, help="CSV slide,label and, where known, patient.")
+@click.option("--out", required=True, type=options.PATH, help="JSON file to write.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the cross-validation's parts.")
 @options.overwrite_option
 @options.as_json_option
@@ -89,9 +89,9 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
-@click.argument("heatmap", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture to write.")
-@click.option("--slide", type=click.Path(path_type=Path), help="The slide it was made from; without it the map alone.")
+@click.argument("heatmap", type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="Picture to write.")
+@click.option("--slide", type=options.PATH, help="The slide it was made from; without it the map alone.")
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -134,14 +134,12 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
 
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--slide", type=click.Path(path_type=Path), help="The slide, or a folder of slides; without it they are looked for."
-)
+@click.argument("stores", nargs=-1, required=True, type=options.PATH)
+@click.option("--slide", type=options.PATH, help="The slide, or a folder of slides; without it they are looked for.")
 @click.option("--host", help="Address to listen at, 0.0.0.0 for all; the link then holds a token.  [this machine alone]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen at.  [one that is free]")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
-@click.option("--static", type=click.Path(path_type=Path), help="Folder to write instead: a page that needs no server.")
+@click.option("--static", type=options.PATH, help="Folder to write instead: a page that needs no server.")
 @options.as_json_option
 def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Show heatmaps over their slides in the browser, until Ctrl-C; nothing is loaded from the network.
@@ -159,10 +157,8 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 
 
 @click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))
-@click.argument("heatmap", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="File to write (.ome.zarr: folder); its ending says what."
-)
+@click.argument("heatmap", type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="File to write (.ome.zarr: folder); its ending says what.")
 @click.option("--as", "form", type=click.Choice(FORMS), help="What to write, where the ending leaves it open.")
 @threshold_option
 @peak_option
@@ -171,7 +167,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     "--least", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
-@click.option("--slide", type=click.Path(path_type=Path), help="DICOM: the slide; frame of reference and patient are its own.")
+@click.option("--slide", type=options.PATH, help="DICOM: the slide; frame of reference and patient are its own.")
 @options.overwrite_option
 @options.as_json_option
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from wsi_meta.cli import options
 from wsi_meta.errors import WsiMetaError, one_line
 from wsi_meta.progress import Console, LogFile
 
@@ -25,11 +26,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 logger = logging.getLogger("wsi_meta")
 log_json_option = click.option(
     "--log-json",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Add events to this file, a JSON object a line: begun, cells done, finished, failed, with seconds.",
 )
 OPTIONS = (
-    click.option("--log-file", type=click.Path(path_type=Path), help="Add what is told on stderr to this file, with times."),
+    click.option("--log-file", type=options.PATH, help="Add what is told on stderr to this file, with times."),
     click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only, and no bar; logs stay whole."),
     click.option("-v", "--verbose", is_flag=True, help="Show more, as logs have it: tracebacks of slides that failed."),
 )

@@ -14,8 +14,8 @@ __all__ = ["sample"]
 
 
 @click.command(epilog=options.example("wsi-meta sample slides.csv --out patches/"))
-@click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for PCam's HDF5 files and meta tables.")
+@click.argument("manifest", type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="Folder for PCam's HDF5 files and meta tables.")
 @click.option(
     "--patches",
     type=click.IntRange(2),
@@ -42,7 +42,7 @@ __all__ = ["sample"]
 )
 @options.tumor_option
 @options.exclude_class_option
-@click.option("--mine", type=click.Path(path_type=Path), help="Folder of heatmaps <slide>.zarr, for hard negatives.")
+@click.option("--mine", type=options.PATH, help="Folder of heatmaps <slide>.zarr, for hard negatives.")
 @click.option(
     "--mined",
     type=click.FloatRange(0, 1, min_open=True),

@@ -32,7 +32,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 
 @click.command(cls=options.CommandWithViews, epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
 @click.argument("slides", nargs=-1, metavar="SLIDE...", type=click.Path(path_type=Path))
-@click.option("--manifest", type=click.Path(path_type=Path), help="CSV of slides with settings of their own; see above.")
+@click.option("--manifest", type=options.PATH, help="CSV of slides with settings of their own; see above.")
 @click.option("--recursive", is_flag=True, help="Look also into the folders in a folder.")
 @click.option(
     "--extension",
@@ -41,8 +41,8 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
     metavar="ENDING",
     help="How files end that are taken from a folder; repeatable. Default: as those that can be read.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Store to write; a folder for several slides.")
-@click.option("--out-dir", type=click.Path(path_type=Path), help="Folder to write to, instead of --out; also for one slide.")
+@click.option("--out", type=options.PATH, help="Store to write; a folder for several slides.")
+@click.option("--out-dir", type=options.PATH, help="Folder to write to, instead of --out; also for one slide.")
 @click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
 @click.option(
     "--mode", type=click.Choice(["auto", "patch", "dense"]), default="auto", show_default=True, help="Dense: a pass per block."
@@ -79,16 +79,14 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.block_workers_option
 @click.option("--gpus", metavar="0,1|all", help="A process for each of these GPUs, as torch counts them.")
 @click.option("--scheduler", metavar="ADDRESS", help="Compute on the dask cluster of this scheduler, tcp://HOST:PORT.")
-@click.option("--scheduler-file", type=click.Path(path_type=Path), help="The same, by the file that the scheduler wrote.")
+@click.option("--scheduler-file", type=options.PATH, help="The same, by the file that the scheduler wrote.")
 @click.option(
     "--shard",
     metavar="I/N",
     help="Scan every N-th slide only, in the order of names, from the I-th on (from 0). N commands that are given the same "
     "slides and --out share the work.",
 )
-@click.option(
-    "--stage", type=click.Path(path_type=Path), help="Copy each slide to this folder on a fast disk while it is needed."
-)
+@click.option("--stage", type=options.PATH, help="Copy each slide to this folder on a fast disk while it is needed.")
 @click.option(
     "--stage-budget",
     type=float,
@@ -212,7 +210,7 @@ def _named(row: dict[str, Any]) -> str:
 
 
 @click.command(epilog=options.example("wsi-meta summary scans/"))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=options.PATH)
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
@@ -222,7 +220,7 @@ def summary(folder: Path, as_json: bool) -> None:
 
 
 @click.command(epilog=options.example("wsi-meta check heat.zarr scans/"))
-@click.argument("stores", nargs=-1, required=True, metavar="STORE...", type=click.Path(path_type=Path))
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...", type=options.PATH)
 @options.as_json_option
 def check(stores: tuple[Path, ...], as_json: bool) -> None:
     """Check heatmap stores: a line each says that it is sound, or what is damaged, where, and how to mend it.

@@ -14,8 +14,8 @@ __all__ = ["tissue"]
 
 @click.command(epilog=options.example("wsi-meta tissue slide.tif --out mask.geojson --picture left_out.png"))
 @click.argument("slide", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
-@click.option("--picture", type=click.Path(path_type=Path), help="Picture of the slide and of what is left out, and why.")
+@click.option("--out", type=options.PATH, help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
+@click.option("--picture", type=options.PATH, help="Picture of the slide and of what is left out, and why.")
 @click.option("--tissue-mask", help="Mask to look at instead of the one that is found, as for scan; not with --out.")
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
 @options.reader_option

@@ -37,8 +37,8 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 
 
 @click.command(epilog=options.example("wsi-meta train pcam/ --init imagenet --epochs 4 --out model.safetensors"))
-@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Model file to write (.safetensors).")
+@click.argument("data", nargs=-1, required=True, type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
 @click.option("--init", default="imagenet", show_default=True, help="imagenet (a download), none, or a file of weights.")
 @click.option(
     "--recipe",
