@@ -29,6 +29,7 @@ def effort(**seconds: float) -> ScanEffort:
         (effort(reading=80, computing=30, waiting=40), 75, ON_CPU, "Reading is what limits: more --workers, or --stage"),
         (effort(reading=20, computing=70, waiting=2), 75, ON_CPU, "a GPU, or --precision int8, which is less exact"),
         (effort(reading=20, computing=70, waiting=2), 75, ON_CPU | {"precision": "int8"}, "Computing is what limits: a GPU"),
+        (effort(computing=70), 75, ON_CPU | {"precision": "fp32", "int8": False}, "Computing is what limits: a GPU"),
         (
             effort(computing=70),
             75,
@@ -46,6 +47,7 @@ def test_what_limits(taken: ScanEffort, passed_s: float, machine: dict[str, Any]
     limit = what_limits(taken, passed_s, **machine)
     assert told in limit
     assert bool(told) == bool(limit)
+    assert "int8" not in limit or machine.get("int8", True)
     assert "--stage" not in what_limits(taken, passed_s, **machine, staged=True)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_meta.errors import one_line
 from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.inference.device import cpu_supports
 from wsi_meta.progress import duration, tell
 from wsi_meta.scanning.scanner import Scanner
 
@@ -89,7 +90,9 @@ def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: floa
     return f"{told}, {rate}: {shares}{waited}" + (f". {limit}" if limit else "")
 
 
-def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: str, views: int, staged: bool = False) -> str:
+def what_limits(
+    effort: ScanEffort, passed_s: float, *, device: str, precision: str, views: int, staged: bool = False, int8: bool = True
+) -> str:
     """Return what held a run up and what would make it faster, by its figures alone; empty where nothing dominates.
 
     Parameters
@@ -98,6 +101,7 @@ def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: 
     passed_s : seconds from the run's begin to its end
     device, precision, views : what computed, ``cpu`` or ``cuda``; in what arithmetic; how many views of each patch
     staged : whether slides were copied to a fast disk first
+    int8 : whether the CPU can compute in int8
     """
     work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}
     stage = "" if staged else ", or --stage to copy slides to a local disk"
@@ -112,7 +116,7 @@ def what_limits(effort: ScanEffort, passed_s: float, *, device: str, precision: 
         return f"Reading is what limits: more --workers{stage}"
     if waiting <= LITTLE_WAITING and work["computing"] >= MOST * total:
         ways = ["a GPU" if device == "cpu" else "more GPUs (--gpus)"]
-        ways += ["--precision int8, which is less exact"] if device == "cpu" and precision != "int8" else []
+        ways += ["--precision int8, which is less exact"] if device == "cpu" and precision != "int8" and int8 else []
         ways += [f"fewer than {views} views"] if views > 1 else []
         return f"Computing is what limits: {', or '.join(ways)}"
     return ""
@@ -130,9 +134,8 @@ def _tell_end(run: Run, passed_s: float, error: str | None) -> None:
     if effort.cells and run.scanner is not None:
         plan = run.scanner.plan
         inference = plan.inference
-        limit = what_limits(
-            effort, passed_s, device=inference.device_kind, precision=inference.precision, views=plan.views, staged=run.staged
-        )
+        machine: dict[str, Any] = {"device": inference.device_kind, "precision": inference.precision, "int8": cpu_supports("vnni")}
+        limit = what_limits(effort, passed_s, **machine, views=plan.views, staged=run.staged)
     line = closing_line(effort, slides=run.slides, failed=run.failed, passed_s=passed_s, limit=limit)
     facts = effort.to_facts()
     del facts["runs"]
