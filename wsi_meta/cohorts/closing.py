@@ -132,9 +132,8 @@ def _tell_end(run: Run, passed_s: float, error: str | None) -> None:
     effort = ScanEffort().with_others(*run.efforts)
     limit = ""
     if effort.cells and run.scanner is not None:
-        plan = run.scanner.plan
-        inference = plan.inference
-        machine: dict[str, Any] = {"device": inference.device_kind, "precision": inference.precision, "int8": cpu_supports("vnni")}
+        plan, int8 = run.scanner.plan, cpu_supports("vnni")
+        machine: dict[str, Any] = {"device": plan.inference.device_kind, "precision": plan.inference.precision, "int8": int8}
         limit = what_limits(effort, passed_s, **machine, views=plan.views, staged=run.staged)
     line = closing_line(effort, slides=run.slides, failed=run.failed, passed_s=passed_s, limit=limit)
     facts = effort.to_facts()
