@@ -67,6 +67,9 @@ class MapState:
             return self._lesions[threshold]
 
     def _find(self, threshold: float) -> dict[str, Any]:
+        kept = self.heatmap.record.lesions
+        if kept is not None and kept["threshold"] == threshold and not kept["min_area_mm2"]:
+            return {"threshold": threshold, "peak": kept["peak"], "count": len(kept["found"]), "lesions": _kept_lesions(kept)}
         found, peak = lesions_at(self.heatmap.record, self.probability, threshold)
         shown = [lesion.to_dict() | {"polygons": _polygons(lesion)} for lesion in found[:OUTLINED]]
         return {"threshold": threshold, "peak": peak, "count": len(found), "lesions": shown}
@@ -156,6 +159,16 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield from (Path(entry.path) for entry in os.scandir(row.path) if not entry.name.endswith(".partial"))
     except FileNotFoundError:  # no block yet, or the store is being replaced
         return
+
+
+def _kept_lesions(kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the lesions that a store keeps as a search would: it would first import what it needs, half a second."""
+    shown = []
+    for lesion in kept["found"][:OUTLINED]:
+        facts = {name: value for name, value in lesion.items() if name != "outlines"}
+        rings = ([np.round(ring[:-1], DECIMALS).ravel().tolist() for ring in polygon] for polygon in lesion["outlines"])
+        shown.append(facts | {"polygons": list(rings)})
+    return shown
 
 
 def _polygons(lesion: Lesion) -> list[list[list[float]]]:
