@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ __all__ = [
     "remove_leftovers",
     "replace_files",
     "unique_name",
+    "written_folder",
     "written_whole",
 ]
 
@@ -101,6 +103,30 @@ def written_whole(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary name beside a folder, to make and fill it, then let it take the folder's place: whole or not at all.
+
+    Parameters
+    ----------
+    folder : new, or empty by the end; nothing else is replaced
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written.
+    """
+    made = folder.with_name(f".{folder.name}.{unique_name()}.new")
+    try:
+        yield made
+        made.rename(folder)
+        flush(folder.parent)
+    except OSError as error:
+        raise OutputPathError(f"{folder}: cannot be written ({error.strerror}); make room and run it again") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:

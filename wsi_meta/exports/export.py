@@ -10,7 +10,7 @@ from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
 from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
 from wsi_meta.exports.ome_tiff import write_ome_tiff
-from wsi_meta.exports.ome_zarr import write_ome_zarr, written_folder
+from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
 from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections
 from wsi_meta.heatmaps.soundness import open_sound
@@ -93,7 +93,7 @@ def export(
     if form == "ome-zarr-0.4":
         threshold, peak = lesion_thresholds(opened.record, threshold, peak)
         facts = {"threshold": threshold, "peak": peak, "found": [lesion.to_dict() for lesion in lesions]}
-        with written_folder(target, overwrite=overwrite) as partial:
+        with replaced_folder(target, overwrite=overwrite) as partial:
             write_ome_zarr(opened, facts, partial)
         return target
     if form == "camelyon":

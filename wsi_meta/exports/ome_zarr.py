@@ -15,7 +15,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.ome import image_label, multiscale, omero
 from wsi_meta.heatmaps.ownership import refuse_inside_store
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
-from wsi_meta.outputs import check_folder, flush, unique_name
+from wsi_meta.outputs import check_folder, unique_name, written_folder
 
 if TYPE_CHECKING:
     import zarr
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.heatmaps.store import Heatmap
 
-__all__ = ["write_ome_zarr", "written_folder"]
+__all__ = ["replaced_folder", "write_ome_zarr"]
 
 MARK = "wsi_meta_export"
 """Attribute of an image that this module wrote."""
@@ -69,7 +69,7 @@ def write_ome_zarr(heatmap: Heatmap, lesions: dict[str, Any], folder: Path) -> N
 
 
 @contextmanager
-def written_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary name beside a folder to make; then it takes the folder's place, and an older image of ours goes.
 
     Raises
@@ -82,19 +82,16 @@ def written_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     refuse_inside_store(folder)
     check_folder(folder)
     _refuse_to_replace(folder, overwrite=overwrite)
-    made, old = (folder.with_name(f".{folder.name}.{unique_name()}.{state}") for state in ("new", "old"))
+    old = folder.with_name(f".{folder.name}.{unique_name()}.old")
     try:
-        yield made
-        if folder.exists() and any(folder.iterdir()):
-            folder.rename(old)
-        made.rename(folder)  # an empty folder is replaced, nothing else
-        flush(folder.parent)
-    except OSError as error:
+        with written_folder(folder) as made:
+            yield made
+            if folder.exists() and any(folder.iterdir()):
+                folder.rename(old)
+    except OutputPathError:
         if old.exists() and not folder.exists():
             old.rename(folder)
-        raise OutputPathError(f"{folder}: cannot be written ({error.strerror}); make room and run it again") from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        raise
     if old.exists() and _foreign_part(old) is None:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -20,7 +20,6 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.models.card import ModelCard
 from wsi_meta.outputs import check_output, written_whole
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "default_lesions",
     "default_threshold",
+    "drawn_lesion",
     "find_lesions",
     "lesion_facts",
     "lesion_thresholds",
@@ -97,7 +97,7 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     heatmap = open_sound(heatmap)
-    threshold, peak = _resolve(heatmap.record.model, threshold, peak)
+    threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
     _warn_if_unfinished(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
@@ -110,7 +110,7 @@ def find_lesions(
 def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
     """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
     _warn_if_unfinished(heatmap)
-    return _find(heatmap.record, probability, *_resolve(heatmap.record.model, None, None), 0.0)
+    return _find(heatmap.record, probability, *lesion_thresholds(heatmap.record), 0.0)
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -119,8 +119,19 @@ def default_threshold(heatmap: Heatmap) -> float:
 
 
 def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: float | None = None) -> tuple[float, float]:
-    """Return the `threshold` and `peak` that :func:`find_lesions` goes by where it is given these."""
-    return _resolve(record.model, threshold, peak)
+    """Return the `threshold` and `peak` that :func:`find_lesions` goes by where it is given these: the model's own for None.
+
+    Raises
+    ------
+    OptionsError
+        when they do not go together.
+    """
+    thresholds = record.model.thresholds
+    threshold = thresholds["default"] if threshold is None else threshold
+    peak = max(threshold, thresholds.get(PEAK, 0.0)) if peak is None else peak
+    if not 0 < threshold <= peak <= 1:
+        raise OptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
+    return threshold, peak
 
 
 def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:
@@ -130,7 +141,7 @@ def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: 
     ----------
     record, probability : of the heatmap, as for :func:`lesion_facts`
     """
-    threshold, peak = _resolve(record.model, threshold, None)
+    threshold, peak = lesion_thresholds(record, threshold)
     return _find(record, probability, threshold, peak, 0.0), peak
 
 
@@ -147,10 +158,14 @@ def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[s
     dict of plain JSON values: ``threshold``, ``peak``, ``min_area_mm2``, and ``found``: for each lesion what
     :meth:`Lesion.to_dict` returns, and its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
     """
-    threshold, peak = _resolve(record.model, None, None)
+    threshold, peak = lesion_thresholds(record)
     lesions = _find(record, probability, threshold, peak, 0.0)
-    found = [lesion.to_dict() | {"outlines": _polygons(lesion)} for lesion in lesions]
-    return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": found}
+    return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": [drawn_lesion(lesion) for lesion in lesions]}
+
+
+def drawn_lesion(lesion: Lesion) -> dict[str, Any]:
+    """Return a lesion as :func:`lesion_facts` holds it."""
+    return lesion.to_dict() | {"outlines": _polygons(lesion)}
 
 
 def to_detections(lesions: Sequence[Lesion]) -> Detections:
@@ -197,15 +212,6 @@ def write_lesions(
 def _warn_if_unfinished(heatmap: Heatmap) -> None:
     if not heatmap.finished:
         logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to continue", heatmap.path)
-
-
-def _resolve(card: ModelCard, threshold: float | None, peak: float | None) -> tuple[float, float]:
-    """Return threshold and peak, the model's own where they are None."""
-    threshold = card.thresholds["default"] if threshold is None else threshold
-    peak = max(threshold, card.thresholds.get(PEAK, 0.0)) if peak is None else peak
-    if not 0 < threshold <= peak <= 1:
-        raise OptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
-    return threshold, peak
 
 
 def _find(

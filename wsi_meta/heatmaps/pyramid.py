@@ -34,6 +34,7 @@ __all__ = [
     "halve",
     "label_arrays",
     "level_arrays",
+    "place_arrays",
     "write_derived",
 ]
 
@@ -94,14 +95,16 @@ def halve(level: NDArray[Cells]) -> NDArray[Cells]:
     return highest
 
 
-def level_arrays(grid: PatchGrid, probability: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the coarser levels of the map, and of all levels the places of rows and columns, by their paths in the store."""
-    levels = [probability, *coarser_levels(probability)]
-    found: dict[str, NDArray[Any]] = {level_path(number): level for number, level in enumerate(levels) if number}
-    for number, level in enumerate(levels):
-        side, folder = grid.cell_um * 2**number, f"{number}/" if number else ""
-        found |= {folder + axis: (np.arange(count) + 0.5) * side for axis, count in zip("yx", level.shape, strict=True)}
-    return found
+def place_arrays(grid: PatchGrid, shape: tuple[int, ...], level: int = 0) -> dict[str, NDArray[Any]]:
+    """Return the places of the rows and of the columns of a level, by their paths in the store."""
+    side, folder = grid.cell_um * 2**level, f"{level}/" if level else ""
+    return {folder + axis: (np.arange(count) + 0.5) * side for axis, count in zip("yx", shape, strict=True)}
+
+
+def level_arrays(grid: PatchGrid, probability: NDArray[np.float32]) -> list[dict[str, NDArray[Any]]]:
+    """Return of each level after the first its values and its places, by their paths in the store."""
+    levels = enumerate(coarser_levels(probability), 1)
+    return [{level_path(number): level} | place_arrays(grid, level.shape, number) for number, level in levels]
 
 
 def label_arrays(
@@ -138,9 +141,10 @@ def write_derived(
     ----------
     probability, status, lesions : as :func:`label_arrays` takes them
     """
-    derived = level_arrays(grid, probability)
-    levels = 1 + sum(path.endswith("/probability") for path in derived)
-    derived |= label_arrays(grid, probability, status, lesions)
+    coarser = level_arrays(grid, probability)
+    levels = 1 + len(coarser)
+    derived = place_arrays(grid, probability.shape) | label_arrays(grid, probability, status, lesions)
+    derived |= {path: values for level in coarser for path, values in level.items()}
     folders = [str(number) for number in range(1, levels)]
     names = [name for name in LABELS if f"labels/{name}/0" in derived]
     for part in (*folders, *(f"labels/{name}" for name in LABELS)):

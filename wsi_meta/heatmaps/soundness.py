@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.ome import label_metadata, multiscales
-from wsi_meta.heatmaps.pyramid import LABELS, array_files, coarser_levels, label_arrays, level_arrays
+from wsi_meta.heatmaps.pyramid import LABELS, array_files, coarser_levels, label_arrays, level_arrays, place_arrays
 from wsi_meta.heatmaps.record import checksum
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -114,10 +114,10 @@ def stale_levels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str
     if _is_flat(heatmap):
         levels = coarser_levels(probability)
         return [str(number) for number, level in enumerate(levels, 1) if not _holds(heatmap, str(number), level)]
-    wanted = {path: values for path, values in level_arrays(heatmap.grid, probability).items() if "/" in path}
-    stale = [path.partition("/")[0] for path, values in wanted.items() if not _holds(heatmap, path, values)]
-    listed = _datasets(heatmap) == _expected(heatmap, 1 + len(wanted) // 3)  # of each level the map, y and x
-    return sorted(set(stale)) + ([] if listed else ["their list"])
+    coarser = level_arrays(heatmap.grid, probability)
+    whole = [all(_holds(heatmap, path, values) for path, values in level.items()) for level in coarser]
+    listed = _datasets(heatmap) == _expected(heatmap, 1 + len(coarser))
+    return [str(number) for number, sound in enumerate(whole, 1) if not sound] + ([] if listed else ["their list"])
 
 
 def stale_labels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str]:
@@ -132,7 +132,7 @@ def stale_labels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str
     if _is_flat(heatmap):
         return []
     lesions, grid = heatmap.record.lesions, heatmap.grid
-    places = {path: values for path, values in level_arrays(grid, probability).items() if "/" not in path}
+    places = place_arrays(grid, probability.shape)
     stale = [path for path, values in places.items() if not _holds(heatmap, path, values)]
     try:
         images = label_arrays(grid, probability, heatmap.status, lesions)

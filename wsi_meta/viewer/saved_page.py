@@ -8,9 +8,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.lesions import default_threshold
-from wsi_meta.outputs import check_folder, unique_name
+from wsi_meta.outputs import check_folder, written_folder
 from wsi_meta.viewer.assets import NAMES, fill_page
 from wsi_meta.viewer.facts import map_facts, slide_facts
 from wsi_meta.viewer.shelf import ShownStore
@@ -48,14 +48,8 @@ def save_page(shown: ShownStore, folder: Path) -> Path:
     OutputExistsError, OutputPathError
     """
     check_saved_page(folder)
-    made = folder.with_name(f".{folder.name}.{unique_name()}.new")
-    try:
+    with written_folder(folder) as made:
         _fill(made, shown)
-        made.replace(folder)  # an empty folder is replaced, nothing else
-    except OSError as error:
-        raise OutputPathError(f"{folder}: cannot be written ({error.strerror}); make room and run it again") from error
-    finally:
-        _remove(made)
     return folder / "index.html"
 
 
@@ -96,14 +90,3 @@ def _write_tiles(folder: Path, tiles: SlideTiles) -> int:
             for col in range(level.columns):
                 (folder / str(number) / f"{col}_{row}.jpg").write_bytes(tiles.jpeg(number, col, row))
     return len(chosen)
-
-
-def _remove(made: Path) -> None:
-    """Remove what is left of a folder of our own making."""
-    for entry in sorted(made.rglob("*"), reverse=True):
-        if entry.is_dir():
-            entry.rmdir()
-        else:
-            entry.unlink()
-    if made.exists():
-        made.rmdir()

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.heatmaps.lesions import lesions_at
+from wsi_meta.heatmaps.lesions import drawn_lesion, lesions_at
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_meta.heatmaps.regions import Lesion
 
 __all__ = ["HIGHEST", "NO_VALUE", "TOP_STEP", "MapState", "ShownMap", "layers_of", "pack", "version_of"]
 
@@ -69,10 +68,12 @@ class MapState:
     def _find(self, threshold: float) -> dict[str, Any]:
         kept = self.heatmap.record.lesions
         if kept is not None and kept["threshold"] == threshold and not kept["min_area_mm2"]:
-            return {"threshold": threshold, "peak": kept["peak"], "count": len(kept["found"]), "lesions": _kept_lesions(kept)}
-        found, peak = lesions_at(self.heatmap.record, self.probability, threshold)
-        shown = [lesion.to_dict() | {"polygons": _polygons(lesion)} for lesion in found[:OUTLINED]]
-        return {"threshold": threshold, "peak": peak, "count": len(found), "lesions": shown}
+            # not searched for again: that would first import what it needs, half a second
+            count, peak, drawn = len(kept["found"]), kept["peak"], kept["found"][:OUTLINED]
+        else:
+            found, peak = lesions_at(self.heatmap.record, self.probability, threshold)
+            count, drawn = len(found), [drawn_lesion(lesion) for lesion in found[:OUTLINED]]
+        return {"threshold": threshold, "peak": peak, "count": count, "lesions": [_shown(lesion) for lesion in drawn]}
 
 
 class ShownMap:
@@ -161,18 +162,8 @@ def _files(folder: Path) -> Iterator[Path]:
         return
 
 
-def _kept_lesions(kept: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the lesions that a store keeps as a search would: it would first import what it needs, half a second."""
-    shown = []
-    for lesion in kept["found"][:OUTLINED]:
-        facts = {name: value for name, value in lesion.items() if name != "outlines"}
-        rings = ([np.round(ring[:-1], DECIMALS).ravel().tolist() for ring in polygon] for polygon in lesion["outlines"])
-        shown.append(facts | {"polygons": list(rings)})
-    return shown
-
-
-def _polygons(lesion: Lesion) -> list[list[list[float]]]:
-    return [
-        [np.round(ring, DECIMALS).ravel().tolist() for ring in (outline.vertices, *outline.holes)]
-        for outline in lesion.outlines
-    ]
+def _shown(lesion: dict[str, Any]) -> dict[str, Any]:
+    """Return a lesion with ``polygons`` in the place of its ``outlines``, whose rings are closed and as pairs."""
+    facts = {name: value for name, value in lesion.items() if name != "outlines"}
+    flat = [[np.round(ring[:-1], DECIMALS).ravel().tolist() for ring in polygon] for polygon in lesion["outlines"]]
+    return facts | {"polygons": flat}
