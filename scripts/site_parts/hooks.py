@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from mkdocs.structure.files import File
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,6 +24,13 @@ def on_files(files: Files, config: MkDocsConfig, **_others: Any) -> Files:
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=to_markdown(path)))
         files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_others: Any) -> str:
+    """Lead links to a notebook's file, which code hosts show, to its page."""
+    here = posixpath.dirname(page.file.src_uri) or "."
+    notebooks = posixpath.relpath("notebooks", here)
+    return re.sub(r"\]\([./]*examples/(\w+)\.ipynb\)", rf"]({notebooks}/\1.md)", markdown)
 
 
 def to_markdown(notebook: Path) -> str:

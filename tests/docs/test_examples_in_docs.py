@@ -42,6 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Pat
     (folder / "annotations" / "slide.xml").write_text(SQUARE)
     (folder / "nodes.csv").write_text(NODES)
     (folder / "stage_labels.csv").write_text(NODES.replace("patient,stage\n", "patient,stage\npatient_000.zip,pN0\n"))
+    (folder / "detections" / "slide.csv").touch()
     shutil.copytree(few_patches, folder / "pcam")
     return folder
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "examples").glob("*.ipynb"))
-SMALLER = ("side_px=2048", "side_px=1024")
-"""The drawn slide is a quarter as large here, for time."""
+SMALLER = ("2048", "1024")
+"""Each drawn slide is a quarter as large here, for time."""
 
 
 def _cells(notebook: Path) -> list[dict[str, Any]]:
