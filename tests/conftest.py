@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import children  # noqa: F401  (its settings are for all tests)
@@ -117,7 +118,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out (and count as deselected) the tests whose data or hardware are not here."""
     import torch
 
-    here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available(), "browser": find_chromium() is not None}
+    here = {
+        "site": find_spec("mkdocs") is not None,
+        "shared_data": SHARED_DATA.is_dir(),
+        "gpu": torch.cuda.is_available(),
+        "browser": find_chromium() is not None,
+    }
     missing = {name for name, present in here.items() if not present}
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if left_out:

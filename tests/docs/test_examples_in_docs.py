@@ -34,7 +34,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Pat
     folder = tmp_path_factory.mktemp("prepared")
     for name in ("slides", "annotations", "detections", "exports", "results"):
         (folder / name).mkdir()
-    for number, name in enumerate(("slide.tif", "slides/a.tif", "slides/b.tif")):
+    for number, name in enumerate(("slide.tif", "slides/a.tif")):
         write_slide(folder / name, texture(96, 96, number))
     with contextlib.chdir(folder):
         scan("slide.tif", "heat.zarr")
