@@ -17,10 +17,17 @@ bucket=s3://camelyon-dataset/CAMELYON16
 mkdir -p "$folder"
 cd "$folder"
 
+todo() { # whether a step's output is still to be made; else it says that the step is passed over
+  [ ! -e "$1" ] || { echo "$1: is there, so its step is passed over; remove it to do that again" >&2; return 1; }
+}
+
 # 1. Slides and outlines of their tumor
 for part in images annotations; do
   aws s3 sync --no-sign-request --exclude '*' --include "$only.tif" --include "$only.xml" "$bucket/$part" "$part"
 done
+
+slides=(images/*.tif)
+[ ${#slides[@]} -gt 0 ] || { echo "$bucket: no slide has a name like '$only'; give another ONLY" >&2; exit 1; }
 
 # 2. Which slide has which outlines. Test slides are the challenge's; train and validation are dealt by wsi-meta.
 {
@@ -38,16 +45,18 @@ done
 } > manifest.csv
 
 # 3. Patches and model
-[ -e patches ] || wsi-meta sample manifest.csv --out patches
-[ -e model.safetensors ] || wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume
+if todo patches; then wsi-meta sample manifest.csv --out patches; fi
+if todo model.safetensors; then wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume; fi
 model=model.safetensors
 if [ -n "${HARD:-}" ]; then
   wsi-meta scan images/normal_*.tif images/tumor_*.tif --model "$model" --out scans_train
-  [ -e patches_hard ] || wsi-meta sample manifest.csv --mine scans_train --out patches_hard
-  [ -e model_hard.safetensors ] || wsi-meta train patches_hard --init "$model" --epochs 2 --out model_hard.safetensors --resume
+  if todo patches_hard; then wsi-meta sample manifest.csv --mine scans_train --out patches_hard; fi
+  if todo model_hard.safetensors; then
+    wsi-meta train patches_hard --init "$model" --epochs 2 --out model_hard.safetensors --resume
+  fi
   model=model_hard.safetensors
 fi
-[ -e report ] || wsi-meta evaluate "$model" patches --split test --out report
+if todo report; then wsi-meta evaluate "$model" patches --split test --out report; fi
 
 # 4. Heatmaps of the test slides, and their lesions; a peak as low as the threshold keeps unsure ones, which the curve ranks
 wsi-meta scan images/test_*.tif --model "$model" --out scans

@@ -19,6 +19,8 @@ def main(store: Path, count: int = 10) -> None:
     scale, translation = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     mpp = attributes["wsi_meta"]["slide"]["mpp"]
     probability = np.asarray(group["0"])
+    if np.isnan(probability).all():
+        sys.exit(f"{store}: no cell was scanned; wsi-meta info says why")
     order = np.argsort(np.nan_to_num(probability, nan=-1), axis=None)[::-1][:count]
     print("probability      x      y   (centre of the cell, level-0 pixels)")
     for index in order:

@@ -20,6 +20,8 @@ LABELS = {"macrometastasis": "macro", "micrometastasis": "micro", "isolated tumo
 
 def main(slides: Path, results: Path, model: str = "default") -> None:
     files = sorted(slides.glob("*.tif"))
+    for other in sorted(set(slides.iterdir()) - set(files)):
+        print(f"{other.name}: no .tif; passed over", file=sys.stderr)
     labels = {}
     for file, row in zip(files, scan_slides(files, results, model=model, progress=True), strict=True):
         if not row["complete"]:
@@ -34,7 +36,12 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
         widest = max(lesions, key=lambda lesion: lesion.diameter_mm, default=None)
         labels[file.name] = LABELS[widest.size_class] if widest else "negative"
         print(f"{file.name}: score {row['score']:.3f}, {len(lesions)} lesions, {labels[file.name]}")
+    if not labels:
+        sys.exit(f"{slides}: no slide has findings; nothing is written to nodes.csv")
     nodes = Counter(name.partition("_node_")[0] for name in labels if "_node_" in name)
+    for patient in sorted({file.name.partition("_node_")[0] for file in files if "_node_" in file.name}):
+        if nodes[patient] != 5:
+            print(f"{patient}: {nodes[patient]} of five nodes have findings; not staged", file=sys.stderr)
     table = results / "nodes.csv"
     with table.open("w", newline="") as out:
         rows = [(name, label) for name, label in labels.items() if nodes[name.partition("_node_")[0]] == 5]

@@ -14,10 +14,15 @@ from wsi_meta import scan_slides
 
 
 def main(slides: Path, results: Path, model: str = "default") -> None:
-    rows = scan_slides([slides], results, model=model, progress=True)
+    rows = scan_slides([slides], results, model=model, progress=True)  # tells which files it passes over
     for row in sorted(rows, key=lambda row: -1 if row["score"] is None else row["score"], reverse=True):
         score = "unknown" if row["score"] is None else f"{row['score']:.3f}"
         print(f"{score:>8}  {Path(row['slide']).name}" + (f"  ({row['error']})" if row["error"] else ""))
+    failed = sum(bool(row["error"]) for row in rows)
+    if failed == len(rows):
+        sys.exit(f"{slides}: none of the {failed} slides could be scanned")
+    if failed:
+        print(f"{failed} of {len(rows)} slides could not be scanned", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import wsi_meta
+from wsi_meta.models.card import read_card
+from wsi_meta.models.model import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,6 +30,14 @@ def test_readme_is_short_and_reads_the_same_on_an_index_page() -> None:
     assert re.findall(r"\]\((?!https://)", text) == []
     for path in re.findall(r"`((?:docs|examples)/[^`*]+|[A-Z]+\.cff)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_readme_has_the_figures_of_the_default_model() -> None:
+    figures = read_card(DEFAULT_MODEL).metrics
+    readme = (ROOT / "README.md").read_text()
+    told = re.search(r"^\| single view \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.M)
+    assert told is not None
+    assert list(told.groups()) == [f"{figures[name]:.3f}" for name in ("auc", "accuracy", "sensitivity", "specificity", "ece")]
 
 
 def test_version_is_the_same_everywhere() -> None:

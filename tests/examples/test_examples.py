@@ -95,6 +95,7 @@ def test_pipeline(
     told = capsys.readouterr()
     assert "broken.tif: " in told.err
     assert "patient_008_node_0.tif: no tissue was found; no findings" in told.err
+    assert "patient_008: 0 of five nodes have findings; not staged" in told.err
     scores = {line.split(":")[0]: float(line.split()[2].rstrip(",")) for line in told.out.splitlines()[:-1]}
     assert [name for name, score in scores.items() if score > 0.5] == ["patient_007_node_2.tif"]
     assert len(scores) == 5
@@ -153,6 +154,37 @@ def test_camelyon16_recipe(camelyon: Path) -> None:
     assert found["tumor_010"].partly
     again = [call[0] for call in _recipe(camelyon, ONLY="*_0*", HARD="1")]
     assert again == ["scan", "scan", "lesions", "lesions", "froc"], "what is done is not done again"
+
+
+def test_the_recipe_says_what_it_passes_over(camelyon: Path) -> None:
+    (camelyon / "data" / "patches").mkdir(parents=True)
+    command = ["bash", str(EXAMPLES / "camelyon16.sh"), str(camelyon / "data")]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
+    assert told == ["patches: is there, so its step is passed over; remove it to do that again"]
+
+
+def test_the_recipe_stops_where_no_slide_has_such_a_name(camelyon: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _recipe(camelyon, ONLY="nothing_*")
+    assert "no slide has a name like 'nothing_*'" in caught.value.stderr
+    assert not (camelyon / "log").exists()
+
+
+def test_examples_do_not_end_well_with_nothing(
+    tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = tmp_path / "slides"
+    slides.mkdir()
+    (slides / "bad.tif").write_text("no slide")
+    (slides / "notes.txt").write_text("no slide either")
+    with pytest.raises(SystemExit, match="none of the 1 slides could be scanned"):
+        _run("scan_folder.py", slides, tmp_path / "a", model_file, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match="no slide has findings"):
+        _run("pipeline.py", slides, tmp_path / "b", model_file, monkeypatch=monkeypatch)
+    assert "notes.txt: no .tif; passed over" in capsys.readouterr().err
+    write_store(tmp_path / "s.zarr", np.full((4, 5), np.nan, np.float32))
+    with pytest.raises(SystemExit, match="no cell was scanned"):
+        _run("hottest_cells.py", tmp_path / "s.zarr", monkeypatch=monkeypatch)
 
 
 def test_the_recipe_stops_at_tumor_without_outlines(camelyon: Path) -> None:
