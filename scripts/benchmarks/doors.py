@@ -3,9 +3,10 @@
     PYTHONPATH=tests python scripts/benchmarks/doors.py
 
 A map with four single cells of tumor is written as a store and as each export, and asked back from the programs themselves,
-where they are installed: ome-zarr, napari with napari-ome-zarr, xarray, spatialdata, ngff-zarr, tifffile, highdicom. What is
-not installed is told as such and never counts as passed. Where a program is not asked itself (Bio-Formats, QuPath, ASAP), its
-documented rule is applied to the file. Exits with 1 where a door that is not known to be wrong is half a cell or more off.
+where they are installed: ome-zarr, napari with napari-ome-zarr, xarray, spatialdata, ngff-zarr, neuroglancer in a Chromium,
+tifffile, highdicom. What is not installed is told as such and never counts as passed. Where a program is not asked itself
+(Bio-Formats, QuPath, ASAP), its documented rule is applied to the file. Exits with 1 where a door that is not known to be wrong
+is half a cell or more off.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+from neuroglancer_door import drawn_cells
 from numpy.typing import NDArray
 from stores import write_store
 
@@ -171,6 +173,11 @@ def by_xarray_level(doors: Doors) -> Places:
     return np.array([(float(cells.y[int(row)]), float(cells.x[int(col)])) for row, col in found_cells(cells.values)])
 
 
+def by_neuroglancer(doors: Doors) -> Places:
+    """Return places by neuroglancer's picture of the store, to half a pixel of the screen."""
+    return drawn_cells(doors.store.path, MARKS) * doors.store.grid.cell_um
+
+
 def by_spatialdata(doors: Doors) -> Places:
     """Return places by spatialdata, given the array and a scale: its own frame counts from the corner of cell (0, 0)."""
     cells = _call("xarray", "open_zarr", doors.store.path, consolidated=False)["0"]
@@ -313,6 +320,7 @@ DOORS = (
     Door("store: open_zarr", ("xarray",), by_xarray),
     Door("store: open_zarr, level 1", ("xarray",), by_xarray_level, level=1),
     Door("store: Image2DModel of open_zarr", ("spatialdata",), by_spatialdata),
+    Door("store: map, its picture", ("neuroglancer", "playwright"), by_neuroglancer),
     Door("export: OME-Zarr 0.4", ("ome-zarr",), by_ome_zarr_04),
     Door("export: OME-TIFF, resolution", ("tifffile",), by_tifffile),
     Door("export: OME-TIFF, Bio-Formats", (), by_bio_formats),

@@ -157,6 +157,8 @@ def test_what_cannot_be_written_is_one_line(heatmap: Heatmap, tmp_path: Path) ->
 
 def test_the_command_writes_every_form(heatmap: Heatmap, tmp_path: Path) -> None:
     for form, (ending, *_) in FORMATS.items():
+        if form == "qupath-project":
+            continue  # needs a slide: see its own test
         out = tmp_path / f"{form}{ending}"
         result = CliRunner().invoke(main, ["export", str(heatmap.path), "--out", str(out), "--as", form])
         if form.startswith("dicom"):

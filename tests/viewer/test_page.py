@@ -124,7 +124,7 @@ def test_sliders_keys_and_link(store: Path) -> None:
         assert await tab.ask("WsiMeta.page.found().count") == 5
         await tab.ask("void WsiMeta.page.setThreshold(0.8)")
         await tab.until("WsiMeta.page.found().count === 4")
-        await tab.press("n")
+        await tab.page.keyboard.press("n")
         await tab.settle()
         lesion = await tab.ask("WsiMeta.page.view.selected.lesion")
         peak = await tab.ask("[WsiMeta.page.view.selected.peak_x, WsiMeta.page.view.selected.peak_y]")
@@ -132,7 +132,7 @@ def test_sliders_keys_and_link(store: Path) -> None:
         assert lesion == 1
         assert 100 < x < 530
         assert 100 < y < 540
-        await tab.press("m")
+        await tab.page.keyboard.press("m")
         assert await tab.ask("WsiMeta.page.view.shown") is False
         link = await tab.ask("location.href")
         await tab.open(link)
@@ -148,7 +148,7 @@ def test_the_position_under_the_cursor(store: Path) -> None:
     async def check(tab: Tab, _client: Client) -> None:
         await look_at(tab, 40.5 * CELL, 30.5 * CELL, 1.0)
         place = await on_screen(tab, 40.5 * CELL, 30.5 * CELL)
-        await tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+        await tab.page.mouse.move(*place)
         told = await tab.ask("document.getElementById('cursor').textContent")
         assert "probability 0.700" in told
         assert "scanned" in told
@@ -159,16 +159,16 @@ def test_the_position_under_the_cursor(store: Path) -> None:
 
 def test_lesions_are_corrected_and_missed_ones_drawn(store: Path) -> None:
     async def check(tab: Tab, client: Client) -> None:
-        await tab.press("n")
+        await tab.page.keyboard.press("n")
         await tab.settle()
-        await tab.press("f")
+        await tab.page.keyboard.press("f")
         await tab.until("document.getElementById('saved').textContent === 'saved'")
         await look_at(tab, 2000, 2000, 0.5)
-        await tab.press("d")
+        await tab.page.keyboard.press("d")
         for x, y in ((200, 200), (400, 200), (300, 350)):
-            await tab.click(x, y)
+            await tab.page.mouse.click(x, y)
             await asyncio.sleep(0.35)  # two clicks within OpenSeadragon's time are a double click
-        await tab.press("Enter")
+        await tab.page.keyboard.press("Enter")
         await tab.until("WsiMeta.page.corrections.all.length === 2 && document.getElementById('saved').textContent === 'saved'")
         read = read_corrections(Heatmap.open(store))
         assert [one.kind for one in read.found] == ["false", "missed"]

@@ -148,14 +148,14 @@ def _scan(folder: Path, mode: str, slide: Path, predictor: Predictor, expected: 
 
 
 def _export(scan: Scanned, folder: Path) -> dict[str, Any]:
-    """Write lesions both ways; return by how many cells outlines and peaks are off."""
+    """Write lesions both ways, and every form of export; return by how many cells what is read back is off."""
     from wsi_meta.annotations.outlines import read_annotations
+    from wsi_meta.checkup.round_trips import read_back
     from wsi_meta.heatmaps.lesions import find_lesions
 
     heatmap, grid, probability = scan.heatmap, scan.heatmap.grid, scan.heatmap.probability
-    threshold = max(
-        1e-6, float(np.nanmedian(probability))
-    )  # so that there are lesions, whatever the model thinks of the drawing
+    # so that there are lesions, whatever the model thinks of the drawing
+    threshold = max(1e-6, float(np.nanmedian(probability)))
     outlines, table = (folder / f"{scan.mode}.{ending}" for ending in ("geojson", "csv"))
     for out in (outlines, table):
         lesions = find_lesions(heatmap, threshold=threshold, peak=threshold, out=out)
@@ -163,10 +163,15 @@ def _export(scan: Scanned, folder: Path) -> dict[str, Any]:
     region = (np.nan_to_num(probability, nan=-1) >= threshold).astype(float)
     with table.open(newline="") as file:
         peaks = _peaks(csv.DictReader(file), grid.shape, grid.cell_l0)
+    exports = folder / f"{scan.mode}-exports"
+    exports.mkdir()
     return {
         "lesions": len(lesions),
         "geojson_off_cells": _cells(offset(drawn.astype(float), region)),
         "csv_off_cells": _cells(offset(probability, peaks)),
+        "exports_off_cells": {
+            form: _cells(offset(found, written)) for form, (found, written) in read_back(heatmap, exports, threshold).items()
+        },
     }
 
 
@@ -210,10 +215,11 @@ def _lines(mode: str, facts: dict[str, Any]) -> list[str]:
     score = "none" if facts["score"] is None else f"{facts['score']:.3f}"
     apart = f"{facts['difference']:.4f} at most" if mode == "patch" else f"{facts['mean_difference']:.2f} on average"
     scanned = f"{mode} mode, {facts['reader']} reader, {facts['cells']} cells: score {score}, store {facts['store']};"
-    outlines, table = facts["geojson_off_cells"], facts["csv_off_cells"]
+    outlines, table, exports = facts["geojson_off_cells"], facts["csv_off_cells"], facts["exports_off_cells"]
     return [
         f"{scanned} map off by {facts['off_cells']} cells; probability by {apart}",
         f"  lesions: GeoJSON off by {outlines} cells, CSV by {table}, {facts['lesions']} found",
+        f"  exports: {', '.join(exports)}: off by {max(exports.values())} cells",
     ]
 
 
@@ -222,6 +228,7 @@ def _problems(facts: dict[str, dict[str, Any]]) -> list[str]:
     for mode, found in facts.items():
         places = {"the map": "off_cells", "lesions in GeoJSON": "geojson_off_cells", "lesions in CSV": "csv_off_cells"}
         wrong += [f"{mode} mode: {what} off by {found[key]} cells" for what, key in places.items() if found[key]]
+        wrong += [f"{mode} mode: export {form} off by {off} cells" for form, off in found["exports_off_cells"].items() if off]
         if found["store"] != "sound":
             wrong.append(f"{mode} mode: the store is {found['store']}")
         if found["score"] is None:

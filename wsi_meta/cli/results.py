@@ -14,7 +14,18 @@ from wsi_meta.cli import options
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
 
-FORMS = ("ome-tiff", "ome-zarr-0.4", "qupath", "qupath-cells", "asap", "cells", "camelyon", "dicom-seg", "dicom-map")
+FORMS = (
+    "ome-tiff",
+    "ome-zarr-0.4",
+    "qupath",
+    "qupath-cells",
+    "qupath-project",
+    "asap",
+    "cells",
+    "camelyon",
+    "dicom-seg",
+    "dicom-map",
+)
 
 threshold_option = click.option(
     "--threshold",
@@ -167,7 +178,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     "--least", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
-@click.option("--slide", type=options.PATH, help="DICOM: the slide; frame of reference and patient are its own.")
+@click.option("--slide", type=options.PATH, help="DICOM, qupath-project: the slide that the heatmap was made from.")
 @options.overwrite_option
 @options.as_json_option
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
@@ -178,6 +189,7 @@ def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     ome-zarr-0.4  .ome.zarr        map, lesions and status, zarr format 2
     qupath        .geojson         lesions as annotations, in QuPath's frame
     qupath-cells  .geojson --as    cells as detections, for measurement maps
+    qupath-project .groovy         a script that adds slide and lesions to a project
     asap          .xml             lesions as ASAP's outlines
     cells         .csv .parquet    a table of cells
     camelyon      .csv --as        Camelyon16's probability,x,y of each lesion

@@ -12,6 +12,7 @@ from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
 from wsi_meta.exports.ome_tiff import write_ome_tiff
 from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
 from wsi_meta.exports.qupath import write_cells, write_lesions
+from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -24,6 +25,7 @@ FORMATS = {
     "ome-zarr-0.4": (".ome.zarr",),
     "qupath": (".geojson",),
     "qupath-cells": (".geojson",),
+    "qupath-project": (".groovy",),
     "asap": (".xml",),
     "cells": (".csv", ".parquet"),
     "camelyon": (".csv",),
@@ -32,6 +34,7 @@ FORMATS = {
 }
 """What can be written, and the endings of its files. Where several have an ending, the first one is meant by it."""
 FOLDERS = ("ome-zarr-0.4",)
+WITHOUT_LESIONS = ("ome-tiff", "qupath-cells", "qupath-project", "cells", "dicom-map")
 
 
 def export(
@@ -60,6 +63,7 @@ def export(
         is OME-Zarr 0.5, see :func:`.write_ome_zarr`;
         ``qupath`` (.geojson) lesions as QuPath's annotations, ``qupath-cells`` (.geojson, only when named) cells as
         its detections; both in QuPath's frame, as :func:`wsi_meta.find_lesions` writes it;
+        ``qupath-project`` (.groovy) a script that puts the slide, and the lesions in the .geojson beside it, into a project;
         ``asap`` (.xml) outlines of lesions for ASAP, level-0 pixels;
         ``cells`` (.csv, .parquet) a table of cells, level-0 pixels;
         ``camelyon`` (.csv, only when named) Camelyon16's ``probability,x,y`` of each lesion's peak, level-0 pixels;
@@ -68,8 +72,8 @@ def export(
     threshold, peak, min_area : which lesions, as :func:`wsi_meta.find_lesions`
     least : for cells: the probability that they have at least
     smooth : for ``qupath``: outlines with round corners and the same area, instead of the cells' sides
-    slide : for DICOM: the slide that the heatmap was made from. Of a DICOM slide the file takes frame of reference, patient and
-        study; else it has a frame of reference of its own, which it says
+    slide : the slide that the heatmap was made from; ``qupath-project`` needs it. Of a DICOM slide, DICOM files take frame of
+        reference, patient and study; else they have a frame of reference of their own, which they say
     overwrite : replace the file if it exists
 
     Returns
@@ -86,34 +90,45 @@ def export(
     refuse_input(Path(out), "the slide", slide)
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
+    if form == "qupath-project" and slide is None:
+        raise OptionsError("qupath-project needs the slide; pass --slide (slide=)")
     target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
     opened = open_sound(heatmap)
-    cells = form in ("ome-tiff", "qupath-cells", "cells", "dicom-map")
-    lesions = () if cells else find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
+    if form in WITHOUT_LESIONS:
+        with written_whole(target) as partial:
+            _write_map(form, opened, target, partial, least=least, slide=slide)
+        return target
+    lesions = find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
+    thresholds = lesion_thresholds(opened.record, threshold, peak)
     if form == "ome-zarr-0.4":
-        threshold, peak = lesion_thresholds(opened.record, threshold, peak)
-        facts = {"threshold": threshold, "peak": peak, "found": [lesion.to_dict() for lesion in lesions]}
+        facts = {"threshold": thresholds[0], "peak": thresholds[1], "found": [lesion.to_dict() for lesion in lesions]}
         with replaced_folder(target, overwrite=overwrite) as partial:
             write_ome_zarr(opened, facts, partial)
         return target
     if form == "camelyon":
         return write_detections(target, to_detections(lesions), overwrite=overwrite)
     with written_whole(target) as partial:
-        if form == "ome-tiff":
-            write_ome_tiff(opened, partial)
-        elif form == "qupath":
+        if form == "qupath":
             write_lesions(opened, lesions, partial, smooth=smooth)
-        elif form == "qupath-cells":
-            write_cells(opened, partial, least=least)
         elif form == "asap":
             write_asap(lesions, partial)
-        elif form == "dicom-seg":
-            write_segmentation(opened, lesions, lesion_thresholds(opened.record, threshold, peak), partial, slide=slide)
-        elif form == "dicom-map":
-            write_parametric_map(opened, partial, slide=slide)
         else:
-            write_cell_table(opened, partial, least=least, parquet=target.suffix.lower() == ".parquet")
+            write_segmentation(opened, lesions, thresholds, partial, slide=slide)
     return target
+
+
+def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, least: float, slide: str | Path | None) -> None:
+    """Write what does not depend on lesions under the name `partial`, which will become `target`."""
+    if form == "ome-tiff":
+        write_ome_tiff(heatmap, partial)
+    elif form == "qupath-cells":
+        write_cells(heatmap, partial, least=least)
+    elif form == "dicom-map":
+        write_parametric_map(heatmap, partial, slide=slide)
+    elif form == "qupath-project" and slide is not None:
+        write_project_script(heatmap, partial, target, slide=slide)
+    else:
+        write_cell_table(heatmap, partial, least=least, parquet=target.suffix.lower() == ".parquet")
 
 
 def _form_of(out: Path, form: str | None) -> str:

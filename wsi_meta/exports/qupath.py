@@ -19,10 +19,12 @@ from wsi_meta.heatmaps.store import Heatmap
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["write_cells", "write_lesions"]
+__all__ = ["CELLS_OF_LESION", "write_cells", "write_lesions"]
 
 NAMESPACE = UUID("6f2b7f43-9a0e-4c52-8e0c-0d5f4f2a1c77")
 """Ids are made of this, the slide's fingerprint and what is named: the same lesion of the same scan has the same id."""
+CELLS_OF_LESION = "Num Cells of map"
+"""Name of a measurement that all lesions of ours have, and no other object."""
 DECIMALS = 2
 """Of a position, level-0 pixels: a hundredth is some nanometres."""
 
@@ -72,7 +74,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
                 "Max diameter µm": lesion.diameter_mm * 1000,
                 "Probability: Max": lesion.max_probability,
                 "Probability: Mean": lesion.mean_probability,
-                "Num Cells of map": lesion.cells,
+                CELLS_OF_LESION: lesion.cells,
             },
         },
     }
