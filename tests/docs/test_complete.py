@@ -60,6 +60,9 @@ class TestCommands:
             assert section, f"docs/cli.md lacks {name}"
             assert missing == [], name
 
+    def test_no_help_shows_the_marks_that_keep_lines_apart(self) -> None:
+        assert "\\b" not in (DOCS / "cli.md").read_text()
+
     def test_each_command_stands_in_a_guide(self) -> None:
         pages = [ROOT / "README.md", *DOCS.glob("*.md"), *(DOCS / "guides").glob("*.md")]
         text = "\n".join(page.read_text() for page in pages if page.name not in ("cli.md", "changelog.md"))

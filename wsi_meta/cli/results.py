@@ -27,6 +27,21 @@ FORMS = (
     "dicom-map",
 )
 
+FORMS_TOLD = """\b
+Forms:
+  ome-tiff        .ome.tif        the map, pyramidal, aligned by physical size
+  ome-zarr-0.4    .ome.zarr       map, lesions and status, zarr format 2
+  qupath          .geojson        lesions as annotations, in QuPath's frame
+  qupath-cells    .geojson --as   cells as detections, for measurement maps
+  qupath-project  .groovy         a script that adds slide and lesions to a project
+  asap            .xml            lesions as ASAP's outlines
+  cells           .csv .parquet   a table of cells
+  camelyon        .csv --as       Camelyon16's probability,x,y of each lesion
+  dicom-seg       .dcm            lesions as a Segmentation; needs highdicom
+  dicom-map       .dcm --as       the map as a Parametric Map; needs highdicom
+"""
+"""What --as takes, in a table that click does not re-wrap."""
+
 threshold_option = click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
@@ -167,7 +182,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     view_heatmaps(*stores, opened=tell, **settings)
 
 
-@click.command(epilog=options.example("wsi-meta export heat.zarr --out map.ome.tif"))
+@click.command(epilog=f"{FORMS_TOLD}\n{options.example('wsi-meta export heat.zarr --out map.ome.tif')}")
 @click.argument("heatmap", type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="File to write (.ome.zarr: folder); its ending says what.")
 @click.option("--as", "form", type=click.Choice(FORMS), help="What to write, where the ending leaves it open.")
@@ -182,20 +197,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 @options.overwrite_option
 @options.as_json_option
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
-    r"""Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads.
-
-    \b
-    ome-tiff      .ome.tif         the map, pyramidal, aligned by physical size
-    ome-zarr-0.4  .ome.zarr        map, lesions and status, zarr format 2
-    qupath        .geojson         lesions as annotations, in QuPath's frame
-    qupath-cells  .geojson --as    cells as detections, for measurement maps
-    qupath-project .groovy         a script that adds slide and lesions to a project
-    asap          .xml             lesions as ASAP's outlines
-    cells         .csv .parquet    a table of cells
-    camelyon      .csv --as        Camelyon16's probability,x,y of each lesion
-    dicom-seg     .dcm             lesions as a Segmentation; needs highdicom
-    dicom-map     .dcm --as        the map as a Parametric Map; needs highdicom
-    """
+    """Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads."""
     from wsi_meta.exports.export import export as write
 
     options.print_result({"file": str(write(heatmap, out, **settings))}, as_json=as_json)
