@@ -13,6 +13,8 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]*)\")?[^\n]*\n(.*?)^```$", re.M | re.S)
 NOT_RUN = "Not run by "
+PUBLIC = re.findall(r" as (\w+)$", (ROOT / "wsi_meta" / "__init__.pyi").read_text(), re.M)
+"""Every public name of the package."""
 
 
 @dataclass(frozen=True)
