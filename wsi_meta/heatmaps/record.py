@@ -59,9 +59,13 @@ class Status(IntEnum):
     """What became of a cell."""
 
     PENDING = 0
+    """Tissue that is not scanned yet."""
     BACKGROUND = 1
+    """No tissue; its probability is NaN."""
     SCANNED = 2
+    """Its probability is a number."""
     UNREADABLE = 3
+    """Tissue whose pixels could not be read; its probability is NaN."""
 
 
 @dataclass(frozen=True)
