@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.evaluation.calibrate import describe_training
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import build_network, cell_logits, half_precision, network_of, save_model
@@ -151,6 +152,7 @@ def _main() -> None:
     validation = Validation(data["valid"], device, precision, arguments.workers, progress=True)
     weights, card = average_models(arguments.sources, data, validation, patches=arguments.patches)
     save_model(out, weights, card)
+    describe_training(out, data["train"], device=device, precision=precision, workers=arguments.workers, progress=True)
     print(f"{out}: dense {card.dense}")
     for name, value in card.metrics.items():
         print(f"  {name}: {value:.4f}")

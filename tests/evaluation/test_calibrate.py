@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
+from slide_files import texture
 from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
@@ -23,12 +26,15 @@ from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
     cross_fit,
+    describe_training,
     fit_calibration,
     operating_points,
     validation_metrics,
 )
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.card import Calibration, ModelCard, read_card
+from wsi_meta.models.features import read_features
+from wsi_meta.models.model import Model, describe_patches, save_model
 
 HERE = ALONE | {"batch_size": 4}
 
@@ -338,3 +344,26 @@ def test_the_model_that_is_calibrated_is_never_replaced(model_file: Path, patch_
 
     assert model_file.read_bytes() == before
     assert link.is_symlink()
+
+
+def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Path) -> None:
+    """200 pictures of tissue: those like them are no surprise to the model, black ones are; weights and card stay."""
+    for number in range(200):
+        folder = tmp_path / "patches" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(texture(96, 96, number)).save(folder / f"{number}.png")
+    patches = next(iter(open_patches(tmp_path / "patches").values()))
+    model, state = replace(thin_model, path=tmp_path / "m.safetensors"), thin_model.network.state_dict()
+    save_model(model.path, state, model.card)
+    here: dict[str, Any] = {"workers": 0, "device": "cpu", "precision": "fp32"}
+    assert not describe_training(model, patches.select(np.arange(199)), **here)
+    assert read_features(model.path) is None
+    assert describe_training(model, patches, **here)
+    features = read_features(model.path)
+    assert features is not None
+    assert features.patches == 200
+    alike = np.stack([texture(96, 96, number) for number in range(300, 303)])
+    unlike = features.unlikeness(describe_patches(model, np.concatenate([alike, np.zeros_like(alike)])))
+    assert unlike[:3].max() < unlike[3:].min()
+    assert read_card(model.path) == model.card
+    assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(model.path).items())

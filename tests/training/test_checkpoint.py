@@ -16,7 +16,7 @@ import torch
 from children import start_child
 from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
 
-from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.initial_weights import Start
@@ -175,6 +175,28 @@ def test_other_data_are_another_training(out: Path, patch_folder: Path, tmp_path
 
     with pytest.raises(OutputExistsError, match=r"training: training patches was .*, now "):
         read_checkpoint(out, identity(other))
+
+
+# --- the description of the training patches
+
+
+def test_a_training_that_ends_in_its_description_describes_again(patch_folder: Path, tmp_path: Path) -> None:
+    out, described = tmp_path / "m.safetensors", []
+
+    def describe(model: Path, patches: Patches, **settings: Any) -> None:
+        described.append((model, len(patches), settings["device"], checkpoint_path(out).exists()))
+        if len(described) == 1:
+            raise OutputPathError("the disk is full")
+
+    parts = replace(TINY, describe_training=describe)
+    settings: dict[str, Any] = {"recipe": RECIPE, "parts": parts, **HERE}
+    with pytest.raises(OutputPathError):
+        train_tiny(patch_folder, out, **settings)
+    epochs = out.read_bytes()
+    train_tiny(patch_folder, out, resume=True, **settings)
+    assert described == [(out, 16, "cpu", True)] * 2
+    assert out.read_bytes() == epochs
+    assert not checkpoint_path(out).exists()
 
 
 # --- a training that is killed

@@ -16,8 +16,10 @@ from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
-from wsi_meta.models.model import load_model, model_path, save_model
+from wsi_meta.models.features import MIN_PATCHES
+from wsi_meta.models.model import Model, load_model, model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
+from wsi_meta.progress import note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,11 +29,14 @@ __all__ = [
     "card_thresholds",
     "check_calibration",
     "cross_fit",
+    "describe_training",
     "fit_calibration",
     "operating_points",
     "validation_metrics",
 ]
 
+DESCRIBED = 4000
+"""Patches that tell what a training set looks like: 64 numbers and how they vary together."""
 LARGEST_CHANGE = 20.0
 """Fitted temperatures are limited to 1/20 to 20."""
 
@@ -92,6 +97,48 @@ def calibrate(
     )
     save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card
+
+
+def describe_training(
+    model: str | Path | Model,
+    patches: Patches,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+    progress: bool = False,
+) -> bool:
+    """Write into a model file what its training patches look like to it; all else in it stays as it is.
+
+    By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`). It looks at 4,000 patches at
+    most, drawn by chance with a fixed seed.
+
+    Parameters
+    ----------
+    model : model file, or what was loaded from one; the file is replaced
+    device, precision : see :class:`wsi_meta.inference.predictor.Predictor`
+    workers : processes that decode patches; 0 decodes in this one
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    Whether it was written: not for fewer than 200 patches, which do not tell what is usual.
+
+    Raises
+    ------
+    DataError, ModelFileError, DeviceError, OutputPathError
+    """
+    from safetensors.torch import load_file
+
+    if len(patches) < MIN_PATCHES:
+        return False
+    chosen = np.sort(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
+    note("describing the training patches, so that scans tell what is unlike them", enabled=progress)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    predictor = DescribingPredictor(loaded, device=device, precision=precision)
+    evaluate_patches(predictor, patches.select(chosen), workers=workers, progress=progress)
+    save_model(loaded.path, load_file(loaded.path), loaded.card, predictor.statistics())
+    return True
 
 
 def check_calibration(

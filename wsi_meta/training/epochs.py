@@ -15,6 +15,7 @@ from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError
+from wsi_meta.evaluation.calibrate import describe_training
 from wsi_meta.models.model import build_network, half_precision, save_model
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
@@ -45,6 +46,7 @@ class Parts:
     make_learner: Callable[[Start, Recipe, int, Processes, str], Learner] = make_learner
     make_validation: Callable[..., Validation] = Validation
     best_epoch: Callable[[Sequence[Epoch]], int] = best_epoch
+    describe_training: Callable[..., object] = describe_training
     draw_contact_sheet: Callable[[Path, Patches, Recipe], object] = draw_contact_sheet
     draw_curves: Callable[[Path, Sequence[Epoch]], object] = draw_curves
 

@@ -129,6 +129,7 @@ def run_training(
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         _begin_files(job, train_set, resumed=checkpoint is not None)
         outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
+        _describe(job, train_set, precision)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
 
@@ -211,6 +212,14 @@ def _begin_files(job: Job, train_set: Patches, *, resumed: bool) -> None:
     if job.processes.first and not resumed:
         checkpoint_path(job.out).unlink(missing_ok=True)
         job.parts.draw_contact_sheet(job.out, train_set, job.recipe)
+
+
+def _describe(job: Job, train_set: Patches, precision: str) -> None:
+    """Write into the model what its training patches look like, before the checkpoint goes: a killed run does it again."""
+    options = job.options
+    if job.processes.first:
+        settings = {"device": job.processes.device, "precision": precision, "workers": options.workers}
+        job.parts.describe_training(job.out, train_set, **settings, progress=options.progress)
 
 
 def _remove_checkpoint(job: Job) -> None:
