@@ -1,30 +1,12 @@
+"""The drawing of the demonstration and its figure; the demonstration itself is run by the first notebook, in tests/examples."""
+
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
-from wsi_meta.demo.demo import _separation, run_demo
-from wsi_meta.demo.synthetic import MPP, draw_lymph_node
-from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.slides.slide import open_slide
+from wsi_meta.demo.demo import _separation
+from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.tiling.grid import PatchGrid
-
-
-def test_the_demo_writes_slide_heatmap_and_overlay(tmp_path: Path) -> None:
-    made = run_demo(tmp_path / "demo", side_px=1024)
-    assert Heatmap.open(made.heatmap).finished
-    assert Heatmap.open(made.heatmap).probability.shape == (8, 8)
-    with Image.open(made.overlay) as picture:
-        assert min(picture.size) > 1000
-    with open_slide(made.slide) as slide:
-        assert (slide.width, slide.height) == (1024, 1024)
-        assert abs(slide.mpp - MPP) < 1e-6
-        assert [round(factor) for factor in slide.level_downsamples] == [
-            2**level for level in range(len(slide.level_downsamples))
-        ]
-        assert len(slide.level_downsamples) >= 3
 
 
 def test_separation_is_an_auc_over_whole_cells() -> None:
