@@ -21,6 +21,7 @@ from wsi_meta.heatmaps.ome import multiscale
 from wsi_meta.heatmaps.ownership import foreign_part
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.regions import SIZE_COLOURS
+from wsi_meta.heatmaps.soundness import stale_labels
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 CELL_UM = 31.104
@@ -138,6 +139,29 @@ def test_what_others_put_among_the_labels_stays_and_stays_listed(copied: Heatmap
     assert sorted(_ome(copied, "labels")["labels"]) == ["lesions", "mine", "status"]
     assert _array(copied, "labels/mine/0").shape == (2, 2)
     assert (foreign_part(copied.path) or "").startswith("labels/mine")
+
+
+@pytest.mark.parametrize("odd", [[{"x": 1}, "lesions", "status"], {"x": 1}, 3, None])
+def test_an_odd_list_of_labels_is_told_and_made_anew(copied: Heatmap, odd: Any) -> None:
+    file = copied.path / "labels" / "zarr.json"
+    text = json.loads(file.read_text())
+    text["attributes"]["ome"] = {"version": "0.5", "labels": odd}
+    file.write_text(json.dumps(text))
+    damaged = Heatmap.open(copied.path)
+    whole = isinstance(odd, list)  # what others list beside ours is theirs
+    assert (stale_labels(damaged, damaged.probability) == []) is whole
+    assert damaged.result is not None
+    damaged.finalise(damaged.result, damaged.record.lesions)
+    assert _ome(damaged, "labels")["labels"] == ["lesions", "status"]
+
+
+@pytest.mark.parametrize("odd", [[1], "x", 3])
+def test_odd_words_about_a_store_are_told(copied: Heatmap, odd: Any) -> None:
+    for group in ("labels", "labels/status"):
+        file = copied.path / group / "zarr.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"attributes": {"ome": odd}}))
+    damaged = Heatmap.open(copied.path)
+    assert stale_labels(damaged, damaged.probability) == ["status", "their list"]
 
 
 def test_every_file_of_a_store_is_ours(copied: Heatmap) -> None:

@@ -222,5 +222,6 @@ def _other_labels(store: Path) -> list[str]:
     """Return the names of label images that somebody else put into a store; they stay listed."""
     with suppress(OSError, ValueError, LookupError, TypeError):
         listed = json.loads((store / "labels" / "zarr.json").read_bytes())["attributes"]["ome"]["labels"]
-        return [name for name in listed if name not in LABELS]
+        if isinstance(listed, list):
+            return [name for name in listed if isinstance(name, str) and name not in LABELS]
     return []

@@ -143,15 +143,16 @@ def stale_labels(heatmap: Heatmap, probability: NDArray[np.float32]) -> list[str
     for name in names:
         told = label_metadata(name, grid.cell_um, len(images) // len(names), lesions)
         stale += [] if _attribute(heatmap, f"labels/{name}") == told else [name]
-    listed = (_attribute(heatmap, "labels") or {}).get("labels", ())
-    return list(dict.fromkeys(stale)) + ([] if set(names) <= set(listed) else ["their list"])
+    listed = _attribute(heatmap, "labels").get("labels")
+    whole = isinstance(listed, list) and all(name in listed for name in names)
+    return list(dict.fromkeys(stale)) + ([] if whole else ["their list"])
 
 
 def _is_flat(heatmap: Heatmap) -> bool:
     """Tell whether a store was finished by an older version: its coarser levels stand beside level 0."""
     datasets = _datasets(heatmap)
     flat = [dataset | {"path": str(level)} for level, dataset in enumerate(_expected(heatmap, len(datasets)))]
-    return datasets == flat and "omero" not in (_attribute(heatmap, "") or {})
+    return datasets == flat and "omero" not in _attribute(heatmap, "")
 
 
 def _expected(heatmap: Heatmap, levels: int) -> list[dict[str, Any]]:
@@ -168,16 +169,17 @@ def _datasets(heatmap: Heatmap) -> list[Any]:
     return datasets if isinstance(datasets, list) else []
 
 
-def _attribute(heatmap: Heatmap, group: str) -> Any:
-    """Return the OME-Zarr metadata of a group in a store; None where there is none, or it is damaged."""
+def _attribute(heatmap: Heatmap, group: str) -> dict[str, Any]:
+    """Return the OME-Zarr metadata of a group in a store; empty where there are none, or they are damaged."""
     try:
-        return (heatmap.group[group] if group else heatmap.group).attrs.get("ome")
+        found = (heatmap.group[group] if group else heatmap.group).attrs.get("ome")
     except FileNotFoundError:
-        return None
+        return {}
     except OSError:
         raise
     except Exception:  # zarr raises whatever odd metadata lead to
-        return None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
