@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
@@ -101,8 +101,11 @@ def check_evaluation(
     """
     if out is not None:
         check_report(out, overwrite=overwrite)
-    if not isinstance(model, Model):
-        read_card(model_path(model))
+    card = model.card if isinstance(model, Model) else read_card(model_path(model))
+    if card.foreign and out is not None:
+        raise OptionsError(
+            f"{card.architecture}, out: the report shows where a ResNet50 looked; expected no out for another module"
+        )
     splits = open_patches(data, tell=tell)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
@@ -131,6 +134,9 @@ def evaluate_patches(
     import torch
     from torch.utils.data import DataLoader
 
+    expected_px = predictor.model.card.preprocessing.patch_px
+    if expected_px != patches.patch_px:
+        raise DataError(f"patches of {patches.patch_px} px; expected {expected_px} px, which the model is shown")
     # a generator of its own: else the seeds of the workers are drawn from the global one
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
     changes = SHIFTS if shifts else ()
