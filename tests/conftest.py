@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import children  # noqa: F401  (its settings are for all tests)
@@ -118,6 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     import torch
 
     here = {"shared_data": SHARED_DATA.is_dir(), "gpu": torch.cuda.is_available(), "browser": find_chromium() is not None}
+    here["onnx"] = all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
     missing = {name for name, present in here.items() if not present}
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
     if left_out:

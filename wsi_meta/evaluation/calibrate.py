@@ -26,8 +26,10 @@ __all__ = [
     "calibrate",
     "card_thresholds",
     "check_calibration",
+    "choose_split",
     "cross_fit",
     "fit_calibration",
+    "fit_card",
     "operating_points",
     "validation_metrics",
 ]
@@ -81,17 +83,37 @@ def calibrate(
 
     loaded = load_model(model)
     predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
-    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
-    calibration = fit_calibration(logits, patches.labels, prior=prior)
-    card = replace(
-        loaded.card,
-        calibration=calibration,
-        thresholds=card_thresholds(calibration.to_probability(logits), patches.labels),
-        training=loaded.card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
-        metrics=validation_metrics(logits, patches.labels),
-    )
+    card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
     save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card
+
+
+def fit_card(
+    predictor: DescribingPredictor, patches: Patches, *, prior: float | None = None, workers: int = 2, progress: bool = False
+) -> tuple[ModelCard, NDArray[np.float32]]:
+    """Return a model's card with calibration, operating points and figures of these patches, and their probabilities, (n,).
+
+    Parameters
+    ----------
+    predictor : of the model
+    patches, prior, workers, progress : as for :func:`calibrate`
+
+    Raises
+    ------
+    DataError, ModelFileError
+    """
+    card, labels = predictor.model.card, patches.labels
+    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
+    calibration = fit_calibration(logits, labels, prior=prior)
+    probabilities = calibration.to_probability(logits)
+    fitted = replace(
+        card,
+        calibration=calibration,
+        thresholds=card_thresholds(probabilities, labels),
+        training=card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
+        metrics=validation_metrics(logits, labels),
+    )
+    return fitted, probabilities
 
 
 def check_calibration(
@@ -121,6 +143,11 @@ def check_calibration(
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
     read_card(model_path(model))
+    return choose_split(data, split=split, tell=tell)
+
+
+def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
+    """Return the patches to calibrate on: `split`, else ``valid``, or the only split there is; DataError where none is that."""
     splits = open_patches(data, tell=tell)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):

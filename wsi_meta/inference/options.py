@@ -93,6 +93,10 @@ def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
     OptionsError
         when the card does not allow the precision that was asked for.
     """
+    if asked.precision == "int8" and not card.allows_int8:
+        raise OptionsError(
+            "precision int8: it was not seen to agree with this model, which was imported; expected auto, bf16 or fp32"
+        )
     if not card.foreign:
         return asked
     if asked.precision not in ("auto", "fp32"):

@@ -105,7 +105,7 @@ def hash_module(network: TumorLogit, card: ModelCard) -> str:
     digest.update("\n".join(_words(network)).encode())
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

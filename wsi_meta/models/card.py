@@ -75,6 +75,12 @@ class ModelCard:
         """Whether the network is no ResNet50 but a module of one's own: it has no dense mode, and computes in fp32."""
         return self.architecture != ARCHITECTURE
 
+    @property
+    def allows_int8(self) -> bool:
+        """Whether the network may be computed in 8-bit integers: not where it was imported and they were not seen to agree."""
+        imported = self.training.get("imported")
+        return not isinstance(imported, dict) or imported.get("int8") is True
+
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""
         return asdict(self) | {"classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
