@@ -19,6 +19,7 @@ from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
+from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of, save_model
 from wsi_meta.models.versions import library_versions
 from wsi_meta.outputs import check_output, refuse_input
@@ -164,7 +165,8 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
         )
     others = Others(replace(model, card=card), patches, probabilities, options)
     card = others.allowed(predictor, parts.int8_logits)
-    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), predictor.statistics())
+    features = predictor.statistics() if len(patches) >= MIN_PATCHES else None
+    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), features)
     return card
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from wsi_meta.inference.passes import HalvedPasses
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics, describe_features
+from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics, describe_features, read_features
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,8 @@ class DescribingPredictor(Predictor):
         return np.concatenate(self._seen)
 
     def statistics(self) -> FeatureStatistics | None:
-        """Return what the patches are like; of fewer than 200, what the model knows of earlier ones."""
+        """Return what the patches are like; of fewer than 200, what the model file says of earlier ones."""
         described = self.described
         if len(described) < MIN_PATCHES:
-            return self.model.features
+            return read_features(self.model.path)
         return FeatureStatistics.of(np.random.default_rng(0).permutation(described))
