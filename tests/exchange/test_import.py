@@ -26,7 +26,8 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import ModelFileError, OptionsError
 from wsi_meta.exchange.exporting import write_exported
 from wsi_meta.exchange.foreign import ImportOptions
-from wsi_meta.exchange.importing import ImportParts, run_import
+from wsi_meta.exchange.importing import ImportParts, predict_in_integers, run_import
+from wsi_meta.inference.device import cpu_supports
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
@@ -159,6 +160,15 @@ def test_dense_mode_and_int8_are_allowed_where_they_agree(
     else:
         with pytest.raises(OptionsError, match="precision int8: it was not seen to agree"):
             fit_to_model(asked, card)
+
+
+def test_int8_is_judged_where_this_machine_has_it(many_patches: Path, dark_model: Model) -> None:
+    patches = open_patches(many_patches)["train"]
+
+    found = predict_in_integers(dark_model, patches, ImportOptions(**HERE))
+
+    assert found is None or found.shape == (len(patches),)
+    assert (found is None) is not cpu_supports("vnni")
 
 
 def test_few_patches_allow_neither(few_patches: Path, thin_file: Path, tmp_path: Path) -> None:

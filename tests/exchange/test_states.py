@@ -48,8 +48,7 @@ def refusal(state: dict[str, torch.Tensor], **settings: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("prefix", ["", "net.model."])
-@pytest.mark.parametrize("logits", [1, 2])
+@pytest.mark.parametrize(("logits", "prefix"), [(1, ""), (2, "net.model.")])
 @pytest.mark.parametrize("naming", MAKERS)
 def test_each_naming_gives_the_logits_of_its_own_code(naming: str, logits: int, prefix: str) -> None:
     network = randomised(MAKERS[naming](logits))
@@ -59,10 +58,9 @@ def test_each_naming_gives_the_logits_of_its_own_code(naming: str, logits: int, 
     wanted = [theirs[:, 0]] if logits == 1 else [theirs[:, 0] - theirs[:, 1], theirs[:, 1] - theirs[:, 0]]
 
     for tumor_class, expected in enumerate(wanted):
-        for named in ("auto", naming):
-            found = find(state, naming=named, tumor_class=tumor_class)
-            assert (found.naming, found.logits) == (kind, logits)
-            torch.testing.assert_close(our_logits(found.state), expected, rtol=0, atol=1e-5)
+        found = find(state, naming=["auto", naming][tumor_class], tumor_class=tumor_class)
+        assert (found.naming, found.logits) == (kind, logits)
+        torch.testing.assert_close(our_logits(found.state), expected, rtol=0, atol=1e-5)
     assert theirs.std() > 0.01
 
 

@@ -201,7 +201,8 @@ def test_a_predictor_takes_it_in_fp32_alone() -> None:
 
 
 def test_it_is_evaluated_on_patches_of_its_size(few_patches: Path, tmp_path: Path) -> None:
-    model, settings = Model.from_module(Mixer(), Preprocessing()), {"device": "cpu", "workers": 0}
+    model = Model.from_module(Mixer(), Preprocessing())
+    settings: dict[str, Any] = {"device": "cpu", "workers": 0}
 
     assert len(evaluate(model, few_patches, **settings).logits) == 4
     with pytest.raises(DataError, match="patches of 96 px; expected 64 px"):

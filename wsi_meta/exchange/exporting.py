@@ -147,7 +147,7 @@ def calibrated_network(model: Model) -> nn.Module:
     weight, bias = two_logits(head.get_parameter("weight"), head.get_parameter("bias"), model.card.calibration)
     network.fc = nn.Linear(weight.shape[1], 2)
     network.fc.weight, network.fc.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
-    channels_last: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last: nn.Module = network.to(memory_format=torch.channels_last)
     return channels_last
 
 
