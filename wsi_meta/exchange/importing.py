@@ -68,7 +68,8 @@ def import_model(
 
     Its head of one logit, or of two whose difference is taken, which is exact, is calibrated on labelled patches, and all
     figures are measured on them. Dense mode and int8 are allowed where they were seen to agree on at least 100 patches, as
-    training judges dense mode. The weights are kept as they are.
+    training judges dense mode. The weights are kept as they are. Some networks (such as timm's resnetblur50) have a ResNet50's
+    weights and compute something else: of bare weights only the figures tell, of a TorchScript its own logits.
 
     Parameters
     ----------

@@ -89,9 +89,9 @@ def find_state(
 
 
 def compact(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights with float16 kernels where these hold every number exactly, as of our own models; else as given."""
+    """Return weights of which those kernels are float16 that it holds exactly, as our own models have; others as given."""
     half = half_precision(state)
-    return half if all(torch.equal(half[name].to(tensor.dtype), tensor) for name, tensor in state.items()) else state
+    return {name: half[name] if torch.equal(half[name].to(tensor.dtype), tensor) else tensor for name, tensor in state.items()}
 
 
 def two_logits(weight: torch.Tensor, bias: torch.Tensor, calibration: Calibration) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,7 +63,8 @@ def script_logits(script: Any, inputs: torch.Tensor, source: object) -> torch.Te
         when it fails, or gives something else.
     """
     try:
-        with torch.inference_mode(), _quiet(), torch.jit.optimized_execution(False):  # optimising takes longer than a few runs
+        unoptimised = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]  # optimising outlasts a few runs
+        with torch.inference_mode(), _quiet(), unoptimised:
             found = script(inputs.contiguous())
     except Exception as error:  # whatever the program of a script raises
         raise ModelFileError(f"{source}: fails on patches {tuple(inputs.shape)} ({first_line(error)})") from error
