@@ -32,7 +32,8 @@ def check_onnx(needed: tuple[str, ...] = NEEDED) -> None:
     ------
     OptionsError
     """
-    missing = [name for name in needed if find_spec(name) is None]
+    found = {name: find_spec(name) for name in needed}
+    missing = [name for name, spec in found.items() if spec is None or spec.origin is None]  # None: a folder of that name
     if missing:
         raise OptionsError(f"format onnx needs {', '.join(missing)}; install them: pip install 'wsi-meta[onnx]'")
 
