@@ -119,6 +119,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     here = {
         "site": find_spec("mkdocs") is not None,
+        "onnx": all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime")),
         "shared_data": SHARED_DATA.is_dir(),
         "gpu": torch.cuda.is_available(),
         "browser": find_chromium() is not None,

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, build_network, half_precision, load_model, model_path, save_model
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet, Stage
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
@@ -106,21 +108,25 @@ def scan_darkness(
 def write_darkness_model(path: Path, card: ModelCard | None = None) -> Path:
     """A model file, a ResNet50 like any other, whose logit is about the share of dark pixels in the patch."""
     card = card or ModelCard()
+    save_model(path, half_precision(darkness_state(card.preprocessing)), card)
+    return path
+
+
+def darkness_state(shown: Preprocessing, build: Callable[[], nn.Module] = build_network) -> dict[str, torch.Tensor]:
+    """Weights of a ResNet whose logit is about the share of dark pixels in the patch."""
     with torch.device("meta"):  # no random numbers for weights that are replaced at once
-        shapes = build_network().state_dict()
+        shapes = build().state_dict()
     state = {name: torch.zeros(values.shape, dtype=values.dtype) for name, values in shapes.items()}
     for name, values in state.items():
         if name.endswith(("running_var", "bn1.weight", "bn2.weight", "bn3.weight", "downsample.1.weight")):
             values.fill_(1)
         if name.endswith("downsample.0.weight"):
             values[0, 0] = 1
-    shown = card.preprocessing
     for channel, deviation in enumerate(shown.std):  # back from model input to pixels: 1 is white
         state["conv1.weight"][0, channel] = -deviation / 3 / 49
     state["bn1.bias"][0] = 1 - sum(shown.mean) / 3
     state["fc.weight"][0, 0] = 1
-    save_model(path, half_precision(state), card)
-    return path
+    return state
 
 
 def shifted(model: Model, shift: float) -> Model:

@@ -29,6 +29,7 @@ ORDER = (
     "datasets",
     "evaluation",
     "training",
+    "exchange",
     "worklist",
     "cohorts",
     "demo",

@@ -32,6 +32,9 @@ from .evaluation.camelyon16 import froc as froc
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.results import Evaluation as Evaluation
 from .evaluation.staging import stage as stage
+from .exchange.exporting import Exported as Exported
+from .exchange.exporting import export_model as export_model
+from .exchange.importing import import_model as import_model
 from .exports.export import export as export
 from .heatmaps.inspection import StoreCheck as StoreCheck
 from .heatmaps.inspection import check_heatmaps as check_heatmaps

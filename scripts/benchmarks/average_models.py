@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
-from wsi_meta.evaluation.calibrate import describe_training
+from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import build_network, cell_logits, half_precision, network_of, save_model

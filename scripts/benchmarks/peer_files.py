@@ -5,17 +5,16 @@ Files only: other tools run in environments of their own, where this package is 
 
 from __future__ import annotations
 
-import copy
-import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stopwatch import Timing
 
+from wsi_meta.exchange.exporting import write_exported
+from wsi_meta.models.card import Calibration
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask
@@ -33,6 +32,7 @@ __all__ = [
     "write_mask",
     "write_tiatoolbox_inputs",
     "write_wsinfer_inputs",
+    "write_wsinfer_patches",
 ]
 
 
@@ -103,9 +103,21 @@ def read_tiatoolbox(store: Path, grid: PatchGrid) -> dict[tuple[int, int], float
 def write_wsinfer_inputs(folder: Path, model: Model, grid: PatchGrid, cells: NDArray[np.bool_], slide: Path) -> None:
     """Write what WSInfer needs to run offline on given patches.
 
-    ``slides/`` with a link to the slide (WSInfer takes folders of slides); ``model.pt``, TorchScript of two logits;
-    ``config.json``; ``results/`` with the patches' corners and an empty mask, which make it skip its own search for tissue;
-    ``home/`` with an empty registry of models, which it otherwise downloads, even to show its help.
+    ``model.pt`` and ``config.json``, as ``wsi-meta export-model`` writes them but before calibration; and what
+    :func:`write_wsinfer_patches` writes.
+    """
+    raw = replace(model, card=replace(model.card, calibration=Calibration()))
+    for file, name in zip(write_exported(raw, folder / "model", "torchscript").files, ("model.pt", "config.json"), strict=True):
+        file.replace(folder / name)
+    write_wsinfer_patches(folder, grid, cells, slide)
+
+
+def write_wsinfer_patches(folder: Path, grid: PatchGrid, cells: NDArray[np.bool_], slide: Path) -> None:
+    """Write what WSInfer needs of a slide and its patches.
+
+    ``slides/`` with a link to the slide (WSInfer takes folders of slides); ``results/`` with the patches' corners and an empty
+    mask, which make it skip its own search for tissue; ``home/`` with an empty registry of models, which it otherwise
+    downloads, even to show its help.
     """
     import h5py
 
@@ -115,8 +127,6 @@ def write_wsinfer_inputs(folder: Path, model: Model, grid: PatchGrid, cells: NDA
     link = folder / "slides" / slide.name
     link.unlink(missing_ok=True)
     link.symlink_to(slide.absolute())
-    _write_torchscript(folder / "model.pt", model, grid.patch_px)
-    (folder / "config.json").write_text(json.dumps(_wsinfer_config(model)))
     (folder / "home/.wsinfer-zoo/wsinfer-zoo-registry.json").write_text('{"models": {}}')
     rows, cols = np.nonzero(cells)
     margin = (grid.patch_px - grid.stride_px) // 2
@@ -138,42 +148,3 @@ def read_wsinfer(folder: Path, slide: Path, grid: PatchGrid) -> dict[tuple[int, 
         rows = [(float(row["minx"]), float(row["miny"]), float(row["prob_tumor"])) for row in csv.DictReader(file)]
     cell = grid.stride_px
     return {(round((y / per_px + margin) / cell), round((x / per_px + margin) / cell)): p for x, y, p in rows}
-
-
-def _write_torchscript(path: Path, model: Model, side: int) -> None:
-    import torch
-    from torch import nn
-
-    class TwoLogits(nn.Module):
-        """A logit of 0 beside the tumor's: their softmax is the tumor's sigmoid."""
-
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            logit = self.network(images.contiguous(memory_format=torch.channels_last))
-            return torch.cat([torch.zeros_like(logit), logit], 1)
-
-    network = TwoLogits(copy.deepcopy(model.network)).float().to(memory_format=torch.channels_last).eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)  # WSInfer takes nothing else
-        torch.jit.trace(network, torch.zeros(2, 3, side, side)).save(str(path))
-
-
-def _wsinfer_config(model: Model) -> dict[str, Any]:
-    preprocessing = model.card.preprocessing
-    normalise = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
-    return {
-        "spec_version": "1.0",
-        "architecture": "resnet50",
-        "num_classes": 2,
-        "class_names": ["normal", "tumor"],
-        "patch_size_pixels": preprocessing.patch_px,
-        "spacing_um_px": preprocessing.mpp,
-        "transform": [
-            {"name": "Resize", "arguments": {"size": preprocessing.patch_px}},
-            {"name": "ToTensor"},
-            {"name": "Normalize", "arguments": normalise},
-        ],
-    }

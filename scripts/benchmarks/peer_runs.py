@@ -16,7 +16,7 @@ import peer_files
 from large_slide import make_slide
 from peer_files import PatchRun
 from scipy.special import expit, logit
-from stopwatch import time_command
+from stopwatch import Timing, time_command
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.device import resolve_device
@@ -25,7 +25,7 @@ from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue
 
-__all__ = ["OURS", "Comparison", "Settings"]
+__all__ = ["OURS", "Comparison", "Settings", "peer_python", "time_wsinfer"]
 
 PACKAGES = {
     "tiatoolbox": ["tiatoolbox>=2.1"],
@@ -99,7 +99,11 @@ class Comparison:
         folder = self._emptied("tiatoolbox")
         peer_files.write_mask(folder / "mask.png", tissue or self.tissue)
         peer_files.write_tiatoolbox_inputs(folder, self.model)
-        command: Command = [_python(self.arguments, "tiatoolbox"), Path(__file__).with_name("peer_tiatoolbox.py"), self.slide]
+        command: Command = [
+            peer_python(self.arguments.envs, "tiatoolbox"),
+            Path(__file__).with_name("peer_tiatoolbox.py"),
+            self.slide,
+        ]
         command += ["--mask", folder / "mask.png", "--weights", folder / "weights.pt", "--out", folder / "out"]
         command += ["--preprocessing", self.preprocessing, "--stride", str(self.stride_px), "--device", self._device()]
         command += ["--batch-size", str(settings.batch_size), "--workers", str(settings.workers)]
@@ -112,12 +116,8 @@ class Comparison:
         """Run its command on our patches; it does not search for them."""
         folder = self._emptied("wsinfer")
         peer_files.write_wsinfer_inputs(folder, self.model, self.grid, self.tissue.cells(self.grid), self.slide)
-        command: Command = [_python(self.arguments, "wsinfer").with_name("wsinfer"), "--backend", "openslide", "run"]
-        command += ["--wsi-dir", folder / "slides", "--results-dir", folder / "results", "--config", folder / "config.json"]
-        command += ["--model-path", folder / "model.pt", "--batch-size", str(settings.batch_size)]
-        command += ["--num-workers", str(settings.workers), "--speedup" if settings.speedup else "--no-speedup"]
-        env = os.environ | {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
-        timing = time_command(command, env=env | {"WSINFER_FORCE_CPU": "1" if self._device() == "cpu" else "0"})
+        program = peer_python(self.arguments.envs, "wsinfer").with_name("wsinfer")
+        timing = time_wsinfer(program, folder, folder / "model.pt", folder / "config.json", settings, self._device())
         found = peer_files.read_wsinfer(folder, self.slide, self.grid)
         self.results["WSInfer"] = found
         return PatchRun(len(found), timing)
@@ -132,9 +132,18 @@ class Comparison:
         return resolve_device(self.arguments.device)
 
 
-def _python(arguments: argparse.Namespace, tool: str) -> Path:
+def time_wsinfer(program: Path, folder: Path, script: Path, config: Path, settings: Settings, device: str) -> Timing:
+    """Run WSInfer's command with a model on the patches that :func:`peer_files.write_wsinfer_patches` wrote into a folder."""
+    command: Command = [program, "--backend", "openslide", "run", "--config", config, "--model-path", script]
+    command += ["--wsi-dir", folder / "slides", "--results-dir", folder / "results", "--batch-size", str(settings.batch_size)]
+    command += ["--num-workers", str(settings.workers), "--speedup" if settings.speedup else "--no-speedup"]
+    env = os.environ | {"HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    return time_command(command, env=env | {"WSINFER_FORCE_CPU": "1" if device == "cpu" else "0"})
+
+
+def peer_python(envs: Path, tool: str) -> Path:
     """Return the Python of a tool's environment, made when it is not there."""
-    place: Path = arguments.envs / tool
+    place = envs / tool
     done = place / "installed"
     if not done.exists():
         print(f"making the environment of {tool} in {place}: several GB, some minutes", file=sys.stderr, flush=True)

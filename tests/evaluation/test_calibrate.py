@@ -26,12 +26,11 @@ from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
     cross_fit,
-    describe_training,
     fit_calibration,
     operating_points,
     validation_metrics,
 )
-from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.evaluation.evaluate import describe_training, evaluate
 from wsi_meta.models.card import Calibration, ModelCard, read_card
 from wsi_meta.models.features import read_features
 from wsi_meta.models.model import Model, describe_patches, save_model

@@ -17,8 +17,8 @@ import wsi_meta
 from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.doctor import doctor
-from wsi_meta.cli.evaluate import calibrate, evaluate
 from wsi_meta.cli.info import info
+from wsi_meta.cli.models import calibrate, evaluate, export_model, import_model
 from wsi_meta.cli.results import export, fit_score, lesions, overlay, score, view
 from wsi_meta.cli.running import INTERRUPTED, console, describe_error
 from wsi_meta.cli.sample import sample
@@ -34,7 +34,7 @@ JOURNEY: dict[str, tuple[click.Command, ...]] = {
     "Scan slides": (demo, doctor, tissue, scan, summary, check),
     "See what was found": (view, overlay, lesions, score, info, export),
     "Judge it": (froc, stage, fit_score),
-    "Make a model": (sample, train, evaluate, calibrate),
+    "Make a model": (sample, train, evaluate, calibrate, import_model, export_model),
 }
 """The commands in the order in which they are needed."""
 

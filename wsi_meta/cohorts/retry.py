@@ -69,8 +69,7 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     """Yield the words of the options that differ from the defaults; TypeError where a value is no text, number or path."""
     known = inspect.signature(Scanner).parameters
     for name, value in settings.items():
-        if isinstance(value, Model):
-            value = value.path
+        value = value.path if isinstance(value, Model) and not value.card.foreign else value
         usual = (*USUAL.get(name, ()), *((known[name].default,) if name in known else (None, False)))
         if name in BLIND or any(value is each or value == each for each in usual):
             continue

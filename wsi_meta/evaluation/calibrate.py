@@ -16,10 +16,8 @@ from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
-from wsi_meta.models.features import MIN_PATCHES
-from wsi_meta.models.model import Model, load_model, model_path, save_model
+from wsi_meta.models.model import load_model, model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
-from wsi_meta.progress import note
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,15 +26,14 @@ __all__ = [
     "calibrate",
     "card_thresholds",
     "check_calibration",
+    "choose_split",
     "cross_fit",
-    "describe_training",
     "fit_calibration",
+    "fit_card",
     "operating_points",
     "validation_metrics",
 ]
 
-DESCRIBED = 4000
-"""Patches that tell what a training set looks like: 64 numbers and how they vary together."""
 LARGEST_CHANGE = 20.0
 """Fitted temperatures are limited to 1/20 to 20."""
 
@@ -86,59 +83,37 @@ def calibrate(
 
     loaded = load_model(model)
     predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
-    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
-    calibration = fit_calibration(logits, patches.labels, prior=prior)
-    card = replace(
-        loaded.card,
-        calibration=calibration,
-        thresholds=card_thresholds(calibration.to_probability(logits), patches.labels),
-        training=loaded.card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
-        metrics=validation_metrics(logits, patches.labels),
-    )
+    card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
     save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card
 
 
-def describe_training(
-    model: str | Path | Model,
-    patches: Patches,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = 2,
-    progress: bool = False,
-) -> bool:
-    """Write into a model file what its training patches look like to it; all else in it stays as it is.
-
-    By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`). It looks at 4,000 patches at
-    most, drawn by chance with a fixed seed.
+def fit_card(
+    predictor: DescribingPredictor, patches: Patches, *, prior: float | None = None, workers: int = 2, progress: bool = False
+) -> tuple[ModelCard, NDArray[np.float32]]:
+    """Return a model's card with calibration, operating points and figures of these patches, and their probabilities, (n,).
 
     Parameters
     ----------
-    model : model file, or what was loaded from one; the file is replaced
-    device, precision : see :class:`wsi_meta.inference.predictor.Predictor`
-    workers : processes that decode patches; 0 decodes in this one
-    progress : show a bar on stderr
-
-    Returns
-    -------
-    Whether it was written: not for fewer than 200 patches, which do not tell what is usual.
+    predictor : of the model
+    patches, prior, workers, progress : as for :func:`calibrate`
 
     Raises
     ------
-    DataError, ModelFileError, DeviceError, OutputPathError
+    DataError, ModelFileError
     """
-    from safetensors.torch import load_file
-
-    if len(patches) < MIN_PATCHES:
-        return False
-    chosen = np.sort(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
-    note("describing the training patches, so that scans tell what is unlike them", enabled=progress)
-    loaded = model if isinstance(model, Model) else load_model(model)
-    predictor = DescribingPredictor(loaded, device=device, precision=precision)
-    evaluate_patches(predictor, patches.select(chosen), workers=workers, progress=progress)
-    save_model(loaded.path, load_file(loaded.path), loaded.card, predictor.statistics())
-    return True
+    card, labels = predictor.model.card, patches.labels
+    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
+    calibration = fit_calibration(logits, labels, prior=prior)
+    probabilities = calibration.to_probability(logits)
+    fitted = replace(
+        card,
+        calibration=calibration,
+        thresholds=card_thresholds(probabilities, labels),
+        training=card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
+        metrics=validation_metrics(logits, labels),
+    )
+    return fitted, probabilities
 
 
 def check_calibration(
@@ -168,6 +143,11 @@ def check_calibration(
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
     read_card(model_path(model))
+    return choose_split(data, split=split, tell=tell)
+
+
+def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
+    """Return the patches to calibrate on: `split`, else ``valid``, or the only split there is; DataError where none is that."""
     splits = open_patches(data, tell=tell)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):

@@ -11,17 +11,22 @@ import numpy as np
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
+from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
-from wsi_meta.models.model import Model, load_model, model_path
-from wsi_meta.progress import progress_bar
+from wsi_meta.models.features import MIN_PATCHES
+from wsi_meta.models.model import Model, load_model, model_path, save_model
+from wsi_meta.progress import note, progress_bar
 
-__all__ = ["check_evaluation", "evaluate", "evaluate_patches"]
+__all__ = ["check_evaluation", "describe_training", "evaluate", "evaluate_patches"]
+
+DESCRIBED = 4000
+"""Patches that tell what a training set looks like: 64 numbers and how they vary together."""
 
 
 def evaluate(
@@ -101,8 +106,11 @@ def check_evaluation(
     """
     if out is not None:
         check_report(out, overwrite=overwrite)
-    if not isinstance(model, Model):
-        read_card(model_path(model))
+    card = model.card if isinstance(model, Model) else read_card(model_path(model))
+    if card.foreign and out is not None:
+        raise OptionsError(
+            f"{card.architecture}, out: the report shows where a ResNet50 looked; expected no out for another module"
+        )
     splits = open_patches(data, tell=tell)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
@@ -131,6 +139,9 @@ def evaluate_patches(
     import torch
     from torch.utils.data import DataLoader
 
+    expected_px = predictor.model.card.preprocessing.patch_px
+    if expected_px != patches.patch_px:
+        raise DataError(f"patches of {patches.patch_px} px; expected {expected_px} px, which the model is shown")
     # a generator of its own: else the seeds of the workers are drawn from the global one
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
     changes = SHIFTS if shifts else ()
@@ -151,3 +162,45 @@ def evaluate_patches(
         return evaluation
     seen = Seen(logits[1:], np.array(hues))
     return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, slides=patches.slides))
+
+
+def describe_training(
+    model: str | Path | Model,
+    patches: Patches,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 2,
+    progress: bool = False,
+) -> bool:
+    """Write into a model file what its training patches look like to it; all else in it stays as it is.
+
+    By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`). It looks at 4,000 patches at
+    most, drawn by chance with a fixed seed.
+
+    Parameters
+    ----------
+    model : model file, or what was loaded from one; the file is replaced
+    device, precision : see :class:`wsi_meta.inference.predictor.Predictor`
+    workers : processes that decode patches; 0 decodes in this one
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    Whether it was written: not for fewer than 200 patches, which do not tell what is usual.
+
+    Raises
+    ------
+    DataError, ModelFileError, DeviceError, OutputPathError
+    """
+    from safetensors.torch import load_file
+
+    if len(patches) < MIN_PATCHES:
+        return False
+    chosen = np.sort(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
+    note("describing the training patches, so that scans tell what is unlike them", enabled=progress)
+    loaded = model if isinstance(model, Model) else load_model(model)
+    predictor = DescribingPredictor(loaded, device=device, precision=precision)
+    evaluate_patches(predictor, patches.select(chosen), workers=workers, progress=progress)
+    save_model(loaded.path, load_file(loaded.path), loaded.card, predictor.statistics())
+    return True

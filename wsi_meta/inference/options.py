@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
+from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import count_views
 
-__all__ = ["PRECISIONS", "InferenceOptions", "InferencePlan", "compiler_found", "resolve_inference", "worth_compiling"]
+__all__ = [
+    "PRECISIONS",
+    "InferenceOptions",
+    "InferencePlan",
+    "compiler_found",
+    "fit_to_model",
+    "resolve_inference",
+    "worth_compiling",
+]
 
 PATCHES_REPAY = 40_000
 """Patches of one slide from which :func:`worth_compiling` says yes (docs/benchmarks.md)."""
@@ -74,6 +83,25 @@ class InferencePlan:
     def device_kind(self) -> str:
         """``cpu`` or ``cuda``: what the rounding of sums depends on; the number of the GPU does not matter."""
         return self.device.partition(":")[0]
+
+
+def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
+    """Return what was asked, with what a model's card leaves no choice of.
+
+    Raises
+    ------
+    OptionsError
+        when the card does not allow the precision that was asked for.
+    """
+    if asked.precision == "int8" and not card.allows_int8:
+        raise OptionsError(
+            "precision int8: it was not seen to agree with this model, which was imported; expected auto, bf16 or fp32"
+        )
+    if not card.foreign:
+        return asked
+    if asked.precision not in ("auto", "fp32"):
+        raise OptionsError(f"precision {asked.precision}: {card.architecture} is computed as it is; expected fp32 or auto")
+    return replace(asked, precision="fp32")
 
 
 def resolve_inference(options: InferenceOptions) -> InferencePlan:

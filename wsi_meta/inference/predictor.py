@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.errors import ModelFileError
 from wsi_meta.inference.batches import Batching, cut_patches
 from wsi_meta.inference.device import SharedDevice, share_device
-from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
 from wsi_meta.inference.passes import HalvedPasses
 from wsi_meta.models.dihedral import AVERAGED, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
@@ -94,7 +94,7 @@ class Predictor:
         dense: bool = False,
         compiled: bool = False,
     ) -> None:
-        plan = resolve_inference(InferenceOptions(device, precision, batch_size, tta))
+        plan = resolve_inference(fit_to_model(InferenceOptions(device, precision, batch_size, tta), model.card))
         self._set_up(model, plan, USUAL_PARTS, dense=dense, compiled=compiled)
 
     @classmethod
@@ -121,6 +121,7 @@ class Predictor:
 
     def _set_up(self, model: Model, plan: InferencePlan, parts: PredictorParts, *, dense: bool, compiled: bool) -> None:
         from wsi_meta.inference.fast_network import FastNetwork, compile_network
+        from wsi_meta.inference.plain_network import PlainNetwork
 
         self.model, self.plan = model, plan
         self.device, self.precision, self.batch_size = plan.device, plan.precision, plan.batch_size
@@ -131,16 +132,17 @@ class Predictor:
         self._dense = dense
         self._shared = parts.share(plan.device, exact=plan.precision == "fp32", compiled=compiled)
         self._in_bands = runs_in_bands(plan.device, dense=dense, compiled=compiled)
-        network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
-        network.to(plan.device)
-        self._fast = network
-        self._see_bands = network.top_to_bottom
+        self._network: Callable[[torch.Tensor], torch.Tensor]
+        if model.card.foreign:
+            self._network = PlainNetwork(model, plan, dense=dense, compiled=compiled).to(plan.device)
+        else:
+            network = FastNetwork(model, precision=plan.precision, dense=dense, in_bands=self._in_bands, sizes=parts.sizes)
+            self._network = self._fast = network.to(plan.device)
         patch_px = model.card.preprocessing.patch_px
         self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and plan.views == 1, sizes=parts.sizes)
-        self._network: Callable[[torch.Tensor], torch.Tensor] = network
         if compiled:
             compiler = parts.compiler or compile_network
-            self._network = compiler(network, plan.device, patch_px=patch_px, rows=self._batching.rows)
+            self._network = compiler(self._fast, plan.device, patch_px=patch_px, rows=self._batching.rows)
         self._network = HalvedPasses(self._network, plan.device)
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
@@ -271,7 +273,7 @@ class Predictor:
     def _see(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
         """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one piece."""
         if self._in_bands:
-            return self._see_bands(pieces)
+            return self._fast.top_to_bottom(pieces)
         (image,) = pieces
         return self._pass(image.contiguous())
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
 
+ARCHITECTURE = "resnet50"
+"""Of the networks in model files."""
 FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
 SMALLEST_THRESHOLD = 2.0**-149
@@ -51,7 +53,8 @@ class Calibration:
 class ModelCard:
     """What a model is, what it was trained on and how good it was; travels inside the model file."""
 
-    architecture: str = "resnet50"
+    architecture: str = ARCHITECTURE
+    """Of a module of one's own the full name of its class."""
     classes: tuple[str, ...] = ("tumor",)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     dense: bool = False
@@ -66,6 +69,17 @@ class ModelCard:
     versions: dict[str, str] = field(default_factory=dict)
     """Library versions at the time of training."""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the network is no ResNet50 but a module of one's own: it has no dense mode, and computes in fp32."""
+        return self.architecture != ARCHITECTURE
+
+    @property
+    def allows_int8(self) -> bool:
+        """Whether the network may be computed in 8-bit integers: not where it was imported and they were not seen to agree."""
+        imported = self.training.get("imported")
+        return not isinstance(imported, dict) or imported.get("int8") is True
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""
@@ -116,8 +130,8 @@ def read_card(path: str | Path) -> ModelCard:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         told = f"its card is incomplete or wrong ({first_line(error)}); mend it, or train or download it again"
         raise ModelFileError(f"{path}: {told}") from error
-    if card.architecture != "resnet50":
-        raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected 'resnet50'")
+    if card.foreign:
+        raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected '{ARCHITECTURE}'")
     return card
 
 

@@ -10,12 +10,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, first_line
-from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.errors import ModelFileError, OptionsError, first_line
+from wsi_meta.models.card import Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import nn
+
+    from wsi_meta.models.preprocessing import Preprocessing
 
 __all__ = [
     "Model",
@@ -45,16 +47,63 @@ DEFAULT_MODEL = Path(__file__).parent / "default.safetensors"
 
 @dataclass(frozen=True)
 class Model:
-    """A network with its card, as :func:`load_model` returns it."""
+    """A network with its card, as :func:`load_model` returns it, or :meth:`from_module` makes it."""
 
     network: nn.Module
     """In evaluation mode, float32, on the CPU: uint8 patches through ``card.preprocessing.to_input`` in, logits (n, 1) out."""
     card: ModelCard
     hash: str
-    """SHA-256 of the model file, hexadecimal."""
+    """SHA-256 of the model file, hexadecimal; of a module's parts, see :meth:`from_module`."""
     path: Path
+    """The model file; of a module the name of its class."""
     features: FeatureStatistics | None = None
     """What the patches in its file look like to it; None where the file does not say."""
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        tumor_class: int = 1,
+        calibration: Calibration | None = None,
+        thresholds: Mapping[str, float] | None = None,
+    ) -> Self:
+        """Make a model of any module, to scan with in patch mode and in float32, in this process.
+
+        A heatmap is continued only by the same model. Its hash is of the weights and buffers, of the classes of all parts with
+        what they print of themselves, their plain attributes and their source where Python has it, of the preprocessing and the
+        calibration. What else a module computes with (functions that it calls, hooks, a library's version) it does not tell.
+
+        Parameters
+        ----------
+        module : patches through ``preprocessing.to_input``, float32 (n, 3, patch_px, patch_px), in; logits out: (n,), (n, 1)
+            or (n, 2). It is copied and not changed
+        preprocessing : pixel size, patch size, mean and standard deviation that it was trained with
+        tumor_class : which of two logits is the tumor's
+        calibration : from logit to probability; None leaves the sigmoid as it is
+        thresholds : named operating points; None is a default of 0.5
+
+        Raises
+        ------
+        OptionsError
+            when it returns something else, or cannot take such patches, or a value is not possible.
+        """
+        from wsi_meta.models.any_module import TumorLogit, hash_module, name_of
+
+        card = ModelCard(
+            architecture=name_of(module),
+            preprocessing=preprocessing,
+            calibration=calibration or Calibration(),
+            thresholds={"default": 0.5} | dict(thresholds or {}),
+        )
+        try:
+            ModelCard.from_dict(card.to_dict())
+        except (ValueError, TypeError) as error:
+            raise OptionsError(f"{card.architecture}: {first_line(error)}") from error
+        network = TumorLogit(module, tumor_class)
+        network.check(preprocessing)
+        return cls(network, card, hash_module(network, card), Path(card.architecture))
 
 
 def build_network() -> nn.Module:

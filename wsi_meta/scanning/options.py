@@ -172,6 +172,11 @@ def choose_mode(options: ScanOptions, card: ModelCard, *, views: int) -> str:
     """
     if options.uncertainty and views == 1:
         raise OptionsError("uncertainty is the spread over the views of tta; expected tta with it")
+    if card.foreign and (options.on_cluster or options.compiled == "yes"):
+        found = "a cluster's scheduler" if options.on_cluster else "compiled yes"
+        raise OptionsError(
+            f"{card.architecture}, {found}: a module of one's own is run as it is, in this process; expected neither"
+        )
     if options.mode == "dense" and not card.dense:
         raise OptionsError("mode dense: the model's card does not allow it (dense: false); expected mode patch")
     if options.mode == "auto":

@@ -17,7 +17,7 @@ from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
 from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
-from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
@@ -204,6 +204,7 @@ class Scanner:
     def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
         """Return the plan, and the engine that the blocks run on."""
         options = self._options if predictor is None else options_of(predictor, self._options)
+        asked = asked if predictor is not None else fit_to_model(asked, self.networks.card)
         mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
         engine = _make_engine(options, asked, self.networks, self._threads)
         late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)

@@ -15,7 +15,7 @@ from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError
-from wsi_meta.evaluation.calibrate import describe_training
+from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.models.model import build_network, half_precision, save_model
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from wsi_meta.errors import ModelFileError, first_line
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
+from wsi_meta.models.weights import read_weights
 
 __all__ = ["STAGES", "Start", "build_seeded", "initialise", "stage_of"]
 
@@ -81,7 +81,7 @@ def initialise(network: nn.Module, init: str | Path) -> Start:
     """
     if str(init) == "none":
         return Start(network, frozenset(), "none", "all weights random")
-    state = _download_imagenet() if str(init) == "imagenet" else _read_state(Path(init))
+    state = _download_imagenet() if str(init) == "imagenet" else read_weights(Path(init))
     own = network.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
     if not fitting:
@@ -103,21 +103,3 @@ def _download_imagenet() -> dict[str, torch.Tensor]:
         raise ModelFileError(
             f"--init imagenet: the download failed ({first_line(error)}); pass a file of weights as --init FILE, or --init none"
         ) from error
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on the damage
-        raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else None
-    entries = content.items() if isinstance(content, dict) else ()
-    return {str(name).removeprefix("module."): tensor for name, tensor in entries if isinstance(tensor, torch.Tensor)}

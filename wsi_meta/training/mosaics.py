@@ -43,12 +43,12 @@ class Agreement:
         """Whether dense mode may replace patch mode: AUC within 0.004, the same decision on at least 97 %."""
         return abs(self.patch_auc - self.dense_auc) <= 0.004 and self.same_decision >= 0.97
 
-    def to_metrics(self) -> dict[str, float]:
-        """Return the figures under the names that a card uses."""
+    def to_metrics(self, other: str = "dense") -> dict[str, float]:
+        """Return the figures under the names that a card uses; `other` is what was compared: ``dense`` or ``int8``."""
         return {
-            "dense_auc": self.dense_auc,
-            "dense_mean_difference": self.mean_difference,
-            "dense_same_decision": self.same_decision,
+            f"{other}_auc": self.dense_auc,
+            f"{other}_mean_difference": self.mean_difference,
+            f"{other}_same_decision": self.same_decision,
         }
 
     @classmethod

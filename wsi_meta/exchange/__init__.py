@@ -1,0 +1,1 @@
+"""Models of other tools become ours, and ours theirs."""

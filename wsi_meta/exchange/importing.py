@@ -1,0 +1,249 @@
+"""A network of another tool becomes a model file: found, checked, calibrated and measured on labelled patches."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.datasets.layouts import Patches
+from wsi_meta.errors import DeviceError, ModelFileError
+from wsi_meta.evaluation.calibrate import choose_split, fit_card
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
+from wsi_meta.exchange.zoo_config import read_zoo_config
+from wsi_meta.inference.describing import DescribingPredictor
+from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.features import MIN_PATCHES
+from wsi_meta.models.model import Model, build_network, network_of, save_model
+from wsi_meta.models.versions import library_versions
+from wsi_meta.outputs import check_output, refuse_input
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from wsi_meta.training.mosaics import Agreement
+
+__all__ = ["ImportParts", "check_import", "import_model", "run_import"]
+
+Folders = str | Path | Sequence[str | Path]
+
+LEAST_PATCHES = 100
+"""Fewer do not tell whether 97 % of decisions are the same."""
+CHANCE = 0.5
+"""Area under the curve of what tells nothing."""
+
+logger = logging.getLogger("wsi_meta")
+
+
+def import_model(
+    file: str | Path,
+    data: Folders,
+    out: str | Path,
+    *,
+    naming: str = "auto",
+    pixels: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    mpp: float | None = None,
+    tumor_class: str | int | None = None,
+    config: str | Path | None = None,
+    split: str | None = None,
+    prior: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+    workers: int = 2,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> ModelCard:
+    """Make a model file of a ResNet50 of another tool.
+
+    Its head of one logit, or of two whose difference is taken, which is exact, is calibrated on labelled patches, and all
+    figures are measured on them. Dense mode and int8 are allowed where they were seen to agree on at least 100 patches, as
+    training judges dense mode. The weights are kept as they are. Some networks (such as timm's resnetblur50) have a ResNet50's
+    weights and compute something else: of bare weights only the figures tell, of a TorchScript its own logits.
+
+    Parameters
+    ----------
+    file : weights (``.safetensors``, ``.pth``, ``.pt``), read without running code; or a TorchScript of WSInfer's zoo, whose
+        weights are taken out and whose own logits must be the same
+    data : folders of labelled patches that the model was not trained on
+    out : model file to write
+    naming : ``auto``, ``torchvision``, ``timm`` (the same names) or ``tiatoolbox``
+    pixels : what the network was shown: ``imagenet`` (less ImageNet's mean, over its deviation), ``0..1`` or ``-1..1``. With
+        TIAToolbox's names the default is ``0..1``
+    mean, std : of pixels scaled to 0..1, three each, instead of `pixels`
+    mpp : micrometres per pixel of its patches. With TIAToolbox's names the default is 1.0, as of its ``resnet50-pcam``
+    tumor_class : which of two logits is the tumor's: 0 or 1, or its name in `config`; None is 1, or the name that says tumor
+    config : a TorchScript's ``config.json``; None: the one beside it
+    split, prior, device, precision, batch_size, workers, overwrite, progress : see :func:`wsi_meta.calibrate`
+
+    Returns
+    -------
+    The card of the model file.
+
+    Raises
+    ------
+    ModelFileError
+        when it is another network, cannot be read, or tells tumor from normal worse than chance.
+    OptionsError
+        when what the file does not say is not said, or said twice.
+    DataError, DeviceError, OutputExistsError, OutputPathError
+    """
+    options = ImportOptions(
+        naming=naming,
+        pixels=pixels,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        mpp=mpp,
+        tumor_class=tumor_class,
+        config=None if config is None else Path(config),
+        split=split,
+        prior=prior,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return run_import(Path(file), data, Path(out), options)
+
+
+def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *, tell: bool = False) -> Patches:
+    """Refuse what :func:`import_model` would refuse before its work, without importing torch, which takes seconds.
+
+    Parameters
+    ----------
+    file, data, out : as for :func:`import_model`
+    options : its other ones
+    tell : warn of what lies among the patches and is not read
+
+    Returns
+    -------
+    The patches to measure on.
+
+    Raises
+    ------
+    ModelFileError, OptionsError, DataError, DeviceError, OutputExistsError, OutputPathError
+    """
+    InferenceOptions(options.device, options.precision, options.batch_size)  # refuses what does not exist
+    check_output(out, overwrite=options.overwrite)
+    config = check_foreign(file, options)
+    refuse_input(out, "the model to import", file, config)
+    patches = choose_split(data, split=options.split, tell=tell)
+    if config is not None and (seen_px := read_zoo_config(config).preprocessing.patch_px) != patches.patch_px:
+        raise ModelFileError(
+            f"{config}: the model is shown patches of {seen_px} px; expected {patches.patch_px} px, as labelled patches have; "
+            "in Python, Model.from_module scans with it"
+        )
+    return patches
+
+
+def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, parts: ImportParts | None = None) -> ModelCard:
+    """Import as :func:`import_model` does; `parts` is what an import is made of, None: the usual parts."""
+    parts = parts or ImportParts()
+    patches = check_import(file, data, out, options, tell=True)
+    patches.check()
+    foreign = read_foreign(file, options, parts.build_network)
+    card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})
+    model = Model(network_of(foreign.state, parts.build_network), card, "", file)
+    foreign.check(model, patches)
+    predictor = DescribingPredictor(model, device=options.device, precision=options.precision, batch_size=options.batch_size)
+    card, probabilities = fit_card(predictor, patches, prior=options.prior, workers=options.workers, progress=options.progress)
+    if card.metrics["auc"] < CHANCE:
+        raise ModelFileError(
+            f"{file}: tells tumor from normal worse than chance (AUC {card.metrics['auc']:.2f} on {len(patches)} patches); "
+            "is the other class the tumor's (--tumor-class), or are its pixels other ones (--pixels, --mpp)?"
+        )
+    others = Others(replace(model, card=card), patches, probabilities, options)
+    card = others.allowed(predictor, parts.int8_logits)
+    features = predictor.statistics() if len(patches) >= MIN_PATCHES else None
+    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), features)
+    return card
+
+
+def _origin(file: Path, foreign: Foreign) -> dict[str, Any]:
+    """Return what a card keeps of where its network came from."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"file": file.name, "sha256": digest, "int8": False} | foreign.facts
+
+
+@dataclass(frozen=True)
+class Others:
+    """Asks of the other ways to compute a model, dense mode and int8, whether they agree with patch mode."""
+
+    model: Model
+    """With the card that was fitted."""
+    patches: Patches
+    probabilities: NDArray[np.float32]
+    """Of the patches, in patch mode: (n,)."""
+    options: ImportOptions
+
+    def allowed(self, predictor: Predictor, int8_logits: LogitsOf) -> ModelCard:
+        """Return the card that allows dense mode and int8 where they agree.
+
+        Parameters
+        ----------
+        predictor : which gave the probabilities
+        int8_logits : returns the logits of the patches in int8; None where they cannot be computed
+        """
+        card, options = self.model.card, self.options
+        if len(self.patches) < LEAST_PATCHES:
+            told = "dense mode and int8 are not allowed: %d patches; expected at least %d to judge them by"
+            logger.info(told, len(self.patches), LEAST_PATCHES)
+            return card
+        from wsi_meta.training.mosaics import predict_in_mosaics
+
+        dense = self._agreement(
+            predict_in_mosaics(
+                self.model,
+                self.patches,
+                device=predictor.device,
+                precision=predictor.precision,
+                workers=options.workers,
+                progress=options.progress,
+            )
+        )
+        metrics, logits = card.metrics | dense.to_metrics(), int8_logits(self.model, self.patches, options)
+        int8 = None if logits is None else self._agreement(logits)
+        metrics |= {} if int8 is None else int8.to_metrics("int8")
+        imported = card.training["imported"] | {"int8": int8 is not None and int8.holds}
+        return replace(card, dense=dense.holds, metrics=metrics, training=card.training | {"imported": imported})
+
+    def _agreement(self, logits: NDArray[np.float32]) -> Agreement:
+        from wsi_meta.training.mosaics import Agreement
+
+        calibration = self.model.card.calibration
+        return Agreement.of(self.probabilities, calibration.to_probability(logits), self.patches.labels)
+
+
+def predict_in_integers(model: Model, patches: Patches, options: ImportOptions) -> NDArray[np.float32] | None:
+    """Return the logits (n,) of patches in int8; None where this machine has no instructions for it."""
+    unjudged = replace(model, network=model.network.cpu(), card=replace(model.card, training={}))
+    try:
+        predictor = Predictor(unjudged, device="cpu", precision="int8", batch_size=options.batch_size)
+    except DeviceError as error:
+        logger.info("int8 is not allowed: it cannot be tried here (%s)", error)
+        return None
+    return evaluate_patches(predictor, patches, workers=options.workers, progress=options.progress).logits
+
+
+LogitsOf = Callable[[Model, Patches, ImportOptions], "NDArray[np.float32] | None"]
+
+
+@dataclass(frozen=True)
+class ImportParts:
+    """What an import is made of."""
+
+    build_network: Callable[[], nn.Module] = build_network
+    """Makes the network that the weights are for."""
+    int8_logits: LogitsOf = predict_in_integers
