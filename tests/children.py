@@ -25,7 +25,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 # what a training or a scan imports when it first needs it stands here too: seconds for each child
 _CONTEXT.set_forkserver_preload(
     [
-        *("tiny", "torch._dynamo", "torch.distributed", "torchvision", "scipy.optimize", "scipy.stats", "zarr"),
+        *("tiny", "torch._dynamo", "torch.distributed", "scipy.optimize", "scipy.stats", "zarr"),
         *("distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"),
     ]
 )

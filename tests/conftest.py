@@ -64,11 +64,10 @@ def thin_model() -> Model:
     Its head is scaled so that tissue gets probabilities on both sides of 0.5.
     """
     import torch
-    from fakes import ThinBottleneck
-    from torchvision.models.resnet import ResNet
+    from fakes import thin_network
 
     torch.manual_seed(0)
-    network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
+    network = thin_network(16)
     with torch.inference_mode():
         pixels = torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(8)]))
         logits = network(ModelCard().preprocessing.to_input(pixels))

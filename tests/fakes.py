@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, build_network, half_precision, load_model, model_path, save_model
+from wsi_meta.models.resnet import ResNet, Stage
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 
 
-class ThinBottleneck(Bottleneck):  # type: ignore[misc]
-    """Stages of 128 to 1,024 features in place of 256 to 2,048."""
+def thin_network(width: int) -> ResNet:
+    """A ResNet of four blocks with one logit, and 128 to 1,024 features in place of 256 to 2,048.
 
-    expansion = 2
+    Parameters
+    ----------
+    width : of the first block's 3x3 convolution, which has 64 features in a ResNet50
+    """
+    first, second, third, fourth = (Stage(1, width * n, 128 * n) for n in (1, 2, 4, 8))
+    return ResNet((first, second, third, fourth), classes=1).eval()
 
 
 class PatchByPatch(Predictor):
@@ -77,7 +82,7 @@ class DarknessPredictor(PatchByPatch):
 
 def unused_model() -> Model:
     """The default model's card with a network as small as a ResNet can be, for predictors that never ask it."""
-    network = ResNet(ThinBottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=1).eval()
+    network = thin_network(1)
     return Model(network, read_card(model_path(None)), hashlib.sha256(b"unused").hexdigest(), Path("unused.safetensors"))
 
 

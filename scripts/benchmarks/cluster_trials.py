@@ -46,7 +46,7 @@ WAIT_S = 600.0
 SEED = 0
 BETWEEN_S = 6.0
 """Mean time from one death to the next."""
-PRELOADED = ["torch", "torchvision", "zarr", "distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"]
+PRELOADED = ["torch", "zarr", "distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"]
 """What a worker that takes a dead one's place need not import again."""
 
 

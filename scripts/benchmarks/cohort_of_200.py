@@ -213,9 +213,10 @@ def fit_network(pictures: Sequence[Picture], out: Path) -> None:
 
 
 def _network() -> Any:
-    from torchvision.models.resnet import Bottleneck, ResNet
+    from wsi_meta.models.resnet import ResNet, Stage
 
-    return ResNet(Bottleneck, [1, 1, 1, 1], num_classes=1, width_per_group=16).eval()
+    stages = Stage(1, 16, 256), Stage(1, 32, 512), Stage(1, 64, 1024), Stage(1, 128, 2048)
+    return ResNet(stages, classes=1).eval()
 
 
 class FiledModel(Model):

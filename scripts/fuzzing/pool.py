@@ -26,7 +26,7 @@ MOST_BYTES = 2 << 30
 """A trial may need this much more memory than its process had before."""
 SPARE_BYTES = 1 << 30
 """Address space that is more than this over what a trial may need is refused to a child, so that the machine lives on."""
-PRELOADED = ["torch", "torchvision", "zarr", "dask.delayed", "matplotlib.figure", "skimage.color", "openslide", "imagecodecs"]
+PRELOADED = ["torch", "zarr", "dask.delayed", "matplotlib.figure", "skimage.color", "openslide", "imagecodecs"]
 """Loaded once, before the children are forked."""
 
 Trial = Callable[[int, int, Path], Finding]

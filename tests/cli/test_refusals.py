@@ -21,7 +21,7 @@ import json, sys, time, traceback
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision"):
+        if name.partition(".")[0] == "torch":
             raise RuntimeError(f"{name} is imported:" + "".join(traceback.format_stack()[-8:-1]))
 
 sys.meta_path.insert(0, NoTorch())

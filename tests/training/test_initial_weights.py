@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import pickle
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.response import addinfourl
 
 import pytest
 import torch
@@ -164,16 +167,19 @@ def test_imagenet_without_a_network_is_one_clear_line(tmp_path: Path, monkeypatc
     with pytest.raises(ModelFileError, match="--init imagenet: the download failed") as caught:
         initialise(Tiny(), "imagenet")
 
-    assert len(asked) == 1
+    assert asked == ["https://download.pytorch.org/models/resnet50-11ad3fa6.pth"]
     assert "Name or service not known" in str(caught.value)
     assert "--init FILE" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.pth"))
 
 
-def test_imagenet_takes_torchvisions_weights_but_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_takes_torchvisions_weights_but_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = {"conv1.weight": torch.ones(4, 3, 32, 32), "fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
-    monkeypatch.setattr("torchvision.models.ResNet50_Weights.get_state_dict", lambda *_args, **_options: stored)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    downloaded = tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth"  # where torchvision too keeps them
+    downloaded.parent.mkdir(parents=True)
+    torch.save(stored, downloaded)
     network = Tiny()
 
     start = initialise(network, "imagenet")
@@ -202,11 +208,21 @@ def test_a_checkpoint_that_is_no_state_is_refused(tmp_path: Path, content: Any) 
     refusal(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("invalid hash value"), http.client.IncompleteRead(b"")], ids=str)
-def test_a_broken_download_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def fail(*_args: Any, **_options: Any) -> Any:
-        raise error
+class Broken(io.BytesIO):
+    """A download that ends too early."""
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(ModelFileError, match="the download failed"):
+    def read(self, _count: int | None = -1) -> bytes:
+        raise http.client.IncompleteRead(b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(io.BytesIO(b"other weights"), "invalid hash value"), (Broken(), "IncompleteRead")]
+)
+def test_a_broken_download_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: io.BytesIO, told: str
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", lambda *_args, **_options: addinfourl(content, Message(), "", 200))
+    with pytest.raises(ModelFileError, match=f"the download failed .*{told}"):
         initialise(Tiny(), "imagenet")
+    assert not list(tmp_path.rglob("*.pth"))

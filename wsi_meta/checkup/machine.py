@@ -21,7 +21,6 @@ NEEDED_GB = 1.5
 """Memory that a scan takes with the default model (docs/benchmarks.md)."""
 LIBRARIES = {
     "torch": "torch",
-    "torchvision": "torchvision",
     "numpy": "numpy",
     "scipy": "scipy",
     "scikit-image": "skimage",
@@ -40,7 +39,6 @@ LIBRARIES = {
     "h5py": "h5py",
 }
 """Libraries by the names of their distributions, and what is imported of each; nothing where it may be absent."""
-ON_TORCH = ("torchvision",)
 INSTRUCTIONS = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512f",),
@@ -65,7 +63,7 @@ def versions(load: Callable[[str], object] = importlib.import_module) -> Part:
     found = library_versions(tuple(LIBRARIES))
     broken: dict[str, str] = {}
     for name, module in LIBRARIES.items():
-        if module and not (name in ON_TORCH and "torch" in broken):
+        if module:
             try:
                 load(module)
             except Exception as error:  # a broken library raises anything

@@ -14,7 +14,6 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.resnet import Bottleneck
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
@@ -22,6 +21,7 @@ from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.resnet import Bottleneck, ResNet
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
 __all__ = ["FastNetwork", "compile_network", "fold_batchnorm"]
@@ -59,7 +59,7 @@ class FastNetwork(nn.Module):
         if precision == "int8":
             from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's statistics, a second of every start
 
-            self.trunk = quantised_trunk(model.network, self.preprocessing)
+            self.trunk = quantised_trunk(cast(ResNet, model.network), self.preprocessing)
         else:
             self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
             if precision == "bf16":
@@ -160,7 +160,7 @@ class _To(nn.Module):
 def fold_batchnorm(network: nn.Module) -> nn.Module:
     """Fold every BatchNorm into the convolution before it, in place: the same function with fewer passes over memory.
 
-    Every BatchNorm must directly follow its convolution in their parent, as in torchvision's ResNets.
+    Every BatchNorm must directly follow its convolution in their parent, as in a ResNet.
     """
     for parent in list(network.modules()):
         for (name, layer), (norm_name, norm) in list(pairwise(parent.named_children())):

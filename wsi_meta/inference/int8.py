@@ -9,7 +9,7 @@ depend on batches.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import ResNet
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.bands import Residual, window_side
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.resnet import ResNet
 
 __all__ = ["check_operators", "quantised_trunk"]
 
@@ -64,11 +64,11 @@ def check_operators(names: Iterable[str] = OPERATORS) -> None:
 
 
 def quantised_trunk(network: ResNet, preprocessing: Preprocessing, *, operators: Iterable[str] = OPERATORS) -> nn.Sequential:
-    """Return torchvision's ResNet up to its last feature: float32 model input in, float32 features out, integers between.
+    """Return a ResNet up to its last feature: float32 model input in, float32 features out, integers between.
 
     Parameters
     ----------
-    network : ResNet of Bottlenecks with its BatchNorms; it is left as it is
+    network : with its BatchNorms; it is left as it is
     preprocessing : tells the range of the model's input
     operators : what torch must have
 
@@ -82,12 +82,13 @@ def quantised_trunk(network: ResNet, preprocessing: Preprocessing, *, operators:
     stem = _Convolution(network.conv1, network.bn1, entry.scale, entry.zero_point, relu=True)
     layers: list[nn.Module] = [entry, stem, _MaxPool(network.maxpool)]
     seen, scale = _rectified(_moments(network.bn1)), stem.scale
-    for block in chain(network.layer1, network.layer2, network.layer3, network.layer4):
+    for block in network.blocks():
         beside: nn.Module = nn.Identity()
         side_scale, side_zero_point = scale, 0
         if block.downsample is not None:
-            beside = _Convolution(block.downsample[0], block.downsample[1], scale, 0, relu=False)
-            seen, side_scale, side_zero_point = _moments(block.downsample[1]), beside.scale, beside.zero_point
+            shortened, normed = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(block.downsample))
+            beside = _Convolution(shortened, normed, scale, 0, relu=False)
+            seen, side_scale, side_zero_point = _moments(normed), beside.scale, beside.zero_point
         added = _sum(_moments(block.bn3), seen)
         first = _Convolution(block.conv1, block.bn1, scale, 0, relu=True)
         second = _Convolution(block.conv2, block.bn2, first.scale, 0, relu=True)

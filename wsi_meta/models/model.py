@@ -58,11 +58,12 @@ class Model:
 
 
 def build_network() -> nn.Module:
-    """Make torchvision's ResNet50 (v1.5) with one logit, randomly initialised."""
+    """Make a ResNet50 (v1.5) with one logit, randomly initialised."""
     from torch import nn
-    from torchvision.models import resnet50
 
-    network: nn.Module = resnet50(weights=None)
+    from wsi_meta.models.resnet import ResNet
+
+    network = ResNet()
     network.fc = nn.Linear(2048, 1)
     return network
 

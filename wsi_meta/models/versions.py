@@ -9,7 +9,7 @@ from wsi_meta import __version__
 
 __all__ = ["library_versions"]
 
-_LIBRARIES = ("torch", "torchvision", "numpy", "openslide-python", "scikit-image", "zarr", "dask")
+_LIBRARIES = ("torch", "numpy", "openslide-python", "scikit-image", "zarr", "dask")
 
 
 def library_versions(libraries: tuple[str, ...] = _LIBRARIES) -> dict[str, str]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.hub import load_state_dict_from_url
 from torch.overrides import TorchFunctionMode
 
 from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.models.resnet import IMAGENET_WEIGHTS
 
 __all__ = ["STAGES", "Start", "build_seeded", "initialise", "stage_of"]
 
@@ -95,10 +97,8 @@ def initialise(network: nn.Module, init: str | Path) -> Start:
 
 
 def _download_imagenet() -> dict[str, torch.Tensor]:
-    from torchvision.models import ResNet50_Weights
-
     try:
-        return dict(ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=True, check_hash=True))
+        return dict(load_state_dict_from_url(IMAGENET_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True))
     except Exception as error:  # a missing connection, a broken download and a wrong hash each raise another kind
         raise ModelFileError(
             f"--init imagenet: the download failed ({first_line(error)}); pass a file of weights as --init FILE, or --init none"
