@@ -20,7 +20,7 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
 from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
@@ -130,8 +130,9 @@ def sample(
         when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
     OptionsError
         for options out of their range.
-    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
+    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
+    require("train", "sampling")
     _check_options(patches, valid, test, mined, by)
     with _claimed(Path(out), overwrite=overwrite) as partial:
         listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)

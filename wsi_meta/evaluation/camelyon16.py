@@ -17,7 +17,7 @@ from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
-from wsi_meta.evaluation.metrics import bootstrap_intervals
+from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
 from wsi_meta.outputs import check_folder, check_output, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
@@ -218,8 +218,6 @@ def _title(result: FrocResult) -> str:
 
 def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
     """Return the AUC of the slides' scores: from the table at `path`, else the highest detection of each slide."""
-    from sklearn.metrics import roc_curve
-
     scores = {slide.name: slide.highest for slide in slides}
     if path is not None:
         table = read_scores(path)
@@ -232,14 +230,13 @@ def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideA
     if labels.all() or not labels.any():
         return None
     auc, interval = delong(values, labels)
-    false_positives, sensitivity, _ = roc_curve(labels, values, drop_intermediate=False)
     return SlideAuc(
         auc=auc,
         delong=interval,
         bootstrap=bootstrap_intervals(values, labels.astype(np.int64)).get("auc"),
         tumor=int(labels.sum()),
         normal=int((~labels).sum()),
-        roc=tuple(zip(false_positives.tolist(), sensitivity.tolist(), strict=True)),
+        roc=tuple(roc_points(values, labels.astype(np.int64))),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.annotations.tables import NamedRows, read_table
-from wsi_meta.errors import DataError, HeatmapError, first_line
+from wsi_meta.errors import DataError, HeatmapError, first_line, require
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
@@ -174,8 +174,9 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     ------
     DataError
         when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
-    HeatmapError, OutputExistsError, OutputPathError
+    HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
+    require("train", "fitting a score")
     target = check_output(out, overwrite=overwrite)
     stores = sorted(Path(scans).glob("*.zarr"))
     if not stores:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from wsi_meta.datasets.layouts import open_patches, split_for_training
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line, require
 from wsi_meta.evaluation.results import history_path
 from wsi_meta.models.card import read_card
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -153,19 +153,20 @@ def check_training(
 
     Raises
     ------
-    DataError, ModelFileError, OutputExistsError, OutputPathError
+    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     check_outputs(Path(out), init, options)
     split_for_training(open_patches(data, tell=False))
 
 
 def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
-    """Make sure that a training may write its files, and that its initial weights are there.
+    """Make sure that a training may write its files, and that its initial weights and libraries are there.
 
     Raises
     ------
-    ModelFileError, OutputExistsError, OutputPathError
+    DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
+    require("train", "training")
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
     resume, overwrite = options.resume, options.overwrite
     if str(init) not in ("imagenet", "none"):
