@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,10 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 
     def tell(link: str) -> None:
         hint = "" if settings["static"] else "\nCtrl-C ends it."
-        click.echo(json.dumps({"page": link}) if as_json else f"{link}{hint}")
+        if as_json:
+            options.print_result({"page": link}, as_json=True)
+        else:
+            click.echo(f"{link}{hint}")
 
     view_heatmaps(*stores, opened=tell, **settings)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -198,7 +197,10 @@ def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *,
     if folder is not None:
         check_batch_folder(folder, len(jobs))
     told = preview_jobs(jobs, open_scanner, None if as_json else lambda slide: print(slide.line, flush=True))
-    print(json.dumps(told.to_dict()) if as_json else told.line)
+    if as_json:
+        options.print_result(told.to_dict(), as_json=True)
+    else:
+        print(told.line)
     if told.refused:
         raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
 
