@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, printable
-from wsi_meta.outputs import check_output
 
 __all__ = ["Console", "LogFile", "Progress", "ProgressBar", "counted_cells", "duration", "note", "progress_bar", "tell"]
 
@@ -204,6 +203,8 @@ class LogFile(logging.Handler):
     """
 
     def __init__(self, path: Path, *, as_json: bool) -> None:
+        from wsi_meta.outputs import check_output
+
         super().__init__()
         self._as_json = as_json
         if not path.exists() or path.is_dir():
