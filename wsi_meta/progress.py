@@ -282,11 +282,10 @@ def _event_of(record: logging.LogRecord) -> str:
 
 def _on_terminal() -> bool:
     """Tell whether stderr is a terminal that a bar fits on; one of no width, as programs open, shows none."""
-    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
-        return False
+    on_one = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     with suppress(OSError, ValueError):
-        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    return True
+        return on_one and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return on_one
 
 
 def _is_quiet() -> bool:

@@ -220,6 +220,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         "workers": 3,
         "resume": True,
         "keep_checkpoint": True,
+        "tensorboard": None,
         "overwrite": True,
         "progress": True,
     }

@@ -140,6 +140,16 @@ def test_detections_on_isolated_cells_count_neither_way() -> None:
     assert beyond.false_positives.tolist() == [0.5]
 
 
+def test_the_threshold_that_is_dropped_is_told() -> None:
+    tumor = _mask((50, 50, 40))
+    hits = [match(_detections([(0.9, 2000, 2000), (0.5, 0, 0), (0.25, 0, 0)]), tumor)]
+    for curve in (froc_curve(hits), script_curve(hits)):
+        assert curve.dropped == 0.25
+        assert curve.thresholds.tolist()[:2] == [0.5, pytest.approx(0.9)]
+    assert froc_curve([match(_detections([(0.5, 0, 0)]), tumor)]).dropped == 0
+    assert froc_curve([match(_detections([]), None)]).dropped is None
+
+
 def test_slides_without_detections_are_in_the_mean() -> None:
     empty, points = _detections([]), _detections([(0.9, 2000, 2000), (0.5, 0, 0)])
     tumor = _mask((50, 50, 40))
@@ -249,6 +259,8 @@ def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert result_of(result.stdout) == json.loads(json.dumps(froc(*cohort, mask_level=5).to_dict()))
+    told = CliRunner().invoke(main, arguments[:-1]).stdout
+    assert "dropped:\n  threshold: 0.2\n  rule: the lowest of all scores" in told
     (tmp_path / "leave.csv").write_text("slide,task,reason\ntest_1,both,mine\n")
     result = CliRunner().invoke(main, [*arguments, "--exclude", str(tmp_path / "leave.csv")])
     assert result_of(result.stdout)["excluded"] == {"test_001": "both: mine"}

@@ -15,7 +15,7 @@ __all__ = ["calibrate", "evaluate"]
 @click.command(
     cls=options.CommandWithViews, epilog=options.example("wsi-meta evaluate default pcam/ --split valid --out report/")
 )
-@click.argument("model")
+@click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
 @click.option("--out", type=options.PATH, help="Folder to make: report.html and its figures as PNG.")
@@ -49,7 +49,7 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
 
 
 @click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
-@click.argument("model")
+@click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: valid, or the only one there is.")

@@ -6,14 +6,18 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from wsi_meta import __version__
 from wsi_meta.errors import printable
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 __all__ = [
+    "FILE_OR_WORD",
     "PATH",
     "PRINTED",
     "CommandWithViews",
@@ -51,9 +55,20 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FileOrWord(click.types.StringParamType):
+    """A path, or a word that stands for something, such as ``default``: the shell completes it as a file."""
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what lets the shell look for files."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
 PRINTED = "wsi_meta.printed"
 """Mark in the context of a command whose JSON is printed."""
 PATH = LocalPath(path_type=Path)
+FILE_OR_WORD = FileOrWord()
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."

@@ -84,7 +84,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     """Fit a score model to the heatmaps in the folder SCANS; its AUC comes from cross-validation over patients."""
     from wsi_meta.heatmaps.score_model import fit_score as fit
 
-    options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)
+    options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite, progress=True)), as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))

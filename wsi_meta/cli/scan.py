@@ -42,7 +42,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 )
 @click.option("--out", type=options.PATH, help="Store to write; a folder for several slides.")
 @click.option("--out-dir", type=options.PATH, help="Folder to write to, instead of --out; also for one slide.")
-@click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
+@click.option("--model", type=options.FILE_OR_WORD, default="default", show_default=True, help="Model file, or 'default'.")
 @click.option(
     "--mode", type=click.Choice(["auto", "patch", "dense"]), default="auto", show_default=True, help="Dense: a pass per block."
 )
@@ -59,6 +59,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.reader_option
 @click.option(
     "--tissue-mask",
+    type=options.FILE_OR_WORD,
     help="Outlines (.geojson of QuPath, .xml of ASAP), or an image over the slide, 0 = background; 'none' scans everything. "
     "Default: found by colour, as wsi-meta tissue shows it.",
 )
@@ -232,7 +233,7 @@ def check(stores: tuple[Path, ...], as_json: bool) -> None:
     """
     from wsi_meta.heatmaps.inspection import check_heatmaps
 
-    checks = check_heatmaps(*stores)
+    checks = check_heatmaps(*stores, progress=True)
     if as_json:
         options.print_results([check.to_dict() for check in checks], as_json=True)
     else:

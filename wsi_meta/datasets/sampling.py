@@ -132,7 +132,6 @@ def sample(
         for options out of their range.
     SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
-    require("train", "sampling")
     _check_options(patches, valid, test, mined, by)
     with _claimed(Path(out), overwrite=overwrite) as partial:
         listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
@@ -162,6 +161,7 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:
+    require("train", "sampling")
     if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
         raise OptionsError(
             f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
@@ -252,8 +252,7 @@ def _tell(split: str, sampled: Sampled, each: int) -> None:
 
 def _pcam_geometry(model: str | Path | None) -> Preprocessing:
     """Return a model's preprocessing; DataError where its patches do not fit PCam's files."""
-    path = model_path(model)
-    preprocessing = read_card(path).preprocessing
+    preprocessing = read_card(path := model_path(model)).preprocessing
     if (preprocessing.patch_px, preprocessing.label_px) != (PATCH_PX, LABEL_PX):
         raise DataError(
             f"{path}: patches of {preprocessing.patch_px} px, labels of {preprocessing.label_px} px; "

@@ -88,16 +88,9 @@ def auc_of(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) 
 
 
 def roc_points(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> list[tuple[float, float]]:
-    """Return the corners of the ROC curve: shares of normal and of tumor that are called tumor, a corner a distinct score.
+    """Return the corners of the ROC curve, a distinct score each: shares of normal and of tumor that are called tumor.
 
-    Parameters
-    ----------
-    scores : of any scale, shape (n,)
-    labels : 1 for tumor, else normal, shape (n,); both classes must occur
-
-    Returns
-    -------
-    Shares from (0.0, 0.0) to (1.0, 1.0), in ascending order.
+    They ascend from (0.0, 0.0) to (1.0, 1.0). Parameters are those of :func:`auc_of`.
     """
     hits, alarms = _called_from_the_top(scores, labels)
     return list(zip((alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist(), strict=True))
