@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -89,3 +90,11 @@ def test_a_light_installation_is_no_problem_for_the_doctor() -> None:
 def test_what_is_installed_is_not_required_again() -> None:
     require("train", "a test")
     assert missing_libraries("train") == []
+
+
+def test_the_page_on_installing_names_every_extra_and_every_command_once() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "install.md").read_text()
+    rows = [row for row in page.splitlines() if row.startswith("| `pip install")]
+    assert {name for row in rows for name in re.findall(r"\[(\w+)\]", row)} == {*EXTRAS, "all"}
+    named = [name for row in rows[:2] for name in re.findall("`([^`]+)`", row.split("|")[2])]
+    assert sorted(named) == sorted(main.commands)
