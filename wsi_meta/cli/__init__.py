@@ -70,10 +70,10 @@ class _Commands(click.Group):
         try:
             return self._invoke(ctx)
         except click.ClickException as error:
-            _say_the_right_option(error)
+            told = _with_the_right_option(error)
             if ctx.meta[JSON] and not ctx.meta.get(options.PRINTED):
-                _print_failure(ctx, error)
-            raise
+                _print_failure(ctx, told)
+            raise told from error.__cause__
 
     def _invoke(self, ctx: click.Context) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -117,12 +117,13 @@ class _Failure(click.ClickException):
         super().show(file)
 
 
-def _say_the_right_option(error: click.ClickException) -> None:
-    """Name the option in the place of a Python function's word for it, such as ``--stride_px``."""
+def _with_the_right_option(error: click.ClickException) -> click.ClickException:
+    """Return the error; where an option is a Python function's word for one, such as ``--stride_px``, one that answers it."""
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         asked = error.option_name.lstrip("-").replace("-", "_")
         if right := [parameter.opts[0] for parameter in error.ctx.command.params if parameter.name == asked]:
-            error.possibilities = right
+            return click.UsageError(f"No such option '{error.option_name}'. Did you mean '{right[0]}'?", error.ctx)
+    return error
 
 
 def _print_failure(ctx: click.Context, error: click.ClickException) -> None:

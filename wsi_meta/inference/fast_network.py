@@ -21,7 +21,7 @@ from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.resnet import Bottleneck, ResNet
+from wsi_meta.models.resnet import Bottleneck
 from wsi_meta.progress import tell
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
@@ -60,7 +60,7 @@ class FastNetwork(nn.Module):
         if precision == "int8":
             from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's statistics, a second of every start
 
-            self.trunk = quantised_trunk(cast(ResNet, model.network), self.preprocessing)
+            self.trunk = quantised_trunk(model.network, self.preprocessing)
         else:
             self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
             if precision == "bf16":
