@@ -20,8 +20,8 @@ from PIL import Image
 from slide_files import texture
 
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import Model, build_network, half_precision, save_model
+from wsi_meta.models.card import Calibration, ModelCard
+from wsi_meta.models.model import Model, build_network, half_precision, network_of, save_model
 
 # a busy machine is no failure: time limits are pytest-timeout's
 settings.register_profile("wsi-meta", deadline=None)
@@ -76,6 +76,17 @@ def thin_model() -> Model:
         network.fc.weight /= logits.std()
         network.fc.bias.copy_((network.fc.bias - logits.mean()) / logits.std())
     return Model(network, ModelCard(), hashlib.sha256(b"thin").hexdigest(), Path("thin.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def dark_model() -> Model:
+    """A thin ResNet whose logit is about the share of dark pixels, calibrated."""
+    from exchanged import build_thin
+    from fakes import darkness_state
+
+    card = ModelCard(calibration=Calibration(temperature=0.25, bias=-1.5))
+    network = network_of(darkness_state(card.preprocessing, build_thin), build_thin)
+    return Model(network, card, "0" * 64, Path("dark.safetensors"))
 
 
 @pytest.fixture(scope="session")

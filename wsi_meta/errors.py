@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "EXTRAS",
     "DataError",
     "DeviceError",
     "HeatmapError",
@@ -24,10 +25,22 @@ __all__ = [
     "TrainingError",
     "WsiMetaError",
     "first_line",
+    "missing_libraries",
     "named_by_source",
     "one_line",
     "printable",
+    "require",
 ]
+
+EXTRAS = {
+    "cloud": {"fsspec": "fsspec", "aiohttp": "aiohttp", "s3fs": "s3fs"},
+    "dicom": {"highdicom": "highdicom"},
+    "onnx": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
+    "parquet": {"pyarrow": "pyarrow"},
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "train": {"h5py": "h5py", "sklearn": "scikit-learn"},
+}
+"""The extras of an installation: of each, the modules that it brings and the names by which they are installed."""
 
 _ESCAPED = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode categories of what a terminal may obey or cannot show: controls, direction marks, undecoded bytes, line ends."""
@@ -74,7 +87,30 @@ class TrainingError(WsiMetaError, RuntimeError):
 
 
 class DeviceError(WsiMetaError, RuntimeError):
-    """The device or precision asked for is not available on this machine."""
+    """The device, precision or library that is asked for is not available on this machine."""
+
+
+def missing_libraries(extra: str) -> list[str]:
+    """Return those libraries of an extra that are not installed, by the names by which they are installed."""
+    return [name for module, name in EXTRAS[extra].items() if not _is_installed(module)]
+
+
+def require(extra: str, what: str, *, instead: str = "") -> None:
+    """Refuse work whose libraries are not installed.
+
+    Parameters
+    ----------
+    extra : name of one of :data:`EXTRAS`, which brings the libraries
+    what : what needs them, as a message begins
+    instead : what else could be done, as a message ends
+
+    Raises
+    ------
+    DeviceError
+        when one of them is missing.
+    """
+    if missing := missing_libraries(extra):
+        raise DeviceError(f"{what} needs {' and '.join(missing)}: pip install 'wsi-meta[{extra}]'{instead}")
 
 
 def printable(text: str) -> str:
@@ -111,6 +147,15 @@ def named_by_source(source: object, copy: Path | None) -> Iterator[None]:
         if copy is None or str(copy) not in str(error):
             raise
         raise type(error)(str(error).replace(str(copy), str(source))) from error
+
+
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # what a module says that was kept from being imported, or made by hand
+        return False
 
 
 def _escape(char: str) -> str:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, printable
-from wsi_meta.outputs import check_output
 
 __all__ = ["Console", "LogFile", "Progress", "ProgressBar", "counted_cells", "duration", "note", "progress_bar", "tell"]
 
@@ -204,6 +203,8 @@ class LogFile(logging.Handler):
     """
 
     def __init__(self, path: Path, *, as_json: bool) -> None:
+        from wsi_meta.outputs import check_output
+
         super().__init__()
         self._as_json = as_json
         if not path.exists() or path.is_dir():
@@ -281,11 +282,10 @@ def _event_of(record: logging.LogRecord) -> str:
 
 def _on_terminal() -> bool:
     """Tell whether stderr is a terminal that a bar fits on; one of no width, as programs open, shows none."""
-    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
-        return False
+    on_one = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
     with suppress(OSError, ValueError):
-        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
-    return True
+        return on_one and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    return on_one
 
 
 def _is_quiet() -> bool:

@@ -47,8 +47,9 @@ class Ended:
 
     @property
     def result(self) -> Any:
-        """What a command with ``--json`` printed."""
-        return json.loads(self.stdout)
+        """What a command with ``--json`` printed; it has one result."""
+        (result,) = json.loads(self.stdout)["results"]
+        return result
 
     def told(self) -> str:
         """Return the command and how it ended, in one line."""

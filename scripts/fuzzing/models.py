@@ -68,7 +68,7 @@ def _score_model(folder: Path, rng: Rng, number: int) -> Finding:
 def _odd_score(ended: Ended) -> str:
     if ended.code:
         return ""
-    score = json.loads(ended.stdout)["fitted_score"]
+    score = ended.result["fitted_score"]
     return "" if isinstance(score, float) and 0 <= score <= 1 else f"a score of {score}"
 
 

@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 from distributed import LocalCluster
 from fakes import DarknessPredictor
+from json_output import result_of
 from numpy.typing import NDArray
 
 from wsi_meta.checkup import machine
@@ -276,7 +277,7 @@ class TestCommand:
         ):
             assert f"\n{title} " in f"\n{told.stdout}"
         assert len(told.stdout.splitlines()) < 30
-        assert json.loads(told_json.stdout)["problems"] == []
+        assert result_of(told_json.stdout)["problems"] == []
         for name in (str(tmp_path), str(Path.home()) + "/"):
             assert name not in told.output + told_json.output
 

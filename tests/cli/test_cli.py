@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,6 +16,7 @@ import pytest
 import torch
 from children import start_child
 from click.testing import CliRunner, Result
+from json_output import result_of, results_of
 from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
@@ -89,7 +89,7 @@ def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -
     out = tmp_path / "heat.zarr"
     result = _run("scan", slide_file, "--out", out, "--model", model_file, "--stride", 64, "--batch-size", 4, "--json")
     assert result.exit_code == 0, result.output
-    facts = json.loads(result.stdout)
+    facts = result_of(result.stdout)
     assert facts["complete"] is True
     assert 0 <= facts["score"] <= 1
     assert facts["heatmap"] == str(out)
@@ -99,7 +99,7 @@ def test_scan_overlay_info(tmp_path: Path, slide_file: Path, model_file: Path) -
     assert result.stdout.strip() == f"overlay: {tmp_path / 'o.png'}"
     assert (tmp_path / "o.png").stat().st_size > 1000
     for path, kind in [(slide_file, "slide"), (out, "heatmap"), (model_file, "model")]:
-        assert json.loads(_run("info", path, "--json").stdout)["kind"] == kind
+        assert result_of(_run("info", path, "--json").stdout)["kind"] == kind
         assert f"kind: {kind}" in _run("info", path).stdout
 
 
@@ -107,13 +107,13 @@ def test_test_time_averaging(tmp_path: Path, slide_file: Path, model_file: Path)
     out, picture = tmp_path / "heat.zarr", tmp_path / "o.png"
     common = ("scan", slide_file, "--model", model_file, *ALL)
     assert _run(*common, "--out", out, "--tta", "--uncertainty").exit_code == 0
-    facts = json.loads(_run("info", out, "--json").stdout)
+    facts = result_of(_run("info", out, "--json").stdout)
     assert (facts["tta"], facts["uncertainty"]) == (True, True)
     draw = ("--out", picture, "--max-side", 300, "--layer", "uncertainty")
     assert _run("overlay", out, "--slide", slide_file, *draw).stdout.strip() == f"overlay: {picture}"
     picture.unlink()
     assert _run(*common, "--out", tmp_path / "plain.zarr").exit_code == 0
-    facts = json.loads(_run("info", tmp_path / "plain.zarr", "--json").stdout)
+    facts = result_of(_run("info", tmp_path / "plain.zarr", "--json").stdout)
     assert (facts["tta"], facts["uncertainty"]) == (False, False)
     told = _one_line_error(_run("overlay", tmp_path / "plain.zarr", *draw))
     assert "plain.zarr: holds no uncertainty; expected a heatmap from 'wsi-meta scan --tta --uncertainty'" in told
@@ -124,7 +124,7 @@ def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> N
     other = write_slide(tmp_path / "other.tif", texture(200, 200, seed=2))
     result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, *ALL, "--json")
     assert result.exit_code == 0
-    assert [Path(row["heatmap"]).name for row in json.loads(result.stdout)] == ["node.zarr", "other.zarr"]
+    assert [Path(row["heatmap"]).name for row in results_of(result.stdout)] == ["node.zarr", "other.zarr"]
     result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file, *ALL)
     assert result.exit_code == 1
     assert "no such file" in result.stderr
@@ -135,7 +135,7 @@ def test_unreadable_cells_are_a_failure_that_keeps_the_store(tmp_path: Path, mod
     damage_tile(path, 0)
     result = _run("scan", path, "--out", tmp_path / "h.zarr", "--model", model_file, *ALL, "--json")
     assert "cells could not be read" in _one_line_error(result)
-    assert json.loads(result.stdout.splitlines()[0])["complete"] is False
+    assert result_of(result.stdout)["complete"] is False
     assert (tmp_path / "h.zarr").is_dir()
 
 

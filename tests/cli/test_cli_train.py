@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from json_output import result_of
 from PIL import Image
 from tiny import logits_of_auc, script
 
@@ -220,6 +220,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         "workers": 3,
         "resume": True,
         "keep_checkpoint": True,
+        "tensorboard": None,
         "overwrite": True,
         "progress": True,
     }
@@ -350,7 +351,7 @@ def test_a_training_that_stops_early_says_why(patch_folder: Path, tmp_path: Path
     printed = run("train", patch_folder, "--out", tmp_path / "n.safetensors", *words, *HERE, "--json")
 
     assert (shown.exit_code, printed.exit_code) == (0, 0)
-    reason = json.loads(printed.stdout)["stopped"]
+    reason = result_of(printed.stdout)["stopped"]
     assert reason.startswith("stopped early: the validation loss has not come below")
     assert f"stopped: {reason}" in shown.stdout.splitlines()
     assert reason in shown.stderr.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from json_output import result_of
 from slide_files import set_tag, texture, write_jpeg_slide, write_slide
 from stores import write_store
 
@@ -22,7 +22,7 @@ def _told(*words: object) -> tuple[dict[str, Any], str, int]:
     result = CliRunner().invoke(main, ["info", *map(str, words), "--json"])
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == (result.exit_code != 0)
-    return json.loads(result.stdout), "".join(errors), result.exit_code
+    return result_of(result.stdout), "".join(errors), result.exit_code
 
 
 def test_a_slide_that_can_be_scanned_has_no_problem(tmp_path: Path) -> None:

@@ -81,6 +81,13 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "evaluate on an address": ("evaluate default s3://b/p.h5", 1, "s3://b/p.h5: an address; expected a path on a disk"),
     "train to an address": ("train patches --out gs://b/m.safetensors", 1, "gs://b/m.safetensors: an address; expected a path"),
     "overlay of nothing": ("overlay none.zarr --out o.png", 1, "none.zarr: no such store"),
+    "overlay of a folder of heatmaps": (
+        "overlay maps --out o.png",
+        1,
+        "maps: a folder of heatmaps; name them, such as maps/a.zarr",
+    ),
+    "score of a slide": ("score s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
+    "view of a slide": ("view s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "overlay of an unknown kind": ("overlay other.zarr --out o.xyz", 1, "o.xyz: "),
     "froc of nothing": ("froc none patches", 1, "none: "),
     "stage of nothing": ("stage none.csv", 1, "none.csv: "),
@@ -104,6 +111,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
     (folder / "empty").mkdir()
+    (folder / "maps" / "a.zarr").mkdir(parents=True)
     (folder / "pcam").mkdir()
     (folder / "pcam" / "sampling.json").write_text("{}")
     for label in "01":

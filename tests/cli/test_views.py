@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from wsi_meta.cli.evaluate import evaluate
+from wsi_meta.cli.models import evaluate
 from wsi_meta.cli.scan import scan
 
 

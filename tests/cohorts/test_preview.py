@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fakes import DarknessPredictor, shifted
+from json_output import result_of
 from slide_files import texture, write_slide
 
 from wsi_meta.cli import main
@@ -164,7 +164,7 @@ def test_the_command_prints_a_line_each_and_the_sums(tmp_path: Path, slides: Pat
     result = _run("gone.tif", "--manifest", tmp_path / "m.csv", "--model", model_file, "--out", out, "--json")
     assert result.exit_code == 1
     assert "1 of 2 slides would be refused" in result.stderr
-    facts = json.loads(result.stdout)
+    facts = result_of(result.stdout)
     assert [slide["state"] for slide in facts["slides"]] == ["refused", "new"]
     assert (facts["slides"][1]["patient"], facts["slides"][1]["label"], facts["seconds"]) == ("p", "1", None)
 
@@ -174,4 +174,4 @@ def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, 
         (slides / f"{name}.tif").unlink()
     for given, store in ((slides / "a.tif", "out"), (slides, "out/a.zarr"), (slides / "*.tif", "out/a.zarr")):
         result = _run(given, "--model", model_file, "--out", tmp_path / "out", "--json")
-        assert json.loads(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given
+        assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given

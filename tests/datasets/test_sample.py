@@ -17,6 +17,7 @@ from children import start_child
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from json_output import result_of
 from numpy.typing import NDArray
 from openslide import OpenSlide
 from slide_files import damage_tile, texture, write_scn, write_slide
@@ -343,7 +344,7 @@ def test_command(slides: Path, tmp_path: Path) -> None:
     arguments = ["sample", str(slides / "manifest.csv"), "--out", str(tmp_path / "p"), "--patches", "16", "--json"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    printed = json.loads(result.stdout)
+    printed = result_of(result.stdout)
     assert printed["folder"] == str(tmp_path / "p")
     assert printed["train"] == {"patches": 16, "hard": 0, "slides": 4, "blank": printed["train"]["blank"], "unreadable": 0}
     assert CliRunner().invoke(main, [*arguments, "--overwrite", "--valid", "0.9", "--test", "0.5"]).exit_code == 2

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from json_output import result_of
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -309,7 +309,7 @@ def test_the_command_prints_what_it_fitted(model_file: Path, few_patches: Path, 
     result = CliRunner().invoke(main, ["calibrate", *words, "--out", str(out), "--json"])
 
     assert result.exit_code == 0, result.output
-    printed = json.loads(result.stdout)
+    printed = result_of(result.stdout)
     card = read_card(out)
     assert printed["model"] == str(out)
     assert printed["calibration"] == {"temperature": card.calibration.temperature, "bias": card.calibration.bias}

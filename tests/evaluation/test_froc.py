@@ -11,6 +11,7 @@ import tifffile
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_output import result_of
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -139,6 +140,16 @@ def test_detections_on_isolated_cells_count_neither_way() -> None:
     assert beyond.false_positives.tolist() == [0.5]
 
 
+def test_the_threshold_that_is_dropped_is_told() -> None:
+    tumor = _mask((50, 50, 40))
+    hits = [match(_detections([(0.9, 2000, 2000), (0.5, 0, 0), (0.25, 0, 0)]), tumor)]
+    for curve in (froc_curve(hits), script_curve(hits)):
+        assert curve.dropped == 0.25
+        assert curve.thresholds.tolist()[:2] == [0.5, pytest.approx(0.9)]
+    assert froc_curve([match(_detections([(0.5, 0, 0)]), tumor)]).dropped == 0
+    assert froc_curve([match(_detections([]), None)]).dropped is None
+
+
 def test_slides_without_detections_are_in_the_mean() -> None:
     empty, points = _detections([]), _detections([(0.9, 2000, 2000), (0.5, 0, 0)])
     tumor = _mask((50, 50, 40))
@@ -247,11 +258,13 @@ def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     arguments = ["froc", *map(str, cohort), "--mask-level", "5", "--json"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == json.loads(json.dumps(froc(*cohort, mask_level=5).to_dict()))
+    assert result_of(result.stdout) == json.loads(json.dumps(froc(*cohort, mask_level=5).to_dict()))
+    told = CliRunner().invoke(main, arguments[:-1]).stdout
+    assert "dropped:\n  threshold: 0.2\n  rule: the lowest of all scores" in told
     (tmp_path / "leave.csv").write_text("slide,task,reason\ntest_1,both,mine\n")
     result = CliRunner().invoke(main, [*arguments, "--exclude", str(tmp_path / "leave.csv")])
-    assert json.loads(result.stdout)["excluded"] == {"test_001": "both: mine"}
-    assert json.loads(result.stdout)["slides"] == 3
+    assert result_of(result.stdout)["excluded"] == {"test_001": "both: mine"}
+    assert result_of(result.stdout)["slides"] == 3
 
 
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
@@ -285,7 +298,7 @@ def test_corrections_of_maps_correct_the_truth(
     np.testing.assert_allclose(result.curve.false_positives[:4], [1 / 4] * 4)
     assert "of no slide that is judged: stranger.corrections.geojson" in caplog.text
     command = ["froc", str(found), str(truth), "--mask-level", "5", "--corrections", str(scans), "--json"]
-    assert json.loads(CliRunner().invoke(main, command).stdout) == json.loads(json.dumps(result.to_dict()))
+    assert result_of(CliRunner().invoke(main, command).stdout) == json.loads(json.dumps(result.to_dict()))
 
 
 def test_a_folder_without_corrections_is_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
@@ -563,10 +576,10 @@ def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         (tmp_path / "found" / f"s{number}.csv").write_text("0.9,3000,3000\n")
     command = ["froc", str(tmp_path / "found"), str(tmp_path / "truth"), "--json"]
     result = CliRunner().invoke(main, [*command, "--tumor", "krebs"])
-    assert json.loads(result.stdout)["lesions"] == 1
+    assert result_of(result.stdout)["lesions"] == 1
     assert "s1.geojson: outlines of other classes are left out: 'Stroma'" in caplog.text
     both = CliRunner().invoke(main, [*command, "--tumor", "krebs", "--tumor", "stroma"])
-    assert json.loads(both.stdout)["lesions"] == 2
+    assert result_of(both.stdout)["lesions"] == 2
     absent = CliRunner().invoke(main, [*command, "--tumor", "krebs", "--exclude-class", "Fat"])
     assert absent.exit_code == 1
     assert "truth: no outline has the class 'Fat'; found: 'Krebs: G2', 'Stroma'" in absent.stderr

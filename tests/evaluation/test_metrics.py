@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
-from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability
+from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability, roc_points
 
 KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]
 
@@ -47,6 +47,13 @@ def by_scikit_learn(
         found["specificity" + ending] = known.recall_score(labels, called, pos_label=0, sample_weight=weights)
         found["f1" + ending] = known.f1_score(labels, called, sample_weight=weights)
     return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_corners_of_the_curve_are_scikit_learns(kind: str) -> None:
+    values, labels = some_patches(kind)
+    alarms, hits, _ = known.roc_curve(labels, values, drop_intermediate=False)
+    assert roc_points(values, labels) == list(zip(alarms.tolist(), hits.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from json_output import result_of
 from sklearn.metrics import cohen_kappa_score
 
 from wsi_meta.cli import main
@@ -82,7 +82,7 @@ def test_from_table_to_table(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     nodes = _write(tmp_path / "nodes.csv", _patient(7, "macro macro macro macro itc"))
     result = CliRunner().invoke(main, ["stage", str(nodes), "--json"])
-    assert json.loads(result.stdout) == {"stages": {"patient_007": "pN2"}, "kappa": None, "agreeing": None}
+    assert result_of(result.stdout) == {"stages": {"patient_007": "pN2"}, "kappa": None, "agreeing": None}
 
 
 def test_bad_tables(tmp_path: Path) -> None:

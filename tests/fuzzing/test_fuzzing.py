@@ -72,7 +72,7 @@ def test_a_value_of_another_patch_and_tissue_that_is_left_out_are_silently_wrong
 
 def test_another_answer_is_silently_wrong_and_a_refusal_is_not(tmp_path: Path) -> None:
     def answers(score: float, code: int = 0) -> Answers:
-        return Answers((Ended(("score", "--json"), code, f'{{"score": {score}}}', ""),), tmp_path / "none.png")
+        return Answers((Ended(("score", "--json"), code, f'{{"results": [{{"score": {score}}}]}}', ""),), tmp_path / "none.png")
 
     assert answers(0.4).differences(answers(0.5)) == ["score"]
     assert answers(0.5).differences(answers(0.5)) == answers(0.4, code=1).differences(answers(0.5)) == []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from json_output import results_of
 from numpy.typing import NDArray
 from stores import write_store
 
@@ -174,7 +175,7 @@ def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> No
     assert result.exit_code == 1
     assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["sound", "sound", "not finished", "sound"]
     assert result.stderr == "Error: 1 of 4 heatmaps are damaged or unfinished\n"
-    states = json.loads(run.invoke(main, ["check", str(folder), "--json"]).stdout)
+    states = results_of(run.invoke(main, ["check", str(folder), "--json"]).stdout)
     assert [(Path(part["heatmap"]).name, part["state"]) for part in states] == [
         ("a.zarr", "sound"),
         ("b.zarr", "unfinished"),

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from json_output import result_of
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -276,7 +277,7 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
 
 def test_command(heatmap: Heatmap, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--json"])
-    assert json.loads(result.stdout)["lesions"] == [lesion.to_dict() for lesion in find_lesions(heatmap)]
+    assert result_of(result.stdout)["lesions"] == [lesion.to_dict() for lesion in find_lesions(heatmap)]
     text = CliRunner().invoke(main, ["lesions", str(heatmap.path)]).stdout
     assert text.count("size_class:") == 3
     assert "- lesion: 1\n  size_class: micrometastasis" in text

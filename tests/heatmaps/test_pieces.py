@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from json_output import result_of
 from stores import write_store
 
 from wsi_meta.cli import main
@@ -56,7 +56,7 @@ def test_score_and_info_tell_them(heatmap: Heatmap) -> None:
     assert score_heatmap(heatmap).pieces == pieces
     for command in ("score", "info"):
         told = CliRunner().invoke(main, [command, str(heatmap.path), "--json"])
-        found = json.loads(told.stdout)["pieces"]
+        found = result_of(told.stdout)["pieces"]
         assert found == [vars(piece) for piece in pieces]
         lines = CliRunner().invoke(main, [command, str(heatmap.path)]).stdout.splitlines()
         assert f"- {pieces[0].line}" in lines

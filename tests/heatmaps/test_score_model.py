@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from json_output import result_of, results_of
 from stores import write_store
 
 from wsi_meta.cli import main
@@ -163,12 +164,12 @@ def test_numbers_that_cannot_be(scans: Path, labels: Path, tmp_path: Path) -> No
 def test_commands(scans: Path, labels: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "score.json")
     fitted = CliRunner().invoke(main, ["fit-score", str(scans), "--labels", str(labels), "--out", out, "--json"])
-    assert json.loads(fitted.stdout)["validation"]["auc"] == 1
+    assert result_of(fitted.stdout)["validation"]["auc"] == 1
     stores = [str(scans / f"patient_00{n}_node_0.zarr") for n in (0, 9)]
-    scored = json.loads(CliRunner().invoke(main, ["score", *stores, "--score-model", out, "--json"]).stdout)
+    scored = results_of(CliRunner().invoke(main, ["score", *stores, "--score-model", out, "--json"]).stdout)
     assert [row["slide"] for row in scored] == ["patient_000_node_0", "patient_009_node_0"]
     assert scored[0]["fitted_score"] > 0.5 > scored[1]["fitted_score"]
-    plain = json.loads(CliRunner().invoke(main, ["score", stores[0], "--json"]).stdout)
+    plain = result_of(CliRunner().invoke(main, ["score", stores[0], "--json"]).stdout)
     assert plain["score"] == plain["features"]["score"]
 
 

@@ -23,6 +23,7 @@ from wsi_meta.inference.device import (
     ProcessSettings,
     SharedDevice,
     SharedGpu,
+    announce_torch,
     cpu_supports,
     resolve_device,
     resolve_precision,
@@ -249,3 +250,14 @@ def test_a_cpu_lacks_what_torch_cannot_tell() -> None:
 def test_importing_it_does_not_import_torch() -> None:
     code = "import sys, wsi_meta.inference.device, wsi_meta.inference.options; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_loading_torch_is_announced_where_it_is_not_there_yet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "wsi_meta")
+    announce_torch()
+    assert caplog.messages == []
+    monkeypatch.delitem(sys.modules, "torch")
+    announce_torch()
+    assert caplog.messages == ["loading torch, which takes some seconds"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import scan_darkness
+from json_output import result_of
 from numpy.typing import NDArray
 from slide_files import damage_tile, write_scn, write_slide
 
@@ -233,7 +234,7 @@ class TestCommand:
         words = ["tissue", path, "--out", tmp_path / "m.geojson", "--picture", tmp_path / "p.png"]
         result = CliRunner().invoke(main, [*map(str, words), "--json"])
         assert result.exit_code == 0, result.output
-        figures = json.loads(result.stdout)
+        figures = result_of(result.stdout)
         assert set(figures["left_out"]) == {"glass", "hole", "ink", "black"}
         assert figures["tissue_mm2"] == pytest.approx(sum(figures["tissue"].values()))
         assert len(figures["pieces"]) == 2

@@ -5,10 +5,13 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.history import Epoch, read_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import Augmentation, Recipe
@@ -340,6 +344,19 @@ def test_a_training_that_is_killed_in_its_first_epoch_is_never_called_finished(
     assert resumed.validation.to_dict() == expected.validation.to_dict()
     assert out.read_bytes() == whole.read_bytes()
     assert names_in(out.parent) == names_in(whole.parent)
+
+
+def test_a_training_logs_each_epoch(patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ModuleType("tensorboard")
+    library.__spec__ = ModuleSpec("tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", library)
+    logged: list[tuple[object, Epoch]] = []
+    parts = replace(TINY, log_epoch=lambda folder, epoch: logged.append((folder, epoch)))
+    out = tmp_path / "m.safetensors"
+    train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=2), parts=parts, tensorboard="logs", **HERE)
+    assert [epoch.epoch for _, epoch in logged] == [1, 2]
+    assert [epoch for _, epoch in logged] == read_history(out)
+    assert {folder for folder, _ in logged} == {"logs"}
 
 
 def test_the_checkpoint_goes_when_training_is_finished(patch_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from json_output import result_of
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -65,7 +65,7 @@ def trained(few_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
     """Two real steps of the real network by the real command; never change its files."""
     out, recipe = tmp_path_factory.mktemp("run") / "m.safetensors", Recipe(epochs=1, batch_size=4)
     done = run("train", few_patches, "--out", out, "--init", "none", "--epochs", "1", "--batch-size", "4", "--json", *WORDS)
-    return Trained(json.loads(done.stdout), done.stderr, out, recipe)
+    return Trained(result_of(done.stdout), done.stderr, out, recipe)
 
 
 def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: Trained) -> None:
@@ -81,7 +81,7 @@ def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: Train
 
 
 def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, few_patches: Path) -> None:
-    evaluated = json.loads(run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS).stdout)
+    evaluated = result_of(run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS).stdout)
     (best,) = rows_of(trained.model.with_name("m.history.csv"))
 
     assert evaluated["n"] == 4

@@ -84,8 +84,12 @@ def without_names(text: str, *folders: Path) -> str:
     return printable(text)
 
 
+def _wrap(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH - NAME_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _titled(part: Part) -> list[str]:
     """Return a part's lines, its name before the first one, long ones wrapped."""
-    wrapped = [row for line in part.lines for row in textwrap.wrap(printable(line), WIDTH - NAME_WIDTH, subsequent_indent="  ")]
+    wrapped = [row for line in part.lines for row in _wrap(printable(line))]
     titles = [part.name.replace("_", " "), *[""] * (len(wrapped) - 1)]
     return [f"{title:<{NAME_WIDTH}}{row}" for title, row in zip(titles, wrapped, strict=True)]

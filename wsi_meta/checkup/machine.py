@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.checkup.findings import Part, without_names
-from wsi_meta.errors import DeviceError, first_line
+from wsi_meta.errors import EXTRAS, DeviceError, first_line, missing_libraries
 from wsi_meta.models.versions import library_versions
 
 __all__ = ["GB", "devices", "gpus_of", "memory", "precision", "processor", "versions"]
@@ -39,6 +39,8 @@ LIBRARIES = {
     "h5py": "h5py",
 }
 """Libraries by the names of their distributions, and what is imported of each; nothing where it may be absent."""
+OPTIONAL = frozenset(name for libraries in EXTRAS.values() for name in libraries.values())
+"""Those that only some commands need."""
 INSTRUCTIONS = {
     "AVX2": ("avx2",),
     "AVX-512": ("avx512f",),
@@ -63,7 +65,7 @@ def versions(load: Callable[[str], object] = importlib.import_module) -> Part:
     found = library_versions(tuple(LIBRARIES))
     broken: dict[str, str] = {}
     for name, module in LIBRARIES.items():
-        if module:
+        if module and (name in found or name not in OPTIONAL):
             try:
                 load(module)
             except Exception as error:  # a broken library raises anything
@@ -73,11 +75,14 @@ def versions(load: Callable[[str], object] = importlib.import_module) -> Part:
     names = [name for name in found if name in LIBRARIES]
     lines = [f"wsi-meta {found['wsi-meta']}, {python}, {system}"]
     lines += [", ".join(f"{name} {found[name]}" for name in names[at : at + 6]) for at in range(0, len(names), 6)]
+    missing = {extra: missing_libraries(extra) for extra in EXTRAS}
+    if absent := [extra for extra, names in missing.items() if names]:
+        lines.append(f"without the extras {', '.join(absent)}: pip install 'wsi-meta[{','.join(absent)}]' brings them")
     problems = tuple(
         f"{name} cannot be imported ({told}); install it again: pip install --force-reinstall {name}"
         for name, told in broken.items()
     )
-    return Part("versions", {**found, "system": system, "broken": broken}, tuple(lines), problems)
+    return Part("versions", {**found, "system": system, "broken": broken, "missing": missing}, tuple(lines), problems)
 
 
 def processor(info: str | None = None) -> Part:

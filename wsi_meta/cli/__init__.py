@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import click
 
 import wsi_meta
+from wsi_meta.cli import options
 from wsi_meta.cli.camelyon import froc, stage
 from wsi_meta.cli.demo import demo
 from wsi_meta.cli.doctor import doctor
@@ -25,7 +26,7 @@ from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
-from wsi_meta.errors import OptionsError, printable
+from wsi_meta.errors import OptionsError, WsiMetaError, printable
 
 __all__ = ["main"]
 
@@ -37,6 +38,10 @@ JOURNEY: dict[str, tuple[click.Command, ...]] = {
     "Make a model": (sample, train, evaluate, calibrate, import_model, export_model),
 }
 """The commands in the order in which they are needed."""
+
+
+JSON = "wsi_meta.json"
+"""Mark in the context of commands: whether JSON is asked for."""
 
 
 class _Commands(click.Group):
@@ -55,7 +60,22 @@ class _Commands(click.Group):
                 rows = [(str(command.name).ljust(width), command.get_short_help_str(limit=200)) for command in commands]
                 formatter.write_dl(rows)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note whether JSON is asked for: whoever reads it gets JSON too where the command's own options are wrong."""
+        words = args[: args.index("--")] if "--" in args else args
+        ctx.meta[JSON] = "--json" in words
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._invoke(ctx)
+        except click.ClickException as error:
+            told = _with_the_right_option(error)
+            if ctx.meta[JSON] and not ctx.meta.get(options.PRINTED):
+                _print_failure(ctx, told)
+            raise told from error.__cause__
+
+    def _invoke(self, ctx: click.Context) -> Any:
         debug = bool(ctx.params.get("debug"))
         try:
             with console():
@@ -80,21 +100,40 @@ class _Failure(click.ClickException):
     It holds texts only, so that the error and its frames can go.
     """
 
-    def __init__(self, message: str, exit_code: int, trace: list[str]) -> None:
+    def __init__(self, message: str, exit_code: int, kind: str, trace: list[str]) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
-        self.trace = trace
+        self.kind, self.trace = kind, trace
 
     @classmethod
     def of(cls, error: BaseException, *, debug: bool) -> _Failure:
         code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
-        return cls(describe_error(error), code, [printable(line) for line in trace])
+        return cls(describe_error(error), code, type(error).__name__, [printable(line) for line in trace])
 
     def show(self, file: Any = None) -> None:
         for line in self.trace:
             click.echo(line, file=file, err=True)
         super().show(file)
+
+
+def _with_the_right_option(error: click.ClickException) -> click.ClickException:
+    """Return the error; where an option is a Python function's word for one, such as ``--stride_px``, one that answers it."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        asked = error.option_name.lstrip("-").replace("-", "_")
+        if right := [parameter.opts[0] for parameter in error.ctx.command.params if parameter.name == asked]:
+            return click.UsageError(f"No such option '{error.option_name}'. Did you mean '{right[0]}'?", error.ctx)
+    return error
+
+
+def _print_failure(ctx: click.Context, error: click.ClickException) -> None:
+    """Print as JSON why there is no result."""
+    usual = OptionsError if isinstance(error, click.UsageError) else WsiMetaError
+    told = {"kind": getattr(error, "kind", usual.__name__), "message": printable(error.format_message())}
+    try:
+        options.print_document(ctx, ctx.invoked_subcommand, error=told | {"exit_code": error.exit_code})
+    except OSError:  # nobody reads it, or the disk is full; the line on stderr says what went wrong
+        _let_go(sys.stdout)
 
 
 def _nobody_reads(error: BaseException) -> bool:
@@ -125,7 +164,12 @@ def _let_go(stream: TextIO) -> None:
             os.close(nowhere)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _with_dashes(word: str) -> str:
+    """Read the words of Python, such as ``--batch_size``, as those of a command line."""
+    return word.replace("_", "-")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes})
 @click.version_option(wsi_meta.__version__, prog_name="wsi-meta")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

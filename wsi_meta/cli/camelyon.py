@@ -18,6 +18,7 @@ __all__ = ["froc", "stage"]
 @click.option("--out", type=options.PATH, help="Folder for froc.json, froc.csv (the curve) and froc.png.")
 @click.option(
     "--exclude",
+    type=options.FILE_OR_WORD,
     default="camelyon16",
     show_default=True,
     help="Slides to leave out: a CSV slide,task,reason; camelyon16, those known to be wrong; or none.",
@@ -50,7 +51,7 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
     """
     from wsi_meta.evaluation.camelyon16 import froc as judge
 
-    options.print_result(judge(detections, truth, **settings).to_dict(), as_json=as_json)
+    options.print_result(judge(detections, truth, progress=True, **settings).to_dict(), as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta stage nodes.csv --reference stage_labels.csv"))

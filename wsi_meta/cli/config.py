@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -18,8 +17,6 @@ from click.core import ParameterSource
 import wsi_meta
 from wsi_meta.cli import options
 from wsi_meta.errors import DataError, WsiMetaError, first_line
-from wsi_meta.locks import locked
-from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
@@ -105,6 +102,8 @@ def _read_config(path: Path, context: click.Context) -> dict[str, Any]:
     DataError
         when it is no TOML, or holds what is no option, or no value of one.
     """
+    import tomllib
+
     try:
         parts = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -205,6 +204,9 @@ def _as_toml(context: click.Context) -> str:
 
 def _keep(path: Path, context: click.Context) -> None:
     """Write a file of options; one that is there and says something else stays, and the next free name is taken."""
+    from wsi_meta.locks import locked
+    from wsi_meta.outputs import written_whole
+
     try:
         text = _as_toml(context)
         with locked(path, wait_s=WAIT_S):

@@ -15,7 +15,7 @@ __all__ = ["calibrate", "evaluate", "export_model", "import_model"]
 @click.command(
     cls=options.CommandWithViews, epilog=options.example("wsi-meta evaluate default pcam/ --split valid --out report/")
 )
-@click.argument("model")
+@click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Default: test, else valid, else all.")
 @click.option("--out", type=options.PATH, help="Folder to make: report.html and its figures as PNG.")
@@ -57,7 +57,7 @@ prior_option = click.option(
 
 
 @click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
-@click.argument("model")
+@click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
 @split_option
@@ -140,7 +140,7 @@ def import_model(file: Path, data: tuple[Path, ...], out: Path, as_json: bool, *
 
 
 @click.command("export-model", epilog=options.example("wsi-meta export-model default --out for_wsinfer/"))
-@click.argument("model")
+@click.argument("model", type=options.FILE_OR_WORD)
 @click.option("--out", required=True, type=options.PATH, help="Folder to write into; made if it does not exist.")
 @click.option(
     "--format",

@@ -6,14 +6,20 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from wsi_meta import __version__
 from wsi_meta.errors import printable
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 __all__ = [
+    "FILE_OR_WORD",
     "PATH",
+    "PRINTED",
     "CommandWithViews",
     "as_json_option",
     "batch_size_option",
@@ -23,6 +29,7 @@ __all__ = [
     "exclude_class_option",
     "overwrite_option",
     "precision_option",
+    "print_document",
     "print_result",
     "print_results",
     "reader_option",
@@ -48,7 +55,20 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class FileOrWord(click.types.StringParamType):
+    """A path, or a word that stands for something, such as ``default``: the shell completes it as a file."""
+
+    def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what lets the shell look for files."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+PRINTED = "wsi_meta.printed"
+"""Mark in the context of a command whose JSON is printed."""
 PATH = LocalPath(path_type=Path)
+FILE_OR_WORD = FileOrWord()
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."
@@ -145,15 +165,22 @@ def example(text: str) -> str:
 
 def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result to stdout: JSON, or a line per figure."""
-    print(json.dumps(result) if as_json else "\n".join(_lines(result)))
+    print_results([result], as_json=as_json)
 
 
 def print_results(results: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Print one result as :func:`print_result`; several as a JSON list, or below each other."""
-    if len(results) == 1:
-        print_result(results[0], as_json=as_json)
+    """Print results: as one JSON object, or below each other."""
+    if as_json:
+        context = click.get_current_context()
+        print_document(context, context.command.name, results=results)
     else:
-        print(json.dumps(results) if as_json else "\n\n".join("\n".join(_lines(result)) for result in results))
+        print("\n\n".join("\n".join(_lines(result)) for result in results))
+
+
+def print_document(context: click.Context, command: str | None, **content: Any) -> None:
+    """Print what ``--json`` prints: one JSON object in one line, the same outline for every command (docs/json.md)."""
+    context.meta[PRINTED] = True
+    print(json.dumps({"wsi_meta": __version__, "command": command, **content}), flush=True)
 
 
 def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     """Fit a score model to the heatmaps in the folder SCANS; its AUC comes from cross-validation over patients."""
     from wsi_meta.heatmaps.score_model import fit_score as fit
 
-    options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite)), as_json=as_json)
+    options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite, progress=True)), as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
@@ -177,7 +176,10 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 
     def tell(link: str) -> None:
         hint = "" if settings["static"] else "\nCtrl-C ends it."
-        click.echo(json.dumps({"page": link}) if as_json else f"{link}{hint}")
+        if as_json:
+            options.print_result({"page": link}, as_json=True)
+        else:
+            click.echo(f"{link}{hint}")
 
     view_heatmaps(*stores, opened=tell, **settings)
 

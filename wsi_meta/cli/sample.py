@@ -50,7 +50,13 @@ __all__ = ["sample"]
     show_default=True,
     help="With --mine: share of the negatives that are hard.",
 )
-@click.option("--model", default="default", show_default=True, help="Model file, or 'default'; says the patches' mpp.")
+@click.option(
+    "--model",
+    type=options.FILE_OR_WORD,
+    default="default",
+    show_default=True,
+    help="Model file, or 'default'; says the patches' mpp.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of splits, places and order.")
 @options.reading_workers_option
 @options.overwrite_option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +42,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 )
 @click.option("--out", type=options.PATH, help="Store to write; a folder for several slides.")
 @click.option("--out-dir", type=options.PATH, help="Folder to write to, instead of --out; also for one slide.")
-@click.option("--model", default="default", show_default=True, help="Model file, or 'default'.")
+@click.option("--model", type=options.FILE_OR_WORD, default="default", show_default=True, help="Model file, or 'default'.")
 @click.option(
     "--mode", type=click.Choice(["auto", "patch", "dense"]), default="auto", show_default=True, help="Dense: a pass per block."
 )
@@ -60,6 +59,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @options.reader_option
 @click.option(
     "--tissue-mask",
+    type=options.FILE_OR_WORD,
     help="Outlines (.geojson of QuPath, .xml of ASAP), or an image over the slide, 0 = background; 'none' scans everything. "
     "Default: found by colour, as wsi-meta tissue shows it.",
 )
@@ -198,7 +198,10 @@ def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *,
     if folder is not None:
         check_batch_folder(folder, len(jobs))
     told = preview_jobs(jobs, open_scanner, None if as_json else lambda slide: print(slide.line, flush=True))
-    print(json.dumps(told.to_dict()) if as_json else told.line)
+    if as_json:
+        options.print_result(told.to_dict(), as_json=True)
+    else:
+        print(told.line)
     if told.refused:
         raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
 
@@ -230,7 +233,7 @@ def check(stores: tuple[Path, ...], as_json: bool) -> None:
     """
     from wsi_meta.heatmaps.inspection import check_heatmaps
 
-    checks = check_heatmaps(*stores)
+    checks = check_heatmaps(*stores, progress=True)
     if as_json:
         options.print_results([check.to_dict() for check in checks], as_json=True)
     else:

@@ -16,7 +16,11 @@ __all__ = ["tissue"]
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.option("--out", type=options.PATH, help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
 @click.option("--picture", type=options.PATH, help="Picture of the slide and of what is left out, and why.")
-@click.option("--tissue-mask", help="Mask to look at instead of the one that is found, as for scan; not with --out.")
+@click.option(
+    "--tissue-mask",
+    type=options.FILE_OR_WORD,
+    help="Mask to look at instead of the one that is found, as for scan; not with --out.",
+)
 @click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
 @options.reader_option
 @options.overwrite_option

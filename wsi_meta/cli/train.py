@@ -39,7 +39,13 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 @click.command(epilog=options.example("wsi-meta train pcam/ --init imagenet --epochs 4 --out model.safetensors"))
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
-@click.option("--init", default="imagenet", show_default=True, help="imagenet (a download), none, or a file of weights.")
+@click.option(
+    "--init",
+    type=options.FILE_OR_WORD,
+    default="imagenet",
+    show_default=True,
+    help="imagenet (a download), none, or a file of weights.",
+)
 @click.option(
     "--recipe",
     "name",
@@ -105,6 +111,9 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 )
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint beside --out, if there is one.")
 @click.option("--keep-checkpoint", is_flag=True, help="Keep the last checkpoint at the end.")
+@click.option(
+    "--tensorboard", type=options.PATH, metavar="FOLDER", help="Also write each epoch's figures there as TensorBoard's logs."
+)
 @click.option("--drop-duplicates", is_flag=True, help="Drop training patches that are also in validation.")
 @options.workers_option
 @options.device_option
@@ -117,6 +126,7 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
+    from wsi_meta.inference.device import announce_torch
     from wsi_meta.training.history import check_training
     from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
 
@@ -124,6 +134,7 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
     recipe = replace(RECIPES[name], **chosen, augmentation=RECIPES[name].augmentation.without(*without))
     init = settings.pop("init")
     check_training(data, out, init=init, options=TrainOptions(**settings))
+    announce_torch()
     from wsi_meta.training.train import train as train_model  # torch comes with it
 
     with options.tuned_memory(settings["device"]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError, first_line, require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +101,10 @@ def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
     ------
     DataError
         when the file is none of PCam's, or damaged.
+    DeviceError
+        without h5py.
     """
+    require("train", "an HDF5 file")
     import h5py
 
     try:

@@ -20,7 +20,7 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
 from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
@@ -130,7 +130,7 @@ def sample(
         when manifest, outlines or masks are damaged, do not fit, or leave a split without one of the classes.
     OptionsError
         for options out of their range.
-    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError
+    SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     _check_options(patches, valid, test, mined, by)
     with _claimed(Path(out), overwrite=overwrite) as partial:
@@ -161,6 +161,7 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:
+    require("train", "sampling")
     if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
         raise OptionsError(
             f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
@@ -251,8 +252,7 @@ def _tell(split: str, sampled: Sampled, each: int) -> None:
 
 def _pcam_geometry(model: str | Path | None) -> Preprocessing:
     """Return a model's preprocessing; DataError where its patches do not fit PCam's files."""
-    path = model_path(model)
-    preprocessing = read_card(path).preprocessing
+    preprocessing = read_card(path := model_path(model)).preprocessing
     if (preprocessing.patch_px, preprocessing.label_px) != (PATCH_PX, LABEL_PX):
         raise DataError(
             f"{path}: patches of {preprocessing.patch_px} px, labels of {preprocessing.label_px} px; "

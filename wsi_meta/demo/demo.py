@@ -11,6 +11,7 @@ import numpy as np
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputPathError
+from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
@@ -76,12 +77,10 @@ def _make_folder(folder: Path) -> Path:
 
 def _separation(probability: NDArray[np.float32], grid: PatchGrid, tumor: NDArray[np.bool_]) -> float | None:
     """Return the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
-    from sklearn.metrics import roc_auc_score
-
     share = _share_of_tumor(tumor, grid.shape, round(grid.cell_l0 / MASK_DOWNSAMPLE))
     judged = np.isfinite(probability) & ((share == 0) | (share == 1))
     truth = share[judged] == 1
-    return float(roc_auc_score(truth, probability[judged])) if 0 < truth.sum() < truth.size else None
+    return auc_of(probability[judged], truth) if 0 < truth.sum() < truth.size else None
 
 
 def _share_of_tumor(tumor: NDArray[np.bool_], shape: tuple[int, int], side: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.describing import DescribingPredictor
@@ -138,8 +138,9 @@ def check_calibration(
 
     Raises
     ------
-    DataError, ModelFileError, OutputExistsError, OutputPathError
+    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
+    require("train", "calibrating")
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
     read_card(model_path(model))

@@ -16,8 +16,8 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
-from wsi_meta.evaluation.metrics import bootstrap_intervals
+from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
+from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
 from wsi_meta.outputs import check_folder, check_output, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
@@ -78,7 +78,8 @@ class FrocResult:
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curves as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
-        return fields | {"slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
+        dropped = None if self.curve.dropped is None else {"threshold": self.curve.dropped, "rule": DROPPED}
+        return fields | {"dropped": dropped, "slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
 
 
 def froc(
@@ -94,6 +95,7 @@ def froc(
     slides: str | Path | None = None,
     corrections: str | Path | None = None,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> FrocResult:
     """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
 
@@ -118,6 +120,7 @@ def froc(
     corrections : folder of ``<slide>.corrections.geojson``, which `wsi-meta view` writes beside heatmaps: missed lesions are
         added to the truth, and what is marked as false is taken off it
     overwrite : replace those files in `out`
+    progress : show a bar on stderr
 
     Raises
     ------
@@ -135,7 +138,7 @@ def froc(
         None if slides is None else Path(slides),
         None if corrections is None else Path(corrections),
     )
-    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading)
+    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading, progress=progress)
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
@@ -218,8 +221,6 @@ def _title(result: FrocResult) -> str:
 
 def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
     """Return the AUC of the slides' scores: from the table at `path`, else the highest detection of each slide."""
-    from sklearn.metrics import roc_curve
-
     scores = {slide.name: slide.highest for slide in slides}
     if path is not None:
         table = read_scores(path)
@@ -232,14 +233,13 @@ def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideA
     if labels.all() or not labels.any():
         return None
     auc, interval = delong(values, labels)
-    false_positives, sensitivity, _ = roc_curve(labels, values, drop_intermediate=False)
     return SlideAuc(
         auc=auc,
         delong=interval,
         bootstrap=bootstrap_intervals(values, labels.astype(np.int64)).get("auc"),
         tumor=int(labels.sum()),
         normal=int((~labels).sum()),
-        roc=tuple(zip(false_positives.tolist(), sensitivity.tolist(), strict=True)),
+        roc=tuple(roc_points(values, labels.astype(np.int64))),
     )
 
 

@@ -22,6 +22,7 @@ from wsi_meta.annotations.tables import NamedRows, read_table, refuse_twice, wit
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.progress import progress_bar
 from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import open_slide
 
@@ -98,7 +99,7 @@ class Cohort:
         return [slide for slide in self.slides if slide.name not in self.excluded or self.excluded[slide.name].task != task]
 
 
-def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], reading: Reading) -> Cohort:
+def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], reading: Reading, progress: bool) -> Cohort:
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
     found = _files_by_slide(detections, (".csv",), "<slide>.csv")
     truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
@@ -115,10 +116,12 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
     level = reading.mask_level
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
-    judged = (
-        judge_slide(name, read_detections(found[name]), outlines.get(name, truths.get(name)), level, corrected.get(name))
-        for name in judged_names
-    )
+    judged = []
+    with progress_bar(len(judged_names), "slides", "judging", enabled=progress) as bar:
+        for name in judged_names:
+            drawn_of = outlines.get(name, truths.get(name))
+            judged.append(judge_slide(name, read_detections(found[name]), drawn_of, level, corrected.get(name)))
+            bar.update(1)
     return Cohort(tuple(judged), left_out)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError, OptionsError
+from wsi_meta.errors import DataError, OptionsError, require
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
@@ -102,8 +102,9 @@ def check_evaluation(
 
     Raises
     ------
-    DataError, ModelFileError, OutputExistsError, OutputPathError
+    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
+    require("train", "evaluating")
     if out is not None:
         check_report(out, overwrite=overwrite)
     card = model.card if isinstance(model, Model) else read_card(model_path(model))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOWNSAMPLE",
+    "DROPPED",
     "FALSE_POSITIVES",
     "FrocCurve",
     "SlideHits",
@@ -63,6 +64,10 @@ class SlideHits:
         return len(self.best) - self.lesions
 
 
+DROPPED = "the lowest of all scores (0 stands for a missed lesion) is no threshold, as in the organisers' script"
+"""The rule that leaves a threshold out, as :func:`wsi_meta.froc` tells it."""
+
+
 @dataclass(frozen=True, eq=False)
 class FrocCurve:
     """Sensitivity over false positives; arrays (n,), from the lowest threshold to the highest and then (0, 0)."""
@@ -73,6 +78,8 @@ class FrocCurve:
     """Mean false positives a slide, falling to 0."""
     sensitivity: NDArray[np.float64]
     """Share of lesions found; NaN where there are no lesions."""
+    dropped: float | None
+    """The score that is left out of the thresholds, see :data:`DROPPED`; None where there is no score."""
 
     @property
     def at(self) -> NDArray[np.float64]:
@@ -144,7 +151,7 @@ def froc_curve(slides: Sequence[SlideHits], *, hits: type[np.float32 | np.float6
         float32 and with false positives in float64, as NumPy compares its arrays with numbers
     """
     false, best = _scores(slides, hits)
-    thresholds = np.unique(np.concatenate([false, best.astype(np.float64)]))[1:]
+    thresholds = np.unique(np.concatenate([false, best.astype(np.float64)]))
     return _curve(slides, false, best, thresholds)
 
 
@@ -158,7 +165,7 @@ def script_curve(slides: Sequence[SlideHits]) -> FrocCurve:
     false, best = _scores(slides, np.float32)
     listed = [score for slide in slides for score in slide.false_positives.tolist()]
     listed += [score for slide in slides for score in slide.best.astype(np.float32)]
-    return _curve(slides, false, best, np.array(sorted(set(listed))[1:], np.float64))
+    return _curve(slides, false, best, np.array(sorted(set(listed)), np.float64))
 
 
 def _scores(
@@ -176,12 +183,15 @@ def _curve(
     best: NDArray[np.float32 | np.float64],
     thresholds: NDArray[np.float64],
 ) -> FrocCurve:
-    """Count what reaches each threshold; `false` and `best` are ascending."""
+    """Count what reaches each threshold but the first, see :data:`DROPPED`; `false` and `best` are ascending."""
+    dropped, thresholds = thresholds[:1], thresholds[1:]
     lesions = sum(slide.lesions for slide in slides)
     alarms = np.append(len(false) - np.searchsorted(false, thresholds), 0)
     found = np.append(len(best) - np.searchsorted(best, thresholds.astype(best.dtype)), 0)
     sensitivity = found / lesions if lesions else np.full(len(found), np.nan)
-    return FrocCurve(np.append(thresholds, np.inf), alarms / max(1, len(slides)), sensitivity)
+    return FrocCurve(
+        np.append(thresholds, np.inf), alarms / max(1, len(slides)), sensitivity, float(dropped[0]) if len(dropped) else None
+    )
 
 
 def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:

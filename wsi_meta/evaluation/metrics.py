@@ -25,6 +25,7 @@ __all__ = [
     "losses_of",
     "reliability",
     "resampled_figures",
+    "roc_points",
 ]
 
 ECE_BINS = 15
@@ -83,11 +84,27 @@ def figures_of(
 
 def auc_of(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
     """Return the area under the ROC curve, as :func:`figures_of` does, for scores of any scale; both classes must occur."""
+    return float(_areas(*_called_from_the_top(scores, labels))["auc"])
+
+
+def roc_points(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> list[tuple[float, float]]:
+    """Return the corners of the ROC curve, a distinct score each: shares of normal and of tumor that are called tumor.
+
+    They ascend from (0.0, 0.0) to (1.0, 1.0). Parameters are those of :func:`auc_of`.
+    """
+    hits, alarms = _called_from_the_top(scores, labels)
+    return list(zip((alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist(), strict=True))
+
+
+def _called_from_the_top(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the numbers of true and of false positives at each distinct score, the highest first, and 0 before them."""
     order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
     ranked, tumor = np.asarray(scores, np.float64)[order], np.asarray(labels)[order] == 1
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     hits, alarms = (np.append(0.0, np.cumsum(called)[last].astype(np.float64)) for called in (tumor, ~tumor))
-    return float(_areas(hits, alarms)["auc"])
+    return hits, alarms
 
 
 def bootstrap_intervals(

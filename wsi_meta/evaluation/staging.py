@@ -12,10 +12,11 @@ lymph node status at the patient level: the CAMELYON17 challenge", IEEE TMI 38(2
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
@@ -113,13 +114,13 @@ def stage_patient(labels: Iterable[str]) -> str:
 
 def weighted_kappa(first: Iterable[str], second: Iterable[str]) -> float | None:
     """Return Cohen's kappa with quadratic weights over the five stages; None where all patients have the same stage."""
-    from sklearn.metrics import cohen_kappa_score
-
-    ranks = [[STAGES.index(value) for value in values] for values in (first, second)]
-    if len(set(ranks[0] + ranks[1])) == 1:
-        return None
-    kappa = float(cohen_kappa_score(*ranks, weights="quadratic", labels=range(len(STAGES))))
-    return kappa if math.isfinite(kappa) else None
+    counts = np.zeros((len(STAGES), len(STAGES)))
+    for pair in zip(first, second, strict=True):
+        counts[tuple(map(STAGES.index, pair))] += 1
+    ranks = np.arange(len(STAGES))
+    apart = (ranks[:, None] - ranks) ** 2
+    by_chance = (apart * np.outer(counts.sum(1), counts.sum(0))).sum() / max(counts.sum(), 1)
+    return float(1 - (apart * counts).sum() / by_chance) if by_chance else None
 
 
 def read_stage_table(path: str | Path) -> StageTable:

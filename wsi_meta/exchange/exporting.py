@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError
+from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
@@ -99,16 +99,14 @@ def check_export(
 
     Raises
     ------
-    ModelFileError, OptionsError, OutputExistsError, OutputPathError
+    DeviceError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
     """
     out = Path(out)
     if format not in FORMATS:
         raise OptionsError(f"format {format}; expected one of {', '.join(FORMATS)}")
     read_card(model_path(model))
     if format == "onnx":
-        from wsi_meta.exchange.onnx_file import check_onnx
-
-        check_onnx()
+        require("onnx", "ONNX", instead="; --format torchscript needs nothing more")
     check_folder(out)
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: a file; expected the name of a folder to write into")

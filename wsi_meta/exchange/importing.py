@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import DeviceError, ModelFileError
+from wsi_meta.errors import DeviceError, ModelFileError, require
 from wsi_meta.evaluation.calibrate import choose_split, fit_card
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
@@ -136,6 +136,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     ModelFileError, OptionsError, DataError, DeviceError, OutputExistsError, OutputPathError
     """
     InferenceOptions(options.device, options.precision, options.batch_size)  # refuses what does not exist
+    require("train", "importing a model")
     check_output(out, overwrite=options.overwrite)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)

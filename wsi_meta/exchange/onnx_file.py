@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from wsi_meta.errors import OptionsError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,24 +15,10 @@ if TYPE_CHECKING:
 
     from wsi_meta.models.model import Model
 
-__all__ = ["check_onnx", "run_onnx", "write_onnx"]
+__all__ = ["run_onnx", "write_onnx"]
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 INPUT, OUTPUTS = "pixels", ["logits", "probability"]
-
-
-def check_onnx(needed: tuple[str, ...] = NEEDED) -> None:
-    """Make sure that what ONNX needs is installed.
-
-    Raises
-    ------
-    OptionsError
-    """
-    found = {name: find_spec(name) for name in needed}
-    missing = [name for name, spec in found.items() if spec is None or spec.origin is None]  # None: a folder of that name
-    if missing:
-        raise OptionsError(f"format onnx needs {', '.join(missing)}; install them: pip install 'wsi-meta[onnx]'")
 
 
 def write_onnx(path: Path, network: nn.Module, model: Model) -> None:

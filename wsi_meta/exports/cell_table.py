@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import require
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def write_cell_table(heatmap: Heatmap, file: Path, *, least: float, parquet: boo
 
     Raises
     ------
-    OptionsError
+    DeviceError
         for Parquet without pyarrow.
     """
     columns = _columns(heatmap, least)
@@ -58,10 +58,9 @@ def _columns(heatmap: Heatmap, least: float) -> dict[str, NDArray[Any]]:
 
 
 def _write_parquet(columns: dict[str, NDArray[Any]], file: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise OptionsError("a .parquet file needs pyarrow: pip install 'wsi-meta[parquet]'; or write a .csv") from error
+    require("parquet", "a .parquet file", instead="; or write a .csv")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     arrays = [pa.array(column, from_pandas=True) for column in columns.values()]  # NaN is null
     pq.write_table(pa.table(arrays, names=list(columns)), file)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta import __version__
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, require
 from wsi_meta.exports.dicom_frame import (
     MADE,
     made_placement,
@@ -56,8 +56,10 @@ def write_segmentation(
     ------
     HeatmapError
         when `slide` is another one.
+    DeviceError
+        without highdicom.
     OptionsError
-        without highdicom, or for more lesions than DICOM can hold.
+        for more lesions than DICOM can hold.
     """
     hd, _ = _load()
     if len(lesions) > MOST_SEGMENTS:
@@ -162,13 +164,10 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
 
 def _load() -> tuple[Any, Any]:
     """Return highdicom and pydicom's codes."""
-    try:
-        import highdicom
-        from pydicom.sr.codedict import codes
-    except ImportError as error:
-        raise OptionsError(
-            "DICOM needs highdicom: pip install 'wsi-meta[dicom]'; or choose another form, such as .ome.tif or .geojson"
-        ) from error
+    require("dicom", "DICOM", instead="; or choose another form, such as .ome.tif or .geojson")
+    import highdicom
+    from pydicom.sr.codedict import codes
+
     return highdicom, codes
 
 

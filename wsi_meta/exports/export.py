@@ -84,7 +84,9 @@ def export(
     ------
     HeatmapError, OutputExistsError, OutputPathError
     OptionsError
-        for a form that does not exist, thresholds as for :func:`wsi_meta.find_lesions`, or a missing library.
+        for a form that does not exist, or thresholds as for :func:`wsi_meta.find_lesions`.
+    DeviceError
+        for a missing library.
     """
     form = _form_of(Path(out), form)
     refuse_input(Path(out), "the slide", slide)

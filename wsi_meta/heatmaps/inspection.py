@@ -13,6 +13,7 @@ from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanResult
@@ -62,12 +63,13 @@ class StoreCheck:
         return asdict(self) | {"damaged": list(self.damaged)}
 
 
-def check_heatmaps(*stores: str | Path) -> list[StoreCheck]:
+def check_heatmaps(*stores: str | Path, progress: bool = False) -> list[StoreCheck]:
     """Check heatmap stores on purpose: arrays, values, checksums, coarser levels, result and record.
 
     Parameters
     ----------
     stores : heatmap stores, or folders of them, of which every ``.zarr`` is checked
+    progress : show a bar on stderr
 
     Returns
     -------
@@ -78,7 +80,13 @@ def check_heatmaps(*stores: str | Path) -> list[StoreCheck]:
     HeatmapError
         when a path does not exist, or a folder holds no store.
     """
-    return [_check(store) for path in stores for store in stores_at(Path(path))]
+    found = [store for path in stores for store in stores_at(Path(path))]
+    with progress_bar(len(found), "heatmaps", "checking", enabled=progress) as bar:
+        checks = []
+        for store in found:
+            checks.append(_check(store))
+            bar.update(1)
+    return checks
 
 
 def contradictions(heatmap: Heatmap) -> list[str]:

@@ -216,6 +216,8 @@ def open_group(path: Path) -> zarr.Group:
     try:
         group = zarr.open_group(path, mode="r+", zarr_format=3)
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
+        if inside := sorted(path.glob("*.zarr")):
+            raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
         raise HeatmapError(
             f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
         ) from error

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.annotations.tables import NamedRows, read_table
-from wsi_meta.errors import DataError, HeatmapError, first_line
+from wsi_meta.errors import DataError, HeatmapError, first_line, require
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +154,15 @@ def map_features(heatmap: Heatmap) -> dict[str, float]:
     return features
 
 
-def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: int = 0, overwrite: bool = False) -> ScoreModel:
+def fit_score(
+    scans: str | Path,
+    labels: str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> ScoreModel:
     """Fit a score model to slides whose label is known: an L2-regularised logistic regression (scikit-learn).
 
     Parameters
@@ -165,6 +174,7 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     out : JSON file to write
     seed : of the folds
     overwrite : replace `out` if it exists
+    progress : show a bar on stderr
 
     Returns
     -------
@@ -174,8 +184,9 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     ------
     DataError
         when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
-    HeatmapError, OutputExistsError, OutputPathError
+    HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
+    require("train", "fitting a score")
     target = check_output(out, overwrite=overwrite)
     stores = sorted(Path(scans).glob("*.zarr"))
     if not stores:
@@ -189,7 +200,11 @@ def fit_score(scans: str | Path, labels: str | Path, *, out: str | Path, seed: i
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
-    features = [map_features(open_sound(store)) for store in stores]
+    features = []
+    with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
+        for store in stores:
+            features.append(map_features(open_sound(store)))
+            bar.update(1)
     values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
     validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
     model = _fit(values, truth, validation)

@@ -5,11 +5,13 @@ torch is imported only inside functions, so that importing this module is quick.
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.progress import tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ __all__ = [
     "SharedDevice",
     "SharedGpu",
     "SharedProcessor",
+    "announce_torch",
     "cpu_supports",
     "resolve_device",
     "resolve_precision",
@@ -30,6 +33,12 @@ __all__ = [
 ]
 
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
+
+
+def announce_torch() -> None:
+    """Log that torch is about to be imported, which takes seconds; nothing where it is there already."""
+    if "torch" not in sys.modules:
+        tell("loading torch, which takes some seconds")
 
 
 def resolve_device(device: str = "auto") -> str:
@@ -40,6 +49,7 @@ def resolve_device(device: str = "auto") -> str:
     DeviceError
         when the device is unknown or not on this machine.
     """
+    announce_torch()
     import torch
 
     if device == "auto":

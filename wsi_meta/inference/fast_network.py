@@ -22,6 +22,7 @@ from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import Bottleneck, ResNet
+from wsi_meta.progress import tell
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
 __all__ = ["FastNetwork", "compile_network", "fold_batchnorm"]
@@ -189,6 +190,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     if not compiler_found(device):
         expected = "a C compiler (cc, gcc or clang)" if device != "cpu" else "c++, g++ or clang++"
         raise DeviceError(f"compiled: found no compiler; expected {expected}; install one, or pass --compiled no")
+    tell("compiling the network, which takes some seconds, the first time on this machine a minute")
     compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, dynamic=network.dense, options={"freezing": True})
     height, width = (32 * cells for cells in EXAMPLE_CELLS)
     shape = (1, height, width, 3) if network.dense else (rows, patch_px, patch_px, 3)

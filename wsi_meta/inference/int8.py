@@ -63,12 +63,12 @@ def check_operators(names: Iterable[str] = OPERATORS) -> None:
             raise DeviceError(f"--precision int8: this torch lacks operator {name}; use --precision bf16 or fp32")
 
 
-def quantised_trunk(network: ResNet, preprocessing: Preprocessing, *, operators: Iterable[str] = OPERATORS) -> nn.Sequential:
+def quantised_trunk(network: nn.Module, preprocessing: Preprocessing, *, operators: Iterable[str] = OPERATORS) -> nn.Sequential:
     """Return a ResNet up to its last feature: float32 model input in, float32 features out, integers between.
 
     Parameters
     ----------
-    network : with its BatchNorms; it is left as it is
+    network : ResNet with its BatchNorms; it is left as it is
     preprocessing : tells the range of the model's input
     operators : what torch must have
 
@@ -78,6 +78,7 @@ def quantised_trunk(network: ResNet, preprocessing: Preprocessing, *, operators:
         when torch lacks an operator.
     """
     check_operators(operators)
+    network = cast(ResNet, network)
     entry = _Enter(preprocessing)
     stem = _Convolution(network.conv1, network.bn1, entry.scale, entry.zero_point, relu=True)
     layers: list[nn.Module] = [entry, stem, _MaxPool(network.maxpool)]

@@ -21,7 +21,7 @@ from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import draw_contact_sheet
 from wsi_meta.training.distributed import Processes
-from wsi_meta.training.history import Epoch, best_epoch, draw_curves, turned, write_history
+from wsi_meta.training.history import Epoch, best_epoch, draw_curves, log_epoch, turned, write_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner, make_learner
 from wsi_meta.training.loader import EpochBatches, Loader, make_loader
@@ -49,6 +49,7 @@ class Parts:
     describe_training: Callable[..., object] = describe_training
     draw_contact_sheet: Callable[[Path, Patches, Recipe], object] = draw_contact_sheet
     draw_curves: Callable[[Path, Sequence[Epoch]], object] = draw_curves
+    log_epoch: Callable[[str | Path, Epoch], object] = log_epoch
 
 
 @dataclass(frozen=True)
@@ -190,5 +191,7 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
         save_model(out, state, card)
     write_history(out, epochs)
     parts.draw_curves(out, epochs)
+    if (logs := run.job.options.tensorboard) is not None:
+        parts.log_epoch(logs, epochs[-1])
     rows = [asdict(epoch) for epoch in epochs]
     write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))

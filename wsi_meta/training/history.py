@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from wsi_meta.datasets.layouts import open_patches, split_for_training
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line, require
 from wsi_meta.evaluation.results import history_path
 from wsi_meta.models.card import read_card
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -24,6 +25,7 @@ __all__ = [
     "curves_path",
     "draw_curves",
     "is_finished",
+    "log_epoch",
     "read_history",
     "turned",
     "write_history",
@@ -142,6 +144,30 @@ def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
     return path
 
 
+def log_epoch(folder: str | Path, epoch: Epoch, open_writer: Callable[..., Any] | None = None) -> None:
+    """Add an epoch's figures to TensorBoard's logs in a folder, under the names of the history.
+
+    Parameters
+    ----------
+    folder : made if it does not exist; every training should have its own
+    open_writer : called with the folder and the first step to replace; None is torch's ``SummaryWriter``
+
+    Raises
+    ------
+    DeviceError
+        without TensorBoard.
+    """
+    if open_writer is None:
+        require("tensorboard", "--tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        open_writer = SummaryWriter
+    with open_writer(str(folder), purge_step=epoch.epoch) as writer:  # a resumed training replaces what it does again
+        for name, value in asdict(epoch).items():
+            if isinstance(value, float):
+                writer.add_scalar(name, value, epoch.epoch)
+
+
 def check_training(
     data: str | Path | Sequence[str | Path], out: str | Path, *, init: str | Path, options: TrainOptions
 ) -> None:
@@ -153,19 +179,22 @@ def check_training(
 
     Raises
     ------
-    DataError, ModelFileError, OutputExistsError, OutputPathError
+    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     check_outputs(Path(out), init, options)
     split_for_training(open_patches(data, tell=False))
 
 
 def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
-    """Make sure that a training may write its files, and that its initial weights are there.
+    """Make sure that a training may write its files, and that its initial weights and libraries are there.
 
     Raises
     ------
-    ModelFileError, OutputExistsError, OutputPathError
+    DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
+    require("train", "training")
+    if options.tensorboard is not None:
+        require("tensorboard", "--tensorboard")
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
     resume, overwrite = options.resume, options.overwrite
     if str(init) not in ("imagenet", "none"):

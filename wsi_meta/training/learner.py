@@ -16,6 +16,7 @@ from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
@@ -167,7 +168,11 @@ class Learner:
         if self.processes.count > 1:
             on_gpu = device.startswith("cuda")
             logits = nn.parallel.DistributedDataParallel(logits, device_ids=[device] if on_gpu else None)
-        return torch.compile(logits) if _worth_compiling(self) else logits
+        if not _worth_compiling(self):
+            return logits
+        if self.processes.first:
+            tell("the network is compiled in the first steps, which takes a minute, the first time on a CPU several")
+        return torch.compile(logits)
 
 
 def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: Processes, precision: str) -> Learner:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from wsi_meta.errors import DeviceError, OptionsError
@@ -203,6 +204,8 @@ class TrainOptions:
     """Keep the last checkpoint when the training has finished."""
     overwrite: bool = False
     """Replace the model file and the files beside it if they exist."""
+    tensorboard: str | Path | None = None
+    """Folder for TensorBoard's logs; None writes none."""
     progress: bool = False
     """Show bars and notes on stderr."""
 

@@ -60,6 +60,7 @@ def train(
     workers: int = 2,
     resume: bool = False,
     keep_checkpoint: bool = False,
+    tensorboard: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
 ) -> TrainResult:
@@ -82,6 +83,7 @@ def train(
     workers : processes that decode patches; 0 decodes in this one
     resume : continue from the checkpoint beside `out`, if there is one; a training that is finished is not begun again
     keep_checkpoint : keep the last checkpoint when the training has finished
+    tensorboard : folder for TensorBoard's logs, a step an epoch, with the figures of the history; None writes none
     overwrite : replace `out` if it exists
     progress : show bars and notes on stderr
 
@@ -103,6 +105,7 @@ def train(
         drop_duplicates=drop_duplicates,
         resume=resume,
         keep_checkpoint=keep_checkpoint,
+        tensorboard=tensorboard,
         overwrite=overwrite,
         progress=progress,
     )

@@ -113,7 +113,7 @@ def version_of(path: Path) -> str:
     for file in (path / "zarr.json", *sorted(_files(path / "status" / "c"))):
         try:
             found = file.stat()
-        except FileNotFoundError:  # between the listing and now
+        except (FileNotFoundError, NotADirectoryError):  # gone between the listing and now, or no store
             continue
         digest.update(f"{file.name} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
@@ -158,7 +158,7 @@ def _files(folder: Path) -> Iterator[Path]:
         for row in list(os.scandir(folder)):
             if row.is_dir():
                 yield from (Path(entry.path) for entry in os.scandir(row.path) if not entry.name.endswith(".partial"))
-    except FileNotFoundError:  # no block yet, or the store is being replaced
+    except (FileNotFoundError, NotADirectoryError):  # no block yet, the store is being replaced, or is none
         return
 
 

@@ -18,6 +18,7 @@ import torch
 from click.testing import CliRunner
 from exchanged import TiaLike, build_thin, randomised, with_head
 from fakes import darkness_state
+from json_output import result_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -86,7 +87,7 @@ def test_the_command_makes_a_model_file_of_tiatoolboxs_resnet50(few_patches: Pat
     result = CliRunner().invoke(main, words)
 
     assert result.exit_code == 0, result.output
-    printed, model = json.loads(result.stdout), load_model(out)
+    printed, model = result_of(result.stdout), load_model(out)
     card, pixels = model.card, np.stack(open_patches(few_patches)["valid"].read_many(range(4)))
     assert (printed["dense"], printed["int8"], card.dense, card.allows_int8) == (False, False, False, False)
     assert card.preprocessing == replace(UNIT, mpp=1.0)

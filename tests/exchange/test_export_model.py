@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from wsi_meta.cli import main
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.exchange.exporting import calibrated_network, check_export, write_exported
-from wsi_meta.exchange.onnx_file import check_onnx, pixels_network
+from wsi_meta.exchange.onnx_file import pixels_network
 from wsi_meta.models.model import Model
 from wsi_meta.models.resnet import ResNet, Stage
 
@@ -140,12 +140,6 @@ def test_kinds_of_refusal(tmp_path: Path) -> None:
 
 
 # --- ONNX
-
-
-def test_what_onnx_needs_is_named_with_how_to_install_it() -> None:
-    check_onnx(("json", "torch"))
-    with pytest.raises(OptionsError, match=r"needs no_such_library, nor_this_one; install them: .*\[onnx\]'"):
-        check_onnx(("json", "no_such_library", "nor_this_one"))
 
 
 def test_what_becomes_onnx_takes_pixels_and_gives_logits_and_probability(dark_model: Model) -> None:
