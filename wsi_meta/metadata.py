@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.tiff_check import pages_of
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_pieces
@@ -15,7 +16,6 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.slides.tiff_check import pages_of
 
 __all__ = ["describe", "info"]
 

@@ -30,7 +30,7 @@ from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
-from wsi_meta.slides.jpeg_tiff import declared_size
+from wsi_meta.readers.jpeg_tiff import declared_size
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.tissue import find_tissue
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.files.slide_file import SameFile, files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import own_folder
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
-from wsi_meta.slides.slide_file import SameFile, files_of_slide
 
 __all__ = ["BUDGET_GB", "Stage", "Staging", "refuse_elsewhere", "staging"]
 

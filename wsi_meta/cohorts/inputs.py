@@ -12,8 +12,8 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.errors import DataError, MissingMppError
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.slides.pixel_size import given_mpp
-from wsi_meta.slides.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.tiling.grid import STRIDES
 
 __all__ = ["SlideInput", "find_slides", "read_scan_manifest"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.slide_file import SlideReplacedError
 from wsi_meta.slides.slide import Slide
-from wsi_meta.slides.slide_file import SlideReplacedError
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:

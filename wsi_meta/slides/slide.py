@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
-from wsi_meta.slides.levels import LevelWindow, find_window
+from wsi_meta.files.slide_file import fingerprint_of
+from wsi_meta.readers.choice import READERS, choose_reader, open_file
+from wsi_meta.readers.levels import LevelWindow, find_window
+from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.picture_reader import PictureReader
 from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any
-from wsi_meta.slides.readers import READERS, choose_reader, open_file
 from wsi_meta.slides.resampling import average_area, exact_ratio
-from wsi_meta.slides.slide_file import fingerprint_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

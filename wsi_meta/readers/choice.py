@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.slides.direct_reader import DecodersDisagreeError, DirectReader
-from wsi_meta.slides.jpeg_tiff import NotPlainError
-from wsi_meta.slides.openslide_reader import OpenSlideReader
-from wsi_meta.slides.picture_reader import PICTURE_ENDINGS, PictureReader
+from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader
+from wsi_meta.readers.jpeg_tiff import NotPlainError
+from wsi_meta.readers.openslide_reader import OpenSlideReader
+from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, PictureReader
 
 __all__ = ["READERS", "choose_reader", "open_file"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.slides.tiff_check import codecs_of
+from wsi_meta.files.tiff_check import codecs_of
 
 __all__ = [
     "SLIDE_EXTENSIONS",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.slides.jpeg_tiff import NotPlainError, TiledLevel, declared_size, find_levels
-from wsi_meta.slides.openslide_reader import OpenSlideReader, undecodable
-from wsi_meta.slides.slide_file import SameFile, SlideReplacedError
-from wsi_meta.slides.tile_cache import TileCache
+from wsi_meta.files.slide_file import SameFile, SlideReplacedError
+from wsi_meta.readers.jpeg_tiff import NotPlainError, TiledLevel, declared_size, find_levels
+from wsi_meta.readers.openslide_reader import OpenSlideReader
+from wsi_meta.readers.reader import undecodable
+from wsi_meta.readers.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.slides.levels import find_scales
-from wsi_meta.slides.openslide_reader import Bounds
-from wsi_meta.slides.slide_file import SameFile, refuse_no_file
+from wsi_meta.files.slide_file import SameFile, refuse_no_file
+from wsi_meta.readers.levels import find_scales
+from wsi_meta.readers.reader import Bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ WHITE = (255, 255, 255)
 
 
 class PictureReader:
-    """The pixels of a picture; attributes as :class:`wsi_meta.slides.openslide_reader.OpenSlideReader` has them.
+    """The pixels of a picture; attributes as :class:`wsi_meta.readers.openslide_reader.OpenSlideReader` has them.
 
     Raises
     ------
