@@ -28,8 +28,9 @@ from PIL import Image
 from scan_limits import Window
 
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.readers.jpeg_tiff import TiledLevel, find_levels
+from wsi_meta.readers.jpeg_tiff import find_levels
 from wsi_meta.readers.levels import LevelWindow, find_window
+from wsi_meta.readers.tiff_reader import TiledLevel
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 

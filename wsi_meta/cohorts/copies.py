@@ -13,7 +13,8 @@ from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
-from wsi_meta.files.slide_file import SameFile, files_of_slide
+from wsi_meta.files.same_file import SameFile
+from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import own_folder
 from wsi_meta.scanning.engine import SlideCopy

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.slide_file import SlideReplacedError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import Block, PatchGrid
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.files.slide_file import SameFile, refuse_no_file, why_not_opened
+from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.files.tiff_check import check_tiff
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.reader import Bounds, undecodable
@@ -27,6 +28,11 @@ class OpenSlideReader:
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
+
+    Parameters
+    ----------
+    path : the file
+    file : what is watched instead, where `path` is a copy of parts of it
 
     Attributes
     ----------
@@ -50,9 +56,9 @@ class OpenSlideReader:
     name = "openslide"
     tiles_decoded: int | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
-        self.path, self.file = path, SameFile.at(path)
+        self.path, self.file = path, file or SameFile.at(path)
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()

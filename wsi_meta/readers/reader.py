@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.readers.levels import Scales
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class Reader(Protocol):
 
 class Facts(Protocol):
     """What an opened file says of itself."""
+
+    @property
+    def file(self) -> WatchedFile | None:
+        """The file as it was when it was opened first; None where there is no single one."""
 
     properties: dict[str, str]
     """By OpenSlide's names."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.slide_file import SlideReplacedError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor

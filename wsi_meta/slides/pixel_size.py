@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.files.address import SlidePath
 
 __all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "find_mpp", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
 
@@ -24,7 +24,7 @@ SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
 
 
-def find_mpp(path: Path, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
+def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
     """Return the micrometres per level-0 pixel; what the file states instead; and why they are not known.
 
     Parameters
@@ -51,7 +51,7 @@ def find_mpp(path: Path, given: float | None, properties: dict[str, str]) -> tup
     return asked, stored, None
 
 
-def given_mpp(path: Path, mpp: float) -> float:
+def given_mpp(path: SlidePath, mpp: float) -> float:
     """Return the micrometres per level-0 pixel that the user gave.
 
     Raises
@@ -62,7 +62,7 @@ def given_mpp(path: Path, mpp: float) -> float:
     return _checked(path, mpp, f"--mpp says {mpp} um per pixel")
 
 
-def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
+def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
     """Return the micrometres per level-0 pixel that the file states; None where it states none.
 
     Parameters
@@ -83,7 +83,7 @@ def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
     return x if abs(x - y) < 1e-9 else (x + y) / 2
 
 
-def refuse_larger_than_any(path: Path, width: int, height: int, mpp: float) -> None:
+def refuse_larger_than_any(path: SlidePath, width: int, height: int, mpp: float) -> None:
     """Make sure that a slide is not larger than there are any.
 
     Parameters
@@ -108,7 +108,7 @@ def differs(one: float, other: float) -> bool:
     return abs(one - other) > SAME_SHARE * other
 
 
-def _checked(path: Path, value: Any, said: str) -> float:
+def _checked(path: SlidePath, value: Any, said: str) -> float:
     try:
         mpp = float(value)
     except (TypeError, ValueError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from math import ceil
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
-from wsi_meta.files.slide_file import fingerprint_of
-from wsi_meta.readers.choice import READERS, choose_reader, open_file
+from wsi_meta.files.address import Address, SlidePath, slide_path
+from wsi_meta.files.same_file import fingerprint_of
+from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
@@ -37,12 +39,13 @@ COMMON_TILE_PX = 256
 logger = logging.getLogger("wsi_meta")
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "auto") -> Slide:
+def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: str = "auto") -> Slide:
     """Open a whole-slide image.
 
     Parameters
     ----------
-    path : file in any format that OpenSlide reads, or a picture (.png, .jpg), which needs `mpp`
+    path : file in any format that OpenSlide reads, an OME-TIFF, or a picture (.png, .jpg, a TIFF without tiles), which needs
+        `mpp`; or the address (http, https, s3) of one that needs no OpenSlide, of which only the tiles needed are fetched
     mpp : micrometres per level-0 pixel, 0.05 to 50; needed where the file does not state it or states it wrongly
     reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
         of JPEG tiles (Camelyon, Philips, most Aperio); ``picture``, for PNG and JPEG; ``auto``, the one that fits
@@ -58,7 +61,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     """
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
-    return Slide(Path(path), mpp, reader)
+    return Slide(slide_path(path), mpp, reader)
 
 
 class Slide:
@@ -66,7 +69,7 @@ class Slide:
 
     Attributes
     ----------
-    path, name : the file, and its name without ending
+    path, name : the file or its address, and its name without ending
     width, height : level-0 pixels
     bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (OpenSlide's ``openslide.bounds-x`` and
         so on); all of it where the file does not say. QuPath shows only this part and counts from its corner; here everything
@@ -86,10 +89,17 @@ class Slide:
     """
 
     def __init__(
-        self, path: Path, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
+        self, path: SlidePath, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
     ) -> None:
         self.path, self.name = path, path.stem
-        facts = picture or open_file(path, reader)
+        with opening(path, reader) if picture is None else nullcontext(Opening(picture)) as opened:
+            self._take(opened, mpp)
+        for level, reason in self.levels_left_out.items():
+            logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
+
+    def _take(self, opened: Opening, mpp: float | None) -> None:
+        """Keep what the file says of itself; choose who decodes it."""
+        facts = opened.facts
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self.level_tiles, self._file = facts.tiles, facts.file
@@ -99,11 +109,9 @@ class Slide:
         self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
         self.properties = facts.properties
-        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(path, mpp, facts.properties)
-        self._reader, self.reader_reason = choose_reader(facts, reader)
+        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
+        self._reader, self.reader_reason = opened.choose()
         self.reader = self._reader.name
-        for level, reason in self.levels_left_out.items():
-            logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
 
     @classmethod
     def from_array(cls, pixels: NDArray[np.uint8], *, mpp: float, name: str = "array") -> Slide:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.slide_file import SlideReplacedError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
 from wsi_meta.slides.slide import Slide
