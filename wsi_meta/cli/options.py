@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import click
 
 from wsi_meta.errors import printable
+from wsi_meta.files.address import is_address, slide_path
 
 __all__ = [
     "PATH",
+    "SLIDE",
     "CommandWithViews",
     "as_json_option",
     "batch_size_option",
@@ -48,7 +50,17 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-PATH = LocalPath(path_type=Path)
+class SlideLocation(click.Path):
+    """A slide: a path on a disk, or an address, which a path would mangle."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or the address; an address of a kind that is not read is refused."""
+        if is_address(value):
+            return slide_path(value)
+        return super().convert(value, param, ctx)
+
+
+PATH, SLIDE = LocalPath(path_type=Path), SlideLocation(path_type=Path)
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.errors import DataError, MissingMppError
+from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.slides.pixel_size import given_mpp
 from wsi_meta.tiling.grid import STRIDES
@@ -32,7 +33,7 @@ PATTERN = re.compile(r"[*?[]")
 class SlideInput:
     """A slide that is to be scanned. What is None is as for all slides."""
 
-    path: Path
+    path: SlidePath
     name: str
     """Of its store, without ``.zarr``."""
     told: str = ""
@@ -63,7 +64,7 @@ class SlideInput:
 
 
 def find_slides(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Address],
     *,
     manifest: str | Path | None = None,
     recursive: bool = False,
@@ -73,8 +74,8 @@ def find_slides(
 
     Parameters
     ----------
-    inputs : slides; folders; patterns such as ``slides/*/*.svs``. All DICOM files of one series in one folder are one slide,
-        named after the folder where that holds nothing else. The folder of an ``.mrxs`` file stands for that file
+    inputs : slides; their addresses; folders; patterns such as ``slides/*/*.svs``. All DICOM files of one series in one folder
+        are one slide, named after the folder where that holds nothing else. An ``.mrxs`` file's folder stands for that file
     manifest : see :func:`read_scan_manifest`; its slides come last
     recursive : look also into the folders in a folder
     extensions : how files end that are taken from a folder; none means :data:`.SLIDE_EXTENSIONS`
@@ -87,7 +88,7 @@ def find_slides(
         when there is no slide, two slides have the same name, or the manifest is wrong.
     """
     search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in extensions) or SLIDE_EXTENSIONS)
-    found = [slide for given in inputs for slide in search.find(Path(given))]
+    found = [slide for given in inputs for slide in search.find(slide_path(given))]
     if manifest is not None:
         found += read_scan_manifest(manifest)
     if not found:
@@ -123,7 +124,8 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
     values = dict(zip(("slide", *COLUMNS), row, strict=True))
     if not values["slide"]:
         raise DataError(f"{place}: names no slide; expected one in each row; remove the row")
-    found = list(search.find(path.parent / values["slide"]))
+    given = slide_path(values["slide"])
+    found = list(search.find(path.parent / given if isinstance(given, Path) else given))
     if len(found) != 1 or not found[0].given:
         raise DataError(f"{place}: '{values['slide']}' is a folder or a pattern; expected one slide in each row")
     if (name := values["name"]) and (Path(name).name != name or name.startswith(".")):
@@ -151,7 +153,7 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     return str(folder / value)
 
 
-def _read_mpp(place: str, value: str, slide: Path) -> float | None:
+def _read_mpp(place: str, value: str, slide: SlidePath) -> float | None:
     try:
         return given_mpp(slide, float(value)) if value else None
     except (ValueError, MissingMppError) as error:
@@ -190,9 +192,12 @@ class _Search:
     """The slide of each DICOM file of a folder that was looked through."""
     _left_out: list[Path] = field(default_factory=list)
 
-    def find(self, given: Path) -> Iterator[SlideInput]:
-        """Yield the slides that a path or pattern stands for; warn of what is passed over."""
+    def find(self, given: SlidePath) -> Iterator[SlideInput]:
+        """Yield the slides that a path, pattern or address stands for; warn of what is passed over."""
         self._left_out = []
+        if isinstance(given, Address):
+            yield SlideInput(given, given.stem)
+            return
         if given.is_dir():
             yield from self._given_folder(given)
         elif PATTERN.search(str(given)) and not given.exists():
@@ -224,7 +229,7 @@ class _Search:
         """Yield the one slide that a folder is, or the slides in it."""
         if not is_mrxs_folder(folder):
             found = list(dict.fromkeys(self._folder(folder)))  # each file of a series gives its slide
-            whole = len(found) == 1 and found[0].path.parent == folder and found[0].name == folder.absolute().name
+            whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
             yield from (replace(slide, given=whole and bool(slide.told)) for slide in found)
         elif (index := mrxs_of(folder)) is not None:
             yield SlideInput(index, index.stem)

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
 
-__all__ = ["Address", "SlidePath", "is_address", "refuse_mangled", "slide_path"]
+__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "slide_path"]
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
@@ -96,6 +96,12 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     if isinstance(given, Address):
         return given
     return Address(given) if isinstance(given, str) and is_address(given) else Path(given)
+
+
+def local_path(given: str | Path | Address) -> Path | None:
+    """Return the path that a text stands for; None for an address."""
+    path = slide_path(given)
+    return path if isinstance(path, Path) else None
 
 
 def refuse_mangled(path: Path) -> None:

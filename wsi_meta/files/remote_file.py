@@ -73,7 +73,6 @@ class RemoteFile:
     Attributes
     ----------
     address : where it is
-    size : bytes
     fetched : bytes that came so far
 
     Raises
@@ -95,8 +94,11 @@ class RemoteFile:
             raise
         except OSError as error:
             raise SlideReadError(f"{address}: {error}; check the address, or download the slide") from None
-        assert self._mark is not None
-        self.size = self._mark[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return 0 if self._mark is None else self._mark[0]
 
     def opened(self) -> RemoteFile:
         """Return itself: a connection is opened where one is needed."""
@@ -191,8 +193,15 @@ def file_system(address: Address) -> Any:
     import fsspec
 
     if address.scheme == "s3":
-        return fsspec.filesystem("s3")
+        return fsspec.filesystem("s3", **_credentials(fsspec.config.conf.get("s3", {})))
     return fsspec.filesystem(address.scheme, encoded="%" in address.url)  # a signature is valid for its very letters
+
+
+def _credentials(configured: dict[str, Any]) -> dict[str, Any]:
+    """Return how to ask an object store: without a name where this machine has no credentials, as open data allows."""
+    import botocore.session
+
+    return {} if configured or botocore.session.Session().get_credentials() is not None else {"anon": True}
 
 
 def _open(address: Address) -> tuple[asyncio.AbstractEventLoop, Ask]:

@@ -37,10 +37,13 @@ def read_sample(slide: Slide, grid: PatchGrid, scanned: NDArray[np.bool_], *, pa
     """
     rows, cols = np.nonzero(scanned)
     chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:patches])  # in the order in which they are stored
+    cells = zip(rows[chosen].tolist(), cols[chosen].tolist(), strict=True)
+    windows = [grid.window(Block(row, col, 1, 1)) for row, col in cells]
+    slide.expect(grid.mpp, windows)
     read = []
-    for row, col in zip(rows[chosen].tolist(), cols[chosen].tolist(), strict=True):
+    for window in windows:
         try:
-            read.append(slide.read_at(grid.mpp, *grid.window(Block(row, col, 1, 1))))
+            read.append(slide.read_at(grid.mpp, *window))
         except SlideReplacedError:
             raise
         except SlideReadError:

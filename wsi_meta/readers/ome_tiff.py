@@ -53,14 +53,15 @@ class OmeTiffReader(TiffReader):
             with tifffile.TiffFile(path) as opened:
                 first: Any = opened.pages[0]
                 pages = [first, *(page for page in first.pages or ())]
-                self.level_dimensions = tuple((page.imagewidth, page.imagelength) for page in pages)
+                sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
                 self.properties = _properties_of(first, opened.is_ome)
         except NotPlainError:
             raise
         except Exception as error:  # tifffile raises whatever odd tags lead to
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
-        width, height = self.level_dimensions[0]
+        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
+        width, height = sizes[0]
         self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
         self.tiles = [
             (levels[number].tile_width, levels[number].tile_height) if number in levels else None

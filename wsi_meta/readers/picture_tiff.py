@@ -46,8 +46,9 @@ def read_picture_tiff(path: Path, most_px: int) -> TiffPicture:
 
     try:
         with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            _refuse(path, page, [(int(other.imagewidth), int(other.imagelength)) for other in file.pages], most_px)
+            pages: list[Any] = list(file.pages)
+            page = pages[0]
+            _refuse(path, page, [(int(other.imagewidth), int(other.imagelength)) for other in pages], most_px)
             pixels = _meant(page, _decode(path, page))
             return TiffPicture(pixels, resolution_mpp(page))
     except SlideReadError:
@@ -108,8 +109,10 @@ def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
 def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the values as grey or RGB, with transparency where they have some."""
     if page.photometric == PALETTE:
-        return np.asarray(np.asarray(page.colormap)[:, pixels[..., 0]].transpose(1, 2, 0) >> 8, np.uint8)
+        colours_of: NDArray[np.uint16] = page.colormap
+        return np.asarray(colours_of[:, pixels[..., 0]].transpose(1, 2, 0) >> 8, np.uint8)
     colours = 3 if page.photometric in (RGB, YCBCR) else 1
+    further: NDArray[np.uint8]
     values, further = pixels[..., :colours], pixels[..., colours : colours + 1]
     if page.photometric == WHITE_IS_ZERO:
         values = 255 - values
@@ -118,4 +121,4 @@ def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.concatenate([values, further], axis=2)
     if kinds[:1] == [ALPHA_MULTIPLIED]:  # on white
         return np.minimum(values.astype(np.uint16) + (255 - further), 255).astype(np.uint8)
-    return values
+    return np.asarray(values)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 from typing import Any
 
 from wsi_meta.errors import MissingMppError, SlideReadError
 from wsi_meta.files.address import SlidePath
+from wsi_meta.slides.resampling import exact_ratio
 
-__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "find_mpp", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
+__all__ = [
+    "COARSEST_MPP",
+    "FINEST_MPP",
+    "differs",
+    "find_mpp",
+    "given_mpp",
+    "refuse_larger_than_any",
+    "refuse_too_coarse",
+    "stored_mpp",
+]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -20,6 +31,8 @@ LONGEST_MM = 500.0
 """Side that no slide exceeds."""
 LARGEST_MM2 = 40_000.0
 """Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
+COARSER_ALLOWED = 1.05
+"""A slide may be this much coarser than what is asked of it before it is refused."""
 SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
 
@@ -100,6 +113,20 @@ def refuse_larger_than_any(path: SlidePath, width: int, height: int, mpp: float)
             f"{path}: {width} x {height} px of {mpp:g} um are {width_mm:,.0f} x {height_mm:,.0f} mm; "
             f"expected at most {LARGEST_MM2:,.0f} mm2, {LONGEST_MM:g} mm long; "
             "copy the slide again (or pass --mpp if the file is wrong)"
+        )
+
+
+def refuse_too_coarse(path: SlidePath, mpp: float, wanted: float) -> None:
+    """Make sure that pixels of `mpp` are at most 5 % coarser than the wanted ones.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    if exact_ratio(wanted, mpp) * Fraction(COARSER_ALLOWED) < 1:
+        raise SlideReadError(
+            f"{path}: {mpp:g} um per pixel is too coarse; expected {wanted:g} or finer; "
+            "scan the original slide (or pass --mpp if the file is wrong)"
         )
 
 
