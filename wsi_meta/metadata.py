@@ -10,6 +10,7 @@ from typing import Any
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
 from wsi_meta.files.tiff_check import pages_of
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_pieces
@@ -64,7 +65,7 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
     path = Path(path)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return _model_facts(path), None
-    if path.suffix == ".zarr" or (path / "zarr.json").exists():
+    if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):
         return _heatmap_facts(path), None
     return _slide_facts(path, reader)
 

@@ -106,10 +106,10 @@ tta_option = click.option(
 )
 reader_option = click.option(
     "--reader",
-    type=click.Choice(["auto", "openslide", "direct"]),
+    type=click.Choice(["auto", "openslide", "direct", "picture", "zarr"]),
     default="auto",
     show_default=True,
-    help="What decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles, else openslide.",
+    help="What decodes a slide; auto is the one for its kind: direct (faster) for plain TIFFs of JPEG tiles and OME-TIFF.",
 )
 score_model_option = click.option(
     "--score-model", type=PATH, help="File from fit-score, for a fitted score beside the default one."

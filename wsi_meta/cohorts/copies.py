@@ -148,8 +148,8 @@ class Staging:
         """Copy all files of a slide; return the copy's path, or None where it is read where it lies."""
         assert self._folder is not None
         try:
-            if self._stopped or not isinstance(slide, Path) or not is_needed():
-                return None  # of an address little is read
+            if self._stopped or not isinstance(slide, Path) or slide.is_dir() or not is_needed():
+                return None  # of an address little is read; an OME-Zarr image may be anything
             files = files_of_slide(slide)
             bytes_of_slide = _bytes_of(files)
             if (reason := self._take(bytes_of_slide)) is not None:

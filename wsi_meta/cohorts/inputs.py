@@ -12,8 +12,9 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.errors import DataError, MissingMppError
-from wsi_meta.files.address import Address, SlidePath, slide_path
+from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
+from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import given_mpp
 from wsi_meta.tiling.grid import STRIDES
 
@@ -23,8 +24,7 @@ logger = logging.getLogger("wsi_meta")
 
 COLUMNS = ("name", "mpp", "tissue_mask", "annotations", "model", "stride", "patient", "label")
 """Columns that a manifest may have beside ``slide``."""
-EXAMPLES = 3
-"""Files that are named where a folder holds others than slides."""
+EXAMPLES = 3  # files that are named where a folder holds others than slides
 PATTERN = re.compile(r"[*?[]")
 """What makes a path that does not exist a pattern."""
 
@@ -196,9 +196,10 @@ class _Search:
         """Yield the slides that a path, pattern or address stands for; warn of what is passed over."""
         self._left_out = []
         if isinstance(given, Address):
-            yield SlideInput(given, given.stem)
-            return
-        if given.is_dir():
+            yield SlideInput(given, slide_name(given))
+        elif is_zarr(given):
+            yield self._file(given)
+        elif given.is_dir():
             yield from self._given_folder(given)
         elif PATTERN.search(str(given)) and not given.exists():
             yield from self._matches(str(given))
@@ -210,7 +211,7 @@ class _Search:
     def _file(self, path: Path) -> SlideInput:
         """Return the slide of a file: one of a DICOM series stands for it."""
         series = self._series_in(path.parent) if path.suffix.lower() == ".dcm" else {}
-        return series.get(path) or SlideInput(path, path.stem)
+        return series.get(path) or SlideInput(path, slide_name(path))
 
     def _matches(self, pattern: str) -> Iterator[SlideInput]:
         """Yield what a pattern matches. Files that end otherwise are taken where the pattern says how they end."""
@@ -218,7 +219,7 @@ class _Search:
             raise DataError(f"{pattern}: nothing has such a name; expected slides")
         says_ending = not PATTERN.search(Path(pattern).suffix or "*")
         for path in map(Path, found):
-            if path.is_dir():
+            if path.is_dir() and not is_zarr_image(path):
                 yield from (replace(slide, given=False) for slide in self._given_folder(path))
             elif says_ending or self._is_wanted(path):
                 yield replace(self._file(path), given=False)
@@ -239,7 +240,7 @@ class _Search:
     def _folder(self, folder: Path) -> Iterator[SlideInput]:
         """Yield the slides in a folder, and with `recursive` in the folders in it."""
         for path in sorted(folder.iterdir()):
-            if path.is_dir():
+            if path.is_dir() and not is_zarr_image(path):
                 if is_mrxs_folder(path) and mrxs_of(path) is not None:
                     continue  # read with its .mrxs
                 if self.recursive and _may_hold_slides(path):

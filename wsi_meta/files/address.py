@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
 
-__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "slide_path"]
+__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "slide_name", "slide_path"]
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
@@ -96,6 +96,11 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     if isinstance(given, Address):
         return given
     return Address(given) if isinstance(given, str) and is_address(given) else Path(given)
+
+
+def slide_name(path: SlidePath) -> str:
+    """Return the name of a slide: its file's without ending; of an OME-Zarr image also without ``.ome``."""
+    return path.stem.removesuffix(".ome") if path.suffix.lower() == ".zarr" else path.stem
 
 
 def local_path(given: str | Path | Address) -> Path | None:

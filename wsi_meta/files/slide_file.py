@@ -34,6 +34,7 @@ SLIDE_EXTENSIONS = (
     ".tiff",
     ".vms",
     ".vmu",
+    ".zarr",
 )
 """How the files end that our readers open."""
 WHOLE_SLIDE_IMAGE = b"1.2.840.10008.5.1.4.1.1.77.1.6"

@@ -15,20 +15,22 @@ from wsi_meta.files.partial_copy import PartialCopy, partial_copy
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.tiff_check import has_sub_pages, is_plain_picture
+from wsi_meta.files.zarr_folder import is_zarr
 from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader
 from wsi_meta.readers.jpeg_tiff import NotPlainError
 from wsi_meta.readers.ome_tiff import OmeTiffReader
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, TIFF_ENDINGS, PictureReader
 from wsi_meta.readers.reader import Reader
+from wsi_meta.readers.zarr_reader import ZarrReader
 
 __all__ = ["READERS", "Opening", "opening"]
 
-READERS = ("auto", "openslide", "direct", "picture")
-"""``auto`` is picture for PNG, JPEG and TIFFs without tiles, direct for plain TIFFs of JPEG tiles and those with a pyramid in
-their first page, else OpenSlide."""
+READERS = ("auto", "openslide", "direct", "picture", "zarr")
+"""``auto`` is zarr for OME-Zarr, picture for PNG, JPEG and TIFFs without tiles, direct for plain TIFFs of JPEG tiles and those
+with a pyramid in their first page, else OpenSlide."""
 
-Opened: TypeAlias = OpenSlideReader | OmeTiffReader | PictureReader
+Opened: TypeAlias = OpenSlideReader | OmeTiffReader | PictureReader | ZarrReader
 
 logger = logging.getLogger("wsi_meta")
 
@@ -98,10 +100,20 @@ def opening(path: SlidePath, asked: str) -> Iterator[Opening]:
     ------
     SlideReadError
     """
-    if isinstance(path, Address):
+    if path.suffix.lower() == ".zarr" or (isinstance(path, Path) and path.is_dir() and is_zarr(path)):
+        yield _opened_zarr(path, asked)
+    elif isinstance(path, Address):
         yield from _opening_at(path, asked)
     else:
         yield _opened(path, asked)
+
+
+def _opened_zarr(path: SlidePath, asked: str) -> Opening:
+    if isinstance(path, Path) and not path.is_dir():
+        refuse_no_file(path)
+    if asked not in ("auto", "zarr"):
+        raise SlideReadError(f"{path}: a zarr store; expected another file for the reader '{asked}'; leave --reader out")
+    return Opening(ZarrReader(path), asked)
 
 
 def _opened(path: Path, asked: str) -> Opening:
@@ -109,6 +121,8 @@ def _opened(path: Path, asked: str) -> Opening:
     if asked in ("auto", "picture") and ending in PICTURE_ENDINGS:
         return Opening(PictureReader(path), asked)
     refuse_no_file(path)
+    if asked == "zarr":
+        raise SlideReadError(f"{path}: no zarr store; expected the folder of an OME-Zarr image; leave --reader out")
     if asked == "picture":
         if ending in TIFF_ENDINGS and is_plain_picture(path):
             return Opening(PictureReader(path), asked)
@@ -132,6 +146,8 @@ def _opened(path: Path, asked: str) -> Opening:
 
 def _opening_at(address: Address, asked: str) -> Iterator[Opening]:
     """Open what lies at an address by a copy of the parts of it that are not pixels."""
+    if asked == "zarr":
+        raise SlideReadError(f"{address}: no zarr store; expected an address that ends with .zarr")
     if asked == "openslide":
         raise SlideReadError(f"{address}: OpenSlide reads local files only; leave --reader out, or download it first")
     remote = RemoteFile(address)

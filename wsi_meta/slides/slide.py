@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
-from wsi_meta.files.address import Address, SlidePath, slide_path
+from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.same_file import fingerprint_of
 from wsi_meta.readers.choice import READERS, Opening, opening
@@ -42,11 +42,11 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
 
     Parameters
     ----------
-    path : file in any format that OpenSlide reads, an OME-TIFF, or a picture (.png, .jpg, a TIFF without tiles), which needs
-        `mpp`; or the address (http, https, s3) of one that needs no OpenSlide, of which only the tiles needed are fetched
+    path : file in any format that OpenSlide reads, OME-TIFF, OME-Zarr, or a picture (.png, .jpg, a TIFF without tiles), which
+        needs `mpp`; or the address (http, https, s3) of one that needs no OpenSlide: only the tiles needed are fetched
     mpp : micrometres per level-0 pixel, 0.05 to 50; needed where the file does not state it or states it wrongly
     reader : ``openslide``; ``direct``, several times faster, for plain TIFFs of JPEG tiles (Camelyon, Philips, most Aperio)
-        and OME-TIFF; ``picture``, for PNG, JPEG and TIFFs without tiles; ``auto``, the one that fits
+        and OME-TIFF; ``picture``, for PNG, JPEG and TIFFs without tiles; ``zarr``; ``auto``, the one that fits
 
     Raises
     ------
@@ -88,7 +88,7 @@ class Slide:
     def __init__(
         self, path: SlidePath, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
     ) -> None:
-        self.path, self.name = path, path.stem
+        self.path, self.name = path, slide_name(path)
         with opening(path, reader) if picture is None else nullcontext(Opening(picture)) as opened:
             self._take(opened, mpp)
         for level, reason in self.levels_left_out.items():
