@@ -25,8 +25,7 @@ from wsi_meta.outputs import check_output
 __all__ = ["Console", "LogFile", "Progress", "ProgressBar", "counted_cells", "duration", "note", "progress_bar", "tell"]
 
 Progress = bool | Callable[[Any, int, int], None]
-"""True shows bars and notes on stderr; a function is told slide (its Path, or its address), cells done and cells in all, from
-several threads in turn."""
+"""True shows bars and notes on stderr; a function is told slide, cells done and cells in all, from several threads in turn."""
 
 TELL_S = 60.0
 """Where there is no terminal, a line tells after so many seconds how much is done."""

@@ -53,7 +53,7 @@ def test_a_slide_at_an_address_is_the_one_on_the_disk(far: Served, written: Path
         assert there.fingerprint() == here.fingerprint()
         assert (str(there.path), repr(there.path)) == (f"{far.url}/s.tif", f"Address('{far.url}/s.tif')")
         for mpp, *window in [(0.972, -20, -20, 200, 150), (0.243, 500, 400, 300, 300), (0.5, 0, 0, 400, 300)]:
-            np.testing.assert_array_equal(there.read_at(mpp, *window), here.read_at(mpp, *window))  # type: ignore[arg-type]
+            np.testing.assert_array_equal(there.read_at(mpp, *window), here.read_at(mpp, *window))
 
 
 @pytest.mark.parametrize("vendor", ["aperio", "sparse", "odd sizes"])
@@ -162,7 +162,11 @@ def test_no_secret_is_written_anywhere(far: Served, model_file: Path, tmp_path: 
     (tmp_path / "scans").mkdir()
     words = ["--model", model_file, "--device", "cpu", "--precision", "fp32", "--stride", 96, "--log-file", log, "--verbose"]
     for number, spoiled in enumerate((None, 403)):
-        far.spoil = lambda _number, _start, _stop, spoiled=spoiled: spoiled
+
+        def spoil(_number: int, _start: int, _stop: int, spoiled: int | None = spoiled) -> int | None:
+            return spoiled
+
+        far.spoil = spoil
         done = _run("scan", address, "--out-dir", tmp_path / "scans" / str(number), *words)
         assert done.exit_code == (0 if spoiled is None else 1), done.output
         assert "s3cr3t" not in done.output

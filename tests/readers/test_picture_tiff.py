@@ -40,10 +40,11 @@ def test_strips_of_any_kind(tmp_path: Path, image: NDArray[np.uint8], planar: st
     stored = image if planar == "contig" else image.transpose(2, 0, 1)
     options: dict[str, Any] = {"photometric": "rgb", "planarconfig": planar, "rowsperstrip": rows, "compression": compression}
     for order in "<>":
-        tifffile.imwrite(tmp_path / "s.tif", stored, byteorder=order, metadata=None, **options)
+        options |= {"byteorder": order, "metadata": None}
+        tifffile.imwrite(tmp_path / "s.tif", stored, **options)
         np.testing.assert_array_equal(read(tmp_path / "s.tif"), image)
     if compression == "lzw" and planar == "contig":
-        tifffile.imwrite(tmp_path / "s.tiff", stored, predictor=True, bigtiff=True, metadata=None, **options)
+        tifffile.imwrite(tmp_path / "s.tiff", stored, predictor=True, bigtiff=True, **options)
         np.testing.assert_array_equal(read(tmp_path / "s.tiff"), image)
 
 

@@ -57,12 +57,12 @@ def write_zarr(
         array[:] = ordered
         scale = [MPP * factor if axis in "yx" else 1.0 for axis in axes]
         steps.append({"path": str(number), "coordinateTransformations": [{"type": "scale", "scale": scale}]})
-    multiscales = [{"axes": told, "datasets": steps, "version": "0.4"}]
+    multiscales: list[Any] = [{"axes": told, "datasets": steps, "version": "0.4"}]
     group.attrs.update(
         {"ome": {"version": "0.5", "multiscales": multiscales}} if version == 3 else {"multiscales": multiscales}
     )
     if inside:
-        layout = {"bioformats2raw.layout": 3}
+        layout: dict[str, Any] = {"bioformats2raw.layout": 3}
         root.attrs.update({"ome": {"version": "0.5", **layout}} if version == 3 else layout)
     return folder
 
@@ -98,7 +98,7 @@ def test_every_layout_is_read_as_it_was_written(tmp_path: Path, image: NDArray[n
     with open_slide(write_zarr(tmp_path / "s.ome.zarr", image, **options)) as slide:
         assert (slide.name, slide.reader, slide.vendor, slide.mpp) == ("s", "zarr", "ome-zarr", MPP)
         assert slide.reader_reason == "an OME-Zarr image of 3 levels"
-        assert slide.level_downsamples == FACTORS
+        assert list(slide.level_downsamples) == [*FACTORS]
         for level, (width, height) in enumerate(slide.level_dimensions):
             factor = FACTORS[level]
             np.testing.assert_array_equal(slide.read_region(0, 0, width, height, level=level), image[::factor, ::factor])

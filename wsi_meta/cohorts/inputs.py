@@ -272,7 +272,7 @@ class _Search:
             }
         return self._series[folder]
 
-    def _tell(self, given: Path) -> None:
+    def _tell(self, given: SlidePath) -> None:
         """Warn of what lies in a folder and is not read."""
         expected = f"expected {', '.join(self.extensions)} (--extension)"
         for kind, remedy in (("files", expected), ("folders", "--recursive reads slides in them")):

@@ -16,16 +16,8 @@ from wsi_meta.errors import SlideReadError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "ImpossibleTiles",
-    "check_tiff",
-    "codecs_of",
-    "has_sub_pages",
-    "is_plain_picture",
-    "is_tiff",
-    "pages_of",
-    "structure_of",
-]
+__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "has_sub_pages", "is_plain_picture", "is_tiff", "pages_of"]
+__all__ += ["structure_of"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
 STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420

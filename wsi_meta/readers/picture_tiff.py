@@ -120,5 +120,6 @@ def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if kinds[:1] == [ALPHA]:
         return np.concatenate([values, further], axis=2)
     if kinds[:1] == [ALPHA_MULTIPLIED]:  # on white
-        return np.minimum(values.astype(np.uint16) + (255 - further), 255).astype(np.uint8)
-    return np.asarray(values)
+        on_white: NDArray[np.uint8] = np.minimum(values.astype(np.uint16) + (255 - further), 255).astype(np.uint8)
+        return on_white
+    return values

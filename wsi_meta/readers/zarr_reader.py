@@ -182,8 +182,8 @@ def _open(path: SlidePath) -> tuple[dict[str, str], list[_Level], str]:
     """Return the size of a pixel, the levels, and all that is said of them as text."""
     import zarr
 
-    group = zarr.open_group(_store_of(path), mode="r")
-    attributes = dict(group.attrs)
+    group: Any = zarr.open_group(_store_of(path), mode="r")
+    attributes: dict[str, Any] = dict(group.attrs)
     if kind_of_zarr(attributes) == "heatmap":
         raise SlideReadError(f"{path}: a heatmap of wsi-meta; expected a slide: the one that it was made from")
     if "bioformats2raw.layout" in attributes.get("ome", attributes) and "multiscales" not in attributes.get("ome", attributes):
