@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -84,7 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             part = part[: len(part) // 2] if wrong == "cut" else part
             with state.lock:
                 state.sent += len(part)
-            self.wfile.write(part)
+            with suppress(OSError):  # who asked has gone
+                self.wfile.write(part)
             self.close_connection = self.close_connection or wrong == "cut"
 
     def _say(self, status: int, headers: dict[str, str] | None = None) -> None:

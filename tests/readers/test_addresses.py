@@ -228,10 +228,15 @@ def test_addresses_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong, told in [
         ("ftp://h/s.tif", "of another kind; expected http://"),
         ("https://h/", "names no file"),
+        ("https://h/..", "names no file"),
         ("s3:///k", "no"),
     ]:
         with pytest.raises(SlideReadError, match=f"{wrong}: an address .*{told}"):
             open_slide(wrong)
+    with pytest.raises(SlideReadError, match=r"^http://\.\.\.: no address"):
+        open_slide("http://user:secret@[::1/s.tif")
+    with pytest.raises(SlideReadError, match=r"^http://a\.\.b/s\.tif: (no address of the web|the server cannot be reached)"):
+        open_slide("http://a..b/s.tif")
     for package, address in [("aiohttp", "https://h/s.tif"), ("s3fs", "s3://b/s.tif"), ("fsspec", "http://h/s.tif")]:
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(SlideReadError, match=rf"^{address}: .*needs {package}; install wsi-meta\[cloud\], or download"):

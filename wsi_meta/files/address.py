@@ -33,11 +33,14 @@ class Address:
     """All of it, with what may be a secret."""
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:  # what is wrong cannot be told without showing all of it
+            raise SlideReadError(f"{self.url.partition(':')[0]}://...: no address; check its host and brackets") from None
         if parts.scheme.lower() not in SCHEMES:
             kinds = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise SlideReadError(f"{self}: an address of another kind; expected {kinds} or a file; download it first")
-        if not parts.netloc or not self.name:
+        if not parts.netloc or self.name in ("", ".", "..") or "\0" in self.name:
             raise SlideReadError(f"{self}: an address that names no file; expected one such as https://host/slide.svs")
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -29,18 +29,23 @@ class PartialCopy:
 
     Attributes
     ----------
-    path : the copy; it has the name of the file
+    path : the copy; its name ends as the file's
     remote : the file at its address
     """
 
     def __init__(self, remote: RemoteFile, folder: Path) -> None:
-        self.remote, self.path = remote, folder / (remote.address.name or "slide")
+        ending = remote.address.suffix
+        self.remote, self.path = remote, folder / f"slide{ending if ending[1:].isalnum() and len(ending) < 10 else ''}"
         self._there: set[int] = set()
         with self.path.open("xb") as file:
             file.truncate(remote.size)
 
     def fill(self, offset: int, length: int) -> None:
-        """Fetch a part, where it is not there yet.
+        """Fetch a part, where it is not there yet; see :meth:`fill_parts`."""
+        self.fill_parts([(offset, length)])
+
+    def fill_parts(self, parts: Iterable[tuple[int, int]]) -> None:
+        """Fetch parts by offset and length, where they are not there yet, several at the same time.
 
         Raises
         ------
@@ -48,14 +53,16 @@ class PartialCopy:
         OSError
             when it does not come.
         """
-        end = min(offset + length, self.remote.size)
-        missing = [number for number in range(offset // BLOCK_BYTES, -(-end // BLOCK_BYTES)) if number not in self._there]
+        size, wanted = self.remote.size, set[int]()
+        for offset, length in parts:
+            wanted |= set(range(offset // BLOCK_BYTES, -(-min(offset + length, size) // BLOCK_BYTES))) - self._there
+        starts = [(first * BLOCK_BYTES, min((last + 1) * BLOCK_BYTES, size)) for first, last in _runs(sorted(wanted))]
+        missing = [(start, stop - start) for start, stop in starts]
+        self.remote.prefetch(missing)
         with self.path.open("r+b") as file:
-            for first, last in _runs(missing):
-                start, stop = first * BLOCK_BYTES, min((last + 1) * BLOCK_BYTES, self.remote.size)
-                content = self.remote.read(start, stop - start)
-                os.pwrite(file.fileno(), content, start)
-                self._there |= set(range(first, last + 1))
+            for part in missing:
+                os.pwrite(file.fileno(), self.remote.read(*part), part[0])
+        self._there |= wanted
 
     def fill_structure(self) -> None:
         """Fetch all that a TIFF says of itself, and the pixels of its smallest level, which are in its fingerprint.
@@ -73,11 +80,12 @@ class PartialCopy:
             )
         with _Filling(self) as file:
             parts = structure_of(cast(BinaryIO, file))
-        room = MOST_STRUCTURE_BYTES
+        room, wanted = MOST_STRUCTURE_BYTES, []
         for offset, length in parts:
-            if offset >= 0 and 0 < length <= room and offset < self.remote.size:
-                self.fill(offset, length)
+            if 0 <= offset < self.remote.size and 0 < length <= room:
+                wanted.append((offset, length))
                 room -= length
+        self.fill_parts(wanted)
 
     def fill_all(self) -> None:
         """Fetch the whole file; SlideReadError where it is too large for that."""

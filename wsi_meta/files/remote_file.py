@@ -144,7 +144,7 @@ class RemoteFile:
                 answer = self._submit(offset, length)
                 self._ahead |= dict.fromkeys(together, _Expected(offset, answer))
 
-    def close(self) -> None:
+    def forget(self) -> None:
         """Drop what came and was not read."""
         with self._lock:
             self._ahead.clear()
@@ -223,12 +223,14 @@ async def _ask_http(system: Any, address: Address, offset: int, length: int) -> 
         async with session.get(system.encode_url(address.url), headers=asked, timeout=limits) as answer:
             start, total = _judge_answer(answer.status, answer.headers, offset)
             content = await answer.content.readexactly(min(length, total - start))
-            return _Part(content, (total, answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")))
+            return _Part(
+                content, (total, answer.headers.get("ETag", "").removeprefix("W/"), answer.headers.get("Last-Modified", ""))
+            )
     except asyncio.IncompleteReadError as error:
         raise _NoAnswerError(f"{len(error.partial):,} bytes came of {length:,}") from None
     except TimeoutError:
         raise _NoAnswerError(f"no answer in {ANSWER_S:g} s") from None
-    except aiohttp.InvalidURL:
+    except ValueError:  # of a host's name, or a port
         raise _RefusedError("no address of the web") from None
     except aiohttp.ClientError as error:
         raise _NoAnswerError(f"the server cannot be reached, or broke off ({type(error).__name__})") from None

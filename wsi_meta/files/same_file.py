@@ -40,6 +40,9 @@ class OpenFile(Protocol):
     def prefetch(self, parts: Iterable[tuple[int, int]]) -> None:
         """Say which parts, as offset and length, will be read next."""
 
+    def forget(self) -> None:
+        """Drop what was said to be read next, and was not."""
+
 
 class WatchedFile(Protocol):
     """A file, on a disk or at an address, of which it is noticed when another one takes its place."""
@@ -116,6 +119,9 @@ class _Descriptor:
 
     def prefetch(self, parts: Iterable[tuple[int, int]]) -> None:
         """Do nothing: a disk is near."""
+
+    def forget(self) -> None:
+        """Do nothing: nothing is kept."""
 
     def __del__(self) -> None:
         if hasattr(self, "number"):

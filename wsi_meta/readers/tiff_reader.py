@@ -138,7 +138,9 @@ class TiffReader(TileReader):
 
     def close(self) -> None:
         """Drop the tiles, and close the file as soon as the reads of other threads have ended. A later read opens it again."""
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.forget()
         super().close()
 
     def _begin(self, tiles: Sequence[Tile]) -> OpenFile:
