@@ -177,6 +177,14 @@ def test_what_is_stored_otherwise_is_left_to_openslide(tmp_path: Path, image: ND
     with pytest.raises(SlideReadError, match=r"grey\.ome\.tif: .*MINISBLACK.*leave --reader out"):
         open_slide(grey, reader="direct")
     assert open_slide(lying).reader == "direct"
+    aperio = tmp_path / "a.svs"
+    with tifffile.TiffWriter(aperio) as file:
+        told = "Aperio Image Library v11\r\n700x500 (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+        options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+        file.write(image, subifds=1, description=told, **options)
+        file.write(image[::2, ::2], subfiletype=1, **options)
+    with open_slide(aperio) as slide:
+        assert (slide.reader, slide.vendor) == ("openslide", "aperio")
 
 
 def test_levels_that_do_not_fit_are_left_out(

@@ -17,6 +17,8 @@ from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, T
 
 __all__ = ["OmeTiffReader", "resolution_mpp"]
 
+VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
+"""tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
 WHITE = (255, 255, 255)
 SEPARATE, DIFFERENCES = 2, 2
 """TIFF's numbers of a planar configuration and of a predictor."""
@@ -51,6 +53,8 @@ class OmeTiffReader(TiffReader):
         self.file = file or SameFile.at(path)
         try:
             with tifffile.TiffFile(path) as opened:
+                if vendors := [name for name in VENDORS if getattr(opened, f"is_{name}", False)]:
+                    raise NotPlainError(f"{vendors[0]} is laid out in its own way")
                 first: Any = opened.pages[0]
                 pages = [first, *(page for page in first.pages or ())]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
