@@ -16,6 +16,8 @@ ORDER = (
     "outputs",
     "locks",
     "progress",
+    "files",
+    "readers",
     "slides",
     "annotations",
     "tiling",

@@ -12,7 +12,7 @@ from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, 
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.card import ModelCard
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 SLIDE_MPP = 0.243

@@ -99,15 +99,15 @@ class TestPlantedInTheHouse:
         ids=["from", "module", "import", "public name", "attribute", "relative", "in a function", "in a method", "for types"],
     )
     def test_an_upward_import_is_found(self, house: rules.Package, line: str) -> None:
-        (found,) = rules.wrong_order(planted_in(house, "wsi_meta.slides.levels", line))
-        assert "slides.levels" in found
+        (found,) = rules.wrong_order(planted_in(house, "wsi_meta.slides.overview", line))
+        assert "slides.overview" in found
         assert "imports wsi_meta.heatmaps.store, which" in found
 
     def test_a_circle_inside_a_package_is_found(self, house: rules.Package) -> None:
-        assert "wsi_meta.slides.levels" in {found.target for found in rules.find_imports(house)}
+        assert "wsi_meta.slides.overview" in {found.target for found in rules.find_imports(house)}
         line = "def later():\n    from wsi_meta.slides.slide import Slide\n"
-        planted = rules.circles(planted_in(house, "wsi_meta.slides.levels", line, alone=False))
-        assert "wsi_meta.slides.levels -> wsi_meta.slides.slide -> wsi_meta.slides.levels" in planted
+        planted = rules.circles(planted_in(house, "wsi_meta.slides.overview", line, alone=False))
+        assert "wsi_meta.slides.overview -> wsi_meta.slides.slide -> wsi_meta.slides.overview" in planted
 
     @pytest.mark.parametrize(
         ("module", "line"),

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.tiff_check import pages_of
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import score_pieces
@@ -15,7 +18,6 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.slides.tiff_check import pages_of
 
 __all__ = ["describe", "info"]
 
@@ -25,7 +27,7 @@ def info(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
 
     Parameters
     ----------
-    path : slide, model file, heatmap store, or the word ``default`` for the embedded model
+    path : slide or its address, model file, heatmap store, or the word ``default`` for the embedded model
     reader : who decodes a slide; see :func:`wsi_meta.open_slide`
 
     Returns
@@ -58,10 +60,12 @@ def describe(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
 def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
     if str(path) == "default":
         return _model_facts(DEFAULT_MODEL), None
+    if is_address(path):
+        return _slide_facts(slide_path(path), reader)
     path = Path(path)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return _model_facts(path), None
-    if path.suffix == ".zarr" or (path / "zarr.json").exists():
+    if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):
         return _heatmap_facts(path), None
     return _slide_facts(path, reader)
 
@@ -106,14 +110,14 @@ def _count_lesions(record: ScanRecord) -> dict[str, Any] | None:
     return {**record.lesions, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
 
 
-def _slide_facts(path: Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
+def _slide_facts(path: SlidePath, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
     """Return all that is known of a slide's file, and why it cannot be opened as asked; None where it can."""
     known: dict[str, Any] = {"kind": "slide", "path": str(path)}
     try:
         with open_slide(path, reader=reader) as slide:
             return known | _opened_facts(slide), None
     except SlideReadError as error:
-        if not path.is_file() or path.stat().st_size == 0:
+        if not isinstance(path, Path) or not path.is_file() or path.stat().st_size == 0:
             raise
         failure = error
     facts = {"bytes": path.stat().st_size, "pages": pages_of(path)}
@@ -137,11 +141,17 @@ def _opened_facts(slide: Slide) -> dict[str, Any]:
             {"width": width, "height": height, "downsample": factor, "left_out": slide.levels_left_out.get(level)}
             for level, ((width, height), factor) in enumerate(sizes)
         ],
-        "compression": sorted({page["compression"] for page in pages_of(slide.path) if page["tile"] and page["compression"]}),
+        "compression": _compressions(slide.path),
         "bounds": asdict(slide.bounds),
         "fingerprint": slide.fingerprint(),
         "problem": slide.mpp_problem or _too_coarse(slide),
     }
+
+
+def _compressions(path: SlidePath) -> list[str]:
+    """Return how a TIFF's tiles are compressed; an address is not read once more for that."""
+    pages = pages_of(path) if isinstance(path, Path) and path.is_file() else []
+    return sorted({page["compression"] for page in pages if page["tile"] and page["compression"]})
 
 
 def _too_coarse(slide: Slide) -> str | None:

@@ -23,7 +23,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError, printable
 
 __all__ = ["Console", "LogFile", "Progress", "ProgressBar", "counted_cells", "duration", "note", "progress_bar", "tell"]
 
-Progress = bool | Callable[[Path, int, int], None]
+Progress = bool | Callable[[Any, int, int], None]
 """True shows bars and notes on stderr; a function is told slide, cells done and cells in all, from several threads in turn."""
 
 TELL_S = 60.0
@@ -153,7 +153,7 @@ def progress_bar(total: int, unit: str, description: str, *, enabled: bool) -> P
 
 
 @contextmanager
-def counted_cells(slide: Path, total: int, progress: Progress, place: str = "") -> Iterator[Callable[[int], None]]:
+def counted_cells(slide: Any, total: int, progress: Progress, place: str = "") -> Iterator[Callable[[int], None]]:
     """Count a slide's cells as they are done, on a bar or for a function; several threads may count.
 
     Parameters

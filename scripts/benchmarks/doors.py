@@ -35,7 +35,7 @@ from stores import write_store
 from wsi_meta.exports.export import export
 from wsi_meta.exports.napari_reader import read_layers
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 
 Places = NDArray[np.float64]
 """Where the marks are, micrometres from the slide's corner: (n, 2), y and x."""

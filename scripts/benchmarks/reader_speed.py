@@ -28,8 +28,9 @@ from PIL import Image
 from scan_limits import Window
 
 from wsi_meta.inference.allocator import tuned_memory
-from wsi_meta.slides.jpeg_tiff import TiledLevel, find_levels
-from wsi_meta.slides.levels import LevelWindow, find_window
+from wsi_meta.readers.jpeg_tiff import find_levels
+from wsi_meta.readers.levels import LevelWindow, find_window
+from wsi_meta.readers.tiff_reader import TiledLevel
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -111,12 +112,12 @@ def _read(slide: Slide, windows: list[Window], workers: int) -> float:
     return time.process_time() - start
 
 
-def _decode_only(slide: Slide, windows: list[Window]) -> float:
+def _decode_only(slide: Slide, path: Path, windows: list[Window]) -> float:
     """Decode the tiles that the windows need, each once, from memory; return the process's CPU seconds."""
     parts = [_level_window(slide, window) for window in windows]
     level = parts[0].level
-    stored = find_levels(slide.path, slide.vendor, slide.level_dimensions, range(len(slide.level_dimensions)))[level]
-    jpegs = _stored_tiles(slide.path, stored, parts, slide.level_dimensions[level])
+    stored = find_levels(path, slide.vendor, slide.level_dimensions, range(len(slide.level_dimensions)))[level]
+    jpegs = _stored_tiles(path, stored, parts, slide.level_dimensions[level])
     start = time.process_time()
     for jpeg in jpegs:
         simplejpeg.decode_jpeg(jpeg, "RGB", strict=True)
@@ -136,7 +137,7 @@ def _stored_tiles(path: Path, stored: TiledLevel, parts: list[LevelWindow], size
             number = row * stored.columns + col
             if stored.lengths[number]:
                 file.seek(int(stored.offsets[number]))
-                jpegs.append(stored.head + file.read(int(stored.lengths[number]))[2:])
+                jpegs.append(stored.form.head + file.read(int(stored.lengths[number]))[2:])
     return jpegs
 
 
@@ -148,7 +149,7 @@ def _seconds(variant: str, path: Path, windows: list[Window], amplification: dic
             return _read(slide, windows, workers)
     with open_slide(path, reader="direct") as slide:
         if variant == ALONE:
-            return _decode_only(slide, windows)
+            return _decode_only(slide, path, windows)
         needed, before = slide.expect(MODEL_MPP, windows), slide.tiles_decoded
         seconds = _read(slide, windows, workers)
         amplification[workers] = ((slide.tiles_decoded or 0) - (before or 0)) / (needed or 1)

@@ -54,7 +54,7 @@ def test_tissue_is_as_large_as_promised(slide: Slide) -> None:
 
 
 def test_every_tile_has_bytes_of_its_own(slide: Slide) -> None:
-    with tifffile.TiffFile(slide.path) as file:
+    with tifffile.TiffFile(str(slide.path)) as file:
         places = [place for page in file.pages for place in page.dataoffsets]
     assert len(set(places)) == len(places) == 170 + 45 + 15 + 6 + 1
 

@@ -37,7 +37,7 @@ json.dump(told, sys.stdout)
 
 REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan a missing slide": ("scan none.tif --out h.zarr", 1, "none.tif: no such file"),
-    "scan an address": ("scan http://a.b/s.svs --out h.zarr", 1, "http://a.b/s.svs: an address"),
+    "scan an address of another kind": ("scan gs://a/s.svs --out h.zarr", 1, "gs://a/s.svs: an address of another kind"),
     "scan what is no slide": ("scan labels.csv --out h.zarr", 1, "labels.csv: not a slide"),
     "scan a slide of too coarse mpp": ("scan s.tif --mpp 5 --out h.zarr", 1, "s.tif: 5 um per pixel is too coarse"),
     "scan with impossible mpp": ("scan s.tif --mpp 1e-9 --out h.zarr", 1, "s.tif: --mpp says 1e-09 um per pixel"),

@@ -27,7 +27,7 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import FILES, froc
 from wsi_meta.evaluation.cohort import read_excluded
 from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, delong, froc_curve, label_lesions, match, script_curve
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.viewer.corrections import Corrections, write_corrections
 
 HEIGHT, WIDTH = 100, 120

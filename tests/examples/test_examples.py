@@ -22,7 +22,7 @@ from wsi_meta.datasets.manifest import read_manifest
 from wsi_meta.exports.export import export
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.pictures.colours import COLOUR_MAP
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SQUARE = """<ASAP_Annotations><Annotations><Annotation Name="0" PartOfGroup="Tumor"><Coordinates>

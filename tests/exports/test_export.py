@@ -27,7 +27,7 @@ from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 
 CELL_L0, CELL_UM = 128.0, 31.104
 BOUNDS = Bounds(1000, 2000, 9000, 7000)

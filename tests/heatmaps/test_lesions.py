@@ -33,7 +33,7 @@ from wsi_meta.heatmaps.lesions import (
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.overlay import draw_overlay
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 CELL_UM = 31.104

@@ -29,8 +29,8 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model, load_model, save_model
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.scanning.scan import scan
-from wsi_meta.slides.openslide_reader import Bounds
 from wsi_meta.slides.slide import Slide
 from wsi_meta.worklist.summary import summarise
 

@@ -13,7 +13,7 @@ from slide_files import MODEL_MPP, texture, write_jpeg_slide
 from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
 from wsi_meta.metadata import info
-from wsi_meta.slides.levels import find_scales
+from wsi_meta.readers.levels import find_scales
 from wsi_meta.slides.slide import Slide, open_slide
 
 TILE = (256, 256)

@@ -14,7 +14,7 @@ from wsi_meta.errors import MissingMppError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
-from wsi_meta.slides import picture_reader
+from wsi_meta.readers import picture_reader
 from wsi_meta.slides.slide import Slide
 
 MPP = 0.972

@@ -16,8 +16,8 @@ from slide_files import damage_tile, overwrite, set_tile_tag, stored_tiles, text
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
+from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.slides.tile_cache import TileCache
 
 REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
 """x, y, width, height at level 0: inside, over each edge, over all of them."""

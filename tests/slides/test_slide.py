@@ -12,7 +12,8 @@ from slide_files import damage_tile, texture, write_scn, write_slide, write_spar
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.errors import MissingMppError, SlideReadError
-from wsi_meta.slides.openslide_reader import Bounds, _find_bounds
+from wsi_meta.readers.openslide_reader import _find_bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.slide import open_slide

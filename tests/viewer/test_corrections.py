@@ -18,7 +18,7 @@ from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.corrections import Correction, Corrections, corrections_path, read_corrections, write_corrections
 

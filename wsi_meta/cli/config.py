@@ -17,6 +17,7 @@ from click.core import ParameterSource
 import wsi_meta
 from wsi_meta.cli import options
 from wsi_meta.errors import DataError, WsiMetaError, first_line
+from wsi_meta.files.address import is_address, slide_path
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
@@ -143,7 +144,7 @@ def _placed(path: Path, name: str, parameter: click.Parameter, value: Any) -> An
     if not fits:
         raise TypeError(f"expected {f'a list, each {told}' if many else told}")
     if isinstance(parameter.type, click.Path) or name in WORDS:
-        every = [one if one == WORDS.get(name) else str(path.absolute().parent / one) for one in every]
+        every = [one if one == WORDS.get(name) else _from_folder(path.absolute().parent, one) for one in every]
     return every if many else every[0]
 
 
@@ -174,7 +175,7 @@ def _chosen(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
     source = context.get_parameter_source
     chosen: dict[str, Any] = {}
     if not options.get("slides") and from_file.get("slides"):  # not all versions of click look there for an argument
-        chosen["slides"] = tuple(map(Path, from_file["slides"]))
+        chosen["slides"] = tuple(map(slide_path, from_file["slides"]))
     for pair in EITHER:
         given = [name for name in pair if options.get(name) and source(name) is ParameterSource.COMMANDLINE]
         if given:
@@ -195,11 +196,20 @@ def _as_toml(context: click.Context) -> str:
             continue
         is_path = isinstance(parameter.type, click.Path) or (name in WORDS and value != WORDS[name])
         if is_path:
-            value = [str(Path(one).absolute()) for one in value] if isinstance(value, tuple) else str(Path(value).absolute())
+            value = [_absolute(one) for one in value] if isinstance(value, tuple) else _absolute(value)
         kept[name] = value
     text = head + tomli_w.dumps(kept)
     text.encode()  # a UnicodeEncodeError, which is a ValueError
     return text
+
+
+def _absolute(path: Any) -> str:
+    """Return a path that is the same from every folder; an address without what may be a secret."""
+    return str(slide_path(path).absolute())
+
+
+def _from_folder(folder: Path, given: str) -> str:
+    return given if is_address(given) else str(folder / given)
 
 
 def _keep(path: Path, context: click.Context) -> None:

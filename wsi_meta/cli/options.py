@@ -12,6 +12,7 @@ import click
 
 from wsi_meta import __version__
 from wsi_meta.errors import printable
+from wsi_meta.files.address import is_address, slide_path
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -20,6 +21,7 @@ __all__ = [
     "FILE_OR_WORD",
     "PATH",
     "PRINTED",
+    "SLIDE",
     "CommandWithViews",
     "as_json_option",
     "batch_size_option",
@@ -55,6 +57,16 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class SlideLocation(click.Path):
+    """A slide: a path on a disk, or an address, which a path would mangle."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path or the address; an address of a kind that is not read is refused."""
+        if is_address(value):
+            return slide_path(value)
+        return super().convert(value, param, ctx)
+
+
 class FileOrWord(click.types.StringParamType):
     """A path, or a word that stands for something, such as ``default``: the shell completes it as a file."""
 
@@ -67,7 +79,7 @@ class FileOrWord(click.types.StringParamType):
 
 PRINTED = "wsi_meta.printed"
 """Mark in the context of a command whose JSON is printed."""
-PATH = LocalPath(path_type=Path)
+PATH, SLIDE = LocalPath(path_type=Path), SlideLocation(path_type=Path)
 FILE_OR_WORD = FileOrWord()
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -114,10 +126,10 @@ tta_option = click.option(
 )
 reader_option = click.option(
     "--reader",
-    type=click.Choice(["auto", "openslide", "direct"]),
+    type=click.Choice(["auto", "openslide", "direct", "picture", "zarr"]),
     default="auto",
     show_default=True,
-    help="What decodes a slide; auto is direct (faster) for plain TIFFs of JPEG tiles, else openslide.",
+    help="What decodes a slide; auto is the one for its kind: direct (faster) for plain TIFFs of JPEG tiles and OME-TIFF.",
 )
 score_model_option = click.option(
     "--score-model", type=PATH, help="File from fit-score, for a fitted score beside the default one."

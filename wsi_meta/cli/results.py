@@ -116,7 +116,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Picture to write.")
-@click.option("--slide", type=options.PATH, help="The slide it was made from; without it the map alone.")
+@click.option("--slide", type=options.SLIDE, help="The slide it was made from; without it the map alone.")
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -160,7 +160,7 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
 @click.argument("stores", nargs=-1, required=True, type=options.PATH)
-@click.option("--slide", type=options.PATH, help="The slide, or a folder of slides; without it they are looked for.")
+@click.option("--slide", type=options.SLIDE, help="The slide, or a folder of slides; without it they are looked for.")
 @click.option("--host", help="Address to listen at, 0.0.0.0 for all; the link then holds a token.  [this machine alone]")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen at.  [one that is free]")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")

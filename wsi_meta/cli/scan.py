@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsi_meta.cohorts.copies import Stage
     from wsi_meta.cohorts.jobs import Job
     from wsi_meta.cohorts.shards import Shard
+    from wsi_meta.files.address import SlidePath
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
 
@@ -30,7 +31,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 
 
 @click.command(cls=options.CommandWithViews, epilog=options.example("wsi-meta scan slide.tif --out heat.zarr"))
-@click.argument("slides", nargs=-1, metavar="SLIDE...", type=click.Path(path_type=Path))
+@click.argument("slides", nargs=-1, metavar="SLIDE...", type=options.SLIDE)
 @click.option("--manifest", type=options.PATH, help="CSV of slides with settings of their own; see above.")
 @click.option("--recursive", is_flag=True, help="Look also into the folders in a folder.")
 @click.option(
@@ -103,7 +104,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @running.log_json_option
 @config.configurable
 def scan(
-    slides: tuple[Path, ...],
+    slides: tuple[SlidePath, ...],
     manifest: Path | None,
     recursive: bool,
     extensions: tuple[str, ...],
@@ -120,9 +121,10 @@ def scan(
 ) -> None:
     """Scan slides into heatmap stores: the probability of tumor in every cell of tissue.
 
-    SLIDE: a slide, a folder of slides, or a pattern in quotes. All DICOM files of one series in one folder are one slide. One
-    slide: --out is its store. Several, or a folder: --out is a folder that gets a store each, summary.csv and the page
-    report/index.html, as --out-dir always is. The same command goes on where an interrupted one stopped.
+    SLIDE: a slide, a folder of slides, a pattern in quotes, or the address of a slide (https:// or s3://), of which only the
+    tiles needed are fetched. All DICOM files of one series in one folder are one slide. One slide: --out is its store. Several,
+    or a folder: --out is a folder that gets a store each, summary.csv and the page report/index.html, as --out-dir always is.
+    The same command goes on where an interrupted one stopped.
 
     --manifest: a CSV with the column slide and, where wanted, name, mpp, tissue_mask, annotations, model, stride, patient and
     label: each slide with its own. Paths count from the manifest; what is empty is as for all.

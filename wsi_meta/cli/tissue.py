@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_meta.cli import options
 
+if TYPE_CHECKING:
+    from wsi_meta.files.address import SlidePath
+
 __all__ = ["tissue"]
 
 
 @click.command(epilog=options.example("wsi-meta tissue slide.tif --out mask.geojson --picture left_out.png"))
-@click.argument("slide", type=click.Path(path_type=Path))
+@click.argument("slide", type=options.SLIDE)
 @click.option("--out", type=options.PATH, help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
 @click.option("--picture", type=options.PATH, help="Picture of the slide and of what is left out, and why.")
 @click.option(
@@ -25,7 +27,7 @@ __all__ = ["tissue"]
 @options.reader_option
 @options.overwrite_option
 @options.as_json_option
-def tissue(slide: Path, as_json: bool, **settings: Any) -> None:
+def tissue(slide: SlidePath, as_json: bool, **settings: Any) -> None:
     """Find the tissue that a scan looks at, and say what it leaves out: glass, ink, black borders, large holes.
 
     Change the outlines in QuPath, then: wsi-meta scan SLIDE --tissue-mask mask.geojson. Outlines of every class are tissue;

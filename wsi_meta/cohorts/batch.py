@@ -15,6 +15,7 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder
@@ -39,7 +40,7 @@ OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
 
 
 def scan_slides(
-    slides: Sequence[str | Path],
+    slides: Sequence[str | Path | Address],
     out: str | Path,
     *,
     manifest: str | Path | None = None,
@@ -65,7 +66,7 @@ def scan_slides(
 
     Parameters
     ----------
-    slides : whole-slide images, folders of them, or patterns; see :func:`wsi_meta.find_slides`
+    slides : whole-slide images, their addresses, folders of them, or patterns; see :func:`wsi_meta.find_slides`
     out : folder, made if it does not exist
     manifest : CSV file of slides with settings of their own, which come before those given here; see
         :func:`wsi_meta.read_scan_manifest`. Slides with the same model and stride are scanned one after the other
@@ -223,7 +224,7 @@ def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
         return scanner.scan(source, job.store, turn=turn, **job.of_slide)
 
 
-def tell_failure(slide: str | Path, error: Exception) -> str:
+def tell_failure(slide: str | SlidePath, error: Exception) -> str:
     """Return one line that says what a slide failed with."""
     if isinstance(error, WsiMetaError | OSError):
         return one_line(error)

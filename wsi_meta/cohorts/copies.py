@@ -13,11 +13,13 @@ from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.files.address import SlidePath
+from wsi_meta.files.same_file import SameFile
+from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import own_folder
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
-from wsi_meta.slides.slide_file import SameFile, files_of_slide
 
 __all__ = ["BUDGET_GB", "Stage", "Staging", "refuse_elsewhere", "staging"]
 
@@ -114,15 +116,15 @@ class Staging:
         self._folder, self._budget, self._tell = folder, budget_bytes, tell
         self._copying = ThreadPoolExecutor(1, "staging")
         self._changed, self._lying, self._stopped = threading.Condition(), 0, False
-        self._copies: dict[Path, Future[Path | None]] = {}
+        self._copies: dict[SlidePath, Future[Path | None]] = {}
 
-    def begin(self, slides: Sequence[tuple[Path, Callable[[], bool]]]) -> None:
+    def begin(self, slides: Sequence[tuple[SlidePath, Callable[[], bool]]]) -> None:
         """Begin to copy slides in this order, in a thread; each is asked, when it is its turn, whether it needs a copy."""
         for slide, is_needed in slides if self._folder is not None else ():
             self._copies[slide] = self._copying.submit(self._copy, slide, is_needed, f"{len(self._copies)}")
 
     @contextmanager
-    def copy_of(self, slide: Path) -> Iterator[Path | SlideCopy]:
+    def copy_of(self, slide: SlidePath) -> Iterator[SlidePath | SlideCopy]:
         """Wait for a slide's copy and yield both; the slide where it is read where it lies. Then remove the copy."""
         copy = self._copies[slide].result() if slide in self._copies else None
         try:
@@ -142,12 +144,12 @@ class Staging:
         self.stop()
         self._copying.shutdown(cancel_futures=True)
 
-    def _copy(self, slide: Path, is_needed: Callable[[], bool], place: str) -> Path | None:
+    def _copy(self, slide: SlidePath, is_needed: Callable[[], bool], place: str) -> Path | None:
         """Copy all files of a slide; return the copy's path, or None where it is read where it lies."""
         assert self._folder is not None
         try:
-            if self._stopped or not is_needed():
-                return None
+            if self._stopped or not isinstance(slide, Path) or slide.is_dir() or not is_needed():
+                return None  # of an address little is read; an OME-Zarr image may be anything
             files = files_of_slide(slide)
             bytes_of_slide = _bytes_of(files)
             if (reason := self._take(bytes_of_slide)) is not None:

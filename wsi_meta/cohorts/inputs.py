@@ -12,8 +12,10 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.errors import DataError, MissingMppError
+from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
+from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import given_mpp
-from wsi_meta.slides.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.tiling.grid import STRIDES
 
 __all__ = ["SlideInput", "find_slides", "read_scan_manifest"]
@@ -22,8 +24,7 @@ logger = logging.getLogger("wsi_meta")
 
 COLUMNS = ("name", "mpp", "tissue_mask", "annotations", "model", "stride", "patient", "label")
 """Columns that a manifest may have beside ``slide``."""
-EXAMPLES = 3
-"""Files that are named where a folder holds others than slides."""
+EXAMPLES = 3  # files that are named where a folder holds others than slides
 PATTERN = re.compile(r"[*?[]")
 """What makes a path that does not exist a pattern."""
 
@@ -32,7 +33,7 @@ PATTERN = re.compile(r"[*?[]")
 class SlideInput:
     """A slide that is to be scanned. What is None is as for all slides."""
 
-    path: Path
+    path: SlidePath
     name: str
     """Of its store, without ``.zarr``."""
     told: str = ""
@@ -63,7 +64,7 @@ class SlideInput:
 
 
 def find_slides(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Address],
     *,
     manifest: str | Path | None = None,
     recursive: bool = False,
@@ -73,8 +74,8 @@ def find_slides(
 
     Parameters
     ----------
-    inputs : slides; folders; patterns such as ``slides/*/*.svs``. All DICOM files of one series in one folder are one slide,
-        named after the folder where that holds nothing else. The folder of an ``.mrxs`` file stands for that file
+    inputs : slides; their addresses; folders; patterns such as ``slides/*/*.svs``. All DICOM files of one series in one folder
+        are one slide, named after the folder where that holds nothing else. An ``.mrxs`` file's folder stands for that file
     manifest : see :func:`read_scan_manifest`; its slides come last
     recursive : look also into the folders in a folder
     extensions : how files end that are taken from a folder; none means :data:`.SLIDE_EXTENSIONS`
@@ -87,7 +88,7 @@ def find_slides(
         when there is no slide, two slides have the same name, or the manifest is wrong.
     """
     search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in extensions) or SLIDE_EXTENSIONS)
-    found = [slide for given in inputs for slide in search.find(Path(given))]
+    found = [slide for given in inputs for slide in search.find(slide_path(given))]
     if manifest is not None:
         found += read_scan_manifest(manifest)
     if not found:
@@ -123,7 +124,8 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
     values = dict(zip(("slide", *COLUMNS), row, strict=True))
     if not values["slide"]:
         raise DataError(f"{place}: names no slide; expected one in each row; remove the row")
-    found = list(search.find(path.parent / values["slide"]))
+    given = slide_path(values["slide"])
+    found = list(search.find(path.parent / given if isinstance(given, Path) else given))
     if len(found) != 1 or not found[0].given:
         raise DataError(f"{place}: '{values['slide']}' is a folder or a pattern; expected one slide in each row")
     if (name := values["name"]) and (Path(name).name != name or name.startswith(".")):
@@ -151,7 +153,7 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     return str(folder / value)
 
 
-def _read_mpp(place: str, value: str, slide: Path) -> float | None:
+def _read_mpp(place: str, value: str, slide: SlidePath) -> float | None:
     try:
         return given_mpp(slide, float(value)) if value else None
     except (ValueError, MissingMppError) as error:
@@ -190,10 +192,14 @@ class _Search:
     """The slide of each DICOM file of a folder that was looked through."""
     _left_out: list[Path] = field(default_factory=list)
 
-    def find(self, given: Path) -> Iterator[SlideInput]:
-        """Yield the slides that a path or pattern stands for; warn of what is passed over."""
+    def find(self, given: SlidePath) -> Iterator[SlideInput]:
+        """Yield the slides that a path, pattern or address stands for; warn of what is passed over."""
         self._left_out = []
-        if given.is_dir():
+        if isinstance(given, Address):
+            yield SlideInput(given, slide_name(given))
+        elif is_zarr(given):
+            yield self._file(given)
+        elif given.is_dir():
             yield from self._given_folder(given)
         elif PATTERN.search(str(given)) and not given.exists():
             yield from self._matches(str(given))
@@ -205,7 +211,7 @@ class _Search:
     def _file(self, path: Path) -> SlideInput:
         """Return the slide of a file: one of a DICOM series stands for it."""
         series = self._series_in(path.parent) if path.suffix.lower() == ".dcm" else {}
-        return series.get(path) or SlideInput(path, path.stem)
+        return series.get(path) or SlideInput(path, slide_name(path))
 
     def _matches(self, pattern: str) -> Iterator[SlideInput]:
         """Yield what a pattern matches. Files that end otherwise are taken where the pattern says how they end."""
@@ -213,7 +219,7 @@ class _Search:
             raise DataError(f"{pattern}: nothing has such a name; expected slides")
         says_ending = not PATTERN.search(Path(pattern).suffix or "*")
         for path in map(Path, found):
-            if path.is_dir():
+            if path.is_dir() and not is_zarr_image(path):
                 yield from (replace(slide, given=False) for slide in self._given_folder(path))
             elif says_ending or self._is_wanted(path):
                 yield replace(self._file(path), given=False)
@@ -224,7 +230,7 @@ class _Search:
         """Yield the one slide that a folder is, or the slides in it."""
         if not is_mrxs_folder(folder):
             found = list(dict.fromkeys(self._folder(folder)))  # each file of a series gives its slide
-            whole = len(found) == 1 and found[0].path.parent == folder and found[0].name == folder.absolute().name
+            whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
             yield from (replace(slide, given=whole and bool(slide.told)) for slide in found)
         elif (index := mrxs_of(folder)) is not None:
             yield SlideInput(index, index.stem)
@@ -234,7 +240,7 @@ class _Search:
     def _folder(self, folder: Path) -> Iterator[SlideInput]:
         """Yield the slides in a folder, and with `recursive` in the folders in it."""
         for path in sorted(folder.iterdir()):
-            if path.is_dir():
+            if path.is_dir() and not is_zarr_image(path):
                 if is_mrxs_folder(path) and mrxs_of(path) is not None:
                     continue  # read with its .mrxs
                 if self.recursive and _may_hold_slides(path):
@@ -266,7 +272,7 @@ class _Search:
             }
         return self._series[folder]
 
-    def _tell(self, given: Path) -> None:
+    def _tell(self, given: SlidePath) -> None:
         """Warn of what lies in a folder and is not read."""
         expected = f"expected {', '.join(self.extensions)} (--extension)"
         for kind, remedy in (("files", expected), ("folders", "--recursive reads slides in them")):

@@ -13,6 +13,7 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import HeatmapError, printable
+from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity
@@ -34,7 +35,7 @@ LEAST_S = 10.0
 class SlidePreview:
     """What would become of one slide."""
 
-    slide: Path
+    slide: SlidePath
     store: Path
     state: str
     """``new``, ``unfinished`` (it would go on), ``finished`` (nothing to do) or ``refused``."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.files.address import SlidePath
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.scanner import Scanner
@@ -24,7 +25,7 @@ BLIND = ("progress", "predictor", "overwrite", "block_px")
 """What no option stands for, or no result depends on."""
 
 
-def retry_command(slide: Path, store: Path, settings: Mapping[str, Any], *, why: str = "") -> str | None:
+def retry_command(slide: SlidePath, store: Path, settings: Mapping[str, Any], *, why: str = "") -> str | None:
     """Return a command for a POSIX shell, from any folder, that scans a slide again with the same settings.
 
     Parameters

@@ -23,7 +23,7 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.slide import open_slide
 
 if TYPE_CHECKING:

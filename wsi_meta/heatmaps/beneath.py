@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
+from wsi_meta.files.address import Address, slide_path
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import Slide, open_slide
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["open_beneath", "read_beneath"]
 
 
-def open_beneath(heatmap: Heatmap, slide: str | Path) -> Slide:
+def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
     """Open the slide that a heatmap was made from; close it after use.
 
     Raises
@@ -29,11 +30,12 @@ def open_beneath(heatmap: Heatmap, slide: str | Path) -> Slide:
     opened = open_slide(slide, mpp=heatmap.grid.slide_mpp)
     if opened.fingerprint() != heatmap.record.identity.slide:
         opened.close()
-        raise HeatmapError(f"{heatmap.path}: made from {heatmap.record.slide.file}, not from {slide}; pass that slide, or none")
+        scanned, other = heatmap.record.slide.file, slide_path(slide)
+        raise HeatmapError(f"{heatmap.path}: made from {scanned}, not from {other}; pass that slide, or none")
     return opened
 
 
-def read_beneath(heatmap: Heatmap, slide: str | Path, max_side: int) -> NDArray[np.uint8]:
+def read_beneath(heatmap: Heatmap, slide: str | Path | Address, max_side: int) -> NDArray[np.uint8]:
     """Return an overview of the slide that a heatmap was made from, uint8 RGB, its longer side about so many pixels.
 
     Raises

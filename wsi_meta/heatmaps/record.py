@@ -17,7 +17,7 @@ from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, count_views
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.quality.verdict import Verdict
-from wsi_meta.slides.openslide_reader import Bounds
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = [

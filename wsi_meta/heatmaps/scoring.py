@@ -17,10 +17,9 @@ from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
+    from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.effort import ScanEffort
 
 __all__ = ["PieceScore", "describe_end", "known_figures", "refuse_nothing", "score_pieces", "score_slide", "sum_up"]
@@ -62,7 +61,7 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     return ScanResult(score_slide(probability), complete, cells)
 
 
-def describe_end(heatmap: Heatmap, slide: Path, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
+def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
     """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
     result = heatmap.result
     score = result.score if result is not None else None
@@ -71,6 +70,11 @@ def describe_end(heatmap: Heatmap, slide: Path, place: str, effort: ScanEffort) 
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
     told = f"{place} {slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}"
     return told.lstrip(), facts | effort.to_facts()
+
+
+def describe_fetched(fetched: int, whole: int, name: str, place: str) -> str:
+    """Return in one line how many bytes were fetched of a slide at an address, and how many it has."""
+    return f"{place} {name}: {fetched / 1e6:,.1f} MB fetched of {whole / 1e6:,.1f} MB ({100 * fetched / whole:.1f} %)".lstrip()
 
 
 def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:
@@ -85,7 +89,7 @@ def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | Non
     }
 
 
-def refuse_nothing(heatmap: Heatmap, slide: Path) -> None:
+def refuse_nothing(heatmap: Heatmap, slide: SlidePath) -> None:
     """Leave no store behind that holds nothing but unreadable tissue.
 
     Raises

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.beneath import open_beneath
 from wsi_meta.heatmaps.lesions import default_lesions
 from wsi_meta.heatmaps.soundness import open_sound
@@ -42,7 +43,7 @@ def draw_overlay(
     heatmap: str | Path | Heatmap,
     out: str | Path,
     *,
-    slide: str | Path | None = None,
+    slide: str | Path | Address | None = None,
     layer: str = "probability",
     alpha: float = 0.7,
     threshold: float = 0.0,
@@ -63,7 +64,7 @@ def draw_overlay(
     heatmap : store, or path of one
     out : picture to write; its ending says the format, one of
         :data:`wsi_meta.tiling.pictures.FORMATS`; without an ending, .png is added
-    slide : the slide it was made from; None draws the heatmap alone
+    slide : the slide it was made from, or its address; None draws the heatmap alone
     layer : ``probability``, or ``uncertainty``: the spread over the views, where the scan kept it
     alpha : opacity of the highest value
     threshold : values below it are not coloured
@@ -95,7 +96,7 @@ def draw_overlay(
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
     if largest is not None and (slide is None or region is not None or largest < 1):
         raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, the slide, and no region; pass --slide")
-    out = check_picture(Path(out), slide, overwrite=overwrite)
+    out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
     found: tuple[Lesion, ...] | None = None

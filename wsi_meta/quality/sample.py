@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.slides.slide import Slide
-from wsi_meta.slides.slide_file import SlideReplacedError
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
@@ -37,10 +37,13 @@ def read_sample(slide: Slide, grid: PatchGrid, scanned: NDArray[np.bool_], *, pa
     """
     rows, cols = np.nonzero(scanned)
     chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[:patches])  # in the order in which they are stored
+    cells = zip(rows[chosen].tolist(), cols[chosen].tolist(), strict=True)
+    windows = [grid.window(Block(row, col, 1, 1)) for row, col in cells]
+    slide.expect(grid.mpp, windows)
     read = []
-    for row, col in zip(rows[chosen].tolist(), cols[chosen].tolist(), strict=True):
+    for window in windows:
         try:
-            read.append(slide.read_at(grid.mpp, *grid.window(Block(row, col, 1, 1))))
+            read.append(slide.read_at(grid.mpp, *window))
         except SlideReplacedError:
             raise
         except SlideReadError:

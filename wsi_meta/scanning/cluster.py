@@ -17,6 +17,7 @@ import numpy as np
 from distributed import Client, Future, WorkerPlugin, get_worker
 
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
+from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
 from wsi_meta.heatmaps.record import ScanIdentity, ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -53,7 +54,7 @@ class ClusterJob:
     scanner: str
     """Name of the scanner's plugin on the workers."""
     store: Path
-    slide: Path
+    slide: SlidePath
     mpp: float
     model: Path
     asked: InferenceOptions

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
+from wsi_meta.files.address import SlidePath, slide_path
 from wsi_meta.locks import Holder
 from wsi_meta.outputs import UNIQUE, unique_name
 
@@ -121,7 +122,7 @@ class Journal:
         self._changed, self._open, self._alone = threading.Condition(), 0, False
 
     @contextmanager
-    def opened(self, slide: str | Path) -> Iterator[None]:
+    def opened(self, slide: str | SlidePath) -> Iterator[None]:
         """Note that a slide is open, or refuse it; one that may have ended a process is alone, so that it is named then."""
         name, suspect, cleared = _name_of(slide), self.refuse(slide), False
         with self._room(alone=suspect is not None):
@@ -140,7 +141,7 @@ class Journal:
                     for journal in suspect.journals:
                         _clear(journal, name)
 
-    def refuse(self, slide: str | Path) -> Suspect | None:
+    def refuse(self, slide: str | SlidePath) -> Suspect | None:
         """Return what is suspected of a slide; None where nothing is.
 
         Raises
@@ -156,13 +157,13 @@ class Journal:
             )
         return suspect
 
-    def working(self, slide: str | Path) -> None:
+    def working(self, slide: str | SlidePath) -> None:
         """Note that this thread works for a slide from now on."""
         name = _name_of(slide)
         if self._file >= 0 and self._works_for.get(threading.get_ident()) != name:
             self._write(slide=name, thread=self._here(name))
 
-    def tell(self, slides: Sequence[str | Path]) -> None:
+    def tell(self, slides: Sequence[str | SlidePath]) -> None:
         """Say which of some slides, if they are several, were open when a process died."""
         for slide in slides if len(slides) > 1 else ():
             if (suspect := self._suspects.get(_name_of(slide))) is not None:
@@ -219,7 +220,7 @@ class Journal:
 
 
 @contextmanager
-def noted_crashes(folder: Path, slides: Sequence[str | Path], *, retry: bool) -> Iterator[Journal]:
+def noted_crashes(folder: Path, slides: Sequence[str | SlidePath], *, retry: bool) -> Iterator[Journal]:
     """Yield a journal for a process's scans, which knows of the crashes of earlier ones; say which slides those concern.
 
     Parameters
@@ -281,8 +282,8 @@ def _clear(journal: Path, name: str) -> None:
             journal.unlink()
 
 
-def _name_of(slide: str | Path) -> str:
-    return str(Path(slide).absolute())
+def _name_of(slide: str | SlidePath) -> str:
+    return str(slide_path(slide).absolute())
 
 
 def _stamp(name: str) -> str:

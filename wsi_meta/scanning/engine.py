@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.errors import OptionsError, named_by_source
+from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.scoring import known_figures, sum_up
@@ -40,7 +41,7 @@ Todo = Mapping[Block, "NDArray[np.bool_]"]
 class SlideCopy:
     """A slide, and a copy of it on a faster disk, which is read instead."""
 
-    slide: Path
+    slide: SlidePath
     copy: Path
 
 
@@ -48,16 +49,16 @@ class SlideCopy:
 class SlideSource:
     """Where a slide's pixels come from: a file, a copy of it, or a slide that is open and stays so."""
 
-    slide: str | Path | Slide | SlideCopy
+    slide: str | Path | Address | Slide | SlideCopy
     mpp: float | None
     reader: str
 
     @property
-    def path(self) -> Path:
+    def path(self) -> SlidePath:
         """The slide itself, not its copy."""
         if isinstance(self.slide, SlideCopy):
             return self.slide.slide
-        return self.slide.path if isinstance(self.slide, Slide) else Path(self.slide)
+        return self.slide.path if isinstance(self.slide, Slide) else slide_path(self.slide)
 
     @contextmanager
     def opened(self, journal: Journal, meter: Meter) -> Iterator[Slide]:
@@ -86,7 +87,7 @@ class SlideScan:
     plan: ScanPlan
     turn: Turn
     journal: Journal
-    source: Path
+    source: SlidePath
     """Where the slide lies; what is read may be a copy."""
 
     def finished(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:

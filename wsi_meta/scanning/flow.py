@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from distributed import Client, Future, KilledWorker
 
 from wsi_meta.errors import DeviceError, SlideReadError
+from wsi_meta.files.address import SlidePath
 from wsi_meta.scanning.threads import Turn
 from wsi_meta.tiling.grid import Block
 
@@ -86,7 +86,7 @@ class BlockFlow:
         self._deaths: Counter[Block] = Counter()
         self._losses: Counter[Block] = Counter()
 
-    def run(self, slide: Path, blocks: Sequence[Block], turn: Turn, take: Callable[[Any], None]) -> None:
+    def run(self, slide: SlidePath, blocks: Sequence[Block], turn: Turn, take: Callable[[Any], None]) -> None:
         """Compute all blocks. The turn passes on when the last one has been sent.
 
         Parameters
@@ -127,7 +127,7 @@ class BlockFlow:
         self._pending[future] = block
         future.add_done_callback(self._done.put)
 
-    def _take_in(self, slide: Path, turn: Turn, take: Callable[[Any], None]) -> None:
+    def _take_in(self, slide: SlidePath, turn: Turn, take: Callable[[Any], None]) -> None:
         """Wait an instant for a task that is done."""
         turn.stop.check()
         try:
@@ -168,12 +168,12 @@ class BlockFlow:
         return bool(self._client.status == "running")
 
 
-def _deadly(slide: Path, block: Block, deaths: int, error: KilledWorker) -> str:
+def _deadly(slide: SlidePath, block: Block, deaths: int, error: KilledWorker) -> str:
     return (
         f"{slide}: {deaths} workers died that had the block of cells from row {block.row}, column {block.col} on, the last at "
         f"{error.last_worker.address}; see their logs; give workers more memory if they lacked it, else convert the slide"
     )
 
 
-def _gone(slide: Path) -> str:
+def _gone(slide: SlidePath) -> str:
     return f"{slide}: the dask scheduler is gone or was started anew; what is finished is kept; run the same command again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsi_meta.files.address import Address
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
@@ -22,7 +23,7 @@ __all__ = ["scan"]
 
 
 def scan(
-    slide: str | Path | Slide,
+    slide: str | Path | Address | Slide,
     out: str | Path,
     *,
     model: str | Path | Model | None = None,
@@ -51,7 +52,7 @@ def scan(
 
     Parameters
     ----------
-    slide : whole-slide image, or an open :class:`wsi_meta.Slide`, which stays open
+    slide : whole-slide image, its address (http, https, s3), or an open :class:`wsi_meta.Slide`, which stays open
     out : store to write (a folder, by custom ``.zarr``)
     model : model file, ``default`` or None for the embedded one, or a loaded :class:`wsi_meta.Model`
     mode : ``patch``, a patch of its own for every cell; ``dense``, one pass of the network over a whole block, for cells of

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import describe_end, refuse_nothing
+from wsi_meta.heatmaps.scoring import describe_end, describe_fetched, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
@@ -99,7 +100,7 @@ class Scanner:
 
     def scan(
         self,
-        slide: str | Path | Slide | SlideCopy,
+        slide: str | Path | Address | Slide | SlideCopy,
         out: str | Path,
         *,
         mpp: float | None = None,
@@ -124,8 +125,7 @@ class Scanner:
         ------
         InterruptedError
             when :meth:`stop` or :meth:`close` ended it; finished blocks are kept.
-        others
-            as :func:`wsi_meta.scan`.
+        others as :func:`wsi_meta.scan`
         """
         out, source = Path(out), SlideSource(slide, mpp, reader)
         with (
@@ -141,6 +141,8 @@ class Scanner:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
             told, facts = describe_end(heatmap, source.path, turn.place, turn.stop_meter())
             self.note(told, event="finished", **facts)
+            if opened.bytes_fetched is not None:
+                self.note(describe_fetched(*opened.bytes_fetched, opened.name, turn.place))
             return heatmap
 
     def line_up(self, place: str = "") -> Turn:
@@ -218,7 +220,7 @@ class Scanner:
             raise
 
     @contextmanager
-    def _working(self, turn: Turn | None, slide: Path) -> Iterator[Turn]:
+    def _working(self, turn: Turn | None, slide: SlidePath) -> Iterator[Turn]:
         """Wait for the scan before to begin; whatever happens, let the next one go on."""
         turn = turn or self.line_up()
         with self._idle:

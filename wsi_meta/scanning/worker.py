@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
@@ -19,7 +20,6 @@ from wsi_meta.quality.cell_measures import BlockMeasures
 from wsi_meta.scanning.threads import Stop, Threads
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
-from wsi_meta.slides.slide_file import SlideReplacedError
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:

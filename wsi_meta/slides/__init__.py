@@ -1,4 +1,1 @@
-"""Files become pixels: every format that OpenSlide reads, as uint8 RGB arrays.
-
-Imports nothing of the package but the root's errors and outputs.
-"""
+"""A slide as callers see it: uint8 RGB arrays at a level or at an mpp, whoever reads it."""

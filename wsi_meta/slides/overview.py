@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.slides.slide_file import SlideReplacedError
+from wsi_meta.files.same_file import SlideReplacedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

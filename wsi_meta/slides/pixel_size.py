@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from fractions import Fraction
 from typing import Any
 
 from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.files.address import SlidePath
+from wsi_meta.slides.resampling import exact_ratio
 
-__all__ = ["COARSEST_MPP", "FINEST_MPP", "differs", "find_mpp", "given_mpp", "refuse_larger_than_any", "stored_mpp"]
+__all__ = [
+    "COARSEST_MPP",
+    "FINEST_MPP",
+    "differs",
+    "find_mpp",
+    "given_mpp",
+    "refuse_larger_than_any",
+    "refuse_too_coarse",
+    "stored_mpp",
+]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -20,11 +31,13 @@ LONGEST_MM = 500.0
 """Side that no slide exceeds."""
 LARGEST_MM2 = 40_000.0
 """Area of the largest slide, 200 x 200 mm: whole organs are cut that large. An overview of it takes 2 GB."""
+COARSER_ALLOWED = 1.05
+"""A slide may be this much coarser than what is asked of it before it is refused."""
 SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
 
 
-def find_mpp(path: Path, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
+def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
     """Return the micrometres per level-0 pixel; what the file states instead; and why they are not known.
 
     Parameters
@@ -51,7 +64,7 @@ def find_mpp(path: Path, given: float | None, properties: dict[str, str]) -> tup
     return asked, stored, None
 
 
-def given_mpp(path: Path, mpp: float) -> float:
+def given_mpp(path: SlidePath, mpp: float) -> float:
     """Return the micrometres per level-0 pixel that the user gave.
 
     Raises
@@ -62,7 +75,7 @@ def given_mpp(path: Path, mpp: float) -> float:
     return _checked(path, mpp, f"--mpp says {mpp} um per pixel")
 
 
-def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
+def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
     """Return the micrometres per level-0 pixel that the file states; None where it states none.
 
     Parameters
@@ -83,7 +96,7 @@ def stored_mpp(path: Path, properties: dict[str, str]) -> float | None:
     return x if abs(x - y) < 1e-9 else (x + y) / 2
 
 
-def refuse_larger_than_any(path: Path, width: int, height: int, mpp: float) -> None:
+def refuse_larger_than_any(path: SlidePath, width: int, height: int, mpp: float) -> None:
     """Make sure that a slide is not larger than there are any.
 
     Parameters
@@ -103,12 +116,26 @@ def refuse_larger_than_any(path: Path, width: int, height: int, mpp: float) -> N
         )
 
 
+def refuse_too_coarse(path: SlidePath, mpp: float, wanted: float) -> None:
+    """Make sure that pixels of `mpp` are at most 5 % coarser than the wanted ones.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    if exact_ratio(wanted, mpp) * Fraction(COARSER_ALLOWED) < 1:
+        raise SlideReadError(
+            f"{path}: {mpp:g} um per pixel is too coarse; expected {wanted:g} or finer; "
+            "scan the original slide (or pass --mpp if the file is wrong)"
+        )
+
+
 def differs(one: float, other: float) -> bool:
     """Tell whether two sizes are too different to be the same, rounded."""
     return abs(one - other) > SAME_SHARE * other
 
 
-def _checked(path: Path, value: Any, said: str) -> float:
+def _checked(path: SlidePath, value: Any, said: str) -> float:
     try:
         mpp = float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Whole-slide images as arrays: every format that OpenSlide reads, plain JPEG TIFFs several times faster, and pictures.
+"""Whole-slide images as arrays, on a disk or at an address.
 
 Coordinates follow OpenSlide: ``x, y`` are level-0 pixels, x first; sizes are pixels of the level that is read.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from math import ceil
@@ -16,36 +17,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
-from wsi_meta.slides.levels import LevelWindow, find_window
+from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
+from wsi_meta.files.remote_file import RemoteFile
+from wsi_meta.files.same_file import fingerprint_of
+from wsi_meta.readers.choice import READERS, Opening, opening
+from wsi_meta.readers.levels import LevelWindow, find_window
+from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.picture_reader import PictureReader
-from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any
-from wsi_meta.slides.readers import READERS, choose_reader, open_file
+from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse
 from wsi_meta.slides.resampling import average_area, exact_ratio
-from wsi_meta.slides.slide_file import fingerprint_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Slide", "open_slide"]
 
-COARSER_ALLOWED = 1.05
-"""A slide may be this much coarser than what is asked of it before it is refused."""
-COMMON_TILE_PX = 256
-"""Side of a stored tile where the file does not say."""
+COMMON_TILE_PX = 256  # side of a stored tile where the file does not say
 
 logger = logging.getLogger("wsi_meta")
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "auto") -> Slide:
+def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: str = "auto") -> Slide:
     """Open a whole-slide image.
 
     Parameters
     ----------
-    path : file in any format that OpenSlide reads, or a picture (.png, .jpg), which needs `mpp`
+    path : file in any format that OpenSlide reads, OME-TIFF, OME-Zarr, or a picture (.png, .jpg, a TIFF without tiles), which
+        needs `mpp`; or the address (http, https, s3) of one that needs no OpenSlide: only the tiles needed are fetched
     mpp : micrometres per level-0 pixel, 0.05 to 50; needed where the file does not state it or states it wrongly
-    reader : ``openslide``; ``direct``, which decodes each stored tile once and is several times faster, for plain TIFFs
-        of JPEG tiles (Camelyon, Philips, most Aperio); ``picture``, for PNG and JPEG; ``auto``, the one that fits
+    reader : ``openslide``; ``direct``, several times faster, for plain TIFFs of JPEG tiles (Camelyon, Philips, most Aperio)
+        and OME-TIFF; ``picture``, for PNG, JPEG and TIFFs without tiles; ``zarr``; ``auto``, the one that fits
 
     Raises
     ------
@@ -58,7 +59,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, reader: str = "aut
     """
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
-    return Slide(Path(path), mpp, reader)
+    return Slide(slide_path(path), mpp, reader)
 
 
 class Slide:
@@ -66,7 +67,7 @@ class Slide:
 
     Attributes
     ----------
-    path, name : the file, and its name without ending
+    path, name : the file or its address, and its name without ending
     width, height : level-0 pixels
     bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (OpenSlide's ``openslide.bounds-x`` and
         so on); all of it where the file does not say. QuPath shows only this part and counts from its corner; here everything
@@ -81,29 +82,32 @@ class Slide:
     stated_mpp : what the file says instead, where another one was given that differs by more than 2 %; else None
     properties : what the file says of itself, by OpenSlide's names
     levels_left_out : levels that are never read, because their pixels are not where they should be, with the reasons
-    reader : ``direct``, ``openslide`` or ``picture``: which one decodes its pixels
-    reader_reason : why that one was chosen
+    reader, reader_reason : which one decodes its pixels, and why
     """
 
     def __init__(
-        self, path: Path, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
+        self, path: SlidePath, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
     ) -> None:
-        self.path, self.name = path, path.stem
-        facts = picture or open_file(path, reader)
+        self.path, self.name = path, slide_name(path)
+        with opening(path, reader) if picture is None else nullcontext(Opening(picture)) as opened:
+            self._take(opened, mpp)
+        for level, reason in self.levels_left_out.items():
+            logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
+
+    def _take(self, opened: Opening, mpp: float | None) -> None:
+        """Keep what the file says of itself; choose who decodes it."""
+        facts = opened.facts
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self.level_tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
         self.bounds = facts.bounds
+        self.properties, self.background = facts.properties, facts.background
         self.vendor = str(facts.properties.get("openslide.vendor"))
-        self.background = facts.background
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
-        self.properties = facts.properties
-        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(path, mpp, facts.properties)
-        self._reader, self.reader_reason = choose_reader(facts, reader)
+        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
+        self._reader, self.reader_reason = opened.choose()
         self.reader = self._reader.name
-        for level, reason in self.levels_left_out.items():
-            logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
 
     @classmethod
     def from_array(cls, pixels: NDArray[np.uint8], *, mpp: float, name: str = "array") -> Slide:
@@ -132,10 +136,10 @@ class Slide:
         return self.known_mpp
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 (hexadecimal) that differs between slides; quick for a slide of any size.
+        """Return a SHA-256 (hexadecimal) that differs between slides; quick for any size; the same at an address.
 
-        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level). Where a file has no
-        quickhash, it covers the first and last 64 kB instead. It does not depend on path or time.
+        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level), without one the first and
+        last 64 kB. It does not depend on path or time.
         """
         return fingerprint_of(self._file, self.level_dimensions, self._quickhash)
 
@@ -225,14 +229,9 @@ class Slide:
         SlideReadError
             when the slide is more than 5 % coarser than `mpp`, or larger than any.
         """
-        ratio = exact_ratio(mpp, self.mpp)
         refuse_larger_than_any(self.path, self.width, self.height, self.mpp)
-        if ratio * Fraction(COARSER_ALLOWED) < 1:
-            raise SlideReadError(
-                f"{self.path}: {self.mpp:g} um per pixel is too coarse; expected {mpp:g} or finer; "
-                "scan the original slide (or pass --mpp if the file is wrong)"
-            )
-        return ratio
+        refuse_too_coarse(self.path, self.mpp, mpp)
+        return exact_ratio(mpp, self.mpp)
 
     def expect(self, mpp: float, windows: Iterable[tuple[int, int, int, int]]) -> int | None:
         """Say what :meth:`read_at` will read, so that a stored tile which several windows share is decoded once.
@@ -244,15 +243,20 @@ class Slide:
 
         Returns
         -------
-        Number of stored tiles that they need; None where OpenSlide reads, which cannot use it.
+        Number of stored tiles that they need; None where they are not counted.
         """
         whole = (self._window(mpp, *window).rectangle for window in windows)
         return self._reader.expect([part for part in map(self._inside, whole) if part[3] > 0 and part[4] > 0])
 
     @property
     def tiles_decoded(self) -> int | None:
-        """Stored tiles decoded since the slide was opened; None where OpenSlide reads, which does not count them."""
+        """Stored tiles decoded since the slide was opened; None where they are not counted."""
         return self._reader.tiles_decoded
+
+    @property
+    def bytes_fetched(self) -> tuple[int, int] | None:
+        """Bytes that came of a slide at an address, and bytes of all of it; None on a disk."""
+        return (self._file.fetched, self._file.size) if isinstance(self._file, RemoteFile) else None
 
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
@@ -278,9 +282,8 @@ class Slide:
         region = np.empty((height, width, 3), np.uint8)
         _, l_x, l_y, l_width, l_height = self._inside((level, left, top, width, height))
         if (l_width, l_height) != (width, height):
-            region.reshape(height, width * 3)[:] = np.tile(
-                np.array(self.background, np.uint8), width
-            )  # whole rows: 3 bytes at a time are slow
+            row = np.tile(np.array(self.background, np.uint8), width)
+            region.reshape(height, width * 3)[:] = row  # whole rows: 3 bytes at a time are slow
         if l_width > 0 and l_height > 0:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
             self._reader.read_into(part, level, l_x, l_y)

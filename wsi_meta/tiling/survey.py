@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.files.address import Address, local_path
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.kinds import TissueSurvey, tell_kinds
@@ -23,7 +24,7 @@ MASK_ENDINGS = (".geojson", ".png", ".tif", ".tiff")
 
 
 def survey_tissue(
-    slide: str | Path | Slide,
+    slide: str | Path | Address | Slide,
     *,
     out: str | Path | None = None,
     picture: str | Path | None = None,
@@ -36,7 +37,7 @@ def survey_tissue(
 
     Parameters
     ----------
-    slide : file, or an open slide
+    slide : file, its address, or an open slide
     out : mask to write: outlines for QuPath (.geojson), or a picture that is 255 on tissue and 0 elsewhere (.png, .tif). All
         of them give the same mask again, bit for bit, as :func:`wsi_meta.scan`'s `tissue_mask`
     picture : picture to write (.png, .jpg, .pdf, ...): the slide with what is left out, the reasons in words and mm2
@@ -54,7 +55,7 @@ def survey_tissue(
     """
     if out is not None and tissue_mask is not None:
         raise OptionsError("--out writes the tissue that is found; with --tissue-mask only --picture can be written")
-    path = slide.path if isinstance(slide, Slide) else Path(slide)
+    path = local_path(slide.path if isinstance(slide, Slide) else slide)
     if out is not None:
         out = _check_mask(Path(out), path, overwrite=overwrite)
     if picture is not None:
@@ -69,7 +70,7 @@ def survey_tissue(
     return survey
 
 
-def _check_mask(out: Path, slide: Path, *, overwrite: bool) -> Path:
+def _check_mask(out: Path, slide: Path | None, *, overwrite: bool) -> Path:
     """Return the name of the mask to write, checked: it is free or may be replaced, and no slide has it."""
     if out.suffix.lower() not in MASK_ENDINGS:
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected one of {', '.join(MASK_ENDINGS)}")

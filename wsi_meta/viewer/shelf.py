@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
+from wsi_meta.files.address import SlidePath, is_address, slide_path
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
@@ -57,7 +58,7 @@ class Shelf:
     slide : the slide of a single store, or a folder of slides; None looks for them
     """
 
-    def __init__(self, stores: Sequence[Path], slide: Path | None = None) -> None:
+    def __init__(self, stores: Sequence[Path], slide: SlidePath | None = None) -> None:
         self.stores = {key: ShelvedStore(key, path) for path in stores for key in [_key(path)]}
         self._slide = slide
         self._kept = KeptTiles()
@@ -148,22 +149,27 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     return list({store.resolve(): store for store in found}.values())
 
 
-def _candidates(store: Path, record: ScanRecord, given: Path | None) -> Iterator[Path]:
+def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:
     """Yield the files that may be a store's slide: the given one alone, else those beside it and in its folder's table."""
     name, folder = Path(record.slide.file).name, store.absolute().parent
     if given is not None:
-        yield given / name if given.is_dir() else given
+        yield given / name if isinstance(given, Path) and given.is_dir() else given
         return
     places = [folder / name, folder.parent / name]
+    addresses: list[SlidePath] = []
     with suppress(WsiMetaError, OSError, ValueError):
         for row in open_table(folder).rows():
             if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
+                if is_address(str(row["slide"])):
+                    addresses.append(slide_path(str(row["slide"])))
+                    continue
                 places.append(folder / str(row["slide"]))  # an absolute path stays one
                 places.append(Path(str(row["slide"])))
     yield from (place for place in dict.fromkeys(places) if place.exists())
+    yield from addresses
 
 
-def _how_it_differs(path: Path, found: tuple[int, int], record: ScanRecord) -> str:
+def _how_it_differs(path: SlidePath, found: tuple[int, int], record: ScanRecord) -> str:
     expected = record.slide.width, record.slide.height
     sizes = "" if found == expected else f" ({found[0]:,} x {found[1]:,} px; expected {expected[0]:,} x {expected[1]:,})"
     return f"{printable(str(path))}: another slide than the one that was scanned{sizes}, so it is not shown; pass --slide"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
 from wsi_meta.slides.slide import Slide
-from wsi_meta.slides.slide_file import SlideReplacedError
-from wsi_meta.slides.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wsi_meta.errors import OptionsError
+from wsi_meta.files.address import Address, slide_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
 from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
 
@@ -17,7 +18,7 @@ __all__ = ["view"]
 
 def view(
     *stores: str | Path,
-    slide: str | Path | None = None,
+    slide: str | Path | Address | None = None,
     host: str | None = None,
     port: int | None = None,
     browser: bool = True,
@@ -32,8 +33,8 @@ def view(
     Parameters
     ----------
     stores : heatmap stores, or folders of them
-    slide : the slide of the store, or a folder that holds the slides of several. None looks beside each store, and where
-        ``summary.csv`` says. A map without its slide is shown alone
+    slide : the slide of the store, its address, or a folder that holds the slides of several. None looks beside each store,
+        and where ``summary.csv`` says. A map without its slide is shown alone
     host : address to listen at, ``0.0.0.0`` for all of this machine. None: only this machine can ask. Where one is given, the
         link holds a token, without which nothing is shown
     port : to listen at; None takes one that is free
@@ -52,8 +53,8 @@ def view(
         when `static` cannot be written.
     """
     found = find_stores(stores)
-    given = None if slide is None else Path(slide)
-    if given is not None and len(found) > 1 and not given.is_dir():
+    given = None if slide is None else slide_path(slide)
+    if given is not None and len(found) > 1 and not (isinstance(given, Path) and given.is_dir()):
         raise OptionsError(f"slide {given}: one file for {len(found)} heatmaps; expected a folder of their slides")
     if static is not None:
         _check_static(Path(static), len(found), host, port)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, one_line, printable
+from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
@@ -94,7 +95,7 @@ def add_row(folder: Path, row: Row, store: Path) -> None:
         table.write()
 
 
-def summarise(slide: str | Path, heatmap: Heatmap) -> Row:
+def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`."""
     record, result = heatmap.record, heatmap.record.result
     if result is None:
@@ -128,7 +129,7 @@ def summarise(slide: str | Path, heatmap: Heatmap) -> Row:
     )
 
 
-def failed(slide: str | Path, told: str) -> Row:
+def failed(slide: str | SlidePath, told: str) -> Row:
     """Return the summary's row for a slide that could not be scanned."""
     return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
 

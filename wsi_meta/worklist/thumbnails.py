@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.files.address import SlidePath, local_path
 from wsi_meta.heatmaps.beneath import read_beneath
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import written_whole
@@ -36,7 +37,7 @@ ALONE = b"wsi-meta: map alone"
 """Comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
 
 
-def make_thumbnail(heatmap: Path | Heatmap, slide: str | Path | None, out: Path) -> None:
+def make_thumbnail(heatmap: Path | Heatmap, slide: str | SlidePath | None, out: Path) -> None:
     """Draw a thumbnail where there is none that is newer than the store; what goes wrong is a missing picture and a warning.
 
     Parameters
@@ -47,7 +48,7 @@ def make_thumbnail(heatmap: Path | Heatmap, slide: str | Path | None, out: Path)
     """
     store = heatmap.path if isinstance(heatmap, Heatmap) else heatmap
     try:
-        if _is_current(out, store, at_hand=slide is not None and Path(slide).exists()):
+        if _is_current(out, store, at_hand=_is_at_hand(slide)):
             return
         picture, alone = draw_thumbnail(heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(store), slide)
         with written_whole(out) as partial:
@@ -57,7 +58,7 @@ def make_thumbnail(heatmap: Path | Heatmap, slide: str | Path | None, out: Path)
         logger.warning("%s: no thumbnail of it could be drawn (%s)", printable(str(store)), told)
 
 
-def draw_thumbnail(heatmap: Heatmap, slide: str | Path | None) -> tuple[Image, bool]:
+def draw_thumbnail(heatmap: Heatmap, slide: str | SlidePath | None) -> tuple[Image, bool]:
     """Return the picture, RGB, and whether the map is alone on it."""
     from PIL import Image
 
@@ -91,7 +92,13 @@ def _is_current(out: Path, store: Path, *, at_hand: bool) -> bool:
         return False
 
 
-def _read_slide(heatmap: Heatmap, slide: str | Path) -> NDArray[np.uint8] | None:
+def _is_at_hand(slide: str | SlidePath | None) -> bool:
+    """Tell whether a slide lies on a disk; an address is not asked for just that."""
+    path = None if slide is None else local_path(slide)
+    return path is not None and path.exists()
+
+
+def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] | None:
     """Return an overview of a slide; None where it is not at hand, is another one, or has no level that is read quickly."""
     try:
         with open_slide(slide, mpp=heatmap.grid.slide_mpp) as opened:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from wsi_meta.errors import OutputExistsError, WsiMetaError, one_line, printable
+from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
@@ -57,7 +58,7 @@ class Worklist:
         self._slides = self._done  # it goes on no more
         self._write(lesions=kind is None, wait_s=WAIT_S)
 
-    def add_picture(self, heatmap: Heatmap, slide: str | Path) -> None:
+    def add_picture(self, heatmap: Heatmap, slide: str | SlidePath) -> None:
         """Draw a slide's thumbnail; any thread may."""
         if self._report is not None:
             make_thumbnail(heatmap, slide, _picture(self._report, heatmap.path))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.slides.tiff_check import codecs_of
+from wsi_meta.files.address import refuse_mangled
+from wsi_meta.files.tiff_check import codecs_of
 
 __all__ = [
     "SLIDE_EXTENSIONS",
-    "SameFile",
-    "SlideReplacedError",
     "dicom_series",
     "files_of_slide",
-    "fingerprint_of",
     "is_mrxs_folder",
     "mrxs_of",
     "refuse_no_file",
@@ -39,6 +34,7 @@ SLIDE_EXTENSIONS = (
     ".tiff",
     ".vms",
     ".vmu",
+    ".zarr",
 )
 """How the files end that our readers open."""
 WHOLE_SLIDE_IMAGE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -54,77 +50,6 @@ UNDEFINED = 0xFFFFFFFF
 HEAD_BYTES = 1 << 18
 """The number of its series stands in these first bytes of a DICOM file, before anything large."""
 
-ENDS_BYTES = 1 << 16
-"""So much of a file's beginning, and of its end, is in a fingerprint."""
-
-ADDRESS = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
-"""An address of the network. A path keeps only one of its two slashes."""
-
-
-class SlideReplacedError(SlideReadError):
-    """Another file stands where the slide was, or the slide was written to. No part of it can be trusted any more."""
-
-
-@dataclass(frozen=True)
-class SameFile:
-    """A file as it was when it was opened first."""
-
-    path: Path
-    mark: tuple[int, int, int, int]
-    """Device, inode, size and time of the last change in nanoseconds."""
-
-    @classmethod
-    def at(cls, path: Path) -> SameFile:
-        """Return the file that stands at a path now."""
-        return cls(path, _mark(path.stat()))
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return self.mark[2]
-
-    def check(self, descriptor: int | None = None) -> None:
-        """Check that the file is still the same.
-
-        Parameters
-        ----------
-        descriptor : the file, open; None looks at what stands at the path
-
-        Raises
-        ------
-        SlideReplacedError
-        OSError
-            when there is no file any more.
-        """
-        if _mark(self.path.stat() if descriptor is None else os.fstat(descriptor)) != self.mark:
-            raise SlideReplacedError(
-                f"{self.path}: the slide was replaced or changed while it was read; "
-                "expected the same file to the end; leave it alone, and start again with --overwrite"
-            )
-
-
-def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def fingerprint_of(file: SameFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
-    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else its file's ends.
-
-    Parameters
-    ----------
-    file : None for pixels in memory, whose quickhash covers them all
-    sizes : width and height of each level
-    quickhash : OpenSlide's; empty where a file has none
-    """
-    digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
-    if file is not None and not quickhash:
-        with file.path.open("rb") as opened:
-            file.check(opened.fileno())
-            digest.update(opened.read(ENDS_BYTES))
-            opened.seek(max(0, file.size - ENDS_BYTES))
-            digest.update(opened.read())
-    return digest.hexdigest()
-
 
 def refuse_no_file(path: Path) -> None:
     """Refuse what is no file with something in it.
@@ -134,9 +59,7 @@ def refuse_no_file(path: Path) -> None:
     SlideReadError
     """
     if not path.exists():
-        if address := ADDRESS.search(str(path)):
-            told = f"{address[1]}://{str(path)[address.end() :]}"
-            raise SlideReadError(f"{told}: an address; slides are read from files; download it first")
+        refuse_mangled(path)
         raise SlideReadError(f"{path}: no such file; expected a whole-slide image")
     if path.is_dir():
         raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.slides.levels import find_scales
-from wsi_meta.slides.slide_file import SameFile, refuse_no_file, why_not_opened
-from wsi_meta.slides.tiff_check import check_tiff
+from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
+from wsi_meta.files.tiff_check import check_tiff
+from wsi_meta.readers.levels import find_scales
+from wsi_meta.readers.reader import Bounds, undecodable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Bounds", "OpenSlideReader", "undecodable"]
+__all__ = ["OpenSlideReader"]
 
 MAX_READ_PX = 4000
 """OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The part of level 0 that holds all scanned pixels, in level-0 pixels; QuPath shows only this part of a slide."""
-
-    x: int
-    y: int
-    width: int
-    height: int
 
 
 class OpenSlideReader:
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
+
+    Parameters
+    ----------
+    path : the file
+    file : what is watched instead, where `path` is a copy of parts of it
 
     Attributes
     ----------
@@ -60,9 +56,9 @@ class OpenSlideReader:
     name = "openslide"
     tiles_decoded: int | None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
-        self.path, self.file = path, SameFile.at(path)
+        self.path, self.file = path, file or SameFile.at(path)
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
@@ -156,11 +152,6 @@ class OpenSlideReader:
             raise
         except OSError as error:
             raise SlideReadError(f"{self.path}: went away while it was read ({first_line(error)}); start again") from error
-
-
-def undecodable(path: Path, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
-    """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
-    return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
 
 
 def _tile_of(properties: dict[str, str], level: int) -> tuple[int, int] | None:

@@ -16,22 +16,25 @@ from wsi_meta.errors import SlideReadError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "pages_of"]
+__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "has_sub_pages", "is_plain_picture", "is_tiff", "pages_of"]
+__all__ += ["structure_of"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
-SAMPLES, SEPARATE, HAMAMATSU = 277, 2, 65420
+STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420
 """TIFF 6.0's tags and planar configuration; the tag by which NDPI is known, whose offsets are wider than TIFF's."""
 MAX_TILE_PX = 2**26
 """Pixels of the largest tile that is read, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it gets none."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
+MAX_HASHED_BYTES = 5 << 20
+"""OpenSlide's quickhash covers the pixels of the smallest level, where they take no more than this."""
 MAX_PAGES = 1000
 """Pages that are looked at."""
 MAX_TAGS = 1000
 """A page with more tags is no page."""
 BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4, 16: 8, 17: 8, 18: 8, 5: 8, 10: 8, 12: 8}
 """Size of one value of each type."""
-NUMBERS = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
+NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
 """Types of unsigned numbers, in numpy's notation."""
 CODECS = {
     34712: "JPEG 2000",
@@ -146,6 +149,58 @@ def pages_of(path: Path) -> list[dict[str, Any]]:
         ]
 
 
+def is_tiff(head: bytes) -> bool:
+    """Tell whether a file that begins so is a TIFF."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_plain_picture(path: Path) -> bool:
+    """Tell whether the first page of a TIFF is stored in strips, not in tiles."""
+    with path.open("rb") as file:
+        page = next(_pages(file), {})
+    return STRIP_OFFSETS in page and TILE_WIDTH not in page
+
+
+def has_sub_pages(path: Path) -> bool:
+    """Tell whether the first page of a TIFF, which is stored in tiles, has others within it, as OME-TIFF keeps its pyramid."""
+    with path.open("rb") as file:
+        page = next(_pages(file), {})
+    return SUB_PAGES in page and TILE_WIDTH in page
+
+
+def structure_of(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return where the bytes of a TIFF lie that tell all but its pixels, and those of its smallest tiled page's pixels.
+
+    Parameters
+    ----------
+    file : open at its beginning; its pages are read meanwhile, those within pages as well
+
+    Returns
+    -------
+    Offset and length of each part beside the pages themselves.
+    """
+    pages, parts = list(_pages(file)), list[tuple[int, int]]()
+    for page in [*pages]:
+        if SUB_PAGES in page:
+            pages += _pages_at(file, page[SUB_PAGES].values(file).tolist())
+    smallest: tuple[int, list[tuple[int, int]]] = (0, [])
+    for page in pages:
+        parts += [(tag.start, tag.end - tag.start) for tag in page.values() if tag.end]
+        width = _number(page, WIDTH) or 0
+        if TILE_OFFSETS in page and TILE_LENGTHS in page and (not smallest[0] or width < smallest[0]):
+            stored = (page[code].values(file).tolist() for code in (TILE_OFFSETS, TILE_LENGTHS))
+            smallest = width, list(zip(*stored, strict=False))
+    return parts + (smallest[1] if sum(length for _, length in smallest[1]) <= MAX_HASHED_BYTES else [])
+
+
+def _pages_at(file: BinaryIO, places: list[int]) -> Iterator[_Page]:
+    """Yield the pages at some places of a TIFF, with those that follow each."""
+    file.seek(0)
+    order, big = _kind(file.read(16)) or ("<", False)
+    for place in places[:MAX_PAGES]:
+        yield from _chain(file, place, order, big=big)
+
+
 def _codec(number: int | None) -> str | None:
     return None if number is None else (COMMON_CODECS | CODECS).get(number, f"number {number}")
 
@@ -188,14 +243,24 @@ def _impossible(page: _Page, size: tuple[int, int], tile: tuple[int, int], file:
 def _pages(file: BinaryIO) -> Iterator[_Page]:
     """Yield the tags of each page; end early where the file is no TIFF, or stops making sense."""
     head = file.read(16)
+    if (kind := _kind(head)) is None:
+        return
+    order, big = kind
+    at = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    yield from _chain(file, at, order, big=big)
+
+
+def _kind(head: bytes) -> tuple[str, bool] | None:
+    """Return the byte order of a TIFF, and whether it is a BigTIFF; None where it is none."""
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 16:
-        return
+        return None
     version = struct.unpack(order + "H", head[2:4])[0]
-    if version not in (42, 43):
-        return
-    big = version == 43
-    at = struct.unpack(order + ("Q" if big else "I"), head[8:16] if big else head[4:8])[0]
+    return (order, version == 43) if version in (42, 43) else None
+
+
+def _chain(file: BinaryIO, at: int, order: str, *, big: bool) -> Iterator[_Page]:
+    """Yield the page at a place and those that follow it."""
     seen: set[int] = set()
     while at and at not in seen and len(seen) < MAX_PAGES:
         seen.add(at)

@@ -1,4 +1,4 @@
-"""Pictures without a pyramid: PNG and JPEG files, and arrays. All pixels are held in memory."""
+"""Pictures without a pyramid: PNG and JPEG files, TIFFs without tiles, and arrays. All pixels are held in memory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.slides.levels import find_scales
-from wsi_meta.slides.openslide_reader import Bounds
-from wsi_meta.slides.slide_file import SameFile, refuse_no_file
+from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.files.slide_file import refuse_no_file
+from wsi_meta.readers.levels import find_scales
+from wsi_meta.readers.picture_tiff import read_picture_tiff
+from wsi_meta.readers.reader import Bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PICTURE_ENDINGS", "PictureReader"]
+__all__ = ["PICTURE_ENDINGS", "TIFF_ENDINGS", "PictureReader"]
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 """How the files end that are read as pictures."""
+TIFF_ENDINGS = (".tif", ".tiff")
+"""How those end that are pictures where they have no tiles."""
 MOST_PX = 1 << 28
 """Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
 PNG, HEADER = b"\x89PNG\r\n\x1a\n", struct.Struct(">II")
@@ -30,7 +34,13 @@ WHITE = (255, 255, 255)
 
 
 class PictureReader:
-    """The pixels of a picture; attributes as :class:`wsi_meta.slides.openslide_reader.OpenSlideReader` has them.
+    """The pixels of a picture; attributes as :class:`wsi_meta.readers.reader.Facts` has them.
+
+    Parameters
+    ----------
+    path : the file, or what pixels are called
+    pixels : an array instead of a file
+    file : what is watched instead, where `path` is a copy
 
     Raises
     ------
@@ -38,17 +48,17 @@ class PictureReader:
         when the file is no whole picture of 8 bits a colour, or too large.
     """
 
-    name = "picture"
+    name, reason = "picture", "a picture without levels"
     tiles_decoded: int | None = None
 
-    def __init__(self, path: Path, pixels: NDArray[np.uint8] | None = None) -> None:
+    def __init__(self, path: Path, pixels: NDArray[np.uint8] | None = None, file: WatchedFile | None = None) -> None:
         self.path, self.background = path, WHITE
-        self.file: SameFile | None = None
+        self.file: WatchedFile | None = None
         self.properties = {"openslide.vendor": "picture"}
         if pixels is None:
             refuse_no_file(path)
-            self.file = SameFile.at(path)
-            pixels = _decode(path)
+            self.file = file or SameFile.at(path)
+            pixels = self._decode()
             self.file.check()
         else:
             pixels = _rgb_of(path, pixels)
@@ -75,6 +85,14 @@ class PictureReader:
 
     def close(self) -> None:
         """Keep the pixels: a later read needs them."""
+
+    def _decode(self) -> NDArray[np.uint8]:
+        if self.path.suffix.lower() not in TIFF_ENDINGS:
+            return _decode(self.path)
+        picture = read_picture_tiff(self.path, MOST_PX)
+        if picture.mpp is not None:
+            self.properties |= {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", picture.mpp, strict=True)}
+        return _rgb_of(self.path, picture.pixels)
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from wsi_meta.errors import first_line
+from wsi_meta.readers.tiff_reader import JPEG, TiledLevel, TileForm
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["NotPlainError", "TiledLevel", "declared_size", "find_levels"]
+__all__ = ["NotPlainError", "find_levels", "head_of", "name_of"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
-JPEG, RGB, YCBCR, CONTIGUOUS = 7, 2, 6, 1
-"""TIFF 6.0 with Technical Note 2: compression, photometric interpretations, planar configuration."""
-START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG that are followed by its size."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+RGB, YCBCR, CONTIGUOUS = 2, 6, 1
+"""TIFF 6.0 with Technical Note 2: photometric interpretations, planar configuration."""
 
 
 class NotPlainError(ValueError):
     """Why a file's tiles cannot be read directly; handled inside the modules that read, never raised to a user."""
-
-
-@dataclass(frozen=True)
-class TiledLevel:
-    """Where a level's tiles lie, row by row of the tile grid.
-
-    `head`, followed by a tile's own bytes without their first two, is a complete JPEG. It holds the start of image, a
-    marker that says whether the tile is RGB or YCbCr, and the tables that the tiles share.
-    """
-
-    tile_width: int
-    tile_height: int
-    columns: int
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    head: bytes
 
 
 def find_levels(
@@ -100,9 +78,9 @@ def _match(
 def _level(page: Any, vendor: str) -> TiledLevel:
     """Return a page's tiles; NotPlainError when they are not plain."""
     if page.compression != JPEG:
-        raise NotPlainError(f"tiles compressed with {_named(page.compression)}, not JPEG")
+        raise NotPlainError(f"tiles compressed with {name_of(page.compression)}, not JPEG")
     if page.photometric not in (RGB, YCBCR):
-        raise NotPlainError(f"colours stored as {_named(page.photometric)}, not RGB or YCbCr")
+        raise NotPlainError(f"colours stored as {name_of(page.photometric)}, not RGB or YCbCr")
     layout = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.imagedepth)
     if layout != (8, 3, CONTIGUOUS, 1):
         raise NotPlainError("samples that are not three interleaved bytes a pixel")
@@ -112,10 +90,11 @@ def _level(page: Any, vendor: str) -> TiledLevel:
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows}")
     if vendor != "generic-tiff" and not lengths.all():
         raise NotPlainError("tiles left out, which OpenSlide draws from other levels")
-    return TiledLevel(page.tilewidth, page.tilelength, columns, offsets, lengths, _head(page))
+    form = TileForm(page.tilewidth, page.tilelength, JPEG, head_of(page))
+    return TiledLevel(page.tilewidth, page.tilelength, columns, lengths, offsets, form)
 
 
-def _head(page: Any) -> bytes:
+def head_of(page: Any) -> bytes:
     """Return the first bytes of every tile's JPEG. An Adobe marker states the colours by the TIFF's tag, as OpenSlide does."""
     tables = page.jpegtables or b"\xff\xd8\xff\xd9"
     if tables[:2] != b"\xff\xd8" or tables[-2:] != b"\xff\xd9":
@@ -124,20 +103,6 @@ def _head(page: Any) -> bytes:
     return b"\xff\xd8" + colours + bytes(tables[2:-2])
 
 
-def _named(value: Any) -> str:
+def name_of(value: Any) -> str:
     """Return the name of a tag's value; its number where it has none."""
     return str(getattr(value, "name", f"number {value}"))
-
-
-def declared_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) that a JPEG states, without decoding it; None where it states none before its pixels."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
-        marker = jpeg[at + 1]
-        if marker in START_OF_FRAME:
-            height, width = (int.from_bytes(jpeg[place : place + 2], "big") for place in (at + 5, at + 7))
-            return width, height
-        if marker in (START_OF_SCAN, END_OF_IMAGE):
-            return None
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")  # any number of FF may fill
-    return None

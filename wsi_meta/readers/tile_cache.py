@@ -58,6 +58,10 @@ class TileCache:
         self._note_use(key, tile)
         return pixels
 
+    def holds(self, key: Hashable) -> bool:
+        """Tell whether a tile is kept, or being decoded."""
+        return key in self._tiles
+
     def clear(self) -> None:
         """Drop every tile. What is expected does not change."""
         with self._lock:

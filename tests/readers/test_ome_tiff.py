@@ -1,0 +1,218 @@
+"""Pyramids within the first page of a TIFF, as OME-TIFF keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from fakes import scan_darkness
+from numpy.typing import NDArray
+from range_server import served
+from slide_files import texture
+
+from wsi_meta import open_slide
+from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.store import Status
+from wsi_meta.slides.slide import Slide
+
+MPP = 0.486
+LOSSLESS, PLANAR = ["none", "zlib", "lzw", "zstd", "jpeg2000"], ["none", "zlib", "lzw", "zstd"]
+
+
+def write_ome(
+    path: Path,
+    image: NDArray[np.uint8],
+    compression: str | None = None,
+    *,
+    factors: tuple[int, ...] = (1, 2, 4),
+    planar: bool = False,
+    unit: str = "µm",
+    size: float | None = MPP,
+    **options: Any,
+) -> Path:
+    """Write a pyramid with its coarser levels in SubIFDs, as tifffile does."""
+    options |= {"photometric": "rgb", "tile": (64, 96), "compression": None if compression == "none" else compression}
+    if compression == "jpeg":
+        options |= {"compressionargs": {"level": 90}}
+    told = {} if size is None else {"PhysicalSizeX": size, "PhysicalSizeXUnit": unit, "PhysicalSizeY": size}
+    metadata = {"axes": "CYX" if planar else "YXS", **told, **({"PhysicalSizeYUnit": unit} if told else {})}
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for number, factor in enumerate(factors):
+            level = image[::factor, ::factor]
+            stored = level.transpose(2, 0, 1) if planar else level
+            own = {"subifds": len(factors) - 1, "metadata": metadata} if number == 0 else {"subfiletype": 1, "metadata": None}
+            file.write(stored, planarconfig="separate" if planar else "contig", **own, **options)
+    return path
+
+
+def levels_of(slide: Slide) -> list[NDArray[np.uint8]]:
+    sizes = enumerate(slide.level_dimensions)
+    return [slide.read_region(0, 0, width, height, level=level) for level, (width, height) in sizes]
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return texture(500, 700, seed=11)
+
+
+@pytest.mark.parametrize(("compression", "planar"), [*((name, False) for name in LOSSLESS), *((name, True) for name in PLANAR)])
+def test_every_level_is_read_as_it_was_written(
+    tmp_path: Path, image: NDArray[np.uint8], compression: str, planar: bool
+) -> None:
+    options: dict[str, Any] = {"predictor": True} if compression in ("zlib", "lzw") and not planar else {}
+    with open_slide(write_ome(tmp_path / "s.ome.tif", image, compression, planar=planar, **options)) as slide:
+        assert (slide.reader, slide.vendor, slide.mpp) == ("direct", "ome-tiff", MPP)
+        assert slide.reader_reason == "a TIFF with a pyramid of 3 levels in its first page"
+        assert list(slide.level_downsamples) == [1, 2, 4]
+        for factor, level in zip((1, 2, 4), levels_of(slide), strict=True):
+            np.testing.assert_array_equal(level, image[::factor, ::factor])
+
+
+def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    path = write_ome(tmp_path / "s.ome.tif", image, "jpeg")
+    with open_slide(path) as slide, open_slide(path, reader="openslide") as openslide, tifffile.TiffFile(path) as file:
+        assert (slide.reader, len(openslide.level_dimensions)) == ("direct", 1)
+        whole = slide.read_region(0, 0, 700, 500).astype(int)
+        assert np.abs(whole - openslide.read_region(0, 0, 700, 500)).max() <= 2
+        for level, page in zip(levels_of(slide), file.series[0].levels, strict=True):
+            assert np.abs(level.astype(int) - page.asarray()).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "expected"),
+    [("nm", 486.0, MPP), ("mm", 0.000486, MPP), ("um", MPP, MPP), ("pixel", 1.0, None), ("µm", None, None)],
+)
+def test_the_unit_of_a_physical_size_counts(
+    tmp_path: Path, image: NDArray[np.uint8], unit: str, size: float | None, expected: float | None
+) -> None:
+    with open_slide(write_ome(tmp_path / "s.ome.tif", image, unit=unit, size=size)) as slide:
+        assert slide.known_mpp == pytest.approx(expected)
+        assert expected is not None or "pass --mpp" in str(slide.mpp_problem)
+
+
+def test_resolution_tags_count_where_there_is_no_physical_size(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    tags: dict[str, Any] = {"resolution": (1e4 / MPP, 1e4 / MPP), "resolutionunit": "CENTIMETER"}
+    with open_slide(write_ome(tmp_path / "s.ome.tif", image, size=None, **tags)) as slide:
+        assert slide.mpp == pytest.approx(MPP)
+    dots: dict[str, Any] = {"resolution": (96, 96), "resolutionunit": "INCH"}
+    with open_slide(write_ome(tmp_path / "dots.ome.tif", image, size=None, **dots)) as slide:
+        assert "the file says 264.58" in str(slide.mpp_problem)
+
+
+def test_it_is_scanned_at_its_level_and_at_an_address(tmp_path: Path) -> None:
+    image = texture(600, 800, seed=2)
+    path = write_ome(tmp_path / "s.ome.tif", image, "zlib")
+    plain = Slide.from_array(image[::2, ::2], mpp=2 * MPP)
+    settings: dict[str, Any] = {"tissue_mask": "none", "stride_px": 96}
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", **settings)
+    np.testing.assert_array_equal(heatmap.probability, scan_darkness(plain, tmp_path / "p.zarr", **settings).probability)
+    with served(tmp_path) as far:
+        address = f"{far.url}/s.ome.tif"
+        np.testing.assert_array_equal(scan_darkness(address, tmp_path / "a.zarr", **settings).probability, heatmap.probability)
+        assert far.sent < 0.75 * path.stat().st_size, "level 0 is not read; level 1 is, and again for the verdict"
+        with open_slide(address) as there, open_slide(path) as here:
+            assert there.fingerprint() == here.fingerprint()
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib", "jpeg"])
+def test_damage_costs_its_tile_only(tmp_path: Path, image: NDArray[np.uint8], compression: str) -> None:
+    path = write_ome(tmp_path / "s.ome.tif", image, compression)
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        offset, length = page.dataoffsets[9], page.databytecounts[9]
+        offsets = page.tags["TileOffsets"]
+        place = offsets.valueoffset + 9 * (offsets.valuebytecount // len(page.dataoffsets))
+    with path.open("r+b") as file:
+        if compression == "none":  # any bytes are pixels; what points behind the end is not
+            file.seek(place)
+            file.write((path.stat().st_size - 10).to_bytes(4, "little"))
+        else:
+            file.seek(offset + length // 4)
+            file.write(b"\x55" * (length // 2))
+    with open_slide(path) as slide:
+        row, col = divmod(9, -(-700 // 96))
+        with pytest.raises(SlideReadError, match=rf"s\.ome\.tif: cannot be decoded at x={col * 96} y={row * 64} level 0"):
+            slide.read_region(col * 96, row * 64, 10, 10)
+        slide.read_region(0, 0, 600, 60)
+        slide.read_region(0, 0, 300, 200, level=1)
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", mpp=0.972, tissue_mask="none")
+    assert 0 < (heatmap.status == Status.UNREADABLE).sum() < heatmap.status.size / 2
+
+
+def test_a_tile_that_decodes_to_another_size_is_damaged(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    for compression, encoded in [
+        ("zlib", imagecodecs.zlib_encode(bytes(64 * 96 * 3 + 1))),
+        ("zlib", imagecodecs.zlib_encode(bytes(64 * 96 * 3 - 1))),
+        ("lzw", imagecodecs.lzw_encode(bytes(100))),
+        ("jpeg2000", imagecodecs.jpeg2k_encode(np.zeros((64, 95, 3), np.uint8))),
+        ("jpeg2000", imagecodecs.jpeg2k_encode(texture(64, 96))[:2000]),
+        ("jpeg", imagecodecs.jpeg8_encode(np.zeros((32, 96, 3), np.uint8))),
+    ]:
+        path = write_ome(tmp_path / f"{compression}.ome.tif", image, compression)
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            offset, counts = page.dataoffsets[0], page.tags["TileByteCounts"]
+        with path.open("r+b") as raw:
+            raw.seek(offset)
+            raw.write(encoded)
+            raw.seek(counts.valueoffset)
+            raw.write(len(encoded).to_bytes(counts.valuebytecount // len(page.databytecounts), "little"))
+        with open_slide(path) as slide, pytest.raises(SlideReadError, match="cannot be decoded at x=0 y=0 level 0"):
+            slide.read_region(0, 0, 10, 10)
+
+
+def test_what_is_stored_otherwise_is_left_to_openslide(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    lying = write_ome(tmp_path / "lying.ome.tif", image, "jpeg", compressionargs={"outcolorspace": "rgb"})
+    grey = tmp_path / "grey.ome.tif"
+    with tifffile.TiffWriter(grey, ome=True) as file:
+        file.write(image[..., 0], subifds=1, tile=(64, 64), compression="zlib", photometric="minisblack")
+        file.write(image[::2, ::2, 0], subfiletype=1, tile=(64, 64), compression="zlib", photometric="minisblack")
+    with open_slide(grey, mpp=MPP) as slide:
+        assert slide.reader == "openslide"
+        assert "colours stored as MINISBLACK; expected RGB" in slide.reader_reason
+    with pytest.raises(SlideReadError, match=r"grey\.ome\.tif: .*MINISBLACK.*leave --reader out"):
+        open_slide(grey, reader="direct")
+    assert open_slide(lying).reader == "direct"
+    aperio = tmp_path / "a.svs"
+    with tifffile.TiffWriter(aperio) as file:
+        told = "Aperio Image Library v11\r\n700x500 (64x64) JPEG/RGB Q=90|AppMag = 20|MPP = 0.5"
+        options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+        file.write(image, subifds=1, description=told, **options)
+        file.write(image[::2, ::2], subfiletype=1, **options)
+    with open_slide(aperio) as slide:
+        assert (slide.reader, slide.vendor) == ("openslide", "aperio")
+
+
+def test_levels_that_do_not_fit_are_left_out(
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "s.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        options: dict[str, Any] = {"photometric": "rgb", "compression": "zlib"}
+        size = {"PhysicalSizeX": MPP, "PhysicalSizeY": MPP}
+        file.write(image, subifds=3, tile=(64, 64), metadata={"axes": "YXS", **size}, **options)
+        file.write(image[::2, ::2], subfiletype=1, tile=(64, 64), metadata=None, **options)
+        file.write(image[:90, :400], subfiletype=1, tile=(64, 64), metadata=None, **options)
+        file.write(image[::4, ::4], subfiletype=1, metadata=None, **options)
+    with open_slide(path) as slide:
+        assert [*slide.levels_left_out] == [2, 3]
+        assert slide.levels_left_out[3] == "pixels that are not stored in tiles"
+        np.testing.assert_array_equal(slide.read_at(0.972, 0, 0, 350, 250), image[::2, ::2])
+    assert "level 2 is left out" in caplog.text
+
+
+def test_an_xml_that_grows_is_not_read(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    told = '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "bb">]>'
+    told += '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">&b;</OME>'
+    path = tmp_path / "s.ome.tif"
+    with tifffile.TiffWriter(path) as file:
+        options: dict[str, Any] = {"photometric": "rgb", "tile": (64, 64), "metadata": None}
+        file.write(image, subifds=1, description=told, **options)
+        file.write(image[::2, ::2], subfiletype=1, **options)
+    with open_slide(path) as slide:
+        assert slide.known_mpp is None
+        assert slide.level_downsamples == (1, 2)

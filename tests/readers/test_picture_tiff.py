@@ -1,0 +1,170 @@
+"""TIFFs without tiles: read whole, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+from range_server import served
+from slide_files import set_tag, texture, write_slide
+
+from wsi_meta import open_slide
+from wsi_meta.cli import main
+from wsi_meta.errors import SlideReadError
+from wsi_meta.heatmaps.store import Heatmap
+
+MPP = 0.972
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    return texture(203, 300, seed=5)
+
+
+def read(path: Path, **options: Any) -> NDArray[np.uint8]:
+    with open_slide(path, mpp=MPP, **options) as slide:
+        assert (slide.reader, slide.reader_reason) == ("picture", "a picture without levels")
+        return slide.read_region(0, 0, slide.width, slide.height)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd", "packbits"])
+@pytest.mark.parametrize("rows", [16, 203])
+def test_strips_of_any_kind(tmp_path: Path, image: NDArray[np.uint8], planar: str, compression: str | None, rows: int) -> None:
+    stored = image if planar == "contig" else image.transpose(2, 0, 1)
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": planar, "rowsperstrip": rows, "compression": compression}
+    for order in "<>":
+        options |= {"byteorder": order, "metadata": None}
+        tifffile.imwrite(tmp_path / "s.tif", stored, **options)
+        np.testing.assert_array_equal(read(tmp_path / "s.tif"), image)
+    if compression == "lzw" and planar == "contig":
+        tifffile.imwrite(tmp_path / "s.tiff", stored, predictor=True, bigtiff=True, **options)
+        np.testing.assert_array_equal(read(tmp_path / "s.tiff"), image)
+
+
+def test_jpeg_strips(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", image, photometric="ycbcr", compression="jpeg", rowsperstrip=64, metadata=None)
+    wanted = tifffile.imread(tmp_path / "s.tif").astype(int)
+    assert np.abs(read(tmp_path / "s.tif").astype(int) - wanted).mean() < 0.5
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "white is zero", "premultiplied"])
+def test_what_values_mean(tmp_path: Path, image: NDArray[np.uint8], mode: str) -> None:
+    path, picture = tmp_path / "s.tif", Image.fromarray(image)
+    grey = np.asarray(picture.convert("L"))
+    alpha = np.full((*grey.shape, 1), 128, np.uint8)
+    faded = (image / 2 + 127).round()
+    if mode == "white is zero":
+        tifffile.imwrite(path, 255 - grey, photometric="miniswhite", metadata=None)
+        wanted = np.stack([grey] * 3, -1)
+    elif mode == "premultiplied":
+        stored = np.concatenate([(image / 2).astype(np.uint8), alpha], axis=2)
+        tifffile.imwrite(path, stored, photometric="rgb", extrasamples=["assocalpha"], metadata=None)
+        wanted = faded
+    elif mode == "RGBA":
+        tifffile.imwrite(path, np.concatenate([image, alpha], axis=2), photometric="rgb", extrasamples=["unassalpha"])
+        wanted = faded
+    elif mode == "LA":
+        stored = np.concatenate([grey[..., None], alpha], axis=2)
+        tifffile.imwrite(path, stored, photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+        wanted = np.stack([(grey / 2 + 127).round()] * 3, -1)
+    else:
+        picture.convert(mode).save(path)
+        wanted = np.asarray(picture.convert(mode).convert("RGB"))
+    assert np.abs(read(path).astype(int) - wanted).max() <= 1
+
+
+def test_its_pixels_size_is_what_its_tags_say_or_what_is_given(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    options: dict[str, Any] = {"photometric": "rgb", "metadata": None}
+    tifffile.imwrite(tmp_path / "s.tif", image, resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER", **options)
+    with open_slide(tmp_path / "s.tif") as slide:
+        assert slide.mpp == pytest.approx(MPP)
+    for dots, unit in [(72, "INCH"), (1, "NONE"), (300, "INCH")]:
+        tifffile.imwrite(tmp_path / "s.tif", image, resolution=(dots, dots), resolutionunit=unit, **options)
+        with open_slide(tmp_path / "s.tif") as slide:
+            assert slide.known_mpp is None
+            assert "pass --mpp" in str(slide.mpp_problem)
+
+
+def test_the_command_scans_it_with_mpp(tmp_path: Path, model_file: Path) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", texture(64, 90).transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    words = ["scan", str(tmp_path / "s.tif"), "--out", str(tmp_path / "h.zarr"), "--model", str(model_file)]
+    options = ["--tissue-mask", "none", "--device", "cpu", "--precision", "fp32", "--stride", "96"]
+    refused = CliRunner().invoke(main, [*words, *options])
+    assert refused.exit_code == 1
+    assert "pass --mpp" in refused.output
+    done = CliRunner().invoke(main, [*words, *options, "--mpp", str(MPP)])
+    assert done.exit_code == 0, done.output
+    assert Heatmap.open(tmp_path / "h.zarr").finished
+
+
+def test_what_is_cut_or_damaged_is_one_line(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    path = tmp_path / "s.tif"
+    for compression in (None, "zlib", "jpeg"):
+        options: dict[str, Any] = {"photometric": "rgb" if compression != "jpeg" else "ycbcr", "metadata": None}
+        tifffile.imwrite(path, image, compression=compression, rowsperstrip=32, **options)
+        whole = path.read_bytes()
+        for damaged in (whole[: len(whole) * 3 // 4], whole[:-1000] + b"\xff" * (990 if compression else 0)):
+            path.write_bytes(damaged)
+            with pytest.raises(
+                SlideReadError, match=r"s\.tif: not a whole TIFF \(.*copy it again, or save it as PNG"
+            ) as caught:
+                open_slide(path, mpp=MPP)
+            assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_picture_of_8_bits_is_one_line(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    path = tmp_path / "s.tif"
+    stored: list[tuple[Any, dict[str, Any], str]] = [
+        (image.astype(np.uint16), {"photometric": "rgb"}, "16 bits a colour; expected 8"),
+        (image.astype(np.float32), {"photometric": "rgb"}, "32 bits a colour"),
+        (np.dstack([image, image[..., :1]]), {"photometric": "separated"}, "colours stored as SEPARATED; expected RGB or grey"),
+        (image, {"photometric": "rgb", "compression": "webp"}, "compressed with WEBP"),
+    ]
+    for values, options, told in stored:
+        tifffile.imwrite(path, values, metadata=None, **options)
+        with pytest.raises(SlideReadError, match=rf"s\.tif: {told}.*; save it as PNG"):
+            open_slide(path, mpp=MPP)
+    with tifffile.TiffWriter(path) as file:
+        file.write(image[:50, :50], photometric="rgb")
+        file.write(image, photometric="rgb")
+    with pytest.raises(SlideReadError, match="2 pictures, the first not the largest"):
+        open_slide(path, mpp=MPP)
+    tifffile.imwrite(path, image, photometric="rgb", metadata=None)
+    set_tag(path, "ImageWidth", 200_000)
+    set_tag(path, "ImageLength", 100_000)
+    with pytest.raises(
+        SlideReadError, match="200000 x 100000 px without tiles; expected at most 268,435,456 pixels; convert it"
+    ):
+        open_slide(path, mpp=MPP)
+
+
+def test_tiles_stay_with_the_other_readers(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    tifffile.imwrite(tmp_path / "p.tif", image.transpose(2, 0, 1), photometric="rgb", planarconfig="separate", tile=(64, 64))
+    write_slide(tmp_path / "t.tif", image)
+    for name in ("p.tif", "t.tif"):
+        with open_slide(tmp_path / name, mpp=MPP) as slide:
+            assert slide.reader == "openslide"
+            np.testing.assert_array_equal(slide.read_region(0, 0, 300, 203), image)
+
+
+def test_pictures_at_an_address_are_fetched_whole(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    tifffile.imwrite(tmp_path / "s.tif", image, photometric="rgb", metadata=None)
+    Image.fromarray(image).save(tmp_path / "s.png")
+    with served(tmp_path) as far:
+        for name in ("s.tif", "s.png"):
+            with open_slide(f"{far.url}/{name}", mpp=MPP) as there, open_slide(tmp_path / name, mpp=MPP) as here:
+                assert there.fingerprint() == here.fingerprint()
+                np.testing.assert_array_equal(there.read_region(0, 0, 300, 203), image)
+
+
+@pytest.mark.shared_data
+def test_a_real_plain_tiff(shared_data: Path) -> None:
+    path = shared_data / "slides" / "plain_not_pyramidal.tif"
+    np.testing.assert_array_equal(read(path), tifffile.imread(path))

@@ -1,0 +1,119 @@
+"""Slides at an address of the network instead of a path: which ones are read, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+from wsi_meta.errors import SlideReadError
+
+__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "slide_name", "slide_path"]
+
+SCHEMES = ("http", "https", "s3")
+"""Kinds of addresses that are read."""
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+MANGLED = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
+"""An address that became a path, which keeps only one of its two slashes."""
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
+    """The address of a slide. What is shown or written anywhere of it holds no user, password or query.
+
+    Raises
+    ------
+    SlideReadError
+        when it is of no kind that is read, or names no file.
+    """
+
+    url: str
+    """All of it, with what may be a secret."""
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:  # what is wrong cannot be told without showing all of it
+            raise SlideReadError(f"{self.url.partition(':')[0]}://...: no address; check its host and brackets") from None
+        if parts.scheme.lower() not in SCHEMES:
+            kinds = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise SlideReadError(f"{self}: an address of another kind; expected {kinds} or a file; download it first")
+        if not parts.netloc or self.name in ("", ".", "..") or "\0" in self.name:
+            raise SlideReadError(f"{self}: an address that names no file; expected one such as https://host/slide.svs")
+
+    @property
+    def scheme(self) -> str:
+        """``http``, ``https`` or ``s3``."""
+        return urlsplit(self.url).scheme.lower()
+
+    @property
+    def name(self) -> str:
+        """The last part of its path, as a file would be called; a query is no part of it."""
+        return PurePosixPath(unquote(urlsplit(self.url).path)).name
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The name's ending with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    def absolute(self) -> Address:
+        """Return the address: it is the same from every folder."""
+        return self
+
+    def resolve(self) -> Address:
+        """Return the address: nothing of it is a link."""
+        return self
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"Address('{self}')"
+
+
+SlidePath: TypeAlias = Path | Address
+"""Where a slide lies."""
+
+
+def is_address(text: object) -> bool:
+    """Tell whether a text is an address, of whatever kind, and no path."""
+    return isinstance(text, Address) or (isinstance(text, str) and SCHEME.match(text) is not None)
+
+
+def slide_path(given: str | Path | Address) -> SlidePath:
+    """Return the address or the path that a text stands for.
+
+    Raises
+    ------
+    SlideReadError
+        for an address that is not read.
+    """
+    if isinstance(given, Address):
+        return given
+    return Address(given) if isinstance(given, str) and is_address(given) else Path(given)
+
+
+def slide_name(path: SlidePath) -> str:
+    """Return the name of a slide: its file's without ending; of an OME-Zarr image also without ``.ome``."""
+    return path.stem.removesuffix(".ome") if path.suffix.lower() == ".zarr" else path.stem
+
+
+def local_path(given: str | Path | Address) -> Path | None:
+    """Return the path that a text stands for; None for an address."""
+    path = slide_path(given)
+    return path if isinstance(path, Path) else None
+
+
+def refuse_mangled(path: Path) -> None:
+    """Refuse a path that was an address; SlideReadError."""
+    if found := MANGLED.search(str(path)):
+        address = f"{found[1]}://{str(path)[found.end() :].rpartition('@')[2].partition('?')[0]}"
+        raise SlideReadError(f"{address}: an address that was made a path; expected it as text")

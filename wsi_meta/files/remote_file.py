@@ -1,0 +1,288 @@
+"""A file at an address, read in parts: each part is asked for by its range of bytes, and checked to be of the same file."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.files.address import Address
+from wsi_meta.files.same_file import REPLACED, SlideReplacedError
+
+__all__ = ["RemoteFile", "file_system", "refuse_without_cloud"]
+
+HEAD_BYTES = 1 << 14
+"""The first part that is asked for: it tells how long the file is."""
+TRIES, WAIT_S = 3, 0.3
+"""How often a part is asked for, and how long it is waited before the second time; then twice as long."""
+HOPELESS = 5
+"""After so many parts in a row that did not come, each further one is asked for once only."""
+ANSWER_S = 30.0
+"""So long an answer may take to begin, and then to go on."""
+AT_ONCE = 8
+"""Parts of one file that are asked for at the same time."""
+GAP_BYTES = 4096
+"""Parts with no more than this between them are asked for as one."""
+MOST_PART_BYTES = 8 << 20
+"""Parts are joined up to this."""
+HELD_BYTES = 64 << 20
+"""Parts that came, and were not read yet."""
+RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+NEEDS = {"http": ("fsspec", "aiohttp"), "https": ("fsspec", "aiohttp"), "s3": ("fsspec", "s3fs")}
+"""Packages that reading needs, by the kind of address."""
+
+Mark = tuple[int, str, str]
+"""What tells a file from another one at its address: bytes, ETag, time of the last change; empty where not told."""
+
+
+class _NoAnswerError(OSError):
+    """No part came, but it may come when it is asked for again."""
+
+
+class _RefusedError(OSError):
+    """The server will not give it, however often it is asked."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    content: bytes
+    mark: Mark
+
+
+Ask = Callable[[int, int], Awaitable[_Part]]
+"""Asks for so many bytes from an offset on."""
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A part that was asked for ahead."""
+
+    offset: int
+    answer: Future[bytes]
+
+
+class RemoteFile:
+    """A file at an address. Threads may share it.
+
+    Attributes
+    ----------
+    address : where it is
+    fetched : bytes that came so far
+
+    Raises
+    ------
+    SlideReadError
+        when it is not there, is empty, cannot be reached, or the server gives no parts of files.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address, self.fetched = address, 0
+        self._loop, self._ask = _open(address)
+        self._many = asyncio.Semaphore(AT_ONCE)
+        self._lock, self._failed_in_a_row, self._replaced = threading.Lock(), 0, False
+        self._ahead: dict[tuple[int, int], _Expected] = {}
+        self._mark: Mark | None = None
+        try:
+            self._head = self._submit(0, HEAD_BYTES).result()
+        except SlideReadError:
+            raise
+        except OSError as error:
+            raise SlideReadError(f"{address}: {error}; check the address, or download the slide") from None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return 0 if self._mark is None else self._mark[0]
+
+    def opened(self) -> RemoteFile:
+        """Return itself: a connection is opened where one is needed."""
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Check that no part came of another file."""
+        if self._replaced:
+            raise SlideReplacedError(f"{self.address}: {REPLACED}")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes; fewer where the file ends before.
+
+        Raises
+        ------
+        SlideReplacedError
+        OSError
+            when they do not come, or fewer than were promised.
+        """
+        length = max(0, min(length, self.size - offset))
+        if offset + length <= len(self._head):
+            return self._head[offset : offset + length]
+        with self._lock:
+            ahead = self._ahead.pop((offset, length), None)
+        if ahead is None:
+            return self._submit(offset, length).result()
+        content, start = ahead.answer.result(), offset - ahead.offset
+        return content[start : start + length]
+
+    def prefetch(self, parts: Iterable[tuple[int, int]]) -> None:
+        """Ask for parts that will be read next, neighbours together, several at the same time."""
+        with self._lock:
+            new = sorted({part for part in parts if part[1] and part not in self._ahead})
+            held, left = sum(length for _, length in self._ahead), [*self._ahead]
+            wanted = 0
+            for offset, length, together in _joined(new):
+                if (wanted := wanted + length) > HELD_BYTES:
+                    return
+                while left and held + wanted > HELD_BYTES:  # nobody came for the oldest: another thread had them
+                    held -= left[0][1]
+                    self._ahead.pop(left.pop(0))
+                answer = self._submit(offset, length)
+                self._ahead |= dict.fromkeys(together, _Expected(offset, answer))
+
+    def forget(self) -> None:
+        """Drop what came and was not read."""
+        with self._lock:
+            self._ahead.clear()
+
+    def _submit(self, offset: int, length: int) -> Future[bytes]:
+        return asyncio.run_coroutine_threadsafe(self._patiently(offset, length), self._loop)
+
+    async def _patiently(self, offset: int, length: int) -> bytes:
+        """Ask for a part until it comes, or there is no hope."""
+        for number in range(1, 1 + (TRIES if self._failed_in_a_row < HOPELESS else 1)):
+            try:
+                async with self._many:
+                    part = await self._ask(offset, length)
+                return self._accepted(part, offset, length)
+            except _NoAnswerError as error:
+                told = str(error)
+            if number < TRIES:
+                await asyncio.sleep(WAIT_S * 2 ** (number - 1))
+        self._failed_in_a_row += 1
+        raise OSError(told)
+
+    def _accepted(self, part: _Part, offset: int, length: int) -> bytes:
+        """Return a part's bytes; they are as many as were promised, and of the file that was opened."""
+        self._mark = self._mark or part.mark
+        if self._replaced or part.mark != self._mark:
+            self._replaced = True
+            raise SlideReplacedError(f"{self.address}: {REPLACED}")
+        if len(part.content) != min(length, self._mark[0] - offset):
+            raise _NoAnswerError(f"{len(part.content):,} bytes came of {length:,}")
+        self.fetched += len(part.content)
+        self._failed_in_a_row = 0
+        return part.content
+
+
+def refuse_without_cloud(address: Address) -> None:
+    """Refuse an address whose packages are not installed; SlideReadError that says what to install."""
+    if missing := [name for name in NEEDS[address.scheme] if find_spec(name) is None]:
+        names = " and ".join(missing)
+        raise SlideReadError(
+            f"{address}: reading from an address needs {names}: pip install 'wsi-meta[cloud]', or download the slide"
+        )
+
+
+def file_system(address: Address) -> Any:
+    """Return fsspec's file system for an address; s3 is set up as for every program that uses fsspec and botocore."""
+    refuse_without_cloud(address)
+    import fsspec
+
+    if address.scheme == "s3":
+        return fsspec.filesystem("s3", **_credentials(fsspec.config.conf.get("s3", {})))
+    return fsspec.filesystem(address.scheme, encoded="%" in address.url)  # a signature is valid for its very letters
+
+
+def _credentials(configured: dict[str, Any]) -> dict[str, Any]:
+    """Return how to ask an object store: without a name where this machine has no credentials, as open data allows."""
+    import botocore.session
+
+    return {} if configured or botocore.session.Session().get_credentials() is not None else {"anon": True}
+
+
+def _open(address: Address) -> tuple[asyncio.AbstractEventLoop, Ask]:
+    """Return the loop that asks run in, and what asks."""
+    system = file_system(address)
+    if address.scheme == "s3":
+        return system.loop, lambda offset, length: _ask_s3(system, address, offset, length)
+    return system.loop, lambda offset, length: _ask_http(system, address, offset, length)
+
+
+async def _ask_http(system: Any, address: Address, offset: int, length: int) -> _Part:
+    """Ask a web server. What its libraries say is not passed on: it may hold the address with its secrets."""
+    import aiohttp
+
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_S, sock_read=ANSWER_S)
+    asked = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
+    try:
+        session = await system.set_session()
+        async with session.get(system.encode_url(address.url), headers=asked, timeout=limits) as answer:
+            start, total = _judge_answer(answer.status, answer.headers, offset)
+            content = await answer.content.readexactly(min(length, total - start))
+            return _Part(
+                content, (total, answer.headers.get("ETag", "").removeprefix("W/"), answer.headers.get("Last-Modified", ""))
+            )
+    except asyncio.IncompleteReadError as error:
+        raise _NoAnswerError(f"{len(error.partial):,} bytes came of {length:,}") from None
+    except TimeoutError:
+        raise _NoAnswerError(f"no answer in {ANSWER_S:g} s") from None
+    except ValueError:  # of a host's name, or a port
+        raise _RefusedError("no address of the web") from None
+    except aiohttp.ClientError as error:
+        raise _NoAnswerError(f"the server cannot be reached, or broke off ({type(error).__name__})") from None
+
+
+def _judge_answer(status: int, headers: Any, offset: int) -> tuple[int, int]:
+    """Return where a part begins, and the length of the whole file; OSError where an answer is not the part asked for."""
+    if status == 416 and headers.get("Content-Range", "").endswith("*/0"):
+        raise _RefusedError("an empty file; expected a whole-slide image; copy it again")
+    if status == 200:
+        raise _RefusedError("the server gives whole files only, no ranges of bytes")
+    if status in (408, 425, 429) or status >= 500:
+        raise _NoAnswerError(f"the server says {status}")
+    if status != 206:
+        meaning = {401: " (not allowed)", 403: " (not allowed)", 404: " (not found)", 410: " (gone)"}.get(status, "")
+        raise _RefusedError(f"the server says {status}{meaning}")
+    found = RANGE.fullmatch(headers.get("Content-Range", ""))
+    if found is None or int(found[1]) != offset or headers.get("Content-Encoding", "identity") != "identity":
+        raise _RefusedError("the server gives other bytes than those that it was asked for")
+    return offset, int(found[3])
+
+
+async def _ask_s3(system: Any, address: Address, offset: int, length: int) -> _Part:
+    """Ask an object store."""
+    bucket, key, version = system.split_path(address.url)
+    own = {"VersionId": version} if version else {}
+    try:
+        asked = {"Bucket": bucket, "Key": key, "Range": f"bytes={offset}-{offset + length - 1}"}
+        answer = await system._call_s3("get_object", **asked, **own)
+        content = await answer["Body"].read()
+    except FileNotFoundError:
+        raise _RefusedError("no such object") from None
+    except PermissionError:
+        raise _RefusedError("not allowed (credentials come from the environment, as for other programs)") from None
+    except Exception as error:  # botocore raises whatever the network leads to
+        raise _NoAnswerError(f"the store cannot be reached, or broke off ({type(error).__name__})") from None
+    found = RANGE.fullmatch(answer.get("ContentRange", ""))
+    if found is None or int(found[1]) != offset:
+        raise _RefusedError("the store gives other bytes than those that it was asked for")
+    return _Part(content, (int(found[3]), answer.get("ETag", ""), str(answer.get("LastModified", ""))))
+
+
+def _joined(parts: list[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Join parts, in order, that lie side by side; return offset and length of each, and the parts in it."""
+    joined: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for offset, length in parts:
+        if joined:
+            start, held, together = joined[-1]
+            end = max(start + held, offset + length)
+            if offset <= start + held + GAP_BYTES and end - start <= MOST_PART_BYTES:
+                joined[-1] = (start, end - start, [*together, (offset, length)])
+                continue
+        joined.append((offset, length, [(offset, length)]))
+    return joined

@@ -1,0 +1,192 @@
+"""TIFFs whose coarser levels lie within their first page (SubIFDs), as in OME-TIFF. OpenSlide sees level 0 alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
+from wsi_meta.readers.levels import Scales, find_scales
+from wsi_meta.readers.reader import Bounds
+from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
+
+__all__ = ["OmeTiffReader", "resolution_mpp"]
+
+VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
+"""tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
+WHITE = (255, 255, 255)
+SEPARATE, DIFFERENCES = 2, 2
+"""TIFF's numbers of a planar configuration and of a predictor."""
+MAX_TILE_PX = 1 << 26
+"""Pixels of the largest tile that is read, 8,192 x 8,192."""
+UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
+"""Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
+UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "in": 25_400.0}
+"""Micrometres of the units of OME-XML; the letter for micro is written in two ways."""
+
+
+class OmeTiffReader(TiffReader):
+    """A tiled TIFF with its pyramid in SubIFDs: RGB of 8 bits, its colours interleaved or each in tiles of its own.
+
+    Its attributes are those of :class:`wsi_meta.readers.reader.Facts`, and `reason`.
+
+    Parameters
+    ----------
+    path : the file, or a copy of the parts of it that are not pixels
+    file : the file itself; None where `path` is it
+    shown : what messages call it; None is `path`
+
+    Raises
+    ------
+    NotPlainError
+        when its first page is stored in a way that is not read here.
+    """
+
+    def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
+        import tifffile
+
+        self.file = file or SameFile.at(path)
+        try:
+            with tifffile.TiffFile(path) as opened:
+                if vendors := [name for name in VENDORS if getattr(opened, f"is_{name}", False)]:
+                    raise NotPlainError(f"{vendors[0]} is laid out in its own way")
+                first: Any = opened.pages[0]
+                pages = [first, *(page for page in first.pages or ())]
+                sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
+                levels, unread = _levels_of(pages)
+                self.properties = _properties_of(first, opened.is_ome)
+        except NotPlainError:
+            raise
+        except Exception as error:  # tifffile raises whatever odd tags lead to
+            raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
+        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
+        width, height = sizes[0]
+        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
+        self.tiles = [
+            (levels[number].tile_width, levels[number].tile_height) if number in levels else None
+            for number in range(len(pages))
+        ]
+        found = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
+        self.scales = Scales(found.downsamples, found.left_out | unread)
+        self.bounds = Bounds(0, 0, width, height)
+        super().__init__(shown or path, self.file, levels, self.scales.downsamples, WHITE)
+        self._refuse_other_colours({number: pages[number].photometric for number in levels})
+        self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
+
+    def _refuse_other_colours(self, photometric: dict[int, Any]) -> None:
+        """Refuse JPEG tiles that say themselves of which colours they are, and not what the TIFF says."""
+        for number, level in self._levels.items():
+            stored = np.flatnonzero(level.lengths)
+            if level.form.compression != JPEG or not len(stored):
+                continue
+            offset, length = int(level.offsets[stored[0]]), int(level.lengths[stored[0]])
+            if not 0 <= length <= level.form.most_bytes:
+                continue
+            try:
+                said = _colours_of(self.file.opened().read(offset, length))
+            except SlideReadError:
+                raise
+            except OSError:
+                continue  # a tile that cannot be read is none of the others'
+            if said is not None and said != photometric[number]:
+                raise NotPlainError(f"tiles of level {number} that say that their colours are others than the file says")
+
+
+def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]:
+    """Return the tiles of the levels that are read, and why others are not; NotPlainError for level 0."""
+    levels, unread = {0: _level_of(pages[0])}, {}
+    for number, page in enumerate(pages[1:], 1):
+        try:
+            levels[number] = _level_of(page)
+        except NotPlainError as error:
+            unread[number] = str(error)
+    return levels, unread
+
+
+def _level_of(page: Any) -> TiledLevel:
+    if not page.is_tiled:
+        raise NotPlainError("pixels that are not stored in tiles")
+    if page.compression != JPEG and int(page.compression) not in CODECS:
+        raise NotPlainError(f"tiles compressed with {name_of(page.compression)}")
+    if page.photometric != RGB and (page.photometric, page.compression) != (YCBCR, JPEG):
+        raise NotPlainError(f"colours stored as {name_of(page.photometric)}; expected RGB")
+    planes = {CONTIGUOUS: 1, SEPARATE: 3}.get(int(page.planarconfig), 0)
+    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or (planes != 1 and page.compression == JPEG):
+        raise NotPlainError("samples that are not three bytes a pixel")
+    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
+        raise NotPlainError(f"predictor {name_of(page.predictor)}")
+    if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
+        raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
+    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+    offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
+    if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
+        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
+    stored = lengths.reshape(planes, -1)
+    if ((stored > 0).any(0) != (stored > 0).all(0)).any():
+        raise NotPlainError("tiles of which single colours are left out")
+    compression, differences = int(page.compression), page.predictor == DIFFERENCES
+    head = head_of(page) if compression == JPEG else b""
+    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
+    return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
+
+
+def _colours_of(jpeg: bytes) -> int | None:
+    """Return which colours a JPEG says that it has, by TIFF's numbers; None where it does not say."""
+    at, said = 2, None
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and 0xE0 <= jpeg[at + 1] <= 0xEF:
+        length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        content = jpeg[at + 4 : at + 2 + length]
+        if jpeg[at + 1] == 0xEE and content[:5] == b"Adobe" and len(content) >= 12:
+            return YCBCR if content[11] == 1 else RGB
+        if jpeg[at + 1] == 0xE0 and content[:4] == b"JFIF":
+            said = YCBCR
+        at += 2 + length
+    return said
+
+
+def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
+    """Return what a file says of itself, by OpenSlide's names."""
+    sizes = (_ome_mpp(page) if is_ome else None) or resolution_mpp(page)
+    stated = {} if sizes is None else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", sizes, strict=True)}
+    return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages", **stated}
+
+
+def _ome_mpp(page: Any) -> tuple[float, float] | None:
+    """Return the size of a pixel that OME-XML states for the image of a page, in micrometres; None where it states none."""
+    text = str(page.description)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # which can be made to grow without end
+        return None
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None
+    for pixels in root.iterfind("{*}Image/{*}Pixels"):
+        if (pixels.get("SizeX"), pixels.get("SizeY")) != (str(page.imagewidth), str(page.imagelength)):
+            continue
+        try:
+            sizes = [
+                float(pixels.attrib[f"PhysicalSize{axis}"]) * UM_PER_UNIT[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
+                for axis in "XY"
+            ]
+        except (KeyError, ValueError):
+            return None
+        return sizes[0], sizes[1]
+    return None
+
+
+def resolution_mpp(page: Any) -> tuple[float, float] | None:
+    """Return the size of a pixel that the tags of a TIFF's page state, in micrometres; None where they state none.
+
+    As OpenSlide does for TIFFs; what no microscope has, such as 96 dots per inch, is refused where it is used.
+    """
+    unit = UM_PER_RESOLUTION_UNIT.get(int(page.tags.valueof(296, default=2)))
+    ratios = [page.tags.valueof(code) for code in (282, 283)]
+    if unit is None or None in ratios:
+        return None
+    values = [numerator / denominator if denominator else 0.0 for numerator, denominator in ratios]
+    return (unit / values[0], unit / values[1]) if min(values) > 0 else None

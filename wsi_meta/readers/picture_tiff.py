@@ -1,0 +1,125 @@
+"""A TIFF without tiles as one picture: strips, colours interleaved or apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
+from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, resolution_mpp
+from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["read_picture_tiff"]
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+"""TIFF's numbers of what values mean."""
+ALPHA_MULTIPLIED, ALPHA = 1, 2
+"""TIFF's numbers of what a further sample of a pixel is."""
+
+
+class TiffPicture(NamedTuple):
+    """A picture: uint8 (height, width, samples), the last of 2 or 4 being transparency; micrometres per pixel in x and y."""
+
+    pixels: NDArray[np.uint8]
+    mpp: tuple[float, float] | None
+
+
+def read_picture_tiff(path: Path, most_px: int) -> TiffPicture:
+    """Read a TIFF whose first page is one picture of 8 bits a sample, stored in strips.
+
+    Parameters
+    ----------
+    most_px : pixels of the largest picture
+
+    Raises
+    ------
+    SlideReadError
+        when it is larger, damaged, or stored in a way that is not read.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages: list[Any] = list(file.pages)
+            page = pages[0]
+            _refuse(path, page, [(int(other.imagewidth), int(other.imagelength)) for other in pages], most_px)
+            pixels = _meant(page, _decode(path, page))
+            return TiffPicture(pixels, resolution_mpp(page))
+    except SlideReadError:
+        raise
+    except Exception as error:  # tifffile raises whatever odd tags lead to
+        raise SlideReadError(f"{path}: not a whole TIFF ({first_line(error)}); copy it again, or save it as PNG") from error
+
+
+def _refuse(path: Path, page: Any, sizes: list[tuple[int, int]], most_px: int) -> None:
+    """Refuse what is not read; SlideReadError."""
+    width, height = sizes[0]
+    if width * height > most_px:
+        raise SlideReadError(
+            f"{path}: a picture of {width} x {height} px without tiles; expected at most {most_px:,} pixels; "
+            "convert it to a slide (vips tiffsave --tile --pyramid --compression jpeg)"
+        )
+    if any(w * h > width * height for w, h in sizes[1:]):
+        raise SlideReadError(f"{path}: {len(sizes)} pictures, the first not the largest; expected one; save it alone")
+    told = None
+    if page.bitspersample != 8 or page.imagedepth != 1 or page.sampleformat != 1:
+        told = f"{page.bitspersample} bits a colour; expected 8"
+    elif int(page.photometric) not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR):
+        told = f"colours stored as {name_of(page.photometric)}; expected RGB or grey"
+    elif page.photometric == YCBCR and page.compression != JPEG:
+        told = "colours stored as YCBCR, not in JPEG; expected RGB or grey"
+    elif int(page.compression) not in (JPEG, *CODECS):
+        told = f"compressed with {name_of(page.compression)}"
+    elif page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
+        told = f"predictor {name_of(page.predictor)}"
+    elif page.compression == JPEG and (page.samplesperpixel, page.planarconfig) != (3, CONTIGUOUS):
+        told = "JPEG of other than three colours"
+    if told is not None:
+        raise SlideReadError(f"{path}: {told}; save it as PNG, or as a TIFF of 8 bits a colour")
+
+
+def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
+    """Return the values as they are stored, (height, width, samples)."""
+    height, width, samples = int(page.imagelength), int(page.imagewidth), int(page.samplesperpixel)
+    planes = samples if page.planarconfig == SEPARATE else 1
+    rows = min(int(page.rowsperstrip), height)
+    strips = -(-height // rows)
+    offsets, lengths = list(page.dataoffsets), list(page.databytecounts)
+    if len(offsets) != strips * planes or len(lengths) != strips * planes:
+        raise NotPlainError(f"{len(offsets)} strips; expected {strips * planes}")
+    pixels = np.empty((height, width, samples), np.uint8)
+    head = head_of(page) if page.compression == JPEG else b""
+    with path.open("rb") as file:
+        for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+            plane, strip = divmod(number, strips)
+            top = strip * rows
+            target = pixels[top : top + rows, :, plane : plane + 1] if planes > 1 else pixels[top : top + rows]
+            file.seek(offset)
+            form = TileForm(width, len(target), int(page.compression), head, page.predictor == DIFFERENCES)
+            target[:] = form.decode(file.read(min(length, form.most_bytes)), target.shape[2])
+    return pixels
+
+
+def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the values as grey or RGB, with transparency where they have some."""
+    if page.photometric == PALETTE:
+        colours_of: NDArray[np.uint16] = page.colormap
+        return np.asarray(colours_of[:, pixels[..., 0]].transpose(1, 2, 0) >> 8, np.uint8)
+    colours = 3 if page.photometric in (RGB, YCBCR) else 1
+    further: NDArray[np.uint8]
+    values, further = pixels[..., :colours], pixels[..., colours : colours + 1]
+    if page.photometric == WHITE_IS_ZERO:
+        values = 255 - values
+    kinds = [int(kind) for kind in page.extrasamples]
+    if kinds[:1] == [ALPHA]:
+        return np.concatenate([values, further], axis=2)
+    if kinds[:1] == [ALPHA_MULTIPLIED]:  # on white
+        on_white: NDArray[np.uint8] = np.minimum(values.astype(np.uint16) + (255 - further), 255).astype(np.uint8)
+        return on_white
+    return values

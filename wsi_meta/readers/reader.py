@@ -1,0 +1,83 @@
+"""What every reader offers, and what readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import WatchedFile
+from wsi_meta.readers.levels import Scales
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Bounds", "Facts", "Reader", "undecodable"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The part of level 0 that holds all scanned pixels, in level-0 pixels; QuPath shows only this part of a slide."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class Reader(Protocol):
+    """Who decodes a slide's pixels. Threads may share it."""
+
+    name: str
+    """Part of a scan's identity: two readers may round otherwise."""
+
+    @property
+    def tiles_decoded(self) -> int | None:
+        """Tiles decoded so far; None where they are not counted."""
+
+    def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
+        """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.
+
+        Raises
+        ------
+        SlideReadError
+            when the stored pixels cannot be decoded. Other regions can still be read.
+        """
+
+    def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int | None:
+        """Say what will be read, as (level, left, top, width, height); return the number of stored tiles, where known."""
+
+    def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+        """Tell whether the file says that a region has the background colour."""
+
+    def close(self) -> None:
+        """Let go of the file as soon as the reads of other threads have ended. A later read opens it again."""
+
+
+class Facts(Protocol):
+    """What an opened file says of itself."""
+
+    @property
+    def file(self) -> WatchedFile | None:
+        """The file as it was when it was opened first; None where there is no single one."""
+
+    properties: dict[str, str]
+    """By OpenSlide's names."""
+    level_dimensions: tuple[tuple[int, int], ...]
+    """Width and height of each level, level 0 first."""
+    scales: Scales
+    """The true factors, and the levels that are not to be read."""
+    tiles: Sequence[tuple[int, int] | None]
+    """Width and height of each level's stored tiles; None where it is not known."""
+    bounds: Bounds
+    """The part of level 0 that holds all scanned pixels; all of it where the file does not say."""
+    background: tuple[int, ...]
+    """RGB of what is transparent, or was left out of the file."""
+
+
+def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
+    """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
+    return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")

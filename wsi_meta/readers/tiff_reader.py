@@ -1,0 +1,204 @@
+"""The tiles of a TIFF: where their bytes lie, and how they become pixels. JPEG by libjpeg-turbo in its strict mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.files.same_file import OpenFile, WatchedFile
+from wsi_meta.readers.tile_cache import TileCache
+from wsi_meta.readers.tile_reader import Tile, TileGrid, TileReader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CODECS", "JPEG", "JPEG2000", "TiffReader", "TileForm", "TiledLevel", "declared_size"]
+
+JPEG, JPEG2000 = 7, (33004, 33005, 34712)
+"""TIFF's numbers of compressions. JPEG 2000 of three colours as they are; 33003 stores them as YCbCr, and is left out."""
+CODECS: dict[int, str] = {
+    1: "none",
+    5: "lzw",
+    8: "zlib",
+    32773: "packbits",
+    32946: "zlib",
+    50000: "zstd",
+    **dict.fromkeys(JPEG2000, "jpeg2k"),
+}
+"""Other compressions that are read, by the names that imagecodecs has for them."""
+START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of a JPEG that are followed by its size."""
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
+"""A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
+
+
+@dataclass(frozen=True)
+class TileForm:
+    """How tiles, or strips, of one size are stored.
+
+    Of JPEG, `head`, followed by a tile's own bytes without their first two, is a complete JPEG. It holds the start of image, a
+    marker that says whether the tile is RGB or YCbCr, and the tables that the tiles share.
+    """
+
+    width: int
+    height: int
+    compression: int = JPEG
+    head: bytes = b""
+    differences: bool = False
+    """Whether values are stored as differences from the pixel before (TIFF's predictor 2)."""
+
+    @property
+    def most_bytes(self) -> int:
+        """What is longer is no tile."""
+        return MOST_BYTES_PER_PX * self.width * self.height + HEADER_BYTES
+
+    def decode(self, stored: bytes, samples: int = 3) -> NDArray[np.uint8]:
+        """Return the pixels (height, width, samples); ValueError where the bytes do not give exactly these."""
+        return self._decode_jpeg(stored) if self.compression == JPEG else self._decode_other(stored, samples)
+
+    def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
+        from simplejpeg import decode_jpeg
+
+        if stored[:2] != b"\xff\xd8":
+            raise ValueError("a tile that is no JPEG")
+        jpeg = b"".join((self.head, memoryview(stored)[2:]))
+        if (size := declared_size(jpeg)) != (self.width, self.height):  # before memory is taken for its pixels
+            said = f"{size[0]} x {size[1]} px" if size else "nothing of its size"
+            raise ValueError(f"a tile whose own header says {said}; expected {self.width} x {self.height} px")
+        # strict: libjpeg only warns of too many or too few bytes, but the pixels that it then returns are not the slide's
+        pixels = np.asarray(decode_jpeg(jpeg, "RGB", strict=True))
+        if pixels.shape != (self.height, self.width, 3):
+            raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
+        return pixels
+
+    def _decode_other(self, stored: bytes, samples: int) -> NDArray[np.uint8]:
+        whole, name = self.width * self.height * samples, CODECS[self.compression]
+        try:
+            content = _decoder(self.compression)(stored, whole)
+        except Exception as error:  # each codec has errors of its own, which are RuntimeErrors
+            raise ValueError(f"a tile that is no {name} of {whole:,} bytes ({type(error).__name__})") from error
+        pixels = np.frombuffer(content, np.uint8) if isinstance(content, bytes | bytearray) else np.asarray(content)
+        if pixels.dtype != np.uint8 or pixels.size != whole:
+            raise ValueError(f"a tile of {pixels.size:,} values of type {pixels.dtype}; expected {whole:,} of uint8")
+        pixels = pixels.reshape(self.height, self.width, samples)
+        return np.cumsum(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
+
+
+@dataclass(frozen=True)
+class TiledLevel(TileGrid):
+    """Where a level's tiles lie, row by row of the tile grid, and how they are stored."""
+
+    offsets: NDArray[np.int64]
+    form: TileForm
+    plane_lengths: NDArray[np.int64] | None = None
+    """Bytes of the tiles of each colour, shape (3, tiles), where each has tiles of its own; `offsets` has those of all."""
+
+    @property
+    def planes(self) -> int:
+        """3 where each colour has tiles of its own, else 1."""
+        return 1 if self.plane_lengths is None else len(self.plane_lengths)
+
+    def parts(self, row: int, col: int) -> list[tuple[int, int]]:
+        """Return offset and length of the bytes of a tile, in each plane."""
+        number = self.number(row, col)
+        if self.plane_lengths is None:
+            return [(int(self.offsets[number]), int(self.lengths[number]))]
+        offsets = self.offsets.reshape(self.planes, -1)[:, number]
+        return list(zip(offsets.tolist(), self.plane_lengths[:, number].tolist(), strict=True))
+
+
+class TiffReader(TileReader):
+    """A TIFF whose tiles are decoded here. Reads at given positions, so that threads and processes do not disturb each other.
+
+    Parameters
+    ----------
+    path : of the slide, for messages
+    file : the file, on a disk or at an address
+    levels, downsamples, background, cache : see :class:`.TileReader`
+    """
+
+    name = "direct"
+
+    def __init__(
+        self,
+        path: object,
+        file: WatchedFile,
+        levels: Mapping[int, TiledLevel],
+        downsamples: Sequence[float],
+        background: tuple[int, ...],
+        cache: TileCache | None = None,
+    ) -> None:
+        super().__init__(path, levels, downsamples, background, cache)
+        self._levels, self._same = levels, file
+        self._file: OpenFile | None = None
+
+    def close(self) -> None:
+        """Drop the tiles, and close the file as soon as the reads of other threads have ended. A later read opens it again."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.forget()
+        super().close()
+
+    def _begin(self, tiles: Sequence[Tile]) -> OpenFile:
+        file = self._file
+        if file is None:
+            self._file = file = self._same.opened()
+        new = (tile for tile in tiles if self._is_stored(tile) and not self._cache.holds(tile))
+        file.prefetch(part for tile in new for part in self._levels[tile[0]].parts(*tile[1:]))
+        return file
+
+    def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
+        level = self._levels[tile[0]]
+        planes = [
+            level.form.decode(self._read(level.form, source, *part), 3 // level.planes) for part in level.parts(*tile[1:])
+        ]
+        return planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
+
+    def _read(self, form: TileForm, file: OpenFile, offset: int, length: int) -> bytes:
+        if not 0 <= length <= form.most_bytes:
+            raise ValueError(f"a tile of {length:,} bytes")
+        if not 0 <= offset <= self._same.size - length:
+            raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {self._same.size:,}")
+        return file.read(offset, length)
+
+
+def _decoder(compression: int) -> Callable[[bytes, int], Any]:
+    """Return what decodes bytes to so many values."""
+    import imagecodecs
+
+    if compression == 1:
+        return lambda stored, _: stored
+    if compression in JPEG2000:
+        return _decode_jpeg2000
+    decode = getattr(imagecodecs, f"{CODECS[compression]}_decode")
+    return lambda stored, whole: decode(stored, out=whole + 1)  # one more than fits: too much is noticed, and takes no memory
+
+
+def _decode_jpeg2000(stored: bytes, whole: int) -> Any:
+    """Decode JPEG 2000 whose header says that it has so many values: before memory is taken for them."""
+    import imagecodecs
+
+    at = stored.find(b"\xff\x4f\xff\x51") + 8  # start of the stream, then its size
+    right, bottom, left, top = (int.from_bytes(stored[place : place + 4], "big") for place in range(at, at + 16, 4))
+    planes = int.from_bytes(stored[at + 32 : at + 34], "big")
+    if (right - left) * (bottom - top) * planes != whole:
+        raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
+    return imagecodecs.jpeg2k_decode(stored)
+
+
+def declared_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Return the (width, height) that a JPEG states, without decoding it; None where it states none before its pixels."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker in START_OF_FRAME:
+            height, width = (int.from_bytes(jpeg[place : place + 2], "big") for place in (at + 5, at + 7))
+            return width, height
+        if marker in (START_OF_SCAN, END_OF_IMAGE):
+            return None
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")  # any number of FF may fill
+    return None

@@ -1,0 +1,148 @@
+"""Regions put together from stored tiles, each decoded once, whatever they are stored as."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.reader import undecodable
+from wsi_meta.readers.tile_cache import TileCache
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Tile", "TileGrid", "TileReader"]
+
+Tile = tuple[int, int, int]
+"""Level, row and column of a stored tile."""
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """How a level is cut into tiles, row by row from its corner; all tiles have the same size, also those at the far edges."""
+
+    tile_width: int
+    tile_height: int
+    columns: int
+    lengths: NDArray[np.int64]
+    """Bytes of each tile; 0 where the file says that it left the tile out."""
+
+    def number(self, row: int, col: int) -> int:
+        """Return a tile's place in the list of tiles."""
+        return row * self.columns + col
+
+
+class TileReader(ABC):
+    """Tiles of any kind. Threads may share it, and share the tiles that they decode.
+
+    Parameters
+    ----------
+    path : of the slide, for messages
+    levels : the tiles of each level that may be read
+    downsamples : factor of every level relative to level 0
+    background : RGB of tiles that the file left out
+    cache : for the decoded tiles
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        path: object,
+        levels: Mapping[int, TileGrid],
+        downsamples: Sequence[float],
+        background: tuple[int, ...],
+        cache: TileCache | None = None,
+    ) -> None:
+        self._shown, self._grids, self._downsamples, self.background = path, levels, downsamples, background
+        self._cache = cache or TileCache()
+
+    @property
+    def tiles_decoded(self) -> int | None:
+        """Tiles decoded so far; a tile that several reads share counts once."""
+        return self._cache.decoded
+
+    def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
+        """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.
+
+        Raises
+        ------
+        SlideReadError
+            when a tile cannot be decoded. Other regions can still be read.
+        """
+        try:
+            self._paste_tiles(region, level, left, top)
+        except SlideReplacedError:
+            raise
+        except (ValueError, OSError) as error:
+            corner = (round(left * self._downsamples[level]), round(top * self._downsamples[level]))
+            told = str(error).removeprefix(f"{self._shown}: ") if isinstance(error, SlideReadError) else error
+            raise undecodable(self._shown, corner, level, told) from error
+
+    def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int:
+        """Say what will be read, as (level, left, top, width, height), so that shared tiles are kept until their last use.
+
+        Returns
+        -------
+        Number of stored tiles that those regions need, each counted once.
+        """
+        uses: Counter[Tile] = Counter()
+        for level, *rectangle in regions:
+            uses.update(self._tiles(level, *rectangle))
+        self._cache.expect({tile: count for tile, count in uses.items() if count > 1})
+        return sum(self._is_stored(tile) for tile in uses)
+
+    def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+        """Tell whether the file left out all tiles of a region: it has the background colour."""
+        grid = self._grids[level]
+        rows = slice(top // grid.tile_height, -(-(top + height) // grid.tile_height))
+        cols = slice(left // grid.tile_width, -(-(left + width) // grid.tile_width))
+        return not grid.lengths.reshape(-1, grid.columns)[rows, cols].any()
+
+    def close(self) -> None:
+        """Drop the tiles."""
+        self._cache.clear()
+
+    @abstractmethod
+    def _begin(self, tiles: Sequence[Tile]) -> object:
+        """Return what tiles are decoded from, which these will be next."""
+
+    @abstractmethod
+    def _decode(self, tile: Tile, source: object) -> NDArray[np.uint8]:
+        """Return a tile's pixels (tile_height, tile_width, 3); ValueError or OSError when it is damaged."""
+
+    def _paste_tiles(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
+        grid = self._grids[level]
+        height, width = region.shape[:2]
+        tiles = list(self._tiles(level, left, top, width, height))
+        source = self._begin(tiles)
+        for tile in tiles:
+            y, x = tile[1] * grid.tile_height - top, tile[2] * grid.tile_width - left
+            target = region[max(0, y) : y + grid.tile_height, max(0, x) : x + grid.tile_width]
+            if (pixels := self._tile(tile, source)) is None:
+                target[:] = self.background
+            else:
+                target[:] = pixels[max(0, -y) : height - y, max(0, -x) : width - x]
+
+    def _tile(self, tile: Tile, source: object) -> NDArray[np.uint8] | None:
+        """Return a tile's pixels, or None where the file left it out; ValueError when it is damaged."""
+        return self._cache.get(tile, lambda: self._decode(tile, source)) if self._is_stored(tile) else None
+
+    def _is_stored(self, tile: Tile) -> bool:
+        grid = self._grids[tile[0]]
+        return bool(grid.lengths[grid.number(*tile[1:])])
+
+    def _tiles(self, level: int, left: int, top: int, width: int, height: int) -> Iterator[Tile]:
+        """Return the tiles that a region touches, row by row."""
+        grid = self._grids[level]
+        rows = range(top // grid.tile_height, -(-(top + height) // grid.tile_height))
+        cols = range(left // grid.tile_width, -(-(left + width) // grid.tile_width))
+        return ((level, row, col) for row, col in product(rows, cols))
