@@ -43,7 +43,7 @@ class Example:
         for line in self.lines:
             words = shlex.split(line, comments=True)
             if words and words[0] == "wsi-meta":
-                yield words[1:]
+                yield words[1 : words.index("|") if "|" in words else None]
 
 
 def examples_of(page: Path) -> list[Example]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from children import start_child
+from json_output import result_of
 from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, train_tiny
 
 from wsi_meta.errors import DeviceError
@@ -231,7 +232,7 @@ def test_torchrun_trains_in_two_processes(patch_folder: Path, tmp_path: Path) ->
 
     assert code == 0, shown
     (line,) = (line for line in shown.splitlines() if line.startswith("{"))
-    printed = json.loads(line)
+    printed = result_of(line)
     assert printed["model"] == str(out)
     assert shown.count("epoch 1 (all): training loss") == 1
     assert read_card(out).training["processes"] == 2
