@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Map = NDArray[np.floating[Any]]
 
-__all__ = ["READERS", "read_back"]
+__all__ = ["READERS", "lesion_cells", "placed", "read_back", "read_outlines"]
 
 Reader = Callable[["Heatmap", Path], "Map"]
 DICOM = ("dicom-seg", "dicom-map")
@@ -44,7 +44,7 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
     from wsi_meta.exports.export import export
 
     written = heatmap.probability
-    lesions = (np.nan_to_num(written, nan=-1) >= threshold).astype(float)
+    lesions = lesion_cells(heatmap, threshold)
     found = {}
     for form, (ending, read) in READERS.items():
         if form in DICOM and find_spec(LIBRARY) is None:
@@ -53,6 +53,11 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
         export(heatmap, out, form=form, threshold=threshold, peak=threshold, smooth=False)
         found[form] = (np.asarray(read(heatmap, out), float), lesions if form in OF_LESIONS else written)
     return found
+
+
+def lesion_cells(heatmap: Heatmap, threshold: float) -> Map:
+    """Return 1 in the cells of at least `threshold`, and 0 elsewhere."""
+    return (np.nan_to_num(heatmap.probability, nan=-1) >= threshold).astype(float)
 
 
 def _ome_tiff(_heatmap: Heatmap, path: Path) -> Map:
@@ -68,7 +73,8 @@ def _ome_zarr(heatmap: Heatmap, path: Path) -> Map:
     return np.asarray(zarr.open_array(path / "0", mode="r")[...]).reshape(heatmap.grid.shape)
 
 
-def _outlines(heatmap: Heatmap, path: Path) -> Map:
+def read_outlines(heatmap: Heatmap, path: Path) -> Map:
+    """Return 1 in the cells within the outlines of a file, and 0 elsewhere."""
     from wsi_meta.annotations.outlines import read_annotations
 
     return read_annotations(path).mask(heatmap.grid.shape, heatmap.grid.cell_l0).astype(float)
@@ -78,20 +84,20 @@ def _detections(heatmap: Heatmap, path: Path) -> Map:
     features = json.loads(path.read_text(encoding="utf-8"))["features"]
     corners = [np.min(feature["geometry"]["coordinates"][0], axis=0) + 0.5 for feature in features]
     values = [feature["properties"]["measurements"]["Probability"] for feature in features]
-    return _placed(heatmap, corners, values)
+    return placed(heatmap, corners, values)
 
 
 def _table(heatmap: Heatmap, path: Path) -> Map:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["probability"]]
-    return _placed(heatmap, [(float(row["x"]), float(row["y"])) for row in rows], [float(row["probability"]) for row in rows])
+    return placed(heatmap, [(float(row["x"]), float(row["y"])) for row in rows], [float(row["probability"]) for row in rows])
 
 
 def _peaks(heatmap: Heatmap, path: Path) -> Map:
     from wsi_meta.annotations.detections import read_detections
 
     found = read_detections(path)
-    return _placed(heatmap, list(zip(found.x, found.y, strict=True)), found.scores.tolist())
+    return placed(heatmap, list(zip(found.x, found.y, strict=True)), found.scores.tolist())
 
 
 def _segmentation(_heatmap: Heatmap, path: Path) -> Map:
@@ -109,9 +115,9 @@ def _parametric_map(_heatmap: Heatmap, path: Path) -> Map:
 READERS: dict[str, tuple[str, Reader]] = {
     "ome-tiff": (".ome.tif", _ome_tiff),
     "ome-zarr-0.4": (".ome.zarr", _ome_zarr),
-    "qupath": (".geojson", _outlines),
+    "qupath": (".geojson", read_outlines),
     "qupath-cells": (".geojson", _detections),
-    "asap": (".xml", _outlines),
+    "asap": (".xml", read_outlines),
     "cells": (".csv", _table),
     "camelyon": (".csv", _peaks),
     "dicom-seg": (".dcm", _segmentation),
@@ -121,7 +127,7 @@ READERS: dict[str, tuple[str, Reader]] = {
 OF_LESIONS = ("qupath", "asap", "dicom-seg")
 
 
-def _placed(heatmap: Heatmap, places: list[Any], values: list[float]) -> Map:
+def placed(heatmap: Heatmap, places: list[Any], values: list[float]) -> Map:
     """Return values in the cells that hold the places, level-0 pixels x and y; NaN elsewhere."""
     cells = np.full(heatmap.grid.shape, np.nan)
     for (x, y), value in zip(places, values, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,25 +149,24 @@ def _scan(folder: Path, mode: str, slide: Path, predictor: Predictor, expected: 
 
 def _export(scan: Scanned, folder: Path) -> dict[str, Any]:
     """Write lesions both ways, and every form of export; return by how many cells what is read back is off."""
-    from wsi_meta.annotations.outlines import read_annotations
-    from wsi_meta.checkup.round_trips import read_back
+    from wsi_meta.checkup.round_trips import lesion_cells, placed, read_back, read_outlines
     from wsi_meta.heatmaps.lesions import find_lesions
 
-    heatmap, grid, probability = scan.heatmap, scan.heatmap.grid, scan.heatmap.probability
+    heatmap, probability = scan.heatmap, scan.heatmap.probability
     # so that there are lesions, whatever the model thinks of the drawing
     threshold = max(1e-6, float(np.nanmedian(probability)))
     outlines, table = (folder / f"{scan.mode}.{ending}" for ending in ("geojson", "csv"))
     for out in (outlines, table):
         lesions = find_lesions(heatmap, threshold=threshold, peak=threshold, out=out)
-    drawn = read_annotations(outlines).mask(grid.shape, grid.cell_l0)
-    region = (np.nan_to_num(probability, nan=-1) >= threshold).astype(float)
     with table.open(newline="") as file:
-        peaks = _peaks(csv.DictReader(file), grid.shape, grid.cell_l0)
+        rows = list(csv.DictReader(file))
+    places = [(float(row["peak_x"]), float(row["peak_y"])) for row in rows]
+    peaks = placed(heatmap, places, [float(row["max_probability"]) for row in rows])
     exports = folder / f"{scan.mode}-exports"
     exports.mkdir()
     return {
         "lesions": len(lesions),
-        "geojson_off_cells": _cells(offset(drawn.astype(float), region)),
+        "geojson_off_cells": _cells(offset(read_outlines(heatmap, outlines), lesion_cells(heatmap, threshold))),
         "csv_off_cells": _cells(offset(probability, peaks)),
         "exports_off_cells": {
             form: _cells(offset(found, written)) for form, (found, written) in read_back(heatmap, exports, threshold).items()
@@ -186,14 +185,6 @@ def _overlay(scan: Scanned, folder: Path) -> list[int]:
     ) as picture:
         picture.load()
         return list(picture.size)
-
-
-def _peaks(rows: Iterable[dict[str, str]], shape: tuple[int, int], cell_l0: float) -> Map:
-    """Return the highest probability of each lesion of a table, in the cell where the table says it is; NaN elsewhere."""
-    peaks = np.full(shape, np.nan)
-    for row in rows:
-        peaks[int(float(row["peak_y"]) // cell_l0), int(float(row["peak_x"]) // cell_l0)] = float(row["max_probability"])
-    return peaks
 
 
 def _facts(scan: Scanned) -> dict[str, Any]:
