@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,25 @@ import click
 from wsi_meta.cli import options, running
 
 __all__ = ["calibrate", "evaluate", "export_model", "import_model"]
+
+
+Command = Callable[..., Any]
+
+
+def computing_options(command: Command) -> Command:
+    """Add how a model is computed on patches, and what becomes of the result."""
+    added = (options.batch_size_option, options.workers_option, options.device_option, options.precision_option)
+    for option in reversed((*added, options.overwrite_option, options.as_json_option)):
+        command = option(command)
+    return command
+
+
+def fitting_options(command: Command) -> Command:
+    """Add what a model is fitted to labelled patches by."""
+    prior = click.FloatRange(0, 1, min_open=True, max_open=True)
+    command = click.option("--prior", type=prior, help="Share of tumor to expect in use.")(computing_options(command))
+    splits = click.Choice(["train", "valid", "test"])
+    return click.option("--split", type=splits, help="Default: valid, or the only one there is.")(command)
 
 
 @click.command(
@@ -25,12 +45,7 @@ __all__ = ["calibrate", "evaluate", "export_model", "import_model"]
     is_flag=True,
     help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; takes 25 times as long.",
 )
-@options.batch_size_option
-@options.workers_option
-@options.device_option
-@options.precision_option
-@options.overwrite_option
-@options.as_json_option
+@computing_options
 @running.told
 def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Measure how well MODEL (a file, or 'default') classifies the labelled patches in DATA.
@@ -48,26 +63,11 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     options.print_result(evaluation.to_dict() if as_json else evaluation.to_lines(), as_json=as_json)
 
 
-split_option = click.option(
-    "--split", type=click.Choice(["train", "valid", "test"]), help="Default: valid, or the only one there is."
-)
-prior_option = click.option(
-    "--prior", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of tumor to expect in use."
-)
-
-
 @click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
 @click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
-@split_option
-@prior_option
-@options.batch_size_option
-@options.workers_option
-@options.device_option
-@options.precision_option
-@options.overwrite_option
-@options.as_json_option
+@fitting_options
 @running.told
 def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
     """Fit the probabilities and thresholds of MODEL (a file, or 'default') to labelled patches that it has not seen.
@@ -111,14 +111,7 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
 @click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Micrometres per pixel of its patches.  [TIAToolbox: 1.0]")
 @click.option("--tumor-class", metavar="0|1|NAME", help="Which of two logits is tumor.  [1, or the name that says so]")
 @click.option("--config", type=options.PATH, help="A TorchScript's config.json; default: the one beside it.")
-@split_option
-@prior_option
-@options.batch_size_option
-@options.workers_option
-@options.device_option
-@options.precision_option
-@options.overwrite_option
-@options.as_json_option
+@fitting_options
 @running.told
 def import_model(file: Path, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
     """Make a model file of a ResNet50 of another tool, calibrated and measured on labelled patches in DATA.
