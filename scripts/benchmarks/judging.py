@@ -39,8 +39,6 @@ COLUMNS = (
 """The figures of a model: AUC, but for `accuracy`. "Judge" is the mean of validation, mean shift and mean cluster."""
 SHOWN_AT_ONCE = 64
 """Patches that are sent to the device together, each under all shifts."""
-GPU_BATCH = 256
-"""A GPU is not busy with less."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,7 @@ class Judge:
 
     def _predict(self, model: Model, images: NDArray[np.uint8], *, tta: bool | int) -> NDArray[np.float32]:
         """Return the logit of every view of images (n, patch_px, patch_px, 3)."""
-        batch = GPU_BATCH if self.device.startswith("cuda") else 64
-        predictor = Predictor(model, device=self.device, precision=self.precision, batch_size=batch, tta=tta)
+        predictor = Predictor(model, device=self.device, precision=self.precision, tta=tta)
         at_once = SHOWN_AT_ONCE * (1 + len(SHIFTS))
         parts = (np.array(images[start : start + at_once]) for start in range(0, len(images), at_once))
         return np.concatenate([predictor.predict_views(torch.from_numpy(part)) for part in parts])

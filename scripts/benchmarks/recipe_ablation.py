@@ -3,8 +3,8 @@
 Every run trains on the same share of the training patches, writes its model and what that says of the validation patches, as
 they are and under all shifts of stain and scanner (`judging.py`), and then appends a line with its figures to
 OUT/results.jsonl. Runs that have a line there are not made again, so a run that is killed costs itself only. After --budget-s
-no run is begun. A training step leaves most of a fast GPU idle: start four of these at once, with --part 1/4 to --part 4/4 and
-the same --out.
+no run is begun. A training step leaves most of a fast GPU idle: start four of these at once with the same --out. Each makes
+the runs that no other one has begun.
 
     .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --out ablation/ --shifts-only --workers 16
     .venv/bin/python scripts/benchmarks/recipe_ablation.py pcam/ --init stem_to_layer3.safetensors --out ablation/
@@ -21,8 +21,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +35,12 @@ import torch
 from average_models import mean_of, measure_statistics
 from judging import COLUMNS, Judge, Judged
 from judging import table as judged_table
-from recipe_arms import ARMS, FIRST, Arm
+from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.errors import OutputExistsError
+from wsi_meta.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
 from wsi_meta.training.distributed import Processes, joined_processes
@@ -112,24 +116,29 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
     """
     began = time.perf_counter()
     for name, seed in runs:
-        if any((line["arm"], line["seed"]) == (name, seed) for line in bench.results()):
-            continue
         if time.perf_counter() - began >= budget_s:
             return
-        arm, start = bench.arms[name], time.perf_counter()
-        weights = train_arm(bench, arm, epochs, seed)
-        facts = {
-            "arm": name,
-            "seed": seed,
-            "epochs": epochs,
-            "device": bench.processes.device,
-            "patches": len(bench.train),
-            "seconds": round(time.perf_counter() - start, 1),
-        }
-        line = facts | judge(bench, weights, bench.model(name, seed), arm.with_epochs(epochs, seed), facts)
-        with (bench.out / "results.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")  # one write: several processes append
-        yield line
+        with suppress(OutputExistsError), locked(bench.model(name, seed)):  # what another process makes is its own
+            if any((line["arm"], line["seed"]) == (name, seed) for line in bench.results()):
+                continue
+            line = _run_arm(bench, name, epochs, seed)
+            with (bench.out / "results.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")  # one write: several processes append
+            yield line
+
+
+def _run_arm(bench: Bench, name: str, epochs: int, seed: int) -> dict[str, Any]:
+    arm, start = bench.arms[name], time.perf_counter()
+    weights = train_arm(bench, arm, epochs, seed)
+    facts = {
+        "arm": name,
+        "seed": seed,
+        "epochs": epochs,
+        "device": bench.processes.device,
+        "patches": len(bench.train),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    return facts | judge(bench, weights, bench.model(name, seed), arm.with_epochs(epochs, seed), facts)
 
 
 def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +163,10 @@ def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch
     weights = _train(bench, bench.init, first)
     if not arm.courses:
         return weights
-    start = bench.out / f"start-{seed}.safetensors"
-    save_model(start, weights, ModelCard())
-    courses = [_train(bench, start, arm.course(number + 1, epochs, seed)) for number in range(arm.courses)]
-    start.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "start.safetensors"
+        save_model(start, weights, ModelCard())
+        courses = [_train(bench, start, arm.course(number + 1, epochs, seed)) for number in range(arm.courses)]
     measured = measure_statistics(
         mean_of(courses),
         read_batches(_batches(bench, first)),
@@ -197,12 +206,6 @@ def choose_share(patches: Patches, share: float) -> Patches:
     return patches.select(np.sort(chosen))
 
 
-def choose_part(runs: list[tuple[str, int]], part: str) -> list[tuple[str, int]]:
-    """Return every n-th run, of part ``k/n``."""
-    number, count = map(int, part.split("/"))
-    return runs[number - 1 :: count]
-
-
 def table(bench: Bench, also: Sequence[str | Path] = (), *, n: int = 1000) -> Iterator[str]:
     """Return the lines of a table with a row for each arm and each further model, compared with the first arm.
 
@@ -240,7 +243,6 @@ def _main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
-    parser.add_argument("--part", default="1/1", help="k/n: of every n runs, the k-th")
     parser.add_argument("--budget-s", type=float, default=float("inf"))
     parser.add_argument("--table", action="store_true", help="only print the table of results so far")
     parser.add_argument("--also", nargs="+", default=[], help="with --table: model files that get a row, judged once")
@@ -255,14 +257,15 @@ def _main() -> None:
     options = TrainOptions(device=arguments.device, precision=arguments.precision, workers=arguments.workers)
     with joined_processes(arguments.device) as processes:
         train, share = choose_share(data["train"], arguments.share), arguments.shifts_share
-        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, ARMS, shifts_share=share)
+        arms = ARMS | {name: find_arm(name) for name in arguments.arms}
+        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, arms, shifts_share=share)
         if arguments.shifts_only:
             print(f"{len(bench.judge.shown)} patches under all shifts")
             return
         if arguments.table:
             print("\n".join(table(bench, arguments.also)))
             return
-        runs = choose_part([(name, seed) for seed in arguments.seeds for name in arguments.arms], arguments.part)
+        runs = [(name, seed) for seed in arguments.seeds for name in arguments.arms]
         for line in run_arms(bench, runs, arguments.epochs, budget_s=arguments.budget_s):
             print(json.dumps(line), flush=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 
-__all__ = ["ARMS", "FIRST", "Arm"]
+__all__ = ["ARMS", "FIRST", "Arm", "find_arm"]
 
 STRONG = RECIPES["strong"]
 
@@ -43,6 +43,24 @@ ARMS: dict[str, Arm] = {
     "no mosaics": Arm(replace(STRONG, mosaics=0)),
     "longer": Arm(STRONG, longer=2),
     "consistency": Arm(replace(STRONG, consistency=1.0)),
+    "teacher": Arm(replace(STRONG, teacher=0.5)),
+    "larger batch": Arm(replace(STRONG, batch_size=2 * STRONG.batch_size)),
     "averaged courses": Arm(STRONG, courses=3),
 }
 """The arms after `strong` are that recipe with one change."""
+
+
+def find_arm(name: str) -> Arm:
+    """Return an arm by its name; ``teacher+averaged courses`` is the strong recipe with the changes of both.
+
+    Raises
+    ------
+    KeyError
+        when there is no arm of a name.
+    """
+    first, *others = name.split("+")
+    arm = ARMS[first]
+    for other in (ARMS[other] for other in others):
+        changes = {field: value for field, value in vars(other.recipe).items() if value != getattr(STRONG, field)}
+        arm = Arm(replace(arm.recipe, **changes), max(arm.longer, other.longer), max(arm.courses, other.courses))
+    return arm

@@ -14,14 +14,15 @@ import torch
 from average_models import average_models, mean_of, measure_statistics
 from judging import COLUMNS, Judged
 from numpy.typing import NDArray
-from recipe_ablation import Bench, choose_part, choose_share, run_arms, table
-from recipe_arms import ARMS, FIRST, Arm
+from recipe_ablation import Bench, choose_share, run_arms, table
+from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load_file
 from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError
+from wsi_meta.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, half_precision, network_of
 from wsi_meta.models.preprocessing import Preprocessing
@@ -129,13 +130,22 @@ def test_a_run_that_fails_leaves_the_lines_before_it(patch_folder: Path, tmp_pat
     assert [json.loads(line)["seed"] for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [0]
 
 
-def test_parts_share_out_the_runs() -> None:
-    runs = [(name, seed) for seed in (0, 1) for name in ARMS]
+def test_what_another_process_makes_is_its_own(patch_folder: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path, patch_folder)
+    with locked(bench.model(FIRST, 0)):
+        made = list(run_arms(bench, [(FIRST, 0), (FIRST, 1)], 1, budget_s=600))
 
-    parts = [choose_part(runs, f"{number}/3") for number in (1, 2, 3)]
+    assert [line["seed"] for line in made] == [1]
+    assert [line["seed"] for line in run_arms(bench, [(FIRST, 0), (FIRST, 1)], 1, budget_s=600)] == [0]
 
-    assert sorted(run for part in parts for run in part) == sorted(runs)
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+def test_arms_can_be_put_together() -> None:
+    both = find_arm("teacher+averaged courses+no mosaics")
+
+    assert both == Arm(replace(RECIPES["strong"], teacher=ARMS["teacher"].recipe.teacher, mosaics=0), courses=3)
+    assert find_arm("longer") == ARMS["longer"]
+    with pytest.raises(KeyError):
+        find_arm("teacher+nothing")
 
 
 def test_a_share_of_the_patches_is_the_same_every_time(made: Bench) -> None:

@@ -194,6 +194,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         lr_decay=0.5,
         mosaics=0.75,
         consistency=1.25,
+        teacher=0.5,
         ema_epochs=1.5,
         label_smoothing=0.2,
         clip_norm=2.5,
@@ -205,7 +206,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
     more = "--mosaics 0.75 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
     rest = f"--without stain --without jpeg --init {weights} --device cpu --precision bf16 --workers 3 --overwrite"
-    flags = "--consistency 1.25 --resume --keep-checkpoint --drop-duplicates"
+    flags = "--consistency 1.25 --teacher 0.5 --resume --keep-checkpoint --drop-duplicates"
 
     called = call_of(train, "train", str(patch_folder), "--out", str(out), *f"{words} {more} {rest} {flags}".split())
 

@@ -100,7 +100,7 @@ class _Raising(DarknessPredictor):
             "b.tif: cannot be scanned (UnicodeEncodeE",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "end other programs that use it, or lower --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "end other programs that use it, or lower --workers"),
     ],
 )
 def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, thin_model: Model, error: Exception, told: str) -> None:

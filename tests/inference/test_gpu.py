@@ -11,8 +11,11 @@ import torch
 from slide_files import texture, write_slide
 
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
-from wsi_meta.models.model import load_model
+from wsi_meta.models.model import build_network, load_model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.training.distributed import joined_processes
+from wsi_meta.training.initial_weights import build_seeded, initialise
+from wsi_meta.training.learner import PatchLogits, make_learner
 from wsi_meta.training.train import Recipe, train
 
 pytestmark = pytest.mark.gpu
@@ -66,3 +69,35 @@ def test_dense_mode_agrees_with_the_cpu(model_file: Path) -> None:
     on_cpu = Predictor(model, device="cpu", precision="fp32", dense=True).predict_image(image, wanted, 32)
     on_gpu = Predictor(load_model(model_file), device="cuda", precision="fp32", dense=True).predict_image(image, wanted, 32)
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=0, atol=0.002)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recorded_steps_are_those_that_are_made_one_kernel_at_a_time(precision: str) -> None:
+    """Losses and BatchNorm's statistics, on single patches and on mosaics in turn."""
+    patches = torch.stack([torch.from_numpy(texture(96, 96, seed)) for seed in range(32)])
+    labels, recipe = torch.arange(32) % 2, Recipe(epochs=1, batch_size=32, consistency=0.5)
+    told = []
+    for recorded in (True, False):
+        with joined_processes("cuda") as processes:
+            start = initialise(build_seeded(build_network, 0), "none")
+            learner = make_learner(start, recipe, 8, processes, precision)
+            learner.enter(1)
+            if not recorded:
+                learner.forward = PatchLogits(learner.network)
+            generator = torch.Generator("cuda").manual_seed(0)
+            losses = [float(learner.step(patches, labels, generator, 4 if step % 2 else 1)) for step in range(6)]
+            told.append([*losses, float(learner.network.get_buffer("bn1.running_mean").norm())])
+            assert int(learner.network.get_buffer("bn1.num_batches_tracked")) == 6
+    assert told[0] == pytest.approx(told[1], rel=0.01)
+
+
+def test_maps_on_a_gpu_do_not_depend_on_the_batch_size(tmp_path: Path, model_file: Path) -> None:
+    slide = write_slide(tmp_path / "s.tif", texture(700, 700))
+    maps = [
+        scan(
+            slide, tmp_path / f"{size}.zarr", model=model_file, mode="patch", device="cuda", batch_size=size, tissue_mask="none"
+        )
+        for size in (17, 64, 200)
+    ]
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other.probability, maps[0].probability)

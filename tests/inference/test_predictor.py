@@ -19,7 +19,8 @@ from tiny import Tiny
 
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.fast_network import FastNetwork, fold_batchnorm
-from wsi_meta.inference.options import PATCHES_REPAY, InferencePlan, compiler_found, worth_compiling
+from wsi_meta.inference.options import PATCHES_REPAY, InferencePlan, compiler_found, rows_of_pass, worth_compiling
+from wsi_meta.inference.passes import FewShapes
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, PredictorParts
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS
@@ -212,15 +213,15 @@ def test_where_memory_does_not_suffice_batches_are_halved(
     assert seen[: len(passes)] == passes
     assert seen.count(batch_size) == (1 if rows < batch_size else 4), "it is not tried again"
     assert len(caplog.messages) == (rows < batch_size)
-    assert all("--batch-size 8 does so from the start" in message for message in caplog.messages)
+    assert all("computed as two of 8" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(
     ("batch_size", "dense", "told"),
     [
-        (16, False, "for batches of 8 .*lower --batch-size"),
+        (16, False, "for batches of 8 .*or lower --workers"),
         (4, False, "for batches of 4 "),
-        (16, True, "for a picture of .*--batch-size"),
+        (16, True, "for a picture of .*--mode patch"),
     ],
 )
 def test_where_memory_does_not_suffice_for_half_a_batch(batch_size: int, dense: bool, told: str) -> None:
@@ -229,6 +230,37 @@ def test_where_memory_does_not_suffice_for_half_a_batch(batch_size: int, dense: 
     with pytest.raises(DeviceError, match=told) as failure:
         predictor.predict_image(texture(side, side), np.ones((2, 2), bool), 32)
     assert "\n" not in str(failure.value)
+
+
+def test_images_that_are_filled_up_have_few_shapes_and_keep_their_cells() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def passing(images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape))
+        means = torch.nn.functional.avg_pool2d(images.float().permute(0, 3, 1, 2), 96, stride=32)
+        return means.mean(1)
+
+    shapes = [(96, 128), (1088, 96), (1120, 1088), (4160, 2000)]
+    for number, (height, width) in enumerate(shapes):
+        image = torch.from_numpy(texture(height, width, number))[None]
+        torch.testing.assert_close(FewShapes(passing)(image), passing(image), rtol=0, atol=1e-3)
+    assert seen[::2] == [(1, 1088, 1088, 3), (1, 1088, 1088, 3), (1, 2112, 1088, 3), (1, 4160, 2112, 3)]
+
+
+def test_cells_of_a_filled_image_are_those_of_the_image() -> None:
+    model = load_model("default")
+    network = FastNetwork(model, precision="fp32", dense=True)
+    image = torch.from_numpy(texture(2 * DENSE_HALO_PX + 160, 2 * DENSE_HALO_PX + 96))[None]
+    halo = DENSE_HALO_PX // 32
+    with torch.inference_mode():
+        filled, whole = (seen(image)[:, halo:-halo, halo:-halo] for seen in (FewShapes(network), network))
+    assert whole.shape == (1, 3, 1)
+    torch.testing.assert_close(filled, whole, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", 17), ("cuda", 256), ("cuda:1", 256)])
+def test_only_on_a_cpu_passes_are_as_large_as_was_asked(device: str, rows: int) -> None:
+    assert rows_of_pass(device, 17) == rows
 
 
 @pytest.mark.skipif(not compiler_found(), reason="no C++ compiler")

@@ -556,6 +556,7 @@ def test_blocks_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_augmenting_never_waits_for_the_gpu() -> None:
     images, generator = tissue(64).cuda(), torch.Generator("cuda").manual_seed(0)
     augment(images, ALL, generator)  # what is made once is made

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import ALONE, Tiny, draw_batch, tiny_learner
 from torch import nn
 
+from wsi_meta.models.dihedral import turn
 from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment
@@ -237,6 +238,45 @@ def test_pictures_agree_better_where_they_are_asked_to() -> None:
             views = [learner.network(Preprocessing().to_input(augment(images, changes, generator))) for _ in range(8)]
         spread.append(float(torch.stack(views).sigmoid().std(0).mean()))
     assert spread[1] < 0.7 * spread[0]
+
+
+# --- a teacher
+
+
+@pytest.mark.parametrize("mosaic_side", [1, 2])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_average_teaches_what_it_sees_in_four_views(steps: int, mosaic_side: int) -> None:
+    """After `steps` of 8 the teacher's share of the targets is that part of what it will be at the end."""
+    recipe = plain(epochs=2, batchnorm="frozen", teacher=0.6, ema_epochs=1.0, augmentation=replace(AS_IT_IS, levels=60.0))
+    learner = tiny_learner(recipe, steps_per_epoch=4)
+    learner.enter(1)
+    learner.steps = steps
+    assert learner.average is not None
+    learner.average.get_parameter("fc.weight").data *= 30
+    images, labels = draw_batch(16)
+    views = range(4, 8) if steps % 2 else range(4)
+    shown = augment(images, recipe.augmentation, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = learner.network(Preprocessing().to_input(shown))[:, 0].double()
+        seen = [learner.average(Preprocessing().to_input(turn(images, view)))[:, 0].double() for view in views]
+    taught, share = torch.stack(seen).mean(0).sigmoid(), 0.6 * steps / 8
+    target = (1 - share) * labels + share * taught
+    expected = -(target * logits.sigmoid().log() + (1 - target) * (-logits).sigmoid().log()).mean()
+    assert (taught - labels).abs().min() > 0.01, "labels alone would give another loss"
+
+    assert step(learner, mosaic_side=mosaic_side) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_there_is_no_teacher_in_the_first_step_nor_unasked() -> None:
+    for teacher in (0.0, 0.5):
+        learner = tiny_learner(plain(teacher=teacher, ema_epochs=1.0))
+        seen: list[int] = []
+        assert learner.average is not None
+        learner.average.get_submodule("conv1").register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        step(learner)
+        assert not seen
+        step(learner)
+        assert len(seen) == (teacher > 0)
 
 
 def test_training_lowers_the_loss() -> None:

@@ -63,6 +63,8 @@ def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
         ({"lr_decay": 1.1}, "lr_decay 1.1; expected 0 to 1"),
         ({"mosaics": 1.5}, "mosaics 1.5; expected 0 to 1"),
         ({"consistency": -1}, "consistency -1; expected 0 to 100"),
+        ({"teacher": 1.5}, "teacher 1.5; expected 0 to 1"),
+        ({"teacher": 0.5, "ema_epochs": 0}, "teacher 0.5 without ema_epochs"),
         ({"label_smoothing": 1.0}, "label_smoothing 1.0; expected 0 to 0.9"),
         ({"warm_up": 1.0}, "warm_up 1.0; expected 0 to 0.9"),
         ({"seed": -1}, "seed -1; expected 0 to"),

@@ -78,6 +78,13 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
     help="Weight of two pictures' disagreement on a patch; doubles the time. 0: off.",
 )
 @click.option(
+    "--teacher",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Last share of targets from the average's four views; doubles the time. 0: off.",
+)
+@click.option(
     "--ema-epochs",
     type=click.FloatRange(0),
     default=0.3,

@@ -231,5 +231,5 @@ def tell_failure(slide: str | SlidePath, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return printable(f"{slide}: there is not enough memory for it; end other programs, or use a larger machine")
     if type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
-        return printable(f"{slide}: the GPU's memory does not suffice; end other programs that use it, or lower --batch-size")
+        return printable(f"{slide}: the GPU's memory does not suffice; end other programs that use it, or lower --workers")
     return printable(f"{slide}: cannot be scanned ({type(error).__name__}: {first_line(error)})")

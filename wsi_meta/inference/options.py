@@ -13,15 +13,19 @@ from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import count_views
 
 __all__ = [
+    "GPU_ROWS",
     "PRECISIONS",
     "InferenceOptions",
     "InferencePlan",
     "compiler_found",
     "fit_to_model",
     "resolve_inference",
+    "rows_of_pass",
     "worth_compiling",
 ]
 
+GPU_ROWS = 256
+"""Rows of every pass on a GPU: its library chooses other sums for another number, and no map may depend on that."""
 PATCHES_REPAY = 40_000
 """Patches of one slide from which :func:`worth_compiling` says yes (docs/benchmarks.md)."""
 
@@ -43,7 +47,7 @@ class InferenceOptions:
     precision: str = "auto"
     """``auto``, ``fp32``, ``bf16`` or ``int8``; see :func:`wsi_meta.inference.device.resolve_precision`."""
     batch_size: int = 64
-    """Rows of one forward pass; a row is one view of one patch."""
+    """Rows of one forward pass on a CPU; a row is one view of one patch. On a GPU every pass has :data:`GPU_ROWS`."""
     tta: bool | int = False
     """Test-time averaging: show every patch in 2, 4 or 8 (True) of its views, for so many times the work."""
 
@@ -76,6 +80,7 @@ class InferencePlan:
     precision: str
     """``fp32``, ``bf16`` or ``int8``."""
     batch_size: int
+    """Rows of one forward pass."""
     views: int
     """Views of each patch that are shown: 1, 2, 4 or 8."""
 
@@ -113,7 +118,13 @@ def resolve_inference(options: InferenceOptions) -> InferencePlan:
         when this machine lacks the device, or the device cannot compute in the precision asked for.
     """
     device = resolve_device(options.device)
-    return InferencePlan(device, resolve_precision(options.precision, device), options.batch_size, options.views)
+    rows = rows_of_pass(device, options.batch_size)
+    return InferencePlan(device, resolve_precision(options.precision, device), rows, options.views)
+
+
+def rows_of_pass(device: str, batch_size: int) -> int:
+    """Return the rows of every forward pass on a device where `batch_size` was asked for."""
+    return batch_size if device == "cpu" else GPU_ROWS
 
 
 def compiler_found(device: str = "cpu") -> bool:

@@ -12,7 +12,7 @@ from wsi_meta.errors import ModelFileError
 from wsi_meta.inference.batches import Batching, cut_patches
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
-from wsi_meta.inference.passes import HalvedPasses
+from wsi_meta.inference.passes import FewShapes, HalvedPasses
 from wsi_meta.models.dihedral import AVERAGED, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, BlockCut, PieceSizes
@@ -143,7 +143,8 @@ class Predictor:
         if compiled:
             compiler = parts.compiler or compile_network
             self._network = compiler(self._fast, plan.device, patch_px=patch_px, rows=self._batching.rows)
-        self._network = HalvedPasses(self._network, plan.device)
+        fill = dense and plan.device != "cpu"
+        self._network = HalvedPasses(FewShapes(self._network) if fill else self._network, plan.device)
 
     def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
         """Return the logit of every patch; with `tta` the mean logit over its views. Not for a dense predictor.

@@ -30,6 +30,7 @@ _LIMITS = {
     "ema_epochs": (0, math.inf),
     "mosaics": (0, 1),
     "consistency": (0, 100),
+    "teacher": (0, 1),
     "patience": (0, math.inf),
     "valid_fraction": (0, 0.9),
     "seed": (0, 2**32 - 1),
@@ -137,6 +138,10 @@ class Recipe:
     consistency: float = 0.0
     """Weight of the disagreement of two pictures of the same patch, each augmented by itself (Liang et al. 2021, "R-Drop").
     Every step then shows each of its patches twice, which takes twice as long. 0: once."""
+    teacher: float = 0.0
+    """Share of the targets that a teacher gives instead of the labels, at the end of the training; it rises evenly from 0. The
+    teacher is the moving average, and its answer to a patch the mean over four views of it, unchanged (Tarvainen & Valpola
+    2017, "Mean teacher"): the network learns to see in one view what it sees in all. Takes twice as long. 0: labels alone."""
     batchnorm: str = "adapt"
     """``adapt``: use the batch's statistics and update the running ones; ``frozen``: use the loaded running statistics."""
     patience: int = 3
@@ -148,6 +153,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check(self)
+        if self.teacher and not self.ema_epochs:
+            raise OptionsError(
+                f"teacher {self.teacher} without ema_epochs: the moving average is the teacher; set both or none"
+            )
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
