@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,15 @@ from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
+
+ELSEWHERE = {
+    "mean shift": "mean_shift_auc",
+    "worst shift": "worst_shift_auc",
+    "mean cluster": "mean_cluster_auc",
+    "worst cluster": "worst_cluster_auc",
+    "ECE over shifts": "ece_over_shifts",
+}
+"""Figures that a model's card also has, by their names there."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +159,12 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     job = Job(out, recipe, bench.options, bench.processes, bench.parts)
     training = describe(job, Path(bench.init).name, bench.train, validation) | {"ablation": facts}
     card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
-    save_model(out, weights, card)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
-    judged.save(out.with_suffix(".npz"))
     values = dict(zip(COLUMNS, bench.judge.judged_set.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
-    return card.metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}
+    metrics = card.metrics | {told: values[name] for name, told in ELSEWHERE.items() if np.isfinite(values[name])}
+    save_model(out, weights, replace(card, metrics=metrics))
+    judged.save(out.with_suffix(".npz"))
+    return metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}
 
 
 def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch.Tensor]:

@@ -85,6 +85,8 @@ def test_every_run_leaves_a_line_a_model_and_its_logits(made: Bench) -> None:
         assert line["judged"]["worst cluster"] is None, "too few patches for a cluster"
         assert 0 <= line["judged"]["ECE over shifts"] <= 1
         assert {name: line[name] for name in card.metrics} == card.metrics
+        assert card.metrics["mean_shift_auc"] == figures["mean shift"]
+        assert "worst_cluster_auc" not in card.metrics
         assert card.training["recipe"]["seed"] == card.training["ablation"]["seed"] == line["seed"]
         assert card.training["train"]["sha256"] == made.train.fingerprint()
         assert line["patches"] == 8

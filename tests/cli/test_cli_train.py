@@ -236,11 +236,18 @@ def test_train_takes_what_is_not_given_from_the_named_recipe(patch_folder: Path,
         assert isinstance(recipe, Recipe)
         return recipe
 
-    assert recipe_of("--recipe strong") == strong
-    fewer = replace(strong, epochs=4, freeze="stem", consistency=0.5, augmentation=strong.augmentation.without("gain", "zoom"))
-    words = "--epochs 4 --freeze stem --recipe strong --consistency 0.5 --without gain --without zoom"
+    assert recipe_of("--recipe strong") == recipe_of("") == strong
+    fewer = replace(strong, epochs=4, freeze="stem", consistency=0.5, augmentation=strong.augmentation.without("gain", "jpeg"))
+    words = "--epochs 4 --freeze stem --recipe strong --consistency 0.5 --without gain --without jpeg"
     assert recipe_of(words) == fewer
-    assert recipe_of("--without stain-offset") == Recipe()
+    assert recipe_of("--recipe light --without stain-offset") == Recipe()
+
+
+def test_the_help_shows_what_the_usual_recipe_sets() -> None:
+    shown = {option.name: option.default for option in main.commands["train"].params}
+
+    recipe = vars(RECIPES["strong"])
+    assert {name: shown[name] for name in recipe if name in shown} == {name: recipe[name] for name in recipe if name in shown}
 
 
 def test_every_recipe_and_every_change_can_be_named() -> None:

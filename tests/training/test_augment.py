@@ -29,7 +29,7 @@ from wsi_meta.training.contact_sheet import contact_sheet_path, draw_contact_she
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
 
 STRONG = RECIPES["strong"].augmentation
-ALL = replace(STRONG, brightness=0.1, blur=0.5, jpeg=0.5)
+ALL = replace(STRONG, brightness=0.1, blur=0.5, jpeg=0.5, zoom=0.12)
 CHANGES = tuple(name.removesuffix("_px") for name in vars(ALL))
 
 

@@ -177,14 +177,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             weight_decay=0.05,
             clip_norm=1.0,
             ema_epochs=1.0,
+            consistency=1.0,
             augmentation=Augmentation(
-                zoom=0.12, stain=0.4, stain_offset=0.06, brightness=0, levels=25, contrast=0.25, gain=0.15, saturation=0.4
+                stain=0.4, stain_offset=0.06, brightness=0, levels=25, contrast=0.25, gain=0.15, saturation=0.4
             ),
         ),
     }
 )
-"""Recipes by name. ``light``: early layers stay as loaded, colours change a little. ``strong``: every layer learns, colours and
-pixel size change as much as between laboratories and scanners, and more epochs make up for the harder patches."""
+"""Recipes by name. ``strong``, what :func:`wsi_meta.train` takes: every layer learns, from two pictures of each patch whose
+colours differ as much as between laboratories and scanners; chosen by an ablation (docs/benchmarks.md). ``light``: early layers
+stay as loaded, colours change a little; eight times as fast, and weaker on slides from elsewhere."""
 
 
 @dataclass(frozen=True)
