@@ -7,7 +7,7 @@
 
     PYTHONPATH=tests .venv/bin/python scripts/benchmarks/cluster_trials.py hosts deaths shards
 
-What is started has one thread of torch each, the run in one process as many as there are cores: the map must not depend on that.
+What is started has one thread of torch each, the run in one process as many as there are cores: maps must not depend on that.
 Exits with 1 where anything differs. A trial takes some minutes on two cores.
 """
 

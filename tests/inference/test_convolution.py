@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def _shown(channels: int, side: int, images: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 4}, {"dense": True}])
-def test_threads_do_not_change_a_bit(settings: dict[str, int], thin_model: Model) -> None:
+def test_threads_do_not_change_a_bit(settings: dict[str, Any], thin_model: Model) -> None:
     """torch by itself convolves a few images in another way where there is one thread."""
     predictor = Predictor(thin_model, device="cpu", precision="fp32", **settings)
     side = 3 * 32 + 2 * (32 + predictor.halo_px)
@@ -60,7 +61,7 @@ def test_small_work_has_the_same_bits_as_large(kernel: int, side: int, images: i
 
 
 @pytest.mark.parametrize("settings", [{}, {"stride": 2, "padding": 1}, {"dilation": 2, "groups": 2, "bias": False}])
-def test_it_is_the_same_function(settings: dict[str, int]) -> None:
+def test_it_is_the_same_function(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(4, 6, 3, **settings)
     steady = SteadyConvolution(plain)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -18,13 +20,14 @@ class SteadyConvolution(nn.Module):
 
     Parameters
     ----------
-    layer : padded with zeros, or not at all; its weights are shared
+    layer : padded with zeros, by a number of places and not by a word; its weights are shared
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
-        self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride
+        self.padding = cast("tuple[int, ...]", layer.padding)
         self.dilation, self.groups = layer.dilation, layer.groups
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
