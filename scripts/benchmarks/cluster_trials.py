@@ -5,8 +5,9 @@
     deaths  workers that are killed as a Poisson process
     shards  three commands with --shard 0/3, 1/3 and 2/3 at once into one folder; one is killed and started again
 
-    OMP_NUM_THREADS=1 PYTHONPATH=tests .venv/bin/python scripts/benchmarks/cluster_trials.py hosts deaths shards
+    PYTHONPATH=tests .venv/bin/python scripts/benchmarks/cluster_trials.py hosts deaths shards
 
+What is started has one thread of torch each, the run in one process as many as there are cores: maps must not depend on that.
 Exits with 1 where anything differs. A trial takes some minutes on two cores.
 """
 

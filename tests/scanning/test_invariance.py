@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from children import start_child
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
@@ -50,6 +51,19 @@ def test_block_size(block_px: int, slide_file: Path, thin_model: Model, referenc
 def test_workers(workers: int, slide_file: Path, thin_model: Model, reference: NDArray[np.float32], tmp_path: Path) -> None:
     heatmap = _scan(slide_file, tmp_path / "h.zarr", thin_model, block_px=128, workers=workers)
     np.testing.assert_array_equal(heatmap.probability, reference)
+
+
+def test_threads_of_torch(slide_file: Path, thin_model: Model, tmp_path: Path) -> None:
+    """A command has as many as cores; a worker of dask is given one. Nine cells, in batches small enough to tell."""
+    maps, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            maps.append(_scan(slide_file, tmp_path / f"{threads}.zarr", thin_model, stride_px=96, batch_size=4).probability)
+    finally:
+        torch.set_num_threads(before)
+    assert np.unique(maps[0]).size == maps[0].size
+    np.testing.assert_array_equal(maps[1], maps[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])

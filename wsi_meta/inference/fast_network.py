@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
 from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
+from wsi_meta.inference.convolution import steady_convolutions
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
@@ -62,7 +63,7 @@ class FastNetwork(nn.Module):
 
             self.trunk = quantised_trunk(cast(ResNet, model.network), self.preprocessing)
         else:
-            self.trunk = _trunk(fold_batchnorm(copy.deepcopy(model.network).eval()))
+            self.trunk = _trunk(steady_convolutions(fold_batchnorm(copy.deepcopy(model.network).eval())))
             if precision == "bf16":
                 _round_weights(self.trunk)
         head = cast(nn.Linear, copy.deepcopy(model.network.get_submodule("fc")))
