@@ -5,6 +5,7 @@ Torch is imported within them: the process that shares out the tests among other
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ def _machine() -> Iterator[None]:
     """
     import torch
 
+    gc.freeze()  # what is imported stays: no collection looks at it again, and there are many
     torch.set_num_threads(1)
     with tuned_memory(in_bands=False):
         yield
