@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    import playwright.async_api as driven
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ["--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -39,7 +40,7 @@ class Tab:
     asked : addresses that it asked for
     """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: driven.Page) -> None:
         self.page = page
         self.complaints: list[str] = []
         self.asked: list[str] = []
@@ -79,14 +80,36 @@ class Tab:
         return np.asarray(Image.open(io.BytesIO(await self.page.screenshot(path=out))).convert("RGB"))
 
 
-@asynccontextmanager
-async def browser_tab(width: int = 1000, height: int = 640) -> AsyncIterator[Tab]:
-    """A new browser with one empty page; it ends with the block."""
+class Browser:
+    """A running browser. It belongs to one event loop, in which all that drives it has to run."""
+
+    def __init__(self, browser: driven.Browser, runner: asyncio.Runner) -> None:
+        self._browser, self._runner = browser, runner
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the browser's loop, as ``asyncio.run`` does in a new one."""
+        self._runner.run(work)
+
+    @asynccontextmanager
+    async def tab(self, width: int = 1000, height: int = 640) -> AsyncIterator[Tab]:
+        """An empty page that shares neither storage nor cache with another; it ends with the block."""
+        context = await self._browser.new_context(viewport={"width": width, "height": height})
+        try:
+            yield Tab(await context.new_page())
+        finally:
+            await context.close()
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """A new browser without a page; it ends with the block."""
     from playwright.async_api import async_playwright  # here, because most tests need none
 
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=find_chromium(), args=OPTIONS, timeout=WAIT_MS)
+    with asyncio.Runner() as runner:
+        playwright = runner.run(async_playwright().start())
         try:
-            yield Tab(await browser.new_page(viewport={"width": width, "height": height}))
+            browser = runner.run(playwright.chromium.launch(executable_path=find_chromium(), args=OPTIONS, timeout=WAIT_MS))
+            yield Browser(browser, runner)
+            runner.run(browser.close())
         finally:
-            await browser.close()
+            runner.run(playwright.stop())

@@ -21,6 +21,8 @@ __all__ = ["start_child"]
 
 # one thread of torch, as in the tests' own process: more of them sum in another order, and wait for each other
 os.environ["OMP_NUM_THREADS"] = "1"
+# compiled where it is asked for: processes for that would import torch first, longer than the few kernels of a test take
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 _CONTEXT = multiprocessing.get_context("forkserver")
 # what a training or a scan imports when it first needs it stands here too: seconds for each child
 _CONTEXT.set_forkserver_preload(

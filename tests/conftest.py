@@ -5,6 +5,7 @@ Torch is imported within them: the process that shares out the tests among other
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import children  # noqa: F401  (its settings are for all tests)
 import numpy as np
 import pytest
-from browsers import find_chromium
+from browsers import Browser, find_chromium, running_browser
 from hypothesis import settings
 from PIL import Image
 from slide_files import texture
@@ -36,6 +37,7 @@ def _machine() -> Iterator[None]:
     """
     import torch
 
+    gc.freeze()  # what is imported stays: no collection looks at it again, and there are many
     torch.set_num_threads(1)
     with tuned_memory(in_bands=False):
         yield
@@ -113,6 +115,13 @@ def few_patches(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser, for tests marked so: a second and more to start, a tenth for each page of its own."""
+    with running_browser() as running:
+        yield running
 
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,16 @@ class Client:
         return await self.get(f"/s/{self.key}/corrections", method="PUT", body=body, headers={"Content-Type": kind} | headers)
 
 
-def ask(store: Path | list[Path], what: Callable[[Client], Awaitable[None]], *, host: str | None = None) -> None:
-    """Serve stores, and run a coroutine with a client."""
+def ask(
+    store: Path | list[Path],
+    what: Callable[[Client], Awaitable[None]],
+    *,
+    host: str | None = None,
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
+    """Serve stores, and run a coroutine with a client; in a new event loop, or by `run` in another."""
 
-    async def run() -> None:
+    async def serve() -> None:
         shelf = Shelf(find_stores(store if isinstance(store, list) else [store]))
         try:
             async with serving(shelf, host=host) as gate:
@@ -49,4 +55,4 @@ def ask(store: Path | list[Path], what: Callable[[Client], Awaitable[None]], *, 
         finally:
             shelf.close()
 
-    asyncio.run(run())
+    run(serve())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import multiprocessing
 import pickle
 import re
 from collections.abc import Sequence
@@ -280,10 +281,12 @@ def test_other_processes_read_the_same_and_name_a_damaged_row(tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[start : start + 5000] = b"\x55" * 5000
     path.write_bytes(content)
+    others = multiprocessing.active_children()
 
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: row 9 cannot be read") as caught:
         list(read_batches(DataLoader(open_patches(tmp_path)["train"], batch_size=4, num_workers=2)))
     assert "\n" not in str(caught.value)
+    assert set(multiprocessing.active_children()) <= set(others), "they end at once, not at some garbage collection"
 
 
 def test_packed_files_are_named(tmp_path: Path) -> None:

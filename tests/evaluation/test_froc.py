@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from json_output import result_of
 from numpy.typing import NDArray
@@ -91,7 +91,6 @@ def _detections(points: list[tuple[float, int, int]]) -> Detections:
     return Detections(scores, x.astype(np.int64), y.astype(np.int64))
 
 
-@settings(max_examples=200)
 @given(st.lists(_slides, min_size=1, max_size=7))
 def test_as_the_organisers_compute_it(slides: list[Slide]) -> None:
     false_positives, sensitivity, score = _oracle(slides)

@@ -87,9 +87,9 @@ def test_pipeline(
     """The stand-in for the network calls what is dark tumor: the third node is, the others are pale, one slide is glass."""
     (tmp_path / "slides").mkdir()
     for node in range(5):
-        pale = 255 - (255 - texture(100, 320, node)) // 3
+        pale = 255 - (255 - texture(100, 100, node)) // 3
         write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", texture(100, 320, 2) if node == 2 else pale)
-    write_slide(tmp_path / "slides" / "patient_008_node_0.tif", np.full((100, 320, 3), 244, np.uint8))
+    write_slide(tmp_path / "slides" / "patient_008_node_0.tif", np.full((100, 100, 3), 244, np.uint8))
     (tmp_path / "slides" / "broken.tif").write_text("no slide")
     _run("pipeline.py", tmp_path / "slides", tmp_path / "results", model_file, monkeypatch=monkeypatch)
     told = capsys.readouterr()

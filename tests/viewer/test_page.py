@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsers import Tab, browser_tab
+from browsers import Browser, Tab
 from numpy.typing import NDArray
 from served import Client, ask
 from slide_files import write_slide
@@ -46,17 +46,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "heat.zarr"
 
 
-def in_browser(store: Path, what: Callable[[Tab, Client], Awaitable[None]], ready: str = "") -> None:
+def show(browser: Browser, store: Path, what: Callable[[Tab, Client], Awaitable[None]]) -> None:
     """Open a store's page, and run a coroutine; nothing else than the server is asked, and the console stays empty."""
 
     async def run(client: Client) -> None:
-        async with browser_tab() as tab:
-            await tab.open(f"{client.gate.link}s/{client.key}{ready}")
+        async with browser.tab() as tab:
+            await tab.open(f"{client.gate.link}s/{client.key}")
             await what(tab, client)
             assert tab.complaints == []
             assert [link for link in tab.asked if not link.startswith((client.gate.link, "data:"))] == []
 
-    ask(store, run)
+    ask(store, run, run=browser.run)
 
 
 async def look_at(tab: Tab, x: float, y: float, zoom: float) -> None:
@@ -96,7 +96,7 @@ def is_coloured(shot: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 @pytest.mark.timeout(240)
-def test_the_map_lies_on_the_slide_at_three_zooms_in_four_corners(store: Path) -> None:
+def test_the_map_lies_on_the_slide_at_three_zooms_in_four_corners(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, _client: Client) -> None:
         await tab.ask("void (WsiMeta.page.set('outlined', false), WsiMeta.page.set('opacity', 1))")
         for zoom, (row, col) in product((0.1, 0.4, 1.0), CORNERS):
@@ -116,10 +116,10 @@ def test_the_map_lies_on_the_slide_at_three_zooms_in_four_corners(store: Path) -
             centre = (slide[:2] + slide[2:]) / 2 + (across.start, down.start)
             assert np.abs(centre - place).max() <= 1.5
 
-    in_browser(store, check)
+    show(browser, store, check)
 
 
-def test_sliders_keys_and_link(store: Path) -> None:
+def test_sliders_keys_and_link(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, client: Client) -> None:
         assert await tab.ask("WsiMeta.page.found().count") == 5
         await tab.ask("void WsiMeta.page.setThreshold(0.8)")
@@ -141,10 +141,10 @@ def test_sliders_keys_and_link(store: Path) -> None:
         assert await tab.ask("WsiMeta.page.found().count") == 4
         assert np.abs(np.array(await on_screen(tab, *peak)) - (x, y)).max() < 2
 
-    in_browser(store, check)
+    show(browser, store, check)
 
 
-def test_the_position_under_the_cursor(store: Path) -> None:
+def test_the_position_under_the_cursor(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, _client: Client) -> None:
         await look_at(tab, 40.5 * CELL, 30.5 * CELL, 1.0)
         place = await on_screen(tab, 40.5 * CELL, 30.5 * CELL)
@@ -154,10 +154,10 @@ def test_the_position_under_the_cursor(store: Path) -> None:
         assert "scanned" in told
         assert f"{40.5 * CELL * MPP / 1000:.2f}, {30.5 * CELL * MPP / 1000:.2f} mm" in told
 
-    in_browser(store, check)
+    show(browser, store, check)
 
 
-def test_lesions_are_corrected_and_missed_ones_drawn(store: Path) -> None:
+def test_lesions_are_corrected_and_missed_ones_drawn(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, client: Client) -> None:
         await tab.page.keyboard.press("n")
         await tab.settle()
@@ -178,10 +178,10 @@ def test_lesions_are_corrected_and_missed_ones_drawn(store: Path) -> None:
         assert await tab.ask("document.querySelectorAll('#corrections li').length") == 2
         assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 1
 
-    in_browser(store, check)
+    show(browser, store, check)
 
 
-def test_the_map_grows_on_the_page(tmp_path: Path) -> None:
+def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
     grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
     heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)
 
@@ -201,4 +201,4 @@ def test_the_map_grows_on_the_page(tmp_path: Path) -> None:
         after = await tab.photograph()
         assert is_coloured(after[:, :620]).mean() > is_coloured(before[:, :620]).mean() + 0.2
 
-    in_browser(tmp_path / "heat.zarr", check)
+    show(browser, tmp_path / "heat.zarr", check)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browsers import browser_tab
+from browsers import Browser
 from click.testing import CliRunner
 from slide_files import texture, write_jpeg_slide
 from stores import write_store
@@ -88,11 +87,11 @@ def test_a_page_without_a_server_holds_all_that_it_shows(store: Path, tmp_path: 
 
 
 @pytest.mark.browser
-def test_a_page_without_a_server_is_the_same_page(store: Path, tmp_path: Path) -> None:
+def test_a_page_without_a_server_is_the_same_page(browser: Browser, store: Path, tmp_path: Path) -> None:
     wsi_meta.view(store, slide=store.with_name("slide.tif"), static=tmp_path / "page")
 
     async def run() -> None:
-        async with browser_tab() as tab:
+        async with browser.tab() as tab:
             await tab.open((tmp_path / "page" / "index.html").as_uri())
             await tab.settle()
             assert await tab.ask("WsiMeta.page.found().count") == 1
@@ -101,4 +100,4 @@ def test_a_page_without_a_server_is_the_same_page(store: Path, tmp_path: Path) -
             assert tab.complaints == []
             assert [link for link in tab.asked if not link.startswith(("file:", "data:", "about:", "blob:"))] == []
 
-    asyncio.run(run())
+    browser.run(run())

@@ -111,10 +111,14 @@ def read_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Te
 
     A DataError from a process that decodes patches is raised with its own message, without that process's traceback.
     """
+    told = None
     try:
         yield from loader
     except DataError as error:
-        raise DataError(str(error).rsplit("DataError: ", 1)[-1].strip()) from None
+        told = str(error).rsplit("DataError: ", 1)[-1].strip()
+        error.__traceback__ = None  # its frames hold the loader, whose processes would live until some later garbage collection
+    if told is not None:
+        raise DataError(told)
 
 
 def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
