@@ -30,7 +30,7 @@ from wsi_meta.heatmaps.score_model import fit_score, score_heatmap
 from wsi_meta.metadata import info
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.scanning.scan import scan
-from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
+from wsi_meta.training.recipe import RECIPES, Recipe
 from wsi_meta.training.train import train
 
 HERE = ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
@@ -178,13 +178,14 @@ def test_train_has_the_librarys_defaults(patch_folder: Path, tmp_path: Path) -> 
     called = call_of(train, "train", str(one), str(two), "--out", str(out))
 
     given = {"data": (one, two), "out": out}
-    assert called == given | defaults(train) | {"recipe": Recipe(), "progress": True}
+    assert called == given | defaults(train) | {"recipe": RECIPES["strong"], "progress": True}
 
 
 def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> None:
     weights, out = tmp_path / "w.pth", tmp_path / "m"
     weights.touch()
-    recipe = Recipe(
+    recipe = replace(
+        RECIPES["strong"],
         epochs=7,
         head_epochs=2,
         freeze="layer3",
@@ -200,7 +201,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         clip_norm=2.5,
         batchnorm="frozen",
         patience=9,
-        augmentation=Augmentation().without("stain", "jpeg"),
+        augmentation=RECIPES["strong"].augmentation.without("stain", "jpeg"),
         seed=11,
     )
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
