@@ -212,7 +212,7 @@ def int8_metrics(
         batches = _batches(chosen, workers, bar.update)
         logits = compare_precisions(replace(model, network=model.network.cpu()), batches, modes, networks=networks)
     probabilities, names = model.card.calibration.to_probability(logits), ("int8", "int8_dense")
-    figures = (_agreement(*pair, chosen.labels) for pair in probabilities)
+    figures = (_agreement(exact, rounded, chosen.labels) for exact, rounded in probabilities)
     return {f"{name}_{figure}": value for name, of in zip(names, figures, strict=False) for figure, value in of.items()}
 
 

@@ -159,7 +159,8 @@ class _Convolution(nn.Module):
         scales = self.weight_scales[:, None, None, None]
         rounded = (weights / scales).round()
         added = (rounded.double() * scales - weights).sum((2, 3)) @ torch.from_numpy(given.means)
-        self.weight_zeros, self.bias = torch.zeros(len(weights), dtype=torch.long), (folded.bias.detach() - added).float()
+        self.bias = (cast(torch.Tensor, folded.bias).detach() - added).float()
+        self.weight_zeros = torch.zeros(len(weights), dtype=torch.long)
         self.weights, self.packed = rounded.to(torch.int8), False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
