@@ -237,6 +237,18 @@ def test_auto_is_bf16_where_the_cpu_multiplies_it(instructions: set[str], precis
     assert resolve_precision("fp32", "cpu", supports=instructions.__contains__) == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [(set(), "fp32"), ({"vnni"}, "int8"), ({"avx512_bf16"}, "bf16"), ({"amx_tile", "vnni"}, "int8")],
+)
+def test_auto_is_int8_where_it_agrees_and_the_cpu_multiplies_it(instructions: set[str], precision: str) -> None:
+    supports = instructions.__contains__
+
+    assert resolve_precision("auto", "cpu", int8_agrees=True, supports=supports) == precision
+    assert resolve_precision("fp32", "cpu", int8_agrees=True, supports=supports) == "fp32"
+    assert resolve_precision("bf16", "cpu", int8_agrees=True, supports=supports) == "bf16"
+
+
 def test_a_precision_that_does_not_exist_is_refused() -> None:
     with pytest.raises(DeviceError, match="--precision fp8: not supported; expected one of auto, fp32, bf16, int8"):
         resolve_precision("fp8", "cpu")

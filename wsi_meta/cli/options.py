@@ -92,7 +92,8 @@ precision_option = click.option(
     type=click.Choice(["auto", "fp32", "bf16", "int8"]),
     default="auto",
     show_default=True,
-    help=f"{AUTO_PRECISION} int8 is the fastest on a CPU, and less exact.",
+    help="Arithmetic; auto is int8 where the model's card says that it agrees with fp32 and the CPU has VNNI, "
+    "else bf16 where the hardware has it, else fp32. int8 is the fastest on a CPU, and the least exact.",
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."

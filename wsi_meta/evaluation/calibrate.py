@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
@@ -84,6 +84,8 @@ def calibrate(
     loaded = load_model(model)
     predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
     card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
+    agreement = int8_metrics(replace(loaded, card=card), patches, workers=workers, progress=progress)
+    card = replace(card, metrics=card.metrics | agreement)
     save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, require
+from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
+from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, fast_networks
 from wsi_meta.inference.describing import DescribingPredictor
+from wsi_meta.inference.device import cpu_supports
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
@@ -23,10 +27,17 @@ from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, load_model, model_path, save_model
 from wsi_meta.progress import note, progress_bar
 
-__all__ = ["check_evaluation", "describe_training", "evaluate", "evaluate_patches"]
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["INT8_PATCHES", "check_evaluation", "describe_training", "evaluate", "evaluate_patches", "int8_metrics"]
 
 DESCRIBED = 4000
 """Patches that tell what a training set looks like: 64 numbers and how they vary together."""
+
+INT8_PATCHES = (1000, 3000)
+"""Fewest patches that int8 is judged by (of fewer, all but a thousandth are all), and how many of more are drawn."""
 
 
 def evaluate(
@@ -163,6 +174,67 @@ def evaluate_patches(
         return evaluation
     seen = Seen(logits[1:], np.array(hues))
     return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, slides=patches.slides))
+
+
+def int8_metrics(
+    model: Model,
+    patches: Patches,
+    *,
+    workers: int = 2,
+    progress: bool = False,
+    bounds: tuple[int, int] = INT8_PATCHES,
+    supports: Callable[[str], bool] = cpu_supports,
+    networks: Networks = fast_networks,
+) -> dict[str, float]:
+    """Return how near int8 is to float32, in patch and in dense mode, under the names by which a card decides.
+
+    Parameters
+    ----------
+    model : with its calibration; dense mode is judged where its card allows it
+    patches : labelled, of both classes
+    workers, progress : as for :func:`evaluate`
+    bounds : fewest patches, and the most that are drawn
+    supports, networks : tells which instructions the CPU has; makes networks
+
+    Returns
+    -------
+    dict: for ``int8`` and ``int8_dense`` AUC in int8 and in float32, mean difference of probability, the difference that one
+    patch in a thousand exceeds, and the share of patches on the same side of 0.5. Empty where this CPU has no VNNI, or there
+    are too few patches or one class alone.
+    """
+    if not supports("vnni") or len(patches) < bounds[0] or model.card.foreign:
+        return {}
+    drawn = np.random.default_rng(0).permutation(len(patches))[: min(bounds[1], len(patches)) // AT_ONCE * AT_ONCE]
+    chosen, modes = patches.select(drawn), (False, True) if model.card.dense else (False,)
+    if len(set(chosen.labels)) < 2:
+        return {}
+    with progress_bar(len(chosen), "patches", "int8 against fp32", enabled=progress) as bar:
+        batches = _batches(chosen, workers, bar.update)
+        logits = compare_precisions(replace(model, network=model.network.cpu()), batches, modes, networks=networks)
+    probabilities, names = model.card.calibration.to_probability(logits), ("int8", "int8_dense")
+    figures = (_agreement(exact, rounded, chosen.labels) for exact, rounded in probabilities)
+    return {f"{name}_{figure}": value for name, of in zip(names, figures, strict=False) for figure, value in of.items()}
+
+
+def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> Iterator[torch.Tensor]:
+    """Yield the patches, as many at a time as are compared, and report them once they are."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    for images, _ in read_batches(DataLoader(patches, batch_size=AT_ONCE, num_workers=workers, generator=torch.Generator())):
+        yield images
+        report(len(images))
+
+
+def _agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
+    differences = np.abs(exact.astype(np.float64) - rounded)
+    return {
+        "auc": auc_of(rounded, labels),
+        "fp32_auc": auc_of(exact, labels),
+        "mean_difference": float(differences.mean()),
+        "rare_difference": float(np.quantile(differences, 0.999)),
+        "same_decision": float(((exact >= 0.5) == (rounded >= 0.5)).mean()),
+    }
 
 
 def describe_training(

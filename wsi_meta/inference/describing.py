@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.passes import HalvedPasses
-from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.predictor import USUAL_PARTS, Predictor
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics, describe_features, read_features
 
 if TYPE_CHECKING:
@@ -22,13 +24,17 @@ __all__ = ["DescribingPredictor"]
 class DescribingPredictor(Predictor):
     """Predicts patches as a :class:`wsi_meta.Predictor` in patch mode does, one view of each, and describes them.
 
+    It is what models are measured with, so ``auto`` is never int8 here.
+
     Parameters
     ----------
     model, device, precision, batch_size : as for :class:`wsi_meta.Predictor`
     """
 
     def __init__(self, model: Model, *, device: str = "auto", precision: str = "auto", batch_size: int = 64) -> None:
-        super().__init__(model, device=device, precision=precision, batch_size=batch_size)
+        asked = fit_to_model(InferenceOptions(device, precision, batch_size), model.card)
+        plan = resolve_inference(replace(asked, int8_agrees=False))
+        self._set_up(model, plan, USUAL_PARTS, dense=False, compiled=False)
         self._describing = HalvedPasses(self._fast.described, self.device)
         self._seen: list[NDArray[np.float32]] = []
 

@@ -80,16 +80,19 @@ def cpu_supports(instructions: str) -> bool:
     return ask is not None and bool(ask())
 
 
-def resolve_precision(precision: str, device: str, *, supports: Callable[[str], bool] = cpu_supports) -> str:
-    """Return ``fp32``, ``bf16`` or ``int8``: ``auto`` is bf16 where `device` multiplies it in hardware, else fp32.
+def resolve_precision(
+    precision: str, device: str, *, int8_agrees: bool = False, supports: Callable[[str], bool] = cpu_supports
+) -> str:
+    """Return ``fp32``, ``bf16`` or ``int8``: ``auto`` is int8 where it agrees, else bf16 where that is fast, else fp32.
 
-    On a CPU that means AVX512-BF16 or AMX; other CPUs only emulate bf16, several times slower than fp32. ``auto`` is never
-    int8: that is faster still, but its probabilities differ more (docs/benchmarks.md).
+    int8 needs a CPU with VNNI. bf16 is fast where `device` multiplies it in hardware, on a CPU with AVX512-BF16 or AMX; other
+    CPUs only emulate it, several times slower than fp32.
 
     Parameters
     ----------
     precision : ``auto``, ``fp32``, ``bf16`` or ``int8``
     device : as :func:`resolve_device` returns it
+    int8_agrees : whether int8 was seen to be as good as float32 with the model, so that ``auto`` may be int8
     supports : tells which instructions the CPU has
 
     Raises
@@ -113,7 +116,20 @@ def resolve_precision(precision: str, device: str, *, supports: Callable[[str], 
 
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if int8_agrees and supports("vnni") and _has_operators():
+        return "int8"
     return "bf16" if supports("avx512_bf16") or supports("amx_tile") else "fp32"
+
+
+def _has_operators() -> bool:
+    """Tell whether this torch has the operators for int8, which are private to it."""
+    from wsi_meta.inference.int8 import check_operators
+
+    try:
+        check_operators()
+    except DeviceError:
+        return False
+    return True
 
 
 class SharedDevice(Protocol):

@@ -59,7 +59,7 @@ class FastNetwork(nn.Module):
         super().__init__()
         self.preprocessing: Preprocessing = model.card.preprocessing
         if precision == "int8":
-            from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's statistics, a second of every start
+            from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's functions, which others need not wait for
 
             self.trunk = quantised_trunk(cast(ResNet, model.network), self.preprocessing)
         else:

@@ -1,21 +1,22 @@
 """A ResNet in 8-bit integers, faster than bf16 on CPUs with VNNI. It needs no data: ranges follow from BatchNorm.
 
-After training, BatchNorm gives every channel a known mean and spread (its bias and weight). An activation's range is chosen so
-that the share :data:`CLIPPED` of such normally distributed values lies beyond it (Nagel et al. 2019, Data-Free Quantization).
-Weights are rounded per output channel, symmetrically; activations per tensor. Sums are exact integers, so results do not
-depend on batches.
+After training, BatchNorm gives every channel a known mean and spread (its bias and weight; Nagel et al. 2019, Data-Free
+Quantization). An activation's range follows from them: some deviations above its channels' means, more in later blocks, where
+few values are far larger than all others. Weights are rounded per output channel, symmetrically; activations per tensor. What
+rounded weights change on average, which follows from the inputs' means, is taken off the bias. Sums are exact integers, so
+results do not depend on batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -34,8 +35,9 @@ OPERATORS = (
 )
 """All operators of torch that are used here. They are private: another version of torch may lack one."""
 
-CLIPPED = 1e-6
-"""Share of an activation's values that may lie beyond its range: chosen by measurement (docs/benchmarks.md)."""
+DEVIATIONS, GROWTH = 4.0, 9.0
+"""How many standard deviations above each channel's mean a range reaches in the first block, and by how many times that it
+reaches farther in the last one: chosen by measurement (docs/notebook.md)."""
 LEVELS = 255
 """Steps of an unsigned 8-bit activation."""
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -79,24 +81,37 @@ def quantised_trunk(network: nn.Module, preprocessing: Preprocessing, *, operato
     """
     check_operators(operators)
     network = cast(ResNet, network)
-    entry = _Enter(preprocessing)
-    stem = _Convolution(network.conv1, network.bn1, entry.scale, entry.zero_point, relu=True)
-    layers: list[nn.Module] = [entry, stem, _MaxPool(network.maxpool)]
-    seen, scale = _rectified(_moments(network.bn1)), stem.scale
-    for block in network.blocks():
+    entry, seen = _Enter(preprocessing), _rectified(_moments(network.bn1))
+    given = _positive(_moments(network.bn1), 0)
+    layers: list[nn.Module] = [entry, _Convolution(network.conv1, network.bn1, entry.gives, given), _MaxPool(network.maxpool)]
+    blocks = list(network.blocks())
+    for place, block in enumerate(blocks):
+        depth = place / max(1, len(blocks) - 1)
         beside: nn.Module = nn.Identity()
-        side_scale, side_zero_point = scale, 0
+        side = given
         if block.downsample is not None:
             shortened, normed = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(block.downsample))
-            beside = _Convolution(shortened, normed, scale, 0, relu=False)
-            seen, side_scale, side_zero_point = _moments(normed), beside.scale, beside.zero_point
+            seen = _moments(normed)
+            side = _signed(seen, depth)
+            beside = _Convolution(shortened, normed, given, side, relu=False)
+        first = _Convolution(block.conv1, block.bn1, given, _positive(_moments(block.bn1), depth))
+        second = _Convolution(block.conv2, block.bn2, first.gives, _positive(_moments(block.bn2), depth))
         added = _sum(_moments(block.bn3), seen)
-        first = _Convolution(block.conv1, block.bn1, scale, 0, relu=True)
-        second = _Convolution(block.conv2, block.bn2, first.scale, 0, relu=True)
-        scale, seen = _upper(added) / LEVELS, _rectified(added)
-        last = _Convolution(block.conv3, block.bn3, second.scale, 0, relu=True, scale=scale)
-        layers.append(_Residual(nn.Sequential(first, second), last, beside, side_scale, side_zero_point))
-    return nn.Sequential(*layers, _Leave(scale))
+        given, seen = _positive(added, depth), _rectified(added)
+        layers.append(
+            _Residual(nn.Sequential(first, second), _Convolution(block.conv3, block.bn3, second.gives, given), beside, side)
+        )
+    return nn.Sequential(*layers, _Leave(given.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class _Integers:
+    """What the integers `q` between two layers stand for: ``(q - zero_point) * scale``."""
+
+    scale: float
+    zero_point: int
+    means: NDArray[np.float64]
+    """What each channel is expected to be on average."""
 
 
 class _Enter(nn.Module):
@@ -105,10 +120,10 @@ class _Enter(nn.Module):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         ends = [[(end - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)] for end in (0, 1)]
-        self.scale, self.zero_point = _fit(min(ends[0]), max(ends[1]))
+        self.gives = _Integers(*_fit(min(ends[0]), max(ends[1])), np.zeros(len(preprocessing.mean)))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return (inputs * (1 / self.scale)).add_(self.zero_point).round_().clamp_(0, LEVELS).to(torch.uint8)
+        return (inputs * (1 / self.gives.scale)).add_(self.gives.zero_point).round_().clamp_(0, LEVELS).to(torch.uint8)
 
 
 class _Leave(nn.Module):
@@ -127,35 +142,26 @@ class _Convolution(nn.Module):
 
     Attributes
     ----------
-    scale, zero_point : an output `q` stands for ``(q - zero_point) * scale``
+    gives : what its outputs stand for
     """
 
     def __init__(
-        self,
-        convolution: nn.Conv2d,
-        norm_layer: nn.BatchNorm2d,
-        input_scale: float,
-        input_zero_point: int,
-        *,
-        relu: bool,
-        scale: float | None = None,
+        self, convolution: nn.Conv2d, norm_layer: nn.BatchNorm2d, given: _Integers, gives: _Integers, *, relu: bool = True
     ) -> None:
         super().__init__()
         folded = fuse_conv_bn_eval(convolution, norm_layer)
         sizes = (convolution.kernel_size, convolution.stride, convolution.padding)
         self.kernel_size, self.stride, self.padding = ((window_side(size),) * 2 for size in sizes)
-        self.input_scale, self.input_zero_point = input_scale, input_zero_point
-        if relu:
-            self.scale, self.zero_point = scale or _upper(_moments(norm_layer)) / LEVELS, 0
-        else:
-            mean, spread = _moments(norm_layer)
-            self.scale, self.zero_point = _fit(-_upper((-mean, spread)), _upper((mean, spread)))
+        self.input_scale, self.input_zero_point, self.gives = given.scale, given.zero_point, gives
         self.after = "relu" if relu else "none"
         weights = folded.weight.detach()
         self.weight_scales = (weights.abs().amax((1, 2, 3)) / 127).clamp_min(1e-12)
-        rounded = (weights / self.weight_scales[:, None, None, None]).round().to(torch.int8)
-        self.weight_zeros, self.bias = torch.zeros(len(weights), dtype=torch.long), folded.bias
-        self.weights, self.packed = rounded, False
+        scales = self.weight_scales[:, None, None, None]
+        rounded = (weights / scales).round()
+        added = (rounded.double() * scales - weights).sum((2, 3)) @ torch.from_numpy(given.means)
+        self.bias = (cast(torch.Tensor, folded.bias).detach() - added).float()
+        self.weight_zeros = torch.zeros(len(weights), dtype=torch.long)
+        self.weights, self.packed = rounded.to(torch.int8), False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise(
@@ -163,11 +169,11 @@ class _Convolution(nn.Module):
         )
         return outputs
 
-    def add_to(self, side: torch.Tensor, side_scale: float, side_zero_point: int, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the ReLU of the sum with `side`, which is overwritten. The convolution's own result is not rounded first."""
-        added = side_scale, side_zero_point, "sum", 1.0
+    def add_to(self, beside: torch.Tensor, side: _Integers, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the ReLU of the sum with `beside`, which is overwritten. The convolution's own result is not rounded first."""
+        added = side.scale, side.zero_point, "sum", 1.0
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
-            *self._given(inputs), side, self.bias, *self._window(), *self._gives(), *added, self.after, [], ""
+            *self._given(inputs), beside, self.bias, *self._window(), *self._gives(), *added, self.after, [], ""
         )
         return outputs
 
@@ -183,7 +189,7 @@ class _Convolution(nn.Module):
         return self.stride, self.padding, (1, 1), 1
 
     def _gives(self) -> tuple[float, int, torch.dtype]:
-        return self.scale, self.zero_point, torch.uint8
+        return self.gives.scale, self.gives.zero_point, torch.uint8
 
 
 class _Residual(Residual):
@@ -191,13 +197,13 @@ class _Residual(Residual):
 
     last: _Convolution
 
-    def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, side_scale: float, side_zero_point: int) -> None:
+    def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, beside: _Integers) -> None:
         super().__init__(main, last, side)
-        self.side_scale, self.side_zero_point = side_scale, side_zero_point
+        self.beside = beside
 
     def join(self, main: torch.Tensor, side: list[torch.Tensor]) -> torch.Tensor:
         whole = side[0] if len(side) == 1 else torch.cat(side, 2)
-        return self.last.add_to(whole, self.side_scale, self.side_zero_point, main)
+        return self.last.add_to(whole, self.beside, main)
 
 
 class _MaxPool(nn.Module):
@@ -229,17 +235,31 @@ def _sum(one: Moments, other: Moments) -> Moments:
 def _rectified(moments: Moments) -> Moments:
     """Return the moments of normally distributed values after a ReLU (the rectified normal distribution)."""
     mean, spread = moments[0], np.maximum(moments[1], 1e-9)
-    below, density = norm.cdf(mean / spread), norm.pdf(mean / spread)
+    below, density = ndtr(mean / spread), np.exp(-((mean / spread) ** 2) / 2) / np.sqrt(2 * np.pi)
     first = mean * below + spread * density
     second = (mean**2 + spread**2) * below + mean * spread * density
     return first, np.sqrt(np.maximum(second - first**2, 0))
 
 
-def _upper(moments: Moments) -> float:
-    """Return the value, above 0, that the share :data:`CLIPPED` of all channels' normally distributed values exceeds."""
-    mean, spread = moments[0], np.maximum(moments[1], 1e-9)
-    ends = float((mean - spread).min()), float((mean + 10 * spread).max())
-    return max(float(brentq(lambda value: norm.sf(value, mean, spread).mean() - CLIPPED, *ends)), 1e-6)
+def _positive(moments: Moments, depth: float) -> _Integers:
+    """Return integers for what a ReLU leaves of values with these moments; `depth` is 0 in the first block, 1 in the last."""
+    return _Integers(_upper(moments, depth) / LEVELS, 0, _rectified(moments)[0])
+
+
+def _signed(moments: Moments, depth: float) -> _Integers:
+    """Return integers for values with these moments."""
+    mean, spread = moments
+    return _Integers(*_fit(-_upper((-mean, spread), depth), _upper(moments, depth)), mean)
+
+
+def _upper(moments: Moments, depth: float) -> float:
+    """Return the upper end, above 0, of the range of all channels.
+
+    Later features answer to few things, and strongly: in the last block single values lie 30 deviations above the mean. What is
+    cut off there is a larger error than coarser steps are.
+    """
+    mean, spread = moments
+    return max(float((mean + DEVIATIONS * (1 + GROWTH * depth**2) * spread).max()), 1e-6)
 
 
 def _fit(low: float, high: float) -> tuple[float, int]:

@@ -50,6 +50,8 @@ class InferenceOptions:
     """Rows of one forward pass on a CPU; a row is one view of one patch. On a GPU every pass has :data:`GPU_ROWS`."""
     tta: bool | int = False
     """Test-time averaging: show every patch in 2, 4 or 8 (True) of its views, for so many times the work."""
+    int8_agrees: bool = False
+    """Whether ``auto`` may be int8; see :func:`fit_to_model`, which tells by the model's card."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
@@ -91,7 +93,7 @@ class InferencePlan:
 
 
 def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
-    """Return what was asked, with what a model's card leaves no choice of.
+    """Return what was asked, with what a model's card leaves no choice of, and what it lets ``auto`` choose.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
             "precision int8: it was not seen to agree with this model, which was imported; expected auto, bf16 or fp32"
         )
     if not card.foreign:
-        return asked
+        return replace(asked, int8_agrees=True) if asked.precision == "auto" and card.prefers_int8 else asked
     if asked.precision not in ("auto", "fp32"):
         raise OptionsError(f"precision {asked.precision}: {card.architecture} is computed as it is; expected fp32 or auto")
     return replace(asked, precision="fp32")
@@ -119,7 +121,8 @@ def resolve_inference(options: InferenceOptions) -> InferencePlan:
     """
     device = resolve_device(options.device)
     rows = rows_of_pass(device, options.batch_size)
-    return InferencePlan(device, resolve_precision(options.precision, device), rows, options.views)
+    precision = resolve_precision(options.precision, device, int8_agrees=options.int8_agrees)
+    return InferencePlan(device, precision, rows, options.views)
 
 
 def rows_of_pass(device: str, batch_size: int) -> int:

@@ -24,6 +24,9 @@ FORMAT_VERSION = 1
 """Version of the card's layout; a file with a newer one is refused."""
 SMALLEST_THRESHOLD = 2.0**-149
 """The smallest float32 over 0: a cell of probability 0 is never tumor."""
+INT8_BARS = {"auc": 0.0005, "mean_difference": 0.006, "rare_difference": 0.08, "same_decision": 0.995}
+"""How near int8 must be to float32 where it may be chosen unasked: difference of AUC, of probability on average and in all but
+a thousandth of the patches at most; same side of 0.5 at least (share of patches)."""
 TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
 
@@ -81,6 +84,12 @@ class ModelCard:
         imported = self.training.get("imported")
         return not isinstance(imported, dict) or imported.get("int8") is True
 
+    @property
+    def prefers_int8(self) -> bool:
+        """Whether int8 may be chosen unasked: it was measured, in dense mode too where that is allowed, and is near float32."""
+        modes = ("int8", "int8_dense") if self.dense else ("int8",)
+        return self.allows_int8 and all(_holds(self.metrics, mode) for mode in modes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain JSON values."""
         return asdict(self) | {"classes": list(self.classes), "preprocessing": self.preprocessing.to_dict()}
@@ -99,6 +108,16 @@ class ModelCard:
         card = cls(**fields)
         _refuse_senseless(card)
         return card
+
+
+def _holds(metrics: dict[str, float], mode: str) -> bool:
+    """Tell whether a mode's figures are there and within :data:`INT8_BARS`."""
+    try:
+        apart = abs(metrics[f"{mode}_auc"] - metrics[f"{mode}_fp32_auc"])
+        differences = [metrics[f"{mode}_{name}"] <= INT8_BARS[name] for name in ("mean_difference", "rare_difference")]
+        return apart <= INT8_BARS["auc"] and all(differences) and metrics[f"{mode}_same_decision"] >= INT8_BARS["same_decision"]
+    except KeyError:
+        return False
 
 
 def read_card(path: str | Path) -> ModelCard:

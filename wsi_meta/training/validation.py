@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
-from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
@@ -77,14 +77,19 @@ class Validation:
         state, logits : the weights, and the logits that :meth:`logits` returned for them
         training : recipe and data, as the card records them
         mosaics : whether the training showed mosaics. If so, the agreement of dense mode with patch mode is measured, and the
-            card allows dense mode where they agree
+            card allows dense mode where they agree. That of int8 with float32 is measured where the machine has VNNI
         """
         card = self._fitted_card(logits)
         metrics, dense = validation_metrics(logits, self.patches.labels), False
         if mosaics:
             agreement = self.agreement(state, card.calibration.to_probability(logits), card)
             metrics, dense = metrics | agreement.to_metrics(), agreement.holds
-        return replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
+        card = replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
+        return replace(card, metrics=metrics | self.int8_metrics(state, card))
+
+    def int8_metrics(self, state: dict[str, torch.Tensor], card: ModelCard) -> dict[str, float]:
+        """Return how near int8 is to float32, where this machine can tell; see :func:`.evaluate.int8_metrics`."""
+        return int8_metrics(replace(self._model(state), card=card), self.patches, workers=self.workers, progress=self.progress)
 
     def agreement(self, state: dict[str, torch.Tensor], probabilities: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.

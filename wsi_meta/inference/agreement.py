@@ -1,0 +1,70 @@
+"""The logits of patches in float32 and in 8-bit integers, side by side: how near int8 is to what a model was judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsi_meta.models.model import Model
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+__all__ = ["AT_ONCE", "Networks", "compare_precisions", "fast_networks"]
+
+MOSAIC_SIDE = 4
+"""Patches along the side of the pictures that stand for a slide in dense mode."""
+AT_ONCE = MOSAIC_SIDE**2
+"""Patches that are compared at a time."""
+Networks = Callable[[Model, str, bool], "Callable[[torch.Tensor], torch.Tensor]"]
+"""Makes the network of a model, in a precision, for dense mode or not: uint8 images in, logits out."""
+
+
+def fast_networks(model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network that a scan would use on this CPU."""
+    from wsi_meta.inference.fast_network import FastNetwork
+
+    return FastNetwork(model, precision=precision, dense=dense)
+
+
+def compare_precisions(
+    model: Model, batches: Iterable[torch.Tensor], modes: Sequence[bool], *, networks: Networks = fast_networks
+) -> NDArray[np.float32]:
+    """Return the logits of patches in float32 and in int8, each patch alone and, in dense mode, among 15 others.
+
+    Parameters
+    ----------
+    model : its network is on the CPU
+    batches : uint8 tensors (:data:`AT_ONCE`, patch_px, patch_px, 3), RGB; the patches of one lie in one picture in dense mode
+    modes : whether the mode is dense, for each one that is wanted
+    networks : makes the networks
+
+    Returns
+    -------
+    float32 array (modes, 2, n): raw logits; float32 first, int8 second.
+    """
+    import torch
+
+    made = [[networks(model, precision, dense) for precision in ("fp32", "int8")] for dense in modes]
+    found = []
+    with torch.inference_mode():
+        for patches in batches:
+            shown = [_picture(patches) if dense else patches for dense in modes]
+            rows = [[_logits(network(images)) for network in pair] for pair, images in zip(made, shown, strict=True)]
+            found.append(np.array(rows, np.float32))
+    return np.concatenate(found, axis=2)
+
+
+def _picture(patches: torch.Tensor) -> torch.Tensor:
+    """Return the patches side by side, row by row: (1, height, width, 3)."""
+    px = patches.shape[1]
+    rows = patches.view(MOSAIC_SIDE, MOSAIC_SIDE, px, px, 3).transpose(1, 2)
+    return rows.reshape(1, MOSAIC_SIDE * px, MOSAIC_SIDE * px, 3)
+
+
+def _logits(found: torch.Tensor) -> NDArray[np.float32]:
+    """Return one logit a patch, of each patch alone or of a picture's cells: every third one is a patch's middle."""
+    return np.asarray(found if found.ndim == 1 else found[:, ::3, ::3].flatten())
