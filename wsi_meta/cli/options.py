@@ -96,7 +96,7 @@ precision_option = click.option(
     "else bf16 where the hardware has it, else fp32. int8 is the fastest on a CPU, and the least exact.",
 )
 batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one forward pass."
+    "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one pass on a CPU; on a GPU 256."
 )
 
 
