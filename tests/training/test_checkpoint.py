@@ -471,7 +471,7 @@ def test_a_disk_that_fills_in_the_first_epoch_leaves_a_training_to_resume(patch_
     def filled() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        run_command(words, TINY)
+        run_command(f"{words} --recipe light", TINY)
 
     assert in_child(filled, log) == 1
     assert "m.checkpoint: cannot be written (File too large)" in log.read_text().splitlines()[-1]

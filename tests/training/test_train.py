@@ -24,7 +24,8 @@ from wsi_meta.models.model import build_network, half_precision, load_model
 from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import Agreement
-from wsi_meta.training.train import Recipe, train
+from wsi_meta.training.recipe import RECIPES, Recipe
+from wsi_meta.training.train import train
 from wsi_meta.training.validation import Validation
 
 SMALL = Recipe(epochs=2, batch_size=8, mosaics=0.5)
@@ -63,7 +64,8 @@ def run(*arguments: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def trained(few_patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two real steps of the real network by the real command; never change its files."""
-    out, recipe = tmp_path_factory.mktemp("run") / "m.safetensors", Recipe(epochs=1, batch_size=4)
+    out = tmp_path_factory.mktemp("run") / "m.safetensors"
+    recipe = replace(RECIPES["strong"], epochs=1, batch_size=4)
     done = run("train", few_patches, "--out", out, "--init", "none", "--epochs", "1", "--batch-size", "4", "--json", *WORDS)
     return Trained(result_of(done.stdout), done.stderr, out, recipe)
 
