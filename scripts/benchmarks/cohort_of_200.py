@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import os
 import re
 import shlex
 import shutil
@@ -282,7 +283,8 @@ def retry(out: Path) -> str:
     good = next(row for row in rows if not row["error"])
     shutil.copyfile(good["slide"], empty["slide"])
     words = [sys.executable, __file__, "--with", str(out.parent / NETWORK), *shlex.split(empty["retry"])[1:]]
-    end = subprocess.run(words, check=False, capture_output=True, text=True, cwd="/")
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # absolute, since it runs elsewhere
+    end = subprocess.run(words, check=False, capture_output=True, text=True, cwd="/", env=os.environ | paths)
     again = next(row for row in open_table(out).rows() if row["slide"] == empty["slide"])
     Path(empty["slide"]).write_bytes(b"")
     return "" if end.returncode == 0 and again["complete"] else f"{empty['retry']}: {end.stderr[-500:]}"
