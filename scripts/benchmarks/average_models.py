@@ -26,6 +26,7 @@ from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.evaluation.evaluate import describe_training
+from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import build_network, cell_logits, half_precision, network_of, save_model
@@ -34,7 +35,7 @@ from wsi_meta.outputs import check_output
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.loader import EpochBatches, make_loader
-from wsi_meta.training.mosaics import make_mosaics, mosaic_side
+from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.validation import Validation
 

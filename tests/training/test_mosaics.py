@@ -10,10 +10,11 @@ from PIL import Image
 from tiny import Tiny
 
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.training.mosaics import Agreement, make_mosaics, mosaic_side, predict_in_mosaics
+from wsi_meta.training.mosaics import Agreement, mosaic_side, predict_in_mosaics
 
 
 @pytest.fixture

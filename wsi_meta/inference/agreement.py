@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
@@ -52,17 +53,10 @@ def compare_precisions(
     found = []
     with torch.inference_mode():
         for patches in batches:
-            shown = [_picture(patches) if dense else patches for dense in modes]
+            shown = [make_mosaics(patches, MOSAIC_SIDE) if dense else patches for dense in modes]
             rows = [[_logits(network(images)) for network in pair] for pair, images in zip(made, shown, strict=True)]
             found.append(np.array(rows, np.float32))
     return np.concatenate(found, axis=2)
-
-
-def _picture(patches: torch.Tensor) -> torch.Tensor:
-    """Return the patches side by side, row by row: (1, height, width, 3)."""
-    px = patches.shape[1]
-    rows = patches.view(MOSAIC_SIDE, MOSAIC_SIDE, px, px, 3).transpose(1, 2)
-    return rows.reshape(1, MOSAIC_SIDE * px, MOSAIC_SIDE * px, 3)
 
 
 def _logits(found: torch.Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Patches in all their views, gathered into the batches of a network's passes."""
+"""Patches in all their views, gathered into the batches of a network's passes, or side by side into mosaics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["Batching", "cut_patches"]
+__all__ = ["Batching", "cut_patches", "make_mosaics"]
 
 ROWS_ALIKE = 4
 """A row's logit is the same at every place of a batch only if the number of rows is a multiple of this."""
@@ -91,6 +91,22 @@ def cut_patches(
     rows, cols = (torch.from_numpy(places).to(strip.device) for places in np.nonzero(wanted))
     for some in torch.arange(len(rows), device=strip.device).split(at_once):
         yield windows[rows[some], cols[some]].permute(0, 2, 3, 1)
+
+
+def make_mosaics(images: torch.Tensor, side: int) -> torch.Tensor:
+    """Put patches side by side into mosaics, row by row, in the order given.
+
+    Parameters
+    ----------
+    images : uint8 tensor (n, patch_px, patch_px, 3), n a multiple of ``side ** 2``
+    side : patches along a mosaic's side
+
+    Returns
+    -------
+    uint8 tensor (n / side ** 2, side * patch_px, side * patch_px, 3)
+    """
+    px = images.shape[1]
+    return images.view(-1, side, side, px, px, 3).transpose(2, 3).reshape(-1, side * px, side * px, 3)
 
 
 def _padded(count: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.dihedral import VIEWS, turn
@@ -22,7 +23,6 @@ from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
-from wsi_meta.training.mosaics import make_mosaics
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["Learner", "PatchLogits", "choose_precision", "make_learner"]
@@ -209,12 +209,12 @@ class Learner:
 
     def _make_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         device = self.processes.device
+        on_gpu = device.startswith("cuda")
+        if on_gpu and self.processes.count == 1:
+            return _Recorded(self.network)
         logits: nn.Module = PatchLogits(self.network)
         if self.processes.count > 1:
-            on_gpu = device.startswith("cuda")
             logits = nn.parallel.DistributedDataParallel(logits, device_ids=[device] if on_gpu else None)
-        elif device.startswith("cuda"):
-            return _Recorded(self.network)
         if not _worth_compiling(self):
             return logits
         if self.processes.first:

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.evaluation.metrics import auc_of
+from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "make_mosaics", "mosaic_side", "predict_in_mosaics"]
+__all__ = ["Agreement", "mosaic_side", "predict_in_mosaics"]
 
 SIDES = (4, 2)
 """Possible numbers of patches along a mosaic's side, the largest first."""
@@ -65,22 +66,6 @@ class Agreement:
 def mosaic_side(n: int) -> int:
     """Return the side, in patches, of the largest mosaics that `n` patches fill exactly; 1 where no mosaic does."""
     return next((side for side in SIDES if n and n % side**2 == 0), 1)
-
-
-def make_mosaics(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Put patches side by side into mosaics, row by row, in the order given.
-
-    Parameters
-    ----------
-    images : uint8 tensor (n, patch_px, patch_px, 3), n a multiple of ``side ** 2``
-    side : patches along a mosaic's side
-
-    Returns
-    -------
-    uint8 tensor (n / side ** 2, side * patch_px, side * patch_px, 3)
-    """
-    px = images.shape[1]
-    return images.view(-1, side, side, px, px, 3).transpose(2, 3).reshape(-1, side * px, side * px, 3)
 
 
 def predict_in_mosaics(
