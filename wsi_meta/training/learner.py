@@ -57,9 +57,9 @@ class _Recorded:
 
     def _record(self, inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         kept = [buffer.clone() for buffer in self._network.buffers()]
-        recorded = torch.cuda.make_graphed_callables(PatchLogits(self._network), (inputs.clone(),))
-        replay = cast(Callable[[torch.Tensor], torch.Tensor], recorded)
         with warnings.catch_warnings(action="ignore"):  # torch tells once that the gradients come from another stream
+            recorded = torch.cuda.make_graphed_callables(PatchLogits(self._network), (inputs.clone(),))
+            replay = cast(Callable[[torch.Tensor], torch.Tensor], recorded)
             torch.autograd.backward(replay(inputs).sum())
         torch._foreach_copy_(list(self._network.buffers()), kept)  # some passes were made before the recorded one
         return replay
