@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
@@ -165,9 +165,10 @@ def fold_batchnorm(network: nn.Module) -> nn.Module:
     Every BatchNorm must directly follow its convolution in their parent, as in a ResNet.
     """
     for parent in list(network.modules()):
-        for (name, layer), (norm_name, norm) in list(pairwise(parent.named_children())):
+        for (_, layer), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
+                statistics = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var), norm.eps
+                layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics, norm.weight, norm.bias)
                 setattr(parent, norm_name, nn.Identity())
     return network
 
