@@ -3,7 +3,8 @@
 The mean of weights along a training, or of several that began at the same weights, often generalises better than each of
 them (Izmailov et al. 2018, "Averaging weights leads to wider optima"; Wortsman et al. 2022, "Model soups"). BatchNorm's
 statistics belong to other weights and are measured anew, on training patches that are augmented as the first source's recipe
-says. Calibration, operating points and figures are then fitted on the validation patches. The card names the sources.
+says. As at the end of a training, the weights are then made for int8, and calibration, operating points and figures are fitted
+on the validation patches. The card names the sources.
 
 Each SOURCE is a model file, or the checkpoint that `wsi-meta train --keep-checkpoint` leaves (its moving average); the first
 one must be a model file, whose recipe and data the new card names.
@@ -28,7 +29,7 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
-from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.model import build_network, cell_logits, half_precision, network_of, save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import check_output
@@ -117,7 +118,7 @@ def average_models(
     validation : of the patches to calibrate and judge on; gives device, precision, workers and the kind of network
     patches : number of training patches to measure statistics on
     """
-    training = read_card(sources[0]).training
+    training = {name: fact for name, fact in read_card(sources[0]).training.items() if name != RANGES}
     recipe, train = recipe_of(training), data["train"]
     where = Processes(0, 1, validation.device)
     loader = make_loader(train, EpochBatches(len(train), recipe, where), validation.workers, where, memory=0)
@@ -135,7 +136,9 @@ def average_models(
     averaged = [{"name": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()} for source in sources]
     facts = training | {"averaged": averaged, "statistics_measured_on": steps * recipe.batch_size}
     stored = half_precision(weights)
-    return stored, validation.card(stored, validation.logits(stored), facts, mosaics=recipe.mosaics > 0)
+    card = validation.card(stored, validation.logits(stored), facts, mosaics=recipe.mosaics > 0)
+    finished, card, _ = validation.finished(stored, card, train)
+    return finished, card
 
 
 def _main() -> None:

@@ -159,6 +159,7 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     job = Job(out, recipe, bench.options, bench.processes, bench.parts)
     training = describe(job, Path(bench.init).name, bench.train, validation) | {"ablation": facts}
     card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
+    weights, card, _ = validation.finished(weights, card, bench.train)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
     values = dict(zip(COLUMNS, bench.judge.judged_set.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
     metrics = card.metrics | {told: values[name] for name, told in ELSEWHERE.items() if np.isfinite(values[name])}

@@ -14,12 +14,12 @@ import torch
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.evaluation.evaluate import int8_metrics
-from wsi_meta.inference.agreement import fast_networks
+from wsi_meta.inference.agreement import fast_networks, networks_on
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.models.card import INT8_BARS, ModelCard
 from wsi_meta.models.model import Model
 
-HERE: dict[str, Any] = {"workers": 0, "bounds": (16, 20), "supports": lambda _: True}
+HERE: dict[str, Any] = {"workers": 0, "bounds": (16, 20)}
 NEAR = {"auc": 0.95, "fp32_auc": 0.95, "mean_difference": 0.001, "rare_difference": 0.01, "same_decision": 1.0}
 
 
@@ -70,7 +70,6 @@ def test_it_is_not_measured_where_that_would_say_nothing(patches: Patches, thin_
     measured = HERE | {"networks": darkness}
 
     assert int8_metrics(thin_model, patches, **measured)
-    assert not int8_metrics(thin_model, patches, **measured | {"supports": lambda instructions: instructions != "vnni"})
     assert not int8_metrics(thin_model, patches, **measured | {"bounds": (17, 20)})
     alone = patches.select(np.flatnonzero(np.repeat(patches.labels == 1, 2)) // 2)
     assert len(alone) == 16
@@ -87,6 +86,22 @@ def test_float32_is_that_of_a_scan(patches: Patches, thin_model: Model) -> None:
 
     assert found["int8_mean_difference"] == 0
     assert found["int8_same_decision"] == 1
+
+
+def test_without_vnni_integers_are_computed_in_floats(patches: Patches, thin_model: Model) -> None:
+    asked = []
+
+    def without(instructions: str) -> bool:
+        asked.append(instructions)
+        return False
+
+    assert networks_on("cpu", supports=lambda _: True) is fast_networks
+    networks = networks_on("cpu", supports=without)
+    found = int8_metrics(replace(thin_model, card=ModelCard(dense=True)), patches, networks=networks, **HERE)
+
+    assert asked == ["vnni"]
+    for mode in ("int8", "int8_dense"):
+        assert 0 < found[f"{mode}_mean_difference"] < 0.2
 
 
 @pytest.mark.parametrize("mode", ["int8", "int8_dense"])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integers import emulated_network
 from slide_files import texture, write_slide
 from torch import nn
 
@@ -16,20 +15,9 @@ from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.inference.int8 import (
-    DEVIATIONS,
-    GROWTH,
-    LEVELS,
-    OPERATORS,
-    _Convolution,
-    _fit,
-    _Integers,
-    _moments,
-    _rectified,
-    _upper,
-    quantised_trunk,
-)
+from wsi_meta.inference.int8 import OPERATORS, _Convolution, _Emulated, quantised_trunk
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
+from wsi_meta.models.integers import DEVIATIONS, GROWTH, LEVELS, Integers, fit, moments, rectified, upper
 from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning.scan import scan
 from wsi_meta.tiling.block_plan import PieceSizes
@@ -121,13 +109,13 @@ def test_ranges_reach_farther_in_later_blocks() -> None:
     layer = nn.BatchNorm2d(3)
     layer.bias.data = torch.tensor([0.0, 1.0, -2.0])
     layer.weight.data = torch.tensor([1.0, -2.0, 0.5])
-    mean, spread = moments = _moments(layer)
+    mean, spread = seen = moments(layer)
 
     assert list(spread) == [1, 2, 0.5]
-    assert _upper(moments, 0) == 1 + 2 * DEVIATIONS
-    assert _upper(moments, 0.5) == 1 + 2 * DEVIATIONS * (1 + GROWTH / 4)
-    assert _upper(moments, 1) == 1 + 2 * DEVIATIONS * (1 + GROWTH)
-    assert _upper((mean - 1000, spread), 0) > 0, "a range is never empty"
+    assert upper(seen, 0) == 1 + 2 * DEVIATIONS
+    assert upper(seen, 0.5) == 1 + 2 * DEVIATIONS * (1 + GROWTH / 4)
+    assert upper(seen, 1) == 1 + 2 * DEVIATIONS * (1 + GROWTH)
+    assert upper((mean - 1000, spread), 0) > 0, "a range is never empty"
 
 
 def test_what_rounded_weights_change_on_average_is_taken_off() -> None:
@@ -139,8 +127,8 @@ def test_what_rounded_weights_change_on_average_is_taken_off() -> None:
     inputs = torch.from_numpy(means).float()[None, :, None, None].expand(1, 4, 5, 5)
     unit = nn.BatchNorm2d(2, eps=0).eval()
 
-    found = _Convolution(layer, unit, _Integers(0.1, 0, means), _Integers(0.1, 0, np.zeros(2)))
-    without = _Convolution(layer, unit, _Integers(0.1, 0, np.zeros(4)), _Integers(0.1, 0, np.zeros(2)))
+    found = _Convolution(layer, unit, Integers(0.1, 0, means), Integers(0.1, 0, np.zeros(2)))
+    without = _Convolution(layer, unit, Integers(0.1, 0, np.zeros(4)), Integers(0.1, 0, np.zeros(2)))
     exact = layer(inputs)[0, :, 2, 2].detach()
     weights = (found.weights.float() * found.weight_scales[:, None, None, None]).sum((2, 3))
 
@@ -155,7 +143,7 @@ def test_its_arithmetic_is_near_that_of_float32_on_any_machine(model: Model, pat
     Ranges that reach no farther in later blocks differ by 0.05 on average or more.
     """
     picture = patches[:4].view(2, 2, 96, 96, 3).transpose(1, 2).reshape(1, 192, 192, 3)
-    exact, rounded = FastNetwork(model, precision="fp32", dense=True), emulated_network(model, dense=True)
+    exact, rounded = (FastNetwork(model, precision=precision, dense=True, emulated=True) for precision in ("fp32", "int8"))
 
     with torch.inference_mode():
         found = [model.card.calibration.to_probability(network(picture).numpy()) for network in (exact, rounded)]
@@ -168,7 +156,7 @@ def test_its_arithmetic_is_near_that_of_float32_on_any_machine(model: Model, pat
 def test_the_processor_computes_what_the_integers_say(model: Model, patches: torch.Tensor) -> None:
     """It may round a result that lies halfway between two steps to the other one: then all later layers differ a little."""
     with torch.inference_mode():
-        expected = emulated_network(model)(patches[:8])
+        expected = FastNetwork(model, precision="int8", dense=False, emulated=True)(patches[:8])
         found = FastNetwork(model, precision="int8", dense=False)(patches[:8])
 
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.05)
@@ -178,15 +166,56 @@ def test_the_processor_computes_what_the_integers_say(model: Model, patches: tor
 def test_moments_after_a_relu_are_those_of_samples() -> None:
     means, spreads = np.array([0.5, -1.0, 0.0]), np.array([1.0, 2.0, 0.3])
     samples = np.random.default_rng(0).normal(means, spreads, (400_000, 3)).clip(0)
-    mean, spread = _rectified((means, spreads))
+    mean, spread = rectified((means, spreads))
 
     np.testing.assert_allclose(mean, samples.mean(0), atol=0.01)
     np.testing.assert_allclose(spread, samples.std(0), atol=0.01)
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_floats_give_what_the_operators_give(beside: bool) -> None:
+    """On any processor: with inputs of at most 127, two products fit in 16 bits, where processors without VNNI saturate.
+
+    Scales are powers of two, so that float32 holds every result exactly but for the bias.
+    """
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False).eval()
+    layer.weight.data = torch.randint(-127, 128, layer.weight.shape, generator=generator) / 128
+    layer.weight.data[:, 0, 0, 0] = 127 / 128
+    norm = nn.BatchNorm2d(16, eps=0).eval()
+    norm.bias.data = torch.randn(16, generator=generator)
+    inputs = torch.randint(128, (2, 8, 10, 14), dtype=torch.uint8, generator=generator)
+    added = torch.randint(256, (2, 16, 5, 7), dtype=torch.uint8, generator=generator)
+    given, side, gives = Integers(1 / 64, 7, np.zeros(8)), Integers(1 / 8, 128, np.zeros(16)), Integers(1 / 32, 0, np.zeros(16))
+    real, emulated = (kind(layer, norm, given, gives) for kind in (_Convolution, _Emulated))
+
+    if beside:
+        found = real.add_to(added.clone(memory_format=torch.channels_last), side, inputs)
+        expected = emulated.add_to(added.float(), side, inputs.float())
+    else:
+        found, expected = real(inputs), emulated(inputs.float())
+
+    assert found.dtype == torch.uint8
+    assert ((expected > 0) & (expected < LEVELS)).float().mean() > 0.2
+    assert (expected == LEVELS).any()
+    assert torch.equal(found.float(), expected)
+
+
+def test_bands_in_floats_give_the_same(thin_model: Model) -> None:
+    image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
+    sizes = PieceSizes(band_px=0, least_band_rows=32)
+    whole, banded = (
+        FastNetwork(thin_model, precision="int8", dense=True, in_bands=bands, sizes=sizes, emulated=True)
+        for bands in (False, True)
+    )
+
+    with torch.inference_mode():
+        np.testing.assert_allclose(banded(image), whole(image), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (-2.1, 2.6), (0.5, 2.0), (-3.0, -1.0)])
 def test_zero_stands_for_itself(low: float, high: float) -> None:
-    scale, zero_point = _fit(low, high)
+    scale, zero_point = fit(low, high)
 
     assert 0 <= zero_point <= LEVELS
     assert (0 - zero_point) * scale <= min(low, 0) + scale

@@ -84,7 +84,7 @@ def calibrate(
     loaded = load_model(model)
     predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
     card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
-    agreement = int8_metrics(replace(loaded, card=card), patches, workers=workers, progress=progress)
+    agreement = int8_metrics(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = replace(card, metrics=card.metrics | agreement)
     save_model(out, load_file(loaded.path), card, predictor.statistics())
     return card

@@ -17,9 +17,8 @@ from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
-from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, fast_networks
+from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
 from wsi_meta.inference.describing import DescribingPredictor
-from wsi_meta.inference.device import cpu_supports
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
@@ -182,9 +181,9 @@ def int8_metrics(
     *,
     workers: int = 2,
     progress: bool = False,
+    device: str = "cpu",
     bounds: tuple[int, int] = INT8_PATCHES,
-    supports: Callable[[str], bool] = cpu_supports,
-    networks: Networks = fast_networks,
+    networks: Networks | None = None,
 ) -> dict[str, float]:
     """Return how near int8 is to float32, in patch and in dense mode, under the names by which a card decides.
 
@@ -193,21 +192,23 @@ def int8_metrics(
     model : with its calibration; dense mode is judged where its card allows it
     patches : labelled, of both classes
     workers, progress : as for :func:`evaluate`
+    device : where int8 is computed in floats, to the same result but for rare roundings, if this CPU has no VNNI
     bounds : fewest patches, and the most that are drawn
-    supports, networks : tells which instructions the CPU has; makes networks
+    networks : makes networks; None for :func:`.agreement.networks_on`
 
     Returns
     -------
     dict: for ``int8`` and ``int8_dense`` AUC in int8 and in float32, mean difference of probability, the difference that one
-    patch in a thousand exceeds, and the share of patches on the same side of 0.5. Empty where this CPU has no VNNI, or there
-    are too few patches or one class alone.
+    patch in a thousand exceeds, and the share of patches on the same side of 0.5. Empty where there are too few patches or
+    one class alone.
     """
-    if not supports("vnni") or len(patches) < bounds[0] or model.card.foreign:
+    if len(patches) < bounds[0] or model.card.foreign:
         return {}
     drawn = np.random.default_rng(0).permutation(len(patches))[: min(bounds[1], len(patches)) // AT_ONCE * AT_ONCE]
     chosen, modes = patches.select(drawn), (False, True) if model.card.dense else (False,)
     if len(set(chosen.labels)) < 2:
         return {}
+    networks = networks or networks_on(device)
     with progress_bar(len(chosen), "patches", "int8 against fp32", enabled=progress) as bar:
         batches = _batches(chosen, workers, bar.update)
         logits = compare_precisions(replace(model, network=model.network.cpu()), batches, modes, networks=networks)

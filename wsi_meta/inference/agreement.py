@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.inference.batches import make_mosaics
+from wsi_meta.inference.device import cpu_supports
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["AT_ONCE", "Networks", "compare_precisions", "fast_networks"]
+__all__ = ["AT_ONCE", "Networks", "compare_precisions", "emulated_networks", "fast_networks", "networks_on"]
 
 MOSAIC_SIDE = 4
 """Patches along the side of the pictures that stand for a slide in dense mode."""
@@ -29,6 +30,30 @@ def fast_networks(model: Model, precision: str, dense: bool) -> Callable[[torch.
     from wsi_meta.inference.fast_network import FastNetwork
 
     return FastNetwork(model, precision=precision, dense=dense)
+
+
+def emulated_networks(device: str) -> Networks:
+    """Return what makes networks on a device, where int8 is computed in floats and float32 without shortcuts."""
+    import torch
+
+    from wsi_meta.inference.fast_network import FastNetwork
+
+    def make(model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        network = FastNetwork(model, precision=precision, dense=dense, emulated=True).to(device)
+
+        def compute(images: torch.Tensor) -> torch.Tensor:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                logits: torch.Tensor = network(images.to(device)).cpu()
+            return logits
+
+        return compute
+
+    return make
+
+
+def networks_on(device: str, *, supports: Callable[[str], bool] = cpu_supports) -> Networks:
+    """Return what makes the networks of scans where this CPU has VNNI, else on a device those that compute int8 in floats."""
+    return fast_networks if supports("vnni") else emulated_networks(device)
 
 
 def compare_precisions(

@@ -22,7 +22,7 @@ from wsi_meta.inference.convolution import steady_convolutions
 from wsi_meta.inference.options import compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.resnet import Bottleneck, ResNet
+from wsi_meta.models.resnet import Bottleneck
 from wsi_meta.progress import tell
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, PieceSizes
 
@@ -45,6 +45,7 @@ class FastNetwork(nn.Module):
     in_bands : compute an image from top to bottom, in little memory; one image at a time. For dense mode on a CPU: a GPU
         has memory of its own and is faster with large images
     sizes : how large the bands are
+    emulated : compute int8 in floats, on any processor or GPU: slow, and nearly what a CPU with VNNI gives
     """
 
     def __init__(
@@ -55,13 +56,14 @@ class FastNetwork(nn.Module):
         dense: bool,
         in_bands: bool = False,
         sizes: PieceSizes = MEASURED_SIZES,
+        emulated: bool = False,
     ) -> None:
         super().__init__()
         self.preprocessing: Preprocessing = model.card.preprocessing
         if precision == "int8":
             from wsi_meta.inference.int8 import quantised_trunk  # and with it scipy's functions, which others need not wait for
 
-            self.trunk = quantised_trunk(cast(ResNet, model.network), self.preprocessing)
+            self.trunk = quantised_trunk(model.network, self.preprocessing, model.card.int8_ranges, emulated=emulated)
         else:
             self.trunk = _trunk(steady_convolutions(fold_batchnorm(copy.deepcopy(model.network).eval())))
             if precision == "bf16":
@@ -74,7 +76,7 @@ class FastNetwork(nn.Module):
             self.trunk.append(self.head)
             see_rows(self.trunk)
         self._memory = MemoryBound()
-        if precision == "int8":
+        if precision == "int8" and not emulated:
             self._pack_weights()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

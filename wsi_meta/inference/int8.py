@@ -1,27 +1,24 @@
-"""A ResNet in 8-bit integers, faster than bf16 on CPUs with VNNI. It needs no data: ranges follow from BatchNorm.
+"""A ResNet in 8-bit integers, faster than bf16 on CPUs with VNNI, and the same arithmetic in floats for all other machines.
 
-After training, BatchNorm gives every channel a known mean and spread (its bias and weight; Nagel et al. 2019, Data-Free
-Quantization). An activation's range follows from them: some deviations above its channels' means, more in later blocks, where
-few values are far larger than all others. Weights are rounded per output channel, symmetrically; activations per tensor. What
-rounded weights change on average, which follows from the inputs' means, is taken off the bias. Sums are exact integers, so
-results do not depend on batches.
+What the integers stand for is planned by :mod:`wsi_meta.models.integers`. Weights are rounded per output channel,
+symmetrically; activations per tensor. What rounded weights change on average follows from the inputs' means and is taken off
+the bias: nothing where the weights were made for it (:mod:`wsi_meta.models.equalise`). Sums are exact integers, so results do
+not depend on batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import ndtr
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.bands import Residual, window_side
+from wsi_meta.models.integers import LEVELS, Integers, fit, layers_beside, named_blocks, plan_integers
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 
@@ -34,14 +31,6 @@ OPERATORS = (
     "quantized::max_pool2d",
 )
 """All operators of torch that are used here. They are private: another version of torch may lack one."""
-
-DEVIATIONS, GROWTH = 4.0, 9.0
-"""How many standard deviations above each channel's mean a range reaches in the first block, and by how many times that it
-reaches farther in the last one: chosen by measurement (docs/notebook.md)."""
-LEVELS = 255
-"""Steps of an unsigned 8-bit activation."""
-Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Mean and standard deviation of every channel."""
 
 
 def check_operators(names: Iterable[str] = OPERATORS) -> None:
@@ -65,65 +54,63 @@ def check_operators(names: Iterable[str] = OPERATORS) -> None:
             raise DeviceError(f"--precision int8: this torch lacks operator {name}; use --precision bf16 or fp32")
 
 
-def quantised_trunk(network: nn.Module, preprocessing: Preprocessing, *, operators: Iterable[str] = OPERATORS) -> nn.Sequential:
+def quantised_trunk(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    ranges: Mapping[str, float] | None = None,
+    *,
+    emulated: bool = False,
+    operators: Iterable[str] = OPERATORS,
+) -> nn.Sequential:
     """Return a ResNet up to its last feature: float32 model input in, float32 features out, integers between.
 
     Parameters
     ----------
     network : ResNet with its BatchNorms; it is left as it is
     preprocessing : tells the range of the model's input
+    ranges : what was measured of its activations, see :func:`wsi_meta.models.integers.plan_integers`
+    emulated : compute the integers in floats, on any processor and on a GPU, instead of by torch's operators
     operators : what torch must have
 
     Raises
     ------
     DeviceError
         when torch lacks an operator.
+    ModelFileError
+        when the ranges are those of another network.
     """
-    check_operators(operators)
-    network = cast(ResNet, network)
-    entry, seen = _Enter(preprocessing), _rectified(_moments(network.bn1))
-    given = _positive(_moments(network.bn1), 0)
-    layers: list[nn.Module] = [entry, _Convolution(network.conv1, network.bn1, entry.gives, given), _MaxPool(network.maxpool)]
-    blocks = list(network.blocks())
-    for place, block in enumerate(blocks):
-        depth = place / max(1, len(blocks) - 1)
+    if not emulated:
+        check_operators(operators)
+    network, convolution = cast(ResNet, network), _Emulated if emulated else _Convolution
+    plan, entry = plan_integers(network, ranges), _Enter(preprocessing, emulated)
+    first = convolution(network.conv1, network.bn1, entry.gives, plan["bn1"])
+    layers: list[nn.Module] = [entry, first, _MaxPool(network.maxpool)]
+    given = plan["bn1"]
+    for name, block in named_blocks(network):
         beside: nn.Module = nn.Identity()
         side = given
         if block.downsample is not None:
-            shortened, normed = cast(tuple[nn.Conv2d, nn.BatchNorm2d], tuple(block.downsample))
-            seen = _moments(normed)
-            side = _signed(seen, depth)
-            beside = _Convolution(shortened, normed, given, side, relu=False)
-        first = _Convolution(block.conv1, block.bn1, given, _positive(_moments(block.bn1), depth))
-        second = _Convolution(block.conv2, block.bn2, first.gives, _positive(_moments(block.bn2), depth))
-        added = _sum(_moments(block.bn3), seen)
-        given, seen = _positive(added, depth), _rectified(added)
-        layers.append(
-            _Residual(nn.Sequential(first, second), _Convolution(block.conv3, block.bn3, second.gives, given), beside, side)
-        )
+            side = plan[f"{name}.downsample.1"]
+            beside = convolution(*layers_beside(block), given, side, relu=False)
+        first = convolution(block.conv1, block.bn1, given, plan[f"{name}.bn1"])
+        second = convolution(block.conv2, block.bn2, first.gives, plan[f"{name}.bn2"])
+        given = plan[f"{name}.bn3"]
+        last = convolution(block.conv3, block.bn3, second.gives, given)
+        layers.append(_Residual(nn.Sequential(first, second), last, beside, side))
     return nn.Sequential(*layers, _Leave(given.scale))
-
-
-@dataclass(frozen=True, eq=False)
-class _Integers:
-    """What the integers `q` between two layers stand for: ``(q - zero_point) * scale``."""
-
-    scale: float
-    zero_point: int
-    means: NDArray[np.float64]
-    """What each channel is expected to be on average."""
 
 
 class _Enter(nn.Module):
     """From the model's input to integers."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing, emulated: bool) -> None:
         super().__init__()
+        self.dtype = torch.float32 if emulated else torch.uint8
         ends = [[(end - mean) / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)] for end in (0, 1)]
-        self.gives = _Integers(*_fit(min(ends[0]), max(ends[1])), np.zeros(len(preprocessing.mean)))
+        self.gives = Integers(*fit(min(ends[0]), max(ends[1])), np.zeros(len(preprocessing.mean)))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return (inputs * (1 / self.gives.scale)).add_(self.gives.zero_point).round_().clamp_(0, LEVELS).to(torch.uint8)
+        return (inputs * (1 / self.gives.scale)).add_(self.gives.zero_point).round_().clamp_(0, LEVELS).to(self.dtype)
 
 
 class _Leave(nn.Module):
@@ -138,7 +125,7 @@ class _Leave(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """A convolution, its BatchNorm and, if asked for, a ReLU, on integers.
+    """A convolution, its BatchNorm and, if asked for, a ReLU, on integers, by torch's operators.
 
     Attributes
     ----------
@@ -146,7 +133,7 @@ class _Convolution(nn.Module):
     """
 
     def __init__(
-        self, convolution: nn.Conv2d, norm_layer: nn.BatchNorm2d, given: _Integers, gives: _Integers, *, relu: bool = True
+        self, convolution: nn.Conv2d, norm_layer: nn.BatchNorm2d, given: Integers, gives: Integers, *, relu: bool = True
     ) -> None:
         super().__init__()
         folded = fuse_conv_bn_eval(convolution, norm_layer)
@@ -169,7 +156,7 @@ class _Convolution(nn.Module):
         )
         return outputs
 
-    def add_to(self, beside: torch.Tensor, side: _Integers, inputs: torch.Tensor) -> torch.Tensor:
+    def add_to(self, beside: torch.Tensor, side: Integers, inputs: torch.Tensor) -> torch.Tensor:
         """Return the ReLU of the sum with `beside`, which is overwritten. The convolution's own result is not rounded first."""
         added = side.scale, side.zero_point, "sum", 1.0
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise.binary(
@@ -192,12 +179,47 @@ class _Convolution(nn.Module):
         return self.gives.scale, self.gives.zero_point, torch.uint8
 
 
+class _Emulated(_Convolution):
+    """The same in floats that hold integers.
+
+    Sums of products of integers are whole numbers, and float32 holds those up to 16 million exactly. Larger ones, which only
+    the widest layers reach, may be off by a few units: that moves a result by one step where it was halfway between two.
+    """
+
+    kernels: torch.Tensor
+    factors: torch.Tensor
+    added: torch.Tensor
+
+    def __init__(
+        self, convolution: nn.Conv2d, norm_layer: nn.BatchNorm2d, given: Integers, gives: Integers, *, relu: bool = True
+    ) -> None:
+        super().__init__(convolution, norm_layer, given, gives, relu=relu)
+        self.register_buffer("kernels", self.weights.float(), persistent=False)
+        self.register_buffer("factors", (self.input_scale * self.weight_scales)[:, None, None], persistent=False)
+        self.register_buffer("added", self.bias[:, None, None], persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self._rounded(self._exact(inputs))
+
+    def add_to(self, beside: torch.Tensor, side: Integers, inputs: torch.Tensor) -> torch.Tensor:
+        return self._rounded(self._exact(inputs).add_((beside - side.zero_point).mul_(side.scale)))
+
+    def _exact(self, inputs: torch.Tensor) -> torch.Tensor:
+        centred = inputs - self.input_zero_point if self.input_zero_point else inputs  # zeros around the image stand for zero
+        sums = nn.functional.conv2d(centred, self.kernels, stride=self.stride, padding=self.padding)
+        return sums.mul_(self.factors).add_(self.added)
+
+    def _rounded(self, exact: torch.Tensor) -> torch.Tensor:
+        least = self.gives.zero_point if self.after == "relu" else 0
+        return exact.mul_(1 / self.gives.scale).add_(self.gives.zero_point).round_().clamp_(least, LEVELS)
+
+
 class _Residual(Residual):
     """A ResNet's block on integers."""
 
     last: _Convolution
 
-    def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, beside: _Integers) -> None:
+    def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, beside: Integers) -> None:
         super().__init__(main, last, side)
         self.beside = beside
 
@@ -216,54 +238,9 @@ class _MaxPool(nn.Module):
         )
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if inputs.is_floating_point():
+            return nn.functional.max_pool2d(inputs, self.kernel_size, self.stride, self.padding)
         largest: torch.Tensor = torch.ops.quantized.max_pool2d(
             inputs, self.kernel_size, self.stride, self.padding, (1, 1), False
         )
         return largest
-
-
-def _moments(norm_layer: nn.BatchNorm2d) -> Moments:
-    """Return mean and standard deviation of a BatchNorm's output."""
-    return norm_layer.bias.detach().double().numpy(), norm_layer.weight.detach().double().abs().numpy()
-
-
-def _sum(one: Moments, other: Moments) -> Moments:
-    """Return the moments of a sum, as if its parts were independent."""
-    return one[0] + other[0], np.hypot(one[1], other[1])
-
-
-def _rectified(moments: Moments) -> Moments:
-    """Return the moments of normally distributed values after a ReLU (the rectified normal distribution)."""
-    mean, spread = moments[0], np.maximum(moments[1], 1e-9)
-    below, density = ndtr(mean / spread), np.exp(-((mean / spread) ** 2) / 2) / np.sqrt(2 * np.pi)
-    first = mean * below + spread * density
-    second = (mean**2 + spread**2) * below + mean * spread * density
-    return first, np.sqrt(np.maximum(second - first**2, 0))
-
-
-def _positive(moments: Moments, depth: float) -> _Integers:
-    """Return integers for what a ReLU leaves of values with these moments; `depth` is 0 in the first block, 1 in the last."""
-    return _Integers(_upper(moments, depth) / LEVELS, 0, _rectified(moments)[0])
-
-
-def _signed(moments: Moments, depth: float) -> _Integers:
-    """Return integers for values with these moments."""
-    mean, spread = moments
-    return _Integers(*_fit(-_upper((-mean, spread), depth), _upper(moments, depth)), mean)
-
-
-def _upper(moments: Moments, depth: float) -> float:
-    """Return the upper end, above 0, of the range of all channels.
-
-    Later features answer to few things, and strongly: in the last block single values lie 30 deviations above the mean. What is
-    cut off there is a larger error than coarser steps are.
-    """
-    mean, spread = moments
-    return max(float((mean + DEVIATIONS * (1 + GROWTH * depth**2) * spread).max()), 1e-6)
-
-
-def _fit(low: float, high: float) -> tuple[float, int]:
-    """Return scale and zero point of integers for a range around 0."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = max(high - low, 1e-6) / LEVELS
-    return scale, round(-low / scale)

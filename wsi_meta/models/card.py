@@ -27,6 +27,8 @@ SMALLEST_THRESHOLD = 2.0**-149
 INT8_BARS = {"auc": 0.0005, "mean_difference": 0.006, "rare_difference": 0.08, "same_decision": 0.995}
 """How near int8 must be to float32 where it may be chosen unasked: difference of AUC, of probability on average and in all but
 a thousandth of the patches at most; same side of 0.5 at least (share of patches)."""
+RANGES = "int8_ranges"
+"""Where `training` keeps how far activations reach."""
 TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
 
@@ -83,6 +85,12 @@ class ModelCard:
         """Whether the network may be computed in 8-bit integers: not where it was imported and they were not seen to agree."""
         imported = self.training.get("imported")
         return not isinstance(imported, dict) or imported.get("int8") is True
+
+    @property
+    def int8_ranges(self) -> dict[str, float] | None:
+        """How far the network's activations reach, where its weights were made for int8 (:mod:`wsi_meta.models.equalise`)."""
+        ranges: dict[str, float] | None = self.training.get(RANGES)
+        return ranges
 
     @property
     def prefers_int8(self) -> bool:
@@ -205,6 +213,12 @@ def _refuse_senseless(card: ModelCard) -> None:
         raise ValueError("training must be an object, classes a list of names")
     if not all(isinstance(value, str) for value in card.versions.values()):
         raise ValueError("versions must be texts")
+    _refuse_ranges(card.int8_ranges or {})
+
+
+def _refuse_ranges(ranges: dict[str, float]) -> None:
+    for name, value in ranges.items():
+        _refuse_beyond(f"range of '{name}'", value, 0, 1e30, "a number of at least 0")
 
 
 def _refuse_beyond(name: str, value: object, least: float, most: float, expected: str = "") -> None:

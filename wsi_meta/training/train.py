@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
 from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.models.card import read_card
+from wsi_meta.models.model import save_model
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
@@ -41,7 +44,7 @@ class TrainResult:
     best_epoch: int
     """Number of the epoch whose weights are in the model file."""
     validation: Evaluation
-    """Figures of that epoch on the validation patches, with weights and calibration as stored."""
+    """Figures of the weights in the model file on the validation patches, with its calibration."""
     stopped: str | None
     """Why training ended before its last epoch, in words; None when it did not."""
     rank: int
@@ -67,7 +70,9 @@ def train(
     """Train a ResNet50 on labelled patches and write the best epoch, calibrated, as a model file.
 
     The new layers are trained alone first, then everything that the recipe does not freeze. The best epoch is the one of
-    highest validation AUC; weights are validated as they are stored, rounded to float16. Beside `out` it writes
+    highest validation AUC; weights are validated as they are stored, rounded to float16. At the end they are
+    made to fit 8-bit integers (from 200 training patches on; :mod:`wsi_meta.models.equalise`), and calibrated and judged again.
+    Beside `out` it writes
     ``<stem>.augmented.png`` at the start, and ``<stem>.history.csv``, ``<stem>.curves.png`` and a checkpoint after every epoch.
     Processes that ``torchrun`` starts train together as one.
 
@@ -132,6 +137,7 @@ def run_training(
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         _begin_files(job, train_set, resumed=checkpoint is not None)
         outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
+        outcome = _finish(job, outcome, train_set, validation)
         _describe(job, train_set, precision)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
@@ -139,8 +145,6 @@ def run_training(
 
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
-    from safetensors.torch import load_file
-
     out = job.out
     there, epochs = read_card(out).training, read_history(out)
     if told := "; ".join(differences(there, asked)):
@@ -215,6 +219,23 @@ def _begin_files(job: Job, train_set: Patches, *, resumed: bool) -> None:
     if job.processes.first and not resumed:
         checkpoint_path(job.out).unlink(missing_ok=True)
         job.parts.draw_contact_sheet(job.out, train_set, job.recipe)
+
+
+def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validation) -> Outcome:
+    """Make the best weights fit int8 and measure it, before the checkpoint goes: a killed run does it, or not again.
+
+    Returns the outcome with the logits of the weights that are stored.
+    """
+    logits = None
+    if job.processes.first:
+        state, card = load_file(job.out), read_card(job.out)
+        if card.int8_ranges is None:
+            state, card, logits = validation.finished(state, card, train_set)
+            save_model(job.out, state, card)
+        else:
+            logits = validation.logits(state)
+    logits = job.processes.share(logits)
+    return outcome if logits is None else replace(outcome, best_logits=logits)
 
 
 def _describe(job: Job, train_set: Patches, precision: str) -> None:

@@ -7,24 +7,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.datasets.layouts import Patches
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import Model, build_network, network_of
+from wsi_meta.models.card import RANGES, ModelCard
+from wsi_meta.models.equalise import fit_to_integers
+from wsi_meta.models.features import MIN_PATCHES
+from wsi_meta.models.model import Model, build_network, half_precision, network_of
+from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
+from wsi_meta.progress import note
 from wsi_meta.training.mosaics import Agreement, predict_in_mosaics
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from numpy.typing import NDArray
     from torch import nn
 
 __all__ = ["Validation"]
+
+FITTED_ON = 512
+"""Training patches by which weights are made for int8."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +86,48 @@ class Validation:
         state, logits : the weights, and the logits that :meth:`logits` returned for them
         training : recipe and data, as the card records them
         mosaics : whether the training showed mosaics. If so, the agreement of dense mode with patch mode is measured, and the
-            card allows dense mode where they agree. That of int8 with float32 is measured where the machine has VNNI
+            card allows dense mode where they agree
         """
         card = self._fitted_card(logits)
         metrics, dense = validation_metrics(logits, self.patches.labels), False
         if mosaics:
             agreement = self.agreement(state, card.calibration.to_probability(logits), card)
             metrics, dense = metrics | agreement.to_metrics(), agreement.holds
-        card = replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
-        return replace(card, metrics=metrics | self.int8_metrics(state, card))
+        return replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
 
-    def int8_metrics(self, state: dict[str, torch.Tensor], card: ModelCard) -> dict[str, float]:
-        """Return how near int8 is to float32, where this machine can tell; see :func:`.evaluate.int8_metrics`."""
-        return int8_metrics(replace(self._model(state), card=card), self.patches, workers=self.workers, progress=self.progress)
+    def finished(
+        self, state: dict[str, torch.Tensor], card: ModelCard, train_set: Patches
+    ) -> tuple[dict[str, torch.Tensor], ModelCard, NDArray[np.float32] | None]:
+        """Return what a finished model file holds: weights made for int8, their card, and how near int8 is to float32.
+
+        Parameters
+        ----------
+        state, card : of the best weights, as :meth:`card` made it
+        train_set : patches of the training; 512 of them are looked at
+
+        Returns
+        -------
+        Weights, card and the logits (n,) of :attr:`patches`. Where there are fewer than 200 training patches, which do not tell
+        ranges, or the network is no ResNet, the weights stay; then the logits are None.
+        """
+        network, logits = self._model(state).network, None
+        if not isinstance(network, ResNet):
+            return state, card, None
+        if len(train_set) >= MIN_PATCHES:
+            note("making the weights fit 8-bit integers", enabled=self.progress)
+            ranges = fit_to_integers(network.to(self.device), self._inputs(train_set))
+            state = half_precision(network.state_dict())
+            logits = self.logits(state)
+            card = self.card(state, logits, card.training | {RANGES: ranges}, mosaics="dense_auc" in card.metrics)
+        model = replace(self._model(state), card=card)
+        measured = int8_metrics(model, self.patches, workers=self.workers, progress=self.progress, device=self.device)
+        return state, replace(card, metrics=card.metrics | measured), logits
+
+    def _inputs(self, train_set: Patches) -> list[torch.Tensor]:
+        """Return some training patches as batches of model input."""
+        chosen = train_set.select(np.sort(np.random.default_rng(0).permutation(len(train_set))[:FITTED_ON]))
+        loader = DataLoader(chosen, batch_size=64, num_workers=self.workers, generator=torch.Generator())
+        return [ModelCard().preprocessing.to_input(images.to(self.device)) for images, _ in read_batches(loader)]
 
     def agreement(self, state: dict[str, torch.Tensor], probabilities: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.
