@@ -93,9 +93,10 @@ class Unused(nn.Module):
 
 
 def unused_model() -> Model:
-    """The default model's card with a network that cannot be run, for predictors that never ask it."""
-    network = Unused().eval()
-    return Model(network, read_card(model_path(None)), hashlib.sha256(b"unused").hexdigest(), Path("unused.safetensors"))
+    """The default model's card with a network that cannot be run, for predictors that never ask it: never in int8."""
+    network, card = Unused().eval(), read_card(model_path(None))
+    card = replace(card, metrics={name: value for name, value in card.metrics.items() if not name.startswith("int8")})
+    return Model(network, card, hashlib.sha256(b"unused").hexdigest(), Path("unused.safetensors"))
 
 
 def scan_darkness(

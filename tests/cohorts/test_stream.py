@@ -83,17 +83,22 @@ def test_the_next_slide_is_prepared_while_one_is_computed(slides: list[Path], tm
 
 
 def test_an_interrupt_ends_all_of_it(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
-    asked = threading.Event()
+    asked, heard = threading.Event(), threading.Event()
 
     class Interrupted(DarknessPredictor):
         def predict_block(self, *arguments: Any) -> Any:
             if not asked.is_set():
                 asked.set()
                 os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)  # the main thread hears it meanwhile
+            heard.wait(60)
+            time.sleep(0.5)  # the main thread ends it meanwhile
             return super().predict_block(*arguments)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
+    def interrupt(*_: Any) -> None:
+        heard.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)  # a shell's background jobs are deaf to it
     try:
         with pytest.raises(KeyboardInterrupt):
             scan_slides(slides, tmp_path / "out", predictor=Interrupted(thin_model), block_px=96)
