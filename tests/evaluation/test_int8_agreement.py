@@ -96,6 +96,7 @@ def test_without_vnni_integers_are_computed_in_floats(patches: Patches, thin_mod
         return False
 
     assert networks_on("cpu", supports=lambda _: True) is fast_networks
+    assert networks_on("cuda", supports=lambda _: True) is not fast_networks, "its CPU would take longer than the training"
     networks = networks_on("cpu", supports=without)
     found = int8_metrics(replace(thin_model, card=ModelCard(dense=True)), patches, networks=networks, **HERE)
 

@@ -52,8 +52,8 @@ def emulated_networks(device: str) -> Networks:
 
 
 def networks_on(device: str, *, supports: Callable[[str], bool] = cpu_supports) -> Networks:
-    """Return what makes the networks of scans where this CPU has VNNI, else on a device those that compute int8 in floats."""
-    return fast_networks if supports("vnni") else emulated_networks(device)
+    """Return what makes the networks of scans on a CPU with VNNI, else those that compute int8 in floats, on a GPU fast."""
+    return fast_networks if device == "cpu" and supports("vnni") else emulated_networks(device)
 
 
 def compare_precisions(
