@@ -40,7 +40,7 @@ from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.validation import Validation
 
-__all__ = ["average_models", "mean_of", "measure_statistics", "recipe_of", "weights_of"]
+__all__ = ["average_models", "conclude", "mean_of", "measure_statistics", "recipe_of", "weights_of"]
 
 STATISTICS_PATCHES = 8192
 """Training patches on which BatchNorm's statistics are measured."""
@@ -141,6 +141,15 @@ def average_models(
     return finished, card
 
 
+def conclude(out: Path, card: ModelCard, train_set: Patches, validation: Validation) -> None:
+    """Write into a finished model file what its training patches look like, and print its figures."""
+    device, precision, workers = validation.device, validation.precision, validation.workers
+    describe_training(out, train_set, device=device, precision=precision, workers=workers, progress=validation.progress)
+    print(f"{out}: dense {card.dense}, int8 unasked {card.prefers_int8}")
+    for name, value in card.metrics.items():
+        print(f"  {name}: {value:.4f}")
+
+
 def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path)
@@ -156,10 +165,7 @@ def _main() -> None:
     validation = Validation(data["valid"], device, precision, arguments.workers, progress=True)
     weights, card = average_models(arguments.sources, data, validation, patches=arguments.patches)
     save_model(out, weights, card)
-    describe_training(out, data["train"], device=device, precision=precision, workers=arguments.workers, progress=True)
-    print(f"{out}: dense {card.dense}")
-    for name, value in card.metrics.items():
-        print(f"  {name}: {value:.4f}")
+    conclude(out, card, data["train"], validation)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ For model files from before trainings did so, and for those whose weights were c
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
+from average_models import conclude
 from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.inference.device import resolve_device, resolve_precision
-from wsi_meta.models.card import RANGES, ModelCard, read_card
+from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
 from wsi_meta.training.validation import Validation
@@ -33,9 +32,7 @@ def fit_int8(model: Path, out: Path, train_set: Patches, validation: Validation)
     train_set : patches that the model was trained on
     validation : of the patches to calibrate and judge on
     """
-    before = read_card(model)
-    training = {name: fact for name, fact in before.training.items() if name != RANGES}
-    state, card, _ = validation.finished(load_file(model), replace(before, training=training), train_set)
+    state, card, _ = validation.finished(load_file(model), read_card(model), train_set)
     save_model(out, state, card)
     return card
 
@@ -53,11 +50,8 @@ def _main() -> None:
     refuse_input(out, "the model to fit", model)
     data, device = open_patches(arguments.data), resolve_device(arguments.device)
     precision = resolve_precision(arguments.precision, device)
-    card = fit_int8(model, out, data["train"], Validation(data["valid"], device, precision, arguments.workers, progress=True))
-    describe_training(out, data["train"], device=device, precision=precision, workers=arguments.workers, progress=True)
-    print(f"{out}: dense {card.dense}, int8 unasked {card.prefers_int8}")
-    for name, value in card.metrics.items():
-        print(f"  {name}: {value:.4f}")
+    validation = Validation(data["valid"], device, precision, arguments.workers, progress=True)
+    conclude(out, fit_int8(model, out, data["train"], validation), data["train"], validation)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.bands import Residual, window_side
-from wsi_meta.models.integers import LEVELS, Integers, fit, layers_beside, named_blocks, plan_integers
+from wsi_meta.models.integers import BESIDE, LEVELS, Integers, fit, layers_beside, named_blocks, plan_integers, weight_steps
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 
@@ -90,7 +90,7 @@ def quantised_trunk(
         beside: nn.Module = nn.Identity()
         side = given
         if block.downsample is not None:
-            side = plan[f"{name}.downsample.1"]
+            side = plan[name + BESIDE]
             beside = convolution(*layers_beside(block), given, side, relu=False)
         first = convolution(block.conv1, block.bn1, given, plan[f"{name}.bn1"])
         second = convolution(block.conv2, block.bn2, first.gives, plan[f"{name}.bn2"])
@@ -142,8 +142,8 @@ class _Convolution(nn.Module):
         self.input_scale, self.input_zero_point, self.gives = given.scale, given.zero_point, gives
         self.after = "relu" if relu else "none"
         weights = folded.weight.detach()
-        self.weight_scales = (weights.abs().amax((1, 2, 3)) / 127).clamp_min(1e-12)
-        scales = self.weight_scales[:, None, None, None]
+        scales = weight_steps(weights)
+        self.weight_scales = scales.flatten()
         rounded = (weights / scales).round()
         added = (rounded.double() * scales - weights).sum((2, 3)) @ torch.from_numpy(given.means)
         self.bias = (cast(torch.Tensor, folded.bias).detach() - added).float()

@@ -17,13 +17,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from wsi_meta.models.integers import BESIDE, layers_beside, named_blocks
+from wsi_meta.models.integers import BESIDE, layers_beside, named_blocks, weight_steps
 from wsi_meta.models.resnet import ResNet
 
 __all__ = ["fit_to_integers"]
 
-STEPS = 127
-"""Largest weight of an output channel, in steps."""
 REACHED = 0.995
 """Share of patches that stay within a channel's reach: a single odd patch would make the steps of all others coarse."""
 HEADROOM = 1.2
@@ -174,5 +172,5 @@ def _relative(reach: torch.Tensor) -> torch.Tensor:
 
 def _round(weights: torch.Tensor) -> None:
     """Round weights to steps of their output channel, in place."""
-    steps = (weights.abs().amax((1, 2, 3), keepdim=True) / STEPS).clamp_min(1e-12)
+    steps = weight_steps(weights)
     weights.copy_((weights / steps).round() * steps)

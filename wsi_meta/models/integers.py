@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import nn
@@ -21,13 +22,15 @@ from torch import nn
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.resnet import Bottleneck, ResNet
 
-__all__ = ["BESIDE", "LEVELS", "Integers", "Moments", "fit", "layers_beside", "named_blocks", "plan_integers"]
+__all__ = ["BESIDE", "LEVELS", "Integers", "Moments", "fit", "layers_beside", "named_blocks", "plan_integers", "weight_steps"]
 
 DEVIATIONS, GROWTH = 4.0, 9.0
 """How many standard deviations above each channel's mean a range reaches in the first block, and by how many times that it
 reaches farther in the last one: chosen by measurement (docs/notebook.md)."""
 LEVELS = 255
 """Steps of an unsigned 8-bit activation."""
+WEIGHT_LEVELS = 127
+"""Steps of the largest weight of an output channel."""
 BESIDE = ".downsample.1"
 """How the name of a BatchNorm beside a block ends: its values lie on both sides of 0."""
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -52,6 +55,11 @@ def named_blocks(network: ResNet) -> Iterator[tuple[str, Bottleneck]]:
 def layers_beside(block: Bottleneck) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Return the layers beside a block that has some."""
     return cast("tuple[nn.Conv2d, nn.BatchNorm2d]", tuple(cast("nn.Sequential", block.downsample)))
+
+
+def weight_steps(weights: torch.Tensor) -> torch.Tensor:
+    """Return the steps that weights (out, in, height, width) are rounded to, one for each output channel, (out, 1, 1, 1)."""
+    return (weights.abs().amax((1, 2, 3), keepdim=True) / WEIGHT_LEVELS).clamp_min(1e-12)
 
 
 def plan_integers(network: ResNet, ranges: Mapping[str, float] | None = None) -> dict[str, Integers]:
