@@ -111,7 +111,9 @@ def test_the_time_is_by_the_rate_of_earlier_scans_of_the_kind(tmp_path: Path, sl
     took(out / "a.zarr", 20.0)
     told = preview_scans([slides / "b.tif"], out, **asked)
     assert told.seconds == pytest.approx(20)
-    assert told.line.endswith(f"about 20 s (5 cells/s as in 1 earlier scan into {out}: fp32 on cpu, patch mode)")
+    assert told.line.endswith(
+        f"about 20 s (5 cells/s as in 1 earlier scan into {out}: {predictor.precision} on cpu, patch mode)"
+    )
     scan_slides([slides / "c.tif"], out, **asked)
     took(out / "c.zarr", 5.0)
     assert preview_scans([slides / "b.tif"], out, **asked).seconds == pytest.approx(12.5), "all of the kind count by their time"

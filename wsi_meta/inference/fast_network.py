@@ -19,7 +19,7 @@ from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
 from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.convolution import steady_convolutions
-from wsi_meta.inference.options import compiler_found
+from wsi_meta.inference.options import compiler_errors, compiler_found
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import Bottleneck
@@ -187,7 +187,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     Raises
     ------
     DeviceError
-        when there is no compiler, or the network is in int8, whose operations are already what a compiler would make.
+        when there is no compiler or it fails, or the network is in int8, whose operations are what a compiler would make.
     """
     if network.precision == "int8":
         raise DeviceError("compiled: int8 is not compiled; pass --compiled no or auto, or --precision bf16")
@@ -195,10 +195,11 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
         expected = "a C compiler (cc, gcc or clang)" if device != "cpu" else "c++, g++ or clang++"
         raise DeviceError(f"compiled: found no compiler; expected {expected}; install one, or pass --compiled no")
     tell("compiling the network, which takes some seconds, the first time on this machine a minute")
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, dynamic=network.dense, options={"freezing": True})
     height, width = (32 * cells for cells in EXAMPLE_CELLS)
     shape = (1, height, width, 3) if network.dense else (rows, patch_px, patch_px, 3)
-    with torch.inference_mode():
+    with torch.inference_mode(), compiler_errors("pass --compiled no"):
+        compiled: Callable[[torch.Tensor], torch.Tensor]
+        compiled = torch.compile(network, dynamic=network.dense, options={"freezing": True})
         compiled(torch.zeros(shape, dtype=torch.uint8, device=device))
     return compiled
 

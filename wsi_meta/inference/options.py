@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from wsi_meta.errors import DeviceError, OptionsError
@@ -17,6 +20,7 @@ __all__ = [
     "PRECISIONS",
     "InferenceOptions",
     "InferencePlan",
+    "compiler_errors",
     "compiler_found",
     "fit_to_model",
     "resolve_inference",
@@ -134,6 +138,23 @@ def compiler_found(device: str = "cpu") -> bool:
     """Tell whether the compiler that ``torch.compile`` needs is installed: for C++, or on a GPU (for Triton) for C."""
     names = ("CXX", "c++", "g++", "clang++") if device == "cpu" else ("CC", "cc", "gcc", "clang")
     return any(map(shutil.which, (os.environ.get(names[0], names[1]), *names[2:])))
+
+
+@contextmanager
+def compiler_errors(instead: str) -> Iterator[None]:
+    """Raise DeviceError, which says to do `instead`, for what torch's compiler raises within: no room, a broken compiler."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        dynamo = sys.modules.get("torch._dynamo.exc")  # loaded by whatever compiles, and slow to load
+        if not isinstance(error, (OSError, *([dynamo.TorchDynamoException] if dynamo else []))):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        reason = (str(cause).splitlines() or [""])[0]
+        raise DeviceError(
+            f"compiled: torch could not compile the network ({type(cause).__name__}: {reason}); expected a compiler that "
+            f"works, and room for its files (TORCHINDUCTOR_CACHE_DIR); mend that, or {instead}"
+        ) from error
 
 
 def worth_compiling(

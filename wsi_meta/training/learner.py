@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_precision
-from wsi_meta.inference.options import compiler_found
+from wsi_meta.inference.options import compiler_errors, compiler_found
 from wsi_meta.models.dihedral import VIEWS, turn
 from wsi_meta.models.model import cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
@@ -26,6 +27,8 @@ from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["Learner", "PatchLogits", "choose_precision", "make_learner"]
+
+compiling = partial(compiler_errors, "pass --precision fp32, which is not compiled")
 
 
 class PatchLogits(nn.Module):
@@ -127,9 +130,11 @@ class Learner:
         assert self.forward is not None, "call enter() before the first step"
         device = self.processes.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, torch.float32, non_blocking=True)
-        loss = self._loss(self.forward, images, self._targets(images, labels), generator, mosaic_side)
-        self.optimiser.zero_grad()
-        loss.backward()
+        targets = self._targets(images, labels)
+        with compiling():  # the first steps compile, forwards and backwards
+            loss = self._loss(self.forward, images, targets, generator, mosaic_side)
+            self.optimiser.zero_grad()
+            loss.backward()
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         self.optimiser.step()
@@ -219,7 +224,8 @@ class Learner:
             return logits
         if self.processes.first:
             tell("the network is compiled in the first steps, which takes several minutes the first time")
-        return torch.compile(logits)
+        with compiling():
+            return torch.compile(logits)
 
 
 def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: Processes, precision: str) -> Learner:
