@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from children import start_child
 from tiny import HERE, TINY, learners, train_tiny
 
 from wsi_meta.evaluation.evaluate import evaluate
@@ -44,6 +46,18 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what another test's process may have been given."""
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         monkeypatch.delenv(name, raising=False)
+
+
+def train_first(patch_folder: Path, folder: Path) -> None:
+    before = dict(os.environ)
+    train_tiny(patch_folder, folder / "m.safetensors", recipe=Recipe(epochs=1, batch_size=8), **HERE)
+    assert dict(os.environ) == before
+
+
+def test_the_first_training_of_a_process_leaves_no_variables(patch_folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: torch loads its compiler once, for an optimiser too."""
+    child = start_child(partial(train_first, patch_folder, tmp_path), tmp_path / "log")
+    assert child.wait() == 0, (tmp_path / "log").read_text()
 
 
 @pytest.mark.usefixtures("_unset")

@@ -19,7 +19,7 @@ from wsi_meta.errors import DeviceError
 from wsi_meta.inference.allocator import MemoryBound
 from wsi_meta.inference.bands import Residual, features_in_bands, see_rows
 from wsi_meta.inference.convolution import steady_convolutions
-from wsi_meta.inference.options import compiler_errors, compiler_found
+from wsi_meta.inference.options import compiler_errors, compiler_found, compiler_variables
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import Bottleneck
@@ -197,7 +197,7 @@ def compile_network(network: FastNetwork, device: str, *, patch_px: int, rows: i
     tell("compiling the network, which takes some seconds, the first time on this machine a minute")
     height, width = (32 * cells for cells in EXAMPLE_CELLS)
     shape = (1, height, width, 3) if network.dense else (rows, patch_px, patch_px, 3)
-    with torch.inference_mode(), compiler_errors("pass --compiled no"):
+    with torch.inference_mode(), compiler_variables, compiler_errors("pass --compiled no"):
         compiled: Callable[[torch.Tensor], torch.Tensor]
         compiled = torch.compile(network, dynamic=network.dense, options={"freezing": True})
         compiled(torch.zeros(shape, dtype=torch.uint8, device=device))

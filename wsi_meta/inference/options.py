@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,10 +19,12 @@ from wsi_meta.models.dihedral import count_views
 __all__ = [
     "GPU_ROWS",
     "PRECISIONS",
+    "CompilerVariables",
     "InferenceOptions",
     "InferencePlan",
     "compiler_errors",
     "compiler_found",
+    "compiler_variables",
     "fit_to_model",
     "resolve_inference",
     "rows_of_pass",
@@ -155,6 +158,38 @@ def compiler_errors(instead: str) -> Iterator[None]:
             f"compiled: torch could not compile the network ({type(cause).__name__}: {reason}); expected a compiler that "
             f"works, and room for its files (TORCHINDUCTOR_CACHE_DIR); mend that, or {instead}"
         ) from error
+
+
+class CompilerVariables:
+    """Takes back the environment variables that torch's compiler sets, when the last thread that is within leaves.
+
+    It sets them for the whole process, also where an optimiser only loads it, and reads them again while it compiles. So none
+    is taken from a thread that is within, and those that were there before stay.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._within, self._before = threading.Lock(), 0, frozenset[str]()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._within:
+                self._before = _compiler_names()
+            self._within += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within:
+                for name in _compiler_names() - self._before:
+                    os.environ.pop(name, None)
+
+
+def _compiler_names() -> frozenset[str]:
+    return frozenset(name for name in os.environ if name.startswith(("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_")))
+
+
+compiler_variables = CompilerVariables()
+"""The one of this process, as its environment is one."""
 
 
 def worth_compiling(

@@ -13,6 +13,7 @@ from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
 from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
+from wsi_meta.inference.options import compiler_variables
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import save_model
 from wsi_meta.outputs import remove_leftovers
@@ -123,7 +124,7 @@ def run_training(
     """Train as :func:`train` does, from any parts: one stage a line."""
     finished = is_finished(out, options)
     check_outputs(out, init, options)
-    with joined_processes(options.device) as processes:
+    with compiler_variables, joined_processes(options.device) as processes:
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
