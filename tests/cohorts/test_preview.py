@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +105,19 @@ def test_options_are_compared_where_they_are_given(tmp_path: Path, slides: Path,
 
 
 def test_the_time_is_by_the_rate_of_earlier_scans_of_the_kind(tmp_path: Path, slides: Path, thin_model: Model) -> None:
-    predictor, out = DarknessPredictor(thin_model), tmp_path / "out"
+    predictor, out = DarknessPredictor(thin_model, precision="fp32"), tmp_path / "out"
     asked: dict[str, Any] = {"predictor": predictor, **SMALL_BLOCKS}
     scan_slides([slides / "a.tif"], out, **asked)
     assert preview_scans([slides / "b.tif"], out, **asked).seconds is None, "a moment tells no rate"
     took(out / "a.zarr", 20.0)
     told = preview_scans([slides / "b.tif"], out, **asked)
     assert told.seconds == pytest.approx(20)
-    assert told.line.endswith(
-        f"about 20 s (5 cells/s as in 1 earlier scan into {out}: {predictor.precision} on cpu, patch mode)"
-    )
+    assert told.line.endswith(f"about 20 s (5 cells/s as in 1 earlier scan into {out}: fp32 on cpu, patch mode)")
     scan_slides([slides / "c.tif"], out, **asked)
     took(out / "c.zarr", 5.0)
     assert preview_scans([slides / "b.tif"], out, **asked).seconds == pytest.approx(12.5), "all of the kind count by their time"
-    for predictor in (DarknessPredictor(thin_model, tta=True), DarknessPredictor(shifted(thin_model, 1))):
+    in_fp32 = partial(DarknessPredictor, precision="fp32")
+    for predictor in (in_fp32(thin_model, tta=True), in_fp32(shifted(thin_model, 1))):
         other = preview_scans([slides / "b.tif"], out, predictor=predictor, **SMALL_BLOCKS)
         assert other.seconds is None, "a scan of another kind tells nothing"
 

@@ -197,9 +197,8 @@ def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # less than a model has
         run_command(words, TINY)
 
-    settings = (
-        "--init none --batch-size 8 --device cpu --workers 0 --precision fp32"  # bf16 is compiled, which writes files too
-    )
+    # bf16 is compiled where it is fast, which writes files too
+    settings = "--init none --batch-size 8 --device cpu --workers 0 --precision fp32"
     words = f"train {patch_folder} --out {tmp_path / 'm.safetensors'} {settings}"
 
     ends = in_two(work, tmp_path)
