@@ -1,6 +1,22 @@
-"""``python -m wsi_meta``: the same as the ``wsi-meta`` command; what ``torchrun -m`` starts."""
+"""``wsi-meta`` and ``python -m wsi_meta``: the command, started quickly; the second is what ``torchrun -m`` starts."""
 
-from wsi_meta.cli import main
+import gc
+
+__all__ = ["run"]
+
+
+def run() -> None:
+    """Load the command and run it on the words of the command line; end the process with its exit code.
+
+    What is loaded stays until the end, so the garbage collector need not look through it: that was a fifth of the start.
+    """
+    gc.disable()
+    from wsi_meta.cli import main
+
+    gc.freeze()
+    gc.enable()
+    main(prog_name="wsi-meta")
+
 
 if __name__ == "__main__":
-    main(prog_name="wsi-meta")
+    run()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import weakref
 from pathlib import Path
 
@@ -64,6 +65,26 @@ def test_help_and_import_load_nothing_heavy() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_installed_command_starts_with_the_collector_as_it_was() -> None:
+    """While it loads there is no garbage; a scan that follows makes some."""
+    installed = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    code = (
+        "import atexit, gc, importlib, sys\n"
+        "atexit.register(lambda: print('collects', gc.isenabled(), gc.get_freeze_count() > 10_000))\n"
+        f"module, name = {installed['wsi-meta'].split(':')}\n"
+        "getattr(importlib.import_module(module), name)()\n"
+    )
+
+    def run(*words: str) -> tuple[int, str]:
+        end = subprocess.run([sys.executable, "-c", code, *words], check=False, capture_output=True, text=True)
+        return end.returncode, end.stdout + end.stderr
+
+    code_of_version, version = run("--version")
+    assert (code_of_version, version) == (0, f"wsi-meta, version {wsi_meta.__version__}\ncollects True True\n")
+    assert run("info", "nowhere.zarr")[0] == 1
+    assert run("nothing-such")[0] == 2
 
 
 def test_public_names_are_there() -> None:
