@@ -7,7 +7,7 @@ these, on any machine that has the patches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -39,6 +39,14 @@ COLUMNS = (
 """The figures of a model: AUC, but for `accuracy`. "Judge" is the mean of validation, mean shift and mean cluster."""
 SHOWN_AT_ONCE = 64
 """Patches that are sent to the device together, each under all shifts."""
+ELSEWHERE = {
+    "mean shift": "mean_shift_auc",
+    "worst shift": "worst_shift_auc",
+    "mean cluster": "mean_cluster_auc",
+    "worst cluster": "worst_cluster_auc",
+    "ECE over shifts": "ece_over_shifts",
+}
+"""Figures that a model's card may also have, by their names there."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class Judged:
             raise DataError(f"{path}: missing; expected logits of a judged model; copy it here, or judge the model again")
         with np.load(path) as kept:
             found = cls(**{field.name: kept[field.name] for field in fields(cls)})
-        if str(found.fingerprint) != fingerprint:
+        found = replace(found, fingerprint=str(found.fingerprint), ece=float(found.ece))
+        if found.fingerprint != fingerprint:
             raise DataError(f"{path}: logits of other patches; expected these; judge on the same share of the same folder")
         return found
 
@@ -182,6 +191,11 @@ class Set:
         ]
         found = np.array(values, np.float64).T
         return found[0] if times is None else found
+
+    def elsewhere(self, judged: Judged) -> dict[str, float]:
+        """Return a model's figures on other stains and scanners and within clusters, by their names in a card; no NaN."""
+        values = dict(zip(COLUMNS, self.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
+        return {told: values[name] for name, told in ELSEWHERE.items() if np.isfinite(values[name])}
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

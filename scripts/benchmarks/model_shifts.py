@@ -8,24 +8,27 @@ mean cluster: choose recipes by it, never by validation alone, and write down ho
     .venv/bin/python scripts/benchmarks/model_shifts.py MODEL MODEL ... --data pcam/ [--out judged/] [--patches 700]
 
 With --out, the shifted patches (0.7 MB for each) and the logits of each model are kept there, and what is kept is not computed
-again. For models that an ablation trained, and others beside them: recipe_ablation.py --table --also FILE.
+again. With --write-cards the figures on shifts and clusters are added to the card in each model's file. For models that an
+ablation trained, and others beside them: recipe_ablation.py --table --also FILE.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from judging import Judge, table
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.evaluation.metrics import figures_of
 from wsi_meta.inference.options import InferenceOptions, resolve_inference
-from wsi_meta.models.model import Model, load_model
+from wsi_meta.models.model import Model, load_model, save_model
 
 
 def _calibration(name: str, model: Model, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> str:
@@ -47,6 +50,7 @@ def _main() -> None:
     parser.add_argument("--split", default="valid")
     parser.add_argument("--patches", type=int, help="judge on a seeded choice of so many patches")
     parser.add_argument("--out", type=Path, help="folder in which logits are kept")
+    parser.add_argument("--write-cards", action="store_true", help="write each model's figures into its file")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--tta", action="store_true")
     parser.add_argument("--device", default="auto")
@@ -70,6 +74,9 @@ def _main() -> None:
     print("\n".join(table({name: {0: one} for name, one in judged.items()}, found, n=arguments.resamples)), end="\n\n")
     for name, model in models.items():
         print(_calibration(name, model, judged[name].shown, patches.labels))
+        if arguments.write_cards:
+            card = replace(model.card, metrics=model.card.metrics | found.elsewhere(judged[name]))
+            save_model(model.path, load_file(model.path), card, model.features)
 
 
 if __name__ == "__main__":

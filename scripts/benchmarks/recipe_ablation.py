@@ -51,15 +51,6 @@ from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
 
-ELSEWHERE = {
-    "mean shift": "mean_shift_auc",
-    "worst shift": "worst_shift_auc",
-    "mean cluster": "mean_cluster_auc",
-    "worst cluster": "worst_cluster_auc",
-    "ECE over shifts": "ece_over_shifts",
-}
-"""Figures that a model's card also has, by their names there."""
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -162,7 +153,7 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     weights, card, _ = validation.finished(weights, card, bench.train)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
     values = dict(zip(COLUMNS, bench.judge.judged_set.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
-    metrics = card.metrics | {told: values[name] for name, told in ELSEWHERE.items() if np.isfinite(values[name])}
+    metrics = card.metrics | bench.judge.judged_set.elsewhere(judged)
     save_model(out, weights, replace(card, metrics=metrics))
     judged.save(out.with_suffix(".npz"))
     return metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -57,6 +58,18 @@ def test_the_table_says_which_model_is_better_and_how_surely() -> None:
     values = dict(zip(judging.COLUMNS, patches.judge(said(bad)), strict=True))
     assert values["worst cluster"] < 0.5 < values["mean cluster"] + 0.2
     assert values["judge"] == np.mean([values["validation"], values["mean shift"], values["mean cluster"]])
+    assert patches.elsewhere(said(bad)) == {
+        "mean_shift_auc": values["mean shift"],
+        "worst_shift_auc": values["worst shift"],
+        "mean_cluster_auc": values["mean cluster"],
+        "worst_cluster_auc": values["worst cluster"],
+        "ece_over_shifts": 0.02,
+    }
+    assert set(judging.Set(labels, (), np.arange(n)).elsewhere(said(bad))) == {
+        "mean_shift_auc",
+        "worst_shift_auc",
+        "ece_over_shifts",
+    }
     assert lines[3].count("+0.0000 (+0.0000 to +0.0000)") == len(judging.COLUMNS)
     row = columns(lines[4])
     assert (row["worst is"], row["ece"], row["s"]) == (SHIFTS[5].name, "0.0200", "")
@@ -142,6 +155,7 @@ def test_a_model_is_judged_as_evaluate_does(few: Patches, tmp_path: Path) -> Non
     assert np.array_equal(found.dense, predict_in_mosaics(model, few, device="cpu", precision="fp32", workers=0))
     other = Model(network_of(Tiny().state_dict(), Tiny), ModelCard(), "", tmp_path)
     assert np.array_equal(judge.judge_once(other, tmp_path / "kept.npz").shown, found.shown), "what is kept is read"
+    assert json.dumps(judge.judged_set.elsewhere(judge.judge_once(other, tmp_path / "kept.npz"))), "as a card holds it"
     with pytest.raises(DataError, match=r"kept.npz: logits of other patches; expected these"):
         judging.Judge(few.select(np.arange(3)), tmp_path, "cpu", "fp32").judge_once(model, tmp_path / "kept.npz")
     with pytest.raises(DataError, match=r"none.npz: missing"):
