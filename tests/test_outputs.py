@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from wsi_meta.errors import OutputPathError
-from wsi_meta.outputs import finish_replacing, replace_files
+from wsi_meta.outputs import finish_replacing, replace_files, written_whole
 
 NAMES = ("a.h5", "b.h5", "c.csv", "record.json")
 
@@ -71,6 +73,38 @@ def test_killed_at_any_step_it_is_whole_again(tmp_path: Path, method: str, older
     else:
         pytest.fail("it never came to its end")
     assert _content(folder) == new
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "make room and run it again"),
+        (errno.EDQUOT, "make room and run it again"),
+        (errno.ENOENT, "its folder is not there (any more); make it and run it again"),
+        (errno.EIO, "make room, or choose another place, and run it again"),
+    ],
+)
+def test_what_to_do_depends_on_why_it_cannot_be_written(tmp_path: Path, number: int, words: str) -> None:
+    out = tmp_path / "out.bin"
+    out.write_text("old")
+
+    def write() -> None:
+        with written_whole(out) as partial:
+            partial.write_text("new")
+            raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OutputPathError) as raised:
+        write()
+
+    assert str(raised.value) == f"{out}: cannot be written ({os.strerror(number)}); {words}; the one before is kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+    assert out.read_text() == "old"
+
+
+def test_a_missing_folder_is_not_called_a_lack_of_room(tmp_path: Path) -> None:
+    told = r"No such file or directory\); its folder is not there"
+    with pytest.raises(OutputPathError, match=told), written_whole(tmp_path / "gone" / "out.bin") as partial:
+        partial.write_text("new")
 
 
 @pytest.mark.parametrize("number", range(1, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 
 __all__ = [
     "UNIQUE",
+    "cannot_be_written",
     "check_folder",
     "check_output",
     "finish_replacing",
@@ -31,6 +33,16 @@ UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
 ABANDONED_S = 3600
 """A temporary file of ours that nobody wrote to for so long was left by a process that was killed."""
+MENDS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run it again") | dict.fromkeys(
+    (errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"
+)
+"""What to do when something cannot be written, by the number of the error."""
+
+
+def cannot_be_written(what: str, error: OSError) -> str:
+    """Return in words that something cannot be written, why, and what to do about it."""
+    mend = MENDS.get(error.errno or 0, "make room, or choose another place, and run it again")
+    return f"{what} cannot be written ({error.strerror or first_line(error)}); {mend}"
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -98,9 +110,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         flush(path.parent)
     except OSError as error:
         kept = "; the one before is kept" if path.exists() else ""
-        raise OutputPathError(
-            f"{path}: cannot be written ({error.strerror or first_line(error)}); make room and run it again{kept}"
-        ) from error
+        raise OutputPathError(f"{cannot_be_written(f'{path}:', error)}{kept}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -124,7 +134,7 @@ def written_folder(folder: Path) -> Iterator[Path]:
         made.rename(folder)
         flush(folder.parent)
     except OSError as error:
-        raise OutputPathError(f"{folder}: cannot be written ({error.strerror}); make room and run it again") from error
+        raise OutputPathError(cannot_be_written(f"{folder}:", error)) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -156,8 +166,7 @@ def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
         _move_all(made, folder, names)
     except OSError as error:
         finish_replacing(folder, names)
-        told = f"{folder}: cannot be written ({error.strerror or first_line(error)}); make room and run it again"
-        raise OutputPathError(told) from error
+        raise OutputPathError(cannot_be_written(f"{folder}:", error)) from error
     flush(folder)
     finish_replacing(folder, names)
 

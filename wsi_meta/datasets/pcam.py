@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsi_meta.errors import OutputPathError
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs import cannot_be_written, written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,8 +65,7 @@ class PcamWriter:
         try:
             _write_all(self._raw, np.ascontiguousarray(pixels).tobytes())
         except OSError as error:
-            told = f"the patches cannot be written ({error.strerror}); make room and run it again"
-            raise OutputPathError(f"{self._raw_path.parent}: {told}") from error
+            raise OutputPathError(cannot_be_written(f"{self._raw_path.parent}: the patches", error)) from error
         self.places.append(place)
 
     def write(self, rng: np.random.Generator) -> list[int]:
