@@ -72,6 +72,9 @@ class Tab:
         await self.until(
             "WsiMeta.page.viewer.world.getItemCount() && WsiMeta.page.viewer.world.getItemAt(0).getFullyLoaded()"
             " && !WsiMeta.page.viewer.isAnimating()"
+            # a move that was asked for starts with the next frame: the place is reached when it is the one that was asked for
+            " && ((at, to) => ['x', 'y', 'width', 'height'].every((of) => Math.abs(at[of] - to[of]) < 1e-7 * to.width))"
+            "(WsiMeta.page.viewer.viewport.getBounds(true), WsiMeta.page.viewer.viewport.getBounds(false))"
         )
         await self.ask("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
