@@ -29,7 +29,7 @@ from wsi_meta.models.model import Model
 from wsi_meta.outputs import written_whole
 from wsi_meta.training.mosaics import predict_in_mosaics
 
-__all__ = ["COLUMNS", "Judge", "Judged", "Set", "table"]
+__all__ = ["COLUMNS", "Judge", "Judged", "Set", "for_card", "table"]
 
 AVERAGES = tuple(views for views in AVERAGED if views > 1)
 COLUMNS = (
@@ -192,10 +192,14 @@ class Set:
         found = np.array(values, np.float64).T
         return found[0] if times is None else found
 
-    def elsewhere(self, judged: Judged) -> dict[str, float]:
-        """Return a model's figures on other stains and scanners and within clusters, by their names in a card; no NaN."""
-        values = dict(zip(COLUMNS, self.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
-        return {told: values[name] for name, told in ELSEWHERE.items() if np.isfinite(values[name])}
+    def figures(self, judged: Judged) -> dict[str, float]:
+        """Return :data:`COLUMNS` and the calibration error over the shifts, by name; NaN as in :meth:`judge`."""
+        return dict(zip(COLUMNS, self.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
+
+
+def for_card(figures: Mapping[str, float]) -> dict[str, float]:
+    """Return those of :meth:`Set.figures` that a card may hold, by their names there; no NaN."""
+    return {told: figures[name] for name, told in ELSEWHERE.items() if np.isfinite(figures[name])}
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

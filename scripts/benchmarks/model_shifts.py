@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from judging import Judge, table
+from judging import Judge, for_card, table
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -75,7 +75,7 @@ def _main() -> None:
     for name, model in models.items():
         print(_calibration(name, model, judged[name].shown, patches.labels))
         if arguments.write_cards:
-            card = replace(model.card, metrics=model.card.metrics | found.elsewhere(judged[name]))
+            card = replace(model.card, metrics=model.card.metrics | for_card(found.figures(judged[name])))
             save_model(model.path, load_file(model.path), card, model.features)
 
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from average_models import mean_of, measure_statistics
-from judging import COLUMNS, Judge, Judged
+from judging import Judge, Judged, for_card
 from judging import table as judged_table
 from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load
@@ -152,8 +152,8 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
     weights, card, _ = validation.finished(weights, card, bench.train)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
-    values = dict(zip(COLUMNS, bench.judge.judged_set.judge(judged).tolist(), strict=True)) | {"ECE over shifts": judged.ece}
-    metrics = card.metrics | bench.judge.judged_set.elsewhere(judged)
+    values = bench.judge.judged_set.figures(judged)
+    metrics = card.metrics | for_card(values)
     save_model(out, weights, replace(card, metrics=metrics))
     judged.save(out.with_suffix(".npz"))
     return metrics | {"judged": {name: value if np.isfinite(value) else None for name, value in values.items()}}

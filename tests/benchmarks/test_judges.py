@@ -58,14 +58,14 @@ def test_the_table_says_which_model_is_better_and_how_surely() -> None:
     values = dict(zip(judging.COLUMNS, patches.judge(said(bad)), strict=True))
     assert values["worst cluster"] < 0.5 < values["mean cluster"] + 0.2
     assert values["judge"] == np.mean([values["validation"], values["mean shift"], values["mean cluster"]])
-    assert patches.elsewhere(said(bad)) == {
+    assert judging.for_card(patches.figures(said(bad))) == {
         "mean_shift_auc": values["mean shift"],
         "worst_shift_auc": values["worst shift"],
         "mean_cluster_auc": values["mean cluster"],
         "worst_cluster_auc": values["worst cluster"],
         "ece_over_shifts": 0.02,
     }
-    assert set(judging.Set(labels, (), np.arange(n)).elsewhere(said(bad))) == {
+    assert set(judging.for_card(judging.Set(labels, (), np.arange(n)).figures(said(bad)))) == {
         "mean_shift_auc",
         "worst_shift_auc",
         "ece_over_shifts",
@@ -155,7 +155,8 @@ def test_a_model_is_judged_as_evaluate_does(few: Patches, tmp_path: Path) -> Non
     assert np.array_equal(found.dense, predict_in_mosaics(model, few, device="cpu", precision="fp32", workers=0))
     other = Model(network_of(Tiny().state_dict(), Tiny), ModelCard(), "", tmp_path)
     assert np.array_equal(judge.judge_once(other, tmp_path / "kept.npz").shown, found.shown), "what is kept is read"
-    assert json.dumps(judge.judged_set.elsewhere(judge.judge_once(other, tmp_path / "kept.npz"))), "as a card holds it"
+    kept = judge.judged_set.figures(judge.judge_once(other, tmp_path / "kept.npz"))
+    assert json.dumps(judging.for_card(kept)), "as a card holds it"
     with pytest.raises(DataError, match=r"kept.npz: logits of other patches; expected these"):
         judging.Judge(few.select(np.arange(3)), tmp_path, "cpu", "fp32").judge_once(model, tmp_path / "kept.npz")
     with pytest.raises(DataError, match=r"none.npz: missing"):
