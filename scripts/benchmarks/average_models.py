@@ -84,7 +84,7 @@ def measure_statistics(
     ----------
     weights : a ``state_dict``; it is not changed
     batches : uint8 images (n, patch_px, patch_px, 3), and labels, which are not used
-    recipe : gives augmentation, seed and the share of batches in mosaics
+    recipe : gives augmentation, seed and the share of pictures in mosaics
     device, precision : as resolved
     build : makes the network that the weights belong to
     """
@@ -95,13 +95,13 @@ def measure_statistics(
             module.reset_running_stats()
             module.momentum = None  # a plain mean over all batches
     generator, show = torch.Generator(device).manual_seed(recipe.seed), Preprocessing().to_input
-    mosaics_so_far = 0.0
-    with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-        for images, _ in batches:
-            shown = augment(images.to(device), recipe.augmentation, generator)
-            mosaics_so_far += recipe.mosaics
-            if mosaics_so_far >= 1:
-                shown, mosaics_so_far = make_mosaics(shown, mosaic_side(len(shown))), mosaics_so_far - 1
+    mosaics_so_far, share = 0.0, recipe.mosaics / 2 if recipe.consistency else recipe.mosaics
+    for images, _ in batches:
+        shown = augment(images.to(device), recipe.augmentation, generator)
+        mosaics_so_far += share
+        if mosaics_so_far >= 1:
+            shown, mosaics_so_far = make_mosaics(shown, mosaic_side(len(shown))), mosaics_so_far - 1
+        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             cell_logits(network, show(shown), step=3)
     return network.state_dict()
 
@@ -143,8 +143,7 @@ def average_models(
 
 def conclude(out: Path, card: ModelCard, train_set: Patches, validation: Validation) -> None:
     """Write into a finished model file what its training patches look like, and print its figures."""
-    device, precision, workers = validation.device, validation.precision, validation.workers
-    describe_training(out, train_set, device=device, precision=precision, workers=workers, progress=validation.progress)
+    describe_training(out, train_set, workers=validation.workers, progress=validation.progress)
     print(f"{out}: dense {card.dense}, int8 unasked {card.prefers_int8}")
     for name, value in card.metrics.items():
         print(f"  {name}: {value:.4f}")

@@ -214,6 +214,18 @@ def test_two_pictures_of_a_patch_are_asked_to_agree(mosaic_side: int) -> None:
     assert step(learner, mosaic_side=mosaic_side) == pytest.approx(entropy + 2.0 * (there + back) / 2, abs=1e-5)
 
 
+def test_a_step_with_mosaics_asks_both_modes_to_agree() -> None:
+    """One picture of each patch is shown by itself, the other one in a mosaic; without consistency all are in mosaics."""
+    shapes: list[tuple[int, ...]] = []
+    for consistency in (0.5, 0.0):
+        learner = tiny_learner(plain(consistency=consistency))
+        learner.network.get_submodule("conv1").register_forward_hook(
+            lambda _module, inputs, _output: shapes.append(tuple(inputs[0].shape))
+        )
+        step(learner, mosaic_side=2)
+    assert shapes == [(16, 3, 96, 96), (4, 3, 192, 192), (4, 3, 192, 192)]
+
+
 def test_agreement_that_is_not_asked_for_costs_nothing() -> None:
     shown = []
     for consistency in (0.0, 0.5):

@@ -39,6 +39,7 @@ def test_the_recipes_have_names() -> None:
     assert RECIPES["light"] == Recipe()
     strong = RECIPES["strong"]
     assert (strong.freeze, strong.head_epochs, strong.consistency, strong.augmentation.zoom) == ("none", 0, 1, 0)
+    assert strong.mosaics == 1  # of two pictures of each patch one
     rates = [strong.lr_loaded * strong.lr_decay**stages for stages in (1, 2, 3, 4)]
     assert rates == pytest.approx([share * 6e-4 for share in (0.6, 0.4, 0.25, 0.15)], rel=0.06)
     assert strong.ema_decay(474, 10**6) == pytest.approx(0.998, abs=2e-4)

@@ -38,9 +38,9 @@ class PatchLogits(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return the logit of each patch, (n,)."""
-        return cell_logits(self.network, inputs, step=3).flatten()
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logit of each patch, (n,); of several batches in one step, one after the other."""
+        return torch.cat([cell_logits(self.network, pictures, step=3).flatten() for pictures in inputs])
 
 
 class _Recorded:
@@ -51,19 +51,22 @@ class _Recorded:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        self._recorded: dict[torch.Size, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self._recorded: dict[tuple[torch.Size, ...], Callable[..., torch.Tensor]] = {}
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        if inputs.shape not in self._recorded:
-            self._recorded[inputs.shape] = self._record(inputs)
-        return self._recorded[inputs.shape](inputs)
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        shapes = tuple(pictures.shape for pictures in inputs)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record(*inputs)
+        return self._recorded[shapes](*inputs)
 
-    def _record(self, inputs: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _record(self, *inputs: torch.Tensor) -> Callable[..., torch.Tensor]:
         kept = [buffer.clone() for buffer in self._network.buffers()]
         with warnings.catch_warnings(action="ignore"):  # torch tells once that the gradients come from another stream
-            recorded = torch.cuda.make_graphed_callables(PatchLogits(self._network), (inputs.clone(),))
-            replay = cast(Callable[[torch.Tensor], torch.Tensor], recorded)
-            torch.autograd.backward(replay(inputs).sum())
+            recorded = torch.cuda.make_graphed_callables(
+                PatchLogits(self._network), tuple(pictures.clone() for pictures in inputs)
+            )
+            replay = cast(Callable[..., torch.Tensor], recorded)
+            torch.autograd.backward(replay(*inputs).sum())
         torch._foreach_copy_(list(self._network.buffers()), kept)  # some passes were made before the recorded one
         return replay
 
@@ -84,7 +87,7 @@ class Learner:
     steps: int = 0
     """Number of steps so far."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    forward: Callable[[torch.Tensor], torch.Tensor] | None = None
+    forward: Callable[..., torch.Tensor] | None = None
     """The network, compiled and distributed where this training does that; :meth:`enter` makes it."""
 
     @property
@@ -127,12 +130,11 @@ class Learner:
         -------
         The mean loss, a scalar on the learner's device. Reading its value waits for the step.
         """
-        assert self.forward is not None, "call enter() before the first step"
         device = self.processes.device
         images, labels = images.to(device, non_blocking=True), labels.to(device, torch.float32, non_blocking=True)
         targets = self._targets(images, labels)
         with compiling():  # the first steps compile, forwards and backwards
-            loss = self._loss(self.forward, images, targets, generator, mosaic_side)
+            loss = self._loss(images, targets, generator, mosaic_side)
             self.optimiser.zero_grad()
             loss.backward()
         if self.recipe.clip_norm:
@@ -164,22 +166,20 @@ class Learner:
         kind = torch.device(self.processes.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16", cache_enabled=kind == "cpu")
 
-    def _loss(
-        self,
-        forward: Callable[[torch.Tensor], torch.Tensor],
-        images: torch.Tensor,
-        targets: torch.Tensor,
-        generator: torch.Generator,
-        mosaic_side: int,
-    ) -> torch.Tensor:
-        """Return the mean loss of patches that are on the device, augmented here; with `consistency`, of two of each."""
+    def _loss(self, images: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, mosaic_side: int) -> torch.Tensor:
+        """Return the mean loss of patches that are on the device, augmented here; with `consistency`, of two of each.
+
+        Of those two, a step with mosaics shows one by itself and the other one in a mosaic: both modes are to agree.
+        """
+        assert self.forward is not None, "call enter() before the first step"
         if self.recipe.consistency:
             images, targets = torch.cat([images, images]), torch.cat([targets, targets])
-        images = augment(images, self.recipe.augmentation, generator)
+        shown = [augment(images, self.recipe.augmentation, generator)]
         if mosaic_side > 1:
-            images = make_mosaics(images, mosaic_side)
+            *single, strangers = shown[0].chunk(2 if self.recipe.consistency else 1)
+            shown = [*single, make_mosaics(strangers, mosaic_side)]
         with self._autocast():
-            logits = forward(self.preprocessing.to_input(images)).float()
+            logits = self.forward(*(self.preprocessing.to_input(pictures) for pictures in shown)).float()
         loss = binary_cross_entropy_with_logits(logits, targets)
         if self.recipe.consistency:
             loss = loss + self.recipe.consistency * _disagreement(*logits.chunk(2))
@@ -212,7 +212,7 @@ class Learner:
         if self.average is not None:
             _move_towards(self.average, self.network, 1 - self.recipe.ema_decay(self.steps_per_epoch, self.steps))
 
-    def _make_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _make_forward(self) -> Callable[..., torch.Tensor]:
         device = self.processes.device
         on_gpu = device.startswith("cuda")
         if on_gpu and self.processes.count == 1:

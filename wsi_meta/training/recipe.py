@@ -134,7 +134,8 @@ class Recipe:
     """Time constant, in epochs, of the moving average of the weights, which is validated and stored. 0: no average; the
     weights themselves are."""
     mosaics: float = 0.5
-    """Share of the steps that show mosaics (4x4 patches in one picture), so that the network can be used in dense mode."""
+    """Share of the steps that show mosaics (4x4 patches in one picture), so that the network can be used in dense mode. With
+    `consistency` such a step shows one of the two pictures of a patch in a mosaic and the other one by itself."""
     consistency: float = 0.0
     """Weight of the disagreement of two pictures of the same patch, each augmented by itself (Liang et al. 2021, "R-Drop").
     Every step then shows each of its patches twice, which takes twice as long. 0: once."""
@@ -177,6 +178,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             weight_decay=0.05,
             clip_norm=1.0,
             ema_epochs=1.0,
+            mosaics=1.0,
             consistency=1.0,
             augmentation=Augmentation(
                 stain=0.4, stain_offset=0.06, brightness=0, levels=25, contrast=0.25, gain=0.15, saturation=0.4
