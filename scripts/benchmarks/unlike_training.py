@@ -1,7 +1,8 @@
-"""Does the distance of pooled features tell what is unlike training: other slides, changed colours, skin, drawn, fluorescence?
+"""Does the distance of features tell what is unlike training: other slides, changed colours, skin, drawn, fluorescence?
 
 Statistics are made of training patches (:mod:`wsi_meta.models.features`); then the unlikeness of the patches of several sets is
-printed and drawn: validation patches, these blurred, pale, dark and grey, drawn tissue, and each slide that is named.
+printed and drawn: validation patches, these under all shifts of stain and scanner and in false colours, drawn tissue, and each
+slide that is named.
 
     .venv/bin/python scripts/benchmarks/unlike_training.py MODEL pcam/ SLIDE... --out unlike.png [--patches 300]
 """
@@ -13,26 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.demo.synthetic import MPP, draw_lymph_node
-from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.models.features import FeatureStatistics
-from wsi_meta.models.model import Model, load_model
+from wsi_meta.models.model import Model, describe_patches, load_model
 from wsi_meta.slides.slide import open_slide
 
 Images = list[NDArray[np.uint8]]
 PATCH_PX = 96
 GLASS = 225
 """Patches brighter than this on average are left out."""
-CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.5)),
-    "pale": lambda image: ImageEnhance.Color(image).enhance(0.6),
-    "dark": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
-    "grey": lambda image: image.convert("L").convert("RGB"),
+FALSE_COLOURS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    "grey": lambda patch: np.asarray(Image.fromarray(patch).convert("L").convert("RGB")),
+    "red and blue swapped": lambda patch: patch[..., ::-1],
+    "negative": lambda patch: 255 - patch,
 }
 
 
@@ -42,22 +41,14 @@ def _main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("slides", type=Path, nargs="*")
     parser.add_argument("--out", type=Path, required=True, help="picture to draw")
-    parser.add_argument("--patches", type=int, default=300, help="at most so many of each set")
-    parser.add_argument("--training", type=int, default=800)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--patches", type=int, default=200, help="at most so many of each set, of changed ones half")
+    parser.add_argument("--training", type=int, default=4000)
     arguments = parser.parse_args()
     model, splits = load_model(arguments.model), open_patches(arguments.data)
 
-    def describe(images: Images) -> DescribingPredictor:
-        predictor = DescribingPredictor(model, device=arguments.device, precision=arguments.precision)
-        for first in range(0, len(images), 64):
-            predictor.predict_patches(torch.from_numpy(np.stack(images[first : first + 64])))
-        return predictor
-
-    training = FeatureStatistics.of(describe(_drawn_from(splits["train"], arguments.training)).described)
+    training = FeatureStatistics.of(describe_patches(model, np.stack(_drawn_from(splits["train"], arguments.training))))
     found = {
-        name: training.unlikeness(describe(images).described)
+        name: training.unlikeness(describe_patches(model, np.stack(images)))
         for name, images in _sets(model, splits["valid"], arguments.slides, arguments.patches).items()
     }
     print(f"statistics of {training.patches} training patches; {len(str(training.to_dict()))} letters\n")
@@ -72,8 +63,8 @@ def _main() -> None:
 def _sets(model: Model, valid: Patches, slides: list[Path], at_most: int) -> dict[str, Images]:
     shown = _drawn_from(valid, at_most)
     sets = {"validation": shown}
-    for name, change in CHANGES.items():
-        sets[f"validation, {name}"] = [np.asarray(change(Image.fromarray(patch))) for patch in shown[: at_most // 2]]
+    changes = {shift.words: shift.change for shift in SHIFTS} | FALSE_COLOURS
+    sets |= {f"validation, {words}": [change(patch) for patch in shown[: at_most // 2]] for words, change in changes.items()}
     image, _ = draw_lymph_node(6144, 6144, seed=0)
     side = round(6144 * MPP / model.card.preprocessing.mpp)
     sets["drawn tissue"] = _some(_cut(np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))), at_most)
@@ -104,7 +95,7 @@ def _draw(found: dict[str, NDArray[np.float32]], out: Path) -> None:
     """Draw the distribution of each set as a row of points, with its median."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 0.6 * len(found) + 1.4), layout="constrained", dpi=110)
+    figure = Figure(figsize=(9, 0.32 * len(found) + 1.4), layout="constrained", dpi=110)
     axes = figure.add_subplot()
     random = np.random.default_rng(0)
     for place, values in enumerate(found.values()):
@@ -115,8 +106,8 @@ def _draw(found: dict[str, NDArray[np.float32]], out: Path) -> None:
         axes.plot([np.median(values)] * 2, [place - 0.38, place + 0.38], color="black", linewidth=2)
     axes.axvline(1, color="grey", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(found)), [f"{name} ({len(values)})" for name, values in found.items()])
-    axes.set_xlabel("unlikeness to training (1: what 99 % of training patches stay under; bars: medians)")
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_xlabel("unlikeness to training; bars: medians")
     figure.savefig(out)
 
 

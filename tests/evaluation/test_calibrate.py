@@ -32,7 +32,7 @@ from wsi_meta.evaluation.calibrate import (
 )
 from wsi_meta.evaluation.evaluate import describe_training, evaluate
 from wsi_meta.models.card import Calibration, ModelCard, read_card
-from wsi_meta.models.features import read_features
+from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.model import Model, describe_patches, save_model
 
 HERE = ALONE | {"batch_size": 4}
@@ -354,10 +354,9 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
     patches = next(iter(open_patches(tmp_path / "patches").values()))
     model, state = replace(thin_model, path=tmp_path / "m.safetensors"), thin_model.network.state_dict()
     save_model(model.path, state, model.card)
-    here: dict[str, Any] = {"workers": 0, "device": "cpu", "precision": "fp32"}
-    assert not describe_training(model, patches.select(np.arange(199)), **here)
+    assert not describe_training(model, patches.select(np.arange(199)), workers=0)
     assert read_features(model.path) is None
-    assert describe_training(model, patches, **here)
+    assert describe_training(model, patches, workers=0)
     features = read_features(model.path)
     assert features is not None
     assert features.patches == 200
@@ -366,3 +365,16 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
     assert unlike[:3].max() < unlike[3:].min()
     assert read_card(model.path) == model.card
     assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(model.path).items())
+
+
+def test_of_too_few_patches_the_files_own_description_stays(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+    own = FeatureStatistics.of(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
+    state = load_file(model_file)
+    save_model(tmp_path / "m.safetensors", state, read_card(model_file), own)
+    out = tmp_path / "out.safetensors"
+    calibrate(tmp_path / "m.safetensors", patch_folder, out, **HERE)
+    found = read_features(out)
+    assert found is not None
+    assert found.to_dict() == own.to_dict()
+    assert read_card(out).calibration != read_card(model_file).calibration
+    assert all(torch.equal(values, state[name]) for name, values in load_file(out).items())

@@ -13,6 +13,7 @@ import torch
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.patches import Patches
+from wsi_meta.evaluation.calibrate import measuring_predictor
 from wsi_meta.evaluation.evaluate import int8_metrics
 from wsi_meta.inference.agreement import fast_networks, networks_on
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
@@ -145,3 +146,9 @@ def test_auto_may_be_int8_only_by_the_card() -> None:
         asked = InferenceOptions(precision=precision)
         assert fit_to_model(asked, near) == asked
     assert fit_to_model(auto, replace(near, architecture="some.Module")).precision == "fp32"
+
+
+def test_a_model_is_measured_in_floats_even_where_int8_is_preferred(thin_model: Model) -> None:
+    preferred = replace(thin_model, card=card_of(False, "int8"))
+    assert preferred.card.prefers_int8
+    assert measuring_predictor(preferred, InferenceOptions(device="cpu")).precision != "int8"

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
+from slide_files import texture
 
 from wsi_meta.errors import DataError, ModelFileError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, MIN_PATCHES, FeatureStatistics, describe_features, read_features
-from wsi_meta.models.model import cell_features, cell_logits, save_model
+from wsi_meta.models.model import cell_features, cell_logits, describe_patches, save_model
 
 
 def drawn(n: int, *, off: float = 0.0, seed: int = 0) -> NDArray[np.float32]:
@@ -117,7 +118,31 @@ def test_what_cannot_be_is_refused_in_one_line(change: Any, tmp_path: Path, stat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("stage", ["layer4", None])
+def test_a_description_by_another_stage_says_nothing(stage: str | None, tmp_path: Path, statistics: FeatureStatistics) -> None:
+    """Files of before told what patches look like to the last stage; the distances of another stage mean nothing."""
+    path, parts = tmp_path / "m.safetensors", statistics.to_dict()
+    assert parts.pop("stage") == "layer2"
+    parts |= {"stage": stage} if stage else {}
+    save_file(STATE, path, metadata={FEATURES_KEY: json.dumps(parts)})
+    assert read_features(path) is None
+
+
 # --- from the network
+
+
+def test_a_patch_is_described_by_the_second_stage(thin_model: Any) -> None:
+    """All of more patches than one pass takes, whatever their number."""
+    patches = np.stack([texture(96, 96, seed) for seed in range(19)])
+    seen: list[torch.Tensor] = []
+    handle = thin_model.network.layer2.register_forward_hook(lambda _stage, _inputs, output: seen.append(output))
+    with torch.inference_mode():
+        thin_model.network(thin_model.card.preprocessing.to_input(torch.from_numpy(patches)))
+    handle.remove()
+    found = describe_patches(thin_model, patches)
+    assert found.shape == (19, 64)
+    np.testing.assert_allclose(found, describe_features(seen[0].mean((2, 3)).numpy()), rtol=1e-4, atol=1e-5)
+    assert found.std(0).min() > 1e-3
 
 
 def test_the_head_of_a_cells_features_is_its_logit(thin_model: Any) -> None:
@@ -127,4 +152,3 @@ def test_the_head_of_a_cells_features_is_its_logit(thin_model: Any) -> None:
         features = cell_features(network, shown.to_input(images))
         assert features.shape == (2, 2, 3, 1024)
         assert torch.equal(network.fc(features)[..., 0], cell_logits(network, shown.to_input(images)))
-        assert describe_features(features.numpy()).shape == (2, 2, 3, 64)

@@ -36,7 +36,7 @@ def test_nothing_measured_is_told_as_such() -> None:
         ("folded", 0.05, 0.06),
         ("pixel_size", 0.6, 0.59),
         ("pixel_size", 1.5, 2.0),
-        ("unlikeness", 0.8, 0.9),
+        ("unlikeness", 0.9, 0.91),
     ],
 )
 def test_each_figure_has_its_word(figure: str, usual: float, odd: float) -> None:

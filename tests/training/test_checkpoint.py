@@ -188,7 +188,7 @@ def test_a_training_that_ends_in_its_description_describes_again(patch_folder: P
     out, described = tmp_path / "m.safetensors", []
 
     def describe(model: Path, patches: Patches, **settings: Any) -> None:
-        described.append((model, len(patches), settings["device"], checkpoint_path(out).exists()))
+        described.append((model, len(patches), settings["workers"], checkpoint_path(out).exists()))
         if len(described) == 1:
             raise OutputPathError("the disk is full")
 
@@ -198,7 +198,7 @@ def test_a_training_that_ends_in_its_description_describes_again(patch_folder: P
         train_tiny(patch_folder, out, **settings)
     epochs = out.read_bytes()
     train_tiny(patch_folder, out, resume=True, **settings)
-    assert described == [(out, 16, "cpu", True)] * 2
+    assert described == [(out, 16, 0, True)] * 2
     assert out.read_bytes() == epochs
     assert not checkpoint_path(out).exists()
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics
+from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
-from wsi_meta.inference.describing import DescribingPredictor
-from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
+from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
-from wsi_meta.models.model import load_model, model_path, save_model
+from wsi_meta.models.model import Model, load_model, model_path, save_model
 from wsi_meta.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "cross_fit",
     "fit_calibration",
     "fit_card",
+    "measuring_predictor",
     "operating_points",
     "validation_metrics",
 ]
@@ -54,7 +55,8 @@ def calibrate(
 ) -> ModelCard:
     """Fit calibration and operating points of a model again, on patches from where it will be used. Weights do not change.
 
-    From 200 patches on, the file also holds what they look like to the network (:mod:`wsi_meta.models.features`).
+    From 200 patches on, the file also holds what they look like to the network (:mod:`wsi_meta.models.features`); of fewer,
+    what it held before stays.
 
     Parameters
     ----------
@@ -76,22 +78,28 @@ def calibrate(
     ------
     DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
     """
-    InferenceOptions(device, precision, batch_size)  # refuses what does not exist
+    asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
     patches, out = check_calibration(model, data, out, split=split, overwrite=overwrite, tell=True), Path(out)
     patches.check()
     from safetensors.torch import load_file
 
     loaded = load_model(model)
-    predictor = DescribingPredictor(loaded, device=device, precision=precision, batch_size=batch_size)
+    predictor = measuring_predictor(loaded, asked)
     card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
     agreement = int8_metrics(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = replace(card, metrics=card.metrics | agreement)
-    save_model(out, load_file(loaded.path), card, predictor.statistics())
+    seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
+    save_model(out, load_file(loaded.path), card, seen)
     return card
 
 
+def measuring_predictor(model: Model, asked: InferenceOptions) -> Predictor:
+    """Return what a model is measured with: a predictor for which ``auto`` is never int8, which is compared with it."""
+    return Predictor.from_plan(model, resolve_inference(replace(fit_to_model(asked, model.card), int8_agrees=False)))
+
+
 def fit_card(
-    predictor: DescribingPredictor, patches: Patches, *, prior: float | None = None, workers: int = 2, progress: bool = False
+    predictor: Predictor, patches: Patches, *, prior: float | None = None, workers: int = 2, progress: bool = False
 ) -> tuple[ModelCard, NDArray[np.float32]]:
     """Return a model's card with calibration, operating points and figures of these patches, and their probabilities, (n,).
 

@@ -18,19 +18,26 @@ from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
-from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
-from wsi_meta.models.features import MIN_PATCHES
-from wsi_meta.models.model import Model, load_model, model_path, save_model
-from wsi_meta.progress import note, progress_bar
+from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
+from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model
+from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["INT8_PATCHES", "check_evaluation", "describe_training", "evaluate", "evaluate_patches", "int8_metrics"]
+__all__ = [
+    "INT8_PATCHES",
+    "check_evaluation",
+    "describe_training",
+    "evaluate",
+    "evaluate_patches",
+    "int8_metrics",
+    "look_at",
+]
 
 DESCRIBED = 4000
 """Patches that tell what a training set looks like: 64 numbers and how they vary together."""
@@ -218,7 +225,7 @@ def int8_metrics(
 
 
 def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> Iterator[torch.Tensor]:
-    """Yield the patches, as many at a time as are compared, and report them once they are."""
+    """Yield the patches, as many at a time as are compared, and report them once they were used."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -238,26 +245,15 @@ def _agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32], labels:
     }
 
 
-def describe_training(
-    model: str | Path | Model,
-    patches: Patches,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int = 2,
-    progress: bool = False,
-) -> bool:
+def describe_training(model: str | Path | Model, patches: Patches, *, workers: int = 2, progress: bool = False) -> bool:
     """Write into a model file what its training patches look like to it; all else in it stays as it is.
 
-    By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`). It looks at 4,000 patches at
-    most, drawn by chance with a fixed seed.
+    By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`).
 
     Parameters
     ----------
     model : model file, or what was loaded from one; the file is replaced
-    device, precision : see :class:`wsi_meta.inference.predictor.Predictor`
-    workers : processes that decode patches; 0 decodes in this one
-    progress : show a bar on stderr
+    patches, workers, progress : as for :func:`look_at`
 
     Returns
     -------
@@ -265,16 +261,39 @@ def describe_training(
 
     Raises
     ------
-    DataError, ModelFileError, DeviceError, OutputPathError
+    DataError, ModelFileError, OutputPathError
     """
     from safetensors.torch import load_file
 
-    if len(patches) < MIN_PATCHES:
-        return False
-    chosen = np.sort(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
-    note("describing the training patches, so that scans tell what is unlike them", enabled=progress)
     loaded = model if isinstance(model, Model) else load_model(model)
-    predictor = DescribingPredictor(loaded, device=device, precision=precision)
-    evaluate_patches(predictor, patches.select(chosen), workers=workers, progress=progress)
-    save_model(loaded.path, load_file(loaded.path), loaded.card, predictor.statistics())
-    return True
+    seen = look_at(patches, loaded, workers=workers, progress=progress)
+    if seen is not None:
+        save_model(loaded.path, load_file(loaded.path), loaded.card, seen)
+    return seen is not None
+
+
+def look_at(patches: Patches, model: Model, *, workers: int = 2, progress: bool = False) -> FeatureStatistics | None:
+    """Return what patches look like to a model: 4,000 of them at most, drawn by chance with a fixed seed.
+
+    It is computed on the CPU in float32, as :func:`wsi_meta.models.model.describe_patches` does it for a slide.
+
+    Parameters
+    ----------
+    workers : processes that decode patches; 0 decodes in this one
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    None for fewer than 200 patches, which do not tell what is usual.
+
+    Raises
+    ------
+    DataError
+    """
+    if len(patches) < MIN_PATCHES:
+        return None
+    model.network.cpu()  # a training's network may be elsewhere
+    chosen = patches.select(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
+    with progress_bar(len(chosen), "patches", "what they look like", enabled=progress) as bar:
+        described = [describe_patches(model, images.numpy()) for images in _batches(chosen, workers, bar.update)]
+    return FeatureStatistics.of(np.concatenate(described))

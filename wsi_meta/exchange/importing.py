@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import DeviceError, ModelFileError, require
-from wsi_meta.evaluation.calibrate import choose_split, fit_card
-from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_predictor
+from wsi_meta.evaluation.evaluate import evaluate_patches, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
-from wsi_meta.inference.describing import DescribingPredictor
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of, save_model
 from wsi_meta.models.versions import library_versions
 from wsi_meta.outputs import check_output, refuse_input
@@ -158,7 +156,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})
     model = Model(network_of(foreign.state, parts.build_network), card, "", file)
     foreign.check(model, patches)
-    predictor = DescribingPredictor(model, device=options.device, precision=options.precision, batch_size=options.batch_size)
+    predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))
     card, probabilities = fit_card(predictor, patches, prior=options.prior, workers=options.workers, progress=options.progress)
     if card.metrics["auc"] < CHANCE:
         raise ModelFileError(
@@ -167,8 +165,8 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
         )
     others = Others(replace(model, card=card), patches, probabilities, options)
     card = others.allowed(predictor, parts.int8_logits)
-    features = predictor.statistics() if len(patches) >= MIN_PATCHES else None
-    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), features)
+    seen = look_at(patches, model, workers=options.workers, progress=options.progress)
+    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
     return card
 
 

@@ -91,20 +91,12 @@ class FastNetwork(nn.Module):
         float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.models.model.cell_logits` gives them.
         """
         if not self.dense:
-            logits: torch.Tensor = self.head(self._pooled(images))
+            features = self.trunk(self.preprocessing.to_input(images)).float()
+            logits: torch.Tensor = self.head(nn.functional.adaptive_avg_pool2d(features, 1).flatten(1))
             return logits[:, 0]
         if self.in_bands:
             return self.top_to_bottom([images])
         return _means_of_patches(self.head(self.trunk(self.preprocessing.to_input(images))))
-
-    def described(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logit and pooled features of images that are patches: float32 tensor (n, 1 + 2048). Not in dense mode."""
-        pooled = self._pooled(images)
-        return torch.cat((self.head(pooled), pooled), 1)
-
-    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.trunk(self.preprocessing.to_input(images)).float()
-        return nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
 
     def top_to_bottom(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
         """Return the logits of an image that comes in pieces, from the top down. A piece is let go once it is computed.

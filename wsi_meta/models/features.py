@@ -1,10 +1,11 @@
 """What a set of patches looks like to the network, in a few numbers, and how unlike them other patches look.
 
-A patch is described by the network's pooled features: their square roots (they are never negative, and a few are large),
-averaged over groups of neighbouring channels. Of a set of patches the mean and the covariance of these numbers are kept in the
-model file, and of any patch the Mahalanobis distance to them can be told (as Lee et al. 2018, arXiv 1807.03888, for one class).
-Groups of channels were better than principal components, which keep what the patches vary in, not what they never have
-(docs/benchmarks.md).
+A patch is described by what the network's second stage makes of it, averaged over the patch: the square roots (they are never
+negative, and a few are large), averaged over groups of neighbouring channels. Of a set of patches the mean and the covariance
+of these numbers are kept in the model file, and of any patch the Mahalanobis distance to them can be told (as Lee et al. 2018,
+arXiv 1807.03888, for one class). An early stage, since the late ones learn to overlook other stains, and with them all that is
+strange. Groups of channels were better than principal components, which keep what the patches vary in, not what they never
+have (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = ["FEATURES_KEY", "MIN_PATCHES", "FeatureStatistics", "describe_feature
 
 FEATURES_KEY = "wsi_meta_features"
 """Where a model file's metadata holds the statistics, as JSON."""
+STAGE = "layer2"
+"""Stage of a ResNet whose output describes a patch; it has a stride of 8 px."""
 GROUPS = 64
 """Numbers that describe a patch."""
 USUAL = 0.99
@@ -44,7 +47,7 @@ def describe_features(pooled: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
     Parameters
     ----------
-    pooled : (..., channels), what the network's head sees of a patch or a cell, at least 0; `channels` a multiple of 64
+    pooled : (..., channels), the mean over a patch of the output of :data:`STAGE`, at least 0; `channels` a multiple of 64
 
     Returns
     -------
@@ -100,7 +103,7 @@ class FeatureStatistics:
         """Return plain JSON values: of the covariance, the rows of its lower triangle."""
         covariance = [[float(f"{value:.9g}") for value in row[: place + 1]] for place, row in enumerate(self.covariance)]
         mean = [float(f"{value:.9g}") for value in self.mean]
-        return {"patches": self.patches, "usual": self.usual, "mean": mean, "covariance": covariance}
+        return {"stage": STAGE, "patches": self.patches, "usual": self.usual, "mean": mean, "covariance": covariance}
 
     @classmethod
     def from_dict(cls, parts: dict[str, Any]) -> Self:
@@ -117,7 +120,7 @@ class FeatureStatistics:
 
 
 def read_features(path: str | Path) -> FeatureStatistics | None:
-    """Read what the patches were like that a model file was fitted to; None where it does not say.
+    """Read what the patches were like that a model file was fitted to; None where it does not say, or by another stage.
 
     Raises
     ------
@@ -128,7 +131,8 @@ def read_features(path: str | Path) -> FeatureStatistics | None:
     if stored is None:
         return None
     try:
-        return FeatureStatistics.from_dict(json.loads(stored))
+        parts = json.loads(stored)
+        return FeatureStatistics.from_dict(parts) if parts.get("stage") == STAGE else None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         told = f"its feature statistics are wrong ({first_line(error)}); calibrate it again, or download it again"
         raise ModelFileError(f"{path}: {told}") from error

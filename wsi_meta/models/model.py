@@ -16,7 +16,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError, OptionsError, first_line
 from wsi_meta.models.card import Calibration, ModelCard, read_card
-from wsi_meta.models.features import FEATURES_KEY, FeatureStatistics, describe_features, read_features
+from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
@@ -161,12 +161,17 @@ def cell_features(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) ->
     """
     from torch.nn.functional import avg_pool2d
 
+    return avg_pool2d(_through("layer4", network, inputs), kernel_size=3, stride=step).permute(0, 2, 3, 1)
+
+
+def _through(last: str, network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return what a network's first stages make of its input, (n, channels, rows, cols); `last` is the last one of them."""
     features = inputs
     for name, stage in network.named_children():
-        if name == "avgpool":
-            break
         features = stage(features)
-    return avg_pool2d(features, kernel_size=3, stride=step).permute(0, 2, 3, 1)
+        if name == last:
+            break
+    return features
 
 
 def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -184,7 +189,7 @@ def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.flo
 
     with torch.inference_mode():
         inputs = map(model.card.preprocessing.to_input, torch.from_numpy(patches).split(PATCHES_AT_ONCE))
-        found = [cell_features(model.network, some)[:, 0, 0].numpy() for some in inputs]
+        found = [_through(STAGE, model.network, some).mean((2, 3)).numpy() for some in inputs]
     return np.concatenate([describe_features(some) for some in found])
 
 

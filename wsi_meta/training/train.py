@@ -139,7 +139,7 @@ def run_training(
         _begin_files(job, train_set, resumed=checkpoint is not None)
         outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
         outcome = _finish(job, outcome, train_set, validation)
-        _describe(job, train_set, precision)
+        _describe(job, train_set)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
 
@@ -239,12 +239,11 @@ def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validati
     return outcome if logits is None else replace(outcome, best_logits=logits)
 
 
-def _describe(job: Job, train_set: Patches, precision: str) -> None:
+def _describe(job: Job, train_set: Patches) -> None:
     """Write into the model what its training patches look like, before the checkpoint goes: a killed run does it again."""
     options = job.options
     if job.processes.first:
-        settings = {"device": job.processes.device, "precision": precision, "workers": options.workers}
-        job.parts.describe_training(job.out, train_set, **settings, progress=options.progress)
+        job.parts.describe_training(job.out, train_set, workers=options.workers, progress=options.progress)
 
 
 def _remove_checkpoint(job: Job) -> None:
