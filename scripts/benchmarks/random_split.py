@@ -42,6 +42,8 @@ def _main() -> None:
     parser.add_argument("--prefix", default="kaggle_")
     parser.add_argument("--recipe", default="light", choices=list(RECIPES))
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--consistency", type=float, help="instead of the recipe's")
+    parser.add_argument("--mosaics", type=float, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=2)
@@ -50,7 +52,8 @@ def _main() -> None:
     data, model = arguments.out / "patches", arguments.out / "model.safetensors"
     if not data.exists():
         _split(arguments.data, data, arguments.prefix, arguments.seed)
-    recipe = replace(RECIPES[arguments.recipe], epochs=arguments.epochs)
+    changes = {name: value for name in ("consistency", "mosaics") if (value := getattr(arguments, name)) is not None}
+    recipe = replace(RECIPES[arguments.recipe], epochs=arguments.epochs, **changes)
     options = {"device": arguments.device, "workers": arguments.workers}
     train(data, model, init=arguments.init, recipe=recipe, resume=True, progress=True, **options)
     for words, tta in (("single view", False), ("eight views", True)):
