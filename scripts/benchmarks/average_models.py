@@ -95,10 +95,10 @@ def measure_statistics(
             module.reset_running_stats()
             module.momentum = None  # a plain mean over all batches
     generator, show = torch.Generator(device).manual_seed(recipe.seed), Preprocessing().to_input
-    mosaics_so_far, share = 0.0, recipe.mosaics / 2 if recipe.consistency else recipe.mosaics
+    mosaics_so_far = 0.0
     for images, _ in batches:
         shown = augment(images.to(device), recipe.augmentation, generator)
-        mosaics_so_far += share
+        mosaics_so_far += recipe.mosaics
         if mosaics_so_far >= 1:
             shown, mosaics_so_far = make_mosaics(shown, mosaic_side(len(shown))), mosaics_so_far - 1
         with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):

@@ -20,7 +20,7 @@ from PIL import Image
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.demo.synthetic import MPP, draw_lymph_node
-from wsi_meta.models.features import FeatureStatistics
+from wsi_meta.evaluation.evaluate import look_at
 from wsi_meta.models.model import Model, describe_patches, load_model
 from wsi_meta.slides.slide import open_slide
 
@@ -42,11 +42,12 @@ def _main() -> None:
     parser.add_argument("slides", type=Path, nargs="*")
     parser.add_argument("--out", type=Path, required=True, help="picture to draw")
     parser.add_argument("--patches", type=int, default=200, help="at most so many of each set, of changed ones half")
-    parser.add_argument("--training", type=int, default=4000)
     arguments = parser.parse_args()
     model, splits = load_model(arguments.model), open_patches(arguments.data)
 
-    training = FeatureStatistics.of(describe_patches(model, np.stack(_drawn_from(splits["train"], arguments.training))))
+    training = look_at(splits["train"], model, progress=True)
+    if training is None:
+        raise SystemExit(f"{arguments.data}: too few training patches to tell what is usual")
     found = {
         name: training.unlikeness(describe_patches(model, np.stack(images)))
         for name, images in _sets(model, splits["valid"], arguments.slides, arguments.patches).items()

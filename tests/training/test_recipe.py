@@ -39,10 +39,16 @@ def test_the_recipes_have_names() -> None:
     assert RECIPES["light"] == Recipe()
     strong = RECIPES["strong"]
     assert (strong.freeze, strong.head_epochs, strong.consistency, strong.augmentation.zoom) == ("none", 0, 1, 0)
-    assert strong.mosaics == 1  # of two pictures of each patch one
+    assert strong.steps_with_mosaics == 1  # of two pictures of each patch one
     rates = [strong.lr_loaded * strong.lr_decay**stages for stages in (1, 2, 3, 4)]
     assert rates == pytest.approx([share * 6e-4 for share in (0.6, 0.4, 0.25, 0.15)], rel=0.06)
     assert strong.ema_decay(474, 10**6) == pytest.approx(0.998, abs=2e-4)
+
+
+def test_half_of_the_pictures_are_in_mosaics_with_one_picture_of_a_patch_and_with_two() -> None:
+    strong = RECIPES["strong"]
+    assert dataclasses.replace(strong, consistency=0).steps_with_mosaics == RECIPES["light"].steps_with_mosaics == 0.5
+    assert [dataclasses.replace(strong, mosaics=share).steps_with_mosaics for share in (0, 0.25, 1)] == [0, 0.5, 1]
 
 
 def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:

@@ -69,7 +69,7 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
     help="Last stage whose loaded kernels never change.",
 )
 @click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.62, show_default=True, help="Rate factor per earlier stage.")
-@click.option("--mosaics", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of steps on mosaics.")
+@click.option("--mosaics", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of pictures in mosaics.")
 @click.option(
     "--consistency",
     type=click.FloatRange(0),

@@ -140,7 +140,7 @@ def train_epoch(run: Run, loader: Loader, number: int) -> tuple[float, float]:
     recipe, learner, processes = run.job.recipe, run.learner, run.job.processes
     learner.enter(number)
     generator = torch.Generator(processes.device).manual_seed((recipe.seed * 10_007 + number) * 1_009 + processes.rank)
-    in_mosaics = np.random.default_rng((recipe.seed, number, 1)).random(len(loader)) < recipe.mosaics
+    in_mosaics = np.random.default_rng((recipe.seed, number, 1)).random(len(loader)) < recipe.steps_with_mosaics
     side = mosaic_side(recipe.batch_size // processes.count)
     began, total = time.perf_counter(), torch.zeros((), device=processes.device)
     title = f"epoch {number}/{recipe.epochs}"

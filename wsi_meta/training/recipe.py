@@ -134,8 +134,8 @@ class Recipe:
     """Time constant, in epochs, of the moving average of the weights, which is validated and stored. 0: no average; the
     weights themselves are."""
     mosaics: float = 0.5
-    """Share of the steps that show mosaics (4x4 patches in one picture), so that the network can be used in dense mode. With
-    `consistency` such a step shows one of the two pictures of a patch in a mosaic and the other one by itself."""
+    """Share of the patches' pictures that are shown in mosaics (4x4 patches in one), so that the network can be used in dense
+    mode. With `consistency`, of two pictures of a patch at most one is in a mosaic, so a half is the most."""
     consistency: float = 0.0
     """Weight of the disagreement of two pictures of the same patch, each augmented by itself (Liang et al. 2021, "R-Drop").
     Every step then shows each of its patches twice, which takes twice as long. 0: once."""
@@ -159,6 +159,11 @@ class Recipe:
                 f"teacher {self.teacher} without ema_epochs: the moving average is the teacher; set both or none"
             )
 
+    @property
+    def steps_with_mosaics(self) -> float:
+        """Share of the steps that show mosaics: with `consistency` one of the two pictures of each patch, else all."""
+        return min(1.0, 2 * self.mosaics) if self.consistency else self.mosaics
+
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
         steps = self.ema_epochs * steps_per_epoch
@@ -178,7 +183,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             weight_decay=0.05,
             clip_norm=1.0,
             ema_epochs=1.0,
-            mosaics=1.0,
             consistency=1.0,
             augmentation=Augmentation(
                 stain=0.4, stain_offset=0.06, brightness=0, levels=25, contrast=0.25, gain=0.15, saturation=0.4
