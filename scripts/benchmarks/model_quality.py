@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.evaluation.calibrate import cross_fit, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
-from wsi_meta.training.mosaics import Agreement, predict_in_mosaics
+from wsi_meta.training.mosaics import predict_in_mosaics
 
 COLUMNS = ("auc", "accuracy", "accuracy_at_threshold", "sensitivity", "specificity", "log_loss", "brier", "ece")
 
@@ -56,7 +57,7 @@ def _main() -> None:
 
 def _print_agreement(words: str, found: Agreement) -> None:
     print(
-        f"dense against single view, {words}: AUC {found.dense_auc - found.patch_auc:+.4f}, "
+        f"dense against single view, {words}: AUC {found.other_auc - found.usual_auc:+.4f}, "
         f"mean difference of probability {found.mean_difference:.4f}, same decision {found.same_decision:.4f}"
     )
 

@@ -14,7 +14,7 @@ import torch
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.evaluation.calibrate import measuring_predictor
-from wsi_meta.evaluation.evaluate import int8_metrics
+from wsi_meta.evaluation.evaluate import compare_int8, int8_metrics
 from wsi_meta.inference.agreement import fast_networks, networks_on
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.models.card import INT8_BARS, ModelCard
@@ -54,7 +54,7 @@ def test_figures_are_of_the_same_patches_in_both_modes(patches: Patches, thin_mo
     logits = np.array([(150 - patch.astype(np.float64).mean()) / 40 for patch in patches.read_many(range(16))])
     shown = [1 / (1 + np.exp(-(logits + added))) for added in (0, 0.2, 0.3)]
 
-    found = int8_metrics(model, patches, networks=darkness, **HERE)
+    found = int8_metrics(compare_int8(model, patches, networks=darkness, **HERE))
 
     for mode, rounded in (("int8", shown[1]), ("int8_dense", shown[2])):
         differences = np.abs(rounded - shown[0])
@@ -64,17 +64,17 @@ def test_figures_are_of_the_same_patches_in_both_modes(patches: Patches, thin_mo
         assert found[f"{mode}_same_decision"] == 1
     assert len(found) == 10
     assert {name for name in found if "dense" in name} == {f"int8_dense_{name}" for name in NEAR}
-    assert len(int8_metrics(replace(model, card=ModelCard()), patches, networks=darkness, **HERE)) == 5
+    assert list(compare_int8(replace(model, card=ModelCard()), patches, networks=darkness, **HERE)) == ["int8"]
 
 
 def test_it_is_not_measured_where_that_would_say_nothing(patches: Patches, thin_model: Model) -> None:
     measured = HERE | {"networks": darkness}
 
-    assert int8_metrics(thin_model, patches, **measured)
-    assert not int8_metrics(thin_model, patches, **measured | {"bounds": (17, 20)})
+    assert compare_int8(thin_model, patches, **measured)
+    assert not compare_int8(thin_model, patches, **measured | {"bounds": (17, 20)})
     alone = patches.select(np.flatnonzero(np.repeat(patches.labels == 1, 2)) // 2)
     assert len(alone) == 16
-    assert not int8_metrics(thin_model, alone, **measured)
+    assert not compare_int8(thin_model, alone, **measured)
 
 
 def test_float32_is_that_of_a_scan(patches: Patches, thin_model: Model) -> None:
@@ -83,10 +83,10 @@ def test_float32_is_that_of_a_scan(patches: Patches, thin_model: Model) -> None:
     def same(model: Model, _precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         return fast_networks(model, "fp32", dense)
 
-    found = int8_metrics(thin_model, patches, networks=same, **HERE)
+    found = compare_int8(thin_model, patches, networks=same, **HERE)
 
-    assert found["int8_mean_difference"] == 0
-    assert found["int8_same_decision"] == 1
+    assert found["int8"].mean_difference == 0
+    assert found["int8"].same_decision == 1
 
 
 def test_without_vnni_integers_are_computed_in_floats(patches: Patches, thin_model: Model) -> None:
@@ -99,11 +99,11 @@ def test_without_vnni_integers_are_computed_in_floats(patches: Patches, thin_mod
     assert networks_on("cpu", supports=lambda _: True) is fast_networks
     assert networks_on("cuda", supports=lambda _: True) is not fast_networks, "its CPU would take longer than the training"
     networks = networks_on("cpu", supports=without)
-    found = int8_metrics(replace(thin_model, card=ModelCard(dense=True)), patches, networks=networks, **HERE)
+    found = compare_int8(replace(thin_model, card=ModelCard(dense=True)), patches, networks=networks, **HERE)
 
     assert asked == ["vnni"]
     for mode in ("int8", "int8_dense"):
-        assert 0 < found[f"{mode}_mean_difference"] < 0.2
+        assert 0 < found[mode].mean_difference < 0.2
 
 
 @pytest.mark.parametrize("mode", ["int8", "int8_dense"])

@@ -27,8 +27,7 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import ModelFileError, OptionsError
 from wsi_meta.exchange.exporting import write_exported
 from wsi_meta.exchange.foreign import ImportOptions
-from wsi_meta.exchange.importing import ImportParts, predict_in_integers, run_import
-from wsi_meta.inference.device import cpu_supports
+from wsi_meta.exchange.importing import ImportParts, run_import
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
@@ -39,7 +38,7 @@ from wsi_meta.models.preprocessing import Preprocessing
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 16}
 SAID: dict[str, Any] = {"pixels": "imagenet", "mpp": 0.972}
 UNIT = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-THIN = ImportParts(build_network=build_thin, int8_logits=lambda *_values: None)
+THIN = ImportParts(build_network=build_thin)
 
 
 def import_thin(file: Path, data: Path, out: Path, *, parts: ImportParts = THIN, **settings: Any) -> ModelCard:
@@ -51,6 +50,13 @@ def two_logits(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     extra = torch.full_like(state["fc.weight"], 0.25)
     head = {"fc.weight": torch.cat([extra, state["fc.weight"] + extra]), "fc.bias": torch.cat([state["fc.bias"] + 2] * 2)}
     return state | head
+
+
+def darkness_logits(images: torch.Tensor, dense: bool) -> torch.Tensor:
+    """How dark each patch is, or in dense mode each cell."""
+    cells = torch.nn.functional.avg_pool2d(images.float().mean(-1)[:, None], 96, 32)[:, 0]
+    logits = (150 - cells) / 10
+    return logits if dense else logits[:, 0, 0]
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +145,12 @@ def test_dense_mode_and_int8_are_allowed_where_they_agree(
     agree: bool, many_patches: Path, thin_file: Path, tmp_path: Path
 ) -> None:
     """A network that looks at the row above a cell finds zeros over a patch's upper edge, and strangers in a mosaic."""
-    out, labels = tmp_path / "m.safetensors", open_patches(many_patches)["train"].labels
-    guessed = np.where(labels, 4, -4).astype(np.float32) * (1 if agree else -1)
-    parts = replace(THIN, int8_logits=lambda *_values: guessed)
+    out = tmp_path / "m.safetensors"
+
+    def contrary(_model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: darkness_logits(images, dense) * (-1 if precision == "int8" else 1)
+
+    parts = THIN if agree else replace(THIN, networks=contrary)
     if not agree:
         state = torch.load(thin_file)
         state["layer4.0.conv1.weight"][0, 0] = 1
@@ -154,6 +163,7 @@ def test_dense_mode_and_int8_are_allowed_where_they_agree(
     assert card.dense is agree
     assert card.allows_int8 is agree
     assert {"dense_auc", "dense_same_decision", "dense_mean_difference"} < set(card.metrics)
+    assert ("int8_dense_auc" in card.metrics) is agree
     assert (card.metrics["int8_same_decision"] >= 0.97) is agree
     asked = InferenceOptions(device="cpu", precision="int8")
     if agree:
@@ -163,13 +173,21 @@ def test_dense_mode_and_int8_are_allowed_where_they_agree(
             fit_to_model(asked, card)
 
 
-def test_int8_is_judged_where_this_machine_has_it(many_patches: Path, dark_model: Model) -> None:
-    patches = open_patches(many_patches)["train"]
+@pytest.mark.parametrize(("left", "prefers"), [(1.0, True), (0.001, False)])
+def test_int8_is_taken_unasked_only_by_the_bars_of_every_model(
+    left: float, prefers: bool, many_patches: Path, thin_file: Path, tmp_path: Path
+) -> None:
+    """It is allowed where decisions agree, and taken unasked where the probabilities do, too: not if all are about a half."""
 
-    found = predict_in_integers(dark_model, patches, ImportOptions(**HERE))
+    def networks(model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        temperature, bias = model.card.calibration.temperature, model.card.calibration.bias
+        scale = 100 * (left if precision == "int8" else 1.0)
+        return lambda images: temperature * (scale * darkness_logits(images, dense) - bias)
 
-    assert found is None or found.shape == (len(patches),)
-    assert (found is None) is not cpu_supports("vnni")
+    card = import_thin(thin_file, many_patches, tmp_path / "m.safetensors", parts=replace(THIN, networks=networks), **SAID)
+
+    assert card.allows_int8
+    assert card.prefers_int8 is prefers
 
 
 def test_few_patches_allow_neither(few_patches: Path, thin_file: Path, tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from PIL import Image
 from tiny import Tiny
 
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.training.mosaics import Agreement, mosaic_side, predict_in_mosaics
+from wsi_meta.training.mosaics import mosaic_side, predict_in_mosaics
 
 
 @pytest.fixture
@@ -109,13 +110,15 @@ def test_agreement_counts_what_both_modes_say() -> None:
 
     agreement = Agreement.of(patch, dense, labels)
 
-    assert (agreement.patch_auc, agreement.dense_auc) == (0.75, 1.0)
+    assert (agreement.usual_auc, agreement.other_auc) == (0.75, 1.0)
     assert agreement.mean_difference == pytest.approx((0.1 + 0.3 + 0.1) / 4)
     assert agreement.same_decision == 0.5
     assert not agreement.holds
-    assert agreement.to_metrics() == {
+    assert agreement.rare_difference == pytest.approx(0.3, abs=1e-3)
+    assert agreement.to_metrics("dense") == {
         "dense_auc": 1.0,
         "dense_mean_difference": agreement.mean_difference,
+        "dense_rare_difference": agreement.rare_difference,
         "dense_same_decision": 0.5,
     }
 
@@ -134,4 +137,4 @@ def test_agreement_counts_what_both_modes_say() -> None:
 def test_dense_mode_holds_only_where_both_figures_are_near(
     patch_auc: float, dense_auc: float, same: float, holds: bool
 ) -> None:
-    assert Agreement(patch_auc, dense_auc, 0.03, same).holds is holds
+    assert Agreement(patch_auc, dense_auc, 0.03, 0.2, same).holds is holds

@@ -19,11 +19,11 @@ from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
+from wsi_meta.evaluation.results import Agreement
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import build_network, half_precision, load_model
 from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
-from wsi_meta.training.mosaics import Agreement
 from wsi_meta.training.recipe import RECIPES, Recipe
 from wsi_meta.training.train import train
 from wsi_meta.training.validation import Validation
@@ -157,7 +157,7 @@ def test_the_history_has_a_row_for_each_epoch(patch_folder: Path, tmp_path: Path
 def test_the_card_allows_dense_mode_only_where_it_agrees(patch_folder: Path, tmp_path: Path, same: float) -> None:
     class Measured(Validation):
         def agreement(self, *_values: Any) -> Agreement:
-            return Agreement(0.9, 0.9, 0.02, same)
+            return Agreement(0.9, 0.9, 0.02, 0.1, same)
 
     parts = replace(TINY, make_validation=Measured)
     card = read_card(train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=SMALL, parts=parts, **HERE).model)

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics, look_at
+from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
@@ -86,8 +86,8 @@ def calibrate(
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
     card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
-    agreement = int8_metrics(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
-    card = replace(card, metrics=card.metrics | agreement)
+    found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
+    card = replace(card, metrics=card.metrics | int8_metrics(found))
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     save_model(out, load_file(loaded.path), card, seen)
     return card

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,8 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, require
-from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject
+from wsi_meta.evaluation.results import Agreement, Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
 from wsi_meta.inference.options import InferenceOptions
@@ -27,11 +26,11 @@ from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 __all__ = [
     "INT8_PATCHES",
     "check_evaluation",
+    "compare_int8",
     "describe_training",
     "evaluate",
     "evaluate_patches",
@@ -182,7 +181,7 @@ def evaluate_patches(
     return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, slides=patches.slides))
 
 
-def int8_metrics(
+def compare_int8(
     model: Model,
     patches: Patches,
     *,
@@ -191,8 +190,8 @@ def int8_metrics(
     device: str = "cpu",
     bounds: tuple[int, int] = INT8_PATCHES,
     networks: Networks | None = None,
-) -> dict[str, float]:
-    """Return how near int8 is to float32, in patch and in dense mode, under the names by which a card decides.
+) -> dict[str, Agreement]:
+    """Return how well int8 agrees with float32, in patch mode as ``int8`` and in dense mode as ``int8_dense``.
 
     Parameters
     ----------
@@ -205,9 +204,7 @@ def int8_metrics(
 
     Returns
     -------
-    dict: for ``int8`` and ``int8_dense`` AUC in int8 and in float32, mean difference of probability, the difference that one
-    patch in a thousand exceeds, and the share of patches on the same side of 0.5. Empty where there are too few patches or
-    one class alone.
+    Empty where there are too few patches or one class alone.
     """
     if len(patches) < bounds[0] or model.card.foreign:
         return {}
@@ -220,8 +217,14 @@ def int8_metrics(
         batches = _batches(chosen, workers, bar.update)
         logits = compare_precisions(replace(model, network=model.network.cpu()), batches, modes, networks=networks)
     probabilities, names = model.card.calibration.to_probability(logits), ("int8", "int8_dense")
-    figures = (_agreement(exact, rounded, chosen.labels) for exact, rounded in probabilities)
-    return {f"{name}_{figure}": value for name, of in zip(names, figures, strict=False) for figure, value in of.items()}
+    found = (Agreement.of(exact, rounded, chosen.labels) for exact, rounded in probabilities)
+    return dict(zip(names, found, strict=False))
+
+
+def int8_metrics(found: Mapping[str, Agreement]) -> dict[str, float]:
+    """Return what :func:`compare_int8` found, under the names by which a card decides whether int8 may be chosen unasked."""
+    figures = [{f"{mode}_fp32_auc": agreement.usual_auc} | agreement.to_metrics(mode) for mode, agreement in found.items()]
+    return {name: value for figure in figures for name, value in figure.items()}
 
 
 def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> Iterator[torch.Tensor]:
@@ -232,17 +235,6 @@ def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> I
     for images, _ in read_batches(DataLoader(patches, batch_size=AT_ONCE, num_workers=workers, generator=torch.Generator())):
         yield images
         report(len(images))
-
-
-def _agreement(exact: NDArray[np.float32], rounded: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
-    differences = np.abs(exact.astype(np.float64) - rounded)
-    return {
-        "auc": auc_of(rounded, labels),
-        "fp32_auc": auc_of(exact, labels),
-        "mean_difference": float(differences.mean()),
-        "rare_difference": float(np.quantile(differences, 0.999)),
-        "same_decision": float(((exact >= 0.5) == (rounded >= 0.5)).mean()),
-    }
 
 
 def describe_training(model: str | Path | Model, patches: Patches, *, workers: int = 2, progress: bool = False) -> bool:

@@ -1,4 +1,4 @@
-"""What was evaluated, and its figures."""
+"""What was evaluated, its figures, and how well another way to compute a model agrees with them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
+from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Evaluation", "Subject", "history_path", "read_losses"]
+__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well another way to compute a model, dense mode or int8, agrees with the usual one on the same patches."""
+
+    usual_auc: float
+    other_auc: float
+    mean_difference: float
+    """Mean absolute difference of the calibrated probabilities."""
+    rare_difference: float
+    """The difference that one patch in a thousand exceeds."""
+    same_decision: float
+    """Share of patches on the same side of 0.5."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the other way may be asked for: AUC within 0.004, the same decision on at least 97 %."""
+        return abs(self.usual_auc - self.other_auc) <= 0.004 and self.same_decision >= 0.97
+
+    def to_metrics(self, other: str) -> dict[str, float]:
+        """Return the figures of the other way under the names that a card uses, which begin with ``<other>_``."""
+        return {
+            f"{other}_auc": self.other_auc,
+            f"{other}_mean_difference": self.mean_difference,
+            f"{other}_rare_difference": self.rare_difference,
+            f"{other}_same_decision": self.same_decision,
+        }
+
+    @classmethod
+    def of(cls, usual: NDArray[np.float32], other: NDArray[np.float32], labels: NDArray[np.uint8]) -> Agreement:
+        """Compare calibrated probabilities of the same patches; shapes (n,)."""
+        differences = np.abs(usual.astype(np.float64) - other)
+        return cls(
+            usual_auc=auc_of(usual, labels),
+            other_auc=auc_of(other, labels),
+            mean_difference=float(differences.mean()),
+            rare_difference=float(np.quantile(differences, 0.999)),
+            same_decision=float(((usual >= 0.5) == (other >= 0.5)).mean()),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import DeviceError, ModelFileError, require
+from wsi_meta.errors import ModelFileError, require
 from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_predictor
-from wsi_meta.evaluation.evaluate import evaluate_patches, look_at
+from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
+from wsi_meta.evaluation.results import Agreement
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
+from wsi_meta.inference.agreement import Networks
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
-
-    from wsi_meta.training.mosaics import Agreement
 
 __all__ = ["ImportParts", "check_import", "import_model", "run_import"]
 
@@ -65,9 +65,11 @@ def import_model(
     """Make a model file of a ResNet50 of another tool.
 
     Its head of one logit, or of two whose difference is taken, which is exact, is calibrated on labelled patches, and all
-    figures are measured on them. Dense mode and int8 are allowed where they were seen to agree on at least 100 patches, as
-    training judges dense mode. The weights are kept as they are. Some networks (such as timm's resnetblur50) have a ResNet50's
-    weights and compute something else: of bare weights only the figures tell, of a TorchScript its own logits.
+    figures are measured on them. Dense mode and int8 are allowed where they were seen to agree on at least 100 patches (AUC
+    within 0.004, the same decision on 97 %); unasked, int8 is taken by the bars of every model
+    (:data:`wsi_meta.models.card.INT8_BARS`). The weights are kept as they are. Some networks (such as timm's resnetblur50)
+    have a ResNet50's weights and compute something else: of bare weights only the figures tell, of a TorchScript its own
+    logits.
 
     Parameters
     ----------
@@ -164,7 +166,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
             "is the other class the tumor's (--tumor-class), or are its pixels other ones (--pixels, --mpp)?"
         )
     others = Others(replace(model, card=card), patches, probabilities, options)
-    card = others.allowed(predictor, parts.int8_logits)
+    card = others.allowed(predictor, parts.networks)
     seen = look_at(patches, model, workers=options.workers, progress=options.progress)
     save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
     return card
@@ -178,7 +180,7 @@ def _origin(file: Path, foreign: Foreign) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Others:
-    """Asks of the other ways to compute a model, dense mode and int8, whether they agree with patch mode."""
+    """Asks of the other ways to compute a model, dense mode and int8, whether they agree with the usual one."""
 
     model: Model
     """With the card that was fitted."""
@@ -187,56 +189,49 @@ class Others:
     """Of the patches, in patch mode: (n,)."""
     options: ImportOptions
 
-    def allowed(self, predictor: Predictor, int8_logits: LogitsOf) -> ModelCard:
-        """Return the card that allows dense mode and int8 where they agree.
+    def allowed(self, predictor: Predictor, networks: Networks | None) -> ModelCard:
+        """Return the card that allows dense mode and int8 where they agree, and records how well they do.
 
         Parameters
         ----------
         predictor : which gave the probabilities
-        int8_logits : returns the logits of the patches in int8; None where they cannot be computed
+        networks : as for :func:`wsi_meta.evaluation.evaluate.compare_int8`
         """
         card, options = self.model.card, self.options
         if len(self.patches) < LEAST_PATCHES:
             told = "dense mode and int8 are not allowed: %d patches; expected at least %d to judge them by"
             logger.info(told, len(self.patches), LEAST_PATCHES)
             return card
+        dense = self._dense(predictor)
+        card = replace(card, dense=dense.holds, metrics=card.metrics | dense.to_metrics("dense"))
+        int8 = compare_int8(
+            replace(self.model, card=card),
+            self.patches,
+            workers=options.workers,
+            progress=options.progress,
+            device=predictor.device,
+            bounds=(LEAST_PATCHES, INT8_PATCHES[1]),
+            networks=networks,
+        )
+        agrees = bool(int8) and all(found.holds for found in int8.values())
+        imported = card.training["imported"] | {"int8": agrees}
+        return replace(card, metrics=card.metrics | int8_metrics(int8), training=card.training | {"imported": imported})
+
+    def _dense(self, predictor: Predictor) -> Agreement:
+        """Return how well dense mode agrees."""
         from wsi_meta.training.mosaics import predict_in_mosaics
 
-        dense = self._agreement(
-            predict_in_mosaics(
-                self.model,
-                self.patches,
-                device=predictor.device,
-                precision=predictor.precision,
-                workers=options.workers,
-                progress=options.progress,
-            )
+        options = self.options
+        logits = predict_in_mosaics(
+            self.model,
+            self.patches,
+            device=predictor.device,
+            precision=predictor.precision,
+            workers=options.workers,
+            progress=options.progress,
         )
-        metrics, logits = card.metrics | dense.to_metrics(), int8_logits(self.model, self.patches, options)
-        int8 = None if logits is None else self._agreement(logits)
-        metrics |= {} if int8 is None else int8.to_metrics("int8")
-        imported = card.training["imported"] | {"int8": int8 is not None and int8.holds}
-        return replace(card, dense=dense.holds, metrics=metrics, training=card.training | {"imported": imported})
-
-    def _agreement(self, logits: NDArray[np.float32]) -> Agreement:
-        from wsi_meta.training.mosaics import Agreement
-
-        calibration = self.model.card.calibration
-        return Agreement.of(self.probabilities, calibration.to_probability(logits), self.patches.labels)
-
-
-def predict_in_integers(model: Model, patches: Patches, options: ImportOptions) -> NDArray[np.float32] | None:
-    """Return the logits (n,) of patches in int8; None where this machine has no instructions for it."""
-    unjudged = replace(model, network=model.network.cpu(), card=replace(model.card, training={}))
-    try:
-        predictor = Predictor(unjudged, device="cpu", precision="int8", batch_size=options.batch_size)
-    except DeviceError as error:
-        logger.info("int8 is not allowed: it cannot be tried here (%s)", error)
-        return None
-    return evaluate_patches(predictor, patches, workers=options.workers, progress=options.progress).logits
-
-
-LogitsOf = Callable[[Model, Patches, ImportOptions], "NDArray[np.float32] | None"]
+        shown = self.model.card.calibration.to_probability(logits)
+        return Agreement.of(self.probabilities, shown, self.patches.labels)
 
 
 @dataclass(frozen=True)
@@ -245,4 +240,5 @@ class ImportParts:
 
     build_network: Callable[[], nn.Module] = build_network
     """Makes the network that the weights are for."""
-    int8_logits: LogitsOf = predict_in_integers
+    networks: Networks | None = None
+    """Makes the networks that int8 is judged by; None: those of scans."""

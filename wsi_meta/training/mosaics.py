@@ -6,7 +6,6 @@ that is trained on mosaics as well as on single patches learns to give the same 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.layouts import Patches, read_batches
-from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.progress import progress_bar
@@ -22,45 +20,10 @@ from wsi_meta.progress import progress_bar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "mosaic_side", "predict_in_mosaics"]
+__all__ = ["mosaic_side", "predict_in_mosaics"]
 
 SIDES = (4, 2)
 """Possible numbers of patches along a mosaic's side, the largest first."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How well dense mode agrees with patch mode on the same patches, each in a mosaic of random others (the worst case)."""
-
-    patch_auc: float
-    dense_auc: float
-    mean_difference: float
-    """Mean absolute difference of the calibrated probabilities."""
-    same_decision: float
-    """Share of patches on the same side of 0.5."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether dense mode may replace patch mode: AUC within 0.004, the same decision on at least 97 %."""
-        return abs(self.patch_auc - self.dense_auc) <= 0.004 and self.same_decision >= 0.97
-
-    def to_metrics(self, other: str = "dense") -> dict[str, float]:
-        """Return the figures under the names that a card uses; `other` is what was compared: ``dense`` or ``int8``."""
-        return {
-            f"{other}_auc": self.dense_auc,
-            f"{other}_mean_difference": self.mean_difference,
-            f"{other}_same_decision": self.same_decision,
-        }
-
-    @classmethod
-    def of(cls, patch: NDArray[np.float32], dense: NDArray[np.float32], labels: NDArray[np.uint8]) -> Agreement:
-        """Compare calibrated probabilities of the same patches in both modes; shapes (n,)."""
-        return cls(
-            patch_auc=auc_of(patch, labels),
-            dense_auc=auc_of(dense, labels),
-            mean_difference=float(np.abs(patch.astype(np.float64) - dense).mean()),
-            same_decision=float(((patch >= 0.5) == (dense >= 0.5)).mean()),
-        )
 
 
 def mosaic_side(n: int) -> int:

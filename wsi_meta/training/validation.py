@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
-from wsi_meta.evaluation.evaluate import evaluate_patches, int8_metrics
-from wsi_meta.evaluation.results import Evaluation
+from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
+from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import fit_to_integers
@@ -24,7 +24,7 @@ from wsi_meta.models.model import Model, build_network, half_precision, network_
 from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note
-from wsi_meta.training.mosaics import Agreement, predict_in_mosaics
+from wsi_meta.training.mosaics import predict_in_mosaics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Validation:
         metrics, dense = validation_metrics(logits, self.patches.labels), False
         if mosaics:
             agreement = self.agreement(state, card.calibration.to_probability(logits), card)
-            metrics, dense = metrics | agreement.to_metrics(), agreement.holds
+            metrics, dense = metrics | agreement.to_metrics("dense"), agreement.holds
         return replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
 
     def finished(
@@ -120,8 +120,8 @@ class Validation:
             logits = self.logits(state)
             card = self.card(state, logits, card.training | {RANGES: ranges}, mosaics="dense_auc" in card.metrics)
         model = replace(self._model(state), card=card)
-        measured = int8_metrics(model, self.patches, workers=self.workers, progress=self.progress, device=self.device)
-        return state, replace(card, metrics=card.metrics | measured), logits
+        found = compare_int8(model, self.patches, workers=self.workers, progress=self.progress, device=self.device)
+        return state, replace(card, metrics=card.metrics | int8_metrics(found)), logits
 
     def _inputs(self, train_set: Patches) -> list[torch.Tensor]:
         """Return some training patches as batches of model input."""
