@@ -48,7 +48,7 @@ def test_the_recipes_have_names() -> None:
 def test_half_of_the_pictures_are_in_mosaics_with_one_picture_of_a_patch_and_with_two() -> None:
     strong = RECIPES["strong"]
     assert dataclasses.replace(strong, consistency=0).steps_with_mosaics == RECIPES["light"].steps_with_mosaics == 0.5
-    assert [dataclasses.replace(strong, mosaics=share).steps_with_mosaics for share in (0, 0.25, 1)] == [0, 0.5, 1]
+    assert [dataclasses.replace(strong, mosaics=share).steps_with_mosaics for share in (0, 0.25, 0.5)] == [0, 0.5, 1]
 
 
 def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
@@ -68,6 +68,7 @@ def test_a_change_that_does_not_exist_is_named_beside_those_that_do() -> None:
         ({"lr_loaded": math.inf}, "lr_loaded inf; expected 0 to"),
         ({"lr_decay": 1.1}, "lr_decay 1.1; expected 0 to 1"),
         ({"mosaics": 1.5}, "mosaics 1.5; expected 0 to 1"),
+        ({"mosaics": 0.6, "consistency": 1}, "mosaics 0.6 with consistency; expected at most 0.5"),
         ({"consistency": -1}, "consistency -1; expected 0 to 100"),
         ({"teacher": 1.5}, "teacher 1.5; expected 0 to 1"),
         ({"teacher": 0.5, "ema_epochs": 0}, "teacher 0.5 without ema_epochs"),

@@ -158,11 +158,15 @@ class Recipe:
             raise OptionsError(
                 f"teacher {self.teacher} without ema_epochs: the moving average is the teacher; set both or none"
             )
+        if self.consistency and self.mosaics > 0.5:
+            raise OptionsError(
+                f"mosaics {self.mosaics} with consistency; expected at most 0.5: of a patch's two pictures one is shown alone"
+            )
 
     @property
     def steps_with_mosaics(self) -> float:
         """Share of the steps that show mosaics: with `consistency` one of the two pictures of each patch, else all."""
-        return min(1.0, 2 * self.mosaics) if self.consistency else self.mosaics
+        return 2 * self.mosaics if self.consistency else self.mosaics
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
