@@ -35,7 +35,7 @@ def _create(path: Path, *, uncertainty: bool = False, overwrite: bool = False) -
 def _fill(heatmap: Heatmap, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for block in heatmap.open_blocks(heatmap.status):
-        wanted = heatmap.read_status(block) != Status.BACKGROUND
+        wanted = heatmap.read_block(block) != Status.BACKGROUND
         probability = np.where(wanted, rng.random(wanted.shape), np.nan).astype(np.float32)
         heatmap.write_block(block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
 
@@ -99,7 +99,7 @@ def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path
     expected = rng.random(GRID.shape, np.float32)
 
     def write(block: Block) -> None:
-        found = np.where(heatmap.read_status(block) == Status.PENDING, Status.SCANNED, Status.BACKGROUND)
+        found = np.where(heatmap.read_block(block) == Status.PENDING, Status.SCANNED, Status.BACKGROUND)
         heatmap.write_block(block, expected[block.cells], found.astype(np.uint8))
 
     with ThreadPoolExecutor(8) as pool:

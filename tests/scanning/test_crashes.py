@@ -23,6 +23,9 @@ from wsi_meta.locks import Holder
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.crashes import Journal, noted_crashes
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.scanning.threads import Turn
+
+WAIT_S = 20
 
 START = """
 import os, signal, sys, threading
@@ -194,6 +197,34 @@ def test_in_a_batch_the_others_go_on(tmp_path: Path, thin_model: Model) -> None:
                 False,
             ]
     assert not _left(tmp_path / "out")
+
+
+def test_a_slide_that_must_be_alone_does_not_wait_for_later_ones(tmp_path: Path) -> None:
+    """Where many slides are prepared ahead, as on a cluster, those after it would be open, and wait for it."""
+    slides = [tmp_path / name for name in ("a.tif", "b.tif", "c.tif", "d.tif")]
+    _die(tmp_path, f"{BOTH}in_thread(os.abort)")
+    done: list[str] = []
+    with noted_crashes(tmp_path, slides, retry=False) as journal:
+        assert journal.most_ahead(8) == 1
+        turns: list[Turn] = []
+        for _ in slides:
+            turns.append(Turn(turns[-1] if turns else None, journal.most_ahead(8)))
+
+        def scan(slide: Path, turn: Turn) -> None:
+            turn.prepare()
+            with journal.opened(slide):
+                turn.begin(1)
+                turn.take_block()
+            done.append(slide.name)
+            turn.end()
+
+        threads = [threading.Thread(target=scan, args=pair, daemon=True) for pair in zip(slides, turns, strict=True)]
+        for thread in reversed(threads):
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT_S)
+        assert sorted(done) == ["a.tif", "b.tif", "c.tif", "d.tif"]
+        assert journal.most_ahead(8) == 8, "none is left that must be alone"
 
 
 def test_without_a_folder_nothing_is_noted(tmp_path: Path) -> None:

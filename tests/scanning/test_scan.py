@@ -22,6 +22,7 @@ import wsi_meta.scanning.networks
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.heatmaps.inspection import check_heatmaps
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -231,6 +232,51 @@ def test_unreadable_region(tmp_path: Path, thin_model: Model) -> None:
     assert again.finished
     assert (again.status == Status.SCANNED).all()
     np.testing.assert_array_equal(again.probability[~unreadable], probability[~unreadable])
+
+
+def test_what_was_once_read_is_kept_where_a_later_try_reads_less(tmp_path: Path, thin_model: Model) -> None:
+    """A disk or server that goes away during the second try costs nothing."""
+    path = write_slide(tmp_path / "s.tif", texture(768, 768), levels=4)
+    damage_tile(path, 4)
+    settings: dict[str, Any] = {"model": thin_model, "tta": 2, "uncertainty": True}
+    first = scan_darkness(path, tmp_path / "h.zarr", **settings)
+    group: Any = first.group
+    before = {name: group[name][...] for name in first.record.arrays}
+    for tile in range(9):
+        damage_tile(path, tile)
+
+    again = scan_darkness(path, tmp_path / "h.zarr", **settings)
+
+    assert again.result == first.result
+    assert (before["status"] == Status.SCANNED).any()
+    for name, values in before.items():
+        np.testing.assert_array_equal(group[name][...], values)
+    assert check_heatmaps(tmp_path / "h.zarr")[0].state != "damaged"
+
+
+def test_an_interrupted_second_try_is_unfinished_and_keeps_its_blocks(tmp_path: Path, thin_model: Model) -> None:
+    path, out = write_slide(tmp_path / "s.tif", texture(768, 768), levels=4), tmp_path / "h.zarr"
+    good = path.read_bytes()
+    damage_tile(path, 4)
+    settings: dict[str, Any] = {"model": thin_model, "block_px": 192, "scheduler": "synchronous"}
+    first = scan_darkness(path, out, **settings)
+    left = len(first.open_blocks(first.status))
+    path.write_bytes(good)
+
+    class Interrupted(Counting):
+        def predict_block(self, *arguments: Any, **named: Any) -> Any:
+            if len(self.seen) == 1:
+                raise KeyboardInterrupt
+            return super().predict_block(*arguments, **named)
+
+    with pytest.raises(KeyboardInterrupt):
+        scan_darkness(path, out, kind=Interrupted, **settings)
+
+    assert check_heatmaps(out)[0].state == "unfinished"
+    there = Heatmap.open(out)
+    assert there.result is None
+    assert len(there.open_blocks(there.status)) == left - 1
+    assert scan_darkness(path, out, **settings).finished
 
 
 def test_damage_costs_little_round_it(tmp_path: Path, thin_model: Model) -> None:

@@ -175,9 +175,9 @@ class Heatmap:
         """Return a block's row and column among the blocks."""
         return block.row // self.grid.block_cells, block.col // self.grid.block_cells
 
-    def read_status(self, block: Block) -> NDArray[np.uint8]:
-        """Return the status of a block's cells."""
-        return self._read("status", block.cells)
+    def read_block(self, block: Block, name: str = "status") -> NDArray[Any]:
+        """Return the status of a block's cells, or what another array of :attr:`ScanRecord.arrays` holds of them."""
+        return self._read(name, block.cells)
 
     def open_blocks(self, status: NDArray[np.uint8]) -> list[Block]:
         """Return the blocks that hold pending or unreadable cells in the store's `status`: what a scan still has to do."""

@@ -19,7 +19,7 @@ from distributed import Client, Future, WorkerPlugin, get_worker
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
 from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
-from wsi_meta.heatmaps.record import ScanIdentity, ScanResult
+from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
@@ -61,8 +61,6 @@ class ClusterJob:
     """As asked: each worker resolves what its own machine can do."""
     identity: ScanIdentity
     """What slide, model and machine must be, or the block is refused."""
-    result: ScanResult | None = None
-    """What an earlier scan came to, whose unreadable cells are tried again. A store with another result ended meanwhile."""
 
 
 class ClusterEngine:
@@ -126,7 +124,6 @@ class ClusterEngine:
             model=self._model,
             asked=self._asked,
             identity=heatmap.record.identity,
-            result=heatmap.result,
         )
 
         def take(result: tuple[int, ScanEffort]) -> None:
@@ -223,7 +220,7 @@ def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
             f"worker {socket.gethostname()}: knows nothing of this scan; was its cluster started anew? scan again"
         )
     worker, heatmap = kept.open(job)
-    if not _is_open(status := heatmap.read_status(block)):
+    if not _is_open(status := heatmap.read_block(block)):
         return int((status != Status.BACKGROUND).sum()), worker.meter.take()
     cells = worker.scan(heatmap, block)
     worker.meter.count_tiles(worker.slide.tiles_decoded)
@@ -240,7 +237,7 @@ def _is_wanted(job: ClusterJob, block: Block) -> bool:
     A worker that was cut off for a while may be late: another one did the block, the scan has ended, or another one began.
     """
     there = Heatmap.open(job.store)
-    return there.record.identity == job.identity and there.result == job.result and _is_open(there.read_status(block))
+    return there.record.identity == job.identity and there.result is None and _is_open(there.read_block(block))
 
 
 def _let_go(name: str, job: ClusterJob, dask_worker: Worker) -> None:

@@ -157,6 +157,10 @@ class Journal:
             )
         return suspect
 
+    def most_ahead(self, slides: int) -> int:
+        """Return how many slides may be prepared ahead: one as long as some must be alone; they may not wait for later ones."""
+        return 1 if any(self._retry or not suspect.certain for suspect in self._suspects.values()) else slides
+
     def working(self, slide: str | SlidePath) -> None:
         """Note that this thread works for a slide from now on."""
         name = _name_of(slide)
@@ -207,7 +211,7 @@ class Journal:
 
     @contextmanager
     def _room(self, *, alone: bool) -> Iterator[None]:
-        """Wait until the slides that are open allow for one more, or for one alone. Slides come here in their turn."""
+        """Wait until the slides that are open allow for one more, or for one alone. See :meth:`most_ahead`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone and not (alone and self._open))
             self._open, self._alone = self._open + 1, alone

@@ -91,10 +91,9 @@ class Scanner:
         self._score_model, self._progress = score_model, progress
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
-        self._idle, self._in_work = threading.Condition(), 0
+        self._idle, self._in_work, self._closed = threading.Condition(), 0, False
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
-        self._closed = False
         self.journal = Journal()  # a command's own takes its place
         self.late, self._engine = self._resolve(asked, predictor)
 
@@ -153,7 +152,7 @@ class Scanner:
         place : which slide of how many it is, ``[3/12]``, as bars show it
         """
         with self._idle:
-            self._last = Turn(self._last, self._engine.prepared_ahead, place=place)
+            self._last = Turn(self._last, self.journal.most_ahead(self._engine.prepared_ahead), place=place)
             self._turns.add(self._last)
             return self._last
 
@@ -276,16 +275,17 @@ class Scanner:
 
     def _fill(self, scan: SlideScan) -> Heatmap:
         """Scan the blocks that are still open, when it is this slide's turn; then write what comes of them."""
-        heatmap, status, turn = scan.heatmap, scan.heatmap.status, scan.turn
-        todo = {block: status[block.cells] != Status.BACKGROUND for block in heatmap.open_blocks(status)}
+        status, turn = scan.heatmap.status, scan.turn
+        todo = {block: status[block.cells] != Status.BACKGROUND for block in scan.heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         turn.begin(len(todo))
-        self.note(f"{heatmap.path.stem}: {cells:,} cells, {scan.plan.describe(compiled=heatmap.record.identity.compiled)}")
+        scan = scan.begun()
+        self.note(f"{scan.heatmap.path.stem}: {cells:,} cells, {scan.way}")
         try:
             with counted_cells(scan.source, cells, self._progress, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
-            keep_effort(heatmap, turn.stop_meter())
+            keep_effort(scan.heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
         return scan.finished(self.networks.unlikeness, self.note)

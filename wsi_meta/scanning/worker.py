@@ -57,10 +57,15 @@ class BlockWorker:
     """Asked before a block is written, whether it still may be."""
 
     def scan(self, heatmap: Heatmap, block: Block, report: Report | None = None) -> int:
-        """Read, predict and write one block; return the number of its cells that were dealt with."""
+        """Read, predict and write one block; return the number of its cells that were dealt with.
+
+        A block whose cells could not all be read is scanned again. What was known of it stays known, should the slide give
+        less this time.
+        """
         self.working()
         calibration = self.predictor.model.card.calibration
-        wanted = heatmap.read_status(block) != Status.BACKGROUND
+        before = heatmap.read_block(block)
+        wanted = before != Status.BACKGROUND
         beyond_px = (self.grid.patch_px - self.grid.stride_px) // 2 + self.predictor.halo_px
         measured = BlockMeasures(wanted.shape, self.grid.stride_px, beyond_px)
         logits = self.predict(block, wanted, report, measured.add if heatmap.record.measures else None)
@@ -68,10 +73,15 @@ class BlockWorker:
         probability = calibration.to_probability(mean_over_views(logits))
         uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         scanned = np.isfinite(probability)
-        status = np.where(wanted, np.where(scanned, Status.SCANNED, Status.UNREADABLE), Status.BACKGROUND).astype(np.uint8)
+        others = {} if uncertainty is None else {"uncertainty": uncertainty}
+        values = {"0": probability} | others | (measured.of(scanned) if heatmap.record.measures else {})
+        known = (before == Status.SCANNED) & ~scanned
+        if known.any():
+            values = {name: np.where(known, heatmap.read_block(block, name), found) for name, found in values.items()}
+        status = np.where(scanned | known, Status.SCANNED, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND))
         with self.meter.timed("writing_s"):
             if self.is_wanted(block):
-                heatmap.write_block(block, probability, status, uncertainty, measured.of(scanned))
+                heatmap.write_block(block, values.pop("0"), status.astype(np.uint8), values.pop("uncertainty", None), values)
         self.meter.add(cells=int(scanned.sum()))
         self.meter.count_here()
         return int(wanted.sum())
