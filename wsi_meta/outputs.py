@@ -22,6 +22,7 @@ __all__ = [
     "finish_replacing",
     "flush",
     "refuse_input",
+    "refuse_one_name",
     "remove_leftovers",
     "replace_files",
     "unique_name",
@@ -90,6 +91,18 @@ def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:
     for given in inputs:
         if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
             raise OutputPathError(f"{path}: {what}, never replaced; choose another --out")
+
+
+def refuse_one_name(first: str | Path | None, second: str | Path | None, told: str) -> None:
+    """Refuse two files to write that are one, which the second would replace; OutputPathError if they are.
+
+    Parameters
+    ----------
+    first, second : None is passed over
+    told : the two options, in words
+    """
+    if first is not None and second is not None and Path(first).resolve() == Path(second).resolve():
+        raise OutputPathError(f"{second}: is to be written twice, as {told}; choose another name for one of them")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.scanning.identity import continue_or_refuse
+from wsi_meta.scanning.identity import continue_or_refuse, find_store
 
 CELLS = (150, 200)
 
@@ -161,6 +161,16 @@ def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
 def test_a_record_that_is_not_whole_is_damage(store: Path, damage: Callable[[Path], object], told: str) -> None:
     damage(store)
     assert _line(store).startswith(f"damaged: {told}")
+
+
+def test_what_the_disk_does_not_give_is_no_damage(store: Path) -> None:
+    """It may be whole, and nobody should scan again, or choose another name, for a network that is away."""
+    (store / "zarr.json").unlink()
+    (store / "zarr.json").symlink_to("zarr.json")  # a loop
+    with pytest.raises(OSError, match=r"zarr\.json"):
+        find_store(store)
+    assert _line(store).startswith("unreadable: ")
+    assert _line(store).endswith("try again when it can be read")
 
 
 def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> None:

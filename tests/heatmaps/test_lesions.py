@@ -267,6 +267,8 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
         with pytest.raises(OutputExistsError, match="--overwrite"):
             find_lesions(heatmap, **settings)
     assert not (tmp_path / "new.csv").exists()
+    with pytest.raises(OutputPathError, match="is to be written twice, as --out and --detections"):
+        find_lesions(heatmap, out=tmp_path / "new.csv", detections=tmp_path / "new.csv")
     with pytest.raises(OutputPathError, match=r"ending '\.txt'; expected \.csv or \.geojson"):
         find_lesions(heatmap, out=tmp_path / "l.txt")
     with pytest.raises(HeatmapError, match="no such store"):

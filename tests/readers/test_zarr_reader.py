@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,48 @@ def test_it_is_scanned_as_its_pixels_are(tmp_path: Path, image: NDArray[np.uint8
         assert one.fingerprint() == other.fingerprint()
     with open_slide(write_zarr(tmp_path / "other.zarr", 255 - image)) as other:
         assert other.fingerprint() != heatmap.record.identity.slide
+
+
+@pytest.mark.parametrize("stated", [2.0, 0.0, -1.0, float("nan")])
+def test_the_sizes_of_levels_count_and_not_what_is_said_of_them(
+    tmp_path: Path, image: NDArray[np.uint8], stated: float
+) -> None:
+    """At a wrong scale tissue would be sought at wrong places, and glass be seen beyond the level's edge."""
+    path = write_zarr(tmp_path / "s.zarr", image, factors=(1, 3))
+    group = zarr.open_group(path)
+    attributes: Any = dict(group.attrs)
+    steps = attributes["ome"]["multiscales"][0]["datasets"][1]["coordinateTransformations"]
+    steps[0]["scale"] = [1.0, stated * MPP, stated * MPP]
+    group.attrs.update(attributes)
+    with open_slide(path) as slide:
+        assert slide.level_downsamples == (1.0, 3.0)
+        np.testing.assert_array_equal(slide.read_at(3 * MPP, 0, 0, 140, 100), image[::3, ::3])
+
+
+def test_two_images_that_differ_below_their_upper_edge_are_two(tmp_path: Path) -> None:
+    pixels = texture(600, 600, seed=3)
+    other = pixels.copy()
+    other[400:] = 255 - other[400:]
+    paths = [write_zarr(tmp_path / f"{n}.zarr", image, factors=(1,), chunk=32) for n, image in enumerate((pixels, other))]
+    with open_slide(paths[0]) as one, open_slide(paths[1]) as two:
+        assert one.fingerprint() != two.fingerprint()
+
+
+def test_an_image_at_an_address_may_be_closed_while_another_thread_reads(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    write_zarr(tmp_path / "s.zarr", image, factors=(1,), chunk=32)
+    begun = threading.Event()
+
+    def slowly(_number: int, _start: int, _stop: int) -> None:
+        begun.set()
+        time.sleep(0.05)
+
+    with served(tmp_path) as far, open_slide(f"{far.url}/s.zarr") as there, ThreadPoolExecutor(1) as pool:
+        far.spoil = slowly
+        begun.clear()
+        read = pool.submit(there.read_region, 0, 0, 420, 300)
+        assert begun.wait(20)
+        there.close()
+        np.testing.assert_array_equal(read.result(), image)
 
 
 @pytest.mark.parametrize("fill", [0, 255, 1, 2])

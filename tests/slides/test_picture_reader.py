@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 from PIL import Image
 from slide_files import texture, write_slide
@@ -67,6 +68,16 @@ def test_a_map_is_the_same_from_slide_picture_and_array(tmp_path: Path, thin_mod
     assert all(np.array_equal(maps[0].probability, other.probability) for other in maps[1:])
     assert maps[2].record.slide.name == "array"
     assert array.fingerprint() != Slide.from_array(255 - pixels, mpp=MPP).fingerprint()
+
+
+def test_two_pictures_that_differ_within_are_two(tmp_path: Path) -> None:
+    """Stored without compression both have as many bytes, and the same ends."""
+    pixels = np.full((600, 600, 3), 244, np.uint8)
+    for name, grey in (("a", 100), ("b", 90)):
+        pixels[300, 300] = grey
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb", tile=None)
+    with open_slide(tmp_path / "a.tif", mpp=MPP) as one, open_slide(tmp_path / "b.tif", mpp=MPP) as two:
+        assert one.fingerprint() != two.fingerprint()
 
 
 def test_the_command_scans_a_picture(tmp_path: Path, model_file: Path) -> None:

@@ -246,6 +246,11 @@ class TestCommand:
         assert "\n- 2: " in told.stdout
         assert "left_out:\n  glass: " in told.stdout
 
+    def test_an_ending_may_be_in_capitals(self, tmp_path: Path) -> None:
+        path = write_slide(tmp_path / "s.tif", _blots(300, 300, 100))
+        survey_tissue(path, out=tmp_path / "MASK.GEOJSON")
+        assert json.loads((tmp_path / "MASK.GEOJSON").read_text())["features"]
+
     def test_what_cannot_be_written_is_refused_first(self, tmp_path: Path) -> None:
         path = write_slide(tmp_path / "s.tif", _blots(300, 300, 100))
         with pytest.raises(OutputPathError, match=r"ending '\.npy'; expected one of \.geojson"):
@@ -254,6 +259,11 @@ class TestCommand:
             survey_tissue(path, out=path, overwrite=True)
         with pytest.raises(OutputPathError, match="never replaced"):
             survey_tissue(path, picture=path, overwrite=True)
+        (tmp_path / "link").symlink_to(tmp_path)
+        for picture in (tmp_path / "m.png", tmp_path / "link" / "m.png", tmp_path / "m"):
+            with pytest.raises(OutputPathError, match="is to be written twice, as --out and --picture"):
+                survey_tissue(path, out=tmp_path / "m.png", picture=picture)
+        (tmp_path / "link").unlink()
         (tmp_path / "m.png").write_bytes(b"x")
         with pytest.raises(OutputPathError, match="the tissue mask, never replaced"):
             survey_tissue(path, tissue_mask=tmp_path / "m.png", picture=tmp_path / "m.png", overwrite=True)

@@ -98,7 +98,7 @@ def _is_to_be_read(scanner: Scanner, job: Job) -> bool:
         return job.of_slide["overwrite"] or not (job.store.exists() and Heatmap.open(job.store).finished)
     except SlideReadError:
         return False
-    except HeatmapError:
+    except (HeatmapError, OSError):
         return True
 
 

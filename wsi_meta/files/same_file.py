@@ -13,8 +13,8 @@ from wsi_meta.errors import SlideReadError
 
 __all__ = ["REPLACED", "OpenFile", "SameFile", "SlideReplacedError", "WatchedFile", "fingerprint_of"]
 
-ENDS_BYTES = 1 << 16
-"""So much of a file's beginning, and of its end, is in a fingerprint."""
+PARTS, PART_BYTES = 16, 1 << 14
+"""So many parts of a file, from its beginning to its end, are in a fingerprint, of so many bytes each."""
 REPLACED = (
     "the slide was replaced or changed while it was read; "
     "expected the same file to the end; leave it alone, and start again with --overwrite"
@@ -133,7 +133,7 @@ def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def fingerprint_of(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
-    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else its file's ends.
+    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else parts of its file.
 
     Parameters
     ----------
@@ -144,6 +144,9 @@ def fingerprint_of(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], q
     digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
     if file is not None and not quickhash:
         opened = file.opened()
-        digest.update(opened.read(0, ENDS_BYTES))
-        digest.update(opened.read(max(0, file.size - ENDS_BYTES), ENDS_BYTES))
+        length = min(PART_BYTES, file.size)
+        parts = sorted({((file.size - length) * number // (PARTS - 1), length) for number in range(PARTS)})
+        opened.prefetch(parts)
+        for part in parts:
+            digest.update(opened.read(*part))
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.outputs import check_output, refuse_one_name, written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,6 +96,7 @@ def find_lesions(
         check_output(path, overwrite=overwrite)
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
+    refuse_one_name(out, detections, "--out and --detections")
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
     _warn_if_unfinished(heatmap)

@@ -39,6 +39,8 @@ __all__ = [
     "temporary_store",
 ]
 
+NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What the disk says where there is no such file."""
 GROUPS = r"(?:\d+|labels(?:/(?:lesions|status))?)"
 ARRAYS = r"(?:\d+(?:/probability)?|status|uncertainty|focus|darkness|checksums|labels/(?:lesions|status)/\d+)"
 PLACES = r"(?:\d+/)?[yx]"
@@ -206,7 +208,14 @@ def _tidy(path: Path) -> None:
 
 
 def open_group(path: Path) -> zarr.Group:
-    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none."""
+    """Open a group that holds the record of a scan, damaged or not; HeatmapError where there is none.
+
+    Raises
+    ------
+    HeatmapError
+    OSError
+        when the disk or the network does not give it.
+    """
     import zarr
     from zarr.errors import BaseZarrError
 
@@ -216,6 +225,8 @@ def open_group(path: Path) -> zarr.Group:
     try:
         group = zarr.open_group(path, mode="r+", zarr_format=3)
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
+            raise  # the disk's or the network's error: it may be a store
         if inside := sorted(path.glob("*.zarr")):
             raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
         raise HeatmapError(

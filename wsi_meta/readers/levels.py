@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
-__all__ = ["LevelWindow", "Scales", "find_scales", "find_window"]
+__all__ = ["LevelWindow", "Scales", "find_scales", "find_window", "mean_ratios"]
 
 SAME_SCALE_PX = 0.25
 """A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
@@ -37,13 +37,20 @@ class Scales:
         return {level: factor for level, factor in enumerate(self.downsamples) if level not in self.left_out}
 
 
+def mean_ratios(sizes: Sequence[Size]) -> tuple[float, ...]:
+    """Return how many times smaller than level 0 each level is, as OpenSlide states it: the mean over width and height."""
+    full = sizes[0]
+    return tuple((full[0] / width + full[1] / height) / 2 for width, height in sizes)
+
+
 def find_scales(sizes: Sequence[Size], stated: Sequence[float], tiles: Sequence[Size | None]) -> Scales:
     """Compare the levels' widths and heights with level 0's: both must be smaller by the same factor.
 
     Parameters
     ----------
     sizes : of each level, level 0 first
-    stated : factor of each level relative to level 0, by OpenSlide: the mean of the ratios of widths and heights
+    stated : factor of each level relative to level 0, by OpenSlide, or :func:`mean_ratios`. What a file says of itself besides
+        is no proof: a level is all of the slide, so its size tells
     tiles : size of each level's stored tiles; None where it is not known
 
     Returns

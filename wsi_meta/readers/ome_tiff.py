@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
-from wsi_meta.readers.levels import Scales, find_scales
+from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 
@@ -66,7 +66,7 @@ class OmeTiffReader(TiffReader):
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
         width, height = sizes[0]
-        self.level_downsamples = tuple((width / w + height / h) / 2 for w, h in self.level_dimensions)
+        self.level_downsamples = mean_ratios(sizes)
         self.tiles = [
             (levels[number].tile_width, levels[number].tile_height) if number in levels else None
             for number in range(len(pages))

@@ -62,7 +62,7 @@ class PictureReader:
             self.file.check()
         else:
             pixels = _rgb_of(path, pixels)
-            self.properties["openslide.quickhash-1"] = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+        self.properties["openslide.quickhash-1"] = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
         self._pixels = pixels
         height, width = pixels.shape[:2]
         self.level_dimensions: tuple[tuple[int, int], ...] = ((width, height),)

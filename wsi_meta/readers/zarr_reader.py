@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_folder import kind_of_zarr
-from wsi_meta.readers.levels import Scales, find_scales
+from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.readers.tile_reader import Tile, TileGrid, TileReader
 
@@ -33,7 +34,7 @@ __all__ = ["ZarrReader"]
 MAX_CHUNK_PX = 1 << 26
 """Pixels of the largest chunk that is read, 8,192 x 8,192."""
 MOST_HASHED_CHUNKS = 16
-"""Chunks of the coarsest level that are in the fingerprint, at most."""
+"""Chunks of the coarsest level, spread over it, that are in the fingerprint, at most."""
 AT_ONCE = 8
 """Chunks that are fetched at the same time from an address."""
 PROBES = (1, 2)
@@ -120,6 +121,7 @@ class ZarrReader(TileReader):
         self.file: WatchedFile | None = None
         self._far = isinstance(path, Address)
         self._pool: ThreadPoolExecutor | None = None
+        self._asking = threading.Lock()
         try:
             described, stored, told = _open(path)
         except SlideReadError:
@@ -132,12 +134,9 @@ class ZarrReader(TileReader):
         self._stored = stored
         self.level_dimensions = tuple(level.size for level in stored)
         self.tiles = [level.chunk for level in stored]
-        first = stored[0]
-        self.level_downsamples = tuple(
-            (level.scale[0] / first.scale[0] + level.scale[1] / first.scale[1]) / 2 for level in stored
-        )
+        self.level_downsamples = mean_ratios(self.level_dimensions)
         self.scales: Scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
-        width, height = first.size
+        width, height = stored[0].size
         self.bounds = Bounds(0, 0, width, height)
         grids = {number: _grid_of(level) for number, level in enumerate(stored)}
         super().__init__(path, grids, self.scales.downsamples, WHITE)
@@ -146,20 +145,20 @@ class ZarrReader(TileReader):
 
     def close(self) -> None:
         """Drop the tiles, and end the threads that fetch chunks. A later read starts them again."""
-        pool, self._pool = self._pool, None
+        with self._asking:
+            pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)  # chunks that other threads have asked for still come
         super().close()
 
     def _begin(self, tiles: Sequence[Tile]) -> Mapping[Tile, Future[NDArray[np.uint8]]]:
         """Ask for several chunks at the same time where they are far away."""
         if not self._far or len(tiles) == 1:
             return {}
-        pool = self._pool
-        if pool is None:
-            self._pool = pool = ThreadPoolExecutor(AT_ONCE, "chunks")
-        new = (tile for tile in tiles if not self._cache.holds(tile))
-        return {tile: pool.submit(self._stored[tile[0]].read, *tile[1:]) for tile in new}
+        new = [tile for tile in tiles if not self._cache.holds(tile)]
+        with self._asking:  # the threads may not end in between
+            self._pool = pool = self._pool or ThreadPoolExecutor(AT_ONCE, "chunks")
+            return {tile: pool.submit(self._stored[tile[0]].read, *tile[1:]) for tile in new}
 
     def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
         if tile in source:
@@ -170,9 +169,9 @@ class ZarrReader(TileReader):
         """Return a hash of what the image says of itself and of chunks of its coarsest level."""
         digest, level = hashlib.sha256(told.encode()), self._stored[-1]
         rows, cols = (-(-side // step) for side, step in zip(level.size[::-1], level.chunk[::-1], strict=True))
-        for number in range(min(rows * cols, MOST_HASHED_CHUNKS)):
+        for number in np.linspace(0, rows * cols - 1, min(rows * cols, MOST_HASHED_CHUNKS)).round():
             try:
-                digest.update(level.read(*divmod(number, cols)).tobytes())
+                digest.update(level.read(*divmod(int(number), cols)).tobytes())
             except (ValueError, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()

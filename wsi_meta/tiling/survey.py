@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.files.address import Address, local_path
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs import check_output, refuse_input, refuse_one_name, written_whole
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.kinds import TissueSurvey, tell_kinds
 from wsi_meta.tiling.pictures import check_picture
@@ -61,6 +61,7 @@ def survey_tissue(
     if picture is not None:
         picture = check_picture(Path(picture), path, overwrite=overwrite)
         refuse_input(picture, "the tissue mask", tissue_mask)
+        refuse_one_name(out, picture, "--out and --picture")
     with nullcontext(slide) if isinstance(slide, Slide) else open_slide(slide, mpp=mpp, reader=reader) as opened:
         survey = tell_kinds(opened, tissue_mask)
         if out is not None:
@@ -75,9 +76,9 @@ def _check_mask(out: Path, slide: Path | None, *, overwrite: bool) -> Path:
     if out.suffix.lower() not in MASK_ENDINGS:
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected one of {', '.join(MASK_ENDINGS)}")
     refuse_input(out, "the slide", slide)
-    return (
-        check_output(out, overwrite=overwrite) if out.suffix == ".geojson" else check_picture(out, slide, overwrite=overwrite)
-    )
+    if out.suffix.lower() == ".geojson":
+        return check_output(out, overwrite=overwrite)
+    return check_picture(out, slide, overwrite=overwrite)
 
 
 def _write_mask(out: Path, tissue: TissueMask, slide: Slide) -> None:
