@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 from judging import Judge, for_card, table
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.evaluation.metrics import figures_of
 from wsi_meta.inference.options import InferenceOptions, resolve_inference
-from wsi_meta.models.model import Model, load_model, save_model
+from wsi_meta.models.model import Model, load_model, save_model, stored_weights
 
 
 def _calibration(name: str, model: Model, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> str:
@@ -76,7 +75,7 @@ def _main() -> None:
         print(_calibration(name, model, judged[name].shown, patches.labels))
         if arguments.write_cards:
             card = replace(model.card, metrics=model.card.metrics | for_card(found.figures(judged[name])))
-            save_model(model.path, load_file(model.path), card, model.features)
+            save_model(model.path, stored_weights(model), card, model.features)
 
 
 if __name__ == "__main__":

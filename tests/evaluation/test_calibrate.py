@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -303,6 +304,18 @@ def test_an_existing_file_is_not_calibrated_over(model_file: Path, few_patches: 
     assert out.read_text() == "precious"
 
 
+def test_a_file_that_was_made_meanwhile_is_kept(
+    model_file: Path, few_patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "m.safetensors"
+    monkeypatch.setattr("wsi_meta.evaluation.calibrate.look_at", lambda *_values, **_named: out.write_text("precious"))
+
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        calibrate(model_file, few_patches, out, **HERE)
+
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("m.safetensors", "precious")]
+
+
 def test_the_command_prints_what_it_fitted(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     words = [str(model_file), str(few_patches), "--prior", "0.1", "--device", "cpu", "--workers", "0", "--batch-size", "4"]
@@ -354,6 +367,7 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
     patches = next(iter(open_patches(tmp_path / "patches").values()))
     model, state = replace(thin_model, path=tmp_path / "m.safetensors"), thin_model.network.state_dict()
     save_model(model.path, state, model.card)
+    model = replace(model, hash=hashlib.sha256(model.path.read_bytes()).hexdigest())
     assert not describe_training(model, patches.select(np.arange(199)), workers=0)
     assert read_features(model.path) is None
     assert describe_training(model, patches, workers=0)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import build_network, half_precision, load_model, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.versions import library_versions
 
@@ -234,6 +234,23 @@ def test_saving_stores_views_of_one_tensor_whole(tmp_path: Path) -> None:
 
 
 # --- files that are no model
+
+
+def test_card_and_weights_are_of_one_file(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training writes its model after each epoch that was the best, under the same name."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(model_file.read_bytes())
+    loaded = load_model(path)
+    assert stored_weights(loaded).keys() == load_file(path).keys()
+
+    def replaced(*_values: Any) -> None:
+        save_model(path, load_file(model_file), FULL_CARD)
+
+    with monkeypatch.context() as changed:
+        changed.setattr("wsi_meta.models.model.read_features", replaced)
+        assert "was replaced while it was opened; start again" in refusal(path)
+    with pytest.raises(ModelFileError, match="was replaced while it was opened; start again"):
+        stored_weights(loaded)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -420,3 +420,23 @@ def test_progress_is_told_on_stderr_only_when_asked(
     assert "AUC 0.7500" in shown.err
     assert "images/s" in shown.err
     assert shown.err.splitlines()[-1] == "finished after 2 epochs"
+
+
+def test_one_training_at_a_time_writes_a_model(patch_folder: Path, tmp_path: Path) -> None:
+    """Two would write model, history and checkpoint in turns, each with the other's; the first to end would remove both."""
+    out, told = tmp_path / "m.safetensors", []
+
+    def another(*_values: Any) -> None:
+        again: tuple[dict[str, Any], ...] = ({"resume": True}, {"overwrite": True})
+        for settings in again:
+            with pytest.raises(OutputExistsError) as caught:
+                train_tiny(patch_folder, out, recipe=SMALL, **settings, **HERE)
+            told.append(str(caught.value))
+
+    train_tiny(patch_folder, out, recipe=SMALL, parts=replace(TINY, draw_contact_sheet=another), **HERE)
+
+    assert len(told) == 2
+    assert all(f"{out}: is being written by process" in line for line in told)
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(OutputExistsError, match="exists"):
+        train_tiny(patch_folder, out, recipe=SMALL, **HERE)

@@ -15,8 +15,9 @@ from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_me
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.locks import locked
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
-from wsi_meta.models.model import Model, load_model, model_path, save_model
+from wsi_meta.models.model import Model, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
@@ -81,15 +82,15 @@ def calibrate(
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
     patches, out = check_calibration(model, data, out, split=split, overwrite=overwrite, tell=True), Path(out)
     patches.check()
-    from safetensors.torch import load_file
-
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
     card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
     found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = replace(card, metrics=card.metrics | int8_metrics(found))
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
-    save_model(out, load_file(loaded.path), card, seen)
+    with locked(out):
+        check_output(out, overwrite=overwrite)  # it took a while
+        save_model(out, stored_weights(loaded), card, seen)
     return card
 
 

@@ -21,7 +21,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
-from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model
+from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model, stored_weights
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -255,12 +255,10 @@ def describe_training(model: str | Path | Model, patches: Patches, *, workers: i
     ------
     DataError, ModelFileError, OutputPathError
     """
-    from safetensors.torch import load_file
-
     loaded = model if isinstance(model, Model) else load_model(model)
     seen = look_at(patches, loaded, workers=workers, progress=progress)
     if seen is not None:
-        save_model(loaded.path, load_file(loaded.path), loaded.card, seen)
+        save_model(loaded.path, stored_weights(loaded), loaded.card, seen)
     return seen is not None
 
 

@@ -19,6 +19,7 @@ from wsi_meta.exchange.zoo_config import read_zoo_config
 from wsi_meta.inference.agreement import Networks
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.locks import locked
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, network_of, save_model
 from wsi_meta.models.versions import library_versions
@@ -168,7 +169,9 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     others = Others(replace(model, card=card), patches, probabilities, options)
     card = others.allowed(predictor, parts.networks)
     seen = look_at(patches, model, workers=options.workers, progress=options.progress)
-    save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
+    with locked(out):
+        check_output(out, overwrite=options.overwrite)  # it took a while
+        save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
     return card
 
 

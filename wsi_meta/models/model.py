@@ -38,10 +38,12 @@ __all__ = [
     "model_path",
     "network_of",
     "save_model",
+    "stored_weights",
 ]
 
 PATCHES_AT_ONCE = 16
 """Patches that are described in one pass: little memory."""
+REPLACED = "was replaced while it was opened; start again"
 DEFAULT_MODEL = Path(__file__).parent / "default.safetensors"
 
 
@@ -208,18 +210,40 @@ def load_model(path: str | Path | None = None) -> Model:
     Raises
     ------
     ModelFileError
-        when the file is missing, damaged, a pickle, has no card, or a card of a newer format.
+        when the file is missing, damaged, a pickle, has no card, or a card of a newer format, or was replaced meanwhile.
     """
     path = model_path(path)
-    card = read_card(path)
+    before = _mark(path)
+    card, features = read_card(path), read_features(path)
     from safetensors.torch import load
 
     content = path.read_bytes()
+    if _mark(path) != before:  # a training writes its model after each epoch that was the best
+        raise ModelFileError(f"{path}: {REPLACED}")
     try:
         network = network_of(load(content))
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    return Model(network, card, hashlib.sha256(content).hexdigest(), path, read_features(path))
+    return Model(network, card, hashlib.sha256(content).hexdigest(), path, features)
+
+
+def stored_weights(model: Model) -> dict[str, torch.Tensor]:
+    """Return the weights as the file holds them that a model was loaded from; ModelFileError where it was replaced since."""
+    from safetensors.torch import load
+
+    content = model.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != model.hash:
+        raise ModelFileError(f"{model.path}: {REPLACED}")
+    return load(content)
+
+
+def _mark(path: Path) -> tuple[int, int, int]:
+    """Return what tells a file from another one under its name; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def save_model(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
 from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.inference.options import compiler_variables
+from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import save_model
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
-from wsi_meta.training.distributed import joined_processes
+from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
 from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, initialise
@@ -122,9 +124,12 @@ def run_training(
     data: str | Path | Sequence[str | Path], init: str | Path, out: Path, recipe: Recipe, options: TrainOptions, parts: Parts
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
-    finished = is_finished(out, options)
     check_outputs(out, init, options)
-    with compiler_variables, joined_processes(options.device) as processes:
+    with (
+        compiler_variables,
+        joined_processes(options.device) as processes,
+        _owned(out, init, options, processes) as finished,
+    ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
@@ -142,6 +147,15 @@ def run_training(
         _describe(job, train_set)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
+
+
+@contextmanager
+def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Processes) -> Iterator[bool]:
+    """Hold the files of a training, so that no other one writes them; yield whether it has finished before."""
+    with locked(out) if processes.first else nullcontext():
+        if processes.first:
+            check_outputs(out, init, options)  # another training may have ended since the first look
+        yield processes.share(is_finished(out, options) if processes.first else None)
 
 
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
