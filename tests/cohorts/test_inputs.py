@@ -138,6 +138,16 @@ class TestFolders:
         touch("s/a.tif", "s/b.tif")
         assert names(find_slides(["s/b.tif", "s", "s/*.tif"])) == ["b", "a"]
 
+    def test_one_slide_of_two_names_is_refused(self) -> None:
+        """Its rows would be one in the summary, and its copies one with --stage."""
+        touch("s/a.tif", "s/b.tif")
+        Path("m.csv").write_text("slide,name,tissue_mask\ns/a.tif,a_auto,\ns/a.tif,a_none,none\n")
+        with pytest.raises(DataError, match=r"^s/a\.tif: is given twice, as 'a_auto' and 'a_none'; .*several --out"):
+            find_slides([], manifest="m.csv")
+        Path("m.csv").write_text("slide,name\ns/a.tif,other\n")
+        with pytest.raises(DataError, match=r"^s/a\.tif: is given twice, as 'a' and 'other'"):
+            find_slides(["s"], manifest="m.csv")
+
     def test_two_slides_of_one_name_are_refused_by_it(self) -> None:
         touch("s/a.tif", "t/a.svs")
         with pytest.raises(DataError, match=r"^a: the name of several slides \(s/a\.tif, t/a\.svs\)"):

@@ -25,8 +25,7 @@ logger = logging.getLogger("wsi_meta")
 COLUMNS = ("name", "mpp", "tissue_mask", "annotations", "model", "stride", "patient", "label")
 """Columns that a manifest may have beside ``slide``."""
 EXAMPLES = 3  # files that are named where a folder holds others than slides
-PATTERN = re.compile(r"[*?[]")
-"""What makes a path that does not exist a pattern."""
+PATTERN = re.compile(r"[*?[]")  # what makes a path that does not exist a pattern
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,12 @@ def find_slides(
         are one slide, named after the folder where that holds nothing else. An ``.mrxs`` file's folder stands for that file
     manifest : see :func:`read_scan_manifest`; its slides come last
     recursive : look also into the folders in a folder
-    extensions : how files end that are taken from a folder; none means :data:`.SLIDE_EXTENSIONS`
-
-    What lies in a folder and is not read is named in a warning.
+    extensions : how files end that are taken from a folder; none means :data:`.SLIDE_EXTENSIONS`. Others are named in a warning
 
     Raises
     ------
     DataError
-        when there is no slide, two slides have the same name, or the manifest is wrong.
+        when there is no slide, two slides have one name, a slide has two, or the manifest is wrong.
     """
     search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in extensions) or SLIDE_EXTENSIONS)
     found = [slide for given in inputs for slide in search.find(slide_path(given))]
@@ -167,11 +164,14 @@ def _read_stride(place: str, value: str) -> int | None:
 
 
 def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
-    """Return each slide once that was found in several ways; DataError when two have the same name."""
+    """Return each slide once that was found in several ways; DataError when two have one name, or one has two."""
     kept: dict[str, SlideInput] = {}
+    names: dict[SlidePath, str] = {}
     for slide in found:
-        first = kept.setdefault(slide.name, slide)
-        if first is slide:
+        if (name := names.setdefault(slide.path, slide.name)) != slide.name:
+            told = "a slide has one map, and one row in the summary; scan it into several --out"
+            raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}")
+        if (first := kept.setdefault(slide.name, slide)) is slide:
             continue
         same = first.path.resolve() == slide.path.resolve()
         if not same or (first.given and slide.given and slide.path.suffix.lower() not in (".dcm", ".mrxs")):
