@@ -114,3 +114,9 @@ def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, mo
     with pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\); make room"):
         replace_files(made, folder, NAMES)
     assert _content(folder) == dict.fromkeys(NAMES, "old")
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    """What cannot be made cannot be removed either."""
+    with pytest.raises(OutputPathError, match="cannot be written"), written_whole(tmp_path / ("x" * 244)) as partial:
+        partial.write_text("")

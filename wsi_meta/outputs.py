@@ -125,7 +125,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         kept = "; the one before is kept" if path.exists() else ""
         raise OutputPathError(f"{cannot_be_written(f'{path}:', error)}{kept}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what it ended with is told instead
+            partial.unlink()
 
 
 @contextmanager

@@ -51,6 +51,15 @@ def test_each_piece_has_its_own_score_and_lesions(heatmap: Heatmap) -> None:
     assert specks.line.startswith("specks: 0.01 mm2 together, ")
 
 
+def test_a_peak_in_a_last_column_of_less_than_a_pixel_is_in_its_piece(tmp_path: Path) -> None:
+    probability = np.full((40, 40), np.nan, np.float32)
+    probability[5:35, 5:30] = 0.1
+    probability[18:22, 39] = 0.95
+    heatmap = write_store(tmp_path / "h.zarr", probability, mpp=0.25, cut=124)
+    assert heatmap.grid.width - 39 * heatmap.grid.cell_l0 < 1
+    assert [(piece.piece, piece.lesions) for piece in score_pieces(heatmap)] == [(1, 0), (0, 1)]
+
+
 def test_score_and_info_tell_them(heatmap: Heatmap) -> None:
     pieces = score_pieces(heatmap)
     assert score_heatmap(heatmap).pieces == pieces

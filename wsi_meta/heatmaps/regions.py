@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["SIZE_CLASSES", "SIZE_COLOURS", "Lesion", "label_regions", "longest_distance", "measure_regions", "numbered"]
+__all__ = [
+    "SIZE_CLASSES",
+    "SIZE_COLOURS",
+    "Lesion",
+    "label_regions",
+    "longest_distance",
+    "measure_regions",
+    "numbered",
+    "peak_cell",
+]
 
 SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
 """Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
@@ -87,13 +96,18 @@ def numbered(regions: NDArray[np.int32], found: list[dict[str, Any]], grid: Patc
     grid : where the cells lie
     """
     numbers = np.zeros(int(regions.max(initial=0)) + 1, np.uint32)
-    rows, cols = regions.shape
-    for lesion in found:  # the peak is the centre of its cell, but for a last cell that is less than half on the slide
-        row = rows - 1 if lesion["peak_y"] >= grid.height - 1 else int(lesion["peak_y"] // grid.cell_l0)
-        col = cols - 1 if lesion["peak_x"] >= grid.width - 1 else int(lesion["peak_x"] // grid.cell_l0)
-        numbers[regions[row, col]] = lesion["lesion"]
+    for lesion in found:
+        numbers[regions[peak_cell(lesion, grid)]] = lesion["lesion"]
     numbers[0] = 0
     return np.asarray(numbers[regions], np.uint32)
+
+
+def peak_cell(lesion: dict[str, Any], grid: PatchGrid) -> tuple[int, int]:
+    """Return row and column of the cell with a lesion's peak: its centre, but for a last cell that is less than half there."""
+    rows, cols = grid.shape
+    row = rows - 1 if lesion["peak_y"] >= grid.height - 1 else int(lesion["peak_y"] // grid.cell_l0)
+    col = cols - 1 if lesion["peak_x"] >= grid.width - 1 else int(lesion["peak_x"] // grid.cell_l0)
+    return row, col
 
 
 def measure_regions(

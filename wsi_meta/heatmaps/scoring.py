@@ -12,6 +12,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanResult
+from wsi_meta.heatmaps.regions import peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
@@ -130,8 +131,7 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     lesions = (heatmap.record.lesions or lesion_facts(heatmap.record, probability))["found"]
     of_piece: dict[int, list[dict[str, Any]]] = {}
     for lesion in lesions:
-        row, col = (int(lesion[name] / grid.cell_l0) for name in ("peak_y", "peak_x"))
-        of_piece.setdefault(int(labels[row, col]), []).append(lesion)
+        of_piece.setdefault(int(labels[peak_cell(lesion, grid)]), []).append(lesion)
     pieces = measure_pieces(labels, grid.cell_um, grid.cell_l0)
     found = [_score(piece, piece.piece, labels, heatmap, probability, of_piece.get(piece.piece, [])) for piece in pieces]
     together = measure_pieces((labels == SPECK).astype(np.int32), grid.cell_um, grid.cell_l0)  # one or none

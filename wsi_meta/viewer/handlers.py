@@ -281,5 +281,5 @@ def _is_from_elsewhere(request: HTTPServerRequest) -> bool:
 
 
 def _as_reason(error: Exception) -> str:
-    """Return an error as the line that ends a request; it holds no path of this machine, and only what a header may."""
+    """Return an error as the line that ends a request: of letters that a header may hold."""
     return one_line(error).encode("ascii", "replace").decode()[:300]
