@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wsi_meta.errors import OutputPathError
+from wsi_meta.evaluation.calibrate import check_calibration
+from wsi_meta.exchange.foreign import ImportOptions
+from wsi_meta.exchange.importing import check_import
 from wsi_meta.outputs import finish_replacing, replace_files, written_whole
+from wsi_meta.training.history import check_training
+from wsi_meta.training.recipe import TrainOptions
 
 NAMES = ("a.h5", "b.h5", "c.csv", "record.json")
 
@@ -114,3 +122,30 @@ def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, mo
     with pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\); make room"):
         replace_files(made, folder, NAMES)
     assert _content(folder) == dict.fromkeys(NAMES, "old")
+
+
+def _check_training(data: Path, out: Path) -> Any:
+    return check_training([data], out, init="none", options=TrainOptions(overwrite=True))
+
+
+def _check_calibration(data: Path, out: Path) -> Any:
+    return check_calibration(None, data, out, overwrite=True)
+
+
+def _check_import(data: Path, out: Path) -> Any:
+    weights = data.with_name("net.pth")
+    weights.touch()
+    return check_import(weights, data, out, ImportOptions(pixels="imagenet", mpp=1, overwrite=True))
+
+
+@pytest.mark.parametrize("check", [_check_training, _check_calibration, _check_import])
+def test_a_model_is_never_written_over_a_patch(check: Callable[[Path, Path], Any], few_patches: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(few_patches, tmp_path / "data")
+    (tmp_path / "link").symlink_to(data)
+    patch = next(data.glob("valid/0/*.png")).relative_to(data)
+    for out in (data / patch, tmp_path / "link" / patch):
+        with pytest.raises(OutputPathError, match=f"{patch.name}: lies in .*data, which is read, so it is never replaced"):
+            check(data, out)
+    for out in (tmp_path / "old.bin", data / "old.safetensors"):
+        out.touch()
+        check(data, out)

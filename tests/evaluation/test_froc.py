@@ -319,6 +319,23 @@ def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> No
         froc(*cohort, mask_level=5, out=out / "notes.txt")
 
 
+def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """A table in the folder to write to, and detections of a slide named froc in the folder that is both."""
+    out = tmp_path / "out"
+    out.mkdir()
+    scores = out / "froc.csv"
+    scores.write_text("slide,score\n" + "".join(f"test_00{number},0.5\n" for number in (1, 2, 3, 4)))
+    before = scores.read_bytes()
+    with pytest.raises(OutputPathError, match="what is judged, never replaced"):
+        froc(*cohort, mask_level=5, scores=scores, out=out, overwrite=True)
+    assert scores.read_bytes() == before
+    found, truth = cohort
+    (found / "froc.csv").write_text("0.5,100,100\n")
+    with pytest.raises(OutputPathError, match="what is judged, never replaced"):
+        froc(found, truth, mask_level=5, out=found, overwrite=True)
+    assert (found / "froc.csv").read_text() == "0.5,100,100\n"
+
+
 def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:
     found, truth = cohort
     assert {name: exclusion.task for name, exclusion in read_excluded(EXCLUDED).items()} == {

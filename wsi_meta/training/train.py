@@ -123,7 +123,7 @@ def run_training(
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
     finished = is_finished(out, options)
-    check_outputs(out, init, options)
+    check_outputs(data, out, init, options)
     with compiler_variables, joined_processes(options.device) as processes:
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
