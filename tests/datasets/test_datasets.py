@@ -417,6 +417,12 @@ def test_kaggle_labels_go_to_their_images(tmp_path: Path) -> None:
     assert all(np.array_equal(found[name][0], pixels) for name, pixels in zip("abc", patches, strict=True))
 
 
+def test_labels_that_a_spreadsheet_saved(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(3), "id,label\na,FALSE\nb,TRUE\nc,True\n")
+
+    assert open_patches(tmp_path)["train"].labels.tolist() == [0, 1, 1]
+
+
 def test_labels_of_missing_images_are_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, draw(2), "id,label\na,0\nb,1\nlost,1\ngone,0\n")
 

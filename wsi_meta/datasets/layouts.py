@@ -256,12 +256,12 @@ def _checked_labels(
     values: Iterable[object], path: Path, where: Callable[[int], str] = lambda row: f"row {row}"
 ) -> NDArray[np.uint8]:
     """Return labels as 0 and 1; `where` tells the place of a label that is neither."""
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # a spreadsheet writes TRUE
     texts = [str(value).strip() for value in values]
     for row, text in enumerate(texts):
-        if text not in known:
+        if text.lower() not in known:
             raise DataError(f"{path}: label {text!r} in {where(row)}; expected 0 or 1")
-    return np.array([known[text] for text in texts], np.uint8)
+    return np.array([known[text.lower()] for text in texts], np.uint8)
 
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
