@@ -331,7 +331,17 @@ def test_how_training_went_is_told_in_words(training: list[float], validation: l
 
 
 @pytest.mark.parametrize(
-    "text", ["epoch,loss\n1,2\n", "epoch,train_loss,valid_loss\n1,2\n", "epoch,train_loss,valid_loss\n1,a,2\n"]
+    "text",
+    [
+        "epoch,loss\n1,2\n",
+        "epoch,train_loss,valid_loss\n1,2\n",
+        "epoch,train_loss,valid_loss\n1,a,2\n",
+        "",
+        "epoch,train_loss,valid_loss\n",
+        "epoch,train_loss,valid_loss\n1,0.5,nan\n",
+        "epoch,train_loss,valid_loss\n1,inf,0.5\n",
+        "epoch,train_loss,valid_loss\nnan,0.4,0.5\n",
+    ],
 )
 def test_a_history_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.history.csv").write_text(text)
