@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import multiprocessing
+import os
 import pickle
 import re
 from collections.abc import Sequence
@@ -678,6 +679,15 @@ def test_a_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path: Path) 
 
     assert prints[0] == prints[1]
     assert len(bytes.fromhex(prints[0])) == 32
+
+
+def test_a_fingerprint_of_names_that_are_no_text(tmp_path: Path) -> None:
+    """Latin-1 from an old archive: the bytes count as they are, as those of any other name do."""
+    names = [b"caf\xe9.png", "é.png".encode(), b"plain.png"]
+    patches = Patches(tuple(map(Path, map(os.fsdecode, names))), np.full(3, -1), np.array([0, 1, 1], np.uint8))
+
+    expected = hashlib.sha256(b"caf\xe9.png -1 0\n" + "é.png -1 1\n".encode() + b"plain.png -1 1\n").hexdigest()
+    assert patches.fingerprint() == expected
 
 
 def test_a_fingerprint_depends_on_names_rows_labels_and_order() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -202,6 +203,22 @@ def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patc
     assert "Without intervals" in text
     assert "Sensitivity 0.750" in text
     assert "Sensitivity at 0.65 0.500" in text
+
+
+def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_path: Path) -> None:
+    """Latin-1 from an old archive, in the names of folder, model and patches."""
+    paths = [shutil.copy(path, tmp_path / os.fsdecode(b"caf\xe9_%d.png" % number)) for number, path in enumerate(valid.files)]
+    patches = replace(valid, files=tuple(map(Path, paths)))
+    subject = Subject(
+        replace(model, path=tmp_path / os.fsdecode(b"\xe9.safetensors")), patches, str(paths[0]), "all", False, None
+    )
+
+    page = write_report(tmp_path / "r", subject, evaluation_of(patches, WRONG_ON_TWO), pictures=UNPAINTED)
+
+    text = Page(page).text
+    assert r"caf\xe9_1.png" in text
+    assert rf"{tmp_path}/caf\xe9_0.png" in text
+    assert r"there is no \xe9.history.csv beside the model file" in text
 
 
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
