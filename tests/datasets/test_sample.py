@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from json_output import result_of
 from numpy.typing import NDArray
 from openslide import OpenSlide
-from slide_files import damage_tile, texture, write_scn, write_slide
+from slide_files import damage_tile, texture, write_ome_zarr, write_scn, write_slide
 from stores import write_store
 from tiny import HERE, train_tiny
 
@@ -401,6 +401,21 @@ def _geojson(path: Path, name: str, left: float, top: float, side: float) -> Non
     ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     path.write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}]))
+
+
+def test_a_slide_that_is_a_folder(tmp_path: Path) -> None:
+    """It has the name that its heatmap has. A folder that is no slide is none in a manifest either."""
+    write_ome_zarr(tmp_path / "p_node_1.ome.zarr", texture(320, 320))
+    (tmp_path / "m.csv").write_text("slide,annotations\np_node_1.ome.zarr,\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    assert (source.name, source.patient) == ("p_node_1", "p")
+    with open_slide(source.path) as slide:
+        assert len(find_candidates(source, slide, Preprocessing(), limit=100, seed=[0])["normal"].cells)
+    (tmp_path / "folder").mkdir()
+    for row in ("folder,", "p_node_1.ome.zarr,p_node_1.ome.zarr"):
+        (tmp_path / "m.csv").write_text(f"slide,annotations\n{row}\n")
+        with pytest.raises(DataError, match="there is no file"):
+            read_manifest(tmp_path / "m.csv")
 
 
 def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import roc_auc_score
-from slide_files import write_scn
+from slide_files import write_ome_zarr, write_scn
 from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
@@ -583,6 +583,14 @@ def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplo
             froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / folder)
     write_scn(tmp_path / "others" / "A.B.SCN", np.zeros((256, 256, 3), np.uint8), (20000, 0), (30000, 8000))
     assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "others").score == 1
+
+
+def test_the_bounds_of_a_slide_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "a.csv").write_text("0.9,1000,3000\n")
+    _drawn(tmp_path / "truth", "a", 0, "Tumor")
+    write_ome_zarr(tmp_path / "slides" / "a.ome.zarr", np.zeros((300, 300, 3), np.uint8))
+    assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "slides").lesions == 1
 
 
 def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
