@@ -37,6 +37,7 @@ from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.recipe import Recipe
+from wsi_meta.viewer.corrections import Corrections, write_corrections
 
 MPP = 0.486
 """Half the model's: a cell is 64 level-0 pixels, level 1 is the model's."""
@@ -280,6 +281,27 @@ def test_scans_of_other_strides_and_of_other_slides(slides: Path, scans: Path, t
     with pytest.raises(DataError, match=r"normal_001\.zarr: is not of"):
         sample(manifest, tmp_path / "p", patches=20, mine=scans)
     assert [path.name for path in tmp_path.iterdir()] == ["scans"], "nothing half-written"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_corrections_of_a_slide_that_was_replaced_are_refused(tmp_path: Path, replaced: bool) -> None:
+    """It was scanned again, but the outlines were drawn on the old one, and lie where the new one may have no tumor."""
+    path, scans = write_slide(tmp_path / "s.tif", texture(320, 320)), tmp_path / "scans"
+    values = np.zeros((10, 10), np.float32)
+    (tmp_path / "m.csv").write_text("slide,annotations\ns.tif,\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    missed = {"kind": "missed", "polygons": [[[96.0, 96.0, 200.0, 96.0, 200.0, 200.0, 96.0, 200.0]]]}
+    with open_slide(path) as slide:
+        now = slide.fingerprint()
+        corrected = write_store(scans / "s.zarr", values, mpp=0.972, slide="the one before" if replaced else now)
+        write_corrections(corrected, Corrections.from_dict({"corrections": [missed], "revision": ""}, corrected.grid))
+        write_store(scans / "s.zarr", values, mpp=0.972, slide=now)
+        if replaced:
+            with pytest.raises(DataError, match=r"s\.corrections\.geojson: corrections of another slide"):
+                find_candidates(source, slide, Preprocessing(), limit=100, seed=[0], scans=scans)
+        else:
+            found = find_candidates(source, slide, Preprocessing(), limit=100, seed=[0], scans=scans)
+            assert len(found["tumor"].cells) == 16
 
 
 # what it is for, and what it refuses

@@ -300,6 +300,17 @@ def test_corrections_of_maps_correct_the_truth(
     assert result_of(CliRunner().invoke(main, command).stdout) == json.loads(json.dumps(result.to_dict()))
 
 
+def test_corrections_of_a_slide_that_was_replaced_are_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """Scanned again, the heatmap is of the new slide; without a heatmap nobody knows."""
+    scans = tmp_path / "scans"
+    _correct(scans, "test_003", missed=(0, 0, 1200))
+    write_store(scans / "test_003.zarr", np.full((35, 35), 0.1, np.float32), slide="another")
+    with pytest.raises(DataError, match=r"test_003\.corrections\.geojson: corrections of another slide; .*correct it again"):
+        froc(*cohort, mask_level=5, corrections=scans)
+    (scans / "test_003.zarr").rename(scans / "moved.zarr")
+    assert froc(*cohort, mask_level=5, corrections=scans).lesions == 3
+
+
 def test_a_folder_without_corrections_is_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "gone", cohort[0]):
         with pytest.raises(DataError, match=r"holds no corrections of these slides; expected <slide>\.corrections\.geojson"):
