@@ -17,8 +17,10 @@ bucket=s3://camelyon-dataset/CAMELYON16
 mkdir -p "$folder"
 cd "$folder"
 
-todo() { # whether a step's output is still to be made; else it says that the step is passed over
-  [ ! -e "$1" ] || { echo "$1: is there, so its step is passed over; remove it to do that again" >&2; return 1; }
+todo() { # whether a step's output $1 is still to be made, or $2, where given, says that it is not finished; else tells so
+  if [ ! -e "$1" ] || [ -e "${2:-}" ]; then return 0; fi
+  echo "$1: is there, so its step is passed over; remove it to do that again" >&2
+  return 1
 }
 
 # 1. Slides and outlines of their tumor
@@ -44,14 +46,16 @@ slides=(images/*.tif)
   done
 } > manifest.csv
 
-# 3. Patches and model
+# 3. Patches and model. A training writes its model after every epoch; its checkpoint goes when it is finished.
 if todo patches; then wsi-meta sample manifest.csv --out patches; fi
-if todo model.safetensors; then wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume; fi
+if todo model.safetensors model.checkpoint; then
+  wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume
+fi
 model=model.safetensors
 if [ -n "${HARD:-}" ]; then
   wsi-meta scan images/normal_*.tif images/tumor_*.tif --model "$model" --out scans_train
   if todo patches_hard; then wsi-meta sample manifest.csv --mine scans_train --out patches_hard; fi
-  if todo model_hard.safetensors; then
+  if todo model_hard.safetensors model_hard.checkpoint; then
     wsi-meta train patches_hard --init "$model" --epochs 2 --out model_hard.safetensors --resume
   fi
   model=model_hard.safetensors

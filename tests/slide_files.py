@@ -11,6 +11,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
+import zarr
 from numpy.typing import NDArray
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
@@ -28,6 +29,19 @@ def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def write_slide(path: Path, image: NDArray[np.uint8], mpp: float = MODEL_MPP, *, levels: int = 1) -> Path:
     return write_pyramid(path, image, mpp=mpp, tile_px=256, lossless=True, levels=levels)
+
+
+def write_ome_zarr(folder: Path, image: NDArray[np.uint8], mpp: float = MODEL_MPP) -> Path:
+    """A slide that is a folder: OME-Zarr 0.5 of one level."""
+    group = zarr.create_group(folder)
+    group.create_array("0", data=np.ascontiguousarray(image.transpose(2, 0, 1)), chunks=(3, 256, 256))
+    axes: list[Any] = [{"name": "c", "type": "channel"}] + [
+        {"name": name, "type": "space", "unit": "micrometer"} for name in "yx"
+    ]
+    level: dict[str, Any] = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, mpp, mpp]}]}
+    multiscales: list[Any] = [{"axes": axes, "datasets": [level]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
+    return folder
 
 
 def write_sparse_slide(

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wsi_meta.errors import OutputPathError
+from wsi_meta.evaluation.calibrate import check_calibration
+from wsi_meta.exchange.foreign import ImportOptions
+from wsi_meta.exchange.importing import check_import
 from wsi_meta.outputs import finish_replacing, replace_files, written_whole
+from wsi_meta.training.history import check_training
+from wsi_meta.training.recipe import TrainOptions
 
 NAMES = ("a.h5", "b.h5", "c.csv", "record.json")
 
@@ -120,3 +128,30 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
     """What cannot be made cannot be removed either."""
     with pytest.raises(OutputPathError, match="cannot be written"), written_whole(tmp_path / ("x" * 244)) as partial:
         partial.write_text("")
+
+
+def _check_training(data: Path, out: Path) -> Any:
+    return check_training([data], out, init="none", options=TrainOptions(overwrite=True))
+
+
+def _check_calibration(data: Path, out: Path) -> Any:
+    return check_calibration(None, data, out, overwrite=True)
+
+
+def _check_import(data: Path, out: Path) -> Any:
+    weights = data.with_name("net.pth")
+    weights.touch()
+    return check_import(weights, data, out, ImportOptions(pixels="imagenet", mpp=1, overwrite=True))
+
+
+@pytest.mark.parametrize("check", [_check_training, _check_calibration, _check_import])
+def test_a_model_is_never_written_over_a_patch(check: Callable[[Path, Path], Any], few_patches: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(few_patches, tmp_path / "data")
+    (tmp_path / "link").symlink_to(data)
+    patch = next(data.glob("valid/0/*.png")).relative_to(data)
+    for out in (data / patch, tmp_path / "link" / patch):
+        with pytest.raises(OutputPathError, match=f"{patch.name}: lies in .*data, which is read, so it is never replaced"):
+            check(data, out)
+    for out in (tmp_path / "old.bin", data / "old.safetensors"):
+        out.touch()
+        check(data, out)

@@ -183,6 +183,18 @@ def test_camelyon_json(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert read_annotations(tmp_path / "n.json").tumor == ()
 
 
+def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "t.geojson"
+    outer, hole = _square(0, 0, 8).tolist(), _square(2, 2, 2).tolist()
+    path.write_text(json.dumps([_feature("Polygon", [outer, [], hole, [[3, 3]], [[3, 3], [4, 4]]], {})]))
+    with caplog.at_level(logging.WARNING):
+        (outline,) = read_annotations(path).tumor
+    assert [ring.tolist() for ring in outline.holes] == [hole]
+    assert outline.area == 60
+    assert read_annotations(path).mask((8, 8), 1.0).sum() == 60
+    assert f"{path}: 3 holes of less than three vertices enclose nothing, left out" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

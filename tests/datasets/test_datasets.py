@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import multiprocessing
+import os
 import pickle
 import re
 from collections.abc import Sequence
@@ -417,6 +418,12 @@ def test_kaggle_labels_go_to_their_images(tmp_path: Path) -> None:
     assert all(np.array_equal(found[name][0], pixels) for name, pixels in zip("abc", patches, strict=True))
 
 
+def test_labels_that_a_spreadsheet_saved(tmp_path: Path) -> None:
+    write_kaggle(tmp_path, draw(3), "id,label\na,FALSE\nb,TRUE\nc,True\n")
+
+    assert open_patches(tmp_path)["train"].labels.tolist() == [0, 1, 1]
+
+
 def test_labels_of_missing_images_are_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, draw(2), "id,label\na,0\nb,1\nlost,1\ngone,0\n")
 
@@ -672,6 +679,15 @@ def test_a_fingerprint_does_not_depend_on_where_the_folder_lies(tmp_path: Path) 
 
     assert prints[0] == prints[1]
     assert len(bytes.fromhex(prints[0])) == 32
+
+
+def test_a_fingerprint_of_names_that_are_no_text(tmp_path: Path) -> None:
+    """Latin-1 from an old archive: the bytes count as they are, as those of any other name do."""
+    names = [b"caf\xe9.png", "é.png".encode(), b"plain.png"]
+    patches = Patches(tuple(map(Path, map(os.fsdecode, names))), np.full(3, -1), np.array([0, 1, 1], np.uint8))
+
+    expected = hashlib.sha256(b"caf\xe9.png -1 0\n" + "é.png -1 1\n".encode() + b"plain.png -1 1\n").hexdigest()
+    assert patches.fingerprint() == expected
 
 
 def test_a_fingerprint_depends_on_names_rows_labels_and_order() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from json_output import result_of
 from numpy.typing import NDArray
 from openslide import OpenSlide
-from slide_files import damage_tile, texture, write_scn, write_slide
+from slide_files import damage_tile, texture, write_ome_zarr, write_scn, write_slide
 from stores import write_store
 from tiny import HERE, train_tiny
 
@@ -37,6 +37,7 @@ from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.training.recipe import Recipe
+from wsi_meta.viewer.corrections import Corrections, write_corrections
 
 MPP = 0.486
 """Half the model's: a cell is 64 level-0 pixels, level 1 is the model's."""
@@ -282,6 +283,27 @@ def test_scans_of_other_strides_and_of_other_slides(slides: Path, scans: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["scans"], "nothing half-written"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_corrections_of_a_slide_that_was_replaced_are_refused(tmp_path: Path, replaced: bool) -> None:
+    """It was scanned again, but the outlines were drawn on the old one, and lie where the new one may have no tumor."""
+    path, scans = write_slide(tmp_path / "s.tif", texture(320, 320)), tmp_path / "scans"
+    values = np.zeros((10, 10), np.float32)
+    (tmp_path / "m.csv").write_text("slide,annotations\ns.tif,\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    missed = {"kind": "missed", "polygons": [[[96.0, 96.0, 200.0, 96.0, 200.0, 200.0, 96.0, 200.0]]]}
+    with open_slide(path) as slide:
+        now = slide.fingerprint()
+        corrected = write_store(scans / "s.zarr", values, mpp=0.972, slide="the one before" if replaced else now)
+        write_corrections(corrected, Corrections.from_dict({"corrections": [missed], "revision": ""}, corrected.grid))
+        write_store(scans / "s.zarr", values, mpp=0.972, slide=now)
+        if replaced:
+            with pytest.raises(DataError, match=r"s\.corrections\.geojson: corrections of another slide"):
+                find_candidates(source, slide, Preprocessing(), limit=100, seed=[0], scans=scans)
+        else:
+            found = find_candidates(source, slide, Preprocessing(), limit=100, seed=[0], scans=scans)
+            assert len(found["tumor"].cells) == 16
+
+
 # what it is for, and what it refuses
 
 
@@ -401,6 +423,21 @@ def _geojson(path: Path, name: str, left: float, top: float, side: float) -> Non
     ring = [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
     geometry = {"type": "Polygon", "coordinates": [ring]}
     path.write_text(json.dumps([{"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}]))
+
+
+def test_a_slide_that_is_a_folder(tmp_path: Path) -> None:
+    """It has the name that its heatmap has. A folder that is no slide is none in a manifest either."""
+    write_ome_zarr(tmp_path / "p_node_1.ome.zarr", texture(320, 320))
+    (tmp_path / "m.csv").write_text("slide,annotations\np_node_1.ome.zarr,\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    assert (source.name, source.patient) == ("p_node_1", "p")
+    with open_slide(source.path) as slide:
+        assert len(find_candidates(source, slide, Preprocessing(), limit=100, seed=[0])["normal"].cells)
+    (tmp_path / "folder").mkdir()
+    for row in ("folder,", "p_node_1.ome.zarr,p_node_1.ome.zarr"):
+        (tmp_path / "m.csv").write_text(f"slide,annotations\n{row}\n")
+        with pytest.raises(DataError, match="there is no file"):
+            read_manifest(tmp_path / "m.csv")
 
 
 def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:

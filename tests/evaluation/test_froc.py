@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 from sklearn.metrics import roc_auc_score
-from slide_files import write_scn
+from slide_files import write_ome_zarr, write_scn
 from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
@@ -300,6 +300,17 @@ def test_corrections_of_maps_correct_the_truth(
     assert result_of(CliRunner().invoke(main, command).stdout) == json.loads(json.dumps(result.to_dict()))
 
 
+def test_corrections_of_a_slide_that_was_replaced_are_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """Scanned again, the heatmap is of the new slide; without a heatmap nobody knows."""
+    scans = tmp_path / "scans"
+    _correct(scans, "test_003", missed=(0, 0, 1200))
+    write_store(scans / "test_003.zarr", np.full((35, 35), 0.1, np.float32), slide="another")
+    with pytest.raises(DataError, match=r"test_003\.corrections\.geojson: corrections of another slide; .*correct it again"):
+        froc(*cohort, mask_level=5, corrections=scans)
+    (scans / "test_003.zarr").rename(scans / "moved.zarr")
+    assert froc(*cohort, mask_level=5, corrections=scans).lesions == 3
+
+
 def test_a_folder_without_corrections_is_refused(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "gone", cohort[0]):
         with pytest.raises(DataError, match=r"holds no corrections of these slides; expected <slide>\.corrections\.geojson"):
@@ -317,6 +328,23 @@ def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> No
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(OutputPathError, match="a file; expected a folder"):
         froc(*cohort, mask_level=5, out=out / "notes.txt")
+
+
+def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """A table in the folder to write to, and detections of a slide named froc in the folder that is both."""
+    out = tmp_path / "out"
+    out.mkdir()
+    scores = out / "froc.csv"
+    scores.write_text("slide,score\n" + "".join(f"test_00{number},0.5\n" for number in (1, 2, 3, 4)))
+    before = scores.read_bytes()
+    with pytest.raises(OutputPathError, match="what is judged, never replaced"):
+        froc(*cohort, mask_level=5, scores=scores, out=out, overwrite=True)
+    assert scores.read_bytes() == before
+    found, truth = cohort
+    (found / "froc.csv").write_text("0.5,100,100\n")
+    with pytest.raises(OutputPathError, match="what is judged, never replaced"):
+        froc(found, truth, mask_level=5, out=found, overwrite=True)
+    assert (found / "froc.csv").read_text() == "0.5,100,100\n"
 
 
 def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:
@@ -566,6 +594,14 @@ def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplo
             froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / folder)
     write_scn(tmp_path / "others" / "A.B.SCN", np.zeros((256, 256, 3), np.uint8), (20000, 0), (30000, 8000))
     assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "others").score == 1
+
+
+def test_the_bounds_of_a_slide_that_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "a.csv").write_text("0.9,1000,3000\n")
+    _drawn(tmp_path / "truth", "a", 0, "Tumor")
+    write_ome_zarr(tmp_path / "slides" / "a.ome.zarr", np.zeros((300, 300, 3), np.uint8))
+    assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "slides").lesions == 1
 
 
 def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -204,6 +205,22 @@ def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patc
     assert "Sensitivity at 0.65 0.500" in text
 
 
+def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_path: Path) -> None:
+    """Latin-1 from an old archive, in the names of folder, model and patches."""
+    paths = [shutil.copy(path, tmp_path / os.fsdecode(b"caf\xe9_%d.png" % number)) for number, path in enumerate(valid.files)]
+    patches = replace(valid, files=tuple(map(Path, paths)))
+    subject = Subject(
+        replace(model, path=tmp_path / os.fsdecode(b"\xe9.safetensors")), patches, str(paths[0]), "all", False, None
+    )
+
+    page = write_report(tmp_path / "r", subject, evaluation_of(patches, WRONG_ON_TWO), pictures=UNPAINTED)
+
+    text = Page(page).text
+    assert r"caf\xe9_1.png" in text
+    assert rf"{tmp_path}/caf\xe9_0.png" in text
+    assert r"there is no \xe9.history.csv beside the model file" in text
+
+
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO)
 
@@ -331,7 +348,17 @@ def test_how_training_went_is_told_in_words(training: list[float], validation: l
 
 
 @pytest.mark.parametrize(
-    "text", ["epoch,loss\n1,2\n", "epoch,train_loss,valid_loss\n1,2\n", "epoch,train_loss,valid_loss\n1,a,2\n"]
+    "text",
+    [
+        "epoch,loss\n1,2\n",
+        "epoch,train_loss,valid_loss\n1,2\n",
+        "epoch,train_loss,valid_loss\n1,a,2\n",
+        "",
+        "epoch,train_loss,valid_loss\n",
+        "epoch,train_loss,valid_loss\n1,0.5,nan\n",
+        "epoch,train_loss,valid_loss\n1,inf,0.5\n",
+        "epoch,train_loss,valid_loss\nnan,0.4,0.5\n",
+    ],
 )
 def test_a_history_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.history.csv").write_text(text)

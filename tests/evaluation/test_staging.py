@@ -11,7 +11,7 @@ from json_output import result_of
 from sklearn.metrics import cohen_kappa_score
 
 from wsi_meta.cli import main
-from wsi_meta.errors import DataError, OutputExistsError
+from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.staging import NODE_LABELS, STAGES, read_stage_table, stage, stage_patient, weighted_kappa
 
 
@@ -103,6 +103,28 @@ def test_bad_tables(tmp_path: Path) -> None:
             stage(tmp_path / name)
     with pytest.raises(DataError, match="no stage of 1 patients, first 'patient_000'"):
         stage(_write(tmp_path / "nodes.csv", good), reference=_write(tmp_path / "truth.csv", [("patient_001.zip", "pN1")]))
+
+
+@pytest.mark.parametrize("name", ["nodes.csv", "truth.csv"])
+def test_what_is_read_is_never_replaced(tmp_path: Path, name: str) -> None:
+    nodes = _write(tmp_path / "nodes.csv", _patient(0, "macro micro itc itc itc"))
+    truth = _write(tmp_path / "truth.csv", [("patient_000.zip", "pN0")])
+    (tmp_path / "link.csv").symlink_to(tmp_path / name)
+    before = nodes.read_text(), truth.read_text()
+    for out in (tmp_path / name, tmp_path / "link.csv"):
+        with pytest.raises(OutputPathError, match="never replaced; choose another --out"):
+            stage(nodes, reference=truth, out=out, overwrite=True)
+    assert (nodes.read_text(), truth.read_text()) == before
+
+
+def test_nothing_is_written_where_the_reference_is_of_others(tmp_path: Path) -> None:
+    nodes = _write(tmp_path / "nodes.csv", _patient(0, "macro micro itc itc itc"))
+    truth = _write(tmp_path / "truth.csv", [("patient_001.zip", "pN0")])
+    out = _write(tmp_path / "out.csv", [("patient_000.zip", "pN1")])
+    before = out.read_text()
+    with pytest.raises(DataError, match="no stage of 1 patients"):
+        stage(nodes, reference=truth, out=out, overwrite=True)
+    assert out.read_text() == before
 
 
 @pytest.mark.shared_data

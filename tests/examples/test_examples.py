@@ -156,6 +156,19 @@ def test_camelyon16_recipe(camelyon: Path) -> None:
     assert again == ["scan", "scan", "lesions", "lesions", "froc"], "what is done is not done again"
 
 
+@pytest.mark.parametrize("model", ["model", "model_hard"])
+def test_the_recipe_resumes_a_training_that_was_killed(camelyon: Path, model: str) -> None:
+    """After its first epoch it has a model, and until its end the checkpoint beside it."""
+    data = camelyon / "data"
+    _recipe(camelyon, HARD="1")
+    checkpoint = data / f"{model}.checkpoint"
+    checkpoint.touch()
+    trained = [call for call in _recipe(camelyon, HARD="1") if call[0] == "train"]
+    assert [(call[call.index("--out") + 1], call[-1]) for call in trained] == [(f"{model}.safetensors", "--resume")]
+    checkpoint.unlink()
+    assert "train" not in [call[0] for call in _recipe(camelyon, HARD="1")], "it is finished"
+
+
 def test_the_recipe_says_what_it_passes_over(camelyon: Path) -> None:
     (camelyon / "data" / "patches").mkdir(parents=True)
     command = ["bash", str(EXAMPLES / "camelyon16.sh"), str(camelyon / "data")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,6 +270,9 @@ class TestInTheSlidesFrame:
             export(store, tmp_path / "x.dcm", slide=other)
         with pytest.raises(OutputPathError, match="never replaced"):
             export(store, dicom_slide, slide=dicom_slide, overwrite=True)
+        parts = [Path(shutil.copy(dicom_slide, tmp_path / f"{level}.dcm")) for level in range(2)]
+        with pytest.raises(OutputPathError, match=r"1\.dcm: a file of the slide, never replaced"):
+            export(store, parts[1], slide=parts[0], overwrite=True)
 
 
 class TestInAFrameOfItsOwn:

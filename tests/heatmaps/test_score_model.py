@@ -11,7 +11,7 @@ from json_output import result_of, results_of
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.errors import DataError, HeatmapError, OutputExistsError
+from wsi_meta.errors import DataError, HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.score_model import FEATURES, fit_score, load_score_model, map_features, score_heatmap
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap
@@ -133,6 +133,14 @@ def test_bad_input(scans: Path, labels: Path, tmp_path: Path) -> None:
     nothing = write_store(tmp_path / "n.zarr", np.full((4, 4), np.nan, np.float32))
     with pytest.raises(HeatmapError, match="no cell was scanned"):
         score_heatmap(nothing)
+
+
+def test_the_labels_are_never_replaced(scans: Path, labels: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_bytes(labels.read_bytes())
+    with pytest.raises(OutputPathError, match="the table of labels, never replaced"):
+        fit_score(scans, table, out=table, overwrite=True)
+    assert table.read_bytes() == labels.read_bytes()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "other"}', '{"format": "wsi-meta slide score 1"}', "broken"])

@@ -50,7 +50,7 @@ def _geojson(path: Path, *features: tuple[str | None, list[list[tuple[float, flo
     made: list[dict[str, Any]] = []
     for name, rings in features:
         properties = {"objectType": "annotation"} | ({} if name is None else {"classification": {"name": name}})
-        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]] for ring in rings]}
+        geometry = {"type": "Polygon", "coordinates": [[*ring, *ring[:1]] for ring in rings]}
         made.append({"type": "Feature", "geometry": geometry, "properties": properties})
     path.write_text(json.dumps({"type": "FeatureCollection", "features": made}))
     return path
@@ -153,6 +153,12 @@ class TestDrawnMasks:
         for x in np.arange(100, 101, 0.1):
             thin = _geojson(tmp_path / "m.geojson", ("Tissue", [_box(x, 40, x + 4.1, 600)]))
             assert read_tissue_mask(thin, slide).cells(_grid(slide))[2:18].any(1).all()
+
+    def test_holes_that_enclose_nothing_are_left_out(self, tmp_path: Path) -> None:
+        slide, hole = _slide(tmp_path), _box(40, 40, 100, 100)
+        plain = _geojson(tmp_path / "p.geojson", ("Tissue", [_box(10, 10, 200, 400), hole]))
+        odd = _geojson(tmp_path / "o.geojson", ("Tissue", [_box(10, 10, 200, 400), [], hole, [(300, 300)]]))
+        np.testing.assert_array_equal(read_tissue_mask(odd, slide).mask, read_tissue_mask(plain, slide).mask)
 
     def test_outlines_off_the_slide_are_refused(self, tmp_path: Path) -> None:
         slide = _slide(tmp_path)

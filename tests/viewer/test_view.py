@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from browsers import Browser
 from click.testing import CliRunner
-from slide_files import texture, write_jpeg_slide
+from slide_files import texture, write_jpeg_slide, write_ome_zarr
 from stores import write_store
 
 import wsi_meta
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError
+from wsi_meta.heatmaps.inspection import check_heatmaps
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.viewer.shelf import find_stores
 
 MPP = 0.486
 
@@ -84,6 +86,26 @@ def test_a_page_without_a_server_holds_all_that_it_shows(store: Path, tmp_path: 
     with pytest.raises(OutputExistsError, match="new or empty"):
         wsi_meta.view(store, static=folder)
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: Path) -> None:
+    slide = write_ome_zarr(tmp_path / "slide.ome.zarr", texture(1088, 1472), MPP)
+    with open_slide(slide) as opened:
+        heatmap = write_store(tmp_path / "heat.zarr", np.full((17, 23), 0.2, np.float32), mpp=MPP, slide=opened.fingerprint())
+    wsi_meta.view(heatmap.path, slide=slide, static=tmp_path / "page")
+    assert (tmp_path / "page" / "tiles").is_dir()
+    with pytest.raises(OptionsError, match="one file for 2 heatmaps; expected a folder of their slides"):
+        wsi_meta.view(heatmap.path, store, slide=slide)
+
+
+def test_slides_that_are_folders_may_lie_among_heatmaps(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "slide.zarr", np.full((4, 4), 0.2, np.float32))
+    write_ome_zarr(tmp_path / "slide.ome.zarr", texture(128, 128))
+    assert find_stores([tmp_path]) == [heatmap.path]
+    assert [check.heatmap for check in check_heatmaps(tmp_path)] == [str(heatmap.path)]
+    heatmap.path.rename(tmp_path / "moved")
+    with pytest.raises(HeatmapError, match="no heatmap in this folder"):
+        find_stores([tmp_path])
 
 
 @pytest.mark.browser

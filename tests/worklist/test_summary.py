@@ -139,6 +139,20 @@ def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> No
     assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a,1.tif", "x/gone.tif", "x/new.tif"]
 
 
+def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, summarise("x/a.tif", store), store.path)
+    add_row(tmp_path, failed("x/b.tif", "bad"), tmp_path / "b.zarr")
+    before = open_table(tmp_path).rows()
+    table = tmp_path / "summary.csv"
+    text = table.read_text().replace(",True,", ",TRUE,").replace(",False,", ",FALSE,")
+    table.write_text(text, encoding="utf-8-sig")
+    assert [row["complete"] for row in before] == [True, False]
+    assert open_table(tmp_path).rows() == before
+    add_row(tmp_path, failed("x/c.tif", "bad"), tmp_path / "c.zarr")
+    assert [row["complete"] for row in _read(tmp_path)] == ["True", "False", "False"]
+
+
 def test_the_json_says_the_same_with_types(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", MAP)
     add_row(tmp_path, summarise('x/"a", é.tif', store) | {"patient": "p1", "label": "tumor"}, store.path)

@@ -12,7 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -67,8 +67,8 @@ class DrawnFile:
 def read_drawn(path: Path) -> DrawnFile:
     """Read a file; its ending gives the format (``.xml``, ``.geojson``, ``.json``).
 
-    Points, lines, objects without a geometry, and outlines of one or two vertices are left out with a warning: they enclose
-    nothing.
+    Points, lines, objects without a geometry, and outlines and holes of less than three vertices are left out with a warning:
+    they enclose nothing.
 
     Raises
     ------
@@ -86,10 +86,13 @@ def read_drawn(path: Path) -> DrawnFile:
     if others:
         told = ", ".join(sorted(others))
         logger.warning("%s: %d annotations (%s) enclose nothing, left out", path, others.total(), told)
-    whole = tuple(region for region in regions if len(region.rings[0]) >= 3)
+    whole = [region for region in regions if len(region.rings[0]) >= 3]
     if len(whole) < len(regions):
         logger.warning("%s: %d outlines of one or two vertices enclose nothing, left out", path, len(regions) - len(whole))
-    return DrawnFile(path, whole, origin)
+    sound = tuple(replace(region, rings=tuple(ring for ring in region.rings if len(ring) >= 3)) for region in whole)
+    if less := sum(len(region.rings) for region in whole) - sum(len(region.rings) for region in sound):
+        logger.warning("%s: %d holes of less than three vertices enclose nothing, left out", path, less)
+    return DrawnFile(path, sound, origin)
 
 
 def frame_facts(origin: Origin | None) -> dict[str, Any]:

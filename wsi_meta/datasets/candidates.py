@@ -70,7 +70,7 @@ def find_candidates(
     ------
     SlideReadError, MissingMppError
     DataError
-        when outlines or mask are damaged or another slide's.
+        when outlines, mask or corrections are damaged or another slide's.
     HeatmapError
         when the heatmap is damaged or another slide's.
     """
@@ -83,7 +83,7 @@ def find_candidates(
     if source.truth is not None:
         tumor = tumor_cells(source.truth, grid, names=source.names, origin=(slide.bounds.x, slide.bounds.y))
     store = None if scans is None or not (scans / f"{source.name}.zarr").exists() else scans / f"{source.name}.zarr"
-    missed, false = (np.zeros_like(tumor), np.zeros_like(tumor)) if store is None else _corrected(store, grid)
+    missed, false = (np.zeros_like(tumor), np.zeros_like(tumor)) if store is None else _corrected(store, slide, grid)
     tumor |= missed
     near = _dilate(tumor)
     tissue = np.zeros_like(tumor) if source.partly else find_tissue(slide).cells(grid)
@@ -138,12 +138,12 @@ def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
     return cells
 
 
-def _corrected(store: Path, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the cells of missed lesions, and of false ones, that were marked on a heatmap; none where no file says so."""
     path = store.with_name(store.stem + ENDING)
     if not path.exists():
         return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
-    corrected = read_corrected(path)
+    corrected = read_corrected(path, slide.fingerprint())
     missed = _touched(corrected.missed, grid)
     return missed, _touched(corrected.false, grid) & ~missed
 

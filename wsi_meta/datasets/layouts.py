@@ -24,13 +24,13 @@ import numpy as np
 from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OutputPathError
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "split_for_training"]
+__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "refuse_patches", "split_for_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
         when a folder is missing or in none of the layouts, or its parts contradict each other.
     """
     found: dict[str, list[Patches]] = {}
-    folders = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    folders = _folders(paths)
     for number, folder in enumerate(folders):
         if folder.resolve() in {other.resolve() for other in folders[:number]}:
             raise DataError(f"{folder}: given twice; expected each folder once")
@@ -77,6 +77,24 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
         for split, patches in parts:
             found.setdefault(split, []).append(patches)
     return {split: join(found[split]) for split in SPLITS if split in found}
+
+
+def refuse_patches(out: Path, paths: str | Path | Sequence[str | Path]) -> None:
+    """Refuse to write a model over a file of the patches; OutputPathError if it is one.
+
+    Parameters
+    ----------
+    out : model file to write; an older ``.safetensors`` may lie among the patches, of which it is none
+    paths : as for :func:`open_patches`
+    """
+    if not out.exists() or out.suffix.lower() == ".safetensors":
+        return
+    if inside := [folder for folder in _folders(paths) if out.resolve().is_relative_to(folder.resolve())]:
+        raise OutputPathError(f"{out}: lies in {inside[0]}, which is read, so it is never replaced; choose another --out")
+
+
+def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
 
 
 def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
@@ -238,12 +256,12 @@ def _checked_labels(
     values: Iterable[object], path: Path, where: Callable[[int], str] = lambda row: f"row {row}"
 ) -> NDArray[np.uint8]:
     """Return labels as 0 and 1; `where` tells the place of a label that is neither."""
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # a spreadsheet writes TRUE
     texts = [str(value).strip() for value in values]
     for row, text in enumerate(texts):
-        if text not in known:
+        if text.lower() not in known:
             raise DataError(f"{path}: label {text!r} in {where(row)}; expected 0 or 1")
-    return np.array([known[text] for text in texts], np.uint8)
+    return np.array([known[text.lower()] for text in texts], np.uint8)
 
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:

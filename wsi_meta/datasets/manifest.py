@@ -16,6 +16,8 @@ from wsi_meta.annotations.outlines import refuse_absent
 from wsi_meta.annotations.tables import read_table
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.errors import DataError
+from wsi_meta.files.address import slide_name
+from wsi_meta.files.zarr_folder import is_zarr_image
 
 __all__ = ["SourceSlide", "deal_splits", "read_manifest"]
 
@@ -44,16 +46,17 @@ class SourceSlide:
     @property
     def name(self) -> str:
         """The file's name without its ending: column ``wsi`` of PCam's meta table."""
-        return self.path.stem
+        return slide_name(self.path)
 
 
 def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class: Sequence[str] = ()) -> tuple[SourceSlide, ...]:
     """Read a manifest: a CSV file with a row per slide.
 
-    Columns: ``slide``, a file; ``annotations``, its outlines or mask, empty for a slide without tumor; where known
-    ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test), ``partly`` (1 where
-    not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of Camelyon16 in
-    :data:`wsi_meta.annotations.camelyon_slides.PARTLY` count as 1, with a warning. Paths are relative to the manifest.
+    Columns: ``slide``, a file or an OME-Zarr folder; ``annotations``, its outlines or mask, empty for a slide without tumor;
+    where known ``patient`` (else a name's part before ``_node_``, CAMELYON17's way), ``split`` (train, valid or test),
+    ``partly`` (1 where not all tumor is outlined, 0 where it is) and ``mpp``. Where ``partly`` is empty, the slides of
+    Camelyon16 in :data:`wsi_meta.annotations.camelyon_slides.PARTLY` count as 1, with a warning. Paths are relative to the
+    manifest.
 
     Parameters
     ----------
@@ -135,8 +138,9 @@ def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> Sourc
             f"{path}: split '{split}', partly '{partly}' of '{slide}'; expected {', '.join(SPLITS)} or nothing, 1, 0 or nothing"
         )
     for name in (slide, truth):
-        if (name or name is slide) and not (path.parent / name).is_file():
-            raise DataError(f"{path}: there is no file '{path.parent / name}'; expected paths relative to the manifest")
+        there = path.parent / name
+        if (name or name is slide) and not (there.is_file() or (name is slide and is_zarr_image(there))):
+            raise DataError(f"{path}: there is no file '{there}'; expected paths relative to the manifest")
     try:
         known_mpp = float(mpp) if mpp else None
     except ValueError:
@@ -145,9 +149,9 @@ def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> Sourc
     return SourceSlide(
         source,
         path.parent / truth if truth else None,
-        patient or source.stem.partition("_node_")[0],
+        patient or slide_name(source).partition("_node_")[0],
         split,
-        partly.lower() in YES or (not partly and loose(source.stem) in known),
+        partly.lower() in YES or (not partly and loose(slide_name(source)) in known),
         known_mpp,
     )
 

@@ -132,7 +132,7 @@ class Patches(TorchDataset):
         """Return a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
         digest = hashlib.sha256()
         for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
-            digest.update(f"{path.name} {row} {label}\n".encode())
+            digest.update(f"{path.name} {row} {label}\n".encode(errors="surrogateescape"))  # a name's bytes as they are
         return digest.hexdigest()
 
     def summary(self) -> dict[str, int | str]:

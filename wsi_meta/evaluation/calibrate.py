@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.layouts import Patches, open_patches, refuse_patches
 from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
@@ -154,6 +154,7 @@ def check_calibration(
     require("train", "calibrating")
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
+    refuse_patches(out, data)
     read_card(model_path(model))
     return choose_split(data, split=split, tell=tell)
 

@@ -18,7 +18,7 @@ from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
 from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
-from wsi_meta.outputs import check_folder, check_output, written_whole
+from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
 
@@ -130,6 +130,8 @@ def froc(
     OutputExistsError, OutputPathError
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
+    if target is not None:
+        _refuse_inputs(target, (Path(detections), Path(truth)), exclude, scores)
     left_out = _left_out(exclude)
     names = ClassNames.told(tumor, exclude_class)
     reading = Reading(
@@ -260,6 +262,12 @@ def _check_out(folder: Path, *, overwrite: bool) -> Path:
     else:
         check_folder(folder)
     return folder
+
+
+def _refuse_inputs(folder: Path, read: Sequence[Path], *tables: str | Path | None) -> None:
+    """Refuse to write over a table, or over a slide's file in a folder that is read."""
+    for name in FILES:
+        refuse_input(folder / name, "what is judged", *tables, *(other / name for other in read))
 
 
 def _write(folder: Path, result: FrocResult) -> None:

@@ -21,6 +21,9 @@ from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outli
 from wsi_meta.annotations.tables import NamedRows, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
+from wsi_meta.files.address import slide_name
+from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.heatmaps.beneath import slide_scanned
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
 from wsi_meta.readers.reader import Bounds
@@ -110,7 +113,8 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
         told = f"{len(alone)} slides with truth have no detections, first '{alone[0]}'"
         raise DataError(f"{detections}: {told}; expected {alone[0]}.csv, empty where nothing was found")
     judged_names = sorted(set(found) - skipped)
-    drawn = {name: read_drawn(truths[name]) for name in judged_names if name in truths and _is_outlines(truths[name])}
+    outlined = [name for name in judged_names if name in truths and truths[name].suffix.lower() in OUTLINE_ENDINGS]
+    drawn = {name: read_drawn(truths[name]) for name in outlined}
     refuse_absent(reading.names, drawn.values(), str(truth))
     corners = _find_corners(truth, [name for name, file in drawn.items() if file.origin is None], reading.slides)
     outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
@@ -208,10 +212,6 @@ def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str,
             raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
 
 
-def _is_outlines(path: Path) -> bool:
-    return path.suffix.lower() in OUTLINE_ENDINGS
-
-
 def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dict[str, tuple[int, int]]:
     """Return the level-0 pixel that QuPath counts from, of the slides with these names; without `slides` that is not known."""
     if slides is None:
@@ -226,7 +226,7 @@ def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dic
     files: dict[str, list[Path]] = {}
     for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
         if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
-            files.setdefault(without_ending(path.name).lower(), []).append(path)
+            files.setdefault(slide_name(path).lower(), []).append(path)
     corners = {}
     for name in names:
         bounds = next((known for path in files.get(name, []) if (known := _bounds_of(path)) is not None), None)
@@ -244,12 +244,13 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
         raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, ", ".join(others[:5]))
-    return {name: read_corrected(path) for name, path in by_name.items() if name in names}
+    ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
+    return {name: read_corrected(path, slide_scanned(store)) for name, (path, store) in ours.items()}
 
 
 def _bounds_of(path: Path) -> Bounds | None:
     """Return what QuPath shows of a slide, by the slide or by its heatmap; None where an older heatmap does not say."""
-    if path.suffix == ".zarr":
+    if path.suffix == ".zarr" and not is_zarr_image(path):
         return Heatmap.open(path).record.slide.bounds
     with open_slide(path) as slide:
         return slide.bounds

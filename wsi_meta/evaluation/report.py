@@ -18,7 +18,7 @@ import numpy as np
 import wsi_meta
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.datasets.shifts import SHIFTS
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError, printable
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
@@ -151,9 +151,18 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pict
         "shifts": None if evaluation.robustness is None else _show_shifts(subject.patches, evaluation, evaluation.robustness),
     }
     templates = Environment(
-        loader=PackageLoader("wsi_meta", "evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("wsi_meta", "evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=_on_page,
     )
     (folder / PAGE).write_text(templates.get_template(PAGE).render(values), encoding="utf-8")
+
+
+def _on_page(value: Any) -> Any:
+    """Return a value as the page can hold it: the name of a file may hold bytes that are no text."""
+    return printable(value) if type(value) is str else value
 
 
 def _draw(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pictures) -> list[dict[str, str]]:

@@ -192,6 +192,8 @@ def read_losses(out: Path) -> dict[str, list[Any]] | None:
         losses: dict[str, list[Any]] = {
             name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")
         }
+        if not rows or not all(np.isfinite(values).all() for values in losses.values()):
+            raise ValueError("a value that is not finite" if rows else "no epoch in it")
         return losses | {"stage": [row.get("stage", "all") for row in rows]}
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise DataError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
-from wsi_meta.outputs import check_output
+from wsi_meta.outputs import check_output, refuse_input, written_whole
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
 
@@ -63,7 +63,7 @@ def stage(
     ----------
     nodes : CSV in the challenge's format with a row per node; stages of patients in it are ignored
     reference : CSV in the same format with a row per patient; it may be the same file
-    out : CSV to write, nodes and stages in the challenge's format
+    out : CSV to write, nodes and stages in the challenge's format; neither of the others
     overwrite : replace `out` if it exists
 
     Raises
@@ -72,20 +72,15 @@ def stage(
         when a file is missing or not in the format, a patient has not five nodes, or the reference lacks one.
     OutputExistsError, OutputPathError
     """
-    target = check_output(out, overwrite=overwrite) if out is not None else None
+    target = None if out is None else _check_out(Path(out), nodes, reference, overwrite=overwrite)
     table = read_stage_table(nodes)
     if not table.nodes:
         raise DataError(f"{nodes}: no row of a node; expected rows like 'patient_000_node_0.tif,macro'")
     stages = {patient: _stage_of(nodes, patient, labels.values()) for patient, labels in table.nodes.items()}
+    found = Staging(stages, None, None) if reference is None else _compare(stages, reference)
     if target is not None:
         _write_stage_table(target, table.nodes, stages)
-    if reference is None:
-        return Staging(stages, None, None)
-    expected = read_stage_table(reference).stages
-    if missing := sorted(set(stages) - set(expected)):
-        raise DataError(f"{reference}: no stage of {len(missing)} patients, first '{missing[0]}'; expected a row for each")
-    pairs = [(stages[patient], expected[patient]) for patient in stages]
-    return Staging(stages, weighted_kappa(*zip(*pairs, strict=True)), sum(ours == theirs for ours, theirs in pairs))
+    return found
 
 
 def stage_patient(labels: Iterable[str]) -> str:
@@ -145,6 +140,21 @@ def read_stage_table(path: str | Path) -> StageTable:
     return StageTable(nodes, stages)
 
 
+def _check_out(out: Path, nodes: str | Path, reference: str | Path | None, *, overwrite: bool) -> Path:
+    """Return the name that is written, checked: it is free or may be replaced, and is nothing that is read."""
+    refuse_input(out, "the nodes' labels", nodes)
+    refuse_input(out, "the reference", reference)
+    return check_output(out, overwrite=overwrite)
+
+
+def _compare(stages: dict[str, str], reference: str | Path) -> Staging:
+    expected = read_stage_table(reference).stages
+    if missing := sorted(set(stages) - set(expected)):
+        raise DataError(f"{reference}: no stage of {len(missing)} patients, first '{missing[0]}'; expected a row for each")
+    pairs = [(stages[patient], expected[patient]) for patient in stages]
+    return Staging(stages, weighted_kappa(*zip(*pairs, strict=True)), sum(ours == theirs for ours, theirs in pairs))
+
+
 def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:
     labels = list(labels)
     if len(labels) != NODES:
@@ -153,7 +163,7 @@ def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:
 
 
 def _write_stage_table(path: Path, nodes: Mapping[str, Mapping[str, str]], stages: Mapping[str, str]) -> None:
-    with path.open("w", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient", "stage"])
         for patient, labels in nodes.items():

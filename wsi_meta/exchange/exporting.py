@@ -14,7 +14,7 @@ from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
-from wsi_meta.outputs import check_folder, finish_replacing, replace_files
+from wsi_meta.outputs import check_folder, finish_replacing, refuse_input, replace_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,8 @@ def check_export(
         raise OutputExistsError(f"{out}: a file; expected the name of a folder to write into")
     with locked(out):
         finish_replacing(out, FORMATS[format])
+    for name in FORMATS[format]:
+        refuse_input(out / name, "the model to export", model_path(model))
     there = [name for name in FORMATS[format] if (out / name).exists()]
     if there and not overwrite:
         raise OutputExistsError(f"{out}: holds {there[0]}; choose another --out, or pass --overwrite to replace it")

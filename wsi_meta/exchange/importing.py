@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.datasets.layouts import Patches
+from wsi_meta.datasets.layouts import Patches, refuse_patches
 from wsi_meta.errors import ModelFileError, require
 from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_predictor
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
@@ -141,6 +141,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     check_output(out, overwrite=options.overwrite)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)
+    refuse_patches(out, data)
     patches = choose_split(data, split=options.split, tell=tell)
     if config is not None and (seen_px := read_zoo_config(config).preprocessing.patch_px) != patches.patch_px:
         raise ModelFileError(

@@ -13,6 +13,8 @@ from wsi_meta.exports.ome_tiff import write_ome_tiff
 from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
 from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.exports.qupath_project import write_project_script
+from wsi_meta.files.address import local_path
+from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -89,7 +91,7 @@ def export(
         for a missing library.
     """
     form = _form_of(Path(out), form)
-    refuse_input(Path(out), "the slide", slide)
+    _refuse_slide(Path(out), slide)
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     if form == "qupath-project" and slide is None:
@@ -131,6 +133,13 @@ def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, leas
         write_project_script(heatmap, partial, target, slide=slide)
     else:
         write_cell_table(heatmap, partial, least=least, parquet=target.suffix.lower() == ".parquet")
+
+
+def _refuse_slide(out: Path, slide: str | Path | None) -> None:
+    """Refuse to write over a file of the slide; a DICOM slide has several, all of which end as what is written may."""
+    refuse_input(out, "the slide", slide)
+    if slide is not None and out.exists() and (path := local_path(slide)) is not None and path.is_file():
+        refuse_input(out, "a file of the slide", *files_of_slide(path))
 
 
 def _form_of(out: Path, form: str | None) -> str:

@@ -15,7 +15,7 @@ from wsi_meta.slides.slide import Slide, open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["open_beneath", "read_beneath"]
+__all__ = ["open_beneath", "read_beneath", "slide_scanned"]
 
 
 def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
@@ -48,3 +48,14 @@ def read_beneath(heatmap: Heatmap, slide: str | Path | Address, max_side: int) -
     with open_beneath(heatmap, slide) as opened:
         image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
     return image
+
+
+def slide_scanned(store: Path) -> str | None:
+    """Return the fingerprint of the slide that a heatmap was made from; None where there is no heatmap.
+
+    Raises
+    ------
+    HeatmapError
+        when the store is damaged.
+    """
+    return Heatmap.open(store).record.identity.slide if store.exists() else None

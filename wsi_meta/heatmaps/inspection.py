@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, one_line
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.scoring import sum_up
@@ -122,7 +123,8 @@ def stores_at(path: Path) -> list[Path]:
         raise HeatmapError(f"{path}: no such store; expected a heatmap from 'wsi-meta scan', or a folder of them")
     if not path.is_dir() or is_store(path) or (path / "zarr.json").exists() or path.suffix == ".zarr":
         return [path]
-    if not (stores := sorted(store for store in path.glob("*.zarr") if store.is_dir() and not store.name.startswith("."))):
+    found = (store for store in path.glob("*.zarr") if store.is_dir() and not store.name.startswith("."))
+    if not (stores := sorted(store for store in found if not is_zarr_image(store))):  # slides may lie beside their heatmaps
         raise HeatmapError(f"{path}: no heatmap in this folder; expected stores that end in .zarr")
     return stores
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line, require
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def fit_score(
     labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
         where known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are
         ignored.
-    out : JSON file to write
+    out : JSON file to write; not `labels`
     seed : of the folds
     overwrite : replace `out` if it exists
     progress : show a bar on stderr
@@ -188,7 +189,8 @@ def fit_score(
     """
     require("train", "fitting a score")
     target = check_output(out, overwrite=overwrite)
-    stores = sorted(Path(scans).glob("*.zarr"))
+    refuse_input(target, "the table of labels", labels)
+    stores = sorted(store for store in Path(scans).glob("*.zarr") if not is_zarr_image(store))
     if not stores:
         raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
     table = _read_labels(Path(labels))

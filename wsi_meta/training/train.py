@@ -124,11 +124,11 @@ def run_training(
     data: str | Path | Sequence[str | Path], init: str | Path, out: Path, recipe: Recipe, options: TrainOptions, parts: Parts
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
-    check_outputs(out, init, options)
+    check_outputs(data, out, init, options)
     with (
         compiler_variables,
         joined_processes(options.device) as processes,
-        _owned(out, init, options, processes) as finished,
+        _owned(data, out, init, options, processes) as finished,
     ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
@@ -150,11 +150,13 @@ def run_training(
 
 
 @contextmanager
-def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Processes) -> Iterator[bool]:
+def _owned(
+    data: str | Path | Sequence[str | Path], out: Path, init: str | Path, options: TrainOptions, processes: Processes
+) -> Iterator[bool]:
     """Hold the files of a training, so that no other one writes them; yield whether it has finished before."""
     with locked(out) if processes.first else nullcontext():
         if processes.first:
-            check_outputs(out, init, options)  # another training may have ended since the first look
+            check_outputs(data, out, init, options)  # another training may have ended since the first look
         yield processes.share(is_finished(out, options) if processes.first else None)
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
 from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
@@ -20,7 +22,7 @@ from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.worklist.table import open_table
 
-__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "is_folder_of_slides"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
@@ -149,11 +151,16 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     return list({store.resolve(): store for store in found}.values())
 
 
+def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
+    """Tell whether a folder of slides was given, and no slide that is a folder itself, as OME-Zarr is."""
+    return isinstance(given, Path) and given.is_dir() and not is_zarr_image(given)
+
+
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:
     """Yield the files that may be a store's slide: the given one alone, else those beside it and in its folder's table."""
     name, folder = Path(record.slide.file).name, store.absolute().parent
     if given is not None:
-        yield given / name if isinstance(given, Path) and given.is_dir() else given
+        yield given / name if is_folder_of_slides(given) else given
         return
     places = [folder / name, folder.parent / name]
     addresses: list[SlidePath] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import Address, slide_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
-from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
+from wsi_meta.viewer.shelf import Shelf, find_stores, is_folder_of_slides, refuse_another
 
 __all__ = ["view"]
 
@@ -54,7 +54,7 @@ def view(
     """
     found = find_stores(stores)
     given = None if slide is None else slide_path(slide)
-    if given is not None and len(found) > 1 and not (isinstance(given, Path) and given.is_dir()):
+    if given is not None and len(found) > 1 and not is_folder_of_slides(given):
         raise OptionsError(f"slide {given}: one file for {len(found)} heatmaps; expected a folder of their slides")
     if static is not None:
         _check_static(Path(static), len(found), host, port)

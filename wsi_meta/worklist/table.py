@@ -202,7 +202,7 @@ def _typed(texts: Mapping[str, str]) -> Row:
 
 def _value(text: str, kind: type) -> Any:
     if kind is bool:
-        return text == "True"
+        return text.strip().lower() == "true"  # a spreadsheet writes TRUE
     try:
         return kind(text) if text else None
     except ValueError:
