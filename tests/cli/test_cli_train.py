@@ -193,7 +193,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         lr=0.25,
         lr_loaded=0.125,
         lr_decay=0.5,
-        mosaics=0.75,
+        mosaics=0.375,
         consistency=1.25,
         teacher=0.5,
         ema_epochs=1.5,
@@ -205,7 +205,7 @@ def test_train_passes_every_option_on(patch_folder: Path, tmp_path: Path) -> Non
         seed=11,
     )
     words = "--epochs 7 --head-epochs 2 --freeze layer3 --batch-size 5 --lr 0.25 --lr-loaded 0.125 --lr-decay 0.5 --seed 11"
-    more = "--mosaics 0.75 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
+    more = "--mosaics 0.375 --ema-epochs 1.5 --label-smoothing 0.2 --clip-norm 2.5 --batchnorm frozen --patience 9"
     rest = f"--without stain --without jpeg --init {weights} --device cpu --precision bf16 --workers 3 --overwrite"
     flags = "--consistency 1.25 --teacher 0.5 --resume --keep-checkpoint --drop-duplicates"
 
@@ -432,6 +432,7 @@ def test_an_image_that_fails_to_decode_midway_is_one_line(model_file: Path, tmp_
         "train data --out m.safetensors --lr-decay 2",
         "train data --out m.safetensors --mosaics 1.5",
         "train data --out m.safetensors --mosaics nan",
+        "train data --out m.safetensors --mosaics 0.6",
         "train data --out m.safetensors --label-smoothing 0.95",
         "train data --out m.safetensors --ema-epochs inf",
         "train data --out m.safetensors --batchnorm off",

@@ -40,15 +40,17 @@ def test_computing_is_without_the_wait_for_pieces_and_keeps_none() -> None:
         time.sleep(0.05)
         return np.zeros(1)
 
+    begun = time.perf_counter()
     with meter.timed("computing_s"):
         pieces = meter.awaited(slow() for _ in range(2))
         seen = weakref.ref(next(pieces))
         assert seen() is None
         time.sleep(0.02)
         assert len(list(pieces)) == 1
+    passed = time.perf_counter() - begun
     effort = meter.stop()
     assert effort.waiting_s >= 0.1
-    assert 0.02 <= effort.computing_s < effort.waiting_s
+    assert 0.02 <= effort.computing_s <= passed - effort.waiting_s, "however busy the machine is"
 
 
 def test_the_wait_for_the_scan_before_is_no_time_of_ones_own() -> None:
