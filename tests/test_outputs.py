@@ -155,3 +155,10 @@ def test_a_model_is_never_written_over_a_patch(check: Callable[[Path, Path], Any
     for out in (tmp_path / "old.bin", data / "old.safetensors"):
         out.touch()
         check(data, out)
+
+
+def test_a_full_disk_is_told_through_a_librarys_own_error(tmp_path: Path) -> None:
+    """pydicom raises an OSError with a traceback as its text and no number, from the one that has it."""
+    cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OutputPathError, match=r"\(No space left on device\); make room"), written_whole(tmp_path / "o.dcm"):
+        raise OSError("with tag (7FE0,0010): Traceback") from cause

@@ -42,6 +42,8 @@ MENDS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and 
 
 def cannot_be_written(what: str, error: OSError) -> str:
     """Return in words that something cannot be written, why, and what to do about it."""
+    while error.errno is None and isinstance(cause := error.__cause__ or error.__context__, OSError):
+        error = cause  # a library's own error may hide the disk's
     mend = MENDS.get(error.errno or 0, "make room, or choose another place, and run it again")
     return f"{what} cannot be written ({error.strerror or first_line(error)}); {mend}"
 

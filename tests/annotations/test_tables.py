@@ -19,6 +19,14 @@ def test_columns_are_found_by_name_under_any_separator(tmp_path: Path, separator
     assert [found.line for found in rows] == [2, 4]
 
 
+@pytest.mark.parametrize("row", ['a,"p1', 'a,"p1"x'])
+def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, row: str) -> None:
+    """It would swallow the rows after it."""
+    (tmp_path / "t.csv").write_text(f"slide,label\n{row}\nb,0\n")
+    with pytest.raises(DataError, match=r"t\.csv: not a table of labels .*; expected CSV"):
+        read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
+
+
 def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("slide,label,label\na,0,1\n")
     with pytest.raises(DataError, match="column 'label' twice"):

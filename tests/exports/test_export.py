@@ -27,6 +27,7 @@ from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.readers.reader import Bounds
 
 CELL_L0, CELL_UM = 128.0, 31.104
@@ -181,3 +182,13 @@ def test_smooth_outlines_are_valid_and_keep_their_area(region: NDArray[np.bool_]
         polygon, before = Polygon(drawn.vertices, drawn.holes), Polygon(outline.vertices, outline.holes)
         assert polygon.is_valid
         assert polygon.hausdorff_distance(before) < cell_l0 / 2
+
+
+@pytest.mark.parametrize("name", ["o.ome.tif", "o.csv", "o.geojson", "o.png"])
+def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heatmap = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.25, np.float32)).unfinished()
+    if name.endswith(".png"):
+        draw_overlay(heatmap, tmp_path / name)
+    else:
+        export(heatmap, tmp_path / name)
+    assert caplog.text.count("not scanned to the end") == 1

@@ -320,3 +320,16 @@ def test_the_reader_is_part_of_a_scans_identity(plain: Path, tmp_path: Path) -> 
     assert made.record.identity.reader == "direct"
     with pytest.raises(OutputExistsError, match="reader is direct, now openslide"):
         scan_darkness(plain, tmp_path / "heat.zarr", reader="openslide", **options)
+
+
+@pytest.mark.parametrize("turned", [2, 6])
+def test_a_slide_that_is_to_be_turned_is_refused(tmp_path: Path, turned: int) -> None:
+    """OpenSlide's library would turn each tile where it lies."""
+    for value in (1, turned):
+        extra = [(274, "H", 1, value, True)]
+        size = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(tmp_path / f"{value}.tif", texture(300, 400), tile=(256, 256), extratags=extra, metadata=None, **size)
+    with open_slide(tmp_path / "1.tif") as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 400, 300), texture(300, 400))
+    with pytest.raises(SlideReadError, match=rf"page 0 is to be turned \(Orientation {turned}\)"):
+        open_slide(tmp_path / f"{turned}.tif")

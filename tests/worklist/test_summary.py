@@ -116,6 +116,10 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
         summarise_folder(store)
     with pytest.raises(HeatmapError, match="no such folder"):
         summarise_folder(tmp_path / "gone")
+    (tmp_path / "slides").mkdir()
+    with pytest.raises(HeatmapError, match=r"slides: no heatmap in this folder; expected stores that end in \.zarr"):
+        summarise_folder(tmp_path / "slides")
+    assert not list((tmp_path / "slides").iterdir())
     (tmp_path / "summary.csv").write_text("mine\n")
     with pytest.raises(OutputExistsError, match="not a summary of scans"):
         summarise_folder(tmp_path)

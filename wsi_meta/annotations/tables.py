@@ -121,7 +121,7 @@ def read_table(
         if strict and (strange := [name for name in names if name and name not in known]):
             raise DataError(f"{path}: line {before + 1}: unknown column '{strange[0]}'; expected some of {', '.join(known)}")
         places = [names.index(name) if name in names else len(names) for name in known]
-        rows = list(_rows(csv.reader(lines[before + 1 :], delimiter=separator), before + 1))
+        rows = list(_rows(csv.reader(lines[before + 1 :], delimiter=separator, strict=True), before + 1))
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
     if strict:

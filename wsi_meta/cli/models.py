@@ -26,7 +26,7 @@ def computing_options(command: Command) -> Command:
 
 def fitting_options(command: Command) -> Command:
     """Add what a model is fitted to labelled patches by."""
-    prior = click.FloatRange(0, 1, min_open=True, max_open=True)
+    prior = options.NumberRange(0, 1, min_open=True, max_open=True)
     command = click.option("--prior", type=prior, help="Share of tumor to expect in use.")(computing_options(command))
     splits = click.Choice(["train", "valid", "test"])
     return click.option("--split", type=splits, help="Default: valid, or the only one there is.")(command)
@@ -108,7 +108,9 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
 )
 @click.option("--mean", type=float, nargs=3, help="Mean of pixels of 0..1 in red, green and blue, instead of --pixels.")
 @click.option("--std", type=float, nargs=3, help="Their standard deviation.")
-@click.option("--mpp", type=click.FloatRange(0, min_open=True), help="Micrometres per pixel of its patches.  [TIAToolbox: 1.0]")
+@click.option(
+    "--mpp", type=options.NumberRange(0, min_open=True), help="Micrometres per pixel of its patches.  [TIAToolbox: 1.0]"
+)
 @click.option("--tumor-class", metavar="0|1|NAME", help="Which of two logits is tumor.  [1, or the name that says so]")
 @click.option("--config", type=options.PATH, help="A TorchScript's config.json; default: the one beside it.")
 @fitting_options

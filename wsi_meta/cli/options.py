@@ -23,6 +23,7 @@ __all__ = [
     "PRINTED",
     "SLIDE",
     "CommandWithViews",
+    "NumberRange",
     "as_json_option",
     "batch_size_option",
     "block_workers_option",
@@ -98,6 +99,17 @@ precision_option = click.option(
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Patches in one pass on a CPU; on a GPU 256."
 )
+
+
+class NumberRange(click.FloatRange):
+    """A number within limits; NaN, which is beyond none, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; a usage error for what is none, or beyond the limits."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail("nan is no number.", param, ctx)
+        return number
 
 
 class CommandWithViews(click.Command):

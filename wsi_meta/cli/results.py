@@ -43,16 +43,16 @@ Forms:
 
 threshold_option = click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=options.NumberRange(0, 1, min_open=True),
     help="Probability that all cells of a lesion have at least.  [model's default]",
 )
 peak_option = click.option(
     "--peak",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=options.NumberRange(0, 1, min_open=True),
     help="Probability that one of them has at least.  [model's specificity_99]",
 )
 min_area_option = click.option(
-    "--min-area", type=click.FloatRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2."
+    "--min-area", type=options.NumberRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2."
 )
 
 
@@ -124,9 +124,9 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     show_default=True,
     help="What to draw; uncertainty needs a heatmap from scan --tta --uncertainty.",
 )
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
+@click.option("--alpha", type=options.NumberRange(0, 1), default=0.7, show_default=True, help="Opacity of the highest value.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
+    "--threshold", type=options.NumberRange(0, 1), default=0.0, show_default=True, help="Values below it are not coloured."
 )
 @click.option(
     "--max-side",
@@ -192,7 +192,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 @peak_option
 @min_area_option
 @click.option(
-    "--least", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
+    "--least", type=options.NumberRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
 @click.option("--slide", type=options.PATH, help="DICOM, qupath-project: the slide that the heatmap was made from.")

@@ -25,13 +25,13 @@ __all__ = ["sample"]
 )
 @click.option(
     "--valid",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=options.NumberRange(0, 1, max_open=True),
     default=0.2,
     show_default=True,
     help="Share of slides for validation.",
 )
 @click.option(
-    "--test", type=click.FloatRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of slides for test."
+    "--test", type=options.NumberRange(0, 1, max_open=True), default=0.0, show_default=True, help="Share of slides for test."
 )
 @click.option(
     "--by",
@@ -45,7 +45,7 @@ __all__ = ["sample"]
 @click.option("--mine", type=options.PATH, help="Folder of heatmaps <slide>.zarr, for hard negatives.")
 @click.option(
     "--mined",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=options.NumberRange(0, 1, min_open=True),
     default=0.5,
     show_default=True,
     help="With --mine: share of the negatives that are hard.",

@@ -58,8 +58,8 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 )
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), default=6e-4, show_default=True, help="Top rate, new layers.")
-@click.option("--lr-loaded", type=click.FloatRange(0), default=6e-4, show_default=True, help="Top rate, loaded layers.")
+@click.option("--lr", type=options.NumberRange(0, min_open=True), default=6e-4, show_default=True, help="Top rate, new layers.")
+@click.option("--lr-loaded", type=options.NumberRange(0), default=6e-4, show_default=True, help="Top rate, loaded layers.")
 @click.option("--head-epochs", type=click.IntRange(0), default=0, show_default=True, help="First epochs: new layers only.")
 @click.option(
     "--freeze",
@@ -68,34 +68,40 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
     show_default=True,
     help="Last stage whose loaded kernels never change.",
 )
-@click.option("--lr-decay", type=click.FloatRange(0, 1), default=0.62, show_default=True, help="Rate factor per earlier stage.")
-@click.option("--mosaics", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of pictures in mosaics.")
+@click.option(
+    "--lr-decay", type=options.NumberRange(0, 1), default=0.62, show_default=True, help="Rate factor per earlier stage."
+)
+@click.option("--mosaics", type=options.NumberRange(0, 1), default=0.5, show_default=True, help="Share of pictures in mosaics.")
 @click.option(
     "--consistency",
-    type=click.FloatRange(0),
+    type=options.NumberRange(0),
     default=1.0,
     show_default=True,
     help="Weight of two pictures' disagreement on a patch; doubles the time. 0: off.",
 )
 @click.option(
     "--teacher",
-    type=click.FloatRange(0, 1),
+    type=options.NumberRange(0, 1),
     default=0.0,
     show_default=True,
     help="Last share of targets from the average's four views; doubles the time. 0: off.",
 )
 @click.option(
     "--ema-epochs",
-    type=click.FloatRange(0),
+    type=options.NumberRange(0),
     default=1.0,
     show_default=True,
     help="Time constant of the weights' moving average; 0: none.",
 )
 @click.option(
-    "--label-smoothing", type=click.FloatRange(0, 0.9), default=0.05, show_default=True, help="Targets' distance from 0 and 1."
+    "--label-smoothing",
+    type=options.NumberRange(0, 0.9),
+    default=0.05,
+    show_default=True,
+    help="Targets' distance from 0 and 1.",
 )
 @click.option(
-    "--clip-norm", type=click.FloatRange(0), default=1.0, show_default=True, help="Largest gradient norm; 0: no limit."
+    "--clip-norm", type=options.NumberRange(0), default=1.0, show_default=True, help="Largest gradient norm; 0: no limit."
 )
 @click.option(
     "--batchnorm",

@@ -15,7 +15,7 @@ from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -99,6 +99,7 @@ def export(
     target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
     opened = open_sound(heatmap)
     if form in WITHOUT_LESIONS:
+        warn_if_unfinished(opened, "its other cells are not in the file")
         with written_whole(target) as partial:
             _write_map(form, opened, target, partial, least=least, slide=slide)
         return target

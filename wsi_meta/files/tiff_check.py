@@ -28,6 +28,7 @@ MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
 MAX_HASHED_BYTES = 5 << 20
 """OpenSlide's quickhash covers the pixels of the smallest level, where they take no more than this."""
+ORIENTATION = 274
 MAX_PAGES = 1000
 """Pages that are looked at."""
 MAX_TAGS = 1000
@@ -116,6 +117,11 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
             if not all(sizes):
                 continue
             size, tile = (sizes[0] or 0, sizes[1] or 0), (sizes[2] or 0, sizes[3] or 0)
+            if (turned := _number(page, ORIENTATION) or 1) != 1:
+                raise SlideReadError(
+                    f"{path}: page {number} is to be turned (Orientation {turned}), which is done tile by tile, each where it "
+                    "lies; expected Orientation 1; convert the slide so that its pixels are stored upright"
+                )
             if problem := _problem(page, size, tile, path.stat().st_size):
                 raise SlideReadError(
                     f"{path}: page {number} {problem}; the file is damaged; copy the slide again, or convert it"

@@ -35,6 +35,7 @@ __all__ = [
     "lesions_at",
     "qupath_origin",
     "to_detections",
+    "warn_if_unfinished",
     "write_lesions",
 ]
 
@@ -97,9 +98,11 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     refuse_one_name(out, detections, "--out and --detections")
+    if not min_area >= 0:
+        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
-    _warn_if_unfinished(heatmap)
+    warn_if_unfinished(heatmap, "lesions may be missing or cut")
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
         write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), overwrite=overwrite)
@@ -110,7 +113,7 @@ def find_lesions(
 
 def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
     """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
-    _warn_if_unfinished(heatmap)
+    warn_if_unfinished(heatmap, "lesions may be missing or cut")
     return _find(heatmap.record, probability, *lesion_thresholds(heatmap.record), 0.0)
 
 
@@ -210,9 +213,10 @@ def write_lesions(
     return target
 
 
-def _warn_if_unfinished(heatmap: Heatmap) -> None:
+def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
+    """Warn of a heatmap that is not complete; `lost` says in words what of it may be missing."""
     if not heatmap.finished:
-        logger.warning("%s: not scanned to the end; lesions may be missing or cut; scan it again to continue", heatmap.path)
+        logger.warning("%s: not scanned to the end; %s; scan it again to continue", heatmap.path, lost)
 
 
 def _find(

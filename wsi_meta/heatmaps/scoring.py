@@ -69,8 +69,8 @@ def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEff
     complete = result is not None and result.complete
     found = "no cell was scanned" if score is None else f"score {score:.4f}{'' if complete else ', incomplete'}"
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
-    told = f"{place} {slide.stem}: {found}; {effort.told if effort.cells else 'finished before'}"
-    return told.lstrip(), facts | effort.to_facts()
+    how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
+    return f"{place} {slide.stem}: {found}{how}".lstrip(), facts | effort.to_facts()
 
 
 def describe_fetched(fetched: int, whole: int, name: str, place: str) -> str:

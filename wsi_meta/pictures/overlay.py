@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.beneath import open_beneath
-from wsi_meta.heatmaps.lesions import default_lesions
+from wsi_meta.heatmaps.lesions import default_lesions, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import LAYERS
@@ -94,6 +94,8 @@ def draw_overlay(
     """
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
+    if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
+        raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
     if largest is not None and (slide is None or region is not None or largest < 1):
         raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, the slide, and no region; pass --slide")
     out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
@@ -102,6 +104,8 @@ def draw_overlay(
     found: tuple[Lesion, ...] | None = None
     if lesions or largest is not None:
         found = default_lesions(heatmap, drawn.values if layer == "probability" else heatmap.probability)
+    else:
+        warn_if_unfinished(heatmap, "its other cells are veiled")
     whole = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
     window = whole if region is None else check_region(region, heatmap)
     with ExitStack() as stack:

@@ -43,7 +43,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
     Raises
     ------
     HeatmapError
-        when it is no folder, or a heatmap store itself.
+        when it is no folder, a heatmap store itself, or holds neither a heatmap nor a table.
     OutputExistsError
         when ``summary.csv`` or ``summary.json`` is there and not ours, or another process does not let it go.
     OutputPathError
@@ -55,6 +55,8 @@ def summarise_folder(folder: str | Path) -> list[Row]:
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         before = open_table(folder).rows()
         stores = sorted(store for store in folder.glob("*.zarr") if is_store(store))
+        if not stores and not before:
+            raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
         known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
         without = [row for row in before if not row["heatmap"]]
         rows = [_of_store(store, known.get(printable(store.name)), without) for store in stores]
