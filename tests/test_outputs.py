@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from wsi_meta.errors import OutputPathError
+from wsi_meta.errors import OutputPathError, SlideReadError
 from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
-from wsi_meta.outputs import finish_replacing, replace_files, written_whole
+from wsi_meta.outputs import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -162,3 +162,27 @@ def test_a_full_disk_is_told_through_a_librarys_own_error(tmp_path: Path) -> Non
     cause = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(OutputPathError, match=r"\(No space left on device\); make room"), written_whole(tmp_path / "o.dcm"):
         raise OSError("with tag (7FE0,0010): Traceback") from cause
+
+
+def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
+    old, new, foreign = (tmp_path / f".out.{name}.partial" for name in ("0" * 12, "1" * 12, "mine"))
+    for folder in (old, new, foreign):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    for path in (old / "file", old):
+        os.utime(path, (0, 0))
+    os.utime(new, (0, 0))  # something in it is still written to
+    with filled_folder(tmp_path / "out") as made:
+        assert not old.exists()
+        assert new.exists()
+        assert foreign.exists()
+        (made / "file").write_text("y")
+    assert sorted(tmp_path.iterdir()) == sorted([new, foreign])
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\)"),
+        filled_folder(tmp_path / "out"),
+    ):
+        raise full
+    with pytest.raises(SlideReadError, match="damaged"), filled_folder(tmp_path / "out"):
+        raise SlideReadError("damaged")

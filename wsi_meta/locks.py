@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.outputs import UNIQUE, unique_name
+from wsi_meta.outputs import NO_ROOM, UNIQUE, unique_name
 
 __all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_folder"]
 
@@ -101,9 +101,8 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     except OutputExistsError:
         raise
     except OSError as error:
-        raise OutputPathError(
-            f"{path}: no lock {lock.name} can be made beside it ({error.strerror}); choose another --out"
-        ) from error
+        remedy = "make room and run it again" if error.errno in NO_ROOM else "choose another --out"
+        raise OutputPathError(f"{path}: no lock {lock.name} can be made beside it ({error.strerror}); {remedy}") from error
     try:
         yield
     finally:
@@ -170,6 +169,9 @@ def _take(lock: Path, mine: Holder) -> Holder | str | None:
             return "it was just made"
         try:
             os.write(number, SIGNED + json.dumps(asdict(mine)).encode())
+        except OSError:
+            lock.unlink(missing_ok=True)
+            raise
         finally:
             os.close(number)
         return None

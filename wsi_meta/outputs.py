@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
+from wsi_meta.errors import OutputExistsError, OutputPathError, WsiMetaError, first_line
 
 __all__ = [
     "UNIQUE",
     "cannot_be_written",
     "check_folder",
     "check_output",
+    "filled_folder",
     "finish_replacing",
     "flush",
     "refuse_input",
@@ -34,7 +35,9 @@ UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
 ABANDONED_S = 3600
 """A temporary file of ours that nobody wrote to for so long was left by a process that was killed."""
-MENDS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room and run it again") | dict.fromkeys(
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the disk says where it is full, or this user has had a share of it."""
+MENDS = dict.fromkeys(NO_ROOM, "make room and run it again") | dict.fromkeys(
     (errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"
 )
 """What to do when something cannot be written, by the number of the error."""
@@ -155,6 +158,30 @@ def written_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+@contextmanager
+def filled_folder(out: Path) -> Iterator[Path]:
+    """Yield a new, hidden folder beside `out` to fill, whose files :func:`replace_files` moves; it goes in the end.
+
+    Those that killed processes left beside `out` go first.
+
+    Raises
+    ------
+    OutputPathError
+        when something in it cannot be written.
+    """
+    made = out.absolute().with_name(f".{out.name}.{unique_name()}.partial")
+    try:
+        remove_leftovers(out, older_s=ABANDONED_S)
+        made.mkdir()
+        yield made
+    except WsiMetaError:
+        raise
+    except OSError as error:
+        raise OutputPathError(cannot_be_written(f"{out}:", error)) from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
     """Move files into a folder as one output. Older ones wait aside, beside the folder, until all new ones stand.
 
@@ -238,8 +265,16 @@ def flush(path: Path) -> None:
 
 
 def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
-    """Remove temporary files for `path` that killed processes left, those that nobody wrote to for `older_s` seconds."""
-    ours = re.compile(re.escape(path.name) + r"\." + UNIQUE + r"\.partial")
-    for entry in os.scandir(path.absolute().parent):
-        if ours.fullmatch(entry.name) and entry.is_file() and time.time() - entry.stat().st_mtime >= older_s:
-            Path(entry.path).unlink(missing_ok=True)
+    """Remove temporary files and folders for `path` that killed processes left: nobody wrote to them for `older_s` seconds."""
+    name = re.escape(path.name) + r"\." + UNIQUE + r"\.partial"
+    for left in [*path.absolute().parent.iterdir()]:
+        is_file = bool(re.fullmatch(name, left.name)) and left.is_file()  # of written_whole
+        is_folder = bool(re.fullmatch(r"\." + name, left.name)) and left.is_dir()  # of filled_folder
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if (is_file or is_folder) and time.time() - _last_change(left) >= older_s:
+                left.unlink() if is_file else shutil.rmtree(left)
+
+
+def _last_change(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last written to."""
+    return max(part.stat().st_mtime for part in (path, *path.rglob("*")))

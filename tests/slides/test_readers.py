@@ -327,7 +327,7 @@ def test_a_slide_that_is_to_be_turned_is_refused(tmp_path: Path, turned: int) ->
     """OpenSlide's library would turn each tile where it lies."""
     for value in (1, turned):
         extra = [(274, "H", 1, value, True)]
-        size = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+        size: dict[str, Any] = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
         tifffile.imwrite(tmp_path / f"{value}.tif", texture(300, 400), tile=(256, 256), extratags=extra, metadata=None, **size)
     with open_slide(tmp_path / "1.tif") as slide:
         np.testing.assert_array_equal(slide.read_region(0, 0, 400, 300), texture(300, 400))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +23,7 @@ from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import check_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 
@@ -153,11 +151,8 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     with locked(folder):
         finish_replacing(folder, _names())
         _check_out(folder, overwrite=overwrite)
-        partial = Path(tempfile.mkdtemp(".partial", f".{folder.name}.", folder.absolute().parent))
-        try:
+        with filled_folder(folder) as partial:
             yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:

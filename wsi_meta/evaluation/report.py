@@ -6,7 +6,6 @@ place. The sentences of the report come from :mod:`wsi_meta.evaluation.wording`.
 
 from __future__ import annotations
 
-import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.locks import locked
-from wsi_meta.outputs import check_folder, finish_replacing, replace_files
+from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,11 +131,11 @@ def write_report(
         when a patch cannot be read again.
     """
     out = check_report(out, overwrite=overwrite)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as made:
-        _fill(Path(made), subject, evaluation, pictures or Pictures())
+    with filled_folder(out) as made:
+        _fill(made, subject, evaluation, pictures or Pictures())
         with locked(out):
             _refuse_other(out, overwrite=overwrite)  # it may have come meanwhile
-            replace_files(Path(made), out, NAMES)
+            replace_files(made, out, NAMES)
     return out / PAGE
 
 

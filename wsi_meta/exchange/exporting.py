@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
-from wsi_meta.outputs import check_folder, finish_replacing, refuse_input, replace_files
+from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, refuse_input, replace_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,8 +121,7 @@ def check_export(
 def write_exported(model: Model, out: Path, kind: str) -> Exported:
     """Write a loaded model as :func:`export_model` does, over an older one, whole or not at all; `kind` is the format."""
     names, network = FORMATS[kind], calibrated_network(model)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-        made = Path(folder)
+    with filled_folder(out) as made:
         apart, limit = (_write_script if kind == "torchscript" else _write_onnx)(made, model, network)
         if not apart <= limit:
             raise ModelFileError(f"{model.path}: as {kind} its logits differ by {apart:.2g}; expected {limit:.1g} at most")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 import zipfile
@@ -78,8 +79,10 @@ def script_logits(script: Any, inputs: torch.Tensor, source: object) -> torch.Te
 
 def write_script(path: Path, network: nn.Module, patch_px: int) -> None:
     """Write a network as TorchScript, by a trace: it takes float32 (n, 3, patch_px, patch_px), for any n."""
+    written = io.BytesIO()  # torch's own writer ends the process where the disk is full
     with torch.no_grad(), _quiet():
-        torch.jit.trace(network, torch.zeros(2, 3, patch_px, patch_px), check_trace=False).save(str(path))
+        torch.jit.save(torch.jit.trace(network, torch.zeros(2, 3, patch_px, patch_px), check_trace=False), written)
+    path.write_bytes(written.getvalue())
 
 
 @contextmanager
