@@ -753,3 +753,22 @@ def test_a_folder_given_twice_does_not_leak_into_validation(tmp_path: Path) -> N
     write_classes(tmp_path, (4, 4))
     with pytest.raises(DataError, match="given twice"):
         open_patches([tmp_path, tmp_path])
+
+
+def test_a_file_without_patches_is_named(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "valid", np.zeros((0, 96, 96, 3), np.uint8), [])
+    with pytest.raises(DataError, match=r"split_valid_x\.h5: holds no patches; download it again"):
+        open_patches(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A pipe gives nothing until somebody writes to it; a link to a file that is gone is a damaged patch."""
+    write_classes(tmp_path)
+    os.mkfifo(tmp_path / "0" / "pipe.png")
+    (tmp_path / "1" / "folder.png").mkdir()
+    assert len(open_patches(tmp_path)["train"]) == 4
+    assert "folder.png" in caplog.text
+    assert "pipe.png" in caplog.text
+    (tmp_path / "1" / "gone.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.png"):
+        open_and_check(tmp_path)

@@ -156,6 +156,8 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
         labels = _checked_labels(read_hdf5(y_path, "y", np.asarray).reshape(-1), y_path)
         if shape[1:] != (96, 96, 3) or dtype != np.uint8:
             raise DataError(f"{x_path}: patches {dtype} of shape {shape[1:]}; expected uint8 (96, 96, 3)")
+        if not shape[0]:
+            raise DataError(f"{x_path}: holds no patches; download it again")
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
         slides = _read_slides(folder / f"{stem}meta.csv", labels)
@@ -274,5 +276,9 @@ def _place(files: Sequence[Path]) -> Path:
 
 
 def _images(folder: Path) -> list[Path]:
-    """List a folder's images by name, without the hidden ``._`` files of macOS."""
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+    """List a folder's images by name, without the hidden ``._`` files of macOS; what is no file, such as a pipe, is none."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        files = [folder / entry.name for entry in entries if entry.is_file() or entry.is_symlink()]
+    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
