@@ -216,3 +216,21 @@ def test_an_xml_that_grows_is_not_read(tmp_path: Path, image: NDArray[np.uint8])
     with open_slide(path) as slide:
         assert slide.known_mpp is None
         assert slide.level_downsamples == (1, 2)
+
+
+@pytest.mark.parametrize("tile", [(64, 96), None])
+@pytest.mark.parametrize(("unit", "factor"), [("µm", 1), ("nm", 1000)])
+def test_the_pixel_size_of_one_level_is_read_as_well(
+    tmp_path: Path, image: NDArray[np.uint8], unit: str, factor: float, tile: tuple[int, int] | None
+) -> None:
+    """A crop has no pyramid, and is read as any TIFF."""
+    size = {f"PhysicalSize{axis}": MPP * factor for axis in "XY"} | {f"PhysicalSize{axis}Unit": unit for axis in "XY"}
+    path = tmp_path / "s.ome.tif"
+    tifffile.imwrite(path, image, ome=True, photometric="rgb", tile=tile, metadata={"axes": "YXS", **size})
+    with open_slide(path) as slide:
+        assert slide.reader == ("openslide" if tile else "picture")
+        assert slide.mpp == pytest.approx(MPP)
+    size |= {"PhysicalSizeX": 2 * MPP * factor}
+    tifffile.imwrite(path, image, ome=True, photometric="rgb", tile=tile, metadata={"axes": "YXS", **size})
+    with open_slide(path) as slide:
+        assert "expected square ones" in str(slide.mpp_problem)

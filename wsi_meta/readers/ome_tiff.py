@@ -15,7 +15,7 @@ from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 
-__all__ = ["OmeTiffReader", "resolution_mpp"]
+__all__ = ["OmeTiffReader", "mpp_of_page", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
@@ -151,14 +151,25 @@ def _colours_of(jpeg: bytes) -> int | None:
 
 def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
     """Return what a file says of itself, by OpenSlide's names."""
-    sizes = (_ome_mpp(page) if is_ome else None) or resolution_mpp(page)
+    sizes = mpp_of_page(page)
     stated = {} if sizes is None else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", sizes, strict=True)}
     return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages", **stated}
 
 
-def _ome_mpp(page: Any) -> tuple[float, float] | None:
-    """Return the size of a pixel that OME-XML states for the image of a page, in micrometres; None where it states none."""
-    text = str(page.description)
+def mpp_of_page(page: Any) -> tuple[float, float] | None:
+    """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; None where none says it."""
+    return ome_mpp(str(page.description), (page.imagewidth, page.imagelength)) or _resolution_mpp(page)
+
+
+def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, float] | None:
+    """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres; None where none.
+
+    Parameters
+    ----------
+    text : a TIFF's description of its first page, whatever it is
+    """
+    if not text.rstrip("\0 \r\n").endswith("OME>"):
+        return None
     if "<!DOCTYPE" in text or "<!ENTITY" in text:  # which can be made to grow without end
         return None
     try:
@@ -166,7 +177,7 @@ def _ome_mpp(page: Any) -> tuple[float, float] | None:
     except ElementTree.ParseError:
         return None
     for pixels in root.iterfind("{*}Image/{*}Pixels"):
-        if (pixels.get("SizeX"), pixels.get("SizeY")) != (str(page.imagewidth), str(page.imagelength)):
+        if (pixels.get("SizeX"), pixels.get("SizeY")) != tuple(map(str, size)):
             continue
         try:
             sizes = [
@@ -179,7 +190,7 @@ def _ome_mpp(page: Any) -> tuple[float, float] | None:
     return None
 
 
-def resolution_mpp(page: Any) -> tuple[float, float] | None:
+def _resolution_mpp(page: Any) -> tuple[float, float] | None:
     """Return the size of a pixel that the tags of a TIFF's page state, in micrometres; None where they state none.
 
     As OpenSlide does for TIFFs; what no microscope has, such as 96 dots per inch, is refused where it is used.

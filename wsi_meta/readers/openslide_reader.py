@@ -13,6 +13,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.files.tiff_check import check_tiff
 from wsi_meta.readers.levels import find_scales
+from wsi_meta.readers.ome_tiff import ome_mpp
 from wsi_meta.readers.reader import Bounds, undecodable
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class OpenSlideReader:
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
-        self.properties = dict(handle.properties)
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
+        self.properties = _properties_of(handle)
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
         self.bounds = _find_bounds(self.properties, self.level_dimensions[0])
         self._impossible = [impossible.pop(size, None) for size in self.level_dimensions]
@@ -167,3 +168,12 @@ def _find_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bounds
         if width and height and x < size[0] and y < size[1]:
             return Bounds(x, y, width, height)
     return Bounds(0, 0, *size)
+
+
+def _properties_of(handle: Any) -> dict[str, str]:
+    """Return OpenSlide's properties, with the size of a pixel that a plain TIFF's OME-XML states: OpenSlide passes over it."""
+    properties = dict(handle.properties)
+    if properties.get("openslide.vendor") != "generic-tiff":
+        return properties
+    stated = ome_mpp(properties.get("tiff.ImageDescription", ""), handle.level_dimensions[0]) or ()
+    return properties | {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", stated, strict=False)}

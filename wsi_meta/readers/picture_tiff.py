@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
-from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, resolution_mpp
+from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_picture_tiff(path: Path, most_px: int) -> TiffPicture:
             page = pages[0]
             _refuse(path, page, [(int(other.imagewidth), int(other.imagelength)) for other in pages], most_px)
             pixels = _meant(page, _decode(path, page))
-            return TiffPicture(pixels, resolution_mpp(page))
+            return TiffPicture(pixels, mpp_of_page(page))
     except SlideReadError:
         raise
     except Exception as error:  # tifffile raises whatever odd tags lead to
