@@ -266,13 +266,15 @@ def flush(path: Path) -> None:
 
 def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
     """Remove temporary files and folders for `path` that killed processes left: nobody wrote to them for `older_s` seconds."""
-    name = re.escape(path.name) + r"\." + UNIQUE + r"\.partial"
-    for left in [*path.absolute().parent.iterdir()]:
-        is_file = bool(re.fullmatch(name, left.name)) and left.is_file()  # of written_whole
-        is_folder = bool(re.fullmatch(r"\." + name, left.name)) and left.is_dir()  # of filled_folder
+    ours = re.compile(r"(\.?)" + re.escape(path.name) + r"\." + UNIQUE + r"\.partial")
+    with os.scandir(path.absolute().parent) as entries:
+        found = [(Path(entry.path), bool(named[1])) for entry in entries if (named := ours.fullmatch(entry.name))]
+    for left, hidden in found:
+        if not (left.is_dir() if hidden else left.is_file()):  # of filled_folder, of written_whole
+            continue
         with suppress(FileNotFoundError):  # another process removes it, too
-            if (is_file or is_folder) and time.time() - _last_change(left) >= older_s:
-                left.unlink() if is_file else shutil.rmtree(left)
+            if time.time() - _last_change(left) >= older_s:
+                shutil.rmtree(left) if hidden else left.unlink()
 
 
 def _last_change(path: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.class_names import DEFAULT_NAMES
-from wsi_meta.annotations.outline_files import FRAME, read_drawn
+from wsi_meta.annotations.outline_files import read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
 from wsi_meta.errors import DataError
 
@@ -62,17 +61,11 @@ def read_corrected(path: Path, slide: str | None) -> Corrected:
     DataError
         when it is missing or damaged, or says that it is of another slide.
     """
-    marked = sort_outlines(read_drawn(path), DEFAULT_NAMES, (0, 0))
-    if slide is not None and (told := _slide_of(path)) is not None and told != slide:
+    drawn = read_drawn(path)
+    marked = sort_outlines(drawn, DEFAULT_NAMES, (0, 0))
+    if slide is not None and drawn.slide not in (None, slide):
         raise DataError(
             f"{path}: corrections of another slide; expected those of the slide that is there now; "
             "was it replaced? move the file away, scan it, and correct it again"
         )
     return Corrected(Annotations(marked.tumor), Annotations(marked.excluded))
-
-
-def _slide_of(path: Path) -> str | None:
-    """Return the fingerprint of the slide that a file says it is of; None where it does not, as after another program."""
-    content = json.loads(path.read_bytes())
-    facts = content.get(FRAME) if isinstance(content, dict) else None
-    return str(facts["slide"]) if isinstance(facts, dict) and "slide" in facts else None

@@ -62,6 +62,8 @@ class DrawnFile:
     """All that enclose something."""
     origin: Origin | None
     """Level-0 pixel, x and y, that its coordinates count from; None for GeoJSON that does not say."""
+    slide: str | None = None
+    """Fingerprint of the slide that it says it is of; None where it does not, as after another program."""
 
 
 def read_drawn(path: Path) -> DrawnFile:
@@ -79,7 +81,7 @@ def read_drawn(path: Path) -> DrawnFile:
     if read is None:
         raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
     try:
-        regions, origin, others = read(path)
+        regions, origin, slide, others = read(path)
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
@@ -92,7 +94,7 @@ def read_drawn(path: Path) -> DrawnFile:
     sound = tuple(replace(region, rings=tuple(ring for ring in region.rings if len(ring) >= 3)) for region in whole)
     if less := sum(len(region.rings) for region in whole) - sum(len(region.rings) for region in sound):
         logger.warning("%s: %d holes of less than three vertices enclose nothing, left out", path, less)
-    return DrawnFile(path, sound, origin)
+    return DrawnFile(path, sound, origin, slide)
 
 
 def frame_facts(origin: Origin | None) -> dict[str, Any]:
@@ -100,8 +102,8 @@ def frame_facts(origin: Origin | None) -> dict[str, Any]:
     return {"frame": "level-0"} if origin is None else {"frame": "qupath", "origin_x": origin[0], "origin_y": origin[1]}
 
 
-Content = tuple[list[DrawnRegion], Origin | None, "Counter[str]"]
-"""Regions, the corner that they count from, and how many annotations of other types there are."""
+Content = tuple[list[DrawnRegion], Origin | None, str | None, "Counter[str]"]
+"""Regions, the corner that they count from, the slide that they are of, and how many annotations of other types there are."""
 
 
 def _read_asap(path: Path) -> Content:
@@ -119,7 +121,7 @@ def _read_asap(path: Path) -> Content:
         points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
         regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
-    return regions, (0, 0), others
+    return regions, (0, 0), None, others
 
 
 def _chain(group: str, within: dict[str, str]) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ def _read_json(path: Path) -> Content:
     if isinstance(content, dict) and {"positive", "negative"} & set(content):
         lists = [(group == "positive", part) for group in ("positive", "negative") for part in content.get(group, [])]
         regions = [DrawnRegion((), (_ring(part["vertices"]),), str(part.get("name", "")), tumor) for tumor, part in lists]
-        return regions, (0, 0), others
+        return regions, (0, 0), None, others
     regions = []
     for feature in _features(content):
         polygons = list(_polygons(feature["geometry"], others))
@@ -144,7 +146,8 @@ def _read_json(path: Path) -> Content:
             regions += _regions_of(feature.get("properties") or {}, polygons)
     if others and not regions:
         raise ValueError(f"a {min(others)}, expected Polygon or MultiPolygon")
-    return regions, _own_origin(content), others
+    facts = content.get(FRAME) if isinstance(content, dict) else None
+    return regions, _own_origin(facts), _own_slide(facts), others
 
 
 def _features(content: Any) -> Iterator[dict[str, Any]]:
@@ -189,9 +192,13 @@ def _regions_of(properties: dict[str, Any], polygons: list[tuple[NDArray[np.floa
     return [DrawnRegion(groups, rings, str(properties.get("name") or group or "tumor")) for rings in polygons]
 
 
-def _own_origin(content: Any) -> Origin | None:
+def _own_slide(facts: Any) -> str | None:
+    """Return the fingerprint of the slide that GeoJSON of ours says it is of; None for others."""
+    return str(facts["slide"]) if isinstance(facts, dict) and "slide" in facts else None
+
+
+def _own_origin(facts: Any) -> Origin | None:
     """Return the corner that GeoJSON of ours says its coordinates count from; None for others."""
-    facts = content.get(FRAME) if isinstance(content, dict) else None
     if facts is None:
         return None
     if facts["frame"] == "level-0":

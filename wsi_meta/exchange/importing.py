@@ -13,7 +13,6 @@ from wsi_meta.datasets.layouts import Patches, refuse_patches
 from wsi_meta.errors import ModelFileError, require
 from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_predictor
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
-from wsi_meta.evaluation.results import Agreement
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
 from wsi_meta.inference.agreement import Networks
@@ -206,36 +205,21 @@ class Others:
             told = "dense mode and int8 are not allowed: %d patches; expected at least %d to judge them by"
             logger.info(told, len(self.patches), LEAST_PATCHES)
             return card
-        dense = self._dense(predictor)
+        from wsi_meta.training.mosaics import compare_dense
+
+        asked: dict[str, Any] = {"device": predictor.device, "workers": options.workers, "progress": options.progress}
+        dense = compare_dense(self.model, self.patches, self.probabilities, precision=predictor.precision, **asked)
         card = replace(card, dense=dense.holds, metrics=card.metrics | dense.to_metrics("dense"))
         int8 = compare_int8(
             replace(self.model, card=card),
             self.patches,
-            workers=options.workers,
-            progress=options.progress,
-            device=predictor.device,
+            **asked,
             bounds=(LEAST_PATCHES, INT8_PATCHES[1]),
             networks=networks,
         )
         agrees = bool(int8) and all(found.holds for found in int8.values())
         imported = card.training["imported"] | {"int8": agrees}
         return replace(card, metrics=card.metrics | int8_metrics(int8), training=card.training | {"imported": imported})
-
-    def _dense(self, predictor: Predictor) -> Agreement:
-        """Return how well dense mode agrees."""
-        from wsi_meta.training.mosaics import predict_in_mosaics
-
-        options = self.options
-        logits = predict_in_mosaics(
-            self.model,
-            self.patches,
-            device=predictor.device,
-            precision=predictor.precision,
-            workers=options.workers,
-            progress=options.progress,
-        )
-        shown = self.model.card.calibration.to_probability(logits)
-        return Agreement.of(self.probabilities, shown, self.patches.labels)
 
 
 @dataclass(frozen=True)

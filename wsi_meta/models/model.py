@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from wsi_meta.errors import ModelFileError, OptionsError, first_line
+from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
@@ -213,12 +214,12 @@ def load_model(path: str | Path | None = None) -> Model:
         when the file is missing, damaged, a pickle, has no card, or a card of a newer format, or was replaced meanwhile.
     """
     path = model_path(path)
-    before = _mark(path)
+    before = SameFile.at(path) if path.exists() else None
     card, features = read_card(path), read_features(path)
     from safetensors.torch import load
 
     content = path.read_bytes()
-    if _mark(path) != before:  # a training writes its model after each epoch that was the best
+    if SameFile.at(path) != before:  # a training writes its model after each epoch that was the best
         raise ModelFileError(f"{path}: {REPLACED}")
     try:
         network = network_of(load(content))
@@ -235,15 +236,6 @@ def stored_weights(model: Model) -> dict[str, torch.Tensor]:
     if hashlib.sha256(content).hexdigest() != model.hash:
         raise ModelFileError(f"{model.path}: {REPLACED}")
     return load(content)
-
-
-def _mark(path: Path) -> tuple[int, int, int]:
-    """Return what tells a file from another one under its name; zeros where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def save_model(

@@ -12,7 +12,7 @@ from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import Bounds
+from wsi_meta.readers.reader import Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "ome_mpp"]
@@ -151,9 +151,7 @@ def _colours_of(jpeg: bytes) -> int | None:
 
 def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
     """Return what a file says of itself, by OpenSlide's names."""
-    sizes = mpp_of_page(page)
-    stated = {} if sizes is None else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", sizes, strict=True)}
-    return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages", **stated}
+    return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages"} | mpp_properties(mpp_of_page(page))
 
 
 def mpp_of_page(page: Any) -> tuple[float, float] | None:

@@ -14,7 +14,7 @@ from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.files.tiff_check import check_tiff
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import ome_mpp
-from wsi_meta.readers.reader import Bounds, undecodable
+from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -175,5 +175,4 @@ def _properties_of(handle: Any) -> dict[str, str]:
     properties = dict(handle.properties)
     if properties.get("openslide.vendor") != "generic-tiff":
         return properties
-    stated = ome_mpp(properties.get("tiff.ImageDescription", ""), handle.level_dimensions[0]) or ()
-    return properties | {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", stated, strict=False)}
+    return properties | mpp_properties(ome_mpp(properties.get("tiff.ImageDescription", ""), handle.level_dimensions[0]))

@@ -15,7 +15,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff
-from wsi_meta.readers.reader import Bounds
+from wsi_meta.readers.reader import Bounds, mpp_properties
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,8 +90,7 @@ class PictureReader:
         if self.path.suffix.lower() not in TIFF_ENDINGS:
             return _decode(self.path)
         picture = read_picture_tiff(self.path, MOST_PX)
-        if picture.mpp is not None:
-            self.properties |= {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", picture.mpp, strict=True)}
+        self.properties |= mpp_properties(picture.mpp)
         return _rgb_of(self.path, picture.pixels)
 
 

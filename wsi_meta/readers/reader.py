@@ -15,7 +15,7 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Facts", "Reader", "undecodable"]
+__all__ = ["Bounds", "Facts", "Reader", "mpp_properties", "undecodable"]
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,8 @@ class Facts(Protocol):
 def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
     """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
     return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
+
+
+def mpp_properties(mpp: tuple[float, float] | None) -> dict[str, str]:
+    """Return the micrometres per pixel along x and y by OpenSlide's names; nothing where they are not known."""
+    return {} if mpp is None else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", mpp, strict=True)}

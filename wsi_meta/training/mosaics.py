@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.progress import progress_bar
@@ -20,7 +21,7 @@ from wsi_meta.progress import progress_bar
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["mosaic_side", "predict_in_mosaics"]
+__all__ = ["compare_dense", "mosaic_side", "predict_in_mosaics"]
 
 SIDES = (4, 2)
 """Possible numbers of patches along a mosaic's side, the largest first."""
@@ -55,3 +56,25 @@ def predict_in_mosaics(
     logits = np.empty(len(patches), np.float32)
     logits[order] = np.concatenate(parts)[: len(order)]
     return logits
+
+
+def compare_dense(
+    model: Model,
+    patches: Patches,
+    probabilities: NDArray[np.float32],
+    *,
+    device: str,
+    precision: str,
+    workers: int = 2,
+    progress: bool = False,
+) -> Agreement:
+    """Return how well dense mode agrees with patch mode.
+
+    Parameters
+    ----------
+    model : its card holds the calibration
+    probabilities : of the patches in patch mode, calibrated; shape (n,)
+    device, precision, workers, progress : as for :func:`predict_in_mosaics`
+    """
+    logits = predict_in_mosaics(model, patches, device=device, precision=precision, workers=workers, progress=progress)
+    return Agreement.of(probabilities, model.card.calibration.to_probability(logits), patches.labels)

@@ -24,7 +24,7 @@ from wsi_meta.models.model import Model, build_network, half_precision, network_
 from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note
-from wsi_meta.training.mosaics import predict_in_mosaics
+from wsi_meta.training.mosaics import compare_dense
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,15 +138,15 @@ class Validation:
         probabilities : of the patches in patch mode, calibrated; shape (n,)
         card : holds that calibration
         """
-        logits = predict_in_mosaics(
-            self._model(state),
+        return compare_dense(
+            replace(self._model(state), card=card),
             self.patches,
+            probabilities,
             device=self.device,
             precision=self.precision,
             workers=self.workers,
             progress=self.progress,
         )
-        return Agreement.of(probabilities, card.calibration.to_probability(logits), self.patches.labels)
 
     def _fitted_card(self, logits: NDArray[np.float32]) -> ModelCard:
         """Return a card with calibration and operating points fitted on the patches."""
