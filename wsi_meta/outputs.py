@@ -135,32 +135,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary name beside a folder, to make and fill it, then let it take the folder's place: whole or not at all.
-
-    Parameters
-    ----------
-    folder : new, or empty by the end; nothing else is replaced
-
-    Raises
-    ------
-    OutputPathError
-        when it cannot be written.
-    """
-    made = folder.with_name(f".{folder.name}.{unique_name()}.new")
-    try:
-        yield made
-        made.rename(folder)
-        flush(folder.parent)
-    except OSError as error:
-        raise OutputPathError(cannot_be_written(f"{folder}:", error)) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-@contextmanager
 def filled_folder(out: Path) -> Iterator[Path]:
-    """Yield a new, hidden folder beside `out` to fill, whose files :func:`replace_files` moves; it goes in the end.
+    """Yield a new, hidden folder beside `out` to fill, whose files are then moved; it goes in the end.
 
     Those that killed processes left beside `out` go first.
 
@@ -180,6 +156,25 @@ def filled_folder(out: Path) -> Iterator[Path]:
         raise OutputPathError(cannot_be_written(f"{out}:", error)) from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside one to fill, then let it take that one's place: whole or not at all.
+
+    Parameters
+    ----------
+    folder : new, or empty by the end; nothing else is replaced
+
+    Raises
+    ------
+    OutputPathError
+        when it cannot be written.
+    """
+    with filled_folder(folder) as made:
+        yield made
+        made.rename(folder)
+        flush(folder.parent)
 
 
 def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
