@@ -14,7 +14,6 @@ from pathlib import Path
 ORDER = (
     "errors",
     "outputs",
-    "locks",
     "progress",
     "files",
     "readers",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.locks import SIGNED, Holder, lock_path, locked
+from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
 
 WAIT_S = 0.1
 

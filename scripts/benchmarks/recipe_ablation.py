@@ -40,7 +40,7 @@ from safetensors.torch import load
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
 from wsi_meta.training.distributed import Processes, joined_processes

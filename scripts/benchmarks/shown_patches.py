@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.outputs import written_whole
 from wsi_meta.progress import progress_bar
 

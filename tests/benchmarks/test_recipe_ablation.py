@@ -22,7 +22,7 @@ from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, half_precision, network_of
 from wsi_meta.models.preprocessing import Preprocessing

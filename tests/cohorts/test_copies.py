@@ -16,9 +16,9 @@ from slide_files import damage_tile, texture, write_slide
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.cohorts.copies import Stage
 from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import MARK, Holder, own_folder
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
 

@@ -18,9 +18,9 @@ import pytest
 from stores import write_store
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
 from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, temporary_store
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import SIGNED, Holder, lock_path, locked
 from wsi_meta.outputs import written_whole
 from wsi_meta.scanning.identity import find_store
 
@@ -83,7 +83,7 @@ def test_a_dead_holder_on_this_host_is_replaced(tmp_path: Path, change: dict[str
 
 def test_a_killed_scans_lock_is_taken_over(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from wsi_meta.locks import locked\n"
+        "import sys, time; from pathlib import Path; from wsi_meta.files.locks import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "h.zarr"], stdout=subprocess.PIPE, text=True)

@@ -19,7 +19,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.errors import OutputExistsError, SlideReadError
-from wsi_meta.locks import Holder
+from wsi_meta.files.locks import Holder
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.crashes import Journal, noted_crashes
 from wsi_meta.scanning.scanner import Scanner

@@ -15,8 +15,8 @@ from children import start_child
 from stores import write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import locked
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
 from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
 

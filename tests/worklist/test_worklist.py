@@ -12,7 +12,7 @@ from PIL import Image
 from slide_files import texture, write_slide
 from stores import write_store
 
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.worklist.page import render_page
 from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
 from wsi_meta.worklist.table import Table

@@ -14,8 +14,8 @@ from typing import Any
 from wsi_meta.checkup.findings import Part
 from wsi_meta.checkup.machine import GB
 from wsi_meta.errors import OutputExistsError
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import put_in_place
-from wsi_meta.locks import locked
 from wsi_meta.outputs import check_folder, written_whole
 
 __all__ = ["FILE_SYSTEM", "FileSystem", "output_folder"]

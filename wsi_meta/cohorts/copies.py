@@ -14,10 +14,10 @@ from pathlib import Path
 from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
 from wsi_meta.files.address import SlidePath
+from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import own_folder
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 

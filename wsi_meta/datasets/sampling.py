@@ -19,7 +19,7 @@ from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing

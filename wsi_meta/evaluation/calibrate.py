@@ -13,9 +13,9 @@ from wsi_meta.datasets.layouts import Patches, open_patches, refuse_patches
 from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
+from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.locks import locked
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
 from wsi_meta.models.model import Model, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs import check_output, refuse_input

@@ -23,7 +23,7 @@ from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.evaluation.robustness import Robustness
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
 from wsi_meta.exchange.zoo_config import ZooConfig
-from wsi_meta.locks import locked
+from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, refuse_input, replace_files

@@ -15,10 +15,10 @@ from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_pred
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
+from wsi_meta.files.locks import locked
 from wsi_meta.inference.agreement import Networks
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.locks import locked
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, network_of, save_model
 from wsi_meta.models.versions import library_versions

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.record import FORMAT_VERSION
-from wsi_meta.locks import locked
 from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import Any
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.files.address import SlidePath, slide_path
-from wsi_meta.locks import Holder
+from wsi_meta.files.locks import Holder
 from wsi_meta.outputs import UNIQUE, unique_name
 
 __all__ = ["Journal", "noted_crashes"]

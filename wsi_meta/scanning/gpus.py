@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import DeviceError, OptionsError
-from wsi_meta.locks import own_folder
+from wsi_meta.files.locks import own_folder
 
 if TYPE_CHECKING:
     from distributed import Client

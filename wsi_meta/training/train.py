@@ -14,8 +14,8 @@ from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
 from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
+from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
-from wsi_meta.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import save_model
 from wsi_meta.outputs import remove_leftovers

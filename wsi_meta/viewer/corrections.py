@@ -18,8 +18,8 @@ from uuid import UUID, uuid5
 from wsi_meta.annotations.corrected import ENDING
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.errors import OutputExistsError
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
 from wsi_meta.tiling.grid import PatchGrid
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import locked
 from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 

@@ -14,8 +14,8 @@ from types import TracebackType
 
 from wsi_meta.errors import OutputExistsError, WsiMetaError, one_line, printable
 from wsi_meta.files.address import SlidePath
+from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.locks import locked
 from wsi_meta.outputs import written_whole
 from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
