@@ -182,9 +182,13 @@ def test_a_log_is_text_that_a_terminal_can_show(tmp_path: Path, attach: Callable
     LogFile(path, as_json=False).close()
 
 
-def test_a_full_disk_does_not_end_the_work(attach: Callable[[logging.Handler], None]) -> None:
+def test_a_full_disk_does_not_end_the_work_and_is_told_once(
+    attach: Callable[[logging.Handler], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     attach(LogFile(Path("/dev/full"), as_json=True))
     tell("lost")
+    tell("lost too")
+    assert capsys.readouterr().err.splitlines() == ["/dev/full: a log that lacks lines from here on (No space left on device)"]
 
 
 def test_what_is_no_log_is_never_added_to(tmp_path: Path) -> None:

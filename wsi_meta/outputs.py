@@ -74,13 +74,13 @@ def check_folder(path: Path) -> None:
     """Make sure that `path`'s folder exists and can be written to; OutputPathError if not."""
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another --out")
+        raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputPathError(
-            f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another --out"
+            f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
         ) from error
 
 

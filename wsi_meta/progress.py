@@ -206,7 +206,7 @@ class LogFile(logging.Handler):
         from wsi_meta.outputs import check_output
 
         super().__init__()
-        self._as_json = as_json
+        self._path, self._as_json, self._lost = path, as_json, False
         if not path.exists() or path.is_dir():
             check_output(path, overwrite=True)
         try:
@@ -216,18 +216,22 @@ class LogFile(logging.Handler):
                         kind = "JSON log" if as_json else "log"
                         raise OutputExistsError(f"{path}: exists and is no {kind} of wsi-meta; choose another name for it")
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OutputExistsError:
+            raise
         except OSError as error:
-            if isinstance(error, OutputExistsError):
-                raise
             raise OutputPathError(f"{path}: cannot be written ({error.strerror}); choose another name for the log") from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record. Where there is no room for it the work goes on without."""
+        """Write a record. Where there is no room for it the work goes on without, which is told once."""
         line = self._line(record).encode(errors="backslashreplace") + b"\n"
-        with suppress(OSError):
-            written = os.write(self._file, line)
-            if written < len(line):  # the disk is full
+        try:
+            if (written := os.write(self._file, line)) < len(line):
                 os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+                raise OSError(0, "the disk is full")
+        except OSError as error:
+            if not self._lost:
+                _show(_shown_line(f"{self._path}: a log that lacks lines from here on ({error.strerror})", logging.WARNING))
+            self._lost = True
 
     def close(self) -> None:
         """Let go of the file."""
@@ -240,8 +244,7 @@ class LogFile(logging.Handler):
         if not self._as_json:
             return "\n    ".join([f"{when} {record.levelname} {printable(text)}", *trace])
         told: dict[str, Any] = {"time": when, "event": "message", "level": record.levelname.lower(), "text": text}
-        told |= {"trace": trace} if trace else {}
-        return json.dumps(told | getattr(record, "facts", {}), default=str)
+        return json.dumps(told | ({"trace": trace} if trace else {}) | getattr(record, "facts", {}), default=str)
 
 
 def duration(seconds: float) -> str:
@@ -250,11 +253,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes and rest else _whole(minutes, rest)
-
-
-def _whole(minutes: int, seconds: int) -> str:
-    return f"{minutes} min" if minutes else f"{seconds} s"
+    counts = [(hours, "h"), (minutes, "min")] if hours else [(minutes, "min"), (rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in counts if count or (unit == "min" and hours))
 
 
 def _shown_line(text: str, level: int) -> str:

@@ -263,16 +263,20 @@ def test_mask_tiff(tmp_path: Path, value: int) -> None:
     np.testing.assert_array_equal(read_mask(small, 32, first_downsample=32), read_mask(tmp_path / "1.tif", 32))
 
 
-def test_values_of_masks(tmp_path: Path) -> None:
+def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     mask = np.zeros((64, 64), np.uint8)
     assert not read_mask(_write_mask(tmp_path / "empty.tif", mask), 1).any()
     mask[:8] = 2
     with pytest.raises(DataError, match=r"two\.tif: values up to 2"):
         read_mask(_write_mask(tmp_path / "two.tif", mask), 1)
     mask[8:16] = 1
+    assert not caplog.messages
     assert read_mask(_write_mask(tmp_path / "both.tif", mask), 1).sum() == 8 * 64, "1 is tumor, 2 normal"
+    assert "both.tif: holds 1 and 2: 1 counts as tumor, 2 as normal tissue" in caplog.text
+    caplog.clear()
     mask[16:24] = 255
     assert read_mask(_write_mask(tmp_path / "all.tif", mask), 1).sum() == 8 * 64
+    assert not caplog.messages
     with pytest.raises(DataError, match=r"two\.tif: pixels 32 times as large as asked"):
         read_mask(tmp_path / "two.tif", 1, first_downsample=32)
     (tmp_path / "text.tif").write_text("no TIFF")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import HERE
 
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import Model
 
@@ -61,3 +64,38 @@ def test_evaluate_counts_what_the_probabilities_say(model_file: Path, tmp_path: 
         -np.log(np.where(truth, result.probabilities, 1 - result.probabilities.astype(float))).mean()
     )
     assert "probabilities" not in result.to_dict()
+
+
+class _PutsAFileThere(logging.Handler):
+    """Makes a folder with a file in it at the first record: somebody else was faster."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def emit(self, _: logging.LogRecord) -> None:
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / "mine.txt").touch()
+
+
+def test_figures_are_told_where_the_report_cannot_be_written(
+    thin_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "report"
+    for number in range(8):
+        (data / str(number % 2)).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (96, 96), (30 * number, 0, 0)).save(data / str(number % 2) / f"{number}.png")
+    (data / "unread").mkdir()  # the warning of it comes when the report's place was found free
+    logger, handler = logging.getLogger("wsi_meta"), _PutsAFileThere(out)
+    logger.addHandler(handler)
+
+    try:
+        with pytest.raises(OutputExistsError, match="report: exists"):
+            evaluate(thin_model, data, out=out, batch_size=8, progress=True, **HERE)
+    finally:
+        logger.removeHandler(handler)
+
+    expected = evaluate(thin_model, data, batch_size=8, **HERE)
+    told = re.search("no report of these figures: (.*)", capsys.readouterr().err)
+    assert told is not None
+    assert json.loads(told[1])["auc"] == expected.auc

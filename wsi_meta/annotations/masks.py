@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["MASK_ENDINGS", "read_mask", "tumor_squares"]
+
+logger = logging.getLogger(__name__)
 
 MASK_ENDINGS = (".tif", ".tiff")
 TUMOR_VALUES = (255, 1)
@@ -87,7 +90,10 @@ def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, 
 
 
 def _tumor_value(path: Path, seen: set[int]) -> int:
-    """Return the first value of tumor that occurs in the mask; DataError where others occur that have no meaning."""
+    """Return the first value of tumor that occurs in the mask; DataError where others occur that have no meaning.
+
+    Other programs write 1 for normal tissue and 2 for tumor, so a mask that holds both is told of.
+    """
     found = [value for value in TUMOR_VALUES if value in seen] or [TUMOR_VALUES[0]]
     expected = "expected a mask that is 255 (or 1) on tumor"
     if not set(TUMOR_VALUES) & seen and seen - {0}:
@@ -95,6 +101,8 @@ def _tumor_value(path: Path, seen: set[int]) -> int:
         raise DataError(f"{path}: {told}, but no 255 and no 1; {expected}")
     if seen - {*TUMOR_VALUES, *OTHER_VALUES}:
         raise DataError(f"{path}: values {tell_labels(seen)}; {expected} and 0 elsewhere")
+    if found[0] == 1 and 2 in seen:
+        logger.warning("%s: holds 1 and 2: 1 counts as tumor, 2 as normal tissue, as the Camelyon organisers write them", path)
     return found[0]
 
 

@@ -268,7 +268,8 @@ def _checked_labels(
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
     if names:
-        raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; expected one image per label")
+        told = "expected one image per label, whose id is its name without .tif"
+        raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; {told}")
 
 
 def _place(files: Sequence[Path]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError, OptionsError, require
+from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Agreement, Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
@@ -22,7 +23,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import read_card
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
 from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model, stored_weights
-from wsi_meta.progress import progress_bar
+from wsi_meta.progress import note, progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,11 @@ def evaluate(
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
     evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True, shifts=shifts)
     if out is not None and subject is not None:
-        write_report(out, subject, evaluation, overwrite=overwrite)
+        try:
+            write_report(out, subject, evaluation, overwrite=overwrite)
+        except (OSError, WsiMetaError):
+            note(f"there is no report of these figures: {json.dumps(evaluation.to_dict())}", enabled=progress)
+            raise
     return evaluation
 
 
