@@ -190,6 +190,30 @@ def test_int8_is_taken_unasked_only_by_the_bars_of_every_model(
     assert card.prefers_int8 is prefers
 
 
+def test_a_prior_does_not_loosen_what_other_ways_are_judged_by(many_patches: Path, thin_file: Path, tmp_path: Path) -> None:
+    """Of a rare tumor hardly any probability reaches a half, and so all ways would agree."""
+
+    def networks(_model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda images: darkness_logits(images, dense) + (precision == "int8")
+
+    plain, rare = (
+        import_thin(
+            thin_file,
+            many_patches,
+            tmp_path / f"{prior}.safetensors",
+            parts=replace(THIN, networks=networks),
+            prior=prior,
+            **SAID,
+        )
+        for prior in (None, 1e-4)
+    )
+
+    assert rare.calibration.bias < plain.calibration.bias - 5
+    assert rare.metrics == plain.metrics
+    assert plain.metrics["int8_mean_difference"] > 0
+    assert (rare.dense, rare.allows_int8, rare.prefers_int8) == (plain.dense, plain.allows_int8, plain.prefers_int8)
+
+
 def test_few_patches_allow_neither(few_patches: Path, thin_file: Path, tmp_path: Path) -> None:
     card = import_thin(thin_file, few_patches, tmp_path / "m.safetensors", **SAID)
 

@@ -29,6 +29,7 @@ __all__ = [
     "check_calibration",
     "choose_split",
     "cross_fit",
+    "expecting",
     "fit_calibration",
     "fit_card",
     "measuring_predictor",
@@ -73,7 +74,8 @@ def calibrate(
 
     Returns
     -------
-    The new card. Its metrics are of these patches, each half calibrated on the other.
+    The new card. Its metrics are of these patches, with their own share of tumor, each half calibrated on the other; the cells
+    that its thresholds call tumor do not depend on `prior`.
 
     Raises
     ------
@@ -84,9 +86,9 @@ def calibrate(
     patches.check()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
-    card, _ = fit_card(predictor, patches, prior=prior, workers=workers, progress=progress)
+    card, logits = fit_card(predictor, patches, workers=workers, progress=progress)
     found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
-    card = replace(card, metrics=card.metrics | int8_metrics(found))
+    card = expecting(prior, replace(card, metrics=card.metrics | int8_metrics(found)), logits, patches)
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     with locked(out):
         check_output(out, overwrite=overwrite)  # it took a while
@@ -100,31 +102,42 @@ def measuring_predictor(model: Model, asked: InferenceOptions) -> Predictor:
 
 
 def fit_card(
-    predictor: Predictor, patches: Patches, *, prior: float | None = None, workers: int = 2, progress: bool = False
+    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False
 ) -> tuple[ModelCard, NDArray[np.float32]]:
-    """Return a model's card with calibration, operating points and figures of these patches, and their probabilities, (n,).
+    """Return a model's card with calibration, operating points and figures of these patches, and their logits, (n,).
 
     Parameters
     ----------
     predictor : of the model
-    patches, prior, workers, progress : as for :func:`calibrate`
+    patches, workers, progress : as for :func:`calibrate`
 
     Raises
     ------
     DataError, ModelFileError
     """
-    card, labels = predictor.model.card, patches.labels
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
-    calibration = fit_calibration(logits, labels, prior=prior)
-    probabilities = calibration.to_probability(logits)
-    fitted = replace(
+    card = expecting(None, predictor.model.card, logits, patches)
+    return replace(card, metrics=validation_metrics(logits, patches.labels)), logits
+
+
+def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32], patches: Patches) -> ModelCard:
+    """Return the card with the calibration and the operating points of a share of tumor; figures stay as they are.
+
+    Other ways to compute the model are compared with a card of the patches' own share: where hardly any probability reaches
+    0.5, all ways agree.
+
+    Parameters
+    ----------
+    prior : as for :func:`fit_calibration`
+    logits : of the patches, (n,), before calibration
+    """
+    calibration = fit_calibration(logits, patches.labels, prior=prior)
+    return replace(
         card,
         calibration=calibration,
-        thresholds=card_thresholds(probabilities, labels),
+        thresholds=card_thresholds(calibration.to_probability(logits), patches.labels),
         training=card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
-        metrics=validation_metrics(logits, labels),
     )
-    return fitted, probabilities
 
 
 def check_calibration(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches, refuse_patches
 from wsi_meta.errors import ModelFileError, require
-from wsi_meta.evaluation.calibrate import choose_split, fit_card, measuring_predictor
+from wsi_meta.evaluation.calibrate import choose_split, expecting, fit_card, measuring_predictor
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
@@ -160,14 +160,14 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     model = Model(network_of(foreign.state, parts.build_network), card, "", file)
     foreign.check(model, patches)
     predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))
-    card, probabilities = fit_card(predictor, patches, prior=options.prior, workers=options.workers, progress=options.progress)
+    card, logits = fit_card(predictor, patches, workers=options.workers, progress=options.progress)
     if card.metrics["auc"] < CHANCE:
         raise ModelFileError(
             f"{file}: tells tumor from normal worse than chance (AUC {card.metrics['auc']:.2f} on {len(patches)} patches); "
             "is the other class the tumor's (--tumor-class), or are its pixels other ones (--pixels, --mpp)?"
         )
-    others = Others(replace(model, card=card), patches, probabilities, options)
-    card = others.allowed(predictor, parts.networks)
+    others = Others(replace(model, card=card), patches, card.calibration.to_probability(logits), options)
+    card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
     seen = look_at(patches, model, workers=options.workers, progress=options.progress)
     with locked(out):
         check_output(out, overwrite=options.overwrite)  # it took a while
