@@ -148,7 +148,7 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     """
     validation = bench.validation()
     job = Job(out, recipe, bench.options, bench.processes, bench.parts)
-    training = describe(job, Path(bench.init).name, bench.train, validation) | {"ablation": facts}
+    training = describe(job, bench.init, bench.train, validation) | {"ablation": facts}
     card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
     weights, card, _ = validation.finished(weights, card, bench.train)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))
@@ -186,7 +186,7 @@ def _train(bench: Bench, init: str | Path, recipe: Recipe) -> dict[str, torch.Te
     start = initialise(build_seeded(parts.build_network, recipe.seed), init)
     batches = _batches(bench, recipe)
     learner = parts.make_learner(start, recipe, len(batches), processes, bench.precision)
-    run = Run(Job(bench.out, recipe, bench.options, processes, parts), learner, bench.train, bench.validation(), {})
+    run = Run(Job(bench.out, recipe, bench.options, processes, parts), learner, bench.train, bench.validation(), {}, {})
     for epoch in range(1, recipe.epochs + 1):
         batches.batches.epoch = epoch
         train_epoch(run, batches, epoch)

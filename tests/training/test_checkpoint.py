@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from children import start_child
+from PIL import Image
 from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
 
 from wsi_meta.datasets.layouts import Patches, open_patches
@@ -511,6 +512,30 @@ def test_a_finished_training_is_not_the_result_of_another_one(
         train_tiny(patch_folder, finished, resume=True, **HERE | {"recipe": RECIPE} | change)
 
     assert {path.name: path.read_bytes() for path in finished.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("end", ["finished", "between epochs"])
+def test_other_pixels_under_the_same_names_are_another_training(patch_folder: Path, tmp_path: Path, end: str) -> None:
+    data, out = tmp_path / "patches", tmp_path / "m.safetensors"
+    shutil.copytree(patch_folder, data)
+    train_tiny(data, out, recipe=RECIPE, keep_checkpoint=end != "finished", **HERE)
+    first = sorted((data / "train" / "1").iterdir())[0]
+    Image.new("RGB", (96, 96), (1, 2, 3)).save(first)
+
+    with pytest.raises(OutputExistsError, match=r"of another training.*pixels was "):
+        train_tiny(data, out, resume=True, recipe=RECIPE, **HERE)
+
+
+def test_other_initial_weights_of_the_same_name_are_another_training(
+    patch_folder: Path, start_file: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "m.safetensors", tmp_path / start_file.name
+    train_tiny(patch_folder, out, init=start_file, recipe=RECIPE, **HERE)
+    torch.manual_seed(5)
+    torch.save(Tiny().state_dict(), other)
+
+    with pytest.raises(OutputExistsError, match="which is finished: init_sha256 was "):
+        train_tiny(patch_folder, out, init=other, resume=True, recipe=RECIPE, **HERE)
 
 
 def test_a_model_of_some_epochs_whose_checkpoint_is_gone_is_not_finished(patch_folder: Path, finished: Path) -> None:

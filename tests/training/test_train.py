@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 
 from wsi_meta.cli import main
+from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
 from wsi_meta.evaluation.results import Agreement
@@ -105,8 +106,9 @@ def test_the_card_tells_how_the_model_came_about(trained: Trained, few_patches: 
     assert card.training["init"] == "none"
     assert card.training["best_epoch"] == 1
     assert (card.training["precision"], card.training["processes"]) == ("fp32", 1)
-    assert card.training["train"] == {"n": 8, "tumor": 4, "sha256": data["train"].fingerprint()}
-    assert card.training["valid"] == {"n": 4, "tumor": 2, "sha256": data["valid"].fingerprint()}
+    read = check_patches(data["train"], data["valid"])
+    assert card.training["train"] == {"n": 8, "tumor": 4, "sha256": data["train"].fingerprint(), "pixels": read.train.pixels}
+    assert card.training["valid"] == {"n": 4, "tumor": 2, "sha256": data["valid"].fingerprint(), "pixels": read.valid.pixels}
     assert card.metrics["auc"] == trained.printed["auc"]
     assert {"n", "accuracy", "accuracy_at_threshold", "log_loss", "dense_auc", "dense_same_decision"} < set(card.metrics)
     assert set(card.thresholds) == {"default", "sensitivity_95", "sensitivity_99", "specificity_99"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,8 @@ def check_patches(
 
     Returns
     -------
-    The patches and a summary of them. Patches that are in `train` more than once are kept and counted.
+    The patches, with the digest of their pixels, and a summary of them. Patches that are in `train` more than once are kept
+    and counted.
 
     Raises
     ------
@@ -80,7 +81,12 @@ def check_patches(
         train.check_classes()
     dropped = f"{len(shared)} that are also in validation dropped from training" if shared else "no patch in both"
     parts = [f"{_describe(train, 'training')}, {_describe(valid, 'validation')}", dropped]
-    return CheckedPatches(train, valid, "; ".join([*parts, *_compare_slides(train, valid), *_count_repeats(train, of_train)]))
+    parts += [*_compare_slides(train, valid), *_count_repeats(train, of_train)]
+    return CheckedPatches(_with_digest(train, of_train), _with_digest(valid, of_valid), "; ".join(parts))
+
+
+def _with_digest(patches: Patches, contents: Sequence[bytes]) -> Patches:
+    return replace(patches, pixels=hashlib.sha256(b"".join(contents)).hexdigest())
 
 
 def _describe(patches: Patches, what: str) -> str:

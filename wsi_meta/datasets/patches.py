@@ -14,6 +14,7 @@ import numpy as np
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
+from wsi_meta.files.same_file import SameFile, fingerprint_of
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,8 @@ class Patches(TorchDataset):
     """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
     named_by_sha1: NDArray[np.bool_] | None = None
     """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
+    pixels: str | None = None
+    """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
     hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
     """The open HDF5 files."""
 
@@ -126,18 +129,27 @@ class Patches(TorchDataset):
             labels=self.labels[indices],
             slides=None if self.slides is None else self.slides[indices],
             named_by_sha1=None if self.named_by_sha1 is None else self.named_by_sha1[indices],
+            pixels=None,
         )
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over file names, rows and labels in order (not over pixels), hexadecimal."""
+        """Return a SHA-256 over file names, rows and labels in order, and over parts of HDF5 files, hexadecimal.
+
+        The names of PCam's HDF5 files tell nothing: those of every data set are the same. Pixels of image files are not in it.
+        """
         digest = hashlib.sha256()
         for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
             digest.update(f"{path.name} {row} {label}\n".encode(errors="surrogateescape"))  # a name's bytes as they are
+        packed = dict.fromkeys(path for path, row in zip(self.files, self.rows, strict=True) if row >= 0)
+        for path in packed:
+            if path.is_file():
+                digest.update(fingerprint_of(SameFile.at(path), (), "").encode())
         return digest.hexdigest()
 
     def summary(self) -> dict[str, int | str]:
-        """Return number, tumor patches and fingerprint, as a card holds them."""
-        return {"n": len(self), "tumor": int(self.labels.sum()), "sha256": self.fingerprint()}
+        """Return number, tumor patches, fingerprint and, where all were read, digest of the pixels, as a card holds them."""
+        read = {} if self.pixels is None else {"pixels": self.pixels}
+        return {"n": len(self), "tumor": int(self.labels.sum()), "sha256": self.fingerprint(), **read}
 
     def _read_image(self, index: int) -> NDArray[np.uint8]:
         path = self.files[index]

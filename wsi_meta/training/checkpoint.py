@@ -56,7 +56,9 @@ def identify(
         "init": start.source,
         "initial weights": _digest({name: state[name] for name in start.loaded}),
         "training patches": train_set.fingerprint(),
+        "training patches' pixels": train_set.pixels,
         "validation patches": valid_set.fingerprint(),
+        "validation patches' pixels": valid_set.pixels,
         "processes": processes,
         "precision": precision,
     }

@@ -22,7 +22,7 @@ from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import draw_contact_sheet
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.history import Epoch, best_epoch, draw_curves, log_epoch, turned, write_history
-from wsi_meta.training.initial_weights import Start
+from wsi_meta.training.initial_weights import Start, source_of
 from wsi_meta.training.learner import Learner, make_learner
 from wsi_meta.training.loader import EpochBatches, Loader, make_loader
 from wsi_meta.training.mosaics import mosaic_side
@@ -73,19 +73,17 @@ class Run:
     learner: Learner
     train_set: Patches
     validation: Validation
+    described: dict[str, Any]
+    """What :func:`describe` returned for it."""
     identity: dict[str, Any]
-    """What :func:`wsi_meta.training.checkpoint.identify` returned for this training."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return recipe and data, as the card records them."""
-        return describe(self.job, self.learner.start.source, self.train_set, self.validation)
+    """What :func:`wsi_meta.training.checkpoint.identify` returned for it."""
 
 
-def describe(job: Job, init: str, train_set: Patches, validation: Validation) -> dict[str, Any]:
-    """Return recipe and data of a training, as the card records them; `init` is the name of its initial weights."""
+def describe(job: Job, init: str | Path, train_set: Patches, validation: Validation) -> dict[str, Any]:
+    """Return recipe, initial weights and data of a training, as the card records them."""
     return {
         "recipe": asdict(job.recipe),
-        "init": init,
+        **source_of(init),
         "train": train_set.summary(),
         "valid": validation.patches.summary(),
         "precision": validation.precision,
@@ -184,7 +182,7 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
     """
     out, parts, mosaics = run.job.out, run.job.parts, run.job.recipe.mosaics > 0
     if parts.best_epoch(epochs) == len(epochs):
-        training = run.describe() | {"best_epoch": len(epochs)}
+        training = run.described | {"best_epoch": len(epochs)}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
         if len(epochs) == 1:
             write_checkpoint(out, Checkpoint(run.identity, {}, [], torch.empty(0)))

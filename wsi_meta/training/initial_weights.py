@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wsi_meta.errors import ModelFileError, first_line
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
 from wsi_meta.models.weights import read_weights
 
-__all__ = ["STAGES", "Start", "build_seeded", "initialise", "stage_of"]
+__all__ = ["STAGES", "Start", "build_seeded", "initialise", "source_of", "stage_of"]
 
 STAGES = ("none", "stem", "layer1", "layer2", "layer3", "layer4", "head")
 """The stages of a ResNet50, the one nearest to the input first; "none" means no stage at all."""
@@ -94,6 +95,12 @@ def initialise(network: nn.Module, init: str | Path) -> Start:
     summary += f"; random: {', '.join(stages)} ({len(missing)} tensors)" if missing else "; nothing left random"
     summary += f"; not used: {unused}" if unused else ""
     return Start(network, frozenset(fitting), Path(init).name, summary)
+
+
+def source_of(init: str | Path) -> dict[str, str]:
+    """Return where initial weights come from, as a card records it: a name and, of a file, the SHA-256 of its bytes."""
+    named = {"init": Path(init).name}
+    return named if str(init) in ("imagenet", "none") else named | {"init_sha256": sha256(Path(init).read_bytes()).hexdigest()}
 
 
 def _download_imagenet() -> dict[str, torch.Tensor]:

@@ -135,14 +135,15 @@ def run_training(
         _check_batches(job)
         train_set, valid_set = _open_checked(job, data)
         validation = _make_validation(job, precision, valid_set)
+        described = describe(job, init, train_set, validation)
         if finished:
-            return _finished_before(job, describe(job, Path(init).name, train_set, validation), validation)
+            return _finished_before(job, described, validation)
         start = _load_start(job, init)
         identity = identify(recipe, start, train_set, valid_set, processes.count, precision)
         checkpoint = read_checkpoint(out, identity) if options.resume else None
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         _begin_files(job, train_set, resumed=checkpoint is not None)
-        outcome = train_epochs(Run(job, learner, train_set, validation, identity), checkpoint)
+        outcome = train_epochs(Run(job, learner, train_set, validation, described, identity), checkpoint)
         outcome = _finish(job, outcome, train_set, validation)
         _describe(job, train_set)
         _remove_checkpoint(job)
