@@ -275,7 +275,10 @@ def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "both.tif: holds 1 and 2: 1 counts as tumor, 2 as normal tissue" in caplog.text
     caplog.clear()
     mask[16:24] = 255
-    assert read_mask(_write_mask(tmp_path / "all.tif", mask), 1).sum() == 8 * 64
+    with pytest.raises(DataError, match=r"all\.tif: holds 255 and 1, each of which may mean tumor"):
+        read_mask(_write_mask(tmp_path / "all.tif", mask), 1)
+    mask[8:16] = 0
+    assert read_mask(_write_mask(tmp_path / "rest.tif", mask), 1).sum() == 8 * 64, "255 is tumor, 2 normal"
     assert not caplog.messages
     with pytest.raises(DataError, match=r"two\.tif: pixels 32 times as large as asked"):
         read_mask(tmp_path / "two.tif", 1, first_downsample=32)

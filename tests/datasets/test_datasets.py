@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, split_for_training
+from wsi_meta.datasets.hygiene import split_for_training
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError
 
 
@@ -642,6 +644,36 @@ def test_a_seeded_split_is_disjoint_complete_and_stratified(labels: list[int], f
     for label in (0, 1):
         assert abs(int((valid.labels == label).sum()) - fraction * labels.count(label)) <= 1
     assert (again[0].files, again[1].files) == (train.files, valid.files)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), st.integers(0, 99))
+def test_a_seeded_split_is_of_whole_slides_where_they_are_known(counts: list[tuple[int, int]], seed: int) -> None:
+    labels = [label for normal, tumor in counts for label in [0] * normal + [1] * tumor]
+    assume(2 <= sum(labels) <= len(labels) - 2)
+    slides = np.array([f"s{number}" for number, (normal, tumor) in enumerate(counts) for _ in range(normal + tumor)])
+    data = replace(in_memory(labels), slides=slides)
+
+    train, valid = split_for_training({"train": data}, fraction=0.2, seed=seed)
+
+    assert train.slides is not None
+    assert valid.slides is not None
+    shared = set(train.slides.tolist()) & set(valid.slides.tolist())
+    for label in (0, 1):
+        of_class = int((data.labels == label).sum())
+        assert (valid.labels == label).any()
+        assert 2 * (train.labels == label).sum() >= of_class or shared
+    if len(counts) > 2 and all(pair == (5, 5) for pair in counts):
+        assert not shared
+
+
+def test_slides_of_both_classes_are_held_out_whole() -> None:
+    slides = np.repeat([f"s{number}" for number in range(10)], 4)
+    data = replace(in_memory([0, 1] * 20), slides=slides)
+
+    train, valid = split_for_training({"train": data}, fraction=0.2, seed=1)
+
+    assert (len(train), len(valid)) == (32, 8)
+    assert set(train.slides.tolist()).isdisjoint(valid.slides.tolist())  # type: ignore[union-attr]
 
 
 def test_another_seed_splits_otherwise() -> None:

@@ -166,7 +166,9 @@ def test_repeats_within_training_are_counted(tmp_path: Path, numbers: list[int],
     [(["d", "e"], "no slide in both"), (["d", "b"], "1 slide in both"), (["c", "a"], "2 slides in both")],
     ids=str,
 )
-def test_slides_are_counted_where_they_are_known(tmp_path: Path, valid_slides: list[str], told: str) -> None:
+def test_slides_are_counted_where_they_are_known(
+    tmp_path: Path, valid_slides: list[str], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
     write_hdf5(tmp_path, "train", [0, 1, 2, 3], ["a", "b", "c", "a"])
     write_hdf5(tmp_path, "valid", [4, 5], valid_slides)
     data = open_patches(tmp_path)
@@ -175,6 +177,7 @@ def test_slides_are_counted_where_they_are_known(tmp_path: Path, valid_slides: l
 
     assert "4 training patches of 3 slides (2 tumor, 50 %), 2 validation patches of 2 slides" in summary
     assert summary.endswith(told)
+    assert ("whose figures then flatter" in caplog.text) is (told[0] != "n")
 
 
 # --- what cannot be read

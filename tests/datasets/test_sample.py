@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,17 @@ def test_shares_are_as_even_as_there_is(wanted: int, available: list[int]) -> No
 def test_bad_manifests(slides: Path, tmp_path: Path, rows: list[str], told: str) -> None:
     with pytest.raises(DataError, match=told):
         sample(_manifest(slides, *rows), tmp_path / "p", patches=10)
+
+
+def test_a_slide_under_two_names_is_refused(slides: Path, tmp_path: Path) -> None:
+    """In two splits it would be trained on and judged on."""
+    rows = ["tumor_001.tif,tumor_001.json,train,", "tumor_002.tif,tumor_002.json,valid,", "normal_001.tif,,train,"]
+    try:
+        shutil.copy(slides / "normal_001.tif", slides / "copied.tif")
+        with pytest.raises(DataError, match=r"copied\.tif: the same slide as .*normal_001\.tif, under another name"):
+            sample(_manifest(slides, *rows, "copied.tif,,valid,"), tmp_path / "p", patches=10)
+    finally:
+        (slides / "copied.tif").unlink()
 
 
 def test_refusals(slides: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MASK_ENDINGS = (".tif", ".tiff")
 TUMOR_VALUES = (255, 1)
-"""Values that may mean tumor: the first of them that occurs in a mask does."""
+"""Values that may mean tumor: the one of them that occurs in a mask does."""
 OTHER_VALUES = (0, 2)
 """Values that a mask may also hold: nothing, and the normal tissue of the organisers' script for ASAP."""
 OPENED_AS = ("mask", "a TIFF that is 255 (or 1) on tumor")
@@ -50,7 +50,7 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     Raises
     ------
     DataError
-        when the file is missing or damaged, is coarser than asked, or holds other values than 255, 1, 2 and 0.
+        when the file is missing or damaged, is coarser than asked, or holds 255 and 1, or other values than these, 2 and 0.
     """
     path = Path(path)
     with opened_labels(path, *OPENED_AS) as image:
@@ -90,9 +90,10 @@ def tumor_squares(path: str | Path, extent: tuple[int, int], downsample: float, 
 
 
 def _tumor_value(path: Path, seen: set[int]) -> int:
-    """Return the first value of tumor that occurs in the mask; DataError where others occur that have no meaning.
+    """Return the value of tumor that occurs in the mask; DataError where both do, or others that have no meaning.
 
-    Other programs write 1 for normal tissue and 2 for tumor, so a mask that holds both is told of.
+    Other programs write 1 for normal tissue and 2 for tumor, so a mask that holds both is told of. In a mask of 1 and 255, one
+    of the two is something else: often 255 is what nobody looked at.
     """
     found = [value for value in TUMOR_VALUES if value in seen] or [TUMOR_VALUES[0]]
     expected = "expected a mask that is 255 (or 1) on tumor"
@@ -101,6 +102,8 @@ def _tumor_value(path: Path, seen: set[int]) -> int:
         raise DataError(f"{path}: {told}, but no 255 and no 1; {expected}")
     if seen - {*TUMOR_VALUES, *OTHER_VALUES}:
         raise DataError(f"{path}: values {tell_labels(seen)}; {expected} and 0 elsewhere")
+    if len(found) > 1:
+        raise DataError(f"{path}: holds 255 and 1, each of which may mean tumor; expected one of them, and 0 elsewhere")
     if found[0] == 1 and 2 in seen:
         logger.warning("%s: holds 1 and 2: 1 counts as tumor, 2 as normal tissue, as the Camelyon organisers write them", path)
     return found[0]

@@ -168,7 +168,7 @@ def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
     kept: dict[str, SlideInput] = {}
     names: dict[SlidePath, str] = {}
     for slide in found:
-        if (name := names.setdefault(slide.path, slide.name)) != slide.name:
+        if (name := names.setdefault(slide.path.resolve(), slide.name)) != slide.name:
             told = "a slide has one map, and one row in the summary; scan it into several --out"
             raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}")
         if (first := kept.setdefault(slide.name, slide)) is slide:

@@ -1,4 +1,4 @@
-"""Checks of labelled patches before a training.
+"""Labelled patches before a training: which of them to validate on, and checks of all.
 
 Every patch is read once. This finds files that do not decode, Kaggle's ids that do not match their pixels, and patches whose
 pixels are both in training and in validation: validation of a model that was trained on them would be too favourable.
@@ -7,9 +7,10 @@ pixels are both in training and in validation: validation of a model that was tr
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +18,12 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
 
-__all__ = ["CheckedPatches", "check_patches"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CheckedPatches", "check_patches", "split_for_training"]
+
+logger = logging.getLogger(__name__)
 
 BATCH = 256
 """Number of patches that a process reads at a time."""
@@ -31,6 +37,53 @@ class CheckedPatches:
     valid: Patches
     summary: str
     """One line for people: numbers, classes, slides and duplicates."""
+
+
+def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
+    """Return training and validation patches: the data's own split, else a seeded one, of slides where they are known.
+
+    Parameters
+    ----------
+    data : as :func:`open_patches` gives it
+    fraction : share of each class that goes to validation where the data have no split of their own; of slides, as many as
+        hold that share
+    seed : of the shuffle
+
+    Raises
+    ------
+    DataError
+        when there is no train split.
+    """
+    if "train" not in data:
+        place = next(iter(data.values())).files[0].parent
+        raise DataError(f"{place}: only {', '.join(data)} patches; expected a train split")
+    train = data["train"]
+    if "valid" in data:
+        return train, data["valid"]
+    held_out = None if train.slides is None else _hold_slides(train.slides, train.labels, fraction, seed)
+    if held_out is None:
+        order = np.random.default_rng(seed).permutation(len(train))
+        held_out = np.zeros(len(train), bool)
+        for label in (0, 1):
+            of_class = order[train.labels[order] == label]
+            held_out[of_class[: max(1, round(fraction * len(of_class)))]] = True
+    return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+
+
+def _hold_slides(slides: NDArray[np.str_], labels: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_] | None:
+    """Return which patches to hold out, bool (n,): all of some slides. At least half of each class stays.
+
+    Neighbouring patches share pixels, so a validation on patches of the slides that were trained on would be too favourable.
+    None where the slides are too few for that.
+    """
+    names, of = np.unique(slides, return_inverse=True)
+    counts = np.stack([np.bincount(of[labels == label], minlength=len(names)) for label in (0, 1)])
+    total, held = counts.sum(1), np.zeros(len(names), bool)
+    for slide in np.random.default_rng(seed).permutation(len(names)):
+        lacking = counts[:, held].sum(1) < np.maximum(1, np.round(fraction * total))
+        stays = counts[:, ~held].sum(1) - counts[:, slide]
+        held[slide] = (counts[lacking, slide] > 0).any() and (2 * stays >= total).all()
+    return np.asarray(held[of]) if (counts[:, held].sum(1) > 0).all() else None
 
 
 def check_patches(
@@ -99,6 +152,8 @@ def _compare_slides(train: Patches, valid: Patches) -> list[str]:
     if train.slides is None or valid.slides is None:
         return []
     shared = len(set(train.slides.tolist()) & set(valid.slides.tolist()))
+    if shared:
+        logger.warning("patches of %d slides are both in training and in validation, whose figures then flatter", shared)
     return [f"{shared or 'no'} slide{'s' if shared > 1 else ''} in both"]
 
 

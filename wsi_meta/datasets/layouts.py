@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "refuse_patches", "split_for_training"]
+__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "refuse_patches"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,33 +95,6 @@ def refuse_patches(out: Path, paths: str | Path | Sequence[str | Path]) -> None:
 
 def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-
-
-def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
-    """Return training and validation patches: the data's own split, else a seeded split of each class.
-
-    Parameters
-    ----------
-    data : as :func:`open_patches` gives it
-    fraction : share of each class that goes to validation where the data have no split of their own
-    seed : of the shuffle
-
-    Raises
-    ------
-    DataError
-        when there is no train split.
-    """
-    if "train" not in data:
-        raise DataError(f"{_place(next(iter(data.values())).files)}: only {', '.join(data)} patches; expected a train split")
-    train = data["train"]
-    if "valid" in data:
-        return train, data["valid"]
-    order = np.random.default_rng(seed).permutation(len(train))
-    held_out = np.zeros(len(train), bool)
-    for label in (0, 1):
-        of_class = order[train.labels[order] == label]
-        held_out[of_class[: max(1, round(fraction * len(of_class)))]] = True
-    return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
 def read_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -270,10 +243,6 @@ def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
     if names:
         told = "expected one image per label, whose id is its name without .tif"
         raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; {told}")
-
-
-def _place(files: Sequence[Path]) -> Path:
-    return files[0].parent if files else Path()
 
 
 def _images(folder: Path) -> list[Path]:

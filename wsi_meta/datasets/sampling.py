@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class _Plan:
     scans: Path | None
     seed: int
     progress: bool
+    looked_at: dict[str, Path] = field(default_factory=dict)
+    """Slides by fingerprint: one in two splits would be trained on and judged on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,8 @@ def _look(slide: SourceSlide, plan: _Plan, limit: int) -> _Source:
     # seeded by the slide's name, so that the other slides of the manifest make no difference
     seed = [plan.seed, *slide.name.encode()]
     with open_slide(slide.path, mpp=slide.mpp) as opened:
+        if (first := plan.looked_at.setdefault(opened.fingerprint(), slide.path)) != slide.path:
+            raise DataError(f"{slide.path}: the same slide as {first}, under another name; expected each slide once")
         return _Source(slide, find_candidates(slide, opened, plan.preprocessing, limit=limit, seed=seed, scans=plan.scans))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from wsi_meta.datasets.hygiene import check_patches
-from wsi_meta.datasets.layouts import Patches, open_patches, split_for_training
+from wsi_meta.datasets.hygiene import check_patches, split_for_training
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import OutputExistsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
