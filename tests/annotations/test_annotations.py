@@ -277,6 +277,8 @@ def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     mask[16:24] = 255
     with pytest.raises(DataError, match=r"all\.tif: holds 255 and 1, each of which may mean tumor"):
         read_mask(_write_mask(tmp_path / "all.tif", mask), 1)
+    with pytest.raises(DataError, match=r"nan\.tif: values NaN, 0, 1; expected a mask that is 255"):
+        read_mask(_write_mask(tmp_path / "nan.tif", np.where(mask == 2, np.nan, mask == 1).astype(np.float32)), 1)
     mask[8:16] = 0
     assert read_mask(_write_mask(tmp_path / "rest.tif", mask), 1).sum() == 8 * 64, "255 is tumor, 2 normal"
     assert not caplog.messages

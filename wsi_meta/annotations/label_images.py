@@ -23,7 +23,7 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LabelImage", "distinct_labels", "opened_labels", "read_one_label", "tell_labels"]
+__all__ = ["NO_NUMBER", "LabelImage", "distinct_labels", "opened_labels", "read_one_label", "tell_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ MOST_TILE = 1 << 26
 """Pixels of a tile that are believed of any file."""
 COLOUR = 1 << 24
 """Label of a colour: this and its 24 bits, so that no colour has the label of a grey."""
+
+NO_NUMBER = -(1 << 32)
+"""Label of what is no number (NaN)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class LabelImage:
         return int(chunks[int(self.samples.planes)]) if chunks else BAND_ROWS
 
     def read(self, start: int, stop: int, level: int = 0) -> NDArray[Any]:
-        """Return the labels of some rows: grey values, or 2^24 and more for colours; ValueError where they are none."""
+        """Return the labels of some rows: grey values, 2^24 and more for colours, :data:`NO_NUMBER`; ValueError for others."""
         array = self.levels[level]
         values = np.asarray(array[:, start:stop] if self.samples.planes else array[start:stop])
         values = np.moveaxis(values, 0, -1) if self.samples.planes else values
@@ -119,6 +122,8 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
 def read_one_label(path: Path, what: str, expected: str) -> NDArray[np.bool_]:
     """Return where an image has the one value that is not 0, bool (rows, cols); parameters as :func:`opened_labels`.
 
+    What is no number (NaN) counts as 0.
+
     Raises
     ------
     DataError
@@ -129,6 +134,7 @@ def read_one_label(path: Path, what: str, expected: str) -> NDArray[np.bool_]:
         mask = np.zeros(image.shape(), bool)
         for top in range(0, len(mask), image.stored_rows()):
             band = image.read(top, top + image.stored_rows())
+            band = np.where(band == NO_NUMBER, 0, band) if band.dtype == np.int64 else band
             mask[top : top + len(band)] = band != 0
             seen |= distinct_labels(band)
             if len(seen - {0}) > 1 or min(seen, default=0) < 0:
@@ -149,6 +155,7 @@ def distinct_labels(labels: NDArray[Any]) -> set[int]:
 def tell_labels(labels: set[int]) -> str:
     """Return values for people: the first few, colours as red, green and blue."""
     told = [str(value) if value < COLOUR else str(tuple(value.to_bytes(4, "big")[1:])) for value in sorted(labels)[:5]]
+    told[:1] = ["NaN"] if NO_NUMBER in labels else told[:1]
     return ", ".join(told) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
 
 
@@ -172,7 +179,7 @@ def _labels(values: NDArray[Any], samples: _Samples) -> NDArray[Any]:
 
 
 def _whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values as integers or bool. What is no number (NaN) is 0; ValueError for fractions and infinity."""
+    """Return values as integers or bool, NaN as :data:`NO_NUMBER`; ValueError for fractions and infinity."""
     if values.dtype.kind in "bui":
         return values
     if values.dtype.kind != "f":
@@ -180,7 +187,7 @@ def _whole_numbers(values: NDArray[Any]) -> NDArray[Any]:
     known = np.nan_to_num(values, nan=0.0, posinf=0.5, neginf=0.5)
     if (odd := (known != np.floor(known)) | (abs(known) > 2**31)).any():
         raise ValueError(f"float values such as {float(values[odd][0]):g}")
-    return np.asarray(known.astype(np.int64))
+    return np.where(np.isnan(values), NO_NUMBER, known.astype(np.int64))
 
 
 def _refuse_meaning(other: NDArray[Any], pixel: NDArray[Any]) -> None:
