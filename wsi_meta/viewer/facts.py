@@ -108,14 +108,18 @@ def _result(record: ScanRecord) -> Lines:
     result = record.result
     if result is None:
         return []
-    lines = [("Slide score", "none, nothing scanned" if result.score is None else f"{result.score:.3f}")]
+    lines = [("Slide score", _told(result.score))]
     if result.fitted_score is not None:
-        lines.append(("Fitted score", f"{result.fitted_score['score']:.3f}"))
+        lines.append(("Fitted score", _told(result.fitted_score["score"])))
     missing = result.cells.get("unreadable", 0)
     lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
     if record.verdict is not None:
         lines.append(("Quality", record.verdict.told))
     return lines
+
+
+def _told(score: float | None) -> str:
+    return "none, nothing scanned" if score is None else f"{score:.3f}"
 
 
 def _slide(record: ScanRecord) -> Lines:
