@@ -188,6 +188,20 @@ def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
     assert [row["complete"] for row in _read(tmp_path)] == ["True", "False", "False"]
 
 
+@pytest.mark.parametrize("cleared", [",,,,", "", " ,,", '"",,', '"","two\nlines",'])
+def test_rows_without_a_slide_are_left_out(tmp_path: Path, cleared: str) -> None:
+    for name in "abc":
+        add_row(tmp_path, failed(f"x/{name}.tif", "bad"), tmp_path / f"{name}.zarr")
+    table, before = tmp_path / "summary.csv", open_table(tmp_path).rows()
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], cleared, *lines[2:], cleared]) + "\n")
+    assert open_table(tmp_path).rows() == before
+    assert open_table(tmp_path).stores() == ["", "", ""]
+    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a.tif", "x/b.tif", "x/c.tif"]
+    add_row(tmp_path, failed("x/d.tif", "bad"), tmp_path / "d.zarr")
+    assert len(_read(tmp_path)) == 4
+
+
 def test_the_json_says_the_same_with_types(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", MAP)
     add_row(tmp_path, summarise('x/"a", é.tif', store) | {"patient": "p1", "label": "tumor"}, store.path)

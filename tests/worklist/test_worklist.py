@@ -147,6 +147,19 @@ def test_a_page_is_rewritten_at_most_every_few_seconds_and_at_the_end(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "thumbnails"]
 
 
+def test_whatever_goes_wrong_with_the_page_ends_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise TypeError("expected str\nnot NoneType")
+
+    monkeypatch.setattr("wsi_meta.worklist.worklist.render_page", broken)
+    with Worklist(tmp_path, 2) as worklist:
+        worklist.tell()
+    told = f"{tmp_path / 'report' / 'index.html'}: cannot be written (expected str not NoneType)"
+    assert [record.getMessage() for record in caplog.records] == [told], "told once"
+
+
 def test_another_batch_that_writes_the_page_is_not_waited_for(tmp_path: Path) -> None:
     with Worklist(tmp_path, 1):
         pass
