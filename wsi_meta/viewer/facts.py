@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
@@ -79,11 +80,11 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     result = record.result
     state = "not finished" if result is None else "complete" if result.complete else "incomplete"
     found = (record.lesions or {}).get("found", [])
-    largest = found[0]["size_class"] if found else ""
+    largest = largest_lesion(found)
     return facts | {
         "score": None if result is None else result.score,
         "state": state,
-        "lesions": f"{len(found)}, largest: {largest}" if found else "0" if result else "",
+        "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else "0" if result else "",
         "verdict": record.verdict.told if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }

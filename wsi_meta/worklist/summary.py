@@ -15,6 +15,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.beneath import is_beneath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -107,7 +108,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}
     cells, found = result.cells, record.lesions["found"] if record.lesions else None
-    largest = max(found, key=lambda lesion: float(lesion["diameter_mm"])) if found else None
+    largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
     error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
     return (
