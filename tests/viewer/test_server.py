@@ -338,6 +338,34 @@ class TestSeveral:
         ask(tmp_path, check)
 
 
+def test_a_store_that_is_replaced_is_never_shown_over_the_slide_before(tmp_path: Path) -> None:
+    def put(seed: int, name: str) -> str:
+        with open_slide(write_jpeg_slide(tmp_path / name, [texture(1088, 1472, seed)], mpp=MPP)) as opened:
+            return opened.fingerprint()
+
+    first = put(0, "heat.tif")
+    write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP, slide=first)
+
+    async def check(client: Client) -> None:
+        async def mark() -> str | None:
+            slide = (await client.json("facts"))["slide"]
+            assert slide["mark"] or "another slide" in slide["told"] or "not at hand" in slide["told"]
+            return str(slide["mark"]) if slide["mark"] else None
+
+        assert await mark() == first[:16]
+        second = put(1, "other.tif")
+        write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP, slide=second)
+        assert await mark() is None
+        assert (await client.get(f"/s/{client.key}/tile/{first[:16]}/0/0/0")).code == 404
+        (tmp_path / "heat.tif").unlink()
+        assert await mark() is None
+        (tmp_path / "other.tif").rename(tmp_path / "heat.tif")
+        assert await mark() == second[:16], "a slide that arrives later"
+        assert (await client.get(f"/s/{client.key}/tile/{second[:16]}/0/0/0")).code == 200
+
+    ask(tmp_path / "heat.zarr", check)
+
+
 def test_a_map_grows_while_it_is_scanned(tmp_path: Path) -> None:
     grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
     heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)
