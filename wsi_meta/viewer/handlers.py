@@ -222,8 +222,8 @@ class Tile(_Handler):
             raise HTTPError(404, reason="There is no such slide")
         name = f"{mark}-{level}-{col}-{row}"
         place = int(level), int(col), int(row)
-        body = b"" if self.has_it(name) else await self.in_thread(lambda: tiles.jpeg(*place))
-        self.send(body, "image/jpeg", mark=name, forever=True)
+        body, damaged = (b"", False) if self.has_it(name) else await self.in_thread(lambda: tiles.jpeg(*place))
+        self.send(body, "image/jpeg", mark=None if damaged else name, forever=True)
 
 
 class Corrected(_Handler):
