@@ -23,6 +23,7 @@ from wsi_meta.exports.dicom import segment_cells
 from wsi_meta.exports.dicom_frame import Placement, made_placement, stated_placement
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds
+from wsi_meta.heatmaps.regions import label_regions, measure_regions
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -128,7 +129,7 @@ def test_each_cell_has_the_number_of_its_lesion(tmp_path: Path) -> None:
     lesions, thresholds = find_lesions(heatmap), lesion_thresholds(heatmap.record)
     status = heatmap.status
     status[2, 2], status[2, 3] = Status.UNREADABLE, Status.PENDING
-    cells = segment_cells(heatmap.probability, status, lesions, thresholds, heatmap.grid.cell_l0)
+    cells = segment_cells(heatmap.probability, status, lesions, thresholds, heatmap.grid)
     assert (
         [int((cells == lesion.number).sum()) for lesion in lesions] == [lesion.cells for lesion in lesions] == [17, 1, 1, 1, 1]
     )
@@ -137,7 +138,16 @@ def test_each_cell_has_the_number_of_its_lesion(tmp_path: Path) -> None:
         assert cells[row, col] == lesion.number
     assert np.argwhere(cells == 6).tolist() == [[2, 2], [2, 3]]
     assert cells[18, 18] == 0
-    assert not segment_cells(np.full((3, 3), np.nan, np.float32), np.ones((3, 3), np.uint8), (), (0.5, 0.5), 10).any()
+    assert not segment_cells(np.full((3, 3), np.nan, np.float32), np.ones((3, 3), np.uint8), (), (0.5, 0.5), GRID).any()
+
+
+def test_a_lesion_in_a_last_cell_of_less_than_a_pixel_has_its_own_cell_alone() -> None:
+    grid, values = PatchGrid(374, 374, 0.25, 0.972, 96, 32), np.full((4, 4), 0.1, np.float32)
+    values[2, 3] = 0.9
+    assert grid.shape == values.shape
+    lesions = measure_regions(values, label_regions(values, 0.5, 0.5), grid, 0.0)
+    cells = segment_cells(values, np.full((4, 4), Status.SCANNED, np.uint8), lesions, (0.5, 0.5), grid)
+    assert np.argwhere(cells).tolist() == [[2, 3]]
 
 
 def test_without_highdicom_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

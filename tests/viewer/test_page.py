@@ -202,3 +202,23 @@ def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
         assert is_coloured(after[:, :620]).mean() > is_coloured(before[:, :620]).mean() + 0.2
 
     show(browser, tmp_path / "heat.zarr", check)
+
+
+def test_the_page_of_a_store_that_was_replaced_is_loaded_anew(browser: Browser, tmp_path: Path) -> None:
+    grid, values = PatchGrid(512, 512, MPP, 0.972, 96, 32), np.full((8, 8), 0.02, np.float32)
+    Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)
+    with open_slide(write_slide(tmp_path / "new.tif", np.full((512, 512, 3), MARK, np.uint8), MPP)) as opened:
+        mark = opened.fingerprint()
+    (tmp_path / "new").mkdir()
+    finished = write_store(tmp_path / "new" / "heat.zarr", values, mpp=MPP, slide=mark).path
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask("WsiMeta.page.facts().slide.mark") is None
+        async with tab.page.expect_event("load"):
+            (tmp_path / "new.tif").rename(tmp_path / "heat.tif")
+            (tmp_path / "heat.zarr").rename(tmp_path / "old")
+            finished.rename(tmp_path / "heat.zarr")
+        await tab.until("document.body && document.body.dataset.ready === 'yes'")
+        assert await tab.ask("WsiMeta.page.facts().slide.mark") == mark[:16]
+
+    show(browser, tmp_path / "heat.zarr", check)

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from served import Client, ask
-from slide_files import texture, write_jpeg_slide
+from slide_files import damage_tile, texture, write_jpeg_slide
 from stores import make_record, write_store
 
 from wsi_meta.heatmaps.lesions import find_lesions
@@ -155,6 +155,23 @@ class TestWhatIsSent:
             assert (await client.get(f"/s/{client.key}/tile/{'0' * 16}/0/0/0")).code == 404
 
         ask(store, check)
+
+    def test_a_tile_that_could_not_be_read_is_asked_for_again(self, tmp_path: Path) -> None:
+        slide = write_jpeg_slide(tmp_path / "heat.tif", [texture(1088, 1472)], mpp=MPP)
+        damage_tile(slide, 0)
+        with open_slide(slide) as opened:
+            write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP, slide=opened.fingerprint())
+
+        async def check(client: Client) -> None:
+            shown = (await client.json("facts"))["slide"]
+            last = len(shown["levels"]) - 1
+            for place in (f"{last}/0/0", "0/0/0"):
+                answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{place}")
+                assert (answer.code, answer.headers["Cache-Control"], "Etag" in answer.headers) == (200, "no-store", False)
+            answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{last}/1/1")
+            assert "immutable" in answer.headers["Cache-Control"]
+
+        ask(tmp_path / "heat.zarr", check)
 
     def test_200_requests_at_a_time_are_all_answered(self, store: Path) -> None:
         async def check(client: Client) -> None:
@@ -336,6 +353,34 @@ class TestSeveral:
             assert (await client.get("/report/thumbnails/two.jpg")).code == 404
 
         ask(tmp_path, check)
+
+
+def test_a_store_that_is_replaced_is_never_shown_over_the_slide_before(tmp_path: Path) -> None:
+    def put(seed: int, name: str) -> str:
+        with open_slide(write_jpeg_slide(tmp_path / name, [texture(1088, 1472, seed)], mpp=MPP)) as opened:
+            return opened.fingerprint()
+
+    first = put(0, "heat.tif")
+    write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP, slide=first)
+
+    async def check(client: Client) -> None:
+        async def mark() -> str | None:
+            slide = (await client.json("facts"))["slide"]
+            assert slide["mark"] or "another slide" in slide["told"] or "not at hand" in slide["told"]
+            return str(slide["mark"]) if slide["mark"] else None
+
+        assert await mark() == first[:16]
+        second = put(1, "other.tif")
+        write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP, slide=second)
+        assert await mark() is None
+        assert (await client.get(f"/s/{client.key}/tile/{first[:16]}/0/0/0")).code == 404
+        (tmp_path / "heat.tif").unlink()
+        assert await mark() is None
+        (tmp_path / "other.tif").rename(tmp_path / "heat.tif")
+        assert await mark() == second[:16], "a slide that arrives later"
+        assert (await client.get(f"/s/{client.key}/tile/{second[:16]}/0/0/0")).code == 200
+
+    ask(tmp_path / "heat.zarr", check)
 
 
 def test_a_map_grows_while_it_is_scanned(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
+from wsi_meta.errors import SlideReadError
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 
@@ -41,7 +42,7 @@ def test_tiles_of_stored_levels_are_the_slides_pixels(pyramid: SlideTiles) -> No
         for row in range(level.rows):
             for col in range(level.columns):
                 x, y, width, height = level.window(col, row)
-                assert np.array_equal(pyramid.pixels(number, col, row), whole[y : y + height, x : x + width])
+                assert np.array_equal(pyramid.pixels(number, col, row)[0], whole[y : y + height, x : x + width])
 
 
 def test_other_tiles_are_averages_of_the_next_finer_level(pyramid: SlideTiles) -> None:
@@ -52,7 +53,7 @@ def test_other_tiles_are_averages_of_the_next_finer_level(pyramid: SlideTiles) -
     for row in range(level.rows):
         for col in range(level.columns):
             x, y, width, height = level.window(col, row)
-            found[y : y + height, x : x + width] = pyramid.pixels(number, col, row)
+            found[y : y + height, x : x + width] = pyramid.pixels(number, col, row)[0]
     assert np.abs(found - expected).max() <= 0.51
 
 
@@ -74,16 +75,16 @@ def test_each_stored_tile_is_decoded_once_whoever_asks(tmp_path: Path) -> None:
 
 def test_a_tile_is_a_jpeg_that_looks_like_its_pixels(pyramid: SlideTiles) -> None:
     last = len(pyramid.levels) - 1
-    shown = np.asarray(Image.open(BytesIO(pyramid.jpeg(last, 5, 4))))
+    shown = np.asarray(Image.open(BytesIO(pyramid.jpeg(last, 5, 4)[0])))
     assert shown.shape == (1100 - 4 * 256, 1500 - 5 * 256, 3)
-    assert np.abs(shown.astype(int) - pyramid.pixels(last, 5, 4)).mean() < 6
+    assert np.abs(shown.astype(int) - pyramid.pixels(last, 5, 4)[0]).mean() < 6
 
 
 def test_odd_sizes_reach_the_last_pixel(tmp_path: Path) -> None:
     tiles = tiles_of(write_slide(tmp_path / "slide.tif", np.full((777, 1301, 3), 200, np.uint8)))
     for number, level in enumerate(tiles.levels):
         assert (level.width, level.height) == (-(-1301 // level.downsample), -(-777 // level.downsample))
-        corner = tiles.pixels(number, level.columns - 1, level.rows - 1)
+        corner = tiles.pixels(number, level.columns - 1, level.rows - 1)[0]
         assert (corner == 200).all()  # no white from outside the slide
 
 
@@ -92,10 +93,30 @@ def test_damage_costs_its_own_tile(tmp_path: Path) -> None:
     damage_tile(path, 3)
     tiles = tiles_of(path)
     last = len(tiles.levels) - 1
-    assert np.abs(tiles.pixels(last, 0, 0).astype(int) - 180).max() < 5
-    striped = tiles.pixels(last, 1, 1)
+    assert np.abs(tiles.pixels(last, 0, 0)[0].astype(int) - 180).max() < 5
+    striped, damaged = tiles.pixels(last, 1, 1)
+    assert damaged
     assert len(np.unique(striped)) == 2
     assert np.array_equal(striped[..., 0], striped[..., 2])
+
+
+def test_what_fails_once_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lost answer of a server: neither the tile nor the averages made of it outlive it."""
+    tiles = tiles_of(write_jpeg_slide(tmp_path / "slide.tif", [texture(512, 512)]))
+    whole = tiles_of(tmp_path / "slide.tif")
+    first, last = (0, 0, 0), (len(tiles.levels) - 1, 1, 1)
+
+    def lost(*_: object, **__: object) -> None:
+        raise SlideReadError("slide.tif: no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiles.slide, "read_region", lost)
+        for place in (last, first):
+            assert tiles.jpeg(*place)[1]
+            assert tiles.pixels(*place)[1]
+    for place in (first, last):
+        assert tiles.jpeg(*place) == (whole.jpeg(*place)[0], False)
+        assert np.array_equal(tiles.pixels(*place)[0], whole.pixels(*place)[0])
 
 
 @pytest.mark.parametrize("place", [(-1, 0, 0), (99, 0, 0), (0, 1, 0), (0, 0, 1), (0, -1, 0), (0, 10**9, 10**9)])

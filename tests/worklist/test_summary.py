@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from children import start_child
+from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
 from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
 
@@ -57,18 +59,47 @@ def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
     assert row["score"] is None
 
 
+def _slide(path: Path, seed: int = 0) -> tuple[str, str]:
+    """A small slide: its path, and its fingerprint."""
+    path.parent.mkdir(exist_ok=True)
+    with open_slide(write_slide(path, texture(96, 96, seed))) as opened:
+        return str(path), opened.fingerprint()
+
+
 def test_a_failed_scan_leaves_the_row_of_a_finished_store(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "a.zarr", MAP).path
-    add_row(tmp_path, failed("x/a.tif", "holds another scan"), store)
+    (x, mark), y = _slide(tmp_path / "x" / "a.tif"), str(tmp_path / "y" / "a.tif")
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark).path
+    add_row(tmp_path, failed(x, "no space left on device"), store)
     (row,) = _read(tmp_path)
-    assert (row["slide"], row["error"]) == ("x/a.tif", "")
+    assert (row["slide"], row["error"]) == (x, "")
     assert float(row["score"]) == pytest.approx(0.75)
-    add_row(tmp_path, failed("x/a.tif", "holds another scan"), store)
+    add_row(tmp_path, failed(x, "holds another scan"), store)
     assert _read(tmp_path) == [row]
-    add_row(tmp_path, failed("y/a.tif", "holds another scan"), store)
-    assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [("x/a.tif", ""), ("y/a.tif", "holds another scan")]
-    add_row(tmp_path, summarise("y/a.tif", Heatmap.open(store)), store)
-    assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [("y/a.tif", "")], "one row for one heatmap"
+    add_row(tmp_path, failed(y, "holds another scan"), store)
+    assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [(x, ""), (y, "holds another scan")]
+    add_row(tmp_path, summarise(y, Heatmap.open(store)), store)
+    assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [(y, "")], "one row for one heatmap"
+
+
+def test_another_slide_of_the_same_name_does_not_get_the_stores_result(tmp_path: Path) -> None:
+    (_, mark), (y, _) = _slide(tmp_path / "x" / "a.tif"), _slide(tmp_path / "y" / "a.tif", seed=1)
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark).path
+    add_row(tmp_path, failed(y, "holds another scan"), store)
+    assert [(row["slide"], row["score"], row["error"]) for row in _read(tmp_path)] == [(y, "", "holds another scan")]
+    rows = summarise_folder(tmp_path)
+    assert [(row["slide"], row["error"]) for row in rows] == [("a.tif", None), (y, "holds another scan")]
+    assert rows[1]["score"] is None
+
+
+def test_a_slide_that_was_replaced_does_not_keep_the_old_ones_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, mark = _slide(Path("a.tif"))
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark)
+    add_row(tmp_path, summarise("a.tif", store), store.path)
+    _slide(Path("a.tif"), seed=1)
+    add_row(tmp_path, failed("a.tif", "holds another scan"), store.path)
+    assert [(row["score"], row["error"]) for row in _read(tmp_path)] == [("", "holds another scan")]
+    assert [row["error"] for row in summarise_folder(tmp_path)] == ["holds another scan"], "whoever writes the table"
 
 
 def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) -> None:
@@ -155,6 +186,20 @@ def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
     assert open_table(tmp_path).rows() == before
     add_row(tmp_path, failed("x/c.tif", "bad"), tmp_path / "c.zarr")
     assert [row["complete"] for row in _read(tmp_path)] == ["True", "False", "False"]
+
+
+@pytest.mark.parametrize("cleared", [",,,,", "", " ,,", '"",,', '"","two\nlines",'])
+def test_rows_without_a_slide_are_left_out(tmp_path: Path, cleared: str) -> None:
+    for name in "abc":
+        add_row(tmp_path, failed(f"x/{name}.tif", "bad"), tmp_path / f"{name}.zarr")
+    table, before = tmp_path / "summary.csv", open_table(tmp_path).rows()
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], cleared, *lines[2:], cleared]) + "\n")
+    assert open_table(tmp_path).rows() == before
+    assert open_table(tmp_path).stores() == ["", "", ""]
+    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a.tif", "x/b.tif", "x/c.tif"]
+    add_row(tmp_path, failed("x/d.tif", "bad"), tmp_path / "d.zarr")
+    assert len(_read(tmp_path)) == 4
 
 
 def test_the_json_says_the_same_with_types(tmp_path: Path) -> None:

@@ -83,6 +83,28 @@ def test_slides_are_ranked_and_failures_come_first(tmp_path: Path) -> None:
     assert "research use only" in text
 
 
+def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
+    """Rows of the first version's table do not say how many lesions there are."""
+    old, macro = ROW | {"score": 0.99, "lesions": None}, ROW | {"largest_lesion": "macrometastasis", "lesions": None}
+
+    def lead_and_kinds(*rows: dict[str, object]) -> tuple[str, list[str | None]]:
+        table = Table.of(tmp_path, [row | {"slide": f"{number}.tif"} for number, row in enumerate(rows)]).rows()
+        text = render_page(tmp_path, table, {}, lesions=False, running=None)
+        kinds = [cell.get("class") for cell in list(_Page(text).all("td"))[4::9]]
+        lesion = text[text.index('<select id="lesion">') : text.index("</select></label>\n<span")]
+        assert ('value="unknown"' in lesion) == ("unknown" in kinds)
+        return text.split('<p class="lead">')[1].split("</p>")[0].partition(" slides have a score. ")[2], kinds
+
+    assert lead_and_kinds(old, old) == ("Whether there are lesions on 2 is not known.", ["unknown"] * 2)
+    assert lead_and_kinds(old, ROW) == (
+        "No lesion was found on 1. Whether there are lesions on 1 is not known.",
+        ["unknown", "nothing"],
+    )
+    assert lead_and_kinds(ROW) == ("No lesion was found.", ["nothing"])
+    told = "The largest lesion is: macrometastasis on 1; nothing was found on 1. Whether there are lesions on 1 is not known."
+    assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
+
+
 def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>&amp;'
     page = _render(
@@ -145,6 +167,19 @@ def test_a_page_is_rewritten_at_most_every_few_seconds_and_at_the_end(tmp_path: 
         assert page.stat().st_mtime_ns == before
     assert "bad" in page.read_text(encoding="utf-8")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["index.html", "thumbnails"]
+
+
+def test_whatever_goes_wrong_with_the_page_ends_no_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise TypeError("expected str\nnot NoneType")
+
+    monkeypatch.setattr("wsi_meta.worklist.worklist.render_page", broken)
+    with Worklist(tmp_path, 2) as worklist:
+        worklist.tell()
+    told = f"{tmp_path / 'report' / 'index.html'}: cannot be written (expected str not NoneType)"
+    assert [record.getMessage() for record in caplog.records] == [told], "told once"
 
 
 def test_another_batch_that_writes_the_page_is_not_waited_for(tmp_path: Path) -> None:

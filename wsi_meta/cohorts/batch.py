@@ -161,7 +161,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
                 with staging(stage, run.scanner, together) as copies:
                     for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
                         rows[job.place] = row
-                        add_row(out, row, job.store)
+                        add_row(out, row, job.store, job.slide.path)
                         worklist.tell()
     return [rows[job.place] for job in jobs]
 

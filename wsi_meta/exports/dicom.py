@@ -20,11 +20,13 @@ from wsi_meta.exports.dicom_frame import (
     source_of,
     stated_placement,
 )
-from wsi_meta.heatmaps.regions import Lesion, label_regions
+from wsi_meta.heatmaps.regions import Lesion, label_regions, numbered
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["segment_cells", "write_parametric_map", "write_segmentation"]
 
@@ -65,7 +67,7 @@ def write_segmentation(
     if len(lesions) > MOST_SEGMENTS:
         raise OptionsError(f"{len(lesions)} lesions; DICOM holds {MOST_SEGMENTS} at most; leave small ones out by --min-area")
     common = _make(heatmap, slide, "lesions")
-    cells = segment_cells(heatmap.probability, heatmap.status, lesions, thresholds, heatmap.grid.cell_l0)
+    cells = segment_cells(heatmap.probability, heatmap.status, lesions, thresholds, heatmap.grid)
     descriptions = _describe(heatmap, lesions, thresholds, unknown=bool((cells > len(lesions)).any()))
     segmentation = hd.seg.Segmentation(
         pixel_array=cells[None],
@@ -113,7 +115,7 @@ def segment_cells(
     status: NDArray[np.uint8],
     lesions: Sequence[Lesion],
     thresholds: tuple[float, float],
-    cell_l0: float,
+    grid: PatchGrid,
 ) -> NDArray[np.uint16]:
     """Return the number of the lesion of each cell, 0 where there is none; one more than the last where any may be.
 
@@ -121,15 +123,12 @@ def segment_cells(
     ----------
     probability, status : (rows, cols)
     lesions, thresholds : found by this threshold and peak
-    cell_l0 : side of a cell, level-0 pixels
+    grid : where the cells lie
     """
     regions = label_regions(probability, *thresholds)
-    numbers = np.zeros(int(regions.max(initial=0)) + 1, np.uint16)
-    for lesion in lesions:
-        numbers[regions[int(lesion.peak_y / cell_l0), int(lesion.peak_x / cell_l0)]] = lesion.number
-    cells = numbers[regions]
+    cells = numbered(regions, [lesion.to_dict() for lesion in lesions], grid).astype(np.uint16)
     cells[np.isin(status, (Status.PENDING, Status.UNREADABLE))] = len(lesions) + 1
-    return np.asarray(cells)
+    return cells
 
 
 def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[float, float], *, unknown: bool) -> list[Any]:

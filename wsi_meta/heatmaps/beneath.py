@@ -15,7 +15,7 @@ from wsi_meta.slides.slide import Slide, open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["open_beneath", "read_beneath", "slide_scanned"]
+__all__ = ["is_beneath", "open_beneath", "read_beneath", "slide_scanned"]
 
 
 def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
@@ -33,6 +33,15 @@ def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
         scanned, other = heatmap.record.slide.file, slide_path(slide)
         raise HeatmapError(f"{heatmap.path}: made from {scanned}, not from {other}; pass that slide, or none")
     return opened
+
+
+def is_beneath(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
+    """Tell whether a slide is the one that a heatmap was made from; None where it cannot be opened."""
+    try:
+        with open_slide(slide, mpp=heatmap.grid.slide_mpp) as opened:
+            return opened.fingerprint() == heatmap.record.identity.slide
+    except Exception:  # whatever a file brings that was refused before: a question never ends a batch
+        return None
 
 
 def read_beneath(heatmap: Heatmap, slide: str | Path | Address, max_side: int) -> NDArray[np.uint8]:

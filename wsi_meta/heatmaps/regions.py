@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "SIZE_COLOURS",
     "Lesion",
     "label_regions",
+    "largest_lesion",
     "longest_distance",
     "measure_regions",
     "numbered",
@@ -108,6 +110,16 @@ def peak_cell(lesion: dict[str, Any], grid: PatchGrid) -> tuple[int, int]:
     row = rows - 1 if lesion["peak_y"] >= grid.height - 1 else int(lesion["peak_y"] // grid.cell_l0)
     col = cols - 1 if lesion["peak_x"] >= grid.width - 1 else int(lesion["peak_x"] // grid.cell_l0)
     return row, col
+
+
+def largest_lesion(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the lesion of the longest diameter, which its size class goes by, not its area; None where there are none.
+
+    Parameters
+    ----------
+    found : what :meth:`Lesion.to_dict` returns of each
+    """
+    return max(found, key=lambda lesion: float(lesion["diameter_mm"]), default=None)
 
 
 def measure_regions(

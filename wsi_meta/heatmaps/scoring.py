@@ -12,7 +12,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanResult
-from wsi_meta.heatmaps.regions import peak_cell
+from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
@@ -155,7 +155,8 @@ def _score(
     values = np.where(within, probability[window], np.float32(np.nan))
     score, unread = score_slide(values), int((within & np.isnan(values)).sum())
     area = sum(float(lesion["area_mm2"]) for lesion in lesions)
-    largest = max(lesions, key=lambda lesion: float(lesion["diameter_mm"]))["size_class"] if lesions else None
+    widest = largest_lesion(lesions)
+    largest = None if widest is None else widest["size_class"]
     told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
     told += ", nothing scanned" if score is None else f", score {score:.3f}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
@@ -79,11 +80,11 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     result = record.result
     state = "not finished" if result is None else "complete" if result.complete else "incomplete"
     found = (record.lesions or {}).get("found", [])
-    largest = found[0]["size_class"] if found else ""
+    largest = largest_lesion(found)
     return facts | {
         "score": None if result is None else result.score,
         "state": state,
-        "lesions": f"{len(found)}, largest: {largest}" if found else "0" if result else "",
+        "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else "0" if result else "",
         "verdict": record.verdict.told if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
@@ -108,14 +109,18 @@ def _result(record: ScanRecord) -> Lines:
     result = record.result
     if result is None:
         return []
-    lines = [("Slide score", "none, nothing scanned" if result.score is None else f"{result.score:.3f}")]
+    lines = [("Slide score", _told(result.score))]
     if result.fitted_score is not None:
-        lines.append(("Fitted score", f"{result.fitted_score['score']:.3f}"))
+        lines.append(("Fitted score", _told(result.fitted_score["score"])))
     missing = result.cells.get("unreadable", 0)
     lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
     if record.verdict is not None:
         lines.append(("Quality", record.verdict.told))
     return lines
+
+
+def _told(score: float | None) -> str:
+    return "none, nothing scanned" if score is None else f"{score:.3f}"
 
 
 def _slide(record: ScanRecord) -> Lines:

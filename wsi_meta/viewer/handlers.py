@@ -13,6 +13,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import Application, HTTPError, RequestHandler
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError, one_line
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.viewer.assets import Assets
 from wsi_meta.viewer.corrections import Corrections, read_corrections, write_corrections
 from wsi_meta.viewer.facts import list_facts, map_facts, slide_facts
@@ -114,8 +115,8 @@ class _Handler(RequestHandler):
         except (HeatmapError, SlideReadError, OutputExistsError, OutputPathError) as error:
             raise HTTPError(409, reason=_as_reason(error)) from error
 
-    async def shown(self, key: str) -> ShownStore:
-        return await self.in_thread(lambda: self.desk.shelf.show(key))
+    async def shown(self, key: str, record: ScanRecord | None = None) -> ShownStore:
+        return await self.in_thread(lambda: self.desk.shelf.show(key, record))
 
     def send(self, body: bytes | str, kind: str, *, mark: str | None = None, forever: bool = False) -> None:
         """Answer with a body; `mark` names its content, so that a browser that has it is told so."""
@@ -179,8 +180,8 @@ class List(_Handler):
 
 class Facts(_Handler):
     async def get(self, key: str) -> None:
-        shown = await self.shown(key)
-        state = await self.in_thread(shown.map.state)
+        state = await self.in_thread((await self.shown(key)).map.state)
+        shown = await self.shown(key, state.heatmap.record)
         facts = map_facts(state) | {"slide": slide_facts(shown.tiles, shown.slide_told)}
         facts["several"] = len(self.desk.shelf.stores) > 1
         self.send(json.dumps(facts), "application/json")
@@ -221,8 +222,8 @@ class Tile(_Handler):
             raise HTTPError(404, reason="There is no such slide")
         name = f"{mark}-{level}-{col}-{row}"
         place = int(level), int(col), int(row)
-        body = b"" if self.has_it(name) else await self.in_thread(lambda: tiles.jpeg(*place))
-        self.send(body, "image/jpeg", mark=name, forever=True)
+        body, damaged = (b"", False) if self.has_it(name) else await self.in_thread(lambda: tiles.jpeg(*place))
+        self.send(body, "image/jpeg", mark=None if damaged else name, forever=True)
 
 
 class Corrected(_Handler):

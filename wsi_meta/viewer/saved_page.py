@@ -88,5 +88,5 @@ def _write_tiles(folder: Path, tiles: SlideTiles) -> int:
         (folder / str(number)).mkdir(parents=True)
         for row in range(level.rows):
             for col in range(level.columns):
-                (folder / str(number) / f"{col}_{row}.jpg").write_bytes(tiles.jpeg(number, col, row))
+                (folder / str(number) / f"{col}_{row}.jpg").write_bytes(tiles.jpeg(number, col, row)[0])
     return len(chosen)

@@ -50,6 +50,10 @@ class ShownStore:
     slide_told: str
     """Which file the slide is, or why there is none; one line."""
 
+    def has_slide_of(self, record: ScanRecord) -> bool:
+        """Tell whether the tiles are those of the slide that a record is of."""
+        return self.tiles is not None and record.identity.slide.startswith(self.tiles.mark)
+
 
 class Shelf:
     """Stores by key; threads may share it. It owns what it opens, until it is closed.
@@ -73,8 +77,13 @@ class Shelf:
         folders = {store.path.absolute().parent for store in self.stores.values()}
         return folders.pop() if len(folders) == 1 else None
 
-    def show(self, key: str) -> ShownStore:
+    def show(self, key: str, record: ScanRecord | None = None) -> ShownStore:
         """Return an open store.
+
+        Parameters
+        ----------
+        record : of the map as it is now. Where its slide is not the one that is open, because the store was replaced or the
+            slide was not at hand, the slide is looked for anew
 
         Raises
         ------
@@ -84,11 +93,14 @@ class Shelf:
         """
         store = self.stores[key]
         with self._opening:
-            if key not in self._open:
-                shown = ShownMap(store.path)
-                self._open[key] = ShownStore(key, shown, *self._open_slide(store.path, shown.state().heatmap.record))
+            before = self._open.get(key)
+            if before is None or (record is not None and not before.has_slide_of(record)):
+                shown = ShownMap(store.path) if before is None else before.map
+                slide = self._open_slide(store.path, record or shown.state().heatmap.record)
+                self._open[key] = ShownStore(key, shown, *slide)
             self._open.move_to_end(key)
             gone = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - OPEN_STORES)]
+            gone += [before] if before is not None and before is not self._open[key] else []
             found = self._open[key]
         _close(gone)
         return found

@@ -67,6 +67,14 @@ class TileLevel:
         return x, y, min(self.tile_width, self.width - x), min(self.tile_height, self.height - y)
 
 
+class _DamagedError(Exception):
+    """Carries a tile that could not be read wholly past what keeps tiles: a lost answer of a server may come the next time."""
+
+    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self.pixels = pixels
+
+
 class KeptTiles:
     """Tiles of any number of slides that are kept in memory, up to a number of bytes: as pixels, and as JPEG."""
 
@@ -93,8 +101,8 @@ class SlideTiles:
         self.mark = slide.fingerprint()[:16]
         self.levels = _plan(slide)
 
-    def jpeg(self, level: int, col: int, row: int) -> bytes:
-        """Return a tile as JPEG.
+    def jpeg(self, level: int, col: int, row: int) -> tuple[bytes, bool]:
+        """Return a tile as JPEG, and whether a part of it could not be read: that is tried again by the next call.
 
         Parameters
         ----------
@@ -108,18 +116,31 @@ class SlideTiles:
         """
         self._level(level).window(col, row)  # before room is kept for it
         key = self.mark, level, col, row
-        return self._kept.jpegs.get(key, lambda: _encode(self.pixels(level, col, row))).tobytes()
+        try:
+            return self._kept.jpegs.get(key, lambda: _encode(self._whole(level, col, row))).tobytes(), False
+        except _DamagedError as made:
+            return _encode(made.pixels).tobytes(), True
 
-    def pixels(self, level: int, col: int, row: int) -> NDArray[np.uint8]:
-        """Return a tile, uint8 (height, width, 3); what cannot be read is striped grey. Parameters as :meth:`jpeg`."""
-        shown = self._level(level)
-        window = shown.window(col, row)
-        make = self._average if shown.stored is None else self._read
-        return self._kept.pixels.get((self.mark, level, col, row), lambda: make(level, window))
+    def pixels(self, level: int, col: int, row: int) -> tuple[NDArray[np.uint8], bool]:
+        """Return a tile, uint8 (height, width, 3), and whether a part of it could not be read, which is striped grey.
+
+        Parameters and errors are those of :meth:`jpeg`.
+        """
+        try:
+            return self._whole(level, col, row), False
+        except _DamagedError as made:
+            return made.pixels, True
 
     def close(self) -> None:
         """Close the slide; a later tile opens it again."""
         self.slide.close()
+
+    def _whole(self, level: int, col: int, row: int) -> NDArray[np.uint8]:
+        """Return a tile that could be read; _DamagedError holds any other."""
+        shown = self._level(level)
+        window = shown.window(col, row)
+        make = self._average if shown.stored is None else self._read
+        return self._kept.pixels.get((self.mark, level, col, row), lambda: make(level, window))
 
     def _level(self, level: int) -> TileLevel:
         if not 0 <= level < len(self.levels):
@@ -133,27 +154,31 @@ class SlideTiles:
             return self.slide.read_region(*corner, width, height, level=shown.stored or 0)
         except SlideReplacedError:
             raise
-        except SlideReadError:
-            return _stripes(height, width)
+        except SlideReadError as error:
+            raise _DamagedError(_stripes(height, width)) from error
 
     def _average(self, level: int, window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
         """Return a window of a level as averages of 2 x 2 pixels of the next finer one."""
         x, y, width, height = window
-        finer = self._gather(level + 1, (2 * x, 2 * y, 2 * width, 2 * height))
-        return average_area(finer, (0.0, 0.0), 2.0, (height, width))
+        finer, damaged = self._gather(level + 1, (2 * x, 2 * y, 2 * width, 2 * height))
+        averages = average_area(finer, (0.0, 0.0), 2.0, (height, width))
+        if damaged:
+            raise _DamagedError(averages)
+        return averages
 
-    def _gather(self, level: int, window: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """Return a window of a level, put together from its tiles; an odd last pixel is repeated."""
+    def _gather(self, level: int, window: tuple[int, int, int, int]) -> tuple[NDArray[np.uint8], bool]:
+        """Return a window of a level, put together from its tiles, and whether one is damaged; an odd last pixel repeats."""
         shown, (left, top, width, height) = self.levels[level], window
         inside = min(width, shown.width - left), min(height, shown.height - top)
-        region = np.empty((inside[1], inside[0], 3), np.uint8)
+        region, any_damaged = np.empty((inside[1], inside[0], 3), np.uint8), False
         for row in range(top // shown.tile_height, ceil((top + inside[1]) / shown.tile_height)):
             for col in range(left // shown.tile_width, ceil((left + inside[0]) / shown.tile_width)):
                 x, y = col * shown.tile_width - left, row * shown.tile_height - top
                 target = region[max(0, y) : y + shown.tile_height, max(0, x) : x + shown.tile_width]
-                source = self.pixels(level, col, row)[max(0, -y) :, max(0, -x) :]
+                tile, damaged = self.pixels(level, col, row)
+                source, any_damaged = tile[max(0, -y) :, max(0, -x) :], any_damaged or damaged
                 target[:] = source[: target.shape[0], : target.shape[1]]
-        return np.pad(region, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge")
+        return np.pad(region, ((0, height - inside[1]), (0, width - inside[0]), (0, 0)), mode="edge"), any_damaged
 
 
 def _plan(slide: Slide) -> tuple[TileLevel, ...]:

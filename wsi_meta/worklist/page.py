@@ -24,6 +24,8 @@ __all__ = ["GENERATOR", "render_page"]
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
 CLASSES = {name: kind for (name, _), kind in zip(SIZE_CLASSES, ("macro", "micro", "itc"), strict=True)}
+NOTHING, UNKNOWN = "nothing", "unknown"
+"""Kinds of slides on which no lesion was found, and of those of which the table does not say: an older version's rows."""
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
 CURVE_PX = (300, 170)
@@ -93,16 +95,24 @@ def _rank(row: Row) -> float | None:
     return None if score is None else float(score)
 
 
+def _kind(row: Row) -> str:
+    """Return the kind of a slide's largest lesion: one of CLASSES, NOTHING where none was found, or UNKNOWN."""
+    return CLASSES.get(row["largest_lesion"] or "", NOTHING if row["lesions"] == 0 else UNKNOWN)
+
+
 def _lead(rows: Sequence[Row]) -> list[str]:
     """Return what the page says first, in sentences."""
     scored, errors = [row for row in rows if row["score"] is not None], sum(bool(row["error"]) for row in rows)
     told = [f"{len(scored):,} of {len(rows):,} slides have a score."]
-    counts = [(sum(row["largest_lesion"] == name for row in scored), name) for name, _ in SIZE_CLASSES]
-    if any(count for count, _ in counts):
-        largest = ", ".join(f"{name} on {count:,}" for count, name in counts if count)
-        told.append(f"The largest lesion is: {largest}; nothing was found on {len(scored) - sum(c for c, _ in counts):,}.")
-    elif scored:
-        told.append("No lesion was found.")
+    kinds = [_kind(row) for row in scored]
+    counts = [f"{name} on {kinds.count(kind):,}" for name, kind in CLASSES.items() if kind in kinds]
+    nothing, unknown = kinds.count(NOTHING), kinds.count(UNKNOWN)
+    if counts:
+        told.append(f"The largest lesion is: {', '.join(counts)}; nothing was found on {nothing:,}.")
+    elif nothing:
+        told.append(f"No lesion was found on {nothing:,}." if unknown else "No lesion was found.")
+    if unknown:
+        told.append(f"Whether there are lesions on {unknown:,} is not known.")
     if errors:
         told.append(f"{errors:,} need{'s' if errors == 1 else ''} attention.")
     return told
@@ -128,10 +138,10 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "plain": f"{row['score']:.3f}" if row["fitted_score"] is not None else "",
         "bound": not row["complete"],
         "share": round(100 * min(1.0, max(0.0, rank))),
-        "kind": CLASSES.get(row["largest_lesion"] or "", ""),
+        "kind": _kind(row),
         "lesion": row["largest_lesion"],
         "mm": row["largest_lesion_mm"] or 0.0,
-        "lesions": row["lesions"],
+        "lesions": row["lesions"] or 0,
         "tissue": _percent(row["tissue_fraction"]),
         "tissue_value": f"{row['tissue_fraction'] or 0:.4f}",
         "unread": _percent(unread),

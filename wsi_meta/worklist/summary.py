@@ -12,8 +12,10 @@ from pathlib import Path
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
+from wsi_meta.heatmaps.beneath import is_beneath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -72,26 +74,29 @@ def check_summary(folder: Path) -> None:
     open_table(folder)
 
 
-def add_row(folder: Path, row: Row, store: Path) -> None:
+def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None) -> None:
     """Add the row of a slide's scan to a folder's table, whatever other processes add meanwhile.
 
-    Where the scan failed but the finished store of the same slide stands, the row is the store's.
+    Where the scan failed but the finished store of the same slide stands, the row is the store's: the same by its fingerprint.
 
     Parameters
     ----------
     row : from :func:`summarise` or :func:`failed`
     store : where the slide's heatmap stands if there is one
+    source : the slide; None where the row's path says all
     """
     name, slide = printable(store.name), printable(str(row["slide"]))
+    own = _own_store(store, source or row["slide"]) if row["heatmap"] is None else None
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
         slides, stores = table.slides(), table.stores()
         owner = slides[stores.index(name)] if name in stores else None
         if slide in slides:
             row = row | _from_outside(row, table.row(slides.index(slide)))
-        if row["heatmap"] is None:
-            row = _known(row, store, mine=owner == slide, free=owner is None) or row
-        elif owner is not None and owner != slide:
+        if own is not None and owner in (slide, None):
+            known = summarise(row["slide"], own)
+            row = known | _from_outside(known, row)
+        elif row["heatmap"] is not None and owner is not None and owner != slide:
             table.remove(stores.index(name))  # the same slide by another path, or one whose heatmap was replaced
         table.put(row)
         table.write()
@@ -103,7 +108,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}
     cells, found = result.cells, record.lesions["found"] if record.lesions else None
-    largest = max(found, key=lambda lesion: float(lesion["diameter_mm"])) if found else None
+    largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
     error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
     return (
@@ -159,17 +164,13 @@ def _from_outside(row: Row, before: Row) -> Row:
     return {name: before[name] if row[name] is None else row[name] for name in names}
 
 
-def _known(row: Row, store: Path, *, mine: bool, free: bool) -> Row | None:
-    """Return the row of the finished store that stands where a failed scan would have written, if it is the slide's own."""
+def _own_store(store: Path, slide: str | SlidePath) -> Heatmap | None:
+    """Return the finished store that stands where a failed scan would have written, if it was made from this very slide."""
     try:
         heatmap = Heatmap.open(store)
     except (HeatmapError, OSError):
         return None
-    own = mine or (free and heatmap.record.slide.file == Path(row["slide"]).name)
-    if not own or heatmap.result is None:
-        return None
-    known = summarise(row["slide"], heatmap)
-    return known | _from_outside(known, row)
+    return heatmap if heatmap.result is not None and is_beneath(heatmap, slide) else None
 
 
 def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
@@ -178,7 +179,8 @@ def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
     Parameters
     ----------
     before : the store's row until now; None where it had none
-    without : rows of slides without a heatmap; where one of them alone has the name of the store's slide, it was this slide's
+    without : rows of slides without a heatmap; where one of them alone has the name of the store's slide, it was this slide's,
+        unless its file is another one
     """
     try:
         heatmap = Heatmap.open(store)
@@ -187,6 +189,8 @@ def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
         return row | (_from_outside(row, before) if before else {})
     named = [row for row in without if Path(row["slide"]).name == printable(heatmap.record.slide.file)]
     if before is None and len(named) == 1 and heatmap.result is not None:
-        (before,) = named
+        before = None if is_beneath(heatmap, named[0]["slide"]) is False else named[0]
     row = summarise(before["slide"] if before else heatmap.record.slide.file, heatmap)
+    if before is None and (twins := [other for other in named if other["slide"] == printable(row["slide"])]):
+        row["error"] = row["error"] or twins[0]["error"]  # its path says no more than the name: one row has to tell both
     return row | (_from_outside(row, before) if before else {})

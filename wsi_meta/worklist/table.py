@@ -130,7 +130,8 @@ class Table:
 def open_table(folder: Path) -> Table:
     """Return the table of a folder, an empty one where there is none.
 
-    A table with the columns of the first version is read as well; what it lacks is unknown.
+    A table with the columns of the first version is read as well; what it lacks is unknown. Rows without a slide, such as
+    those that were cleared in a spreadsheet, are left out.
 
     Raises
     ------
@@ -150,7 +151,9 @@ def open_table(folder: Path) -> Table:
         names = set(reader.fieldnames or ())
         if not (set(FIRST_COLUMNS) <= names <= set(COLUMNS)):
             raise _foreign(folder / "summary.csv")
-        return Table.of(folder, [_typed({name: row.get(name) or "" for name in COLUMNS}) for row in reader])
+        named = (row for row in reader if (row["slide"] or "").strip())
+        return Table.of(folder, [_typed({name: row.get(name) or "" for name in COLUMNS}) for row in named])
+    lines[1:] = [line for line in lines[1:] if _first_two(line)[0].strip()]
     objects = _objects(head, content, len(lines) - 1)
     if objects is None:
         return Table.of(folder, [_typed(dict(zip(COLUMNS, values, strict=False))) for values in csv.reader(lines[1:])])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from wsi_meta.errors import OutputExistsError, WsiMetaError, one_line, printable
+from wsi_meta.errors import OutputExistsError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
@@ -79,8 +79,10 @@ class Worklist:
         except OutputExistsError as error:
             if wait_s:  # else another batch is writing the page, with these rows or soon with them
                 logger.warning("%s", one_line(error))
-        except (WsiMetaError, OSError) as error:
-            logger.warning("%s", one_line(error))
+        except Exception as error:  # a page is never worth a batch
+            known = isinstance(error, WsiMetaError | OSError)
+            told = one_line(error) if known else f"{self._report / PAGE}: cannot be written ({first_line(error)})"
+            logger.warning("%s", printable(told))
             self._report = None
         now = time.monotonic()
         self._due = now + max(EVERY_S, (now - begun) / SHARE)

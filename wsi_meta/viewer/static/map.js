@@ -364,7 +364,9 @@
   const watch = async () => {
     try {
       if (!document.hidden && (await source.version()) !== facts.version) {
-        facts = await source.facts();
+        const now = await source.facts();
+        if (now.slide.mark !== facts.slide.mark) return location.reload(); // another slide, or one that was not at hand
+        facts = now;
         await loadMap();
       }
       if (told.startsWith("No answer")) notice(facts.slide.mark ? "" : facts.slide.told);

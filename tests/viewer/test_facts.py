@@ -1,0 +1,34 @@
+"""What pages say of a heatmap: of every scan that came to its end, and the same as the other commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from stores import write_store
+
+from wsi_meta.viewer.facts import list_facts, map_facts
+from wsi_meta.viewer.shelf import Shelf
+from wsi_meta.viewer.shown_map import ShownMap
+from wsi_meta.worklist.summary import summarise
+
+
+def test_the_largest_lesion_is_that_of_the_longest_diameter(tmp_path: Path) -> None:
+    """As summary and score have it: a disc of 1.9 mm has the larger area, a strip of 2.5 mm the worse class."""
+    values = np.full((80, 100), 0.05, np.float32)
+    rows, cols = np.ogrid[:80, :100]
+    values[(rows - 35) ** 2 + (cols - 35) ** 2 <= 30**2] = 0.9
+    values[70:78, 10:90] = 0.9
+    heatmap = write_store(tmp_path / "a.zarr", values)
+    (shelved,) = Shelf([heatmap.path]).stores.values()
+    assert list_facts(shelved)["lesions"] == "2, largest: macrometastasis"
+    assert summarise("a.tif", heatmap)["largest_lesion"] == "macrometastasis"
+    assert heatmap.record.lesions is not None
+    assert [lesion["size_class"] for lesion in heatmap.record.lesions["found"]] == ["micrometastasis", "macrometastasis"]
+
+
+def test_a_slide_without_tissue_has_neither_score(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "blank.zarr", np.full((4, 5), np.nan, np.float32))
+    heatmap.with_fitted_score({"score": None, "sha256": "2" * 64})
+    (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
+    assert dict(result)["Slide score"] == dict(result)["Fitted score"] == "none, nothing scanned"
