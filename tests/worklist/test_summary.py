@@ -81,6 +81,18 @@ def test_a_failed_scan_leaves_the_row_of_a_finished_store(tmp_path: Path) -> Non
     assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [(y, "")], "one row for one heatmap"
 
 
+def test_a_slide_that_is_away_keeps_the_result_that_the_table_says_is_its(tmp_path: Path) -> None:
+    (x, mark), y = _slide(tmp_path / "x" / "a.tif"), str(tmp_path / "y" / "a.tif")
+    store = write_store(tmp_path / "a.zarr", MAP, slide=mark)
+    add_row(tmp_path, summarise(x, store), store.path)
+    (row,) = _read(tmp_path)
+    Path(x).unlink()  # as when a network disk is away
+    for slide in (x, y):
+        add_row(tmp_path, failed(slide, "no such file"), store.path)
+    assert _read(tmp_path)[0] == row
+    assert [(other["slide"], other["score"], other["error"]) for other in _read(tmp_path)[1:]] == [(y, "", "no such file")]
+
+
 def test_another_slide_of_the_same_name_does_not_get_the_stores_result(tmp_path: Path) -> None:
     (_, mark), (y, _) = _slide(tmp_path / "x" / "a.tif"), _slide(tmp_path / "y" / "a.tif", seed=1)
     store = write_store(tmp_path / "a.zarr", MAP, slide=mark).path

@@ -77,7 +77,8 @@ def check_summary(folder: Path) -> None:
 def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None) -> None:
     """Add the row of a slide's scan to a folder's table, whatever other processes add meanwhile.
 
-    Where the scan failed but the finished store of the same slide stands, the row is the store's: the same by its fingerprint.
+    Where the scan failed but the finished store of the same slide stands, the row is the store's: the same by its fingerprint,
+    or, while the slide cannot be opened, by what the table says.
 
     Parameters
     ----------
@@ -86,14 +87,14 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
     source : the slide; None where the row's path says all
     """
     name, slide = printable(store.name), printable(str(row["slide"]))
-    own = _own_store(store, source or row["slide"]) if row["heatmap"] is None else None
+    own, same = _finished_store(store, source or row["slide"]) if row["heatmap"] is None else (None, None)
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
         slides, stores = table.slides(), table.stores()
         owner = slides[stores.index(name)] if name in stores else None
         if slide in slides:
             row = row | _from_outside(row, table.row(slides.index(slide)))
-        if own is not None and owner in (slide, None):
+        if own is not None and (owner == slide if same is None else same and owner in (slide, None)):
             known = summarise(row["slide"], own)
             row = known | _from_outside(known, row)
         elif row["heatmap"] is not None and owner is not None and owner != slide:
@@ -164,13 +165,16 @@ def _from_outside(row: Row, before: Row) -> Row:
     return {name: before[name] if row[name] is None else row[name] for name in names}
 
 
-def _own_store(store: Path, slide: str | SlidePath) -> Heatmap | None:
-    """Return the finished store that stands where a failed scan would have written, if it was made from this very slide."""
+def _finished_store(store: Path, slide: str | SlidePath) -> tuple[Heatmap | None, bool | None]:
+    """Return the finished store that stands where a failed scan would have written, and whether it is of this slide.
+
+    None for what is not known: there is no finished store, or the slide cannot be opened now.
+    """
     try:
         heatmap = Heatmap.open(store)
     except (HeatmapError, OSError):
-        return None
-    return heatmap if heatmap.result is not None and is_beneath(heatmap, slide) else None
+        return None, None
+    return (None, None) if heatmap.result is None else (heatmap, is_beneath(heatmap, slide))
 
 
 def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
