@@ -144,6 +144,28 @@ def test_sliders_keys_and_link(browser: Browser, store: Path) -> None:
     show(browser, store, check)
 
 
+def test_thresholds_of_a_model_that_expects_little_tumor(browser: Browser, tmp_path: Path) -> None:
+    """Its default is under a hundredth, where a slider cannot reach it: page, button and link take it as it is."""
+    values = np.full((17, 23), 0.001, np.float32)
+    values[2:4, 2:4], values[8, 8] = 0.9, 0.0052
+    store = write_store(
+        tmp_path / "heat.zarr", values, mpp=MPP, default=0.00512, sensitivity_99=0.0541, specificity_99=0.00512
+    ).path
+
+    async def check(tab: Tab, client: Client) -> None:
+        assert await tab.ask("[WsiMeta.page.found().count, WsiMeta.page.found().threshold]") == [2, 0.00512]
+        assert await tab.ask("document.querySelector('#threshold + output').textContent") == "0.0051"
+        await tab.ask("void document.querySelectorAll('#points button')[1].click()")
+        await tab.until("WsiMeta.page.found().threshold === 0.0541")
+        await tab.ask("void document.querySelector('#points button').click()")
+        await tab.until("WsiMeta.page.found().threshold === 0.00512")
+        await tab.until("location.hash.includes('t=0.00512')")
+        await tab.ask("void WsiMeta.page.setThreshold(0.00513)")
+        await tab.until("WsiMeta.page.found().threshold === 0.005")
+
+    show(browser, store, check)
+
+
 def test_the_position_under_the_cursor(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, _client: Client) -> None:
         await look_at(tab, 40.5 * CELL, 30.5 * CELL, 1.0)
