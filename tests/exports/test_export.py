@@ -105,6 +105,13 @@ def test_cells_for_qupath(heatmap: Heatmap, tmp_path: Path) -> None:
     assert last[2:] == (heatmap.grid.width - BOUNDS.x, heatmap.grid.height - BOUNDS.y), "cut at the slide's edge"
 
 
+@pytest.mark.parametrize("form", ["qupath", "qupath-cells"])
+def test_level_0_pixels_for_qupath_are_told(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heatmap = write_store(tmp_path / "s.zarr", np.full((4, 5), 0.9, np.float32))
+    out = export(heatmap, tmp_path / "s.geojson", form=form)
+    assert caplog.text.count(f"does not say which part of the slide QuPath shows, so {out} is in level-0 pixels") == 1
+
+
 def test_a_table_of_cells(heatmap: Heatmap, tmp_path: Path) -> None:
     with export(heatmap, tmp_path / "cells.csv", form="cells").open() as file:
         rows = list(csv.DictReader(file))

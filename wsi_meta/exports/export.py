@@ -16,7 +16,7 @@ from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections, warn_if_unfinished
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, to_detections, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -118,7 +118,7 @@ def export(
         return write_detections(target, to_detections(lesions), overwrite=overwrite)
     with written_whole(target) as partial:
         if form == "qupath":
-            write_lesions(opened, lesions, partial, smooth=smooth)
+            write_lesions(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
             write_asap(lesions, partial)
         else:
@@ -131,7 +131,7 @@ def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, leas
     if form == "ome-tiff":
         write_ome_tiff(heatmap, partial)
     elif form == "qupath-cells":
-        write_cells(heatmap, partial, least=least)
+        write_cells(heatmap, qupath_origin(heatmap, target), partial, least=least)
     elif form == "dicom-map":
         write_parametric_map(heatmap, partial, slide=slide)
     elif form == "qupath-project" and slide is not None:
