@@ -203,6 +203,31 @@ def test_lesions_are_corrected_and_missed_ones_drawn(browser: Browser, store: Pa
     show(browser, store, check)
 
 
+def test_corrections_are_saved_one_after_the_other(browser: Browser, tmp_path: Path) -> None:
+    """Two at a time: the second names the revision that the first makes. What fails leaves what was saved last."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4] = values[8:10, 8:10] = values[13:15, 13:15] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    def mark(*lesions: int) -> str:
+        """Say of some lesions at once that they are none, and wait; the number of corrections then shown."""
+        calls = ", ".join(f"page.corrections.toggle(page.found().lesions[{number}])" for number in lesions)
+        return f"(({{ page }}) => Promise.all([{calls}]).then(() => page.corrections.all.length))(WsiMeta)"
+
+    told = "document.getElementById('notice').textContent"
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask(mark(0, 1)) == 2
+        assert "saved" not in await tab.ask(told)
+        assert len(read_corrections(Heatmap.open(store)).found) == 2
+        await tab.ask("void (WsiMeta.page.corrections.source.save = async () => { throw new Error('no room'); })")
+        assert await tab.ask(mark(2, 0)) == 2
+        assert await tab.ask(told) == "Not saved: no room"
+        assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 2
+
+    show(browser, store, check)
+
+
 def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
     grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
     heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)
