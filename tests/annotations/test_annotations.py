@@ -16,7 +16,7 @@ from matplotlib.path import Path as MatplotlibPath
 from numpy.typing import NDArray
 from shapely.geometry import Polygon
 
-from wsi_meta.annotations.masks import read_mask
+from wsi_meta.annotations.masks import read_mask, tumor_squares
 from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, read_annotations
 from wsi_meta.errors import DataError
 
@@ -288,6 +288,23 @@ def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     for name in ("text.tif", "gone.tif"):
         with pytest.raises(DataError, match=f"{name}: not a mask"):
             read_mask(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize("coarser", [1.005, 1.02881, 1.05])
+def test_a_mask_may_be_as_coarse_as_a_slide_may_be(tmp_path: Path, coarser: float) -> None:
+    """It is as large as its slide, so there is no finer one."""
+    drawn = Annotations((Outline(_square(40, 60, 150)),))
+    path = _write_mask(tmp_path / "m.tif", drawn.mask((300, 400), 1).astype(np.uint8), levels=3)
+    found = read_mask(path, 1 / coarser)
+    assert found.shape == tuple(math.ceil(length * coarser - 0.5) for length in (300, 400))
+    assert (found != drawn.mask(found.shape, 1 / coarser)).sum() == 0
+    squares = tumor_squares(path, (400, 300), 1 / coarser, 32)
+    expected = np.logical_or.reduceat(
+        np.logical_or.reduceat(found, range(0, found.shape[0], 32), 0), range(0, found.shape[1], 32), 1
+    )
+    np.testing.assert_array_equal(squares, expected)
+    with pytest.raises(DataError, match=r"pixels 1\.06 times as large as asked"):
+        read_mask(path, 1 / 1.06)
 
 
 def test_tiles_that_a_mask_leaves_out_are_no_tumor(tmp_path: Path) -> None:

@@ -208,6 +208,17 @@ def test_pcams_rule_for_background(saturation: float, blank: bool) -> None:
     assert is_blank(patch, 0.972), "a speck is blurred away"
 
 
+def test_a_split_of_which_no_patch_of_a_class_is_left_is_refused(slides: Path, tmp_path: Path) -> None:
+    """Tumor is outlined on a grey slide only, whose patches are all blank."""
+    write_slide(tmp_path / "grey.tif", np.repeat(texture(SIDE, SIDE, 9)[..., :1], 3, axis=2), MPP, levels=2)
+    (tmp_path / "grey.json").write_text((slides / "tumor_001.json").read_text())
+    manifest = _manifest(tmp_path, "grey.tif,grey.json,train,yes", f"{slides}/normal_001.tif,,train,")
+    told = r"train: no tumor patch is left; \d+ were left out as blank \(without colour\), 0 as unreadable: add slides"
+    with pytest.raises(DataError, match=told):
+        sample(manifest, tmp_path / "p", patches=20)
+    assert not list((tmp_path / "p").glob("*"))
+
+
 def test_background_and_damage_are_left_out_and_counted(slides: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     image = texture(SIDE, SIDE, 9)
     image[:, :480] = 244

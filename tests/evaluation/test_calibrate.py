@@ -26,6 +26,7 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
+    check_calibration,
     cross_fit,
     fit_calibration,
     operating_points,
@@ -292,6 +293,17 @@ def test_which_patches_it_is_calibrated_on(model_file: Path, few_patches: Path, 
         n(apart)
     with pytest.raises(DataError, match="no 'test' split; found train, valid"):
         n(few_patches, "test")
+
+
+def test_too_few_patches_of_a_class_are_refused_before_the_work(few_patches: Path, tmp_path: Path) -> None:
+    """Each half is calibrated on the other, so each needs both classes."""
+    data = shutil.copytree(few_patches / "valid", tmp_path / "data")
+    classes = sorted(path for path in data.iterdir() if path.is_dir())
+    for path in sorted(classes[-1].iterdir())[1:]:
+        path.unlink()
+
+    with pytest.raises(DataError, match=f"{data}: 1 tumor and 2 normal patches in 'train'; expected at least 2 of each"):
+        check_calibration(None, data, tmp_path / "m.safetensors")
 
 
 def test_an_existing_file_is_not_calibrated_over(model_file: Path, few_patches: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from slide_files import texture, write_slide
 from stores import make_record, write_store
 
 from wsi_meta.cli import main
-from wsi_meta.errors import DeviceError, HeatmapError, OutputPathError
+from wsi_meta.errors import DeviceError, HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.exports.dicom import segment_cells
 from wsi_meta.exports.dicom_frame import Placement, made_placement, stated_placement
 from wsi_meta.exports.export import export
@@ -283,6 +283,12 @@ class TestInTheSlidesFrame:
         parts = [Path(shutil.copy(dicom_slide, tmp_path / f"{level}.dcm")) for level in range(2)]
         with pytest.raises(OutputPathError, match=r"1\.dcm: a file of the slide, never replaced"):
             export(store, parts[1], slide=parts[0], overwrite=True)
+        before = parts[0].read_bytes()
+        with pytest.raises(OutputExistsError, match=r"0\.dcm: 'wsi-meta export' did not write it"):
+            export(store, parts[0], overwrite=True)
+        assert parts[0].read_bytes() == before
+        for form in ("dicom-seg", "dicom-map"):  # of either kind
+            export(store, tmp_path / "ours.dcm", form=form, overwrite=True)
 
 
 class TestInAFrameOfItsOwn:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from shapely.geometry import Polygon, shape
+from slide_files import write_slide
 from stores import write_store
 
 from wsi_meta.annotations.detections import read_detections
@@ -104,6 +105,13 @@ def test_cells_for_qupath(heatmap: Heatmap, tmp_path: Path) -> None:
     assert last[2:] == (heatmap.grid.width - BOUNDS.x, heatmap.grid.height - BOUNDS.y), "cut at the slide's edge"
 
 
+@pytest.mark.parametrize("form", ["qupath", "qupath-cells"])
+def test_level_0_pixels_for_qupath_are_told(form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heatmap = write_store(tmp_path / "s.zarr", np.full((4, 5), 0.9, np.float32))
+    out = export(heatmap, tmp_path / "s.geojson", form=form)
+    assert caplog.text.count(f"does not say which part of the slide QuPath shows, so {out} is in level-0 pixels") == 1
+
+
 def test_a_table_of_cells(heatmap: Heatmap, tmp_path: Path) -> None:
     with export(heatmap, tmp_path / "cells.csv", form="cells").open() as file:
         rows = list(csv.DictReader(file))
@@ -154,6 +162,20 @@ def test_what_cannot_be_written_is_one_line(heatmap: Heatmap, tmp_path: Path) ->
     with pytest.raises(OutputExistsError):
         export(heatmap, kept)
     assert kept.read_text() == "mine"
+
+
+def test_a_tiff_that_was_not_written_here_is_never_replaced(heatmap: Heatmap, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "case.ome.tif", np.full((64, 64, 3), 200, np.uint8))
+    before = slide.read_bytes()
+    with pytest.raises(OutputExistsError, match=r"case\.ome\.tif: 'wsi-meta export' did not write it"):
+        export(heatmap, slide, overwrite=True)
+    other = tmp_path / "other.ome.tiff"
+    other.write_text("mine")
+    with pytest.raises(OutputExistsError, match="did not write it"):
+        export(heatmap, other, overwrite=True)
+    assert (slide.read_bytes(), other.read_text()) == (before, "mine")
+    ours = export(heatmap, tmp_path / "ours.ome.tif")
+    assert export(heatmap, ours, overwrite=True) == ours
 
 
 def test_the_command_writes_every_form(heatmap: Heatmap, tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ import numpy as np
 import pytest
 import torch
 from slide_files import texture
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.inference.agreement import emulated_networks
 from wsi_meta.inference.device import (
     ProcessSettings,
     SharedDevice,
     SharedGpu,
+    _cudnn,
     announce_torch,
     cpu_supports,
     resolve_device,
@@ -154,6 +157,21 @@ def test_two_predictors_do_not_change_cudnn_under_each_other(exact: tuple[bool, 
     assert max(count for count, _ in seen) == most
     assert sorted(allowed for _, allowed in seen) == sorted(before and not value for value in exact)
     assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_int8_that_is_computed_in_floats_keeps_scanners_out(thin_model: Model) -> None:
+    """Both change cuDNN's settings, and side by side would put them back in the wrong order."""
+    seen: list[tuple[bool, bool]] = []
+    compute = emulated_networks("cpu")(thin_model, "int8", False)
+
+    def look(*_values: object) -> None:
+        seen.append((_cudnn.awaited, torch.backends.cudnn.allow_tf32))
+
+    with register_module_forward_pre_hook(look), torch.inference_mode():
+        compute(torch.zeros((1, 96, 96, 3), dtype=torch.uint8))
+
+    assert set(seen) == {(True, False)}
+    assert (_cudnn.awaited, torch.backends.cudnn.allow_tf32) == (False, True)
 
 
 def test_a_thread_that_waits_to_change_settings_is_not_overtaken() -> None:

@@ -23,6 +23,7 @@ from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.history import Epoch, read_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
@@ -410,7 +411,26 @@ def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(patch_folde
     with pytest.raises(KeyboardInterrupt):
         train_tiny(patch_folder, out, recipe=RECIPE, overwrite=True, parts=parts, **HERE)
 
-    assert not checkpoint_path(out).exists()
+    with pytest.raises(OutputExistsError, match="epochs was 3, now 1"):
+        train_tiny(patch_folder, out, recipe=replace(RECIPE, epochs=1), resume=True, **HERE)
+    assert torch.load(checkpoint_path(out), weights_only=True)["epochs"] == []
+
+
+def test_a_training_that_was_killed_in_its_first_epoch_goes_on(patch_folder: Path, tmp_path: Path) -> None:
+    class Interrupted(Learner):
+        def enter(self, _epoch: int) -> None:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(patch_folder, out, recipe=RECIPE, parts=replace(TINY, make_learner=learners(Interrupted)), **HERE)
+    assert names_in(tmp_path) == ["m.augmented.png", "m.checkpoint"]
+    contact_sheet_path(out).unlink()  # as where it was killed before it was drawn
+
+    train_tiny(patch_folder, out, resume=True, recipe=RECIPE, **HERE)
+
+    assert len(rows_of(out)) == 3
+    assert contact_sheet_path(out).exists()
 
 
 # --- a full disk

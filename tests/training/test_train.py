@@ -235,6 +235,16 @@ def test_existing_files_beside_it_are_refused_too(tmp_path: Path, name: str) -> 
     assert (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["m.history.csv", "m.curves.png", "m.augmented.png"])
+def test_a_first_training_with_resume_replaces_nothing_beside_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+
+    with pytest.raises(OutputExistsError, match=f"{name}: exists"):
+        train_tiny(tmp_path / "no data", tmp_path / "m.safetensors", resume=True, **UNREAD)
+
+    assert names_in(tmp_path) == [name]
+
+
 def test_overwrite_replaces_an_output(patch_folder: Path, tmp_path: Path) -> None:
     parts = scripted([0.5] * 4, [logits_of_auc(8), logits_of_auc(12)])
     out = tmp_path / "m.safetensors"
@@ -366,7 +376,7 @@ def test_steps_far_too_large_end_in_that_error(patch_folder: Path, tmp_path: Pat
     with pytest.raises(TrainingError, match="logits were no numbers; lower --lr"):
         train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, **HERE)
 
-    assert names_in(tmp_path) == ["m.augmented.png"]
+    assert names_in(tmp_path) == ["m.augmented.png", "m.checkpoint"]
 
 
 def test_too_few_patches_for_a_batch_are_refused(patch_folder: Path, tmp_path: Path) -> None:

@@ -144,6 +144,28 @@ def test_sliders_keys_and_link(browser: Browser, store: Path) -> None:
     show(browser, store, check)
 
 
+def test_thresholds_of_a_model_that_expects_little_tumor(browser: Browser, tmp_path: Path) -> None:
+    """Its default is under a hundredth, where a slider cannot reach it: page, button and link take it as it is."""
+    values = np.full((17, 23), 0.001, np.float32)
+    values[2:4, 2:4], values[8, 8] = 0.9, 0.0052
+    store = write_store(
+        tmp_path / "heat.zarr", values, mpp=MPP, default=0.00512, sensitivity_99=0.0541, specificity_99=0.00512
+    ).path
+
+    async def check(tab: Tab, client: Client) -> None:
+        assert await tab.ask("[WsiMeta.page.found().count, WsiMeta.page.found().threshold]") == [2, 0.00512]
+        assert await tab.ask("document.querySelector('#threshold + output').textContent") == "0.0051"
+        await tab.ask("void document.querySelectorAll('#points button')[1].click()")
+        await tab.until("WsiMeta.page.found().threshold === 0.0541")
+        await tab.ask("void document.querySelector('#points button').click()")
+        await tab.until("WsiMeta.page.found().threshold === 0.00512")
+        await tab.until("location.hash.includes('t=0.00512')")
+        await tab.ask("void WsiMeta.page.setThreshold(0.00513)")
+        await tab.until("WsiMeta.page.found().threshold === 0.005")
+
+    show(browser, store, check)
+
+
 def test_the_position_under_the_cursor(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, _client: Client) -> None:
         await look_at(tab, 40.5 * CELL, 30.5 * CELL, 1.0)
@@ -177,6 +199,31 @@ def test_lesions_are_corrected_and_missed_ones_drawn(browser: Browser, store: Pa
         await tab.open(f"{client.gate.link}s/{client.key}")
         assert await tab.ask("document.querySelectorAll('#corrections li').length") == 2
         assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 1
+
+    show(browser, store, check)
+
+
+def test_corrections_are_saved_one_after_the_other(browser: Browser, tmp_path: Path) -> None:
+    """Two at a time: the second names the revision that the first makes. What fails leaves what was saved last."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4] = values[8:10, 8:10] = values[13:15, 13:15] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    def mark(*lesions: int) -> str:
+        """Say of some lesions at once that they are none, and wait; the number of corrections then shown."""
+        calls = ", ".join(f"page.corrections.toggle(page.found().lesions[{number}])" for number in lesions)
+        return f"(({{ page }}) => Promise.all([{calls}]).then(() => page.corrections.all.length))(WsiMeta)"
+
+    told = "document.getElementById('notice').textContent"
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask(mark(0, 1)) == 2
+        assert "saved" not in await tab.ask(told)
+        assert len(read_corrections(Heatmap.open(store)).found) == 2
+        await tab.ask("void (WsiMeta.page.corrections.source.save = async () => { throw new Error('no room'); })")
+        assert await tab.ask(mark(2, 0)) == 2
+        assert await tab.ask(told) == "Not saved: no room"
+        assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 2
 
     show(browser, store, check)
 

@@ -136,12 +136,29 @@ class TestWhatIsSent:
     def test_lesions_follow_the_threshold(self, store: Path, threshold: float) -> None:
         async def check(client: Client) -> None:
             version = (await client.json("facts"))["version"]
-            found = await client.json(f"lesions/{version}/{round(threshold * 1000)}")
+            found = await client.json(f"lesions/{version}/{threshold}")
             expected = find_lesions(store, threshold=threshold)
             assert found["count"] == len(expected)
             for one, other in zip(found["lesions"], expected, strict=True):
                 assert {name: one[name] for name in other.to_dict()} == other.to_dict()
                 assert one["polygons"][0][0] == other.outlines[0].vertices.ravel().tolist()
+
+        ask(store, check)
+
+    def test_the_models_own_thresholds_are_taken_as_they_are(self, tmp_path: Path) -> None:
+        """Rounded, both would find other lesions; what a slider says is rounded."""
+        values = np.full((8, 8), 0.0001, np.float32)
+        values[0, 0], values[0, 2], values[4, 4], values[7, 7] = 0.51705, 0.0042, 0.0036, 0.9
+        store = write_store(tmp_path / "heat.zarr", values, default=0.51713, sensitivity_99=0.0041, specificity_99=0.0041).path
+
+        async def check(client: Client) -> None:
+            facts = await client.json("facts")
+            for threshold, count in ((facts["threshold"], 1), (facts["thresholds"]["sensitivity_99"], 3)):
+                found = await client.json(f"lesions/{facts['version']}/{threshold}")
+                assert (found["threshold"], found["count"]) == (threshold, count)
+                assert count == len(find_lesions(store, threshold=threshold))
+            for asked, rounded in (("0.51712", 0.517), ("1e-7", 0.001), ("1", 1.0)):
+                assert (await client.json(f"lesions/{facts['version']}/{asked}"))["threshold"] == rounded
 
         ask(store, check)
 

@@ -76,7 +76,7 @@ def test_a_page_without_a_server_holds_all_that_it_shows(store: Path, tmp_path: 
     assert (ran.exit_code, ran.stdout.strip()) == (0, str(folder / "index.html"))
     data = json.loads((folder / "assets" / "data.js").read_text().removeprefix("window.WSI_META_FILES = ").rstrip(";\n"))
     assert str(store.parent) not in json.dumps(data)  # no folder of this machine
-    assert data["lesions"]["500"]["count"] == 1
+    assert data["lesions"]["0.5"]["count"] == 1
     for number, level in enumerate(data["facts"]["slide"]["levels"]):
         tiles = -(-level["width"] // level["tile_width"]) * -(-level["height"] // level["tile_height"])
         assert len(list((folder / "tiles" / str(number)).iterdir())) == tiles
@@ -86,6 +86,17 @@ def test_a_page_without_a_server_holds_all_that_it_shows(store: Path, tmp_path: 
     with pytest.raises(OutputExistsError, match="new or empty"):
         wsi_meta.view(store, static=folder)
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
+def test_a_page_without_a_server_holds_lesions_at_the_models_own_thresholds(tmp_path: Path) -> None:
+    values = np.full((4, 4), 0.001, np.float32)
+    values[1, 1], values[3, 3] = 0.0042, 0.51705
+    wsi_meta.view(write_store(tmp_path / "h.zarr", values, default=0.51713, own=0.0041).path, static=tmp_path / "page")
+    data = json.loads(
+        (tmp_path / "page" / "assets" / "data.js").read_text().removeprefix("window.WSI_META_FILES = ").rstrip(";\n")
+    )
+    found = {name: (lesions["threshold"], lesions["count"]) for name, lesions in data["lesions"].items()}
+    assert (found["0.51713"], found["0.0041"][0]) == ((0.51713, 0), 0.0041)
 
 
 def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: Path) -> None:

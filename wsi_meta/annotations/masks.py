@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi_meta.annotations.label_images import LabelImage, distinct_labels, opened_labels, tell_labels
 from wsi_meta.errors import DataError
+from wsi_meta.slides.pixel_size import COARSER_ALLOWED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,8 @@ TUMOR_VALUES = (255, 1)
 OTHER_VALUES = (0, 2)
 """Values that a mask may also hold: nothing, and the normal tissue of the organisers' script for ASAP."""
 OPENED_AS = ("mask", "a TIFF that is 255 (or 1) on tumor")
+ROUNDING = 1e-9
+"""A share that is rounding."""
 LEVEL_OFF = 0.01
 """A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
@@ -33,9 +36,10 @@ LEVEL_OFF = 0.01
 def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 1.0) -> NDArray[np.bool_]:
     """Read where a mask TIFF says tumor.
 
-    Each pixel has the value under its centre, in the coarsest stored level that is not coarser than asked: never an
-    average. Tiles that the file leaves out are 0. Tumor is 255 where the file has that (Camelyon16's masks), else 1
-    (what the organisers' script for ASAP writes for metastases; its 2 is normal tissue).
+    Each pixel has the value under its centre, never an average: in the coarsest stored level that is not coarser than asked, or
+    in the first one where that is coarser by no more than a slide may be. Tiles that the file leaves out are 0. Tumor is 255
+    where the file has that (Camelyon16's masks), else 1 (what the organisers' script for ASAP writes for metastases; its 2 is
+    normal tissue).
 
     Parameters
     ----------
@@ -50,7 +54,8 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     Raises
     ------
     DataError
-        when the file is missing or damaged, is coarser than asked, or holds 255 and 1, or other values than these, 2 and 0.
+        when the file is missing or damaged, is more than 5 % coarser than asked, or holds 255 and 1, or other values than
+        these, 2 and 0.
     """
     path = Path(path)
     with opened_labels(path, *OPENED_AS) as image:
@@ -129,9 +134,9 @@ def _bands(path: Path, image: LabelImage, downsample: float, multiple: int = 1) 
     whole = image.shape()[0]
     levels = range(len(image.levels))
     fitting = [level for level in levels if whole / image.shape(level)[0] <= downsample * (1 + LEVEL_OFF)]
-    if not fitting:
+    if not fitting and downsample * COARSER_ALLOWED < 1 - ROUNDING:
         raise DataError(f"{path}: pixels {1 / downsample:g} times as large as asked; expected a finer mask")
-    level = fitting[-1]
+    level = fitting[-1] if fitting else 0  # as coarse as a slide may be
     factor = whole / image.shape(level)[0]
     step = downsample / (round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor)
     rows, cols = (_centres(length, step) for length in image.shape(level))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wsi_meta.errors import OutputPathError
+from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs import cannot_be_written, written_whole
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PcamWriter:
     """
 
     def __init__(self, folder: Path, split: str, patch_px: int) -> None:
-        self._targets = pcam_files(folder, split)
+        self._split, self._targets = split, pcam_files(folder, split)
         self._shape = (patch_px, patch_px, 3)
         self._raw_path = folder / f"{split}.raw"
         self._raw = FileIO(self._raw_path, "w+")
@@ -67,6 +67,18 @@ class PcamWriter:
         except OSError as error:
             raise OutputPathError(cannot_be_written(f"{self._raw_path.parent}: the patches", error)) from error
         self.places.append(place)
+
+    def refuse_one_class(self, told: str) -> None:
+        """Refuse to write files without any patch of a class, of which cells were found; DataError.
+
+        Parameters
+        ----------
+        told : how many patches were left out, and why
+        """
+        tumor = sum(place.center_tumor_patch for place in self.places)
+        for name, count in (("tumor", tumor), ("normal", len(self.places) - tumor)):
+            if not count:
+                raise DataError(f"{self._split}: no {name} patch is left; {told}: add slides with {name} tissue to this split")
 
     def write(self, rng: np.random.Generator) -> list[int]:
         """Write the files: as many patches of each class as there are of the rarer one, in random order.

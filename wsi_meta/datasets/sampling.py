@@ -235,6 +235,7 @@ def _write_split(split: str, sources: Sequence[_Source], each: int, plan: _Plan,
                     missing[kind] = 0
                     missing["normal" if kind == "hard" else kind] += wanted - (len(kinds) - before)
             sampled.blank, sampled.unreadable = sampled.blank + cutter.blank, sampled.unreadable + cutter.unreadable
+        writer.refuse_one_class(f"{sampled.blank} were left out as blank (without colour), {sampled.unreadable} as unreadable")
         order = writer.write(np.random.default_rng([plan.seed, *split.encode()]))
     sampled.patches, sampled.hard = len(order), sum(kinds[number] == "hard" for number in order)
     sampled.slides = len({writer.places[number].wsi for number in order})

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches, refuse_patches
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
+from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at, tell_folders
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
@@ -173,11 +173,15 @@ def check_calibration(
 
 
 def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
-    """Return the patches to calibrate on: `split`, else ``valid``, or the only split there is; DataError where none is that."""
+    """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class."""
     splits = open_patches(data, tell=tell)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
         raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    tumor, n = int(splits[wanted].labels.sum()), len(splits[wanted])
+    if min(tumor, n - tumor) < 2:
+        told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
+        raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
     return splits[wanted]
 
 
@@ -281,11 +285,8 @@ def validation_metrics(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -
     probabilities, called = cross_fit(logits, labels)
     figures = figures_of(probabilities, labels)
     kept = ("accuracy", "sensitivity", "specificity", "log_loss", "brier", "ece")
-    return {
-        "n": len(labels),
-        "auc": auc_of(logits, labels),
-        "accuracy_at_threshold": float((called == labels.astype(bool)).mean()),
-    } | {name: figures[name] for name in kept}
+    own = {"n": len(labels), "auc": auc_of(logits, labels), "accuracy_at_threshold": float((called == labels).mean())}
+    return own | {name: figures[name] for name in kept}
 
 
 def _most_accurate(found: NDArray[np.float32], false: NDArray[np.float32]) -> float:

@@ -37,6 +37,7 @@ __all__ = [
     "evaluate_patches",
     "int8_metrics",
     "look_at",
+    "tell_folders",
 ]
 
 DESCRIBED = 4000
@@ -89,7 +90,7 @@ def evaluate(
     patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite, tell=True)
     patches.check()
     model = model if isinstance(model, Model) else load_model(model)
-    subject = Subject.of(model, patches, data=_folders(data), split=words, tta=tta) if out is not None else None
+    subject = Subject.of(model, patches, data=tell_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
     evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True, shifts=shifts)
     if out is not None and subject is not None:
@@ -136,11 +137,12 @@ def check_evaluation(
     splits = open_patches(data, tell=tell)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
-        raise DataError(f"{_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
+        raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 
 
-def _folders(data: str | Path | Sequence[str | Path]) -> str:
+def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
+    """Return the names of folders of patches, in words."""
     return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
 
 

@@ -13,6 +13,7 @@ from wsi_meta import __version__
 from wsi_meta.errors import OptionsError, require
 from wsi_meta.exports.dicom_frame import (
     MADE,
+    MAKER,
     made_placement,
     made_source,
     made_uid,
@@ -186,7 +187,7 @@ def _make(heatmap: Heatmap, slide: str | Path | None, what: str) -> dict[str, An
         "series_instance_uid": hd.UID(),
         "sop_instance_uid": hd.UID(),
         "instance_number": 1,
-        "manufacturer": "wsi-meta",
+        "manufacturer": MAKER,
         "manufacturer_model_name": "wsi-meta",
         "software_versions": __version__,
         "device_serial_number": heatmap.record.identity.model[:16],

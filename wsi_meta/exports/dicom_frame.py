@@ -10,7 +10,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 
-from wsi_meta.errors import printable
+from wsi_meta.errors import printable, require
 from wsi_meta.heatmaps.beneath import open_beneath
 from wsi_meta.heatmaps.store import Heatmap
 
@@ -19,10 +19,23 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["MADE", "Placement", "made_placement", "made_source", "made_uid", "read_level0", "source_of", "stated_placement"]
+__all__ = [
+    "MADE",
+    "MAKER",
+    "Placement",
+    "is_exported_dicom",
+    "made_placement",
+    "made_source",
+    "made_uid",
+    "read_level0",
+    "source_of",
+    "stated_placement",
+]
 
 logger = logging.getLogger(__name__)
 
+MAKER = "wsi-meta"
+"""Manufacturer of what is written, and of nothing else."""
 MADE = "frame of reference made by wsi-meta; fits no other image"
 """What a file says whose slide has no place in DICOM's coordinates."""
 EMPTY = (
@@ -175,3 +188,13 @@ def _header(path: Path) -> Any | None:
         return dcmread(path, stop_before_pixels=True)
     except (InvalidDicomError, OSError):
         return None
+
+
+def is_exported_dicom(path: Path) -> bool:
+    """Tell whether a file is a Segmentation or a Parametric Map of ours; DeviceError without the library that can tell."""
+    require("dicom", "DICOM")
+    try:
+        header = _header(path)
+    except Exception:  # what a damaged file raises depends on the damage
+        return False
+    return header is not None and header.get("Manufacturer") == MAKER

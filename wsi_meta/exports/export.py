@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_meta.annotations.detections import write_detections
-from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
 from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
-from wsi_meta.exports.ome_tiff import write_ome_tiff
+from wsi_meta.exports.dicom_frame import is_exported_dicom
+from wsi_meta.exports.ome_tiff import is_exported_tiff, write_ome_tiff
 from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
 from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, to_detections, warn_if_unfinished
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, to_detections, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -36,6 +37,8 @@ FORMATS = {
 }
 """What can be written, and the endings of its files. Where several have an ending, the first one is meant by it."""
 FOLDERS = ("ome-zarr-0.4",)
+IS_OURS = {"ome-tiff": is_exported_tiff, "dicom-seg": is_exported_dicom, "dicom-map": is_exported_dicom}
+"""What tells a file that was written here from others, for files that end as slides do."""
 WITHOUT_LESIONS = ("ome-tiff", "qupath-cells", "qupath-project", "cells", "dicom-map")
 
 
@@ -76,7 +79,7 @@ def export(
     smooth : for ``qupath``: outlines with round corners and the same area, instead of the cells' sides
     slide : the slide that the heatmap was made from; ``qupath-project`` needs it. Of a DICOM slide, DICOM files take frame of
         reference, patient and study; else they have a frame of reference of their own, which they say
-    overwrite : replace the file if it exists
+    overwrite : replace the file if it exists; one that ends as slides do only if it was written here
 
     Returns
     -------
@@ -97,6 +100,7 @@ def export(
     if form == "qupath-project" and slide is None:
         raise OptionsError("qupath-project needs the slide; pass --slide (slide=)")
     target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
+    _refuse_foreign(target, form)
     opened = open_sound(heatmap)
     if form in WITHOUT_LESIONS:
         warn_if_unfinished(opened, "its other cells are not in the file")
@@ -114,7 +118,7 @@ def export(
         return write_detections(target, to_detections(lesions), overwrite=overwrite)
     with written_whole(target) as partial:
         if form == "qupath":
-            write_lesions(opened, lesions, partial, smooth=smooth)
+            write_lesions(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
             write_asap(lesions, partial)
         else:
@@ -127,7 +131,7 @@ def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, leas
     if form == "ome-tiff":
         write_ome_tiff(heatmap, partial)
     elif form == "qupath-cells":
-        write_cells(heatmap, partial, least=least)
+        write_cells(heatmap, qupath_origin(heatmap, target), partial, least=least)
     elif form == "dicom-map":
         write_parametric_map(heatmap, partial, slide=slide)
     elif form == "qupath-project" and slide is not None:
@@ -141,6 +145,12 @@ def _refuse_slide(out: Path, slide: str | Path | None) -> None:
     refuse_input(out, "the slide", slide)
     if slide is not None and out.exists() and (path := local_path(slide)) is not None and path.is_file():
         refuse_input(out, "a file of the slide", *files_of_slide(path))
+
+
+def _refuse_foreign(target: Path, form: str) -> None:
+    """Refuse to replace what may be a slide, whichever slide was given: only a file that was written here is."""
+    if form in IS_OURS and target.exists() and not IS_OURS[form](target):
+        raise OutputExistsError(f"{target}: 'wsi-meta export' did not write it, so it is not replaced; choose another --out")
 
 
 def _form_of(out: Path, form: str | None) -> str:

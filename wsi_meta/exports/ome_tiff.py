@@ -10,10 +10,12 @@ import numpy as np
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
 
-__all__ = ["write_ome_tiff"]
+__all__ = ["is_exported_tiff", "write_ome_tiff"]
 
 TILE_CELLS = 256
 """Side of a stored tile."""
+MARK = "cell um"
+"""Name of a remark that only this module writes."""
 
 
 def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
@@ -29,7 +31,7 @@ def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
     kept = {"Tumor probability": heatmap.probability, "Uncertainty": heatmap.uncertainty}
     channels = {name: values for name, values in kept.items() if values is not None}
     levels = [[values, *coarser_levels(values)] for values in channels.values()]
-    facts = {"slide": record.slide.file, "model": record.identity.model, "slide mpp": record.slide.mpp, "cell um": grid.cell_um}
+    facts = {"slide": record.slide.file, "model": record.identity.model, "slide mpp": record.slide.mpp, MARK: grid.cell_um}
     score = {} if record.result is None else {"score": record.result.score, "complete": record.result.complete}
     metadata: dict[str, Any] = {
         "axes": "CYX",
@@ -54,3 +56,14 @@ def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
             own = {"metadata": metadata, "subifds": len(levels[0]) - 1} if number == 0 else {"subfiletype": 1, "metadata": None}
             per_cm = 1e4 / (grid.cell_um * 2**number)  # for programs that read no OME-XML
             writer.write(np.stack(level), resolution=(per_cm, per_cm), **own, **common)
+
+
+def is_exported_tiff(path: Path) -> bool:
+    """Tell whether a file is one that :func:`write_ome_tiff` wrote."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return f'K="{MARK}"' in (file.ome_metadata or "")
+    except Exception:  # what a file that is no TIFF raises depends on what it is
+        return False

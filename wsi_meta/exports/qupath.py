@@ -12,7 +12,6 @@ import numpy as np
 
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.exports.smooth import smoothed
-from wsi_meta.heatmaps.lesions import qupath_origin
 from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
 from wsi_meta.heatmaps.store import Heatmap
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CELLS_OF_LESION", "write_cells", "write_lesions"]
 
+Origin = tuple[int, int] | None
+"""Corner of what QuPath shows, level-0 pixels; None where it is not known, and positions are level-0 pixels."""
 NAMESPACE = UUID("6f2b7f43-9a0e-4c52-8e0c-0d5f4f2a1c77")
 """Ids are made of this, the slide's fingerprint and what is named: the same lesion of the same scan has the same id."""
 CELLS_OF_LESION = "Num Cells of map"
@@ -29,21 +30,29 @@ DECIMALS = 2
 """Of a position, level-0 pixels: a hundredth is some nanometres."""
 
 
-def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], file: Path, *, smooth: bool) -> None:
-    """Write lesions as annotations with ids, colours of their size classes, and measurements named as QuPath names them."""
-    origin = qupath_origin(heatmap, file)
+def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origin, file: Path, *, smooth: bool) -> None:
+    """Write lesions as annotations with ids, colours of their size classes, and measurements named as QuPath names them.
+
+    Parameters
+    ----------
+    origin : as :func:`wsi_meta.heatmaps.lesions.qupath_origin` returns it for the file that this one will become
+    """
     with file.open("w", encoding="utf-8") as text:
         _write(text, origin, (_lesion_feature(heatmap, lesion, origin or (0, 0), smooth=smooth) for lesion in lesions))
 
 
-def write_cells(heatmap: Heatmap, file: Path, *, least: float) -> None:
-    """Write the scanned cells whose probability is at least `least` as detections, for QuPath's measurement maps."""
-    origin = qupath_origin(heatmap, file)
+def write_cells(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
+    """Write the scanned cells whose probability is at least `least` as detections, for QuPath's measurement maps.
+
+    Parameters
+    ----------
+    origin : as for :func:`write_lesions`
+    """
     with file.open("w", encoding="utf-8") as text:
         _write(text, origin, _cell_features(heatmap, origin or (0, 0), least))
 
 
-def _write(text: IO[str], origin: tuple[int, int] | None, features: Iterator[dict[str, Any]]) -> None:
+def _write(text: IO[str], origin: Origin, features: Iterator[dict[str, Any]]) -> None:
     """Write a collection one feature a line: a slide has hundreds of thousands of cells."""
     head = json.dumps({"type": "FeatureCollection", FRAME: frame_facts(origin), "features": []})
     text.write(head.removesuffix("]}"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.inference.batches import make_mosaics
-from wsi_meta.inference.device import cpu_supports
+from wsi_meta.inference.device import cpu_supports, exact_convolutions
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ def fast_networks(model: Model, precision: str, dense: bool) -> Callable[[torch.
 
 def emulated_networks(device: str) -> Networks:
     """Return what makes networks on a device, where int8 is computed in floats and float32 without shortcuts."""
-    import torch
-
     from wsi_meta.inference.fast_network import FastNetwork
 
     def make(model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
         network = FastNetwork(model, precision=precision, dense=dense, emulated=True).to(device)
 
         def compute(images: torch.Tensor) -> torch.Tensor:
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with exact_convolutions():
                 logits: torch.Tensor = network(images.to(device)).cpu()
             return logits
 

@@ -27,6 +27,7 @@ __all__ = [
     "SharedProcessor",
     "announce_torch",
     "cpu_supports",
+    "exact_convolutions",
     "resolve_device",
     "resolve_precision",
     "share_device",
@@ -229,14 +230,11 @@ class SharedGpu:
     @contextmanager
     def passing(self) -> Iterator[None]:
         """See :class:`SharedDevice`. A thread only starts a pass here: the GPU goes on working when another is kept waiting."""
-        import torch
-
         with ExitStack() as stack:
             if self._compiled:
                 stack.enter_context(self._lock)
             if self._exact:
-                stack.enter_context(_cudnn.changing())
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+                stack.enter_context(exact_convolutions())
             else:
                 stack.enter_context(_cudnn.keeping())
             yield
@@ -289,3 +287,12 @@ class ProcessSettings:
 _cudnn = ProcessSettings()
 """One lock for the process, because cuDNN's settings are those of the process. With a lock for each device, a predictor in fp32
 would compute in TF32 when another one puts the setting back. It is no state: outside a pass it is always the same."""
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Let cuDNN convolve float32 numbers as they are. It is a setting of the process: other threads wait meanwhile."""
+    import torch
+
+    with _cudnn.changing(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield

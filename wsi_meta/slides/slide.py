@@ -138,8 +138,8 @@ class Slide:
     def fingerprint(self) -> str:
         """Return a SHA-256 (hexadecimal) that differs between slides; quick for any size; the same at an address.
 
-        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level), without one the first and
-        last 64 kB. It does not depend on path or time.
+        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level), without one 16 parts of
+        16 kB, spread from the file's beginning to its end. It does not depend on path or time.
         """
         return fingerprint_of(self._file, self.level_dimensions, self._quickhash)
 

@@ -176,16 +176,11 @@ def _make_row(run: Run, number: int, loss: float, seconds: float, logits: NDArra
 
 
 def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_logits: NDArray[np.float32]) -> None:
-    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done.
-
-    In the first epoch an empty one comes before: a model file without a checkpoint would look like a finished training.
-    """
+    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done."""
     out, parts, mosaics = run.job.out, run.job.parts, run.job.recipe.mosaics > 0
     if parts.best_epoch(epochs) == len(epochs):
         training = run.described | {"best_epoch": len(epochs)}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
-        if len(epochs) == 1:
-            write_checkpoint(out, Checkpoint(run.identity, {}, [], torch.empty(0)))
         save_model(out, state, card)
     write_history(out, epochs)
     parts.draw_curves(out, epochs)

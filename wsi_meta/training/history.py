@@ -201,7 +201,8 @@ def check_outputs(data: str | Path | Sequence[str | Path], out: Path, init: str 
     if options.tensorboard is not None:
         require("tensorboard", "--tensorboard")
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
-    resume, overwrite = options.resume, options.overwrite
+    overwrite = options.overwrite
+    resume = options.resume and (checkpoint.is_file() or out.exists())  # else the files beside it are not of a training
     if str(init) not in ("imagenet", "none"):
         if not Path(init).is_file():
             raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 
 from wsi_meta.datasets.hygiene import check_patches, split_for_training
@@ -20,7 +21,7 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.model import save_model
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
-from wsi_meta.training.checkpoint import checkpoint_path, differences, identify, read_checkpoint
+from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, differences, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
@@ -142,8 +143,9 @@ def run_training(
         identity = identify(recipe, start, train_set, valid_set, processes.count, precision)
         checkpoint = read_checkpoint(out, identity) if options.resume else None
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
-        _begin_files(job, train_set, resumed=checkpoint is not None)
-        outcome = train_epochs(Run(job, learner, train_set, validation, described, identity), checkpoint)
+        run = Run(job, learner, train_set, validation, described, identity)
+        _begin_files(run, resumed=checkpoint is not None and bool(checkpoint.epochs))
+        outcome = train_epochs(run, checkpoint)
         outcome = _finish(job, outcome, train_set, validation)
         _describe(job, train_set)
         _remove_checkpoint(job)
@@ -228,15 +230,19 @@ def _make_validation(job: Job, precision: str, patches: Patches) -> Validation:
     )
 
 
-def _begin_files(job: Job, train_set: Patches, *, resumed: bool) -> None:
-    """Remove what a killed training left half-written and the checkpoint of one that is overwritten; draw the contact sheet."""
-    out = job.out
+def _begin_files(run: Run, *, resumed: bool) -> None:
+    """Remove what a killed training left half-written; write an empty checkpoint and draw the contact sheet.
+
+    The checkpoint comes first, and replaces that of a training that is overwritten: it says that the files beside it are of
+    a training that is not finished, until the end.
+    """
+    job, out = run.job, run.job.out
     for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint_path(out)):
         if job.processes.first:
             remove_leftovers(path)
     if job.processes.first and not resumed:
-        checkpoint_path(job.out).unlink(missing_ok=True)
-        job.parts.draw_contact_sheet(job.out, train_set, job.recipe)
+        write_checkpoint(out, Checkpoint(run.identity, {}, [], torch.empty(0)))
+        job.parts.draw_contact_sheet(out, run.train_set, job.recipe)
 
 
 def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validation) -> Outcome:

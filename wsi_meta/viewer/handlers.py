@@ -29,8 +29,8 @@ KEY, NUMBER = "([0-9a-f]{12})", r"(\d{1,6})"
 """How a store and a number stand in a link."""
 FOREVER = "private, max-age=31536000, immutable"
 """For what a link with another mark would name if it changed."""
-FINEST_THRESHOLD, LOWEST_THRESHOLD = 1000, 0.01
-"""Thresholds are rounded to thousandths: there are not endlessly many to find lesions at."""
+THRESHOLD = r"(\d\.?\d{0,25}(?:e-\d{1,3})?)"
+"""How a threshold stands in a link: as JavaScript writes a number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def make_application(desk: Desk) -> Application:
             (f"/s/{KEY}/facts", Facts, {"desk": desk}),
             (f"/s/{KEY}/version", Version, {"desk": desk}),
             (f"/s/{KEY}/map/([0-9a-f]{{16}})", Map, {"desk": desk}),
-            (f"/s/{KEY}/lesions/([0-9a-f]{{16}})/{NUMBER}", Lesions, {"desk": desk}),
+            (f"/s/{KEY}/lesions/([0-9a-f]{{16}})/{THRESHOLD}", Lesions, {"desk": desk}),
             (f"/s/{KEY}/tile/([0-9a-f]{{16}})/{NUMBER}/{NUMBER}/{NUMBER}", Tile, {"desk": desk}),
             (f"/s/{KEY}/corrections", Corrected, {"desk": desk}),
             (r"/assets/([a-z0-9.\-]{1,40})", Static, {"desk": desk}),
@@ -204,16 +204,16 @@ class Map(_Handler):
 
 
 class Lesions(_Handler):
-    async def get(self, key: str, version: str, thousandths: str) -> None:
+    async def get(self, key: str, version: str, asked: str) -> None:
         shown = await self.shown(key)
-        threshold = int(thousandths) / FINEST_THRESHOLD
-        if not LOWEST_THRESHOLD <= threshold <= 1:
-            raise HTTPError(400, reason="A threshold is 10 to 1000 thousandths")
+        if not 0 < float(asked) <= 1:
+            raise HTTPError(400, reason="A threshold is more than 0 and at most 1")
         state = await self.in_thread(shown.map.state)
         if state.version != version:
             raise HTTPError(409, reason="The map has grown")
+        threshold = state.nearest_threshold(float(asked))
         found = await self.in_thread(lambda: json.dumps(state.lesions(threshold)))
-        self.send(found, "application/json", mark=f"{version}-{thousandths}")
+        self.send(found, "application/json", mark=f"{version}-{threshold!r}")
 
 
 class Tile(_Handler):

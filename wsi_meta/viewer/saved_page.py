@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.outputs import check_folder, written_folder
 from wsi_meta.viewer.assets import NAMES, fill_page
 from wsi_meta.viewer.facts import map_facts, slide_facts
@@ -72,12 +71,11 @@ def _data(shown: ShownStore, state: MapState, levels: int) -> dict[str, Any]:
     facts = map_facts(state)
     slide = slide_facts(shown.tiles, Path(shown.slide_told).name if shown.tiles else shown.slide_told)
     slide["levels"] = slide["levels"][:levels]
-    points = {default_threshold(state.heatmap), *state.heatmap.record.model.thresholds.values(), *THRESHOLDS}
-    thousandths = sorted({max(10, min(1000, round(point * 1000))) for point in points})
+    points = sorted({*state.heatmap.record.model.thresholds.values(), *THRESHOLDS})
     return {
         "facts": facts | {"slide": slide, "several": False, "finished": True},
         "map": base64.b64encode(state.packed).decode(),
-        "lesions": {str(number): state.lesions(number / 1000) for number in thousandths},
+        "lesions": {str(point): state.lesions(point) for point in points},
     }
 
 

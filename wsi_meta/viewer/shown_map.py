@@ -28,6 +28,8 @@ TOP_STEP, NO_VALUE = 65534, 65535
 """A value is sent as the integer next to its share of :data:`HIGHEST` times TOP_STEP; NO_VALUE is NaN."""
 HIGHEST = {"probability": 1.0, "uncertainty": 1.0, "focus": 2.0, "darkness": 255.0}
 """Highest value of each layer that can be sent."""
+FINEST_THRESHOLD = 1000
+"""Thresholds are rounded to thousandths, but for the model's own: there are not endlessly many to find lesions at."""
 KEPT_THRESHOLDS = 24
 """Thresholds whose lesions are kept; one more and the one that was asked for longest ago goes."""
 OUTLINED = 3000
@@ -47,6 +49,12 @@ class MapState:
     """As :func:`pack` returns it."""
     _lesions: OrderedDict[float, dict[str, Any]] = field(default_factory=OrderedDict, repr=False)
     _finding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def nearest_threshold(self, asked: float) -> float:
+        """Return the threshold to find lesions at: one of the model's own as it is, any other rounded, and over 0."""
+        if asked in self.heatmap.record.model.thresholds.values():
+            return asked
+        return max(1, round(asked * FINEST_THRESHOLD)) / FINEST_THRESHOLD
 
     def lesions(self, threshold: float) -> dict[str, Any]:
         """Return the lesions at a threshold as plain JSON values.

@@ -1,15 +1,17 @@
 "use strict";
-// Corrections: false lesions, and missed ones that someone draws. Each change is saved at once.
+// Corrections: false lesions, and missed ones that someone draws. Each change is saved at once, one after the other: what is
+// shown is what was saved last, with the changes that are on their way.
 
 WsiMeta.Corrections = class {
   constructor(source, { changed, refused }) {
-    Object.assign(this, { source, changed, refused, all: [], revision: "", draft: null, readOnly: !source.live });
+    Object.assign(this, { source, changed, refused, all: [], saved: [], waiting: [], revision: "", draft: null, readOnly: !source.live });
+    this.last = Promise.resolve();
   }
 
   async load() {
     if (this.readOnly) return;
     const { corrections, revision, problem } = await this.source.corrections();
-    Object.assign(this, { all: corrections, revision });
+    Object.assign(this, { all: corrections, saved: corrections, revision });
     if (problem) {
       this.readOnly = true;
       this.refused(problem);
@@ -24,12 +26,15 @@ WsiMeta.Corrections = class {
 
   async toggle(lesion) {
     const denying = this.denying(lesion);
-    const others = this.all.filter((one) => one !== denying);
-    await this.save(denying ? others : [...others, { kind: "false", polygons: lesion.polygons }]);
+    await (denying ? this.remove(denying) : this.append({ kind: "false", polygons: lesion.polygons }));
   }
 
   async remove(correction) {
-    await this.save(this.all.filter((one) => one !== correction));
+    await this.save((all) => all.filter((one) => one !== correction));
+  }
+
+  async append(correction) {
+    await this.save((all) => [...all, correction]);
   }
 
   begin() {
@@ -55,23 +60,35 @@ WsiMeta.Corrections = class {
       if (ring.at(-2) !== x || ring.at(-1) !== y) ring.push(x, y); // a double click is two clicks at one place
     }
     this.draft = null;
-    if (ring.length >= 6) await this.save([...this.all, { kind: "missed", polygons: [[ring]] }]);
+    if (ring.length >= 6) await this.append({ kind: "missed", polygons: [[ring]] });
     else this.changed();
   }
 
-  async save(corrections) {
+  // Save a change of the list once the ones before it are: each makes the revision that the next one names.
+  async save(change) {
     if (this.readOnly) return;
-    const before = this.all;
-    this.all = corrections;
-    this.changed();
+    this.waiting.push(change);
+    this.show();
+    this.last = this.last.catch(() => {}).then(() => this.send(change));
+    await this.last;
+  }
+
+  async send(change) {
+    const wanted = change(this.saved);
+    let done = false;
     try {
-      const saved = await this.source.save(corrections, this.revision);
-      this.revision = saved.revision;
-      this.changed(true);
+      const { revision } = await this.source.save(wanted, this.revision);
+      Object.assign(this, { saved: wanted, revision });
+      done = true;
     } catch (error) {
-      this.all = before;
       this.refused(`Not saved: ${error.message}`);
-      this.changed();
     }
+    this.waiting = this.waiting.filter((one) => one !== change);
+    this.show(done && !this.waiting.length);
+  }
+
+  show(saved = false) {
+    this.all = this.waiting.reduce((all, change) => change(all), this.saved);
+    this.changed(saved);
   }
 };

@@ -35,7 +35,7 @@ WsiMeta.paintLayer = (facts, values, name, least) => {
   const { top, none } = facts.steps;
   const table = WsiMeta.bytesOf(layer.table);
   const [own, probability] = [values[name], values.probability];
-  const lowest = name === "probability" || name === "uncertainty" ? least * top : 0;
+  const lowest = name === "probability" || name === "uncertainty" ? Math.round(least * top) : 0;
   const fixed = facts.slide.mark ? null : 255;
   return paintCells(facts.grid, (cell) => {
     const step = own[cell];

@@ -149,6 +149,13 @@
 
   const make = (kind, text, className) => Object.assign(document.createElement(kind), { textContent: text ?? "", className: className ?? "" });
 
+  // A threshold; a small one with two figures.
+  const inWords = (threshold, digits = 3) => (threshold < 0.1 ** (digits - 1) ? String(+threshold.toPrecision(2)) : threshold.toFixed(digits));
+
+  // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
+  const ownOrRounded = (threshold) =>
+    Object.values(facts.thresholds).includes(threshold) ? threshold : Math.max(1, Math.round(threshold * 1000)) / 1000;
+
   const notice = (text) => {
     told = text;
     byId("notice").textContent = text;
@@ -180,7 +187,7 @@
     }
     byId("points").replaceChildren(
       ...Object.entries(facts.thresholds).map(([name, value]) => {
-        const button = make("button", `${name.replaceAll("_", " ")} ${value.toFixed(2)}`, "link");
+        const button = make("button", `${name.replaceAll("_", " ")} ${inWords(value, 2)}`, "link");
         button.type = "button";
         button.addEventListener("click", () => setThreshold(value));
         return button;
@@ -208,7 +215,7 @@
   const showControls = () => {
     for (const [id, value] of [["opacity", view.opacity], ["threshold", view.threshold]]) {
       byId(id).value = value;
-      byId(id).nextElementSibling.textContent = value.toFixed(id === "opacity" ? 2 : 3);
+      byId(id).nextElementSibling.textContent = id === "opacity" ? value.toFixed(2) : inWords(value);
     }
     for (const id of ["shown", "outlined", "hidden"]) byId(id).checked = view[id];
     document.querySelector("#layers select").value = view.layer;
@@ -217,7 +224,7 @@
 
   const showLesions = () => {
     const shown = found.lesions.slice(0, 300);
-    byId("count").textContent = `${found.count} at ${found.threshold.toFixed(3)}, peak ${found.peak.toFixed(3)}`;
+    byId("count").textContent = `${found.count} at ${inWords(found.threshold)}, peak ${inWords(found.peak)}`;
     const rows = shown.map((lesion) => {
       const row = make("tr");
       const figures = [lesion.diameter_mm.toFixed(2), lesion.area_mm2.toFixed(3), lesion.max_probability.toFixed(3)];
@@ -298,7 +305,7 @@
       x: Math.round(left + size.x / scale / 2),
       y: Math.round(top + size.y / scale / 2),
       z: +scale.toPrecision(5),
-      t: +view.threshold.toFixed(3),
+      t: view.threshold,
       o: +view.opacity.toFixed(2),
       layer: view.layer,
       show: ["shown", "outlined", "hidden"].map((name) => Number(view[name])).join(""),
@@ -312,7 +319,7 @@
       const value = parseFloat(parts.get(name));
       return Number.isFinite(value) ? Math.min(most, Math.max(least, value)) : null;
     };
-    view.threshold = number("t", 0.01, 1) ?? view.threshold;
+    view.threshold = ownOrRounded(number("t", 0, 1) ?? view.threshold);
     view.opacity = number("o", 0, 1) ?? view.opacity;
     if (facts.layers.some((layer) => layer.name === parts.get("layer"))) view.layer = parts.get("layer");
     const shown = parts.get("show") ?? "";
@@ -332,12 +339,13 @@
   const loadLesions = async () => {
     const mine = ++wanted;
     try {
-      const answer = await source.lesions(facts.version, Math.round(view.threshold * 1000));
+      const answer = await source.lesions(facts.version, view.threshold);
       if (mine !== wanted) return;
       found = answer;
     } catch (error) {
-      if (error.status === 409) return; // the map has grown; it is loaded again soon
-      throw error;
+      // 409: the map has grown; it is loaded again soon
+      if (mine === wanted && error.status !== 409) notice(`The lesions are not those of threshold ${inWords(view.threshold)}: ${error.message}`);
+      return;
     }
     outlines = new Path2D();
     for (const lesion of found.lesions) {
@@ -381,7 +389,7 @@
 
   let later;
   const setThreshold = (value) => {
-    view.threshold = value;
+    view.threshold = ownOrRounded(value);
     showControls();
     requestAnimationFrame(paint);
     clearTimeout(later);

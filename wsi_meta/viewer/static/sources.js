@@ -16,7 +16,7 @@ WsiMeta.fromServer = () => {
     facts: async () => (await ask("facts")).json(),
     version: async () => (await (await ask("version")).json()).version,
     map: async (version) => (await ask(`map/${version}`)).arrayBuffer(),
-    lesions: async (version, thousandths) => (await ask(`lesions/${version}/${thousandths}`)).json(),
+    lesions: async (version, threshold) => (await ask(`lesions/${version}/${threshold}`)).json(),
     tileUrl: (mark, level, col, row) => `${base}/tile/${mark}/${level}/${col}/${row}`,
     corrections: async () => (await ask("corrections")).json(),
     save: async (corrections, revision) =>
@@ -38,10 +38,9 @@ WsiMeta.fromFiles = (files) => ({
     const packed = Uint8Array.from(atob(files.map), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
   },
-  lesions: async (_version, thousandths) => {
-    const steps = Object.keys(files.lesions).map(Number);
-    const nearest = steps.reduce((best, step) => (Math.abs(step - thousandths) < Math.abs(best - thousandths) ? step : best));
-    return files.lesions[nearest];
+  lesions: async (_version, threshold) => {
+    const off = (one) => Math.abs(Number(one) - threshold);
+    return files.lesions[Object.keys(files.lesions).reduce((best, one) => (off(one) < off(best) ? one : best))];
   },
   tileUrl: (_mark, level, col, row) => `tiles/${level}/${col}_${row}.jpg`,
 });
