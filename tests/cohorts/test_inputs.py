@@ -98,6 +98,11 @@ class TestFolders:
         assert names(find_slides(["s"], recursive=True)) == ["a", "b", "c"]
         assert "1 folder not read (scans.zarr)" in caplog.text
         assert names(find_slides(["s"], extensions=["csv", ".TXT"])) == ["notes", "x", "y"]
+        touch("o/a.ome.tif", "o/b.tif", "o/c.OME.TIF")
+        assert {slide.path for slide in find_slides(["o"], extensions=[".ome.tif"])} == {
+            Path("o/a.ome.tif"),
+            Path("o/c.OME.TIF"),
+        }
 
     def test_what_is_clean_is_told_nothing_of(self, caplog: pytest.LogCaptureFixture) -> None:
         touch("s/a.tif", "s/b.ndpi")

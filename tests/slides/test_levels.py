@@ -113,13 +113,16 @@ def test_a_macro_among_the_levels_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reader", ["direct", "openslide"])
 def test_a_padded_level_is_read_at_its_true_place(tmp_path: Path, reader: str) -> None:
+    """And its padding, which some writers leave black, lies outside the slide."""
     levels = _levels(900, 1200, 2)
-    padded = np.full((512, 640, 3), 255, np.uint8)
+    padded = np.zeros((512, 640, 3), np.uint8)
     padded[:450, :600] = levels[1]
     whole = open_slide(write_jpeg_slide(tmp_path / "whole.tif", levels, tile_px=128), reader=reader)
     slide = open_slide(write_jpeg_slide(tmp_path / "padded.tif", [levels[0], padded], tile_px=128), reader=reader)
     assert slide.level_downsamples == (1.0, 2.0)
     _assert_read_as(slide, whole)
+    beyond = slide.read_region(1200, 0, 40, 512, level=1)
+    assert (beyond == 255).all()
 
 
 # real slides, by the sizes of their levels

@@ -254,7 +254,7 @@ class _Search:
 
     def _is_wanted(self, path: Path) -> bool:
         """Tell whether a file in a folder is taken for a slide."""
-        wanted = path.suffix.lower() in self.extensions and not path.name.startswith(".")
+        wanted = path.name.lower().endswith(self.extensions) and not path.name.startswith(".")
         return wanted and (path.suffix.lower() != ".dcm" or path in self._series_in(path.parent))
 
     def _series_in(self, folder: Path) -> dict[Path, SlideInput]:

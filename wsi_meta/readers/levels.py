@@ -36,6 +36,13 @@ class Scales:
         """Factors of the levels that may be read."""
         return {level: factor for level, factor in enumerate(self.downsamples) if level not in self.left_out}
 
+    def extents(self, sizes: Sequence[Size]) -> tuple[Size, ...]:
+        """Return how much of each level is slide: width and height of `sizes` without the padding to whole tiles."""
+        return tuple(
+            (_extent(sizes[0][0], width, factor), _extent(sizes[0][1], height, factor))
+            for (width, height), factor in zip(sizes, self.downsamples, strict=True)
+        )
+
 
 def mean_ratios(sizes: Sequence[Size]) -> tuple[float, ...]:
     """Return how many times smaller than level 0 each level is, as OpenSlide states it: the mean over width and height."""
@@ -65,6 +72,10 @@ def find_scales(sizes: Sequence[Size], stated: Sequence[float], tiles: Sequence[
         else:
             factors[level] = found
     return Scales(tuple(factors), left_out)
+
+
+def _extent(full: int, side: int, factor: float) -> int:
+    return side if side - full / factor <= ROUNDED_PX else ceil(full / factor)
 
 
 def _judge(full: Size, size: Size, stated: float, tiles: tuple[Size | None, Size | None]) -> float | str:

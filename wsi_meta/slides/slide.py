@@ -101,8 +101,8 @@ class Slide:
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         self.level_tiles, self._file = facts.tiles, facts.file
         self.width, self.height = self.level_dimensions[0]
-        self.bounds = facts.bounds
-        self.properties, self.background = facts.properties, facts.background
+        self._extents = facts.scales.extents(self.level_dimensions)
+        self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self._quickhash = facts.properties.get("openslide.quickhash-1", "")
         self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
@@ -290,9 +290,9 @@ class Slide:
         return region
 
     def _inside(self, rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
-        """Cut (level, left, top, width, height) down to its level; the result is empty where width or height is 0 or less."""
+        """Cut (level, left, top, width, height) down to the slide; the result is empty where width or height is 0 or less."""
         level, left, top, width, height = rectangle
-        level_width, level_height = self.level_dimensions[level]
+        level_width, level_height = self._extents[level]
         x, y = max(0, left), max(0, top)
         return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
 
