@@ -6,7 +6,7 @@
 # Needs the AWS command line (pip install awscli; no account), a GPU and room for several hundred GB. Every step that is
 # done is passed over when the script is run again, and scanning and training go on where they were interrupted.
 #
-# ONLY='*_00?' takes only slides of such names, to try it with a few.
+# ONLY='*_00?' takes only slides of such names, to try it with a few: in a folder of its own.
 # HARD=1 scans the training slides too, cuts patches anew with what was mistaken for tumor, and trains again on those.
 set -euo pipefail
 shopt -s nullglob
@@ -47,14 +47,21 @@ slides=(images/*.tif)
 } > manifest.csv
 
 # 3. Patches and model. A training writes its model after every epoch; its checkpoint goes when it is finished.
-if todo patches; then wsi-meta sample manifest.csv --out patches; fi
+if [ -e patches ] && [ -e sampled.csv ] && ! cmp -s manifest.csv sampled.csv; then
+  echo "patches: cut from other slides than there are now; take another folder, or remove patches* model* report" >&2
+  exit 1
+fi
+if todo patches; then
+  cp manifest.csv sampled.csv
+  wsi-meta sample sampled.csv --out patches
+fi
 if todo model.safetensors model.checkpoint; then
   wsi-meta train patches --init imagenet --epochs 4 --out model.safetensors --resume
 fi
 model=model.safetensors
 if [ -n "${HARD:-}" ]; then
-  wsi-meta scan images/normal_*.tif images/tumor_*.tif --model "$model" --out scans_train
-  if todo patches_hard; then wsi-meta sample manifest.csv --mine scans_train --out patches_hard; fi
+  wsi-meta scan images/normal_*.tif images/tumor_*.tif --model "$model" --out-dir scans_train
+  if todo patches_hard; then wsi-meta sample sampled.csv --mine scans_train --out patches_hard; fi
   if todo model_hard.safetensors model_hard.checkpoint; then
     wsi-meta train patches_hard --init "$model" --epochs 2 --out model_hard.safetensors --resume
   fi
@@ -63,7 +70,7 @@ fi
 if todo report; then wsi-meta evaluate "$model" patches --split test --out report; fi
 
 # 4. Heatmaps of the test slides, and their lesions; a peak as low as the threshold keeps unsure ones, which the curve ranks
-wsi-meta scan images/test_*.tif --model "$model" --out scans
+wsi-meta scan images/test_*.tif --model "$model" --out-dir scans
 mkdir -p detections truth
 for store in scans/*.zarr; do
   name=$(basename "$store" .zarr)

@@ -18,6 +18,12 @@ def main(store: Path, count: int = 10) -> None:
     attributes: Any = group.attrs
     scale, translation = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     mpp = attributes["wsi_meta"]["slide"]["mpp"]
+    result = attributes["wsi_meta"].get("result")
+    if result is None or not result["complete"]:
+        print(
+            f"{store}: {'not scanned to the end' if result is None else 'incomplete'}; hotter cells may be missing",
+            file=sys.stderr,
+        )
     probability = np.asarray(group["0"])
     if np.isnan(probability).all():
         sys.exit(f"{store}: no cell was scanned; wsi-meta info says why")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import shutil
 from pathlib import Path
 
@@ -32,7 +33,7 @@ NODES = "patient,stage\n" + "".join(f"patient_000_node_{node}.tif,negative\n" fo
 def prepared(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     """What the pages take for granted: a slide and its map, a folder of slides, patches, annotations; never change it."""
     folder = tmp_path_factory.mktemp("prepared")
-    for name in ("slides", "annotations", "detections", "exports", "results"):
+    for name in ("slides", "annotations"):
         (folder / name).mkdir()
     for number, name in enumerate(("slide.tif", "slides/a.tif")):
         write_slide(folder / name, texture(96, 96, number))
@@ -42,7 +43,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Pat
     (folder / "annotations" / "slide.xml").write_text(SQUARE)
     (folder / "nodes.csv").write_text(NODES)
     (folder / "stage_labels.csv").write_text(NODES.replace("patient,stage\n", "patient,stage\npatient_000.zip,pN0\n"))
-    (folder / "detections" / "slide.csv").touch()
     shutil.copytree(few_patches, folder / "pcam")
     return folder
 
@@ -69,6 +69,9 @@ def test_examples_of_a_page_run_in_their_order(
 ) -> None:
     folder = tmp_path / "desk"
     shutil.copytree(prepared, folder, symlinks=True)
+    if page.name == "README.md":  # which shows no way to them
+        (folder / "detections").mkdir()
+        (folder / "detections" / "slide.csv").touch()
     monkeypatch.chdir(folder)
     for example in examples_of(page):
         if example.left_out:
@@ -86,8 +89,11 @@ def test_blocks_that_are_not_run_are_known() -> None:
 
 
 def _run_commands(example: Example) -> None:
-    commands = list(example.commands)
-    assert len(commands) == len(example.lines), f"{example.page}: not all of this is wsi-meta's: {example.code}"
-    for name, *arguments in commands:
-        with contextlib.redirect_stdout(io.StringIO()):
-            main.main([name, *arguments], standalone_mode=False)
+    for line in example.lines:
+        program, *arguments = shlex.split(line, comments=True)
+        if [program, *arguments[:1]] == ["mkdir", "-p"]:
+            Path(arguments[1]).mkdir(parents=True, exist_ok=True)
+        else:
+            assert program == "wsi-meta", f"{example.page}: not wsi-meta's: {line}"
+            with contextlib.redirect_stdout(io.StringIO()):
+                main.main(arguments, standalone_mode=False)

@@ -43,7 +43,7 @@ import json, pathlib, sys
 with open("LOG", "a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
 arguments = dict(zip(sys.argv, sys.argv[1:]))
-out = pathlib.Path(arguments.get("--out") or arguments["--detections"])
+out = pathlib.Path(arguments.get("--out") or arguments.get("--out-dir") or arguments["--detections"])
 if sys.argv[1] == "scan":
     for slide in (argument for argument in sys.argv if argument.startswith("images/")):
         (out / (pathlib.Path(slide).stem + ".zarr")).mkdir(parents=True, exist_ok=True)
@@ -176,6 +176,16 @@ def test_the_recipe_says_what_it_passes_over(camelyon: Path) -> None:
     assert told == ["patches: is there, so its step is passed over; remove it to do that again"]
 
 
+def test_the_recipe_never_judges_by_a_model_of_other_slides(camelyon: Path) -> None:
+    """A trial with a few slides, then all of them in the same folder: patches and model would be the trial's."""
+    _recipe(camelyon, ONLY="*_00?")
+    assert (camelyon / "data" / "scans" / "test_001.zarr").is_dir()
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _recipe(camelyon)
+    assert "patches: cut from other slides than there are now; take another folder" in caught.value.stderr
+    assert not (camelyon / "log").exists()
+
+
 def test_the_recipe_stops_where_no_slide_has_such_a_name(camelyon: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         _recipe(camelyon, ONLY="nothing_*")
@@ -198,6 +208,9 @@ def test_examples_do_not_end_well_with_nothing(
     write_store(tmp_path / "s.zarr", np.full((4, 5), np.nan, np.float32))
     with pytest.raises(SystemExit, match="no cell was scanned"):
         _run("hottest_cells.py", tmp_path / "s.zarr", monkeypatch=monkeypatch)
+    write_store(tmp_path / "part.zarr", np.full((4, 5), 0.5, np.float32), complete=False)
+    _run("hottest_cells.py", tmp_path / "part.zarr", monkeypatch=monkeypatch)
+    assert "part.zarr: not all of the slide was scanned; hotter cells may be missing" in capsys.readouterr().err
 
 
 def test_the_recipe_stops_at_tumor_without_outlines(camelyon: Path) -> None:
