@@ -23,6 +23,7 @@ def make_record(
     *,
     name: str = "s",
     slide: str = "none",
+    reader: str = "direct",
     device: str = "cpu",
     uncertainty: bool = False,
     tissue_fraction: float = 1.0,
@@ -32,7 +33,7 @@ def make_record(
     """The record of a scan that has not reached its end; `slide` is the slide's fingerprint."""
     identity = ScanIdentity(
         slide=slide,
-        reader="direct",
+        reader=reader,
         model="0" * 64,
         mode="patch",
         halo_px=0,
@@ -62,6 +63,7 @@ def write_store(
     cut: int = 0,
     complete: bool = True,
     slide: str = "none",
+    reader: str = "direct",
     device: str = "cpu",
     bounds: Bounds | None = None,
     **thresholds: float,
@@ -74,7 +76,14 @@ def write_store(
     scanned = np.isfinite(probability)
     fraction = float(scanned.mean())
     record = make_record(
-        grid, name=path.stem, slide=slide, device=device, tissue_fraction=fraction, thresholds=thresholds, bounds=bounds
+        grid,
+        name=path.stem,
+        slide=slide,
+        reader=reader,
+        device=device,
+        tissue_fraction=fraction,
+        thresholds=thresholds,
+        bounds=bounds,
     )
     heatmap = Heatmap.create(path, record, scanned, overwrite=True)
     status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)

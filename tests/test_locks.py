@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
+from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked, own_file
+from wsi_meta.outputs import ABANDONED_S
 
 WAIT_S = 0.1
 
@@ -52,3 +55,27 @@ def test_a_lock_that_is_let_go_and_taken_again_meanwhile_is_not_left(output: Pat
     finally:
         taken_again.set()
         other.join()
+
+
+def test_a_processs_own_file_is_signed_and_the_unsigned_ones_of_killed_processes_go(tmp_path: Path) -> None:
+    left, young = (tmp_path / f".wsi-meta.running.{number:012x}.partial" for number in range(2))
+    for path in (left, young):
+        path.touch()
+    os.utime(left, (0, left.stat().st_mtime - ABANDONED_S - 1))
+    path, number = own_file(tmp_path, "running", "ours: ")
+    os.write(number, b"more")
+    os.close(number)
+    assert sorted(tmp_path.iterdir()) == sorted([young, path])
+    first, second = path.read_text().splitlines()
+    assert Holder(**json.loads(first.removeprefix("ours: "))) == Holder.here()
+    assert second == "more"
+
+
+def test_nothing_is_left_of_an_own_file_that_cannot_be_signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="no space left"):
+        own_file(tmp_path, "running", "ours: ")
+    assert not list(tmp_path.iterdir())

@@ -175,6 +175,30 @@ def test_torn_journals_are_removed(tmp_path: Path, content: bytes) -> None:
     assert not _left(tmp_path)
 
 
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+from wsi_meta.scanning.crashes import noted_crashes
+folder, write = Path(sys.argv[1]), os.write
+def write_late(number, line):
+    os.write = write
+    with noted_crashes(folder, [], retry=False):
+        return write(number, line)
+os.write = write_late
+with noted_crashes(folder, [], retry=False) as journal, journal.opened(folder / "a.tif"):
+    os.abort()
+"""
+
+
+def test_another_start_leaves_a_journal_that_is_just_being_made(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", AT_ONCE, tmp_path], check=False)
+    with (
+        noted_crashes(tmp_path, [], retry=False) as journal,
+        pytest.raises(SlideReadError, match=r"a\.tif: an earlier scan died"),
+    ):
+        journal.refuse(tmp_path / "a.tif")
+
+
 def test_in_a_batch_the_others_go_on(tmp_path: Path, thin_model: Model) -> None:
     slides = [write_slide(tmp_path / f"{name}.tif", texture(300, 300, seed)) for seed, name in enumerate("abc")]
     _die(tmp_path, f"{ONE}os.abort()")

@@ -15,8 +15,10 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
 from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
+from wsi_meta.heatmaps.beneath import is_scan_of
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
@@ -143,7 +145,8 @@ def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.b
     path = store.with_name(store.stem + ENDING)
     if not path.exists():
         return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
-    corrected = read_corrected(path, slide.fingerprint())
+    heatmap = Heatmap.open(store)
+    corrected = read_corrected(path, heatmap.record.identity.slide if is_scan_of(heatmap, slide) else slide.fingerprint())
     missed = _touched(corrected.missed, grid)
     return missed, _touched(corrected.false, grid) & ~missed
 
@@ -169,7 +172,7 @@ def _dilate(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
     """Tell to which cells' centres a scan, of any stride, gave at least its model's threshold."""
     heatmap = open_sound(store)
-    if heatmap.record.identity.slide != slide.fingerprint():
+    if not is_scan_of(heatmap, slide):
         raise DataError(f"{store}: is not of {slide.path}; expected scans of the manifest's slides, under their names")
     probability, scale = heatmap.probability, grid.cell_l0 / heatmap.grid.cell_l0
     rows, cols = (

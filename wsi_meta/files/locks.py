@@ -1,4 +1,4 @@
-"""What belongs to one running process: a lock on an output, and a folder for what it needs only while it runs.
+"""What belongs to one running process: a lock on an output, and a folder or a file that it needs only while it runs.
 
 One process, or thread, at a time writes an output, and the others are told which one that is. What a dead process left is
 taken over, or removed.
@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.outputs import NO_ROOM, UNIQUE, unique_name
+from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, remove_leftovers, unique_name
 
-__all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_folder"]
+__all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_file", "own_folder"]
 
 SIGNED = b"wsi-meta is writing here: "
 """What a lock file begins with."""
@@ -133,6 +133,31 @@ def own_folder(parent: Path, kind: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_file(parent: Path, kind: str, mark: str) -> tuple[Path, int]:
+    """Make a file ``.wsi-meta.<12 letters>.KIND`` for this process in `parent`; return it, and its number, to append to.
+
+    It has its name only when its first line, `mark` and the process, is in it: nobody ever finds it without its holder.
+
+    Raises
+    ------
+    OSError
+        when it cannot be made; nothing of it is left.
+    """
+    path, unsigned = parent / f".wsi-meta.{unique_name()}.{kind}", parent / f".wsi-meta.{kind}"
+    with suppress(OSError):  # another user's
+        remove_leftovers(unsigned, older_s=ABANDONED_S)
+    partial = unsigned.with_name(f"{unsigned.name}.{unique_name()}.partial")
+    number = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
+    try:
+        os.write(number, f"{mark}{json.dumps(asdict(Holder.here()))}\n".encode())
+        partial.rename(path)
+    except OSError:
+        os.close(number)
+        partial.unlink(missing_ok=True)
+        raise
+    return path, number
 
 
 def _remove_abandoned(parent: Path, kind: str) -> None:

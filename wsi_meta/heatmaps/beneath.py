@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError
+from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.readers.choice import READERS
 from wsi_meta.slides.slide import Slide, open_slide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["is_beneath", "open_beneath", "read_beneath", "slide_scanned"]
+__all__ = ["is_beneath", "is_scan_of", "open_as_scanned", "open_beneath", "read_beneath", "slide_scanned"]
+
+
+def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
+    """Open what may be the slide of a scan, by the reader that scanned it: a fingerprint covers the levels that one sees.
+
+    Where that reader cannot open it, the one that fits does. At an address there is no choice.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    path, mpp, reader = slide_path(slide), record.grid.slide_mpp, record.identity.reader
+    if reader in READERS and not isinstance(path, Address):
+        with suppress(SlideReadError):
+            return open_slide(path, mpp=mpp, reader=reader)
+    return open_slide(path, mpp=mpp)
 
 
 def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
@@ -27,7 +46,7 @@ def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
         when it is another slide.
     SlideReadError
     """
-    opened = open_slide(slide, mpp=heatmap.grid.slide_mpp)
+    opened = open_as_scanned(heatmap.record, slide)
     if opened.fingerprint() != heatmap.record.identity.slide:
         opened.close()
         scanned, other = heatmap.record.slide.file, slide_path(slide)
@@ -38,24 +57,29 @@ def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
 def is_beneath(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
     """Tell whether a slide is the one that a heatmap was made from; None where it cannot be opened."""
     try:
-        with open_slide(slide, mpp=heatmap.grid.slide_mpp) as opened:
+        with open_as_scanned(heatmap.record, slide) as opened:
             return opened.fingerprint() == heatmap.record.identity.slide
     except Exception:  # whatever a file brings that was refused before: a question never ends a batch
         return None
 
 
-def read_beneath(heatmap: Heatmap, slide: str | Path | Address, max_side: int) -> NDArray[np.uint8]:
-    """Return an overview of the slide that a heatmap was made from, uint8 RGB, its longer side about so many pixels.
+def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
+    """Tell whether a heatmap was made from an open slide, whichever reader opened it now."""
+    identity = heatmap.record.identity
+    if slide.fingerprint() == identity.slide:
+        return True
+    return slide.reader != identity.reader and bool(is_beneath(heatmap, slide.path))
+
+
+def read_beneath(heatmap: Heatmap, slide: Slide, max_side: int) -> NDArray[np.uint8]:
+    """Return an overview of the open slide of a heatmap, uint8 RGB, its longer side about so many pixels.
 
     Raises
     ------
-    HeatmapError
-        when it is another slide.
     SlideReadError
     """
     grid = heatmap.grid
-    with open_beneath(heatmap, slide) as opened:
-        image, _ = opened.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
+    image, _ = slide.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
     return image
 
 

@@ -75,7 +75,7 @@ class ScanIdentity:
     slide: str
     """Fingerprint of the slide, hexadecimal."""
     reader: str
-    """``direct`` or ``openslide``: who decoded the pixels."""
+    """Who decoded the pixels: ``openslide``, ``direct`` (OME-TIFF too), ``picture`` or ``zarr``."""
     model: str
     """SHA-256 of the model file, hexadecimal."""
     mode: str

@@ -18,15 +18,15 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.files.address import SlidePath, slide_path
-from wsi_meta.files.locks import Holder
-from wsi_meta.outputs import UNIQUE, unique_name
+from wsi_meta.files.locks import Holder, own_file
+from wsi_meta.outputs import UNIQUE
 
 __all__ = ["Journal", "noted_crashes"]
 
@@ -59,7 +59,7 @@ class Record:
     """What a journal says."""
 
     holder: Holder | None = None
-    """None where its name was lost with the power, or it died before it wrote that."""
+    """None where its name was lost with the power."""
     died: str | None = None
     """None where no crash is told."""
     thread: int | None = None
@@ -190,13 +190,10 @@ class Journal:
         with self._changed:
             if self._folder is None or self._path is not None or faulthandler.is_enabled():
                 return
-            path = self._folder / f".wsi-meta.{unique_name()}.running"
             try:
-                self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o666)
+                self._path, self._file = own_file(self._folder, "running", MARK)
             except OSError:
                 return
-            self._path = path
-            os.write(self._file, f"{MARK}{json.dumps(asdict(Holder.here()))}\n".encode())
             faulthandler.enable(self._file)
             faulthandler.register(signal.SIGTRAP, self._file, chain=True)
 
