@@ -20,10 +20,7 @@ def main(store: Path, count: int = 10) -> None:
     mpp = attributes["wsi_meta"]["slide"]["mpp"]
     result = attributes["wsi_meta"].get("result")
     if result is None or not result["complete"]:
-        print(
-            f"{store}: {'not scanned to the end' if result is None else 'incomplete'}; hotter cells may be missing",
-            file=sys.stderr,
-        )
+        print(f"{store}: not all of the slide was scanned; hotter cells may be missing", file=sys.stderr)
     probability = np.asarray(group["0"])
     if np.isnan(probability).all():
         sys.exit(f"{store}: no cell was scanned; wsi-meta info says why")
