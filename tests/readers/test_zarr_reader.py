@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 import time
@@ -307,3 +308,54 @@ def test_an_image_at_an_address(tmp_path: Path, image: NDArray[np.uint8]) -> Non
             open_slide(f"{far.url}/none.zarr")
         with pytest.raises(SlideReadError, match=r"/s\.zarr: an OME-Zarr at an address with a query"):
             open_slide(f"{far.url}/s.zarr?token=secret")
+
+
+@pytest.mark.parametrize("wrong", [503, 429, "cut"])
+@pytest.mark.parametrize("options", [{}, {"shards": (3, 64, 64)}], ids=["chunks", "shards"])
+def test_a_chunk_that_does_not_come_now_makes_no_other_slide(
+    tmp_path: Path, image: NDArray[np.uint8], wrong: int | str, options: dict[str, Any]
+) -> None:
+    """With its part of the fingerprint left out, a scan that was begun before could not be continued."""
+    path = write_zarr(tmp_path / "s.zarr", image, factors=(1,), **options)
+    with served(tmp_path) as far:
+        far.spoil = lambda _number, _start, _stop: wrong if "/0/c/" in far.requests[-1][0] else None
+        with pytest.raises(
+            SlideReadError, match=r"/s\.zarr: could not be read now \(chunk at row 0, .*\); try again"
+        ) as caught:
+            open_slide(f"{far.url}/s.zarr")
+        assert "\n" not in str(caught.value)
+        far.spoil = lambda _number, _start, _stop: 503
+        with pytest.raises(SlideReadError, match=r"/s\.zarr: could not be read now \(.*\); try again"):
+            open_slide(f"{far.url}/s.zarr")
+        first = chunks_of(path)[0]
+        first.rename(tmp_path / "kept")
+        with open_slide(path) as here:
+            missing = here.fingerprint()
+        (tmp_path / "kept").rename(first)
+        answers = [403, 404]
+        far.spoil = lambda _number, _start, _stop: answers[-1] if far.requests[-1][0].endswith("/0/0/0") else None
+        while answers:
+            with open_slide(f"{far.url}/s.zarr") as there:
+                assert there.fingerprint() == missing, "what is not there stays so"
+            answers.pop()
+
+
+def test_a_disk_that_fails_makes_no_other_slide(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zarr(tmp_path / "s.zarr", image)
+    whole = Path.read_bytes
+
+    def failing(file: Path) -> bytes:
+        if file.parent.parent.name == "0" and "c" in file.parts:
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(file)
+
+    with open_slide(path) as slide:
+        told = slide.fingerprint()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", failing)
+        with pytest.raises(SlideReadError, match=r"s\.zarr: could not be read now \(chunk .*Input/output error\); try again"):
+            open_slide(path)
+    with open_slide(path) as slide:
+        assert slide.fingerprint() == told
