@@ -19,6 +19,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.files.one_picture import expect_one, pictures_of_zarr
 from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
@@ -109,7 +110,7 @@ class ZarrReader(TileReader):
     Raises
     ------
     SlideReadError
-        when it is no such image.
+        when it is no such image, or holds another one that is as large.
     """
 
     name = "zarr"
@@ -187,16 +188,19 @@ def _open(path: SlidePath) -> tuple[dict[str, str], list[_Level], str]:
     """Return the size of a pixel, the levels, and all that is said of them as text."""
     import zarr
 
-    group: Any = zarr.open_group(_store_of(path), mode="r")
+    root: Any = zarr.open_group(_store_of(path), mode="r")
+    group = root
     attributes: dict[str, Any] = dict(group.attrs)
     if kind_of_zarr(attributes) == "heatmap":
         raise SlideReadError(f"{path}: a heatmap of wsi-meta; expected a slide: the one that it was made from")
     if "bioformats2raw.layout" in attributes.get("ome", attributes) and "multiscales" not in attributes.get("ome", attributes):
         group = group["0"]
         attributes = dict(group.attrs)
-    multiscale = attributes.get("ome", attributes)["multiscales"][0]
+    multiscales = attributes.get("ome", attributes)["multiscales"]
+    multiscale = multiscales[0]
     axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
     levels = [_level_of(path, group[dataset["path"]], axes, dataset, multiscale) for dataset in multiscale["datasets"]]
+    expect_one(path, pictures_of_zarr(root, group, multiscales))
     arrays = [group[dataset["path"]].metadata.to_dict() for dataset in multiscale["datasets"]]
     return _size_of(multiscale, axes, levels[0]), levels, json.dumps([multiscale, arrays], sort_keys=True, default=str)
 
