@@ -234,3 +234,48 @@ def test_the_pixel_size_of_one_level_is_read_as_well(
     tifffile.imwrite(path, image, ome=True, photometric="rgb", tile=tile, metadata={"axes": "YXS", **size})
     with open_slide(path) as slide:
         assert "expected square ones" in str(slide.mpp_problem)
+
+
+def write_series(path: Path, *pictures: tuple[str, NDArray[np.uint8]], photometric: str = "rgb") -> Path:
+    """Write pictures into one file, each with a coarser level within its page, as Bio-Formats exports scenes."""
+    with tifffile.TiffWriter(path, ome=True) as file:
+        options: dict[str, Any] = {"photometric": photometric, "tile": (64, 64), "compression": "zlib"}
+        for name, picture in pictures:
+            axes = "YXS" if picture.ndim == 3 else "YX"
+            told = {"axes": axes, "Name": name, "PhysicalSizeX": MPP, "PhysicalSizeY": MPP}
+            file.write(picture, subifds=1, metadata=told, **options)
+            file.write(picture[::2, ::2], subfiletype=1, metadata=None, **options)
+    return path
+
+
+@pytest.mark.parametrize("rows", [500, 250])
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+def test_another_scene_that_is_as_large_is_refused(tmp_path: Path, image: NDArray[np.uint8], rows: int, grey: bool) -> None:
+    """Tissue on it would be missing from a map that is called complete."""
+    image = image[..., 0] if grey else image
+    kind = "minisblack" if grey else "rgb"
+    path = write_series(tmp_path / "s.ome.tif", ("one", image[:rows]), ("scene 2", image), photometric=kind)
+    told = (
+        rf"s\.ome\.tif: 2 pictures \(700 x {rows} px, ('scene 2' )?700 x 500 px\); expected one, .*; "
+        "export each picture or scene to a file of its own$"
+    )
+    with pytest.raises(SlideReadError, match=told) as caught:
+        open_slide(path)
+    assert "\n" not in str(caught.value)
+    with served(tmp_path) as far, pytest.raises(SlideReadError, match=rf"{far.url}/{told}"):
+        open_slide(f"{far.url}/s.ome.tif")
+
+
+def test_a_smaller_scene_is_told_of_and_label_and_macro_are_not(
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    label, macro = ("label image", image[:90, :90]), ("Macro", image[:100, :300])
+    with open_slide(write_series(tmp_path / "quiet.ome.tif", ("one", image), label, macro)) as slide:
+        assert list(slide.level_downsamples) == [1, 2]
+    assert "picture" not in caplog.text
+    path = write_series(tmp_path / "s.ome.tif", ("one", image), label, ("scene 2", image[::2, ::2]))
+    for _ in range(2):
+        with open_slide(path) as slide:
+            np.testing.assert_array_equal(slide.read_region(0, 0, 700, 500), image)
+    told = f"{path}: only its first picture is read (700 x 500 px), not 'scene 2' 350 x 250 px; if there is tissue on another"
+    assert [line.partition(", export")[0] for line in caplog.messages] == [told]

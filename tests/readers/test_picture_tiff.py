@@ -134,7 +134,7 @@ def test_what_is_no_picture_of_8_bits_is_one_line(tmp_path: Path, image: NDArray
     with tifffile.TiffWriter(path) as file:
         file.write(image[:50, :50], photometric="rgb")
         file.write(image, photometric="rgb")
-    with pytest.raises(SlideReadError, match="2 pictures, the first not the largest"):
+    with pytest.raises(SlideReadError, match=r"2 pictures \(50 x 50 px, 300 x 203 px\); expected one"):
         open_slide(path, mpp=MPP)
     tifffile.imwrite(path, image, photometric="rgb", metadata=None)
     set_tag(path, "ImageWidth", 200_000)
@@ -143,6 +143,62 @@ def test_what_is_no_picture_of_8_bits_is_one_line(tmp_path: Path, image: NDArray
         SlideReadError, match="200000 x 100000 px without tiles; expected at most 268,435,456 pixels; convert it"
     ):
         open_slide(path, mpp=MPP)
+
+
+@pytest.mark.parametrize(
+    ("tile", "imagej"), [(None, False), ((64, 64), False), (None, True)], ids=["strips", "tiles", "ImageJ"]
+)
+def test_several_pictures_in_one_file_are_refused(
+    tmp_path: Path, image: NDArray[np.uint8], tile: tuple[int, int] | None, imagej: bool
+) -> None:
+    """Tissue on the second would be missing from a map that is called complete."""
+    path, stack = tmp_path / "s.tif", np.stack([image, 255 - image, image])
+    options: dict[str, Any] = {"imagej": True} if imagej else {"tile": tile}
+    tifffile.imwrite(path, stack, photometric="rgb", **options)
+    told = r"s\.tif: 3 pictures \(300 x 203 px, 300 x 203 px, 300 x 203 px\); expected one, .*; export each picture or scene"
+    with pytest.raises(SlideReadError, match=told):
+        open_slide(path, mpp=MPP)
+    with served(tmp_path) as far, pytest.raises(SlideReadError, match=rf"{far.url}/{told}"):
+        open_slide(f"{far.url}/s.tif", mpp=MPP)
+
+
+def test_a_stack_of_imagej_may_have_one_page_only(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    stack = np.stack([image[..., 0]] * 3)
+    tifffile.imwrite(tmp_path / "s.tif", stack, imagej=True, truncate=True, photometric="minisblack")
+    with pytest.raises(SlideReadError, match=r"s\.tif: 3 pictures \(300 x 203 px, "):
+        open_slide(tmp_path / "s.tif", mpp=MPP)
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)], ids=["strips", "tiles"])
+def test_smaller_pictures_are_told_of_once_and_levels_labels_and_masks_never(
+    tmp_path: Path, image: NDArray[np.uint8], tile: tuple[int, int] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(name: str, *further: tuple[NDArray[Any], dict[str, Any]]) -> Path:
+        with tifffile.TiffWriter(tmp_path / name) as file:
+            file.write(image, photometric="rgb", tile=tile, compression="jpeg" if tile else None, metadata=None)
+            for picture, own in further:
+                file.write(picture, photometric="rgb" if picture.ndim == 3 else "minisblack", metadata=None, **own)
+        return tmp_path / name
+
+    quiet = write(
+        "quiet.tif",
+        (image[::2, ::2], {}),
+        (image[::4, ::4], {"subfiletype": 1}),
+        (image, {"subfiletype": 1}),
+        (image[..., 0] > 128, {"subfiletype": 4}),
+        (image[:90, :90], {"description": "Label image"}),
+        (image[:200, :90], {"description": "macro 90x200"}),
+    )
+    other = write("other.tif", (image[:80, :200], {"description": "my slide"}), (image[:70, :90], {}))
+    with served(tmp_path) as far:
+        for path in (quiet, other, other, f"{far.url}/other.tif"):
+            with open_slide(path, mpp=MPP) as slide:
+                assert slide.level_dimensions[0] == (300, 203)
+    told = "only its first picture is read (300 x 203 px), not 200 x 80 px, 90 x 70 px; if there is tissue on another"
+    lines = [line for line in caplog.messages if "picture" in line]
+    assert [line.partition("; export")[0].partition(", export")[0] for line in lines] == [
+        f"{name}: {told}" for name in (other, f"{far.url}/other.tif")
+    ]
 
 
 def test_tiles_stay_with_the_other_readers(tmp_path: Path, image: NDArray[np.uint8]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 import time
@@ -307,3 +308,112 @@ def test_an_image_at_an_address(tmp_path: Path, image: NDArray[np.uint8]) -> Non
             open_slide(f"{far.url}/none.zarr")
         with pytest.raises(SlideReadError, match=r"/s\.zarr: an OME-Zarr at an address with a query"):
             open_slide(f"{far.url}/s.zarr?token=secret")
+
+
+@pytest.mark.parametrize("wrong", [503, 429, "cut"])
+@pytest.mark.parametrize("options", [{}, {"shards": (3, 64, 64)}], ids=["chunks", "shards"])
+def test_a_chunk_that_does_not_come_now_makes_no_other_slide(
+    tmp_path: Path, image: NDArray[np.uint8], wrong: int | str, options: dict[str, Any]
+) -> None:
+    """With its part of the fingerprint left out, a scan that was begun before could not be continued."""
+    path = write_zarr(tmp_path / "s.zarr", image, factors=(1,), **options)
+    with served(tmp_path) as far:
+        far.spoil = lambda _number, _start, _stop: wrong if "/0/c/" in far.requests[-1][0] else None
+        with pytest.raises(
+            SlideReadError, match=r"/s\.zarr: could not be read now \(chunk at row 0, .*\); try again"
+        ) as caught:
+            open_slide(f"{far.url}/s.zarr")
+        assert "\n" not in str(caught.value)
+        far.spoil = lambda _number, _start, _stop: 503
+        with pytest.raises(SlideReadError, match=r"/s\.zarr: could not be read now \(.*\); try again"):
+            open_slide(f"{far.url}/s.zarr")
+        first = chunks_of(path)[0]
+        first.rename(tmp_path / "kept")
+        with open_slide(path) as here:
+            missing = here.fingerprint()
+        (tmp_path / "kept").rename(first)
+        answers = [403, 404]
+        far.spoil = lambda _number, _start, _stop: answers[-1] if far.requests[-1][0].endswith("/0/0/0") else None
+        while answers:
+            with open_slide(f"{far.url}/s.zarr") as there:
+                assert there.fingerprint() == missing, "what is not there stays so"
+            answers.pop()
+
+
+def test_a_disk_that_fails_makes_no_other_slide(
+    tmp_path: Path, image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_zarr(tmp_path / "s.zarr", image)
+    whole = Path.read_bytes
+
+    def failing(file: Path) -> bytes:
+        if file.parent.parent.name == "0" and "c" in file.parts:
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(file)
+
+    with open_slide(path) as slide:
+        told = slide.fingerprint()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", failing)
+        with pytest.raises(SlideReadError, match=r"s\.zarr: could not be read now \(chunk .*Input/output error\); try again"):
+            open_slide(path)
+    with open_slide(path) as slide:
+        assert slide.fingerprint() == told
+
+
+def add_series(path: Path, name: str, image: NDArray[np.uint8], *, version: int, called: str = "") -> None:
+    """Write a further picture into an OME-Zarr that is laid out as by bioformats2raw."""
+    other = write_zarr(path.parent / f"{name}.part", image, version=version)
+    group = zarr.open_group(other)
+    attributes: Any = dict(group.attrs)
+    attributes.get("ome", attributes)["multiscales"][0]["name"] = called
+    group.attrs.update(attributes)
+    other.rename(path / name)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("listed", [False, True])
+def test_another_series_that_is_as_large_is_refused(
+    tmp_path: Path, image: NDArray[np.uint8], version: int, listed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tissue on it would be missing from a map that is called complete."""
+    path = write_zarr(tmp_path / "s.zarr", image, version=version, inside="0")
+    names = ["1", "second" if listed else "2"]
+    add_series(path, names[0], image[:100], version=version, called="macro image")
+    if listed:
+        told: dict[str, Any] = {"series": ["0", *names]}
+        listing = zarr.open_group(path).create_group("OME")
+        listing.attrs.update({"ome": {"version": "0.5", **told}} if version == 3 else told)
+    with served(tmp_path) as far:
+        for place in (path, f"{far.url}/s.zarr"):
+            with open_slide(place) as slide:
+                assert (slide.width, slide.height) == (420, 300)
+        assert "picture" not in caplog.text
+        add_series(path, names[1], image, version=version)
+        answers = [503, 403]
+        far.spoil = lambda _number, _start, _stop: answers[-1] if f"/s.zarr/{names[1]}/" in far.requests[-1][0] else None
+        open_slide(f"{far.url}/s.zarr").close()  # some servers say so of what is not there
+        answers.pop()
+        with pytest.raises(SlideReadError, match=r"could not be read now"):
+            open_slide(f"{far.url}/s.zarr")
+        far.spoil = lambda _number, _start, _stop: None
+        for place in (path, f"{far.url}/s.zarr"):
+            with pytest.raises(SlideReadError, match=rf"^{place}: 3 pictures \(420 x 300 px, 'macro image' 420 x 100 px, 420"):
+                open_slide(place)
+
+
+def test_another_picture_beside_the_first_counts_and_the_same_in_other_words_does_not(
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_zarr(tmp_path / "s.zarr", image)
+    group = zarr.open_group(path)
+    attributes: Any = dict(group.attrs)
+    first = attributes["ome"]["multiscales"][0]
+    group.create_array("other", data=np.ascontiguousarray(image[:200].transpose(2, 0, 1)))
+    other = {**first, "name": "two", "datasets": [{**first["datasets"][0], "path": "other"}]}
+    for further, told in (({**first, "name": "again"}, []), (other, ["not 'two' 420 x 200 px"])):
+        attributes["ome"]["multiscales"] = [first, further]
+        group.attrs.update(attributes)
+        open_slide(path).close()
+        assert [line for line in told if line not in caplog.text] == []
+        assert len(caplog.messages) == len(told)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.files.one_picture import expect_one, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
@@ -45,6 +46,8 @@ class OmeTiffReader(TiffReader):
     ------
     NotPlainError
         when its first page is stored in a way that is not read here.
+    SlideReadError
+        when it holds another picture that is as large.
     """
 
     def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
@@ -59,11 +62,12 @@ class OmeTiffReader(TiffReader):
                 pages = [first, *(page for page in first.pages or ())]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
-                self.properties = _properties_of(first, opened.is_ome)
+                self.properties, pictures = _properties_of(first, opened.is_ome), pictures_of_tiff(opened)
         except NotPlainError:
             raise
         except Exception as error:  # tifffile raises whatever odd tags lead to
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
+        expect_one(shown or path, pictures)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
         width, height = sizes[0]
         self.level_downsamples = mean_ratios(sizes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.files.one_picture import expect_one_in_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.files.tiff_check import check_tiff
@@ -51,7 +52,7 @@ class OpenSlideReader:
     Raises
     ------
     SlideReadError
-        when the file is no slide, or says of itself what cannot be.
+        when the file is no slide, says of itself what cannot be, or holds another picture that is as large.
     """
 
     name = "openslide"
@@ -66,6 +67,8 @@ class OpenSlideReader:
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
         self.properties = _properties_of(handle)
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
+        if self.properties.get("openslide.vendor") == "generic-tiff":  # of any other kind OpenSlide knows what its pages are
+            expect_one_in_tiff(path, getattr(self.file, "address", path), self.level_dimensions[0])
         self.bounds = _find_bounds(self.properties, self.level_dimensions[0])
         self._impossible = [impossible.pop(size, None) for size in self.level_dimensions]
         if impossible:

@@ -89,7 +89,7 @@ class PictureReader:
     def _decode(self) -> NDArray[np.uint8]:
         if self.path.suffix.lower() not in TIFF_ENDINGS:
             return _decode(self.path)
-        picture = read_picture_tiff(self.path, MOST_PX)
+        picture = read_picture_tiff(self.path, MOST_PX, getattr(self.file, "address", None))
         self.properties |= mpp_properties(picture.mpp)
         return _rgb_of(self.path, picture.pixels)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.files.one_picture import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
@@ -30,25 +31,27 @@ class TiffPicture(NamedTuple):
     mpp: tuple[float, float] | None
 
 
-def read_picture_tiff(path: Path, most_px: int) -> TiffPicture:
+def read_picture_tiff(path: Path, most_px: int, shown: object = None) -> TiffPicture:
     """Read a TIFF whose first page is one picture of 8 bits a sample, stored in strips.
 
     Parameters
     ----------
     most_px : pixels of the largest picture
+    shown : what warnings call it; None is `path`
 
     Raises
     ------
     SlideReadError
-        when it is larger, damaged, or stored in a way that is not read.
+        when it is larger, damaged, stored in a way that is not read, or not the only one of its size.
     """
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
-            pages: list[Any] = list(file.pages)
-            page = pages[0]
-            _refuse(path, page, [(int(other.imagewidth), int(other.imagelength)) for other in pages], most_px)
+            page: Any = file.pages[0]
+            _refuse_larger(path, page, most_px)
+            expect_one(shown or path, pictures_of_tiff(file))
+            _refuse_other_kinds(path, page)
             pixels = _meant(page, _decode(path, page))
             return TiffPicture(pixels, mpp_of_page(page))
     except SlideReadError:
@@ -57,16 +60,17 @@ def read_picture_tiff(path: Path, most_px: int) -> TiffPicture:
         raise SlideReadError(f"{path}: not a whole TIFF ({first_line(error)}); copy it again, or save it as PNG") from error
 
 
-def _refuse(path: Path, page: Any, sizes: list[tuple[int, int]], most_px: int) -> None:
-    """Refuse what is not read; SlideReadError."""
-    width, height = sizes[0]
+def _refuse_larger(path: Path, page: Any, most_px: int) -> None:
+    width, height = int(page.imagewidth), int(page.imagelength)
     if width * height > most_px:
         raise SlideReadError(
             f"{path}: a picture of {width} x {height} px without tiles; expected at most {most_px:,} pixels; "
             "convert it to a slide (vips tiffsave --tile --pyramid --compression jpeg)"
         )
-    if any(w * h > width * height for w, h in sizes[1:]):
-        raise SlideReadError(f"{path}: {len(sizes)} pictures, the first not the largest; expected one; save it alone")
+
+
+def _refuse_other_kinds(path: Path, page: Any) -> None:
+    """Refuse what is not read; SlideReadError."""
     told = None
     if page.bitspersample != 8 or page.imagedepth != 1 or page.sampleformat != 1:
         told = f"{page.bitspersample} bits a colour; expected 8"

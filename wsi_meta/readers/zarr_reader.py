@@ -11,16 +11,18 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.files.one_picture import expect_one, pictures_of_zarr
 from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.same_file import WatchedFile
+from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
@@ -39,8 +41,6 @@ AT_ONCE = 8
 """Chunks that are fetched at the same time from an address."""
 PROBES = (1, 2)
 """Fill values that are read with in place of the array's own: where both show, nothing is stored."""
-BLOSC_HEAD_BYTES = 16
-"""Blosc's header, which ends with the length of all."""
 WHITE = (255, 255, 255)
 UM_PER_UNIT = {
     **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1.0),
@@ -52,10 +52,6 @@ UM_PER_UNIT = {
     **dict.fromkeys(("inch", "in"), 25_400.0),
 }
 """Micrometres of the units that NGFF names, and of their short forms."""
-
-
-class CutError(ValueError):
-    """A chunk has fewer bytes than it should have."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,10 @@ class _Level:
         places["x"] = slice(col * self.chunk[0], (col + 1) * self.chunk[0])
         try:
             stored = np.asarray(array[tuple(places.get(axis, 0) for axis in self.axes)])
+        except NotNowError as error:
+            raise NotNowError(f"chunk at row {row}, column {col}: {error}") from None
         except Exception as error:  # each codec has errors of its own
-            raise ValueError(f"chunk at row {row}, column {col}: {_told(error, far=self.far)}") from None
+            raise ValueError(f"chunk at row {row}, column {col}: {told_of(error, far=self.far)}") from None
         left = [axis for axis in self.axes if axis in "yxc"]
         return np.ascontiguousarray(stored.transpose([left.index(axis) for axis in "yxc"]))
 
@@ -112,7 +110,7 @@ class ZarrReader(TileReader):
     Raises
     ------
     SlideReadError
-        when it is no such image.
+        when it is no such image, or holds another one that is as large.
     """
 
     name = "zarr"
@@ -127,7 +125,9 @@ class ZarrReader(TileReader):
         except SlideReadError:
             raise
         except Exception as error:  # zarr raises whatever odd metadata lead to
-            told = _told(error, far=self._far)
+            told = told_of(error, far=self._far)
+            if may_come_later(error, far=self._far):
+                raise _not_now(path, told) from None
             raise SlideReadError(
                 f"{path}: no OME-Zarr image that can be read ({told}); expected NGFF 0.4 or 0.5; copy it again"
             ) from None
@@ -172,25 +172,35 @@ class ZarrReader(TileReader):
         for number in np.linspace(0, rows * cols - 1, min(rows * cols, MOST_HASHED_CHUNKS)).round():
             try:
                 digest.update(level.read(*divmod(int(number), cols)).tobytes())
+            except NotNowError as error:  # with it left out, the slide would be taken for another one
+                raise _not_now(self._shown, str(error)) from None
             except (ValueError, OSError):
                 digest.update(b"unreadable")
         return digest.hexdigest()
+
+
+def _not_now(path: object, told: str) -> SlideReadError:
+    """Make the error for what may come when it is asked for again."""
+    return SlideReadError(f"{path}: could not be read now ({told}); try again; if that goes on, copy it again")
 
 
 def _open(path: SlidePath) -> tuple[dict[str, str], list[_Level], str]:
     """Return the size of a pixel, the levels, and all that is said of them as text."""
     import zarr
 
-    group: Any = zarr.open_group(_store_of(path), mode="r")
+    root: Any = zarr.open_group(_store_of(path), mode="r")
+    group = root
     attributes: dict[str, Any] = dict(group.attrs)
     if kind_of_zarr(attributes) == "heatmap":
         raise SlideReadError(f"{path}: a heatmap of wsi-meta; expected a slide: the one that it was made from")
     if "bioformats2raw.layout" in attributes.get("ome", attributes) and "multiscales" not in attributes.get("ome", attributes):
         group = group["0"]
         attributes = dict(group.attrs)
-    multiscale = attributes.get("ome", attributes)["multiscales"][0]
+    multiscales = attributes.get("ome", attributes)["multiscales"]
+    multiscale = multiscales[0]
     axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
     levels = [_level_of(path, group[dataset["path"]], axes, dataset, multiscale) for dataset in multiscale["datasets"]]
+    expect_one(path, pictures_of_zarr(root, group, multiscales))
     arrays = [group[dataset["path"]].metadata.to_dict() for dataset in multiscale["datasets"]]
     return _size_of(multiscale, axes, levels[0]), levels, json.dumps([multiscale, arrays], sort_keys=True, default=str)
 
@@ -217,53 +227,15 @@ def _level_of(path: SlidePath, array: Any, axes: list[str], dataset: Any, multis
         raise SlideReadError(f"{path}: array {dataset['path']} is {told}; expected three colours, and one picture")
     if steps["x"] * steps["y"] > MAX_CHUNK_PX or not min(sides.values()):
         raise SlideReadError(f"{path}: chunks of {steps['x']} x {steps['y']} px; expected at most {MAX_CHUNK_PX:,} pixels")
-    scale = _transformed("scale", axes, dataset, multiscale)
+    far, scale = isinstance(path, Address), _transformed("scale", axes, dataset, multiscale)
     return _Level(
-        (_probed(array, PROBES[0]), _probed(array, PROBES[1])),
+        (probed(array, PROBES[0], far=far), probed(array, PROBES[1], far=far)),
         "".join(axis if axis in "yxc" else "-" for axis in axes),
         (sides["x"], sides["y"]),
         (steps["x"], steps["y"]),
         (scale["x"], scale["y"]),
-        isinstance(path, Address),
+        far,
     )
-
-
-def _told(error: Exception, *, far: bool) -> str:
-    """Return what another library's error says; its kind alone where it may name an address with a secret in it."""
-    return type(error).__name__ if far and not isinstance(error, CutError) else first_line(error)
-
-
-def _probed(array: Any, fill: int) -> Any:
-    """Return an array with another fill value, of whose chunks those that were cut are told."""
-    from zarr import Array, AsyncArray
-    from zarr.storage import StorePath, WrapperStore
-
-    class Whole(WrapperStore[Any]):
-        """A store of which a part that is shorter than it should be is an error: Blosc's decoder would read beyond its end."""
-
-        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-            stored = await super().get(key, prototype, byte_range)
-            if stored is not None:
-                _refuse_cut(stored, byte_range, blosc=blosc)
-            return stored
-
-    described = array.metadata.to_dict()
-    last = described["compressor"] if "compressor" in described else described["codecs"][-1]
-    blosc = "blosc" in str((last or {}).get("id", (last or {}).get("name")))
-    place = StorePath(Whole(array.store_path.store), array.store_path.path)
-    return Array(AsyncArray(replace(array.metadata, fill_value=np.uint8(fill)), place))
-
-
-def _refuse_cut(stored: Any, byte_range: Any, *, blosc: bool) -> None:
-    """Refuse a chunk, or a part of a shard, that has fewer bytes than it should have; CutError."""
-    expected = len(stored)
-    if byte_range is not None:
-        expected = getattr(byte_range, "end", expected) - getattr(byte_range, "start", 0)
-    elif blosc:
-        head = stored.as_numpy_array()[:BLOSC_HEAD_BYTES].tobytes()
-        expected = int.from_bytes(head[12:16], "little") if len(head) == BLOSC_HEAD_BYTES else BLOSC_HEAD_BYTES
-    if len(stored) < expected:
-        raise CutError(f"a chunk of {len(stored):,} bytes; expected {expected:,}")
 
 
 def _transformed(kind: str, axes: list[str], *described: Any) -> dict[str, float]:

@@ -1,0 +1,223 @@
+"""Files that hold several pictures, such as the scenes of a scanner: one is read, so no other may be as large."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.files.tiff_check import pages_of
+from wsi_meta.files.zarr_chunks import may_come_later
+
+__all__ = ["Picture", "SeveralPicturesError", "expect_one", "expect_one_in_tiff", "pictures_of_tiff", "pictures_of_zarr"]
+
+REDUCED, MASK = 1, 4
+"""Bits of a TIFF page's NewSubfileType: a coarser level, label or overview; which pixels of another page count."""
+BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z])", re.I)
+"""How pictures are called that scanners take beside the slide."""
+ROUNDED_PX = 1
+"""Sizes of levels are rounded by less than this."""
+MOST_NAMED, MOST_LETTERS = 5, 40
+"""Pictures that a message names, and the letters of a name."""
+MOST_XML, MOST_SEARCHED = 16 << 20, 300
+"""Letters of the longest OME-XML that is read for names; letters of other descriptions that are searched for them."""
+MOST_PICTURES = 1000
+"""Pictures that are looked for."""
+IMAGEJ = re.compile(r"ImageJ=.*?^images=(\d+)$", re.S | re.M)
+"""How ImageJ tells of pictures that have no pages of their own."""
+
+logger = logging.getLogger("wsi_meta")
+
+
+class SeveralPicturesError(SlideReadError):
+    """A file holds several pictures, of which no one can say which is the slide."""
+
+
+class Picture(NamedTuple):
+    """A picture in a file."""
+
+    size: tuple[int, int]
+    """Width and height."""
+    name: str = ""
+
+    def __str__(self) -> str:
+        size = f"{self.size[0]} x {self.size[1]} px"
+        return f"'{printable(self.name[:MOST_LETTERS])}' {size}" if self.name else size
+
+
+def expect_one(shown: object, pictures: list[Picture]) -> None:
+    """Refuse a file of which another picture is at least as large as the first, which is read; warn once of smaller ones.
+
+    Labels, overviews and thumbnails are passed over, where they are called so.
+
+    Parameters
+    ----------
+    shown : what messages call the file
+
+    Raises
+    ------
+    SeveralPicturesError
+    """
+    read, others = pictures[0], pictures[1:]
+    if any(_pixels(other) >= _pixels(read) for other in others):
+        raise SeveralPicturesError(
+            f"{shown}: {len(pictures)} pictures ({_listed(pictures)}); expected one, or a first that is the largest; "
+            "export each picture or scene to a file of its own"
+        )
+    if unnamed := [other for other in others if not BESIDE.search(other.name)]:
+        _warn_once(
+            f"{shown}: only its first picture is read ({read}), not {_listed(unnamed)}; "
+            "if there is tissue on another, export each to a file of its own"
+        )
+
+
+def expect_one_in_tiff(path: Path, shown: object, size: tuple[int, int]) -> None:
+    """Expect one picture in a TIFF, as :func:`expect_one` does, where its first page is what another library reads.
+
+    Parameters
+    ----------
+    size : width and height of what is read
+    """
+    if len(pages_of(path)) < 2:
+        return
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            pictures = pictures_of_tiff(file)
+    except Exception:  # tifffile raises whatever odd tags lead to, and the other library reads the file
+        return
+    if pictures[0].size == size:
+        expect_one(shown, pictures)
+
+
+def pictures_of_zarr(root: Any, group: Any, multiscales: list[Any]) -> list[Picture]:
+    """Return the picture of an OME-Zarr that is read, and the others.
+
+    Parameters
+    ----------
+    root : the group of the file
+    group : the one that is read: `root`, or its series ``0`` where it is laid out as by bioformats2raw
+    multiscales : what `group` says of its pictures; the first is read
+    """
+    read = multiscales[0]
+    others = [told for told in multiscales[1:] if told["datasets"][0]["path"] != read["datasets"][0]["path"]]
+    found = [_zarr_picture(group, told) for told in (read, *others)]
+    if group.path == root.path:
+        return found
+    for series in _further_series(root):
+        attributes = dict(series.attrs)
+        found += [_zarr_picture(series, told) for told in attributes.get("ome", attributes).get("multiscales", [])[:1]]
+    return found
+
+
+def _zarr_picture(group: Any, multiscale: Any) -> Picture:
+    first = multiscale["datasets"][0]
+    axes = [axis if isinstance(axis, str) else axis["name"] for axis in multiscale["axes"]]
+    sides = dict(zip(axes, group[first["path"]].shape, strict=False))
+    return Picture((int(sides["x"]), int(sides["y"])), str(multiscale.get("name", "")))
+
+
+def _further_series(root: Any) -> Iterator[Any]:
+    """Yield the groups of bioformats2raw's series after the first: those that are listed, else those that are numbered."""
+    listing = _member(root, "OME")
+    attributes = {} if listing is None else dict(listing.attrs)
+    names = attributes.get("ome", attributes).get("series")
+    listed = isinstance(names, list)
+    for name in map(str, names) if listed else map(str, range(1, MOST_PICTURES)):
+        series = None if name == "0" else _member(root, name)
+        if series is not None:
+            yield series
+        elif not listed:
+            return
+
+
+def _member(root: Any, name: str) -> Any:
+    """Return a group within a group; None where there is none."""
+    try:
+        member = root[name]
+    except KeyError:
+        return None
+    except Exception as error:
+        far = hasattr(root.store, "fs")  # where some servers say of what is not there that it is not allowed
+        answered = isinstance(getattr(error, "status", None), int) or (far and isinstance(error, PermissionError))
+        if not answered or may_come_later(error, far=far):
+            raise
+        return None
+    return member if hasattr(member, "group_keys") else None
+
+
+def pictures_of_tiff(file: Any) -> list[Picture]:
+    """Return the first page of a TIFF, and those further pages that are no levels, label or mask of it.
+
+    Parameters
+    ----------
+    file : a `tifffile.TiffFile`
+    """
+    pages = list(file.pages)
+    first, told = Picture(_size_of(pages[0])), str(pages[0].description)
+    nested, names = bool(pages[0].subifds), _ome_names(told) if file.is_ome else {}
+    if (hidden := IMAGEJ.match(told)) and int(hidden[1]) > len(pages) == 1:
+        return [first] * min(int(hidden[1]), MOST_PICTURES)
+    found = [first]
+    for page in pages[1:]:
+        other, kind = Picture(_size_of(page)), int(page.subfiletype)
+        level = not nested and not page.subifds and _is_coarser(other.size, first.size)
+        larger = _pixels(other) > _pixels(first)  # whatever it says that it is, the first is not the slide
+        if not kind & MASK and (larger or not (kind & REDUCED or level)):
+            found.append(other._replace(name=names.get(other.size, "") if names else _called(str(page.description))))
+    return found
+
+
+def _is_coarser(size: tuple[int, int], full: tuple[int, int]) -> bool:
+    """Tell whether a size is another one, scaled down."""
+    if size[0] * size[1] >= full[0] * full[1]:
+        return False
+    least = max(whole / (side + ROUNDED_PX) for whole, side in zip(full, size, strict=True))
+    most = min(whole / max(side - ROUNDED_PX, 0.1) for whole, side in zip(full, size, strict=True))
+    return least <= most
+
+
+def _size_of(page: Any) -> tuple[int, int]:
+    return int(page.imagewidth), int(page.imagelength)
+
+
+def _pixels(picture: Picture) -> int:
+    return picture.size[0] * picture.size[1]
+
+
+def _listed(pictures: list[Picture]) -> str:
+    more = f", and {len(pictures) - MOST_NAMED} more" if len(pictures) > MOST_NAMED else ""
+    return ", ".join(map(str, pictures[:MOST_NAMED])) + more
+
+
+def _called(description: str) -> str:
+    """Return what a page's description calls it: the word for what lies beside a slide, else nothing."""
+    found = BESIDE.search(description[:MOST_SEARCHED])
+    return found[0].lower() if found else ""
+
+
+def _ome_names(text: str) -> dict[tuple[int, int], str]:
+    """Return the names of the images of OME-XML by their sizes; empty where two have the same."""
+    if len(text) > MOST_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:  # which can be made to grow without end
+        return {}
+    try:
+        names: dict[tuple[int, int], str] = {}
+        for image in ElementTree.fromstring(text.rstrip("\0 \r\n")).iterfind("{*}Image"):
+            for pixels in image.iterfind("{*}Pixels"):
+                size = int(pixels.get("SizeX", 0)), int(pixels.get("SizeY", 0))
+                names[size] = image.get("Name", "") if size not in names else ""
+    except (ElementTree.ParseError, ValueError):
+        return {}
+    return names
+
+
+@lru_cache(maxsize=1000)
+def _warn_once(told: str) -> None:
+    """Warn: a slide is opened again and again in a scan."""
+    logger.warning("%s", told)
