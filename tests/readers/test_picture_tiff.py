@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from slide_files import set_tag, texture, write_slide
 from wsi_meta import open_slide
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.one_picture import pictures_of_tiff
 from wsi_meta.heatmaps.store import Heatmap
 
 MPP = 0.972
@@ -224,3 +226,23 @@ def test_pictures_at_an_address_are_fetched_whole(tmp_path: Path, image: NDArray
 def test_a_real_plain_tiff(shared_data: Path) -> None:
     path = shared_data / "slides" / "plain_not_pyramidal.tif"
     np.testing.assert_array_equal(read(path), tifffile.imread(path))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(97792, 221184), (48896, 110592), (24576, 55296), (12288, 27648), (6144, 13824), (3072, 7168), (1536, 3584)],
+        [(97280, 220700), (49152, 110592), (24576, 55296), (12288, 27648), (6144, 14336)],
+        [(97792, 221184), (48896, 110592), (24448, 54784), (23936, 55296)],
+    ],
+    ids=["Camelyon16", "padded twice", "cut by a tile"],
+)
+def test_levels_padded_to_whole_tiles_are_no_other_pictures(sizes: list[tuple[int, int]]) -> None:
+    page = {"description": "", "subifds": None, "subfiletype": 0, "tilewidth": 512, "tilelength": 512}
+
+    def found(*there: tuple[int, int]) -> list[tuple[int, int]]:
+        pages = [SimpleNamespace(**page, imagewidth=width, imagelength=height) for width, height in there]
+        return [picture.size for picture in pictures_of_tiff(SimpleNamespace(pages=pages, is_ome=False))]
+
+    assert found(*sizes) == sizes[:1]
+    assert found(*sizes, (40000, 60000)) == [sizes[0], (40000, 60000)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -167,20 +168,28 @@ def pictures_of_tiff(file: Any) -> list[Picture]:
     found = [first]
     for page in pages[1:]:
         other, kind = Picture(_size_of(page)), int(page.subfiletype)
-        level = not nested and not page.subifds and _is_coarser(other.size, first.size)
+        tile = int(page.tilewidth or 0), int(page.tilelength or 0)
+        level = not nested and not page.subifds and _is_coarser(other.size, first.size, tile)
         larger = _pixels(other) > _pixels(first)  # whatever it says that it is, the first is not the slide
         if not kind & MASK and (larger or not (kind & REDUCED or level)):
             found.append(other._replace(name=names.get(other.size, "") if names else _called(str(page.description))))
     return found
 
 
-def _is_coarser(size: tuple[int, int], full: tuple[int, int]) -> bool:
-    """Tell whether a size is another one, scaled down."""
+def _is_coarser(size: tuple[int, int], full: tuple[int, int], tile: tuple[int, int]) -> bool:
+    """Tell whether a size is another one, scaled down; if by a power of two, padded or cut to whole tiles, too.
+
+    Levels are made each from the one before, so that a padding may count twice.
+    """
     if size[0] * size[1] >= full[0] * full[1]:
         return False
     least = max(whole / (side + ROUNDED_PX) for whole, side in zip(full, size, strict=True))
     most = min(whole / max(side - ROUNDED_PX, 0.1) for whole, side in zip(full, size, strict=True))
-    return least <= most
+    factor = 2 ** round(math.log2(max(full[0] / size[0], full[1] / size[1])))
+    halved = all(
+        abs(side - whole / factor) <= 2 * step + ROUNDED_PX for side, whole, step in zip(size, full, tile, strict=True)
+    )
+    return least <= most or (factor > 1 and halved)
 
 
 def _size_of(page: Any) -> tuple[int, int]:
