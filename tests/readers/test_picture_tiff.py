@@ -172,7 +172,7 @@ def test_a_stack_of_imagej_may_have_one_page_only(tmp_path: Path, image: NDArray
 
 
 @pytest.mark.parametrize("tile", [None, (64, 64)], ids=["strips", "tiles"])
-def test_smaller_pictures_are_told_of_once_and_levels_labels_and_masks_never(
+def test_smaller_pictures_are_told_of_and_levels_labels_and_masks_never(
     tmp_path: Path, image: NDArray[np.uint8], tile: tuple[int, int] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write(name: str, *further: tuple[NDArray[Any], dict[str, Any]]) -> Path:
@@ -193,7 +193,7 @@ def test_smaller_pictures_are_told_of_once_and_levels_labels_and_masks_never(
     )
     other = write("other.tif", (image[:80, :200], {"description": "my slide"}), (image[:70, :90], {}))
     with served(tmp_path) as far:
-        for path in (quiet, other, other, f"{far.url}/other.tif"):
+        for path in (quiet, other, f"{far.url}/other.tif"):
             with open_slide(path, mpp=MPP) as slide:
                 assert slide.level_dimensions[0] == (300, 203)
     told = "only its first picture is read (300 x 203 px), not 200 x 80 px, 90 x 70 px; if there is tissue on another"

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -52,7 +51,7 @@ class Picture(NamedTuple):
 
 
 def expect_one(shown: object, pictures: list[Picture]) -> None:
-    """Refuse a file of which another picture is at least as large as the first, which is read; warn once of smaller ones.
+    """Refuse a file of which another picture is at least as large as the first, which is read; warn of smaller ones.
 
     Labels, overviews and thumbnails are passed over, where they are called so.
 
@@ -71,9 +70,11 @@ def expect_one(shown: object, pictures: list[Picture]) -> None:
             "export each picture or scene to a file of its own"
         )
     if unnamed := [other for other in others if not BESIDE.search(other.name)]:
-        _warn_once(
-            f"{shown}: only its first picture is read ({read}), not {_listed(unnamed)}; "
-            "if there is tissue on another, export each to a file of its own"
+        logger.warning(
+            "%s: only its first picture is read (%s), not %s; if there is tissue on another, export each to a file of its own",
+            shown,
+            read,
+            _listed(unnamed),
         )
 
 
@@ -224,9 +225,3 @@ def _ome_names(text: str) -> dict[tuple[int, int], str]:
     except (ElementTree.ParseError, ValueError):
         return {}
     return names
-
-
-@lru_cache(maxsize=1000)
-def _warn_once(told: str) -> None:
-    """Warn: a slide is opened again and again in a scan."""
-    logger.warning("%s", told)
