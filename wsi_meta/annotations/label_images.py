@@ -154,9 +154,14 @@ def distinct_labels(labels: NDArray[Any]) -> set[int]:
 
 def tell_labels(labels: set[int]) -> str:
     """Return values for people: the first few, colours as red, green and blue."""
-    told = [str(value) if value < COLOUR else str(tuple(value.to_bytes(4, "big")[1:])) for value in sorted(labels)[:5]]
-    told[:1] = ["NaN"] if NO_NUMBER in labels else told[:1]
-    return ", ".join(told) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+    told = ", ".join(map(_tell_label, sorted(labels)[:5]))
+    return told + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+
+
+def _tell_label(value: int) -> str:
+    if value == NO_NUMBER:
+        return "NaN"
+    return str(value) if value < COLOUR else str(tuple(value.to_bytes(4, "big")[1:]))
 
 
 def _labels(values: NDArray[Any], samples: _Samples) -> NDArray[Any]:

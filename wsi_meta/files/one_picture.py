@@ -14,7 +14,15 @@ from wsi_meta.errors import SlideReadError, printable
 from wsi_meta.files.tiff_check import pages_of
 from wsi_meta.files.zarr_chunks import may_come_later
 
-__all__ = ["Picture", "SeveralPicturesError", "expect_one", "expect_one_in_tiff", "pictures_of_tiff", "pictures_of_zarr"]
+__all__ = [
+    "Picture",
+    "SeveralPicturesError",
+    "expect_one",
+    "expect_one_in_tiff",
+    "ome_root",
+    "pictures_of_tiff",
+    "pictures_of_zarr",
+]
 
 REDUCED, MASK = 1, 4
 """Bits of a TIFF page's NewSubfileType: a coarser level, label or overview; which pixels of another page count."""
@@ -212,16 +220,25 @@ def _called(description: str) -> str:
     return found[0].lower() if found else ""
 
 
+def ome_root(text: str) -> ElementTree.Element | None:
+    """Return the root of OME-XML; None where a text is no XML, or holds what can be made to grow without end."""
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return None
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None
+
+
 def _ome_names(text: str) -> dict[tuple[int, int], str]:
     """Return the names of the images of OME-XML by their sizes; empty where two have the same."""
-    if len(text) > MOST_XML or "<!DOCTYPE" in text or "<!ENTITY" in text:  # which can be made to grow without end
-        return {}
+    root = ome_root(text.rstrip("\0 \r\n")) if len(text) <= MOST_XML else None
+    names: dict[tuple[int, int], str] = {}
     try:
-        names: dict[tuple[int, int], str] = {}
-        for image in ElementTree.fromstring(text.rstrip("\0 \r\n")).iterfind("{*}Image"):
+        for image in () if root is None else root.iterfind("{*}Image"):
             for pixels in image.iterfind("{*}Pixels"):
                 size = int(pixels.get("SizeX", 0)), int(pixels.get("SizeY", 0))
                 names[size] = image.get("Name", "") if size not in names else ""
-    except (ElementTree.ParseError, ValueError):
+    except ValueError:
         return {}
     return names
