@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,10 @@ from slide_files import texture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wsi_meta.errors import DeviceError
-from wsi_meta.inference.agreement import emulated_networks
+from wsi_meta.inference.agreement import Networks, emulated_networks, fast_networks
 from wsi_meta.inference.device import (
-    ProcessSettings,
     SharedDevice,
     SharedGpu,
-    _cudnn,
     announce_torch,
     cpu_supports,
     resolve_device,
@@ -33,9 +33,10 @@ from wsi_meta.inference.device import (
     share_device,
 )
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.inference.options import InferencePlan
+from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
 from wsi_meta.inference.predictor import Predictor, PredictorParts
-from wsi_meta.models.model import Model
+from wsi_meta.inference.torch_settings import SharedSettings, cpu_settings
+from wsi_meta.models.model import Model, describe_patches
 
 
 class FakeStream:
@@ -137,7 +138,7 @@ def meet(devices: list[SharedDevice], wait: float) -> list[tuple[int, bool]]:
     return seen
 
 
-@pytest.mark.parametrize(("options", "most"), [({"exact": True}, 1), ({"compiled": True}, 1), ({}, 2)])
+@pytest.mark.parametrize(("options", "most"), [({"exact": True}, 2), ({"compiled": True}, 1), ({}, 2)])
 def test_passes_that_may_not_overlap_do_not(options: dict[str, bool], most: int) -> None:
     shared = share_device("cuda", **({"exact": False, "compiled": False} | options))
 
@@ -146,7 +147,7 @@ def test_passes_that_may_not_overlap_do_not(options: dict[str, bool], most: int)
     assert max(count for count, _ in seen) == most
 
 
-@pytest.mark.parametrize(("exact", "most"), [((True, False), 1), ((False, True), 1), ((True, True), 1), ((False, False), 2)])
+@pytest.mark.parametrize(("exact", "most"), [((True, False), 1), ((False, True), 1), ((True, True), 2), ((False, False), 2)])
 def test_two_predictors_do_not_change_cudnn_under_each_other(exact: tuple[bool, bool], most: int) -> None:
     """Each has a device of its own, but the setting is one of the whole process."""
     before = torch.backends.cudnn.allow_tf32
@@ -159,44 +160,111 @@ def test_two_predictors_do_not_change_cudnn_under_each_other(exact: tuple[bool, 
     assert torch.backends.cudnn.allow_tf32 is before
 
 
-def test_int8_that_is_computed_in_floats_keeps_scanners_out(thin_model: Model) -> None:
-    """Both change cuDNN's settings, and side by side would put them back in the wrong order."""
+@contextmanager
+def told(setter: Callable[[Any], None], value: object, before: object) -> Iterator[None]:
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "onednn off": lambda: told(partial(setattr, torch.backends.mkldnn, "enabled"), False, True),
+    "rounded products": lambda: told(torch.set_float32_matmul_precision, "medium", "highest"),
+    "numbers of 64 bits": lambda: told(torch.set_default_dtype, torch.float64, torch.float32),
+    "another device": lambda: torch.device("meta"),
+    "one thread": lambda: told(torch.set_num_threads, 1, torch.get_num_threads()),
+}
+
+
+@pytest.mark.parametrize("networks", [fast_networks, emulated_networks("cpu")])
+def test_networks_that_are_compared_compute_by_the_settings_of_passes(thin_model: Model, networks: Networks) -> None:
     seen: list[tuple[bool, bool]] = []
-    compute = emulated_networks("cpu")(thin_model, "int8", False)
+    compute = networks(thin_model, "fp32", False)
 
     def look(*_values: object) -> None:
-        seen.append((_cudnn.awaited, torch.backends.cudnn.allow_tf32))
+        seen.append((bool(torch.backends.mkldnn.enabled), torch.is_autocast_enabled("cpu")))
 
-    with register_module_forward_pre_hook(look), torch.inference_mode():
+    with (
+        HOSTS["onednn off"](),
+        torch.autocast("cpu", torch.bfloat16),
+        register_module_forward_pre_hook(look),
+        torch.inference_mode(),
+    ):
         compute(torch.zeros((1, 96, 96, 3), dtype=torch.uint8))
+        assert not torch.backends.mkldnn.enabled
 
     assert set(seen) == {(True, False)}
-    assert (_cudnn.awaited, torch.backends.cudnn.allow_tf32) == (False, True)
 
 
 def test_a_thread_that_waits_to_change_settings_is_not_overtaken() -> None:
-    settings, order = ProcessSettings(), []
+    settings, order = SharedSettings(), []
 
-    def change() -> None:
-        with settings.changing():
-            order.append("changing")
-
-    def keep() -> None:
-        with settings.keeping():
-            order.append("keeping")
+    def hold(wanted: str) -> None:
+        with settings.holding(wanted, list):
+            order.append(wanted)
 
     with ThreadPoolExecutor(2) as pool:
-        with settings.keeping():
-            first = pool.submit(change)
+        with settings.holding("these", list):
+            first = pool.submit(hold, "those")
             while not settings.awaited:
                 time.sleep(0.001)
-            second = pool.submit(keep)
+            second = pool.submit(hold, "these")
             time.sleep(0.1)
             assert order == []
         first.result()
         second.result()
 
-    assert order == ["changing", "keeping"]
+    assert order == ["those", "these"]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_logits_do_not_depend_on_what_the_program_around_set(thin_model: Model, host: str) -> None:
+    """And what it set is as before."""
+    wanted = np.ones((2, 2), bool)
+    image, patches = texture(384, 384), torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(5)]))
+    found = []
+    for around in (nullcontext, HOSTS[host]):
+        with around():
+            state = torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled, torch.is_autocast_enabled("cpu")
+            for precision in ("fp32", "bf16"):
+                found.append(Predictor(thin_model, device="cpu", precision=precision).predict_patches(patches))
+                dense = Predictor(thin_model, device="cpu", precision=precision, dense=True)
+                found.append(dense.predict_image(image, wanted, 32))
+            with cpu_settings():
+                found.append(describe_patches(thin_model, patches.numpy()))
+            assert state == (
+                torch.get_float32_matmul_precision(),
+                torch.backends.mkldnn.enabled,
+                torch.is_autocast_enabled("cpu"),
+            )
+
+    for before, after in zip(found[:5], found[5:], strict=True):
+        np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one word for each setting")
+@pytest.mark.parametrize(("owner", "word"), [("backends", "tf32"), ("backends.cudnn", "ieee"), ("backends.cudnn.conv", "ieee")])
+def test_the_newer_words_of_torch_are_understood_too(owner: str, word: str) -> None:
+    """They are said in a process of their own: some cannot be taken back."""
+    code = f"""
+from torch import backends
+from wsi_meta.inference.device import share_device
+{owner}.fp32_precision = {word!r}
+backends.cudnn.benchmark = True
+parts = backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul
+before = [part.fp32_precision for part in parts]
+for exact in (True, False):
+    with share_device("cuda", exact=exact, compiled=False).passing():
+        assert parts[2].fp32_precision == ("ieee" if exact else "tf32")
+        assert parts[3].fp32_precision == "ieee"
+        assert not backends.cudnn.benchmark
+    assert before == [part.fp32_precision for part in parts]
+    assert backends.cudnn.benchmark
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -223,6 +291,15 @@ def test_what_is_sent_computed_and_fetched_by_streams_is_what_the_cpu_gives(
 
     np.testing.assert_array_equal(found, expected)
     assert 1 <= len(streams) <= 2
+
+
+def test_a_gpu_is_named_by_its_number_for_threads_that_have_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+
+    assert {resolve_inference(InferenceOptions(name, "fp32")).device for name in ("auto", "cuda")} == {"cuda:1"}
+    assert resolve_inference(InferenceOptions("cuda:0", "fp32")).device == "cuda:0"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -88,6 +90,19 @@ def test_each_process_sees_its_own_gpu_and_its_share_of_the_cores(client: Client
     share = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert sorted(client.run(environment).values()) == [["1", share], ["3", share]]
     assert set(client.nthreads().values()) == {2}
+
+
+def test_a_process_that_has_torch_already_keeps_to_its_share_of_the_cores() -> None:
+    """As where the script that uses them imports torch at its top: each process imports the script first."""
+    code = """
+import os, torch
+from wsi_meta.scanning.gpus import dask_setup
+torch.set_num_threads(3)
+os.environ["OMP_NUM_THREADS"] = "1"
+dask_setup(None)
+assert torch.get_num_threads() == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_they_give_the_map_of_one_process(client: Client, model_file: Path, tmp_path: Path) -> None:

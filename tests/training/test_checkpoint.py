@@ -24,6 +24,7 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
+from wsi_meta.training.distributed import Processes
 from wsi_meta.training.history import Epoch, read_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
@@ -135,14 +136,20 @@ def test_a_checkpoint_whose_model_is_gone_is_no_start(out: Path) -> None:
 
 
 def identity(
-    data: Path, recipe: Recipe = RECIPE, *, weights: float = 1.0, processes: int = 1, precision: str = "fp32"
+    data: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    weights: float = 1.0,
+    processes: int = 1,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     network = Tiny()
     network.get_parameter("conv1.weight").data.fill_(weights)
     splits = open_patches(data)
     start = Start(network, frozenset({"conv1.weight"}), "w.pth", "")
-    return identify(recipe, start, splits["train"], splits["valid"], processes, precision)
+    return identify(recipe, start, splits["train"], splits["valid"], Processes(0, processes, device), precision)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +159,10 @@ def identity(
         ({"recipe": replace(RECIPE, augmentation=Augmentation().without("jpeg"))}, "training: jpeg was 0.2, now 0; choose"),
         ({"weights": 2.0}, "training: initial weights was "),
         ({"processes": 2}, "training: processes was 1, now 2; choose"),
+        ({"device": "cuda:0"}, "training: device was cpu, now cuda; choose"),
         ({"precision": "bf16"}, "training: precision was fp32, now bf16; choose"),
     ],
-    ids=["recipe", "augmentation", "weights", "processes", "precision"],
+    ids=["recipe", "augmentation", "weights", "processes", "device", "precision"],
 )
 def test_the_checkpoint_of_another_training_is_refused_and_the_difference_named(
     out: Path, patch_folder: Path, change: dict[str, Any], told: str

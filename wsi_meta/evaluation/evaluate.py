@@ -20,6 +20,7 @@ from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.torch_settings import cpu_settings
 from wsi_meta.models.card import read_card
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
 from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model, stored_weights
@@ -292,5 +293,8 @@ def look_at(patches: Patches, model: Model, *, workers: int = 2, progress: bool 
     model.network.cpu()  # a training's network may be elsewhere
     chosen = patches.select(np.random.default_rng(0).permutation(len(patches))[:DESCRIBED])
     with progress_bar(len(chosen), "patches", "what they look like", enabled=progress) as bar:
-        described = [describe_patches(model, images.numpy()) for images in _batches(chosen, workers, bar.update)]
+        described = []
+        for images in _batches(chosen, workers, bar.update):
+            with cpu_settings():
+                described.append(describe_patches(model, images.numpy()))
     return FeatureStatistics.of(np.concatenate(described))

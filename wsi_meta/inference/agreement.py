@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.inference.batches import make_mosaics
-from wsi_meta.inference.device import cpu_supports, exact_convolutions
+from wsi_meta.inference.device import cpu_supports, share_device
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+    from wsi_meta.inference.fast_network import FastNetwork
 
 __all__ = ["AT_ONCE", "Networks", "compare_precisions", "emulated_networks", "fast_networks", "networks_on"]
 
@@ -29,7 +31,7 @@ def fast_networks(model: Model, precision: str, dense: bool) -> Callable[[torch.
     """Return the network that a scan would use on this CPU."""
     from wsi_meta.inference.fast_network import FastNetwork
 
-    return FastNetwork(model, precision=precision, dense=dense)
+    return _passes(FastNetwork(model, precision=precision, dense=dense), "cpu")
 
 
 def emulated_networks(device: str) -> Networks:
@@ -37,16 +39,20 @@ def emulated_networks(device: str) -> Networks:
     from wsi_meta.inference.fast_network import FastNetwork
 
     def make(model: Model, precision: str, dense: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-        network = FastNetwork(model, precision=precision, dense=dense, emulated=True).to(device)
-
-        def compute(images: torch.Tensor) -> torch.Tensor:
-            with exact_convolutions():
-                logits: torch.Tensor = network(images.to(device)).cpu()
-            return logits
-
-        return compute
+        return _passes(FastNetwork(model, precision=precision, dense=dense, emulated=True).to(device), device)
 
     return make
+
+
+def _passes(network: FastNetwork, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    shared = share_device(device, exact=True, compiled=False)
+
+    def compute(images: torch.Tensor) -> torch.Tensor:
+        with shared.passing():
+            logits: torch.Tensor = network(images.to(device)).cpu()
+        return logits
+
+    return compute
 
 
 def networks_on(device: str, *, supports: Callable[[str], bool] = cpu_supports) -> Networks:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.inference.torch_settings import cpu_settings, gpu_settings
 from wsi_meta.progress import tell
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRECISIONS",
-    "ProcessSettings",
     "SharedDevice",
     "SharedGpu",
     "SharedProcessor",
     "announce_torch",
     "cpu_supports",
-    "exact_convolutions",
     "resolve_device",
     "resolve_precision",
     "share_device",
@@ -43,7 +42,7 @@ def announce_torch() -> None:
 
 
 def resolve_device(device: str = "auto") -> str:
-    """Return the torch device to use: ``auto`` is the first CUDA GPU, else the CPU.
+    """Return the torch device to use: ``auto`` is the CUDA GPU that torch takes by itself, usually the first, else the CPU.
 
     Raises
     ------
@@ -185,7 +184,7 @@ class SharedProcessor:
 
     def passing(self) -> AbstractContextManager[object]:
         """See :class:`SharedDevice`."""
-        return nullcontext()
+        return cpu_settings()
 
 
 class SharedGpu:
@@ -233,10 +232,7 @@ class SharedGpu:
         with ExitStack() as stack:
             if self._compiled:
                 stack.enter_context(self._lock)
-            if self._exact:
-                stack.enter_context(exact_convolutions())
-            else:
-                stack.enter_context(_cudnn.keeping())
+            stack.enter_context(gpu_settings(exact=self._exact))
             yield
 
     def _take(self) -> torch.cuda.Stream:
@@ -248,51 +244,3 @@ class SharedGpu:
             stream = torch.cuda.Stream(self._device)
             stream.wait_stream(torch.cuda.default_stream(self._device))  # in which the weights came
             return stream
-
-
-class ProcessSettings:
-    """Guards settings of the whole process: one thread changes them at a time, and none while others rely on them."""
-
-    def __init__(self) -> None:
-        self._entrance = threading.Lock()
-        self._left = threading.Condition()
-        self._keeping = 0
-
-    @property
-    def awaited(self) -> bool:
-        """Whether a thread changes the settings, or waits until it may."""
-        return self._entrance.locked()
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Wait until no other thread is in either context; let none in."""
-        with self._entrance:  # held while waiting too, so that later passes cannot keep this one out
-            with self._left:
-                self._left.wait_for(lambda: not self._keeping)
-            yield
-
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Wait until no thread changes the settings; let none change them. Any number of threads may be here."""
-        with self._entrance, self._left:
-            self._keeping += 1
-        try:
-            yield
-        finally:
-            with self._left:
-                self._keeping -= 1
-                self._left.notify_all()
-
-
-_cudnn = ProcessSettings()
-"""One lock for the process, because cuDNN's settings are those of the process. With a lock for each device, a predictor in fp32
-would compute in TF32 when another one puts the setting back. It is no state: outside a pass it is always the same."""
-
-
-@contextmanager
-def exact_convolutions() -> Iterator[None]:
-    """Let cuDNN convolve float32 numbers as they are. It is a setting of the process: other threads wait meanwhile."""
-    import torch
-
-    with _cudnn.changing(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield

@@ -121,12 +121,18 @@ def fit_to_model(asked: InferenceOptions, card: ModelCard) -> InferenceOptions:
 def resolve_inference(options: InferenceOptions) -> InferencePlan:
     """Return the plan that the options become on this machine.
 
+    A GPU gets its number here: which one ``cuda`` stands for is a matter of each thread, and a scan has several.
+
     Raises
     ------
     DeviceError
         when this machine lacks the device, or the device cannot compute in the precision asked for.
     """
     device = resolve_device(options.device)
+    if device == "cuda":
+        import torch
+
+        device = f"cuda:{torch.cuda.current_device()}"
     rows = rows_of_pass(device, options.batch_size)
     precision = resolve_precision(options.precision, device, int8_agrees=options.int8_agrees)
     return InferencePlan(device, precision, rows, options.views)

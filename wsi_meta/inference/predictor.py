@@ -171,7 +171,7 @@ class Predictor:
         float32 array (n, views): raw logits; in the order of :data:`.AVERAGED`.
         """
         with self._shared.turn():
-            return self._fetch(self._by_patch(self._send(patches).split(self._batching.patches_at_once)))
+            return self._fetch(self._by_patch(self._shared.send(patches).split(self._batching.patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
         """Return the parts of a block's image that :meth:`predict_block` needs, in the order in which it takes them.
@@ -212,7 +212,7 @@ class Predictor:
 
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
         with self._shared.turn():
-            sent = (self._send(torch.from_numpy(piece)) for piece in pieces)
+            sent = (self._shared.send(torch.from_numpy(piece)) for piece in pieces)
             if self._dense:
                 logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
             else:
@@ -274,7 +274,8 @@ class Predictor:
     def _see(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
         """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one piece."""
         if self._in_bands:
-            return self._fast.top_to_bottom(pieces)
+            with self._shared.passing():
+                return self._fast.top_to_bottom(pieces)
         (image,) = pieces
         return self._pass(image.contiguous())
 
@@ -282,9 +283,6 @@ class Predictor:
         """Run the network over uint8 images (n, height, width, 3) on the device."""
         with self._shared.passing():
             return self._network(images)
-
-    def _send(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._shared.send(pixels)
 
     def _fetch(self, logits: torch.Tensor) -> NDArray[np.float32]:
         """Bring logits back from the device.

@@ -180,6 +180,8 @@ def _through(last: str, network: nn.Module, inputs: torch.Tensor) -> torch.Tenso
 def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the numbers that describe patches, in float32 on the CPU; see :mod:`wsi_meta.models.features`.
 
+    Call it within :func:`wsi_meta.inference.torch_settings.cpu_settings` where a program around may have set torch otherwise.
+
     Parameters
     ----------
     patches : uint8 (n, patch_px, patch_px, 3), RGB at the model's mpp; at least one
@@ -190,10 +192,12 @@ def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.flo
     """
     import torch
 
+    # every pass is of as many patches: of fewer, torch convolves in a way that depends on the number of threads
+    filled = np.concatenate([patches, np.zeros((-len(patches) % PATCHES_AT_ONCE, *patches.shape[1:]), np.uint8)])
     with torch.inference_mode():
-        inputs = map(model.card.preprocessing.to_input, torch.from_numpy(patches).split(PATCHES_AT_ONCE))
+        inputs = map(model.card.preprocessing.to_input, torch.from_numpy(filled).split(PATCHES_AT_ONCE))
         found = [_through(STAGE, model.network, some).mean((2, 3)).numpy() for some in inputs]
-    return np.concatenate([describe_features(some) for some in found])
+    return np.concatenate([describe_features(some) for some in found])[: len(patches)]
 
 
 def model_path(path: str | Path | None) -> Path:

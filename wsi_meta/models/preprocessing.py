@@ -60,7 +60,8 @@ class Preprocessing:
             raise TypeError(f"expected uint8 (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
         # filled on the device: copying three numbers there would make a GPU's stream wait
         mean, std = (
-            torch.stack([torch.full((), value, device=images.device) for value in row]) for row in (self.mean, self.std)
+            torch.stack([torch.full((), value, dtype=torch.float32, device=images.device) for value in row])
+            for row in (self.mean, self.std)
         )
         scale = 1 / (std * 255)
         return ((images.float() - mean * 255) * scale).permute(0, 3, 1, 2)

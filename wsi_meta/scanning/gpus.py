@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,9 +129,14 @@ class GpuProcesses:
 
 
 def dask_setup(_worker: Any) -> None:
-    """Leave Ctrl-C, and what there is to warn of, to the command: dask calls this as each process begins."""
+    """Leave Ctrl-C, and what there is to warn of, to the command: dask calls this as each process begins.
+
+    A script that imports torch at its top has imported it here too, before the process was told its share of the cores.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("wsi_meta").setLevel(logging.ERROR)
+    if "torch" in sys.modules and THREADS in os.environ:
+        sys.modules["torch"].set_num_threads(int(os.environ[THREADS]))
 
 
 def _environment(number: int, processes: int, here: Mapping[str, str], *, on_cpu: bool) -> dict[str, str]:

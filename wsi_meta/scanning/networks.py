@@ -13,6 +13,7 @@ from wsi_meta.errors import ModelFileError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import worth_compiling
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.torch_settings import cpu_settings
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, describe_patches, load_model, model_path
 from wsi_meta.scanning.options import ScanPlan
@@ -103,7 +104,12 @@ class Networks:
         """
         if self._given is not None or not len(patches) or (statistics := (model := self.model()).features) is None:
             return None
-        return self._threads.compute("cpu", lambda: statistics.unlikeness(describe_patches(model, patches)))
+
+        def described() -> NDArray[np.float32]:
+            with cpu_settings():
+                return describe_patches(model, patches)
+
+        return statistics.unlikeness(self._threads.compute("cpu", described))
 
     def close(self) -> None:
         """Let go of the model and of the predictors that were made."""

@@ -22,6 +22,7 @@ from wsi_meta.training.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
+    from wsi_meta.training.distributed import Processes
     from wsi_meta.training.initial_weights import Start
 
 __all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
@@ -47,9 +48,12 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def identify(
-    recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: int, precision: str
+    recipe: Recipe, start: Start, train_set: Patches, valid_set: Patches, processes: Processes, precision: str
 ) -> dict[str, Any]:
-    """Return what must not differ between a training and the one that resumes it; call it before the first step."""
+    """Return what must not differ between a training and the one that resumes it; call it before the first step.
+
+    Seeds give other random numbers on a GPU than on a CPU, so the kind of device is part of it.
+    """
     state = start.network.state_dict()
     return {
         "recipe": asdict(recipe),
@@ -59,7 +63,8 @@ def identify(
         "training patches' pixels": train_set.pixels,
         "validation patches": valid_set.fingerprint(),
         "validation patches' pixels": valid_set.pixels,
-        "processes": processes,
+        "processes": processes.count,
+        "device": processes.device.partition(":")[0],
         "precision": precision,
     }
 

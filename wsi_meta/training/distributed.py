@@ -105,7 +105,7 @@ def _find_processes(device: str) -> Processes:
 
 
 def _current_device(device: str) -> AbstractContextManager[object]:
-    """Make a numbered GPU the current one for a while: the loader's pinning thread uses the current one."""
+    """Make a numbered GPU the current one for a while: memory is pinned for the current one."""
     return torch.cuda.device(device) if device.startswith("cuda:") else nullcontext()
 
 

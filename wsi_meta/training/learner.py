@@ -24,6 +24,7 @@ from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
+from wsi_meta.training.loader import send
 from wsi_meta.training.recipe import Recipe
 
 __all__ = ["Learner", "PatchLogits", "choose_precision", "make_learner"]
@@ -131,7 +132,7 @@ class Learner:
         The mean loss, a scalar on the learner's device. Reading its value waits for the step.
         """
         device = self.processes.device
-        images, labels = images.to(device, non_blocking=True), labels.to(device, torch.float32, non_blocking=True)
+        images, labels = send(images, device), send(labels, device).float()
         targets = self._targets(images, labels)
         with compiling():  # the first steps compile, forwards and backwards
             loss = self._loss(images, targets, generator, mosaic_side)

@@ -18,7 +18,7 @@ from wsi_meta.progress import progress_bar
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.recipe import Recipe
 
-__all__ = ["EpochBatches", "HeldBatches", "Loader", "decode_all", "make_loader"]
+__all__ = ["EpochBatches", "HeldBatches", "Loader", "decode_all", "make_loader", "send"]
 
 HELD_SHARE = 0.25
 """Share of a GPU's free memory that decoded patches may take."""
@@ -90,7 +90,7 @@ def make_loader(
     patches : what `batches` chooses from
     batches : which patches make a batch
     workers : processes that decode patches; 0 decodes in this one
-    processes : gives the device; batches that are decoded for a GPU are in pinned memory
+    processes : gives the device
     memory : bytes that decoded patches may take on the device. If they fit, all are decoded here and held. None: a quarter of
         a GPU's free memory, and nothing on a CPU, which decodes a hundred times as fast as it trains
     progress : show a bar on stderr while patches that will be held are decoded
@@ -108,9 +108,18 @@ def make_loader(
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=processes.device.startswith("cuda"),
         generator=torch.Generator(),  # else the workers' seeds are drawn from the global one
     )
+
+
+def send(batch: torch.Tensor, device: str) -> torch.Tensor:
+    """Return a batch on the device; to a GPU it travels from pinned memory while the step before it is computed.
+
+    It is pinned here and not by a thread of the loader: no other thread may allocate such memory while a step is recorded.
+    """
+    if device.startswith("cuda") and not batch.is_cuda:
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
 
 
 def _memory_for_patches(device: str) -> int:

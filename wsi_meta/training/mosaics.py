@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.batches import make_mosaics
-from wsi_meta.models.model import Model, cell_logits
+from wsi_meta.inference.device import share_device
+from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.models.model import Model
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def mosaic_side(n: int) -> int:
 def predict_in_mosaics(
     model: Model, patches: Patches, *, device: str, precision: str, workers: int = 2, seed: int = 0, progress: bool = False
 ) -> NDArray[np.float32]:
-    """Return the logit of each patch inside a mosaic of 4x4 randomly chosen patches, computed as in dense mode.
+    """Return the logit of each patch inside a mosaic of 4x4 randomly chosen patches, computed as a scan does in dense mode.
 
     Returns
     -------
@@ -45,13 +47,14 @@ def predict_in_mosaics(
     order = np.random.default_rng(seed).permutation(len(patches))
     filled = np.resize(order, -(-len(order) // side**2) * side**2)
     loader = DataLoader(patches.select(filled), batch_size=2 * side**2, num_workers=workers, generator=torch.Generator())
-    network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    network = FastNetwork(model, precision=precision, dense=True).to(device)
+    shared = share_device(device, exact=precision == "fp32", compiled=False)
     parts = []
-    with progress_bar(len(filled), "patches", "dense mode", enabled=progress) as bar, torch.inference_mode(), autocast:
+    with progress_bar(len(filled), "patches", "dense mode", enabled=progress) as bar, torch.inference_mode():
         for images, _ in read_batches(loader):
-            inputs = model.card.preprocessing.to_input(make_mosaics(images, side).to(device))
-            parts.append(cell_logits(network, inputs, step=3).flatten().float().cpu().numpy())
+            with shared.passing():
+                found = network(make_mosaics(images, side).to(device))
+            parts.append(found[:, ::3, ::3].flatten().cpu().numpy())
             bar.update(len(images))
     logits = np.empty(len(patches), np.float32)
     logits[order] = np.concatenate(parts)[: len(order)]

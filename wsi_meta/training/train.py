@@ -140,7 +140,7 @@ def run_training(
         if finished:
             return _finished_before(job, described, validation)
         start = _load_start(job, init)
-        identity = identify(recipe, start, train_set, valid_set, processes.count, precision)
+        identity = identify(recipe, start, train_set, valid_set, processes, precision)
         checkpoint = read_checkpoint(out, identity) if options.resume else None
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         run = Run(job, learner, train_set, validation, described, identity)

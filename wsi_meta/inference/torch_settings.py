@@ -1,0 +1,147 @@
+"""Settings of torch that hold for the whole process: passes compute by their own, whatever the program around them has set.
+
+How cuDNN chooses its algorithms, and what a float32 product is rounded to, change the last bits of a map, or more. A program
+may have set them for itself, so passes neither rely on them nor leave them changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["SharedSettings", "cpu_settings", "gpu_settings"]
+
+
+class Setting(NamedTuple):
+    """A setting of the process, and what passes want it to be."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    wanted: Any
+
+
+class SharedSettings:
+    """Changes settings while passes compute. Passes that want the same may overlap; others wait, in the order they came."""
+
+    def __init__(self) -> None:
+        self._entrance = threading.Lock()
+        self._left = threading.Condition()
+        self._holding = 0
+        self._held: object = None
+        self._before = ExitStack()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a thread waits until it may come in."""
+        return self._entrance.locked()
+
+    @contextmanager
+    def holding(self, wanted: object, settings: Callable[[], list[Setting]]) -> Iterator[None]:
+        """Compute by these settings. They are put back when the last pass that holds them is over. Not to be nested.
+
+        Parameters
+        ----------
+        wanted : what tells one list of settings from another
+        settings : returns them
+        """
+        with self._entrance, self._left:  # held while waiting too, so that later passes cannot keep this one out
+            self._left.wait_for(lambda: not self._holding or self._held == wanted)
+            if not self._holding:
+                self._before = _changed(settings())
+                self._held = wanted
+            self._holding += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._holding -= 1
+                if not self._holding:
+                    self._before.close()
+                self._left.notify_all()
+
+
+_gpu, _cpu = SharedSettings(), SharedSettings()
+"""One for the process, because the settings are those of the process. It is no state: outside of passes nothing is changed."""
+
+
+@contextmanager
+def gpu_settings(*, exact: bool) -> Iterator[None]:
+    """Let passes on a GPU choose the same algorithms at every time, and multiply float32 numbers as they are.
+
+    Parameters
+    ----------
+    exact : convolve float32 numbers as they are, too; else rounded to the 10 bits of TF32
+    """
+    with _gpu.holding(exact, partial(_for_gpu, exact)), _no_autocast():
+        yield
+
+
+@contextmanager
+def cpu_settings() -> Iterator[None]:
+    """Let passes on a CPU compute by oneDNN, and with float32 numbers as they are."""
+    with _cpu.holding(True, _for_cpu), _no_autocast():
+        yield
+
+
+def _for_gpu(exact: bool) -> list[Setting]:
+    from torch import backends
+
+    cudnn, rounding = backends.cudnn, "ieee" if exact else "tf32"
+    wanted = [_of(cudnn, "enabled", True), _of(cudnn, "benchmark", False), _of(cudnn, "deterministic", False)]
+    wanted.append(_of(cudnn, "allow_tf32", not exact))  # the older word for the next two; the three have to agree
+    wanted += [_of(getattr(cudnn, part, None), "fp32_precision", rounding) for part in ("conv", "rnn")]
+    return [*wanted, _of_products(backends.cuda.matmul)]
+
+
+def _for_cpu() -> list[Setting]:
+    from torch import backends
+
+    onednn: Any = backends.mkldnn
+    convolutions = _of(getattr(onednn, "conv", None), "fp32_precision", "ieee")
+    return [_of(onednn, "enabled", True), convolutions, _of_products(getattr(onednn, "matmul", None))]
+
+
+def _of_products(matmul: object) -> Setting:
+    """Return the setting of a device's products of matrices; before torch 2.9 there is one for all devices."""
+    import torch
+
+    if hasattr(matmul, "fp32_precision"):
+        return _of(matmul, "fp32_precision", "ieee")
+    return Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+
+
+def _of(owner: object, name: str, wanted: object) -> Setting:
+    return Setting(partial(getattr, owner, name), partial(setattr, owner, name), wanted)
+
+
+def _changed(settings: list[Setting]) -> ExitStack:
+    """Change settings; return what puts them back, in the same order.
+
+    What cannot be read is left alone: this torch lacks it, or it was told two things, by the older word and by the newer one,
+    which then counts.
+    """
+    found: list[tuple[Setting, Any]] = []
+    for setting in settings:
+        with suppress(AttributeError, RuntimeError):
+            found.append((setting, setting.read()))
+    changed = [(setting, before) for setting, before in found if before != setting.wanted]
+    back = ExitStack()
+    for setting, before in reversed(changed):
+        back.callback(setting.write, before)
+    for setting, _ in changed:
+        setting.write(setting.wanted)
+    return back
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Let no surrounding ``torch.autocast`` of this thread change a network's precision."""
+    import torch
+
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
