@@ -45,6 +45,8 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan with a foreign model": ("scan s.tif --model foreign.safetensors --out h.zarr", 1, "foreign.safetensors: safetens"),
     "scan with a bad threshold": ("scan s.tif --model bad.safetensors --out h.zarr", 1, "bad.safetensors: its card is"),
     "scan into a picture": ("scan s.tif --out mask.png", 1, "mask.png: exists and is not a heatmap store"),
+    "scan into this folder": ("scan s.tif --out .", 1, ".: exists and is not a heatmap store"),
+    "scan into the root": ("scan s.tif --out /", 1, "/: exists and is not a heatmap store"),
     "scan into no folder": ("scan s.tif --out none/h.zarr", 1, "none/h.zarr: there is no folder"),
     "scan over another slide's": ("scan s.tif --out other.zarr", 1, "other.zarr: holds another scan: slide is none"),
     "scan with a missing mask": ("scan s.tif --tissue-mask none.png --out h.zarr", 1, "none.png: "),

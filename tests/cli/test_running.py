@@ -86,6 +86,12 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     assert run(*common, "-q", "-v").exit_code == 2
 
 
+def test_two_logs_of_one_name_are_refused(folder: Path) -> None:
+    ended = run("slides", "--out", "out", "--log-file", "l.log", "--log-json", f"../{folder.name}/l.log")
+    assert (ended.exit_code, "is to be written twice, as --log-file and --log-json" in ended.stderr) == (1, True)
+    assert not (folder / "l.log").exists()
+
+
 def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
     for error, told, traced in (
         (KeyboardInterrupt(), "interrupted; what was", False),

@@ -66,7 +66,7 @@ def keeping_config(open_scanner: OpenScanner, out: Path, *, alone: bool) -> Open
     out : folder of the stores; `alone`, the one slide's store itself
     """
     context = click.get_current_context()
-    path = out.with_name(f"{out.name}.run.toml") if alone else out / "run.toml"
+    path = out.parent / f"{out.name}.run.toml" if alone else out / "run.toml"  # a folder such as . has no name
 
     def keep() -> None:
         if out.is_dir():
