@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,11 +86,11 @@ def _refuse_others(slide: Path, *beside: Path) -> None:
     """Refuse to replace files that no demo made: a demo draws its slide first, which says so in the file."""
     import tifffile
 
-    try:
-        with tifffile.TiffFile(slide) as file:
-            drawn = file.pages.first.description == DRAWN
-    except (OSError, ValueError):  # none, or no TIFF
-        drawn = False
+    drawn = False
+    with suppress(Exception):  # tifffile raises anything where there is no TIFF
+        if slide.is_file():
+            with tifffile.TiffFile(slide) as file:
+                drawn = file.pages.first.description == DRAWN
     if not drawn and (there := [path for path in (slide, *beside) if path.exists()]):
         raise OutputExistsError(f"{there[0]}: exists and is not of a demo; it is never replaced; choose another --out")
 
