@@ -57,6 +57,10 @@ def test_a_lock_that_is_let_go_and_taken_again_meanwhile_is_not_left(output: Pat
         other.join()
 
 
+def test_a_folder_without_a_name_has_a_lock_too() -> None:
+    assert lock_path(Path("/")) == Path("/..lock")
+
+
 def test_a_processs_own_file_is_signed_and_the_unsigned_ones_of_killed_processes_go(tmp_path: Path) -> None:
     left, young = (tmp_path / f".wsi-meta.running.{number:012x}.partial" for number in range(2))
     for path in (left, young):

@@ -15,7 +15,7 @@ from wsi_meta.errors import OutputPathError, SlideReadError
 from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
-from wsi_meta.outputs import filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs import check_output, filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -122,6 +122,17 @@ def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, mo
     with pytest.raises(OutputPathError, match=r"out: cannot be written \(No space left on device\); make room"):
         replace_files(made, folder, NAMES)
     assert _content(folder) == dict.fromkeys(NAMES, "old")
+
+
+def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputPathError, match="pipe: a device or a pipe, never replaced"):
+        check_output(tmp_path / "pipe", overwrite=True)
+
+
+def test_an_error_of_our_own_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(SlideReadError, match=r"^nope.tif: no such file$"), written_whole(tmp_path / "q.groovy"):
+        raise SlideReadError("nope.tif: no such file")
 
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:

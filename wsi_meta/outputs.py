@@ -59,12 +59,14 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     OutputExistsError
         when it exists and not `overwrite`.
     OutputPathError
-        when its folder is missing or cannot be written to.
+        when its folder is missing or cannot be written to, or it is no file.
     """
     path = Path(path)
     check_folder(path)
     if path.is_dir():
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise OutputPathError(f"{path}: a device or a pipe, never replaced; expected the name of a file to write")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
     return path
@@ -126,6 +128,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         flush(partial)
         partial.replace(path)
         flush(path.parent)
+    except WsiMetaError:
+        raise
     except OSError as error:
         kept = "; the one before is kept" if path.exists() else ""
         raise OutputPathError(f"{cannot_be_written(f'{path}:', error)}{kept}") from error

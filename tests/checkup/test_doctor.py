@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from distributed import LocalCluster
 from fakes import DarknessPredictor
@@ -31,6 +34,7 @@ from wsi_meta.checkup.folder import FileSystem, output_folder
 from wsi_meta.checkup.self_test import offset, self_test
 from wsi_meta.cli import main
 from wsi_meta.errors import OutputPathError
+from wsi_meta.files.locks import MARK, Holder
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.models.versions import library_versions
@@ -50,6 +54,18 @@ def dense_model(thin_model: Model) -> Model:
     return replace(thin_model, card=replace(thin_model.card, dense=True))
 
 
+def darkness(model: Model, patches: torch.Tensor) -> NDArray[np.floating[Any]]:
+    """What the stand-in must give."""
+    return DarknessPredictor(model).predict_patches(patches)
+
+
+class Inverted(DarknessPredictor):
+    """Calls dark what is bright."""
+
+    def look(self, patch: NDArray[np.uint8]) -> NDArray[np.floating[Any]]:
+        return -5 * super().look(patch)
+
+
 class OffByACell(DarknessPredictor):
     """Sees everything one cell further right than it is, where it predicts blocks."""
 
@@ -59,7 +75,7 @@ class OffByACell(DarknessPredictor):
 
 class TestSelfTest:
     def test_maps_and_exports_of_both_modes_lie_where_they_should(self, dense_model: Model, tmp_path: Path) -> None:
-        found = self_test(tmp_path, dense_model, DarknessPredictor)
+        found = self_test(tmp_path, dense_model, DarknessPredictor, darkness)
         assert found.problems == ()
         assert [found.facts[mode]["reader"] for mode in ("patch", "dense")] == ["openslide", "direct"]
         for facts in (found.facts["patch"], found.facts["dense"]):
@@ -77,8 +93,14 @@ class TestSelfTest:
         assert found.facts["patch"]["difference"] < 1e-4
         assert "dense" not in found.facts
 
+    def test_wrong_arithmetic_is_told(self, dense_model: Model, tmp_path: Path) -> None:
+        problems = self_test(tmp_path, dense_model, Inverted, lambda *shown: 5 * darkness(*shown)).problems
+        assert [problem.partition(" 0.")[0].removeprefix("self-test: ") for problem in problems if "float32" in problem] == [
+            f"{mode} mode: probabilities" for mode in ("patch", "patch", "dense")
+        ]
+
     def test_a_map_that_is_off_by_a_cell_is_told(self, dense_model: Model, tmp_path: Path) -> None:
-        found = self_test(tmp_path, dense_model, OffByACell)
+        found = self_test(tmp_path, dense_model, OffByACell, darkness)
         assert found.facts["patch"]["off_cells"] == found.facts["dense"]["off_cells"] == 1
         problems = [problem for problem in found.problems if "the map off by 1 cells" in problem]
         assert [problem.partition(" mode")[0] for problem in problems] == ["self-test: patch", "self-test: dense"]
@@ -184,7 +206,8 @@ class TestMachine:
         [
             ("avx512_bf16", "bf16", "AVX512-BF16"),
             ("amx_tile", "bf16", "has AMX"),
-            ("vnni", "fp32", "neither AVX512-BF16 nor AMX"),
+            ("vnni", "int8", "the model's card says"),
+            ("avx2", "fp32", "neither AVX512-BF16 nor AMX"),
         ],
     )
     def test_why_a_precision_is_chosen(self, has: str, chosen: str, why: str) -> None:
@@ -302,6 +325,25 @@ class TestCommand:
             look_at_all(tmp_path, None, self_test=True, looks=replace(NOTHING, output=output, self_test=note_place))
         assert places[0] == tmp_path
         assert places[1] != tmp_path
+
+    def test_no_room_for_temporary_files_is_a_problem_of_its_part(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> Part:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(tempfile, "gettempdir", fail)
+        problems = look_at_all(tmp_path, None, self_test=True, looks=replace(NOTHING, self_test=fail)).problems
+        assert [problem.partition(":")[0] for problem in problems] == ["decoders", "self_test"]
+        assert problems[0].endswith("make room, or set TMPDIR to another one")
+        assert problems[1].endswith("No space left on device; make room and run it again")
+
+    def test_what_a_killed_one_left_goes(self, tmp_path: Path) -> None:
+        left = tmp_path / ".wsi-meta.0123456789ab.doctor"
+        left.mkdir()
+        (left / MARK).write_text(json.dumps(asdict(replace(Holder.here(), start="of another boot"))))
+        look_at_all(tmp_path, None, self_test=False, looks=NOTHING)
+        assert list(tmp_path.iterdir()) == []
 
     def test_names_are_words(self, tmp_path: Path) -> None:
         assert without_names(f"{tmp_path}/a and {Path.home()}/b", tmp_path) == "FOLDER/a and ~/b"

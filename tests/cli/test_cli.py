@@ -309,6 +309,17 @@ def test_an_output_that_cannot_be_written_is_one_line(model_file: Path) -> None:
     assert done.returncode == 1
 
 
+def test_a_name_that_stdout_cannot_show_is_escaped(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "\u65e5.tif", texture(300, 300))
+    done = _shell('"$WSI_META" info "$SLIDE"', SLIDE=slide, PYTHONIOENCODING="latin1")
+    assert (done.returncode, "\\u65e5.tif" in done.stdout, done.stderr) == (0, True, "")
+
+
+def test_a_version_that_cannot_be_written_is_one_line() -> None:
+    done = _shell('"$WSI_META" --version > /dev/full')
+    assert (done.returncode, done.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+
+
 def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:
     """The signal comes after the first note, with some seconds of work ahead."""
     slide, log = write_slide(tmp_path / "node.tif", texture(1400, 1400)), tmp_path / "log"

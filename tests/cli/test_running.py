@@ -86,6 +86,12 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     assert run(*common, "-q", "-v").exit_code == 2
 
 
+def test_two_logs_of_one_name_are_refused(folder: Path) -> None:
+    ended = run("slides", "--out", "out", "--log-file", "l.log", "--log-json", f"../{folder.name}/l.log")
+    assert (ended.exit_code, "is to be written twice, as --log-file and --log-json" in ended.stderr) == (1, True)
+    assert not (folder / "l.log").exists()
+
+
 def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
     for error, told, traced in (
         (KeyboardInterrupt(), "interrupted; what was", False),
@@ -208,6 +214,8 @@ def test_one_slide_keeps_its_options_beside_its_store(folder: Path, model: Path)
         ("config = 'x'", "run.toml: config is no option of scan"),
         ("[out]\nx = 1", 'run.toml: out = {"x": 1}: expected a text in quotes'),
         ("workers = '2'", 'run.toml: workers = "2": expected a whole number'),
+        ("out = 'a'\nslides = [\"a\\u0000.tif\"]", 'run.toml: slides = ["a\\u0000.tif"]: holds a character of number 0'),
+        (f"mpp = {10**400}", "run.toml: mpp = 1000"),
         ("workers = true", "run.toml: workers = true: expected a whole number"),
         ("workers = -1", "run.toml: workers = -1: -1 is not in the range"),
         ("mpp = '0.25'", 'run.toml: mpp = "0.25": expected a number'),
@@ -234,7 +242,7 @@ def test_a_wrong_file_of_options_is_one_line(folder: Path, text: str | None, tol
 def test_paths_in_a_file_count_from_it(folder: Path, model: Path) -> None:
     (folder / "conf").mkdir()
     text = f"slides = ['../slides/*.tif']\nout_dir = '../out'\nmodel = '{model}'\nstride = 96\ntta = false\nrecursive = true\n"
-    (folder / "conf" / "mine.toml").write_text(text)
+    (folder / "conf" / "mine.toml").write_text(text, "utf-8-sig")  # as editors on Windows do
     ended = run("--config", "conf/mine.toml")
     assert ended.exit_code == 0, ended.output
     assert Heatmap.open(folder / "out" / "a.zarr").finished

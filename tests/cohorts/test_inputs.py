@@ -130,6 +130,14 @@ class TestFolders:
         touch("s/[1].tif")
         assert names(find_slides(["s/[1].tif"])) == ["[1]"], "a file of that very name"
 
+    def test_a_folder_that_is_there_is_meant_by_its_name(self) -> None:
+        touch("b[1]/x1.tif", "b1/x9.tif")
+        for folder in (Path("b[1]"), Path("b[1]").absolute()):
+            assert names(find_slides([folder / "x*.tif"])) == ["x1"]
+            (missing,) = find_slides([folder / "x9.tif"])
+            assert missing.path == folder / "x9.tif"
+        assert names(find_slides(["b[12]/x*.tif"])) == ["x9"], "no folder has this name"
+
     def test_a_mrxs_has_its_folder(self, caplog: pytest.LogCaptureFixture) -> None:
         touch("s/m.mrxs", "s/m/Slidat.ini", "s/m/Data0000.dat", "s/lone/Slidat.ini")
         for given in (["s"], ["s/*"], ["s/m"], ["s/m.mrxs", "s/m"], ["s", "s/m.mrxs"]):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from wsi_meta.demo.demo import _separation
+import numpy as np
+import pytest
+
+from wsi_meta.demo.demo import DRAWN, _refuse_others, _separation, run_demo
+from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
+from wsi_meta.errors import OutputExistsError
 from wsi_meta.tiling.grid import PatchGrid
 
 
@@ -15,6 +20,19 @@ def test_separation_is_an_auc_over_whole_cells() -> None:
     tumor[:32, :32] = True
     assert _separation(np.array([[0.9, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 1.0
     assert _separation(np.array([[0.15, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 0.5
+
+
+@pytest.mark.parametrize("name", ["synthetic-node.tif", "synthetic-node.zarr", "synthetic-node.png"])
+def test_what_no_demo_made_is_never_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExistsError, match=f"{name}: exists and is not of a demo"):
+        run_demo(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_files_of_a_demo_are_replaced(tmp_path: Path) -> None:
+    slide = write_pyramid(tmp_path / "synthetic-node.tif", np.full((64, 64, 3), 200, np.uint8), mpp=0.5, description=DRAWN)
+    _refuse_others(slide, slide)
 
 
 def test_drawing() -> None:

@@ -331,7 +331,7 @@ def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> No
 
 
 def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: Path) -> None:
-    """A table in the folder to write to, and detections of a slide named froc in the folder that is both."""
+    """A table in the folder to write to, and that folder itself: the next time its files would be judged, too."""
     out = tmp_path / "out"
     out.mkdir()
     scores = out / "froc.csv"
@@ -341,10 +341,11 @@ def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: P
         froc(*cohort, mask_level=5, scores=scores, out=out, overwrite=True)
     assert scores.read_bytes() == before
     found, truth = cohort
-    (found / "froc.csv").write_text("0.5,100,100\n")
-    with pytest.raises(OutputPathError, match="what is judged, never replaced"):
-        froc(found, truth, mask_level=5, out=found, overwrite=True)
-    assert (found / "froc.csv").read_text() == "0.5,100,100\n"
+    for folder in cohort:
+        before_all = sorted(folder.iterdir())
+        with pytest.raises(OutputPathError, match="what is judged, never replaced"):
+            froc(found, truth, mask_level=5, out=folder, overwrite=True)
+        assert sorted(folder.iterdir()) == before_all
 
 
 def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:

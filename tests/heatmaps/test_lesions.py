@@ -271,11 +271,12 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
         find_lesions(heatmap, out=tmp_path / "new.csv", detections=tmp_path / "new.csv")
     with pytest.raises(OutputPathError, match=r"ending '\.txt'; expected \.csv or \.geojson"):
         find_lesions(heatmap, out=tmp_path / "l.txt")
-    for nothing in (float("nan"), -1):
+    for nothing in (float("nan"), float("inf"), -1):
         with pytest.raises(OptionsError, match="expected 0 mm2 or more"):
             find_lesions(heatmap, min_area=nothing)
-    result = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--min-area", "nan"])
-    assert (result.exit_code, "nan is no number" in result.stderr) == (2, True)
+    for word in ("nan", "inf"):
+        result = CliRunner().invoke(main, ["lesions", str(heatmap.path), "--min-area", word])
+        assert (result.exit_code, f"{word} is no number" in result.stderr) == (2, True)
     with pytest.raises(HeatmapError, match="no such store"):
         find_lesions(tmp_path / "gone.zarr")
     find_lesions(heatmap, out=tmp_path / "l.csv", overwrite=True)

@@ -22,7 +22,7 @@ from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, train_tiny
 from wsi_meta.errors import DeviceError
 from wsi_meta.models.card import read_card
 from wsi_meta.training.checkpoint import checkpoint_path
-from wsi_meta.training.distributed import Processes, joined_processes
+from wsi_meta.training.distributed import Processes, _find_processes, joined_processes
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.loader import EpochBatches
 from wsi_meta.training.recipe import Augmentation, Recipe
@@ -77,6 +77,28 @@ def test_an_environment_without_a_rank_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(DeviceError, match=r"WORLD_SIZE is 2 without RANK.*torchrun"), joined_processes("cpu"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("WORLD_SIZE", "abc", "WORLD_SIZE is 'abc'; expected a whole number"),
+        ("MASTER_PORT", "q", "MASTER_PORT is 'q'"),
+        ("MASTER_PORT", "", "WORLD_SIZE is 2 without MASTER_PORT"),
+        ("RANK", "2", "RANK is 2; expected one below WORLD_SIZE, 2"),
+    ],
+)
+def test_an_environment_that_holds_no_numbers_is_told(
+    name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(known, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DeviceError, match=told):
+        _find_processes("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert _find_processes("cpu") == ALONE
 
 
 def in_two(work: Callable[[int], object], folder: Path) -> list[tuple[int, str]]:

@@ -13,13 +13,12 @@ from pathlib import Path
 from wsi_meta.checkup import machine
 from wsi_meta.checkup.findings import Checkup, Part, looked_at
 from wsi_meta.errors import OutputPathError
+from wsi_meta.files.locks import own_folder
 from wsi_meta.progress import note
 
 __all__ = ["Looks", "doctor", "look_at_all"]
 
 REINSTALL = "install wsi-meta and its libraries again"
-SCRATCH = ".wsi-meta-doctor."
-"""What the names of scratch folders begin with."""
 NO_TORCH = "left out, since torch cannot be imported"
 
 
@@ -106,28 +105,42 @@ def look_at_all(
         driver = "see that the driver and torch fit together"
         parts.append(looked_at(name, look, driver) if torch_works else Part(name, {}, (NO_TORCH,)))
     parts.append(looked_at("openslide", _openslide, "install openslide-python and openslide-bin again"))
-    with _quiet(), tempfile.TemporaryDirectory(prefix=SCRATCH) as own:
-        parts.append(looked_at("decoders", partial(_decoders, Path(own)), REINSTALL, hidden=[Path(own)]))
-    output = looked_at("output", partial(_in_scratch, out, looks.output), "choose another --out", hidden=[out])
+    temporary = _temporary_folder()
+    with _quiet():
+        parts.append(_in_scratch("decoders", temporary, lambda _folder, scratch: _decoders(scratch), REINSTALL))
+    output = _in_scratch("output", out, looks.output, "choose another --out")
     parts.append(output)
     if scheduler is not None:
         parts.append(looked_at("cluster", partial(looks.cluster, scheduler), "see that dask's scheduler runs there"))
     if self_test and torch_works:
         note("scanning a drawn slide, which takes some seconds", enabled=progress)
         # in the output folder, where a store on a network would fail too; elsewhere where that one is broken
-        where = Path(tempfile.gettempdir()) if output.problems else out
+        where = temporary if output.problems else out
         with _quiet():
-            look = partial(_in_scratch, where, lambda _folder, scratch: looks.self_test(scratch))
-            parts.append(looked_at("self_test", look, REINSTALL, hidden=[where]))
+            parts.append(_in_scratch("self_test", where, lambda _folder, scratch: looks.self_test(scratch), REINSTALL))
     else:
         parts.append(Part("self_test", {}, (NO_TORCH if self_test else "left out",)))
     return Checkup(tuple(parts))
 
 
-def _in_scratch(folder: Path, look: Callable[[Path, Path], Part]) -> Part:
-    """Look with a scratch folder inside a folder, which goes with all that is in it."""
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
-        return look(folder, Path(scratch))
+def _temporary_folder() -> Path | None:
+    """Return the folder for temporary files; None where none can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
+
+
+def _in_scratch(name: str, folder: Path | None, look: Callable[[Path, Path], Part], remedy: str) -> Part:
+    """Look at a part with a scratch folder inside a folder, which goes with all that is in it; see :func:`looked_at`."""
+
+    def inside() -> Part:
+        if folder is None:
+            raise OutputPathError("no folder for temporary files can be written to; make room, or set TMPDIR to another one")
+        with own_folder(folder, "doctor") as scratch:
+            return look(folder, scratch)
+
+    return looked_at(name, inside, remedy, hidden=[] if folder is None else [folder])
 
 
 @contextmanager

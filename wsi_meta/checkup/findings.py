@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import first_line, printable
+from wsi_meta.errors import OutputPathError, first_line, printable
+from wsi_meta.outputs import MENDS, NO_ROOM
 
 __all__ = ["Checkup", "Part", "looked_at", "without_names"]
 
@@ -61,14 +62,17 @@ def looked_at(name: str, look: Callable[[], Part], remedy: str, *, hidden: Seque
     ----------
     name : of the part
     look : returns it
-    remedy : what to do where `look` raises
+    remedy : what to do where `look` raises; an output that cannot be written says itself what to do
     hidden : folders whose paths are nobody's business
     """
     try:
         return look()
     except Exception as error:  # told, never passed over: a part is broken by whatever its libraries raise
         told = without_names(f"{type(error).__name__}: {first_line(error)}", *hidden)
-        return Part(name, {"error": told}, (f"cannot be told: {told}",), (f"{name}: {told}; {remedy}",))
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            remedy = MENDS[error.errno]
+        problem = f"{name}: {told}" if isinstance(error, OutputPathError) else f"{name}: {told}; {remedy}"
+        return Part(name, {"error": told}, (f"cannot be told: {told}",), (problem,))
 
 
 def without_names(text: str, *folders: Path) -> str:

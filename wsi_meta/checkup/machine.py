@@ -170,7 +170,7 @@ def _gpu(cuda: Any, number: int) -> dict[str, Any]:
 
 
 def precision(device: str = "auto", supports: Callable[[str], bool] | None = None) -> Part:
-    """Tell which device and precision ``auto`` chooses, and why; and whether int8 can be chosen.
+    """Tell which device and precision ``auto`` chooses for the default model, and why; and whether int8 can be chosen.
 
     Parameters
     ----------
@@ -178,12 +178,16 @@ def precision(device: str = "auto", supports: Callable[[str], bool] | None = Non
     supports : tells which instructions the CPU has; None asks torch
     """
     from wsi_meta.inference.device import cpu_supports, resolve_device, resolve_precision
+    from wsi_meta.models.card import read_card
+    from wsi_meta.models.model import model_path
 
     supports = supports or cpu_supports
     device = resolve_device(device)
-    chosen = resolve_precision("auto", device, supports=supports)
+    chosen = resolve_precision("auto", device, int8_agrees=read_card(model_path(None)).prefers_int8, supports=supports)
     if device != "cpu":
         why = "the GPU multiplies bf16 in hardware" if chosen == "bf16" else "the GPU only emulates bf16"
+    elif chosen == "int8":
+        why = "the CPU has VNNI, and the model's card says that int8 agrees with fp32"
     elif chosen == "bf16":
         why = f"the CPU has {'AVX512-BF16' if supports('avx512_bf16') else 'AMX'}, which multiplies bf16 in hardware"
     else:
@@ -194,7 +198,7 @@ def precision(device: str = "auto", supports: Callable[[str], bool] | None = Non
     except DeviceError as error:
         int8 = f"not possible: it {str(error).partition(': ')[2].partition(';')[0]}"
     facts = {"device": device, "precision": chosen, "why": why, "int8": int8}
-    return Part("precision", facts, (f"auto is {device} in {chosen}: {why}", f"int8 is {int8}"))
+    return Part("precision", facts, (f"auto is {device} in {chosen} with the default model: {why}", f"int8 is {int8}"))
 
 
 def _read(path: Path) -> str:

@@ -41,7 +41,7 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
         of each form: the map that was read and the one that was written, float (rows, cols), NaN where it says nothing. Of
         forms that hold lesions both are 1 within lesions and 0 elsewhere, of ``camelyon`` each lesion's peak.
     """
-    from wsi_meta.exports.export import export
+    from wsi_meta.exports.export import USED_BY, export
 
     written = heatmap.probability
     lesions = lesion_cells(heatmap, threshold)
@@ -50,7 +50,8 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
         if form in DICOM and find_spec(LIBRARY) is None:
             continue
         out = folder / f"{form}{ending}"
-        export(heatmap, out, form=form, threshold=threshold, peak=threshold, smooth=False)
+        asked = {"threshold": threshold, "peak": threshold, "smooth": False}
+        export(heatmap, out, form=form, **{name: value for name, value in asked.items() if form in USED_BY[name]})  # type: ignore[arg-type]
         found[form] = (np.asarray(read(heatmap, out), float), lesions if form in OF_LESIONS else written)
     return found
 

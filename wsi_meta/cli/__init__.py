@@ -64,7 +64,10 @@ class _Commands(click.Group):
         """Note whether JSON is asked for: whoever reads it gets JSON too where the command's own options are wrong."""
         words = args[: args.index("--")] if "--" in args else args
         ctx.meta[JSON] = "--json" in words
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except OSError as error:  # --version and --help are printed here
+            raise (click.exceptions.Exit(1) if _nobody_reads(error) else _Failure.of(error, debug=False)) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -66,7 +66,7 @@ def keeping_config(open_scanner: OpenScanner, out: Path, *, alone: bool) -> Open
     out : folder of the stores; `alone`, the one slide's store itself
     """
     context = click.get_current_context()
-    path = out.with_name(f"{out.name}.run.toml") if alone else out / "run.toml"
+    path = out.parent / f"{out.name}.run.toml" if alone else out / "run.toml"  # a folder such as . has no name
 
     def keep() -> None:
         if out.is_dir():
@@ -106,7 +106,7 @@ def _read_config(path: Path, context: click.Context) -> dict[str, Any]:
     import tomllib
 
     try:
-        parts = tomllib.loads(path.read_text("utf-8"))
+        parts = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); expected a TOML file of options") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
@@ -123,7 +123,7 @@ def _read_config(path: Path, context: click.Context) -> dict[str, Any]:
             raise DataError(f"{path}: {name} stands there twice, with a dash and with an underscore; leave one out")
         try:
             values[str(parameter.name)] = _checked(context, parameter, _placed(path, name, parameter, value))
-        except (click.BadParameter, TypeError) as error:
+        except (click.BadParameter, TypeError, OverflowError) as error:
             told = error.message if isinstance(error, click.BadParameter) else str(error)
             raise DataError(f"{path}: {key} = {json.dumps(value, default=str)}: {told}") from error
     return values
@@ -143,6 +143,8 @@ def _placed(path: Path, name: str, parameter: click.Parameter, value: Any) -> An
     fits = isinstance(every, list) and all(isinstance(one, types) and (bool in types or type(one) is not bool) for one in every)
     if not fits:
         raise TypeError(f"expected {f'a list, each {told}' if many else told}")
+    if any("\0" in str(one) for one in every):
+        raise TypeError("holds a character of number 0, which no name has; remove it")
     if isinstance(parameter.type, click.Path) or name in WORDS:
         every = [one if one == WORDS.get(name) else _from_folder(path.absolute().parent, one) for one in every]
     return every if many else every[0]

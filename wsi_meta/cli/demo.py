@@ -19,7 +19,7 @@ With a real slide:
 
 @click.command(epilog=options.example("wsi-meta demo --out my-demo"))
 @click.option("--out", default="wsi-meta-demo", show_default=True, type=options.PATH, help="Folder to write to.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawing.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the drawing.")
 @options.device_option
 @options.as_json_option
 @running.told

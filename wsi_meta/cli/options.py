@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -102,13 +103,13 @@ batch_size_option = click.option(
 
 
 class NumberRange(click.FloatRange):
-    """A number within limits; NaN, which is beyond none, is refused."""
+    """A number within limits; NaN, which is beyond none, and infinity are refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number; a usage error for what is none, or beyond the limits."""
         number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail("nan is no number.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is no number.", param, ctx)
         return number
 
 

@@ -103,7 +103,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 @click.argument("scans", type=options.PATH)
 @click.option("--labels", required=True, type=options.PATH, help="CSV slide,label and, where known, patient.")
 @click.option("--out", required=True, type=options.PATH, help="JSON file to write.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the cross-validation's parts.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the cross-validation's parts.")
 @options.overwrite_option
 @options.as_json_option
 def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, as_json: bool) -> None:

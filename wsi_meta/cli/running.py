@@ -14,6 +14,7 @@ import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import WsiMetaError, one_line
+from wsi_meta.outputs import refuse_one_name
 from wsi_meta.progress import Console, LogFile
 
 __all__ = ["INTERRUPTED", "console", "describe_error", "log_json_option", "told"]
@@ -57,6 +58,7 @@ def told(command: Command) -> Command:
         log_json = options.pop("log_json", None)
         if verbose and quiet:
             raise click.UsageError("Expected --verbose or --quiet, not both.")
+        refuse_one_name(log_file, log_json, "--log-file and --log-json")
         level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
         with _logged(level, {path: as_json for path, as_json in ((log_file, False), (log_json, True)) if path is not None}):
             return command(*arguments, **options)

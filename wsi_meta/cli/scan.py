@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import config, options, running
-from wsi_meta.errors import printable
+from wsi_meta.errors import OptionsError, printable
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
@@ -159,11 +159,13 @@ def scan(
 
 def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
     """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
-    from wsi_meta.cohorts.copies import Stage
+    from wsi_meta.cohorts.copies import BUDGET_GB, Stage
     from wsi_meta.cohorts.shards import Shard
     from wsi_meta.scanning.options import choose_scheduler
 
     shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
+    if stage is None and budget != BUDGET_GB:
+        raise OptionsError(f"stage budget {budget:g} GB without a stage; expected --stage, too")
     asked = [settings.pop(name) for name in ("scheduler", "scheduler_file", "gpus")]
     settings["scheduler"] = choose_scheduler(*asked)
     return None if shard is None else Shard.read(shard), None if stage is None else Stage(stage, budget)

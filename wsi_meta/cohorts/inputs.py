@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +197,10 @@ class _Search:
         self._left_out = []
         if isinstance(given, Address):
             yield SlideInput(given, slide_name(given))
-        elif is_zarr(given):
-            yield self._file(given)
-        elif given.is_dir():
+        elif given.is_dir() and not is_zarr(given):
             yield from self._given_folder(given)
-        elif PATTERN.search(str(given)) and not given.exists():
-            yield from self._matches(str(given))
+        elif pattern := _as_pattern(given):
+            yield from self._matches(given, pattern)
         else:
             yield self._file(given)
         if self._left_out:
@@ -213,11 +211,11 @@ class _Search:
         series = self._series_in(path.parent) if path.suffix.lower() == ".dcm" else {}
         return series.get(path) or SlideInput(path, slide_name(path))
 
-    def _matches(self, pattern: str) -> Iterator[SlideInput]:
+    def _matches(self, given: Path, pattern: str) -> Iterator[SlideInput]:
         """Yield what a pattern matches. Files that end otherwise are taken where the pattern says how they end."""
         if not (found := sorted(glob(pattern, recursive=True))):  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            raise DataError(f"{pattern}: nothing has such a name; expected slides")
-        says_ending = not PATTERN.search(Path(pattern).suffix or "*")
+            raise DataError(f"{given}: nothing has such a name; expected slides")
+        says_ending = not PATTERN.search(given.suffix or "*")
         for path in map(Path, found):
             if path.is_dir() and not is_zarr_image(path):
                 yield from (replace(slide, given=False) for slide in self._given_folder(path))
@@ -240,14 +238,12 @@ class _Search:
     def _folder(self, folder: Path) -> Iterator[SlideInput]:
         """Yield the slides in a folder, and with `recursive` in the folders in it."""
         for path in sorted(folder.iterdir()):
-            if path.is_dir() and not is_zarr_image(path):
-                if is_mrxs_folder(path) and mrxs_of(path) is not None:
-                    continue  # read with its .mrxs
-                if self.recursive and _may_hold_slides(path):
-                    yield from self._folder(path)
-                else:
-                    self._left_out.append(path)
-            elif self._is_wanted(path):
+            is_folder = path.is_dir() and not is_zarr_image(path)
+            if is_folder and is_mrxs_folder(path) and mrxs_of(path) is not None:
+                continue  # read with its .mrxs
+            if is_folder and self.recursive and _may_hold_slides(path):
+                yield from self._folder(path)
+            elif not is_folder and self._is_wanted(path):
                 yield replace(self._file(path), given=False)
             else:
                 self._left_out.append(path)
@@ -261,15 +257,12 @@ class _Search:
         """Return the slide that each DICOM file of a folder stands for; files of no slide are not in it."""
         if folder not in self._series:
             files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-            others = any(path.suffix.lower() in SLIDE_EXTENSIONS and path.suffix.lower() != ".dcm" for path in files)
             parts: dict[str, list[Path]] = {}
             for path in files:
                 if path.suffix.lower() == ".dcm" and (series := dicom_series(path)) is not None:
                     parts.setdefault(series, []).append(path)
-            named_alike = len(parts) == 1 and not others
-            self._series[folder] = {
-                path: _one_slide(of_one, folder, named_alike=named_alike) for of_one in parts.values() for path in of_one
-            }
+            alike = len(parts) == 1 and not {path.suffix.lower() for path in files} & {*SLIDE_EXTENSIONS} - {".dcm"}
+            self._series[folder] = {path: _one_slide(some, folder, alike) for some in parts.values() for path in some}
         return self._series[folder]
 
     def _tell(self, given: SlidePath) -> None:
@@ -282,7 +275,14 @@ class _Search:
                 logger.warning("%s: %d %s not read (%s); %s", given, len(names), what, told, remedy)
 
 
-def _one_slide(files: Sequence[Path], folder: Path, *, named_alike: bool) -> SlideInput:
+def _as_pattern(given: Path) -> str:
+    """Return the pattern that a path is, in which folders that are there are meant by their names; empty where it is none."""
+    there = next(path for path in (given, *given.parents) if path.exists())
+    rest = str(given.relative_to(there))
+    return str(Path(escape(str(there)), rest)) if PATTERN.search(rest) else ""
+
+
+def _one_slide(files: Sequence[Path], folder: Path, named_alike: bool) -> SlideInput:
     """Return the slide of the files of one series. Its largest file, with the finest level, is the one to open.
 
     It bears the folder's name where its files are all that the folder holds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
-from wsi_meta.errors import OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
@@ -24,6 +25,8 @@ __all__ = ["Demo", "run_demo"]
 
 SLIDE_MPP = 0.243
 """Micrometres per pixel of Camelyon16's level 0."""
+DRAWN = "drawn by wsi-meta demo: no patient's tissue"
+"""What the slide's file says of itself."""
 MASK_DOWNSAMPLE = 4
 """Slide pixels per pixel of the drawn tumor's mask."""
 
@@ -46,7 +49,7 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
 
     Parameters
     ----------
-    folder : for slide, heatmap and overlay; made if it does not exist; the files of an earlier demo are replaced
+    folder : for slide, heatmap and overlay; made if it does not exist; files of an earlier demo are replaced, no others
     side_px : side of the slide, level-0 pixels of 0.243 um
     seed : of the drawing
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
@@ -54,15 +57,19 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
 
     Raises
     ------
+    OutputExistsError
+        when a file of that name in it is not of a demo.
     OutputPathError
         when the folder cannot be made.
     """
     folder = _make_folder(Path(folder))
+    slide, store, picture = (folder / f"synthetic-node{ending}" for ending in (".tif", ".zarr", ".png"))
+    _refuse_others(slide, store, picture)
     note("drawing a slide of synthetic lymph-node tissue", enabled=progress)
     image, tumor = draw_lymph_node(side_px, side_px, seed=seed)
-    slide = write_pyramid(folder / "synthetic-node.tif", image, mpp=SLIDE_MPP)
-    heatmap = scan(slide, folder / "synthetic-node.zarr", device=device, overwrite=True, progress=progress)
-    overlay = draw_overlay(heatmap, folder / "synthetic-node.png", slide=slide, overwrite=True)
+    write_pyramid(slide, image, mpp=SLIDE_MPP, description=DRAWN)
+    heatmap = scan(slide, store, device=device, overwrite=True, progress=progress)
+    overlay = draw_overlay(heatmap, picture, slide=slide, overwrite=True)
     score = heatmap.result.score if heatmap.result else None
     return Demo(slide, heatmap.path, overlay, score, _separation(heatmap.probability, heatmap.grid, tumor))
 
@@ -73,6 +80,19 @@ def _make_folder(folder: Path) -> Path:
     except OSError as error:
         raise OutputPathError(f"{folder}: cannot be made ({error}); choose another folder") from error
     return folder
+
+
+def _refuse_others(slide: Path, *beside: Path) -> None:
+    """Refuse to replace files that no demo made: a demo draws its slide first, which says so in the file."""
+    import tifffile
+
+    drawn = False
+    with suppress(Exception):  # tifffile raises anything where there is no TIFF
+        if slide.is_file():
+            with tifffile.TiffFile(slide) as file:
+                drawn = file.pages.first.description == DRAWN
+    if not drawn and (there := [path for path in (slide, *beside) if path.exists()]):
+        raise OutputExistsError(f"{there[0]}: exists and is not of a demo; it is never replaced; choose another --out")
 
 
 def _separation(probability: NDArray[np.float32], grid: PatchGrid, tumor: NDArray[np.bool_]) -> float | None:

@@ -31,6 +31,7 @@ def write_pyramid(
     tile_px: int = 512,
     lossless: bool = False,
     levels: int | None = None,
+    description: str | None = None,
 ) -> Path:
     """Write an image as a tiled TIFF with several levels, which OpenSlide opens as a slide (vendor ``generic-tiff``).
 
@@ -45,6 +46,7 @@ def write_pyramid(
     tile_px : side of a tile in pixels, a multiple of 16
     lossless : deflate instead of JPEG, so that level 0 reads back bit for bit
     levels : number of levels, level 0 included; by default until the shorter side is below 512 px
+    description : what the file says of itself, in ASCII
 
     Returns
     -------
@@ -59,7 +61,7 @@ def write_pyramid(
     """
     _check(image, mpp, tile_px, levels)
     with written_whole(Path(path)) as partial:
-        _write(partial, image, mpp, tile_px, lossless, levels)
+        _write(partial, image, mpp, tile_px, lossless, levels, description)
     return Path(path)
 
 
@@ -75,7 +77,15 @@ def _check(image: NDArray[np.uint8], mpp: float, tile_px: int, levels: int | Non
         raise ValueError(f"levels: {levels}; an image of {image.shape[1]} x {image.shape[0]} px cannot be halved so often")
 
 
-def _write(path: Path, image: NDArray[np.uint8], mpp: float, tile_px: int, lossless: bool, levels: int | None) -> None:
+def _write(
+    path: Path,
+    image: NDArray[np.uint8],
+    mpp: float,
+    tile_px: int,
+    lossless: bool,
+    levels: int | None,
+    description: str | None,
+) -> None:
     """Write the levels as the pages of one TIFF; all but the first are marked as reduced."""
     import tifffile
 
@@ -91,7 +101,8 @@ def _write(path: Path, image: NDArray[np.uint8], mpp: float, tile_px: int, lossl
     with tifffile.TiffWriter(path, bigtiff=image.nbytes * 4 // 3 > CLASSIC_BYTES) as file:
         for number, level in enumerate(_levels(image, levels)):
             per_cm = 1e4 / mpp / 2**number
-            file.write(level, subfiletype=int(number > 0), resolution=(per_cm, per_cm), **options)
+            told = description if number == 0 else None
+            file.write(level, subfiletype=int(number > 0), resolution=(per_cm, per_cm), description=told, **options)
 
 
 def _levels(image: NDArray[np.uint8], levels: int | None) -> Iterator[NDArray[np.uint8]]:

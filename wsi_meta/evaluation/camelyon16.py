@@ -131,7 +131,9 @@ def froc(
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
     if target is not None:
-        _refuse_inputs(target, (Path(detections), Path(truth)), exclude, scores)
+        refuse_input(target, "what is judged", detections, truth)  # whose files it would be the next time
+        for name in FILES:
+            refuse_input(target / name, "what is judged", exclude, scores)
     left_out = _left_out(exclude)
     names = ClassNames.told(tumor, exclude_class)
     reading = Reading(
@@ -262,12 +264,6 @@ def _check_out(folder: Path, *, overwrite: bool) -> Path:
     else:
         check_folder(folder)
     return folder
-
-
-def _refuse_inputs(folder: Path, read: Sequence[Path], *tables: str | Path | None) -> None:
-    """Refuse to write over a table, or over a slide's file in a folder that is read."""
-    for name in FILES:
-        refuse_input(folder / name, "what is judged", *tables, *(other / name for other in read))
 
 
 def _write(folder: Path, result: FrocResult) -> None:

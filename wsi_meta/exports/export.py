@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from wsi_meta.annotations.detections import write_detections
 from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
@@ -21,7 +22,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "USED_BY", "export"]
 
 FORMATS = {
     "ome-tiff": (".ome.tif", ".ome.tiff"),
@@ -40,6 +41,13 @@ FOLDERS = ("ome-zarr-0.4",)
 IS_OURS = {"ome-tiff": is_exported_tiff, "dicom-seg": is_exported_dicom, "dicom-map": is_exported_dicom}
 """What tells a file that was written here from others, for files that end as slides do."""
 WITHOUT_LESIONS = ("ome-tiff", "qupath-cells", "qupath-project", "cells", "dicom-map")
+OF_LESIONS = tuple(form for form in FORMATS if form not in WITHOUT_LESIONS)
+USED_BY = dict.fromkeys(("threshold", "peak", "min_area"), OF_LESIONS) | {
+    "least": ("qupath-cells", "cells"),
+    "smooth": ("qupath",),
+    "slide": ("qupath-project", "dicom-seg", "dicom-map"),
+}
+"""Which forms an option is for."""
 
 
 def export(
@@ -89,12 +97,14 @@ def export(
     ------
     HeatmapError, OutputExistsError, OutputPathError
     OptionsError
-        for a form that does not exist, or thresholds as for :func:`wsi_meta.find_lesions`.
+        for a form that does not exist, an option that it has not, or thresholds as for :func:`wsi_meta.find_lesions`.
     DeviceError
         for a missing library.
     """
     form = _form_of(Path(out), form)
     _refuse_slide(Path(out), slide)
+    lesions_by = {"threshold": threshold, "peak": peak, "min_area": min_area or None}
+    _refuse_unused(form, lesions_by | {"least": least or None, "smooth": False if not smooth else None, "slide": slide})
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     if form == "qupath-project" and slide is None:
@@ -145,6 +155,13 @@ def _refuse_slide(out: Path, slide: str | Path | None) -> None:
     refuse_input(out, "the slide", slide)
     if slide is not None and out.exists() and (path := local_path(slide)) is not None and path.is_file():
         refuse_input(out, "a file of the slide", *files_of_slide(path))
+
+
+def _refuse_unused(form: str, given: dict[str, Any]) -> None:
+    """Refuse what was given and has no part in a form; None was not given."""
+    for name, value in given.items():
+        if value is not None and form not in USED_BY[name]:
+            raise OptionsError(f"{name} {value}: {form} has none; expected it with {', '.join(USED_BY[name])}")
 
 
 def _refuse_foreign(target: Path, form: str) -> None:

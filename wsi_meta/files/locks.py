@@ -171,7 +171,7 @@ def _remove_abandoned(parent: Path, kind: str) -> None:
 def lock_path(path: Path) -> Path:
     """Return the lock file of an output; it is the same by whatever links the output is reached."""
     real = path.resolve()
-    return real.with_name(f".{real.name}.lock")
+    return real.parent / f".{real.name}.lock"  # / has no name
 
 
 def _take(lock: Path, mine: Holder) -> Holder | str | None:

@@ -98,7 +98,7 @@ def find_lesions(
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     refuse_one_name(out, detections, "--out and --detections")
-    if not min_area >= 0:
+    if not 0 <= min_area < float("inf"):
         raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)

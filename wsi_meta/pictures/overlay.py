@@ -96,8 +96,10 @@ def draw_overlay(
         raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
     if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
         raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
-    if largest is not None and (slide is None or region is not None or largest < 1):
-        raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, the slide, and no region; pass --slide")
+    if largest is not None and region is not None:
+        raise OptionsError(f"a sheet of {largest} lesions, and a region; expected one of them: a sheet is of the whole slide")
+    if largest is not None and (slide is None or largest < 1):
+        raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, and the slide; pass --slide")
     out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from wsi_meta.errors import DeviceError, TrainingError
+from wsi_meta.errors import DeviceError, TrainingError, printable
 from wsi_meta.inference.device import resolve_device
 
 __all__ = ["Processes", "joined_processes"]
@@ -91,17 +91,28 @@ def joined_processes(device: str) -> Iterator[Processes]:
 
 def _find_processes(device: str) -> Processes:
     """Return this process's place, from the environment that torchrun sets."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _number("WORLD_SIZE") if os.environ.get("WORLD_SIZE") else 1
     if count == 1:
         return Processes(0, 1, device)
-    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+    if missing := [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise DeviceError(f"WORLD_SIZE is {count} without {', '.join(missing)}; start it with torchrun, or unset WORLD_SIZE")
-    local_rank = int(os.environ["LOCAL_RANK"])
+    rank, local_rank, _ = map(_number, ("RANK", "LOCAL_RANK", "MASTER_PORT"))
+    if rank >= count:
+        raise DeviceError(f"RANK is {rank}; expected one below WORLD_SIZE, {count}; start it with torchrun")
     if device.startswith("cuda"):
         if torch.cuda.device_count() <= local_rank:
             raise DeviceError(f"--nproc-per-node: {torch.cuda.device_count()} GPUs here; expected one for each process")
         device = f"cuda:{local_rank}"
-    return Processes(int(os.environ["RANK"]), count, device)
+    return Processes(rank, count, device)
+
+
+def _number(name: str) -> int:
+    """Return the number that a variable of the environment holds; DeviceError where it is none."""
+    if not (told := os.environ[name]).isdecimal():
+        raise DeviceError(
+            f"{name} is '{printable(told)}'; expected a whole number; start it with torchrun, or unset WORLD_SIZE"
+        )
+    return int(told)
 
 
 def _current_device(device: str) -> AbstractContextManager[object]:

@@ -188,7 +188,9 @@ def _ours(path: Path) -> bytes | None:
 
 
 def _foreign(path: Path) -> OutputExistsError:
-    return OutputExistsError(f"{path}: exists and is not a summary of scans; it is never replaced; choose another --out")
+    return OutputExistsError(
+        f"{path}: exists and is not a summary of scans; it is never replaced; move it away, or choose another folder"
+    )
 
 
 def _first_two(line: str) -> list[str]:
