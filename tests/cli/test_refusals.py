@@ -89,7 +89,6 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
         "threshold 0.9: ome-tiff has none",
     ),
     "export of lesions from least": ("export other.zarr --out o.geojson --least 0.4", 2, "least 0.4: qupath has none"),
-    "export of lesions on a slide": ("export other.zarr --out o.geojson --slide s.tif", 2, "slide s.tif: qupath has none"),
     "demo of no seed": ("demo --seed -1 --out d", 2, "-1 is not in the range x>=0"),
     "fit a score by no seed": ("fit-score maps --labels labels.csv --out s.json --seed -1", 2, "-1 is not in the range x>=0"),
     "overlay of a folder of heatmaps": (

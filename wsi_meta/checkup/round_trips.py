@@ -50,8 +50,8 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
         if form in DICOM and find_spec(LIBRARY) is None:
             continue
         out = folder / f"{form}{ending}"
-        asked = {"threshold": threshold, "peak": threshold, "smooth": False}
-        export(heatmap, out, form=form, **{name: value for name, value in asked.items() if form in USED_BY[name]})  # type: ignore[arg-type]
+        level = threshold if form in USED_BY["threshold"] else None
+        export(heatmap, out, form=form, threshold=level, peak=level, smooth=False)
         found[form] = (np.asarray(read(heatmap, out), float), lesions if form in OF_LESIONS else written)
     return found
 

@@ -42,12 +42,8 @@ IS_OURS = {"ome-tiff": is_exported_tiff, "dicom-seg": is_exported_dicom, "dicom-
 """What tells a file that was written here from others, for files that end as slides do."""
 WITHOUT_LESIONS = ("ome-tiff", "qupath-cells", "qupath-project", "cells", "dicom-map")
 OF_LESIONS = tuple(form for form in FORMATS if form not in WITHOUT_LESIONS)
-USED_BY = dict.fromkeys(("threshold", "peak", "min_area"), OF_LESIONS) | {
-    "least": ("qupath-cells", "cells"),
-    "smooth": ("qupath",),
-    "slide": ("qupath-project", "dicom-seg", "dicom-map"),
-}
-"""Which forms an option is for."""
+USED_BY = dict.fromkeys(("threshold", "peak", "min_area"), OF_LESIONS) | {"least": ("qupath-cells", "cells")}
+"""Which forms an option is for that says what is written. Others, such as the slide, may be given with any form."""
 
 
 def export(
@@ -104,7 +100,7 @@ def export(
     form = _form_of(Path(out), form)
     _refuse_slide(Path(out), slide)
     lesions_by = {"threshold": threshold, "peak": peak, "min_area": min_area or None}
-    _refuse_unused(form, lesions_by | {"least": least or None, "smooth": False if not smooth else None, "slide": slide})
+    _refuse_unused(form, lesions_by | {"least": least or None})
     if not 0 <= least <= 1:
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     if form == "qupath-project" and slide is None:
