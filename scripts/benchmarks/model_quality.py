@@ -19,6 +19,7 @@ from wsi_meta.evaluation.calibrate import cross_fit, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.card import Calibration
 from wsi_meta.models.model import load_model
 from wsi_meta.training.mosaics import predict_in_mosaics
 
@@ -49,10 +50,14 @@ def _main() -> None:
         figures = validation_metrics(values, patches.labels)
         print(f"| {name} | {' | '.join(f'{figures[column]:.4f}' for column in COLUMNS)} |")
     both = logits["single view"], logits["dense"]
-    alone, inside = (cross_fit(values, patches.labels)[0] for values in both)
-    _print_agreement("each calibrated for itself", Agreement.of(alone, inside, patches.labels))
-    alone, inside = (model.card.calibration.to_probability(values) for values in both)
-    _print_agreement("by the card's one calibration", Agreement.of(alone, inside, patches.labels))
+    alone, inside = (_log_odds(cross_fit(values, patches.labels)[0]) for values in both)
+    _print_agreement("each calibrated for itself", Agreement.of(alone, inside, patches.labels, Calibration()))
+    _print_agreement("by the card's one calibration", Agreement.of(*both, patches.labels, model.card.calibration))
+
+
+def _log_odds(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    limited = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(limited / (1 - limited)), np.float32)
 
 
 def _print_agreement(words: str, found: Agreement) -> None:

@@ -676,6 +676,15 @@ def test_slides_of_both_classes_are_held_out_whole() -> None:
     assert set(train.slides.tolist()).isdisjoint(valid.slides.tolist())  # type: ignore[union-attr]
 
 
+def test_nodes_of_one_patient_are_held_out_together() -> None:
+    slides = np.repeat([f"patient_{number:03}_node_{node}" for number in range(10) for node in range(5)], 4)
+
+    train, valid = split_for_training({"train": replace(in_memory([0, 1] * 100), slides=slides)}, fraction=0.2, seed=1)
+
+    assert len(set(valid.patients.tolist())) == 2  # type: ignore[union-attr]
+    assert set(train.patients.tolist()).isdisjoint(valid.patients.tolist())  # type: ignore[union-attr]
+
+
 def test_another_seed_splits_otherwise() -> None:
     data = in_memory([0, 1] * 100)
 

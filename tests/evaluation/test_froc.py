@@ -177,6 +177,7 @@ def test_the_interval_holds_the_score_and_is_the_same_again() -> None:
     assert interval == bootstrap_interval(slides) != bootstrap_interval(slides, seed=1)
     assert bootstrap_interval(slides[:1]) is None
     assert bootstrap_interval(slides[::2]) is None, "no lesions"
+    assert bootstrap_interval([slides[1], *slides[::2]]) is None, "all lesions are on one slide"
 
 
 # AUC of slides

@@ -9,6 +9,8 @@ from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
 from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability, roc_points
+from wsi_meta.evaluation.results import Evaluation
+from wsi_meta.models.card import Calibration, ModelCard
 
 KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]
 
@@ -126,13 +128,18 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_losses_are_finite_and_sum_to_the_log_loss() -> None:
-    probabilities, labels = some_patches("extremes")
+    logits = np.array([12, 17, 20, 300, -300, -20, 20, 5], np.float32)  # half of them are probability 0 or 1 in float32
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 0])
+    calibration = Calibration(temperature=2.0, bias=0.5)
+    log_odds = calibration.to_log_odds(logits)
 
-    losses = losses_of(probabilities, labels)
+    losses = losses_of(log_odds, labels)
 
-    assert np.isfinite(losses).all()
-    assert losses.mean() == pytest.approx(figures_of(probabilities, labels)["log_loss"])
-    assert (losses[labels == (probabilities > 0.5)] < 1e-12).all()
+    exact = [6.5, 9, 10.5, 150.5, 149.5, 9.5, 0, 3]
+    assert losses == pytest.approx(np.logaddexp(0, exact) * (np.array(exact) > 0), abs=1e-4)
+    found = figures_of(calibration.to_probability(logits), labels, log_odds=log_odds)
+    assert losses.mean() == pytest.approx(found["log_loss"])
+    assert found["auc"] == auc_of(logits, labels)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -152,8 +159,8 @@ def test_intervals_hold_the_figures_and_follow_the_seed() -> None:
     intervals = bootstrap_intervals(probabilities, labels, 0.6, n=200, seed=3)
 
     figures = figures_of(probabilities, labels, 0.6)
-    assert set(intervals) == set(figures)
-    for name in set(figures) - {"ece"}:  # a resample's calibration error leans upwards
+    assert set(intervals) == set(figures) - {"ece"}  # chance adds to it, and more so in a resample
+    for name in intervals:
         low, high = intervals[name]
         assert low < figures[name] < high, name
     assert intervals == bootstrap_intervals(probabilities, labels, 0.6, n=200, seed=3)
@@ -197,7 +204,7 @@ def test_slides_that_differ_widen_the_intervals() -> None:
 
 
 def test_resamples_without_a_class_are_left_out() -> None:
-    probabilities, labels = np.array([0.9, 0.2, 0.4]), np.array([1, 0, 0])
+    probabilities, labels = np.array([0.9, 0.8, 0.2, 0.4]), np.array([1, 1, 0, 0])
 
     intervals = bootstrap_intervals(probabilities, labels, n=50)
 
@@ -205,7 +212,30 @@ def test_resamples_without_a_class_are_left_out() -> None:
     assert all(np.isfinite(interval).all() for interval in intervals.values())
 
 
-def test_one_slide_has_no_intervals() -> None:
-    probabilities, labels = some_patches("smooth", 20)
+@pytest.mark.parametrize(
+    ("tumor", "normal", "known"),
+    [("a", "a", "none"), ("a", "b", "none"), ("a", "bc", "specificity"), ("ab", "bb", "sensitivity"), ("ab", "ab", "both")],
+)
+def test_figures_of_a_class_on_one_slide_have_no_interval(tumor: str, normal: str, known: str) -> None:
+    """The letters are the slides that hold patches of a class."""
+    groups, labels = np.repeat(list(tumor + normal), 60), np.repeat([1, 0], (60 * len(tumor), 60 * len(normal)))
+    probabilities = np.clip(np.random.default_rng(0).normal(0.4 + 0.2 * labels, 0.2), 0, 1)
 
-    assert bootstrap_intervals(probabilities, labels, groups=np.full(20, "only")) == {}
+    found = bootstrap_intervals(probabilities, labels, groups=groups, n=50)
+
+    every = {"none": set(), "both": set(figures_of(probabilities, labels)) - {"ece"}}
+    assert set(found) == every.get(known, {known, f"{known}_at_threshold"})
+    assert all(low < high for low, high in found.values())
+
+
+def test_the_calibration_error_of_a_calibrated_model_is_that_of_chance() -> None:
+    """0.03 on a thousand patches, though the truth is 0; on ten times as many a third of that."""
+    logits = np.random.default_rng(0).normal(0, 3, 10_000).astype(np.float32)
+    labels = (np.random.default_rng(1).random(10_000) < ModelCard().calibration.to_probability(logits)).astype(np.uint8)
+
+    few, many = (Evaluation.of(logits[:n], labels[:n], ModelCard()) for n in (1000, 10_000))
+
+    assert few.ece == pytest.approx(few.ece_noise, rel=0.4)
+    assert few.ece_noise == pytest.approx(0.032, abs=0.005)
+    assert many.ece_noise == pytest.approx(few.ece_noise / np.sqrt(10), rel=0.2)
+    assert few.to_dict()["ece_noise"] == few.ece_noise

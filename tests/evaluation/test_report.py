@@ -224,8 +224,13 @@ def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_pa
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO)
 
-    assert explain_intervals(evaluation, 5) == "Intervals: 95 %, bootstrap over 5 slides."
-    assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, None)
+    def told(*slides: str) -> str:
+        return explain_intervals(evaluation, replace(valid, slides=np.array(slides)))
+
+    assert told(*(f"slide {number}" for number in range(11))) == "Intervals: 95 %, bootstrap over 11 slides."
+    nodes = told("patient_1_node_0", "patient_1_node_3", "patient_2_node_0")
+    assert nodes.startswith("Intervals: 95 %, bootstrap over 2 patients, of whom 3 slides are. With fewer than about 10 they")
+    assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, valid)
 
 
 def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
@@ -376,7 +381,8 @@ def test_evaluate_gives_figures_with_their_intervals(model: Model, patch_folder:
     figures = evaluate(model, patch_folder, **HERE).to_dict()
 
     assert figures["n"] == 8
-    assert {f"{name}_ci" for name in figures_of(np.array([0.0, 1.0]), np.array([0, 1]))} <= set(figures)
+    named = set(figures_of(np.array([0.0, 1.0]), np.array([0, 1]))) - {"ece"}
+    assert {name for name in figures if name.endswith("_ci")} == {f"{name}_ci" for name in named}
     assert all(isinstance(value, int | float) for name, value in figures.items() if not name.endswith("_ci"))
     assert all(isinstance(value, list) and len(value) == 2 for name, value in figures.items() if name.endswith("_ci"))
 
@@ -406,13 +412,15 @@ def test_evaluate_judges_calibrated_probabilities_at_the_cards_threshold(model: 
 
 
 def test_intervals_are_drawn_by_slide_where_slides_are_known(model: Model, valid: Patches) -> None:
-    slides = np.array(["a", "b"] * 4)
+    slides = np.array(["a_node_0", "b", "a_node_1", "b"] * 2)
     predictor = Predictor(model, device="cpu", precision="fp32", batch_size=8)
 
     result = evaluate_patches(predictor, replace(valid, slides=slides), workers=0, intervals=True)
 
-    assert result.intervals == bootstrap_intervals(result.probabilities, valid.labels, 0.5, slides)
-    assert result.intervals != bootstrap_intervals(result.probabilities, valid.labels, 0.5)
+    odds = model.card.calibration.to_log_odds(result.logits)
+    patients = np.array(["a", "b"] * 4)
+    assert result.intervals == bootstrap_intervals(result.probabilities, valid.labels, 0.5, patients, log_odds=odds)
+    assert result.intervals != bootstrap_intervals(result.probabilities, valid.labels, 0.5, log_odds=odds)
 
 
 def test_tta_is_the_mean_logit_of_eight_views(model: Model, valid: Patches, tmp_path: Path) -> None:

@@ -82,7 +82,18 @@ def test_from_table_to_table(tmp_path: Path) -> None:
 def test_command(tmp_path: Path) -> None:
     nodes = _write(tmp_path / "nodes.csv", _patient(7, "macro macro macro macro itc"))
     result = CliRunner().invoke(main, ["stage", str(nodes), "--json"])
-    assert result_of(result.stdout) == {"stages": {"patient_007": "pN2"}, "kappa": None, "agreeing": None}
+    unknown = dict.fromkeys(("kappa", "agreeing", "compared", "in_reference"))
+    assert result_of(result.stdout) == {"stages": {"patient_007": "pN2"}} | unknown
+
+
+def test_patients_that_kappa_leaves_out_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nodes = _write(tmp_path / "nodes.csv", _patient(0, "macro micro itc itc itc") + _patient(1, " ".join(["negative"] * 5)))
+    stages = [("patient_000.zip", "pN1"), ("patient_001.zip", "pN0"), *((f"patient_{n:03}.zip", "pN2") for n in range(2, 20))]
+
+    result = CliRunner().invoke(main, ["stage", str(nodes), "--reference", str(_write(tmp_path / "truth.csv", stages))])
+
+    assert "kappa: 1.0\nagreeing: 2\ncompared: 2\nin_reference: 20" in result.stdout
+    assert "18 of its 20 patients have no nodes in the table; kappa is of the other 2" in caplog.text
 
 
 def test_bad_tables(tmp_path: Path) -> None:

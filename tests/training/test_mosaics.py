@@ -12,7 +12,7 @@ from tiny import Tiny
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.batches import make_mosaics
-from wsi_meta.models.card import ModelCard
+from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model, cell_logits
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.mosaics import mosaic_side, predict_in_mosaics
@@ -108,7 +108,7 @@ def test_agreement_counts_what_both_modes_say() -> None:
     patch = np.array([0.1, 0.6, 0.5, 0.9], np.float32)
     dense = np.array([0.2, 0.3, 0.4, 0.9], np.float32)
 
-    agreement = Agreement.of(patch, dense, labels)
+    agreement = Agreement.of(np.log(patch / (1 - patch)), np.log(dense / (1 - dense)), labels, Calibration())
 
     assert (agreement.usual_auc, agreement.other_auc) == (0.75, 1.0)
     assert agreement.mean_difference == pytest.approx((0.1 + 0.3 + 0.1) / 4)

@@ -68,4 +68,6 @@ def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool
     from wsi_meta.evaluation.staging import stage as stage_patients
 
     found = stage_patients(nodes, reference=reference, out=out, overwrite=overwrite)
-    options.print_result({"stages": found.stages, "kappa": found.kappa, "agreeing": found.agreeing}, as_json=as_json)
+    told = vars(found) | {"compared": None if reference is None else len(found.stages)}
+    names = ("stages", "kappa", "agreeing", "compared", "in_reference")
+    options.print_result({name: told[name] for name in names}, as_json=as_json)

@@ -40,13 +40,13 @@ class CheckedPatches:
 
 
 def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
-    """Return training and validation patches: the data's own split, else a seeded one, of slides where they are known.
+    """Return training and validation patches: the data's own split, else a seeded one, of patients where slides are known.
 
     Parameters
     ----------
     data : as :func:`open_patches` gives it
-    fraction : share of each class that goes to validation where the data have no split of their own; of slides, as many as
-        hold that share
+    fraction : share of each class that goes to validation where the data have no split of their own; of patients (or, where
+        these are too few, slides), as many as hold that share
     seed : of the shuffle
 
     Raises
@@ -60,8 +60,9 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     train = data["train"]
     if "valid" in data:
         return train, data["valid"]
-    held_out = None if train.slides is None else _hold_slides(train.slides, train.labels, fraction, seed)
-    if held_out is None:
+    known = [groups for groups in (train.patients, train.slides) if groups is not None]
+    found = (_hold_groups(groups, train.labels, fraction, seed) for groups in known)
+    if (held_out := next((held for held in found if held is not None), None)) is None:
         order = np.random.default_rng(seed).permutation(len(train))
         held_out = np.zeros(len(train), bool)
         for label in (0, 1):
@@ -70,19 +71,19 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
-def _hold_slides(slides: NDArray[np.str_], labels: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_] | None:
-    """Return which patches to hold out, bool (n,): all of some slides. At least half of each class stays.
+def _hold_groups(groups: NDArray[np.str_], labels: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_] | None:
+    """Return which patches to hold out, bool (n,): all of some patients or slides. At least half of each class stays.
 
-    Neighbouring patches share pixels, so a validation on patches of the slides that were trained on would be too favourable.
-    None where the slides are too few for that.
+    Neighbouring patches share pixels and slides of a patient resemble each other, so a validation on patches of those that were
+    trained on would be too favourable. None where the groups are too few for that.
     """
-    names, of = np.unique(slides, return_inverse=True)
+    names, of = np.unique(groups, return_inverse=True)
     counts = np.stack([np.bincount(of[labels == label], minlength=len(names)) for label in (0, 1)])
     total, held = counts.sum(1), np.zeros(len(names), bool)
-    for slide in np.random.default_rng(seed).permutation(len(names)):
+    for group in np.random.default_rng(seed).permutation(len(names)):
         lacking = counts[:, held].sum(1) < np.maximum(1, np.round(fraction * total))
-        stays = counts[:, ~held].sum(1) - counts[:, slide]
-        held[slide] = (counts[lacking, slide] > 0).any() and (2 * stays >= total).all()
+        stays = counts[:, ~held].sum(1) - counts[:, group]
+        held[group] = (counts[lacking, group] > 0).any() and (2 * stays >= total).all()
     return np.asarray(held[of]) if (counts[:, held].sum(1) > 0).all() else None
 
 
@@ -149,12 +150,20 @@ def _describe(patches: Patches, what: str) -> str:
 
 
 def _compare_slides(train: Patches, valid: Patches) -> list[str]:
-    if train.slides is None or valid.slides is None:
+    slides, patients = _shared(train.slides, valid.slides), _shared(train.patients, valid.patients)
+    if slides is None or patients is None:
         return []
-    shared = len(set(train.slides.tolist()) & set(valid.slides.tolist()))
-    if shared:
-        logger.warning("patches of %d slides are both in training and in validation, whose figures then flatter", shared)
-    return [f"{shared or 'no'} slide{'s' if shared > 1 else ''} in both"]
+    told = f"{slides or 'no'} slide{'s' if slides > 1 else ''}"
+    if patients != slides:
+        told += f" and {patients} patient{'s' if patients > 1 else ''}"
+    if patients:
+        logger.warning("patches of %s are both in training and in validation, whose figures then flatter", told)
+    return [f"{told} in both"]
+
+
+def _shared(ours: NDArray[np.str_] | None, theirs: NDArray[np.str_] | None) -> int | None:
+    """Return how many names are among both; None where some are not known."""
+    return None if ours is None or theirs is None else len(set(ours.tolist()) & set(theirs.tolist()))
 
 
 def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import PARTLY, loose
+from wsi_meta.annotations.camelyon_slides import PARTLY, loose, patient_of
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import refuse_absent
@@ -149,7 +149,7 @@ def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> Sourc
     return SourceSlide(
         source,
         path.parent / truth if truth else None,
-        patient or slide_name(source).partition("_node_")[0],
+        patient or patient_of(slide_name(source)),
         split,
         partly.lower() in YES or (not partly and loose(slide_name(source)) in known),
         known_mpp,

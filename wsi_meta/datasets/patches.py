@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
@@ -51,6 +52,14 @@ class Patches(TorchDataset):
     """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
     hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
     """The open HDF5 files."""
+
+    @property
+    def patients(self) -> NDArray[np.str_] | None:
+        """Patient of each patch, by :func:`.patient_of` its slide, shape (n,); None where slides are not known."""
+        if self.slides is None:
+            return None
+        names, of = np.unique(self.slides, return_inverse=True)
+        return np.array([patient_of(name) for name in names.tolist()], np.str_)[of]
 
     def __len__(self) -> int:
         return len(self.labels)

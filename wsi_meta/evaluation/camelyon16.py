@@ -37,7 +37,7 @@ class SlideAuc:
     delong: tuple[float, float] | None
     """95 % interval; None where a class has one slide."""
     bootstrap: tuple[float, float] | None
-    """95 % interval, percentile bootstrap over slides."""
+    """95 % interval, percentile bootstrap over slides; None where a class has one slide."""
     tumor: int
     """Slides with tumor."""
     normal: int
@@ -61,7 +61,7 @@ class FrocResult:
     float64_score: float | None
     """The score where hits and false positives are both compared in float64; the same unless they share scores."""
     interval: tuple[float, float] | None
-    """95 %, percentile bootstrap over slides."""
+    """95 %, percentile bootstrap over slides; None where fewer than two have lesions."""
     sensitivity: dict[str, float]
     """By false positives a slide; empty where there is no score."""
     slides: int

@@ -158,8 +158,8 @@ def evaluate_patches(
 ) -> Evaluation:
     """Evaluate a predictor on patches that are already opened; see :func:`evaluate`.
 
-    With `intervals`, the bootstrap draws slides where they are known, else patches. With `shifts`, each patch is read once and
-    shown under all shifts.
+    With `intervals`, the bootstrap draws patients (or slides, whose names tell none) where they are known, else patches. With
+    `shifts`, each patch is read once and shown under all shifts.
     """
     import torch
     from torch.utils.data import DataLoader
@@ -182,11 +182,12 @@ def evaluate_patches(
             if shifts:
                 hues += [stain_hue(patch) for patch in images.numpy()]
     logits, card = np.concatenate(parts, axis=1), predictor.model.card
-    evaluation = Evaluation.of(logits[0], patches.labels, card, slides=patches.slides, intervals=intervals)
+    groups = patches.patients
+    evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))
-    return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, slides=patches.slides))
+    return replace(evaluation, robustness=judge_shifts(logits[0], seen, patches.labels, card, groups=groups))
 
 
 def compare_int8(
@@ -224,9 +225,8 @@ def compare_int8(
     with progress_bar(len(chosen), "patches", "int8 against fp32", enabled=progress) as bar:
         batches = _batches(chosen, workers, bar.update)
         logits = compare_precisions(replace(model, network=model.network.cpu()), batches, modes, networks=networks)
-    probabilities, names = model.card.calibration.to_probability(logits), ("int8", "int8_dense")
-    found = (Agreement.of(exact, rounded, chosen.labels) for exact, rounded in probabilities)
-    return dict(zip(names, found, strict=False))
+    found = (Agreement.of(exact, rounded, chosen.labels, model.card.calibration) for exact, rounded in logits)
+    return dict(zip(("int8", "int8_dense"), found, strict=False))
 
 
 def int8_metrics(found: Mapping[str, Agreement]) -> dict[str, float]:

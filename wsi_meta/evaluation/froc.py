@@ -205,9 +205,10 @@ def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int 
 
     Returns
     -------
-    2.5th and 97.5th percentile; None with one slide or without lesions.
+    2.5th and 97.5th percentile, too narrow with fewer than about 10 slides (see :func:`.bootstrap_intervals`); None where
+    fewer than two slides have lesions that count: the lesions of one are always drawn together.
     """
-    if len(slides) < 2 or not any(slide.lesions for slide in slides):
+    if sum(slide.lesions > 0 for slide in slides) < 2:
         return None
     rng = np.random.default_rng(seed)
     drawn = np.sort([rng.integers(len(slides), size=len(slides)) for _ in range(n)], axis=1)  # the order changes no score

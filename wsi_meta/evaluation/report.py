@@ -22,7 +22,7 @@ from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
-from wsi_meta.evaluation.robustness import Robustness
+from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
 
@@ -194,7 +194,7 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "one_threshold": evaluation.threshold == 0.5,
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
-        "intervals_words": wording.explain_intervals(evaluation, None if slides is None else len(np.unique(slides))),
+        "intervals_words": wording.explain_intervals(evaluation, subject.patches),
         "notes": wording.warn(card, subject.patches.fingerprint()),
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
@@ -205,7 +205,8 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
 def _find_cases(subject: Subject, evaluation: Evaluation, pictures: Pictures) -> list[figures.Case]:
     """Return the patches of the highest loss, the worst first, each with a heatmap of what led to the error."""
     patches = subject.patches
-    worst = np.argsort(-losses_of(evaluation.probabilities, patches.labels), kind="stable")[: pictures.top_losses]
+    log_odds = subject.model.card.calibration.to_log_odds(evaluation.logits)
+    worst = np.argsort(-losses_of(log_odds, patches.labels), kind="stable")[: pictures.top_losses]
     pixels = np.stack([patches.read(int(index)) for index in worst])
     heats = pictures.evidence(subject.model, pixels, towards_tumor=patches.labels[worst] == 0)
     return [
@@ -249,6 +250,9 @@ def _show_shifts(patches: Patches, evaluation: Evaluation, robustness: Robustnes
     costly = [shift for shift in robustness.shifts if shift.costs]
     return {
         "summary": robustness.summary,
+        "caution": robustness.caution,
+        "chance": f"{100 * evaluation.ece_noise:.1f}",
+        "least_calibrated": CALIBRATED,
         "cluster_summary": robustness.cluster_summary,
         "fears": [shift.sentence for shift in costly],
         "harmless": ", ".join(shift.words for shift in robustness.shifts if not shift.costs),

@@ -11,15 +11,18 @@ import numpy as np
 
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of
+from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
 from wsi_meta.evaluation.robustness import Robustness
-from wsi_meta.models.card import ModelCard
+from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses"]
+
+CHANCE_DRAWS = 20
+"""Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,18 @@ class Agreement:
         }
 
     @classmethod
-    def of(cls, usual: NDArray[np.float32], other: NDArray[np.float32], labels: NDArray[np.uint8]) -> Agreement:
-        """Compare calibrated probabilities of the same patches; shapes (n,)."""
-        differences = np.abs(usual.astype(np.float64) - other)
+    def of(
+        cls, usual: NDArray[np.float32], other: NDArray[np.float32], labels: NDArray[np.uint8], calibration: Calibration
+    ) -> Agreement:
+        """Compare logits of the same patches, before calibration, shapes (n,), by what the calibration makes of them."""
+        shown, others = calibration.to_probability(usual), calibration.to_probability(other)
+        differences = np.abs(shown.astype(np.float64) - others)
         return cls(
             usual_auc=auc_of(usual, labels),
             other_auc=auc_of(other, labels),
             mean_difference=float(differences.mean()),
             rare_difference=float(np.quantile(differences, 0.999)),
-            same_decision=float(((usual >= 0.5) == (other >= 0.5)).mean()),
+            same_decision=float(((shown >= 0.5) == (others >= 0.5)).mean()),
         )
 
 
@@ -86,13 +92,13 @@ class Evaluation:
     log_loss: float
     brier: float
     ece: float
-    """Expected calibration error of the probability of tumor, 15 equal bins."""
+    """Expected calibration error of the probability of tumor, 15 equal bins. Chance adds to it: :attr:`ece_noise`."""
     probabilities: NDArray[np.float32]
     """Calibrated probability of each patch, in the order of the patches; shape (n,)."""
     logits: NDArray[np.float32]
     """Logit of each patch before calibration, with test-time averaging the mean over its views; shape (n,)."""
     intervals: dict[str, tuple[float, float]] | None = None
-    """95 % bootstrap interval (low, high) of each figure; None where none were computed."""
+    """95 % bootstrap interval (low, high) of figures, see :func:`.bootstrap_intervals`; None where none were computed."""
     robustness: Robustness | None = None
     """The figures under shifts and by clusters of stains; None where these were not asked for."""
 
@@ -103,7 +109,7 @@ class Evaluation:
         labels: NDArray[np.uint8],
         card: ModelCard,
         *,
-        slides: NDArray[np.str_] | None = None,
+        groups: NDArray[np.str_] | None = None,
         intervals: bool = False,
     ) -> Evaluation:
         """Return the figures of logits with a card's calibration and threshold.
@@ -112,19 +118,32 @@ class Evaluation:
         ----------
         logits, labels : shapes (n,)
         card : of the model
-        slides : slide of each patch, shape (n,), for a bootstrap over slides; None for one over patches
+        groups : patient or slide of each patch, shape (n,), for a bootstrap over these; None for one over patches
         intervals : compute the bootstrap's intervals as well
         """
         probabilities, threshold = card.calibration.to_probability(logits), card.thresholds["default"]
+        odds = card.calibration.to_log_odds(logits)
+        found = bootstrap_intervals(probabilities, labels, threshold, groups, log_odds=odds) if intervals else None
         return cls(
             n=len(labels),
             threshold=threshold,
-            **figures_of(probabilities, labels, threshold),
+            **figures_of(probabilities, labels, threshold, None, odds),
             probabilities=probabilities,
             logits=logits,
-            intervals=bootstrap_intervals(probabilities, labels, threshold, slides) if intervals else None,
+            intervals=found,
             robustness=None,
         )
+
+    @property
+    def ece_noise(self) -> float:
+        """The :attr:`ece` that these probabilities would show if they were perfectly calibrated; it falls with their number.
+
+        The mean over some seeded draws of labels, each tumor with its probability (the consistency resampling of Bröcker &
+        Smith 2007).
+        """
+        shown, rng = self.probabilities, np.random.default_rng(0)
+        drawn = (reliability(shown, (rng.random(self.n) < shown).astype(np.uint8)).error for _ in range(CHANCE_DRAWS))
+        return float(np.mean(list(drawn)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures without the patches' values: flat, an interval as ``<name>_ci``: [low, high].
@@ -138,6 +157,8 @@ class Evaluation:
                 found[name] = value
             if name in intervals:
                 found[f"{name}_ci"] = list(intervals[name])
+            if name == "ece":
+                found["ece_noise"] = self.ece_noise
         return found if self.robustness is None else found | {"shifts": self.robustness.to_dict()}
 
     def to_lines(self) -> dict[str, Any]:

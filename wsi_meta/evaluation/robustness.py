@@ -21,20 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "ClusterFigures", "Robustness", "Seen", "ShiftFigures", "judge_shifts"]
 
-SIGNS = {"sensitivity_at_threshold": 1, "specificity_at_threshold": 1, "auc": 1, "ece": -1}
-"""The figures that are compared, and whether a higher one is better (1) or worse (-1)."""
-UNITS = {
-    "sensitivity_at_threshold": "points of sensitivity",
-    "specificity_at_threshold": "points of specificity",
-    "auc": "of AUC",
-    "ece": "points of calibration",
+COMPARED = ("sensitivity_at_threshold", "specificity_at_threshold", "auc", "ece")
+"""The figures that are compared. No change of ``ece`` is certain: chance adds to it, see :attr:`.Evaluation.ece_noise`."""
+TOLD = {
+    "sensitivity_at_threshold": ("points of sensitivity", 0.01),
+    "specificity_at_threshold": ("points of specificity", 0.01),
+    "auc": ("of AUC", 0.005),
 }
-"""How a change is told: in percentage points, but for the AUC."""
-LEAST = {"sensitivity_at_threshold": 0.01, "specificity_at_threshold": 0.01, "auc": 0.005, "ece": 0.01}
-"""Smaller changes are not told in words."""
+"""How a change is told, in percentage points, but for the AUC, and the smallest that is told."""
 CLUSTERS = 6
 FEWEST = 20
 """A cluster with fewer patches of a class has no figures."""
+CALIBRATED = 500
+"""A cluster with fewer patches has no calibration error: chance alone would make it some hundredths."""
 EXAMPLES = 4
 """Patches that stand for a cluster in the report."""
 
@@ -56,12 +55,12 @@ class Change:
     value: float
     change: float
     interval: tuple[float, float] | None
-    """95 % of the change, paired bootstrap; None where nothing could be resampled."""
+    """95 % of the change, paired bootstrap; None where :func:`.bootstrap_intervals` has none."""
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves out 0; also where there is none."""
-        return self.interval is None or not self.interval[0] <= 0 <= self.interval[1]
+        """Whether the interval leaves out 0; never where there is none."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class ShiftFigures:
     """Of the shift; ``mean`` for the mean over all shifts."""
     words: str
     figures: dict[str, Change]
-    """By the names in :data:`SIGNS`."""
+    """By the names in :data:`COMPARED`."""
 
     @property
     def costs(self) -> dict[str, Change]:
@@ -106,11 +105,8 @@ class ShiftFigures:
         return found
 
     def _certain(self, way: int) -> dict[str, Change]:
-        kept = {
-            name: found
-            for name, found in self.figures.items()
-            if found.certain and way * SIGNS[name] * found.change >= LEAST[name]
-        }
+        of = ((name, least, self.figures[name]) for name, (_, least) in TOLD.items())
+        kept = {name: found for name, least, found in of if found.certain and way * found.change >= least}
         return dict(sorted(kept.items(), key=lambda item: -abs(item[1].change)))
 
 
@@ -123,15 +119,15 @@ class ClusterFigures:
     n: int
     tumor: int
     figures: dict[str, float] | None
-    """All of :func:`.figures_of`; None where a class has fewer than :data:`FEWEST` patches."""
+    """All of :func:`.figures_of`, ``ece`` from :data:`CALIBRATED` patches on; None where a class has too few."""
     auc_interval: tuple[float, float] | None
     """95 % interval of the AUC."""
     examples: tuple[int, ...]
     """Indices of the patches nearest to its mean hue."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; figures are null where the cluster was left out."""
-        figures = {name: None if self.figures is None else self.figures[name] for name in SIGNS}
+        """Return plain JSON values; figures are null where there are too few patches."""
+        figures = {name: (self.figures or {}).get(name) for name in COMPARED}
         interval = None if self.auc_interval is None else list(self.auc_interval)
         return {"words": self.words, "n": self.n, "tumor": self.tumor, **figures, "auc_ci": interval}
 
@@ -141,7 +137,7 @@ class Robustness:
     """A model's figures under each shift, and on each cluster of stains."""
 
     unshifted: dict[str, float]
-    """By the names in :data:`SIGNS`."""
+    """By the names in :data:`COMPARED`."""
     mean: ShiftFigures
     """The mean over all shifts."""
     shifts: tuple[ShiftFigures, ...]
@@ -172,6 +168,14 @@ class Robustness:
         )
 
     @property
+    def caution(self) -> str:
+        """How many changes would look certain by chance alone, in one sentence."""
+        count = sum(figure.interval is not None for shift in self.shifts for figure in shift.figures.values())
+        if not count:
+            return "There are no intervals, so that nothing is certain: too few slides (or patches) of each class."
+        return f"Each interval stands by itself: of {count}, about {max(1, round(count / 20))} leave out 0 by chance alone."
+
+    @property
     def cluster_summary(self) -> str:
         """The worst cluster beside the mean, and how many were left out, in one or two sentences."""
         judged = self.judged_clusters
@@ -188,13 +192,14 @@ class Robustness:
 
     def to_lines(self) -> dict[str, str]:
         """Return what a person should know as names and sentences, the worst shift first."""
-        lines = {"summary": self.summary} | {shift.name: shift.sentence for shift in self.shifts}
-        return lines | {"clusters": self.cluster_summary}
+        told = {shift.name: shift.sentence for shift in self.shifts}
+        return {"summary": self.summary, "caution": self.caution, **told, "clusters": self.cluster_summary}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without the logits."""
         return {
             "summary": self.summary,
+            "caution": self.caution,
             "cluster_summary": self.cluster_summary,
             "unshifted": self.unshifted,
             "mean": self.mean.to_dict(),
@@ -210,7 +215,7 @@ def judge_shifts(
     labels: NDArray[np.uint8],
     card: ModelCard,
     *,
-    slides: NDArray[np.str_] | None = None,
+    groups: NDArray[np.str_] | None = None,
 ) -> Robustness:
     """Compare a model's figures under each shift with those of the same patches unshifted, and judge each cluster of stains.
 
@@ -220,23 +225,22 @@ def judge_shifts(
     seen : of the same patches
     labels : 1 tumor, 0 normal; both must occur; shape (n,)
     card : of the model: its calibration and its default threshold
-    slides : slide of each patch, shape (n,), for a bootstrap over slides; None for one over patches
+    groups : patient or slide of each patch, shape (n,), for a bootstrap over these; None for one over patches
     """
-    probabilities = card.calibration.to_probability(np.vstack([logits, seen.logits]))
-    threshold = card.thresholds["default"]
-    values = [figures_of(row, labels, threshold) for row in probabilities]
-    resampled = resampled_figures(probabilities, labels, threshold, slides)
-    table = {name: np.array([found[name] for found in values]) for name in SIGNS}
+    shown, threshold = np.vstack([logits, seen.logits]), card.thresholds["default"]
+    probabilities, odds = card.calibration.to_probability(shown), card.calibration.to_log_odds(shown)
+    values = [figures_of(row, labels, threshold, None, exact) for row, exact in zip(probabilities, odds, strict=True)]
+    resampled = resampled_figures(probabilities, labels, threshold, groups, log_odds=odds)
+    table = {name: np.array([found[name] for found in values]) for name in COMPARED}
     shifts = [
-        ShiftFigures(shift.name, shift.words, {name: _change(table, resampled, name, [place]) for name in SIGNS})
+        ShiftFigures(shift.name, shift.words, _changes(table, resampled, slice(place, place + 1)))
         for place, shift in enumerate(SHIFTS, 1)
     ]
-    everything = list(range(1, len(values)))
     return Robustness(
-        unshifted={name: float(table[name][0]) for name in SIGNS},
-        mean=ShiftFigures("mean", "the mean shift", {name: _change(table, resampled, name, everything) for name in SIGNS}),
+        unshifted={name: float(table[name][0]) for name in COMPARED},
+        mean=ShiftFigures("mean", "the mean shift", _changes(table, resampled, slice(1, None))),
         shifts=tuple(sorted(shifts, key=lambda shift: (-shift.severity, shift.figures["auc"].value))),
-        clusters=_judge_clusters(probabilities[0], seen.hues, labels, threshold, slides),
+        clusters=_judge_clusters(logits, seen.hues, labels, card, groups),
         logits=seen.logits,
     )
 
@@ -248,46 +252,45 @@ def _told(changes: dict[str, Change]) -> str:
         scale, digits = (1, 3) if name == "auc" else (100, 1)
         ends = sorted(scale * abs(end) for end in found.interval or ())
         interval = f" ({ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else ""
-        parts.append(f"{scale * abs(found.change):.{digits}f} {UNITS[name]}{interval}")
+        parts.append(f"{scale * abs(found.change):.{digits}f} {TOLD[name][0]}{interval}")
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _change(
-    table: dict[str, NDArray[np.float64]], resampled: dict[str, NDArray[np.float64]], name: str, places: list[int]
-) -> Change:
-    """Return the mean figure of some rows, compared with that of the first row."""
-    value, interval = float(table[name][places].mean()), None
-    if resampled:
-        low, high = np.percentile(resampled[name][places].mean(0) - resampled[name][0], (2.5, 97.5))
-        interval = float(low), float(high)
-    return Change(value, value - float(table[name][0]), interval)
+def _changes(
+    table: dict[str, NDArray[np.float64]], resampled: dict[str, NDArray[np.float64]], places: slice
+) -> dict[str, Change]:
+    """Return the mean figures of some rows, compared with those of the first row."""
+    found = {}
+    for name, values in table.items():
+        value, interval = float(values[places].mean()), None
+        if name in resampled:
+            low, high = np.percentile(resampled[name][places].mean(0) - resampled[name][0], (2.5, 97.5))
+            interval = float(low), float(high)
+        found[name] = Change(value, value - float(values[0]), interval)
+    return found
 
 
 def _judge_clusters(
-    probabilities: NDArray[np.float32],
+    logits: NDArray[np.float32],
     hues: NDArray[np.float64],
     labels: NDArray[np.uint8],
-    threshold: float,
-    slides: NDArray[np.str_] | None,
+    card: ModelCard,
+    groups: NDArray[np.str_] | None,
 ) -> tuple[ClusterFigures, ...]:
-    cluster = cluster_by_hue(hues, CLUSTERS)
+    cluster, threshold = cluster_by_hue(hues, CLUSTERS), card.thresholds["default"]
+    probabilities, log_odds = card.calibration.to_probability(logits), card.calibration.to_log_odds(logits)
     found = []
     for number in range(int(cluster.max()) + 1):
         members = np.flatnonzero(cluster == number)
-        chosen, truth = probabilities[members], labels[members]
+        chosen, odds, truth = probabilities[members], log_odds[members], labels[members]
         tumor = int(truth.sum())
-        enough = min(tumor, len(members) - tumor) >= FEWEST
-        interval = None
-        if enough:
-            interval = bootstrap_intervals(chosen, truth, threshold, None if slides is None else slides[members]).get("auc")
-        found.append(
-            ClusterFigures(
-                words=describe_hue(hues, members),
-                n=len(members),
-                tumor=tumor,
-                figures=figures_of(chosen, truth, threshold) if enough else None,
-                auc_interval=interval,
-                examples=tuple(nearest_to_mean(hues, members, EXAMPLES)),
-            )
-        )
+        figures, interval = None, None
+        if min(tumor, len(members) - tumor) >= FEWEST:
+            of = None if groups is None else groups[members]
+            interval = bootstrap_intervals(chosen, truth, threshold, of, log_odds=odds).get("auc")
+            figures = figures_of(chosen, truth, threshold, None, odds)
+            if len(members) < CALIBRATED:
+                del figures["ece"]
+        examples = tuple(nearest_to_mean(hues, members, EXAMPLES))
+        found.append(ClusterFigures(describe_hue(hues, members), len(members), tumor, figures, interval, examples))
     return tuple(sorted(found, key=lambda cluster: 2.0 if cluster.figures is None else cluster.figures["auc"]))

@@ -12,17 +12,21 @@ lymph node status at the patient level: the CAMELYON17 challenge", IEEE TMI 38(2
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
+
+logger = logging.getLogger(__name__)
 
 NODE_LABELS = ("negative", "itc", "micro", "macro")
 """Labels of a node: none, isolated tumor cells only, micrometastasis, macrometastasis."""
@@ -52,6 +56,8 @@ class Staging:
     """Quadratic weighted kappa against the reference; None without a reference, or where it is not defined."""
     agreeing: int | None
     """Number of patients with the same stage as in the reference; None without a reference."""
+    in_reference: int | None = None
+    """Number of patients in the reference: kappa is of those staged alone; None without a reference."""
 
 
 def stage(
@@ -132,8 +138,8 @@ def read_stage_table(path: str | Path) -> StageTable:
     rows = read_table(path, ("patient", "stage"), "stages")
     names = [without_ending(last_part(row[0])) for row in rows]
     for name, (full_name, value) in zip(names, rows, strict=True):
-        patient, is_node, _ = name.partition("_node_")
-        known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if is_node else (STAGES, stages)
+        patient = patient_of(name)
+        known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if patient != name else (STAGES, stages)
         if value not in known or place.setdefault(name, value) != value:
             raise DataError(f"{path}: {value!r} for {full_name!r}; expected one of {', '.join(known)}, once")
     refuse_twice(path, ((name, row.line) for name, row in zip(names, rows, strict=True)))
@@ -151,8 +157,12 @@ def _compare(stages: dict[str, str], reference: str | Path) -> Staging:
     expected = read_stage_table(reference).stages
     if missing := sorted(set(stages) - set(expected)):
         raise DataError(f"{reference}: no stage of {len(missing)} patients, first '{missing[0]}'; expected a row for each")
+    if len(expected) > len(stages):
+        told = "%s: %d of its %d patients have no nodes in the table; kappa is of the other %d"
+        logger.warning(told, reference, len(expected) - len(stages), len(expected), len(stages))
     pairs = [(stages[patient], expected[patient]) for patient in stages]
-    return Staging(stages, weighted_kappa(*zip(*pairs, strict=True)), sum(ours == theirs for ours, theirs in pairs))
+    agreeing = sum(ours == theirs for ours, theirs in pairs)
+    return Staging(stages, weighted_kappa(*zip(*pairs, strict=True)), agreeing, len(expected))
 
 
 def _stage_of(path: str | Path, patient: str, labels: Iterable[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from wsi_meta.datasets.patches import Patches
 from wsi_meta.models.dihedral import count_views
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from wsi_meta.evaluation.results import Evaluation, Subject
@@ -69,6 +71,8 @@ FIGURES = {
     ),
 }
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
+FEW = 10
+"""Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
 LEAKS = {
     "train": "The model was trained on exactly these patches. The figures show how well it remembers them, not how well it "
     "works on other patches.",
@@ -108,20 +112,25 @@ def summarise(labels: NDArray[np.uint8], evaluation: Evaluation) -> list[str]:
     decisions = (
         f"At its threshold of {evaluation.threshold:.3g} it misses {missed:,} of {tumor:,} tumor patches "
         f"({_percent(missed / tumor)}) and calls {alarms:,} of {normal:,} normal patches tumor ({_percent(alarms / normal)}). "
-        f"Its probabilities are off by {100 * evaluation.ece:.1f} percentage points on average."
+        f"Its probabilities are off by {100 * evaluation.ece:.1f} percentage points on average; on so many patches a perfectly "
+        f"calibrated model would show {100 * evaluation.ece_noise:.1f} by chance."
     )
     return [ranking, decisions]
 
 
-def explain_intervals(evaluation: Evaluation, slides: int | None) -> str:
-    """Describe how the intervals were computed; `slides` is the number of slides, None where they are not known."""
+def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
+    """Describe how the intervals of an evaluation of `patches` were computed."""
     if not evaluation.intervals:
-        return "Without intervals: there are too few patches or slides to resample."
-    if slides is None:
+        return "Without intervals: fewer than two patches or slides hold tumor, and fewer than two normal tissue."
+    if (slides := patches.slides) is None or (patients := patches.patients) is None:
         return (
-            f"Intervals: 95 %, bootstrap over {evaluation.n:,} patches; by slide, which is not known here, they would be wider."
+            f"Intervals: 95 %, bootstrap over {len(patches):,} patches; by slide, which is not known here, they would be wider."
         )
-    return f"Intervals: 95 %, bootstrap over {slides:,} slides."
+    count, of_slides = len(np.unique(patients)), len(np.unique(slides))
+    what = f"{count:,} slides" if count == of_slides else f"{count:,} patients, of whom {of_slides:,} slides are"
+    few = "" if count >= FEW else f" With fewer than about {FEW} they are too narrow (Cameron, Gelbach & Miller 2008)."
+    none = "" if "auc" in evaluation.intervals else " Fewer than two of them hold one of the classes: figures of it have none."
+    return f"Intervals: 95 %, bootstrap over {what}.{few}{none}"
 
 
 def warn(card: ModelCard, fingerprint: str) -> list[str]:
@@ -227,7 +236,10 @@ def cluster_rows(robustness: Robustness) -> list[dict[str, Any]]:
         {
             "words": cluster.words,
             "patches": f"{cluster.n:,}, {cluster.tumor:,} tumor",
-            "cells": ["" if cluster.figures is None else _shown(name, cluster.figures[name]) for name in robustness.unshifted],
+            "cells": [
+                _shown(name, cluster.figures[name]) if cluster.figures and name in cluster.figures else ""
+                for name in robustness.unshifted
+            ],
             "interval": "" if cluster.auc_interval is None else "{:.3f} to {:.3f}".format(*cluster.auc_interval),
         }
         for cluster in robustness.clusters
@@ -257,7 +269,7 @@ def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
         "title": title,
         "value": f"{getattr(evaluation, name):.3f}",
         "interval": _interval(evaluation, name),
-        "words": words,
+        "words": words + (f"; {evaluation.ece_noise:.3f} by chance" if name == "ece" else ""),
     }
 
 

@@ -166,7 +166,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
             f"{file}: tells tumor from normal worse than chance (AUC {card.metrics['auc']:.2f} on {len(patches)} patches); "
             "is the other class the tumor's (--tumor-class), or are its pixels other ones (--pixels, --mpp)?"
         )
-    others = Others(replace(model, card=card), patches, card.calibration.to_probability(logits), options)
+    others = Others(replace(model, card=card), patches, logits, options)
     card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
     seen = look_at(patches, model, workers=options.workers, progress=options.progress)
     with locked(out):
@@ -188,8 +188,8 @@ class Others:
     model: Model
     """With the card that was fitted."""
     patches: Patches
-    probabilities: NDArray[np.float32]
-    """Of the patches, in patch mode: (n,)."""
+    logits: NDArray[np.float32]
+    """Of the patches, in patch mode, before calibration: (n,)."""
     options: ImportOptions
 
     def allowed(self, predictor: Predictor, networks: Networks | None) -> ModelCard:
@@ -197,7 +197,7 @@ class Others:
 
         Parameters
         ----------
-        predictor : which gave the probabilities
+        predictor : which gave the logits
         networks : as for :func:`wsi_meta.evaluation.evaluate.compare_int8`
         """
         card, options = self.model.card, self.options
@@ -208,7 +208,7 @@ class Others:
         from wsi_meta.training.mosaics import compare_dense
 
         asked: dict[str, Any] = {"device": predictor.device, "workers": options.workers, "progress": options.progress}
-        dense = compare_dense(self.model, self.patches, self.probabilities, precision=predictor.precision, **asked)
+        dense = compare_dense(self.model, self.patches, self.logits, precision=predictor.precision, **asked)
         card = replace(card, dense=dense.holds, metrics=card.metrics | dense.to_metrics("dense"))
         int8 = compare_int8(
             replace(self.model, card=card),

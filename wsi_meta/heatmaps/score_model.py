@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line, require
 from wsi_meta.files.zarr_folder import is_zarr_image
@@ -197,7 +198,7 @@ def fit_score(
     found = {store.stem: table.get(store.stem) for store in stores}
     if missing := [name for name, row in found.items() if row is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
-    known = [(row[0], row[1] or name.partition("_node_")[0]) for name, row in found.items() if row is not None]
+    known = [(row[0], row[1] or patient_of(name)) for name, row in found.items() if row is not None]
     truth, patients = (np.array(part) for part in zip(*known, strict=True))
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:

@@ -51,7 +51,11 @@ class Calibration:
         """
         from scipy.special import expit
 
-        return np.asarray(expit(logits.astype(np.float64) / self.temperature + self.bias), np.float32)
+        return np.asarray(expit(self.to_log_odds(logits)), np.float32)
+
+    def to_log_odds(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the calibrated log odds (float64) of logits: probabilities before the sigmoid, which rounds many to 1."""
+        return logits.astype(np.float64) / self.temperature + self.bias
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def predict_in_mosaics(
 def compare_dense(
     model: Model,
     patches: Patches,
-    probabilities: NDArray[np.float32],
+    usual: NDArray[np.float32],
     *,
     device: str,
     precision: str,
@@ -76,8 +76,8 @@ def compare_dense(
     Parameters
     ----------
     model : its card holds the calibration
-    probabilities : of the patches in patch mode, calibrated; shape (n,)
+    usual : logits of the patches in patch mode, before calibration; shape (n,)
     device, precision, workers, progress : as for :func:`predict_in_mosaics`
     """
     logits = predict_in_mosaics(model, patches, device=device, precision=precision, workers=workers, progress=progress)
-    return Agreement.of(probabilities, model.card.calibration.to_probability(logits), patches.labels)
+    return Agreement.of(usual, logits, patches.labels, model.card.calibration)

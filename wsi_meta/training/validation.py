@@ -91,7 +91,7 @@ class Validation:
         card = self._fitted_card(logits)
         metrics, dense = validation_metrics(logits, self.patches.labels), False
         if mosaics:
-            agreement = self.agreement(state, card.calibration.to_probability(logits), card)
+            agreement = self.agreement(state, logits, card)
             metrics, dense = metrics | agreement.to_metrics("dense"), agreement.holds
         return replace(card, dense=dense, training=training, metrics=metrics, versions=library_versions())
 
@@ -129,19 +129,19 @@ class Validation:
         loader = DataLoader(chosen, batch_size=64, num_workers=self.workers, generator=torch.Generator())
         return [ModelCard().preprocessing.to_input(images.to(self.device)) for images, _ in read_batches(loader)]
 
-    def agreement(self, state: dict[str, torch.Tensor], probabilities: NDArray[np.float32], card: ModelCard) -> Agreement:
+    def agreement(self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.
 
         Parameters
         ----------
         state : the weights
-        probabilities : of the patches in patch mode, calibrated; shape (n,)
-        card : holds that calibration
+        logits : of the patches in patch mode, before calibration; shape (n,)
+        card : holds the calibration
         """
         return compare_dense(
             replace(self._model(state), card=card),
             self.patches,
-            probabilities,
+            logits,
             device=self.device,
             precision=self.precision,
             workers=self.workers,

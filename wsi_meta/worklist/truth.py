@@ -41,7 +41,7 @@ class CohortFroc:
 
     curve: FrocCurve
     interval: tuple[float, float] | None
-    """95 %, bootstrap over slides."""
+    """95 %, bootstrap over slides; None where fewer than two have lesions."""
     slides: int
     lesions: int
     isolated: int
