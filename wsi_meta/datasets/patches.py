@@ -14,7 +14,8 @@ import numpy as np
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.files.same_file import SameFile, fingerprint_of
+from wsi_meta.files.fingerprints import fingerprint_of
+from wsi_meta.files.same_file import SameFile
 
 if TYPE_CHECKING:
     import torch
