@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.models.dihedral import count_views
@@ -70,9 +71,9 @@ FIGURES = {
 }
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
 LEAKS = {
-    "train": "The model was trained on exactly these patches. The figures show how well it remembers them, not how well it "
+    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
     "works on other patches.",
-    "valid": "The model's best epoch was chosen on exactly these patches, so the figures are slightly too good. "
+    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
     "A test split gives unbiased figures.",
 }
 
@@ -124,10 +125,23 @@ def explain_intervals(evaluation: Evaluation, slides: int | None) -> str:
     return f"Intervals: 95 %, bootstrap over {slides:,} slides."
 
 
-def warn(card: ModelCard, fingerprint: str) -> list[str]:
-    """Warn where these patches, by their fingerprint, were used in making the model."""
-    parts = [name for name, part in card.training.items() if isinstance(part, dict) and part.get("sha256") == fingerprint]
-    return [LEAKS.get(name, f"Exactly these patches were used in making the model ({name}).") for name in parts]
+def warn(card: ModelCard, patches: Mapping[str, Any]) -> list[str]:
+    """Warn where patches were used in making the model, by their pixels; where these are not known, by names and labels.
+
+    Parameters
+    ----------
+    patches : as :meth:`wsi_meta.datasets.patches.Patches.summary` gives them
+    """
+    parts = {name: part for name, part in card.training.items() if isinstance(part, dict) and "sha256" in part}
+    told = [(LEAKS.get(name, f"The model was made with {{}} ({name})."), _which(part, patches)) for name, part in parts.items()]
+    return [sentence.replace("{}", which) for sentence, which in told if which is not None]
+
+
+def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return in words which patches both are; None where they are others."""
+    if "pixels" in before and "pixels" in now:
+        return "exactly these patches" if before["pixels"] == now["pixels"] else None
+    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
 
 
 def verdict(label: int, *, called: bool) -> str:
