@@ -270,7 +270,7 @@ def test_another_scene_that_is_as_large_is_refused(tmp_path: Path, image: NDArra
 def test_a_smaller_scene_is_told_of_and_label_and_macro_are_not(
     tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
 ) -> None:
-    label, macro = ("label image", image[:90, :90]), ("Macro", image[:100, :300])
+    label, macro = ("label image", image[:90, :90]), ("Macro", np.tile(image, (2, 1, 1)))  # larger than a small slide
     with open_slide(write_series(tmp_path / "quiet.ome.tif", ("one", image), label, macro)) as slide:
         assert list(slide.level_downsamples) == [1, 2]
     assert "picture" not in caplog.text
