@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, tell_folders
 from wsi_meta.datasets.patches import content_of, pixels_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
@@ -38,7 +38,6 @@ __all__ = [
     "evaluate_patches",
     "int8_metrics",
     "look_at",
-    "tell_folders",
 ]
 
 DESCRIBED = 4000
@@ -140,11 +139,6 @@ def check_evaluation(
     if wanted not in splits:
         raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
-
-
-def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
-    """Return the names of folders of patches, in words."""
-    return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
 
 
 def evaluate_patches(
