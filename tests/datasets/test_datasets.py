@@ -731,18 +731,6 @@ def test_a_fingerprint_of_names_that_are_no_text(tmp_path: Path) -> None:
     assert patches.fingerprint() == expected
 
 
-def test_a_fingerprint_tells_hdf5_files_of_the_same_names_and_labels_apart(tmp_path: Path) -> None:
-    for name, seed in (("one", 0), ("other", 1)):
-        (tmp_path / name).mkdir()
-        write_hdf5(tmp_path / name, "train", draw(4, seed), [0, 1, 0, 1])
-
-    prints = [open_patches(tmp_path / name)["train"].fingerprint() for name in ("one", "other")]
-    (tmp_path / "one").rename(tmp_path / "moved")
-
-    assert prints[0] != prints[1]
-    assert open_patches(tmp_path / "moved")["train"].fingerprint() == prints[0]
-
-
 def test_a_fingerprint_depends_on_names_rows_labels_and_order() -> None:
     files, rows, labels = (Path("a.png"), Path("b.png")), np.array([-1, -1]), np.array([0, 1], np.uint8)
     variants = [

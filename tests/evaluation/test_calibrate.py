@@ -22,12 +22,14 @@ from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
     check_calibration,
     cross_fit,
+    expecting,
     fit_calibration,
     operating_points,
     validation_metrics,
@@ -115,8 +117,27 @@ def test_one_class_cannot_be_calibrated_on(label: int) -> None:
         fit_calibration(np.zeros(3, np.float32), np.full(3, label, np.uint8))
 
 
+@pytest.mark.parametrize("prior", [1e-5, 0.001, 0.05, 0.3, 0.9])
+@pytest.mark.parametrize(("n", "apart"), [(60, 0.0), (60, 3.0), (2000, 0.5)])
+def test_the_same_patches_are_tumor_whatever_the_prior(prior: float, n: int, apart: float) -> None:
+    labels = (np.arange(n) % 2).astype(np.uint8)
+    noise = np.random.default_rng(n).normal(0, 2, n)
+    logits = (noise + apart * (2.0 * labels - 1)).astype(np.float32)
+    patches = Patches((Path("a.png"),) * n, np.full(n, -1), labels)
+
+    plain, shifted = (expecting(share, ModelCard(), logits, patches) for share in (None, prior))
+
+    assert shifted.calibration == fit_calibration(logits, labels, prior=prior)
+    assert ModelCard.from_dict(shifted.to_dict()) == shifted
+    for name, point in plain.thresholds.items():
+        called = plain.calibration.to_probability(logits) >= point
+        assert ((shifted.calibration.to_probability(logits) >= shifted.thresholds[name]) == called).all(), name
+
+
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
 def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
+    with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):
+        check_calibration(None, "not looked at", "m.safetensors", prior=prior)  # before the work
     with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):
         fit_calibration(np.zeros(2, np.float32), np.array([0, 1], np.uint8), prior=prior)
 
@@ -270,7 +291,9 @@ def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Pa
     assert all(torch.equal(before[name], after[name]) for name in before)
     judged = evaluate(out, few_patches, **HERE)
     assert card.calibration == fit_calibration(judged.logits, labels, prior=0.2)
-    assert card.thresholds == operating_points(judged.probabilities, labels)
+    plain = fit_calibration(judged.logits, labels).to_probability(judged.logits)
+    for name, point in operating_points(plain, labels).items():
+        assert ((judged.probabilities >= card.thresholds[name]) == (plain >= point)).all(), name
     assert judged.threshold == card.thresholds["default"]
     assert card.training["calibrated_on"]["n"] == 4
     assert card.training["calibrated_on"]["prior"] == 0.2

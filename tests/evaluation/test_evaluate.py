@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from tiny import HERE
 
+from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.models.model import Model
@@ -43,6 +45,8 @@ def test_reading_in_other_processes_gives_the_same_probabilities(thin_model: Mod
 
     assert np.array_equal(alone.probabilities, shared.probabilities)
     assert len(set(alone.probabilities.tolist())) == 8
+    splits = open_patches(patch_folder)
+    assert alone.pixels == check_patches(splits["train"], splits["valid"]).valid.pixels
 
 
 def test_evaluate_counts_what_the_probabilities_say(model_file: Path, tmp_path: Path) -> None:

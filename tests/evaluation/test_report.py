@@ -79,6 +79,7 @@ def evaluation_of(
         logits=np.log(values / (1 - values)),
         intervals=bootstrap_intervals(values, patches.labels, threshold, n=50) if intervals else None,
         robustness=None,
+        pixels=None,
     )
 
 
@@ -233,16 +234,19 @@ def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, valid)
 
 
-def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
-    training = {"recipe": {"epochs": 1}, "train": {"sha256": "a"}, "valid": {"sha256": "b"}, "calibration": {"sha256": "b"}}
-    card = ModelCard(training=training)
+def test_patches_that_made_the_model_are_told() -> None:
+    chosen = {"sha256": "b", "pixels": "2"}
+    training = {"recipe": {"epochs": 1}, "train": {"sha256": "a", "pixels": "1"}, "valid": chosen, "calibration": chosen}
+    card, older = ModelCard(training=training), ModelCard(training={"train": {"sha256": "a"}})
 
-    assert warn(card, "c") == []
-    (trained,) = warn(card, "a")
+    assert warn(card, {"sha256": "a", "pixels": "3"}) == []
+    (trained,) = warn(card, {"sha256": "of a copy with other names", "pixels": "1"})
     assert "trained on exactly these patches" in trained
-    best, calibrated = warn(card, "b")
+    best, calibrated = warn(card, {"sha256": "b", "pixels": "2"})
     assert "best epoch was chosen on exactly these" in best
-    assert "calibration" in calibrated
+    assert calibrated == "The model was made with exactly these patches (calibration)."
+    (trained,) = warn(older, {"sha256": "a", "pixels": "1"})
+    assert "trained on patches of the same names and labels" in trained
 
 
 def test_no_probability_is_shown_as_certain() -> None:

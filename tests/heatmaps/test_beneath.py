@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from fakes import scan_darkness
 from slide_files import texture, write_slide
 from stores import write_store
 
@@ -25,6 +29,7 @@ from wsi_meta.worklist.table import open_table
 from wsi_meta.worklist.thumbnails import draw_thumbnail
 
 MPP = 0.972
+SETTINGS: dict[str, Any] = {"tissue_mask": "none", "stride_px": 96}
 MISSED = {"kind": "missed", "polygons": [[[96.0, 96.0, 200.0, 96.0, 200.0, 200.0, 96.0, 200.0]]]}
 
 
@@ -105,3 +110,24 @@ def test_its_corrections_and_mistakes_are_learned_from(slide: Path, heatmap: Hea
     _write_ome(slide, seed=1)
     with open_slide(slide) as opened, pytest.raises(DataError, match="corrections of another slide"):
         find_candidates(source, opened, Preprocessing(), limit=100, seed=[0], scans=scans)
+
+
+def test_slides_that_differ_in_one_region_are_two_and_older_fingerprints_are_known(tmp_path: Path) -> None:
+    """Both are uncompressed and have one level, so that OpenSlide has no quickhash for them."""
+    image = texture(1600, 1600)
+    path, other = write_slide(tmp_path / "a.tif", image), tmp_path / "b.tif"
+    stored = path.read_bytes()
+    with open_slide(path) as slide:
+        head = f"{len(stored)} {slide.level_dimensions} ".encode()
+    place = len(stored) // 30  # between the first two of the 16 parts
+    other.write_bytes(stored[:place] + bytes(1000) + stored[place + 1000 :])
+    heatmap = scan_darkness(path, tmp_path / "h.zarr", **SETTINGS)
+    assert is_beneath(heatmap, other) is False
+
+    spread = b"".join(stored[at : at + 16384] for number in range(16) for at in [(len(stored) - 16384) * number // 15])
+    for parts in (spread, stored[:65536] + stored[-65536:]):
+        identity = replace(heatmap.record.identity, slide=hashlib.sha256(head + parts).hexdigest())
+        old = heatmap.unfinished(replace(heatmap.record, identity=identity, result=None, lesions=None))
+        assert is_beneath(old, path)
+        again = scan_darkness(path, tmp_path / "h.zarr", **SETTINGS)
+        assert (again.finished, again.record.identity) == (True, identity)

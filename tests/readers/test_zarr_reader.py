@@ -402,6 +402,20 @@ def test_another_series_that_is_as_large_is_refused(
                 open_slide(place)
 
 
+@pytest.mark.parametrize("damaged", ["1/0/.zarray", "1/.zattrs", "1/.zattrs axes", "OME/.zattrs"])
+def test_a_damaged_label_costs_the_slide_nothing(tmp_path: Path, image: NDArray[np.uint8], damaged: str) -> None:
+    path = write_zarr(tmp_path / "s.zarr", image, version=2, inside="0")
+    add_series(path, "1", image[:100], version=2, called="label image")
+    zarr.open_group(path).create_group("OME").attrs.update({"series": ["0", "1"]})
+    name, _, part = damaged.partition(" ")
+    text = (path / name).read_text()
+    (path / name).write_text(text.replace(f'"{part}"', '"lost"') if part else text[:10])
+    with served(tmp_path) as far:
+        for place in (path, f"{far.url}/s.zarr"):
+            with open_slide(place) as slide:
+                np.testing.assert_array_equal(slide.read_region(0, 0, 420, 300), image)
+
+
 def test_another_picture_beside_the_first_counts_and_the_same_in_other_words_does_not(
     tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -411,7 +425,15 @@ def test_another_picture_beside_the_first_counts_and_the_same_in_other_words_doe
     first = attributes["ome"]["multiscales"][0]
     group.create_array("other", data=np.ascontiguousarray(image[:200].transpose(2, 0, 1)))
     other = {**first, "name": "two", "datasets": [{**first["datasets"][0], "path": "other"}]}
-    for further, told in (({**first, "name": "again"}, []), (other, ["not 'two' 420 x 200 px"])):
+    coarser = {**first, "name": "level", "datasets": first["datasets"][1:]}
+    assert coarser["datasets"]
+    torn = {**first, "name": "torn", "datasets": [{"path": "none"}]}
+    for further, told in (
+        ({**first, "name": "again"}, []),
+        (coarser, []),
+        (torn, []),
+        (other, ["not 'two' 420 x 200 px"]),
+    ):
         attributes["ome"]["multiscales"] = [first, further]
         group.attrs.update(attributes)
         open_slide(path).close()

@@ -177,6 +177,18 @@ def test_the_checkpoint_of_another_training_is_refused_and_the_difference_named(
     assert str(checkpoint_path(out)) in str(caught.value)
 
 
+def test_what_an_older_checkpoint_does_not_hold_is_not_compared(out: Path, patch_folder: Path) -> None:
+    now = identity(patch_folder)
+    older = {name: value for name, value in now.items() if not name.endswith("pixels")}
+    write_checkpoint(out, replace(CHECKPOINT, identity=older))
+    assert read_checkpoint(out, now) is not None
+
+    older["recipe"] = {name: value for name, value in older["recipe"].items() if name != "mosaics"}
+    write_checkpoint(out, replace(CHECKPOINT, identity=older))
+    with pytest.raises(OutputExistsError, match=r"training: mosaics was None, now 0\.5"):
+        read_checkpoint(out, now)
+
+
 def test_other_data_are_another_training(out: Path, patch_folder: Path, tmp_path: Path) -> None:
     write_checkpoint(out, replace(CHECKPOINT, identity=identity(patch_folder)))
     other = tmp_path / "other"

@@ -121,10 +121,10 @@ def test_a_page_saves_and_loads_them(heatmap: Heatmap) -> None:
     async def check(client: Client) -> None:
         before = await client.json("corrections")
         assert before == {"corrections": [], "revision": "", "problem": None}
-        saved = await client.put({"corrections": [MISSED], "revision": ""})
+        saved = await client.put({"corrections": [MISSED], "revision": "", "slide": "none"})
         assert saved.code == 200
         assert await client.json("corrections") == json.loads(saved.body)
-        assert (await client.put({"corrections": [], "revision": "old"})).code == 409
+        assert (await client.put({"corrections": [], "revision": "old", "slide": "none"})).code == 409
         for body in (b"", b"{", b"[" * 100_000, b'{"corrections": 1}', b"\xff"):
             assert (await client.put(body)).code == 400
         assert (await client.put({"corrections": [], "revision": ""}, "text/plain")).code == 415
@@ -132,6 +132,21 @@ def test_a_page_saves_and_loads_them(heatmap: Heatmap) -> None:
 
     ask(heatmap.path, check)
     assert read_corrections(heatmap).found == (Correction("missed", ((tuple(SQUARE), tuple(HOLE)),)),)
+
+
+def test_a_page_saves_nothing_for_another_slide(heatmap: Heatmap) -> None:
+    """The store was replaced, and neither map had corrections, whose revision would differ."""
+
+    async def check(client: Client) -> None:
+        facts = await client.json("facts")
+        write_store(heatmap.path, heatmap.probability, slide="f" * 64)
+        drawn = {"corrections": [MISSED], "revision": "", "slide": facts["slide_scanned"]}
+        refused = await client.put(drawn)
+        assert (refused.code, "load the page again" in refused.reason) == (409, True)
+        assert not corrections_path(heatmap).exists()
+        assert (await client.put(drawn | {"slide": "f" * 16})).code == 200
+
+    ask(heatmap.path, check)
 
 
 @pytest.mark.parametrize("partly", [False, True])

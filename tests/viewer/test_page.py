@@ -261,6 +261,9 @@ def test_the_page_of_a_store_that_was_replaced_is_loaded_anew(browser: Browser, 
 
     async def check(tab: Tab, _client: Client) -> None:
         assert await tab.ask("WsiMeta.page.facts().slide.mark") is None
+        async with tab.page.expect_event("load"):  # neither slide is at hand
+            write_store(tmp_path / "heat.zarr", values, mpp=MPP, slide="another")
+        await tab.until("document.body && document.body.dataset.ready === 'yes'")
         async with tab.page.expect_event("load"):
             (tmp_path / "new.tif").rename(tmp_path / "heat.tif")
             (tmp_path / "heat.zarr").rename(tmp_path / "old")

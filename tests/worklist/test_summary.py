@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import threading
 from functools import partial
 from pathlib import Path
@@ -193,6 +194,9 @@ def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
     before = open_table(tmp_path).rows()
     table = tmp_path / "summary.csv"
     text = table.read_text().replace(",True,", ",TRUE,").replace(",False,", ",FALSE,")
+    for name in ("lesions", "scanned", "background", "unreadable"):  # pandas writes 3.0, where another row has none
+        text = re.sub(rf"(?m)^((?:[^,\n]*,){{{COLUMNS.index(name)}}}\d+),", r"\1.0,", text)
+    assert ",1.0,isolated tumor cells," in text
     table.write_text(text, encoding="utf-8-sig")
     assert [row["complete"] for row in before] == [True, False]
     assert open_table(tmp_path).rows() == before

@@ -129,7 +129,9 @@ def test_patients_are_staged_as_far_as_their_nodes_are_known(tmp_path: Path) -> 
     five = [ROW | {"slide": f"p1_{n}", "heatmap": f"p1_{n}.zarr", "patient": "p1"} for n in range(5)]
     three = [ROW | {"slide": f"p2_{n}", "heatmap": f"p2_{n}.zarr", "patient": "p2"} | macro for n in range(3)]
     lost = {"slide": "p2_3.tif", "patient": "p2", "complete": False, "error": "bad"}
-    rows = _render(tmp_path, *five, *three, lost).rows
+    third = [ROW | {"slide": "p3_0", "heatmap": "p3_0.zarr", "patient": "p3"} | macro | {"lesions": None}]
+    rows = _render(tmp_path, *five, *three, lost, *third).rows
+    assert [("pN1" in row, "pN0" in row) for row in rows if row.strip().startswith("p3 ")] == [(True, False)]
     (first,) = [row for row in rows if row.strip().startswith("p1 ")]
     (second,) = [row for row in rows if row.strip().startswith("p2 ")]
     assert "pN0" in first
@@ -146,7 +148,7 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     ring = [[3 * side, 2 * side], [9 * side, 2 * side], [9 * side, 6 * side], [3 * side, 6 * side]]
     (tmp_path / "a.json").write_text(f'{{"positive": [{{"name": "t", "vertices": {ring}}}], "negative": []}}')
     normal = write_store(tmp_path / "b.zarr", np.full((4, 4), 0.1, np.float32), mpp=0.972)
-    told = {"label": "tumor", "annotations": str(tmp_path / "a.json")}
+    told = {"label": "1.0", "annotations": str(tmp_path / "a.json")}
     add_row(tmp_path, summarise("a.tif", store) | told, store.path)
     add_row(tmp_path, summarise("b.tif", normal) | {"label": "normal"}, normal.path)
     add_row(tmp_path, failed("c.tif", "bad") | {"label": "odd"}, tmp_path / "c.zarr")

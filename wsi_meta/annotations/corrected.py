@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,12 @@ class Corrected:
         return mask & ~self.false.mask(shape, downsample) | self.missed.mask(shape, downsample)
 
 
-def read_corrected(path: Path, slide: str | None) -> Corrected:
+def read_corrected(path: Path, is_of: Callable[[str], bool]) -> Corrected:
     """Read a file that the viewer wrote; it says itself where its coordinates count from.
 
     Parameters
     ----------
-    slide : fingerprint of the slide whose corrections are expected; None where that is not known
+    is_of : tells whether a fingerprint is of the slide whose corrections are expected
 
     Raises
     ------
@@ -63,7 +64,7 @@ def read_corrected(path: Path, slide: str | None) -> Corrected:
     """
     drawn = read_drawn(path)
     marked = sort_outlines(drawn, DEFAULT_NAMES, (0, 0))
-    if slide is not None and drawn.slide not in (None, slide):
+    if drawn.slide is not None and not is_of(drawn.slide):
         raise DataError(
             f"{path}: corrections of another slide; expected those of the slide that is there now; "
             "was it replaced? move the file away, scan it, and correct it again"

@@ -78,7 +78,8 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
     from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
     from wsi_meta.evaluation.calibrate import check_calibration
 
-    check_calibration(model, data, out, split=settings["split"], overwrite=settings["overwrite"])  # before torch
+    known = {name: settings[name] for name in ("split", "prior", "overwrite")}
+    check_calibration(model, data, out, **known)  # before torch
     with options.tuned_memory(settings["device"]):
         card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
     result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}

@@ -146,7 +146,8 @@ def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.b
     if not path.exists():
         return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
     heatmap = Heatmap.open(store)
-    corrected = read_corrected(path, heatmap.record.identity.slide if is_scan_of(heatmap, slide) else slide.fingerprint())
+    scanned = heatmap.record.identity.slide if is_scan_of(heatmap, slide) else None
+    corrected = read_corrected(path, lambda told: told == scanned or slide.has_fingerprint(told))
     missed = _touched(corrected.missed, grid)
     return missed, _touched(corrected.false, grid) & ~missed
 

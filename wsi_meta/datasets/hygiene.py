@@ -6,7 +6,6 @@ pixels are both in training and in validation: validation of a model that was tr
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.datasets.patches import Patches, join
+from wsi_meta.datasets.patches import Patches, content_of, join, pixels_of
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
 
@@ -140,7 +139,7 @@ def check_patches(
 
 
 def _with_digest(patches: Patches, contents: Sequence[bytes]) -> Patches:
-    return replace(patches, pixels=hashlib.sha256(b"".join(contents)).hexdigest())
+    return replace(patches, pixels=pixels_of(contents))
 
 
 def _describe(patches: Patches, what: str) -> str:
@@ -196,7 +195,7 @@ class _Contents:
             if len(indices) == 1:
                 return [(b"", str(error))]
             return [self[index] for index in indices]
-        return [(hashlib.sha1(patch.tobytes(), usedforsecurity=False).digest(), "") for patch in patches]
+        return [(content_of(patch), "") for patch in patches]
 
 
 def _read_contents(patches: Patches, workers: int, *, progress: bool) -> list[bytes]:

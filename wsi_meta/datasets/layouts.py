@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "open_patches", "read_batches", "refuse_patches"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "refuse_patches", "tell_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,24 @@ def refuse_patches(out: Path, paths: str | Path | Sequence[str | Path]) -> None:
 
 def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
+def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
+    """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class."""
+    splits = open_patches(data, tell=tell)
+    wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
+    if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
+        raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    tumor, n = int(splits[wanted].labels.sum()), len(splits[wanted])
+    if min(tumor, n - tumor) < 2:
+        told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
+        raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
+    return splits[wanted]
+
+
+def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
+    """Return the names of folders of patches, in words."""
+    return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
 
 
 def read_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.files.same_file import SameFile, fingerprint_of
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 else:
     TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
-__all__ = ["Patches", "join"]
+__all__ = ["Patches", "content_of", "join", "pixels_of"]
 
 
 @dataclass(frozen=True)
@@ -142,17 +141,13 @@ class Patches(TorchDataset):
         )
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 over file names, rows and labels in order, and over parts of HDF5 files, hexadecimal.
+        """Return a SHA-256 over file names, rows and labels in order, hexadecimal.
 
-        The names of PCam's HDF5 files tell nothing: those of every data set are the same. Pixels of image files are not in it.
+        It is no proof: the names of PCam's HDF5 files are those of every data set. `pixels` are.
         """
         digest = hashlib.sha256()
         for path, row, label in zip(self.files, self.rows, self.labels, strict=True):
             digest.update(f"{path.name} {row} {label}\n".encode(errors="surrogateescape"))  # a name's bytes as they are
-        packed = dict.fromkeys(path for path, row in zip(self.files, self.rows, strict=True) if row >= 0)
-        for path in packed:
-            if path.is_file():
-                digest.update(fingerprint_of(SameFile.at(path), (), "").encode())
         return digest.hexdigest()
 
     def summary(self) -> dict[str, int | str]:
@@ -176,6 +171,16 @@ class Patches(TorchDataset):
     def _check_shape(self, path: Path, size: tuple[int, int]) -> None:
         if size != (self.patch_px, self.patch_px):
             raise DataError(f"{path}: {size[0]}x{size[1]} px; expected {self.patch_px}x{self.patch_px}; remove or resize it")
+
+
+def content_of(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the SHA-1 of one patch's pixels."""
+    return hashlib.sha1(pixels.tobytes(), usedforsecurity=False).digest()
+
+
+def pixels_of(contents: Iterable[bytes]) -> str:
+    """Return the digest of all patches' pixels, as `Patches.pixels` has it, of :func:`content_of` each in order."""
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def join(parts: Sequence[Patches]) -> Patches:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, open_patches, refuse_patches
+from wsi_meta.datasets.layouts import Patches, choose_split, refuse_patches
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at, tell_folders
+from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
@@ -27,7 +27,7 @@ __all__ = [
     "calibrate",
     "card_thresholds",
     "check_calibration",
-    "choose_split",
+    "check_prior",
     "cross_fit",
     "expecting",
     "fit_calibration",
@@ -82,7 +82,8 @@ def calibrate(
     DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
     """
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
-    patches, out = check_calibration(model, data, out, split=split, overwrite=overwrite, tell=True), Path(out)
+    patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite, tell=True)
+    out = Path(out)
     patches.check()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
@@ -123,6 +124,8 @@ def fit_card(
 def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32], patches: Patches) -> ModelCard:
     """Return the card with the calibration and the operating points of a share of tumor; figures stay as they are.
 
+    The points are chosen on the patches' own share, and moved with it: by each the same patches are tumor.
+
     Other ways to compute the model are compared with a card of the patches' own share: where hardly any probability reaches
     0.5, all ways agree.
 
@@ -131,13 +134,20 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
     prior : as for :func:`fit_calibration`
     logits : of the patches, (n,), before calibration
     """
-    calibration = fit_calibration(logits, patches.labels, prior=prior)
+    own, calibration = (fit_calibration(logits, patches.labels, prior=share) for share in (None, prior))
+    points = card_thresholds(own.to_probability(logits), patches.labels)
     return replace(
         card,
         calibration=calibration,
-        thresholds=card_thresholds(calibration.to_probability(logits), patches.labels),
+        thresholds=points if prior is None else {name: own.moved(points[name], logits, calibration) for name in points},
         training=card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
     )
+
+
+def check_prior(prior: float | None) -> None:
+    """Refuse a prior that is no share of tumor; DataError."""
+    if prior is not None and not 0 < prior < 1:
+        raise DataError(f"calibration: prior {prior}; expected a share of tumor between 0 and 1")
 
 
 def check_calibration(
@@ -146,6 +156,7 @@ def check_calibration(
     out: str | Path,
     *,
     split: str | None = None,
+    prior: float | None = None,
     overwrite: bool = False,
     tell: bool = False,
 ) -> Patches:
@@ -153,7 +164,7 @@ def check_calibration(
 
     Parameters
     ----------
-    model, data, out, split, overwrite : as for :func:`calibrate`
+    model, data, out, split, prior, overwrite : as for :func:`calibrate`
     tell : warn of what lies among the patches and is not read
 
     Returns
@@ -165,24 +176,12 @@ def check_calibration(
     DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     require("train", "calibrating")
+    check_prior(prior)
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
     refuse_patches(out, data)
     read_card(model_path(model))
     return choose_split(data, split=split, tell=tell)
-
-
-def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
-    """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class."""
-    splits = open_patches(data, tell=tell)
-    wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
-    if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
-        raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
-    tumor, n = int(splits[wanted].labels.sum()), len(splits[wanted])
-    if min(tumor, n - tumor) < 2:
-        told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
-        raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
-    return splits[wanted]
 
 
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:
@@ -209,8 +208,7 @@ def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, p
     positive, negative = int(tumor.sum()), int((~tumor).sum())
     if not positive or not negative:
         raise DataError(f"calibration: {positive} tumor and {negative} normal patches; expected both classes")
-    if prior is not None and not 0 < prior < 1:
-        raise DataError(f"calibration: prior {prior}; expected a share of tumor between 0 and 1")
+    check_prior(prior)
     target = np.where(tumor, (positive + 1) / (positive + 2), 1 / (negative + 2))
     values = logits.astype(np.float64)
 

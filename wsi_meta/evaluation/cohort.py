@@ -23,7 +23,7 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
-from wsi_meta.heatmaps.beneath import slide_scanned
+from wsi_meta.heatmaps.beneath import known_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
 from wsi_meta.readers.reader import Bounds
@@ -245,7 +245,7 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, ", ".join(others[:5]))
     ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
-    return {name: read_corrected(path, slide_scanned(store)) for name, (path, store) in ours.items()}
+    return {name: read_corrected(path, known_slide(store)) for name, (path, store) in ours.items()}
 
 
 def _bounds_of(path: Path) -> Bounds | None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, tell_folders
+from wsi_meta.datasets.patches import content_of, pixels_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
@@ -38,7 +39,6 @@ __all__ = [
     "evaluate_patches",
     "int8_metrics",
     "look_at",
-    "tell_folders",
 ]
 
 DESCRIBED = 4000
@@ -142,11 +142,6 @@ def check_evaluation(
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 
 
-def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
-    """Return the names of folders of patches, in words."""
-    return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
-
-
 def evaluate_patches(
     predictor: Predictor,
     patches: Patches,
@@ -170,10 +165,11 @@ def evaluate_patches(
     # a generator of its own: else the seeds of the workers are drawn from the global one
     loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
     changes = SHIFTS if shifts else ()
-    parts, hues = [], []
+    parts, hues, contents = [], [], []
     with progress_bar(len(patches) * (1 + len(changes)), "patches", "evaluating", enabled=progress) as bar:
         for images, _ in read_batches(loader):
             rows = [predictor.predict_patches(images)]
+            contents += [content_of(patch) for patch in images.numpy()]
             bar.update(len(images))
             for shift in changes:
                 rows.append(predictor.predict_patches(torch.from_numpy(shift.show(images.numpy()))))
@@ -184,6 +180,7 @@ def evaluate_patches(
     logits, card = np.concatenate(parts, axis=1), predictor.model.card
     groups = patches.patients
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
+    evaluation = replace(evaluation, pixels=pixels_of(contents))
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))

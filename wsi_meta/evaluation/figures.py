@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DARK",
     "LIGHT",
+    "PLOTS",
     "Case",
     "Theme",
     "draw_confusion",
@@ -36,6 +37,27 @@ __all__ = [
     "lay_heat",
 ]
 
+PLOTS = {
+    "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
+    "roc": ("ROC curve", "The share of tumor that is found, for every share of false alarms."),
+    "precision_recall": (
+        "Precision-recall curve",
+        "Which share of the patches called tumor is tumor, for every share of tumor that is found.",
+    ),
+    "reliability": (
+        "Reliability diagram",
+        "Of the patches given 80 %, are 80 % tumor? On the dotted line they are. A larger dot stands for more patches.",
+    ),
+    "probabilities": (
+        "Probabilities by class",
+        "The probabilities of tumor patches (up) and normal ones (down). In the middle the model is unsure.",
+    ),
+    "losses": (
+        "Loss curves",
+        "From the history beside the model file.",
+    ),
+}
+"""Title and caption of each plot."""
 DPI = 200
 SIDE_INCHES = (3.9, 3.7)
 HEAT = 0.65

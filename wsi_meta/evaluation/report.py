@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ __all__ = ["Pictures", "check_report", "write_report"]
 
 PAGE = "report.html"
 GALLERY = "top_losses.png"
-FILES = {PAGE, GALLERY, *(f"{name}.png" for name in wording.PLOTS)}
+FILES = {PAGE, GALLERY, *(f"{name}.png" for name in figures.PLOTS)}
 NAMES = (*sorted(FILES - {PAGE}), PAGE)
 """The page is the mark of a whole report."""
 GENERATOR = "wsi-meta evaluate"
@@ -170,7 +170,7 @@ def _draw(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pict
     for name, draw in pictures.plots(subject, evaluation):
         light = draw(figures.LIGHT)
         (folder / f"{name}.png").write_bytes(light)
-        title, caption = wording.PLOTS[name]
+        title, caption = figures.PLOTS[name]
         if name == "losses" and subject.losses is not None:
             caption = wording.describe_losses(subject.losses)
         plots.append({"title": title, "caption": caption, "light": _uri(light), "dark": _uri(draw(figures.DARK))})
@@ -195,7 +195,7 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, subject.patches),
-        "notes": wording.warn(card, subject.patches.fingerprint()),
+        "notes": wording.warn(card, replace(subject.patches, pixels=evaluation.pixels).summary()),
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],

@@ -101,6 +101,8 @@ class Evaluation:
     """95 % bootstrap interval (low, high) of figures, see :func:`.bootstrap_intervals`; None where none were computed."""
     robustness: Robustness | None = None
     """The figures under shifts and by clusters of stains; None where these were not asked for."""
+    pixels: str | None = None
+    """Digest of the pixels of the patches, as `Patches.pixels` has it; None where they were not read."""
 
     @classmethod
     def of(
@@ -132,6 +134,7 @@ class Evaluation:
             logits=logits,
             intervals=found,
             robustness=None,
+            pixels=None,
         )
 
     @property
@@ -153,7 +156,7 @@ class Evaluation:
         intervals = self.intervals or {}
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name not in ("probabilities", "logits", "intervals", "robustness"):
+            if name not in ("probabilities", "logits", "intervals", "robustness", "pixels"):
                 found[name] = value
             if name in intervals:
                 found[f"{name}_ci"] = list(intervals[name])

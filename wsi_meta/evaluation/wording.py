@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from wsi_meta.models.model import Model
 
 __all__ = [
-    "PLOTS",
     "cluster_rows",
     "data_facts",
     "describe_losses",
@@ -34,28 +34,6 @@ __all__ = [
 ]
 
 AVERAGED_VIEWS = {1: "none", 2: "two of each patch", 4: "four of each patch", 8: "eight of each patch"}
-PLOTS = {
-    "confusion": ("Confusion matrix", "Each row is a class as labelled: how many of its patches are called normal and tumor."),
-    "roc": ("ROC curve", "The share of tumor that is found, for every share of false alarms."),
-    "precision_recall": (
-        "Precision-recall curve",
-        "Which share of the patches called tumor is tumor, for every share of tumor that is found.",
-    ),
-    "reliability": (
-        "Reliability diagram",
-        "Of the patches given 80 %, are 80 % tumor? On the dotted line they are. A larger dot stands for more patches.",
-    ),
-    "probabilities": (
-        "Probabilities by class",
-        "The probabilities of tumor patches (up) and normal ones (down). In the middle the model is unsure.",
-    ),
-    "losses": (
-        "Loss curves",
-        "From the history beside the model file.",
-    ),
-}
-"""Title and caption of each plot."""
-
 FIGURES = {
     "auc": ("AUC", "how often a tumor patch is given a higher probability than a normal one"),
     "average_precision": ("Average precision", "precision, averaged over the tumor patches found one after the other"),
@@ -74,9 +52,9 @@ TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_th
 FEW = 10
 """Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
 LEAKS = {
-    "train": "The model was trained on exactly these patches. The figures show how well it remembers them, not how well it "
+    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
     "works on other patches.",
-    "valid": "The model's best epoch was chosen on exactly these patches, so the figures are slightly too good. "
+    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
     "A test split gives unbiased figures.",
 }
 
@@ -133,10 +111,23 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     return f"Intervals: 95 %, bootstrap over {what}.{few}{none}"
 
 
-def warn(card: ModelCard, fingerprint: str) -> list[str]:
-    """Warn where these patches, by their fingerprint, were used in making the model."""
-    parts = [name for name, part in card.training.items() if isinstance(part, dict) and part.get("sha256") == fingerprint]
-    return [LEAKS.get(name, f"Exactly these patches were used in making the model ({name}).") for name in parts]
+def warn(card: ModelCard, patches: Mapping[str, Any]) -> list[str]:
+    """Warn where patches were used in making the model, by their pixels; where these are not known, by names and labels.
+
+    Parameters
+    ----------
+    patches : as :meth:`wsi_meta.datasets.patches.Patches.summary` gives them
+    """
+    parts = {name: part for name, part in card.training.items() if isinstance(part, dict) and "sha256" in part}
+    told = [(LEAKS.get(name, f"The model was made with {{}} ({name})."), _which(part, patches)) for name, part in parts.items()]
+    return [sentence.replace("{}", which) for sentence, which in told if which is not None]
+
+
+def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return in words which patches both are; None where they are others."""
+    if "pixels" in before and "pixels" in now:
+        return "exactly these patches" if before["pixels"] == now["pixels"] else None
+    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
 
 
 def verdict(label: int, *, called: bool) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.datasets.layouts import Patches, refuse_patches
+from wsi_meta.datasets.layouts import Patches, choose_split, refuse_patches
 from wsi_meta.errors import ModelFileError, require
-from wsi_meta.evaluation.calibrate import choose_split, expecting, fit_card, measuring_predictor
+from wsi_meta.evaluation.calibrate import check_prior, expecting, fit_card, measuring_predictor
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
@@ -137,6 +137,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     """
     InferenceOptions(options.device, options.precision, options.batch_size)  # refuses what does not exist
     require("train", "importing a model")
+    check_prior(options.prior)
     check_output(out, overwrite=options.overwrite)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)

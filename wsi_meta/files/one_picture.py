@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
 def expect_one(shown: object, pictures: list[Picture]) -> None:
     """Refuse a file of which another picture is at least as large as the first, which is read; warn of smaller ones.
 
-    Labels, overviews and thumbnails are passed over, where they are called so.
+    Labels, overviews and thumbnails are passed over, where they are called so; their sizes count where the first is one.
 
     Parameters
     ----------
@@ -72,12 +72,13 @@ def expect_one(shown: object, pictures: list[Picture]) -> None:
     SeveralPicturesError
     """
     read, others = pictures[0], pictures[1:]
-    if any(_pixels(other) >= _pixels(read) for other in others):
+    unnamed = [other for other in others if not BESIDE.search(other.name)]
+    if any(_pixels(other) >= _pixels(read) for other in (others if BESIDE.search(read.name) else unnamed)):
         raise SeveralPicturesError(
             f"{shown}: {len(pictures)} pictures ({_listed(pictures)}); expected one, or a first that is the largest; "
             "export each picture or scene to a file of its own"
         )
-    if unnamed := [other for other in others if not BESIDE.search(other.name)]:
+    if unnamed:
         logger.warning(
             "%s: only its first picture is read (%s), not %s; if there is tissue on another, export each to a file of its own",
             shown,
@@ -107,7 +108,7 @@ def expect_one_in_tiff(path: Path, shown: object, size: tuple[int, int]) -> None
 
 
 def pictures_of_zarr(root: Any, group: Any, multiscales: list[Any]) -> list[Picture]:
-    """Return the picture of an OME-Zarr that is read, and the others.
+    """Return the picture of an OME-Zarr that is read, and the others; those that are damaged or not there are passed over.
 
     Parameters
     ----------
@@ -115,15 +116,25 @@ def pictures_of_zarr(root: Any, group: Any, multiscales: list[Any]) -> list[Pict
     group : the one that is read: `root`, or its series ``0`` where it is laid out as by bioformats2raw
     multiscales : what `group` says of its pictures; the first is read
     """
-    read = multiscales[0]
-    others = [told for told in multiscales[1:] if told["datasets"][0]["path"] != read["datasets"][0]["path"]]
-    found = [_zarr_picture(group, told) for told in (read, *others)]
-    if group.path == root.path:
-        return found
-    for series in _further_series(root):
-        attributes = dict(series.attrs)
-        found += [_zarr_picture(series, told) for told in attributes.get("ome", attributes).get("multiscales", [])[:1]]
-    return found
+    levels = {dataset["path"] for dataset in multiscales[0]["datasets"]}
+
+    def another(told: Any) -> Picture | None:
+        return None if told["datasets"][0]["path"] in levels else _zarr_picture(group, told)
+
+    beside = [_if_whole(root, another, told) for told in multiscales[1:]]
+    if group.path != root.path:
+        beside += [_if_whole(root, _series_picture, series) for series in _further_series(root)]
+    return [_zarr_picture(group, multiscales[0]), *filter(None, beside)]
+
+
+def _series_picture(series: Any) -> Picture:
+    return _zarr_picture(series, _said_of(series)["multiscales"][0])
+
+
+def _said_of(group: Any) -> Any:
+    """Return what a group says of itself: under ``ome`` in NGFF 0.5."""
+    attributes = dict(group.attrs)
+    return attributes.get("ome", attributes)
 
 
 def _zarr_picture(group: Any, multiscale: Any) -> Picture:
@@ -135,31 +146,27 @@ def _zarr_picture(group: Any, multiscale: Any) -> Picture:
 
 def _further_series(root: Any) -> Iterator[Any]:
     """Yield the groups of bioformats2raw's series after the first: those that are listed, else those that are numbered."""
-    listing = _member(root, "OME")
-    attributes = {} if listing is None else dict(listing.attrs)
-    names = attributes.get("ome", attributes).get("series")
+    names = _if_whole(root, lambda: _said_of(root["OME"])["series"])
     listed = isinstance(names, list)
     for name in map(str, names) if listed else map(str, range(1, MOST_PICTURES)):
-        series = None if name == "0" else _member(root, name)
-        if series is not None:
+        series = None if name == "0" else _if_whole(root, root.__getitem__, name)
+        if hasattr(series, "group_keys"):
             yield series
         elif not listed:
             return
 
 
-def _member(root: Any, name: str) -> Any:
-    """Return a group within a group; None where there is none."""
+def _if_whole(root: Any, describe: Callable[..., Any], *told: Any) -> Any:
+    """Return what tells of a picture beside the slide; None where that is damaged or not there: the slide may be whole.
+
+    What may come when it is asked for again is raised.
+    """
     try:
-        member = root[name]
-    except KeyError:
-        return None
-    except Exception as error:
-        far = hasattr(root.store, "fs")  # where some servers say of what is not there that it is not allowed
-        answered = isinstance(getattr(error, "status", None), int) or (far and isinstance(error, PermissionError))
-        if not answered or may_come_later(error, far=far):
+        return describe(*told)
+    except Exception as error:  # zarr raises whatever odd metadata lead to
+        if may_come_later(error, far=hasattr(root.store, "fs")):
             raise
         return None
-    return member if hasattr(member, "group_keys") else None
 
 
 def pictures_of_tiff(file: Any) -> list[Picture]:

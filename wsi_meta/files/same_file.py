@@ -1,20 +1,17 @@
-"""A slide's file as it was when it was opened first: whether it is still the same, and which slide it is."""
+"""A slide's file as it was when it was opened first: whether it is still the same."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from wsi_meta.errors import SlideReadError
 
-__all__ = ["REPLACED", "OpenFile", "SameFile", "SlideReplacedError", "WatchedFile", "fingerprint_of"]
+__all__ = ["REPLACED", "OpenFile", "SameFile", "SlideReplacedError", "WatchedFile"]
 
-PARTS, PART_BYTES = 16, 1 << 14
-"""So many parts of a file, from its beginning to its end, are in a fingerprint, of so many bytes each."""
 REPLACED = (
     "the slide was replaced or changed while it was read; "
     "expected the same file to the end; leave it alone, and start again with --overwrite"
@@ -130,23 +127,3 @@ class _Descriptor:
 
 def _mark(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def fingerprint_of(file: WatchedFile | None, sizes: Sequence[tuple[int, int]], quickhash: str) -> str:
-    """Return a SHA-256, hexadecimal, of a slide's size in bytes, its levels' sizes, and its quickhash, else parts of its file.
-
-    Parameters
-    ----------
-    file : None for what has a quickhash and is no single file
-    sizes : width and height of each level
-    quickhash : OpenSlide's; empty where a file has none
-    """
-    digest = hashlib.sha256(f"{0 if file is None else file.size} {tuple(sizes)} {quickhash}".encode())
-    if file is not None and not quickhash:
-        opened = file.opened()
-        length = min(PART_BYTES, file.size)
-        parts = sorted({((file.size - length) * number // (PARTS - 1), length) for number in range(PARTS)})
-        opened.prefetch(parts)
-        for part in parts:
-            digest.update(opened.read(*part))
-    return digest.hexdigest()

@@ -14,7 +14,7 @@ BLOSC_HEAD_BYTES = 16
 """Blosc's header, which ends with the length of all."""
 LATER = (408, 425, 429)
 """What a server answers that is busy, besides 500 and more."""
-OF_ITS_CONTENT = (ValueError, ArithmeticError, LookupError, TypeError)
+OF_ITS_CONTENT = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError)
 """What is raised for what a store holds: the same every time."""
 
 

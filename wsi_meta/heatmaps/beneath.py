@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from wsi_meta.slides.slide import Slide, open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["is_beneath", "is_scan_of", "open_as_scanned", "open_beneath", "read_beneath", "slide_scanned"]
+__all__ = ["is_beneath", "is_scan_of", "known_slide", "open_as_scanned", "open_beneath", "read_beneath"]
 
 
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
@@ -47,7 +48,7 @@ def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
     SlideReadError
     """
     opened = open_as_scanned(heatmap.record, slide)
-    if opened.fingerprint() != heatmap.record.identity.slide:
+    if not opened.has_fingerprint(heatmap.record.identity.slide):
         opened.close()
         scanned, other = heatmap.record.slide.file, slide_path(slide)
         raise HeatmapError(f"{heatmap.path}: made from {scanned}, not from {other}; pass that slide, or none")
@@ -58,7 +59,7 @@ def is_beneath(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
     """Tell whether a slide is the one that a heatmap was made from; None where it cannot be opened."""
     try:
         with open_as_scanned(heatmap.record, slide) as opened:
-            return opened.fingerprint() == heatmap.record.identity.slide
+            return opened.has_fingerprint(heatmap.record.identity.slide)
     except Exception:  # whatever a file brings that was refused before: a question never ends a batch
         return None
 
@@ -66,7 +67,7 @@ def is_beneath(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
 def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     """Tell whether a heatmap was made from an open slide, whichever reader opened it now."""
     identity = heatmap.record.identity
-    if slide.fingerprint() == identity.slide:
+    if slide.has_fingerprint(identity.slide):
         return True
     return slide.reader != identity.reader and bool(is_beneath(heatmap, slide.path))
 
@@ -83,12 +84,14 @@ def read_beneath(heatmap: Heatmap, slide: Slide, max_side: int) -> NDArray[np.ui
     return image
 
 
-def slide_scanned(store: Path) -> str | None:
-    """Return the fingerprint of the slide that a heatmap was made from; None where there is no heatmap.
+def known_slide(store: Path) -> Callable[[str], bool]:
+    """Return what tells whether a fingerprint is that of a heatmap's slide; where there is no heatmap, it takes any.
 
     Raises
     ------
     HeatmapError
         when the store is damaged.
     """
-    return Heatmap.open(store).record.identity.slide if store.exists() else None
+    if not store.exists():
+        return lambda _told: True
+    return Heatmap.open(store).record.identity.slide.__eq__

@@ -53,8 +53,9 @@ LARGEST = 1e30
 """Numbers of a score model are smaller, and scales larger than one over it: within these limits a score stays a number."""
 FOLDS = 5
 """Largest number of parts for cross-validation."""
-POSITIVE = {"0": False, "1": True, "normal": False, "negative": False, "tumor": True, "itc": True, "micro": True, "macro": True}
-"""Words for a slide's label."""
+NORMAL, TUMOR = ("0", "normal", "negative", "0.0"), ("1", "tumor", "itc", "micro", "macro", "1.0")
+POSITIVE = dict.fromkeys(NORMAL, False) | dict.fromkeys(TUMOR, True)
+"""Words for a slide's label; pandas writes 1.0."""
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ class Calibration:
         """Return the calibrated log odds (float64) of logits: probabilities before the sigmoid, which rounds many to 1."""
         return logits.astype(np.float64) / self.temperature + self.bias
 
+    def moved(self, threshold: float, logits: NDArray[np.float32], other: Calibration) -> float:
+        """Return a threshold for a calibration with another bias: the same logits are tumor by it.
+
+        They are as far as their float32 probabilities differ; else those that were tumor still are.
+        """
+        from scipy.special import expit, logit
+
+        tumor, shown = self.to_probability(logits) >= threshold, other.to_probability(logits)
+        least, most = np.nextafter(shown[~tumor].max(initial=0), np.float32(2)), shown[tumor].min(initial=1)
+        place = np.float32(expit(logit(threshold) + other.bias - self.bias))
+        return max(float(min(max(place, least), most)), SMALLEST_THRESHOLD)
+
 
 @dataclass(frozen=True)
 class ModelCard:

@@ -53,11 +53,11 @@ def find_store(out: Path) -> Heatmap | None:
 
 
 def make_record(
-    slide: Slide, model: Model, plan: ScanPlan, grid: PatchGrid, tissue: TissueMask, *, compiled: bool
+    slide: Slide, model: Model, plan: ScanPlan, grid: PatchGrid, tissue: TissueMask, *, compiled: bool, there: Heatmap | None
 ) -> ScanRecord:
-    """Return what a store keeps of a scan before its first block."""
+    """Return what a store keeps of a scan before its first block; `there` is the store to continue, if there is one."""
     identity = ScanIdentity(
-        slide=slide.fingerprint(),
+        slide=_fingerprint_of(slide, there),
         reader=slide.reader,
         model=model.hash,
         mode=plan.mode,
@@ -130,8 +130,14 @@ def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid, **known: A
     ------
     OutputExistsError
     """
-    this = replace(there.record.identity, slide=slide.fingerprint(), reader=slide.reader, grid=grid, **known)
+    this = replace(there.record.identity, slide=_fingerprint_of(slide, there), reader=slide.reader, grid=grid, **known)
     _refuse_differences(there, this)
+
+
+def _fingerprint_of(slide: Slide, there: Heatmap | None) -> str:
+    """Return a slide's fingerprint; the one in a store that is there, where that is the slide's by another rule."""
+    told = there and there.record.identity.slide
+    return told if told and slide.has_fingerprint(told) else slide.fingerprint()
 
 
 def _refuse_differences(there: Heatmap, identity: ScanIdentity) -> None:

@@ -264,7 +264,7 @@ class Scanner:
         model, cells = self.networks.model(), tissue.cells(grid)
         give_back_memory()
         compiled = choose_compiled(self.plan, int(cells.sum()), there, self._engine.compiler_found, self.note)
-        record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled)
+        record = make_record(slide, model, self.plan, grid, tissue, compiled=compiled, there=there)
         if there is not None:
             heatmap = continue_or_refuse(there, record, cells)
         else:

@@ -18,8 +18,8 @@ import numpy as np
 
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
+from wsi_meta.files.fingerprints import Fingerprint
 from wsi_meta.files.remote_file import RemoteFile
-from wsi_meta.files.same_file import fingerprint_of
 from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, find_window
 from wsi_meta.readers.picture_reader import PictureReader
@@ -104,7 +104,7 @@ class Slide:
         self._extents = facts.scales.extents(self.level_dimensions)
         self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
         self.vendor = str(facts.properties.get("openslide.vendor"))
-        self._quickhash = facts.properties.get("openslide.quickhash-1", "")
+        self._print = Fingerprint(facts.file, facts.level_dimensions, facts.properties.get("openslide.quickhash-1", ""))
         self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
         self._reader, self.reader_reason = opened.choose()
         self.reader = self._reader.name
@@ -136,12 +136,15 @@ class Slide:
         return self.known_mpp
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 (hexadecimal) that differs between slides; quick for any size; the same at an address.
+        """Return 64 hexadecimal digits that differ between slides, whatever path or time; quick for any size.
 
-        It covers file size, level sizes and OpenSlide's quickhash (metadata and the coarsest level), without one 16 parts of
-        16 kB, spread from the file's beginning to its end. It does not depend on path or time.
+        They cover file size, level sizes and OpenSlide's quickhash (metadata and coarsest level), without one much of the file.
         """
-        return fingerprint_of(self._file, self.level_dimensions, self._quickhash)
+        return self._print.now
+
+    def has_fingerprint(self, told: str) -> bool:
+        """Tell whether a fingerprint is this slide's, be it of a copy at an address or by the rule of an earlier version."""
+        return self._print.fits(told)
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> NDArray[np.uint8]:
         """Read a rectangle of one level.
@@ -271,11 +274,8 @@ class Slide:
     def tile_px_at(self, mpp: float) -> float:
         """Return the shorter side of the stored tiles that are read for a resolution, in pixels at `mpp`."""
         level = self._window(mpp, 0, 0, COMMON_TILE_PX, COMMON_TILE_PX).level
-        return (
-            min(self.level_tiles[level] or (COMMON_TILE_PX,))
-            * self.level_downsamples[level]
-            / float(self.check_resolution(mpp))
-        )
+        tile = min(self.level_tiles[level] or (COMMON_TILE_PX,))
+        return tile * self.level_downsamples[level] / float(self.check_resolution(mpp))
 
     def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read pixels of a level; those outside it have the background colour."""

@@ -119,13 +119,18 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     return checkpoint
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> Iterator[str]:
-    """Describe each setting that differs, with both values."""
+def differences(there: dict[str, Any], here: dict[str, Any], *, whole: bool = False) -> Iterator[str]:
+    """Describe each setting that differs, with both values.
+
+    Parameters
+    ----------
+    whole : what `there` does not hold differs, as in a recipe; else it is of an older version, and not compared
+    """
     for name, value in here.items():
         other = there.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
-            yield from differences(other, value)
-        elif other != value:
+            yield from differences(other, value, whole=whole or name == "recipe")
+        elif other != value and (whole or name in there):
             yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"
 
 

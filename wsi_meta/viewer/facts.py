@@ -17,10 +17,15 @@ if TYPE_CHECKING:
     from wsi_meta.viewer.shown_map import MapState
     from wsi_meta.viewer.slide_tiles import SlideTiles
 
-__all__ = ["list_facts", "map_facts", "slide_facts"]
+__all__ = ["list_facts", "map_facts", "slide_facts", "slide_scanned"]
 
 Lines = list[tuple[str, str]]
 """Names and values."""
+
+
+def slide_scanned(heatmap: Heatmap) -> str:
+    """Return what names the slide that a map is of, whether it is at hand or not."""
+    return heatmap.record.identity.slide[:16]
 
 
 def map_facts(state: MapState) -> dict[str, Any]:
@@ -28,14 +33,16 @@ def map_facts(state: MapState) -> dict[str, Any]:
 
     Returns
     -------
-    dict of ``grid`` (cells, and level-0 pixels and micrometres of a cell), ``layers`` in the order of the packed map, each with
-    its colours, ``veil``, ``status`` (names by number), ``threshold``, ``steps``, and ``facts``: groups of names and values.
+    dict of ``slide_scanned``, ``grid`` (cells, and level-0 pixels and micrometres of a cell), ``layers`` in the order of the
+    packed map, each with its colours, ``veil``, ``status`` (names by number), ``threshold``, ``steps``, and ``facts``: groups
+    of names and values.
     """
     heatmap, grid = state.heatmap, state.heatmap.grid
     rows, cols = grid.shape
     return {
         "name": printable(heatmap.path.stem),
         "version": state.version,
+        "slide_scanned": slide_scanned(heatmap),
         "finished": heatmap.result is not None,
         "grid": {
             "rows": rows,

@@ -16,7 +16,7 @@ from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, Sl
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.viewer.assets import Assets
 from wsi_meta.viewer.corrections import Corrections, read_corrections, write_corrections
-from wsi_meta.viewer.facts import list_facts, map_facts, slide_facts
+from wsi_meta.viewer.facts import list_facts, map_facts, slide_facts, slide_scanned
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
 from wsi_meta.viewer.shown_map import version_of
@@ -238,9 +238,12 @@ class Corrected(_Handler):
         shown = await self.shown(key)
         try:
             heatmap = await self.in_thread(lambda: shown.map.state().heatmap)
-            given = Corrections.from_dict(json.loads(self.request.body), heatmap.grid)
+            parts = json.loads(self.request.body)
+            given = Corrections.from_dict(parts, heatmap.grid)
         except (ValueError, RecursionError) as error:
             raise HTTPError(400, reason=_as_reason(error)) from error
+        if parts.get("slide") != slide_scanned(heatmap):
+            raise HTTPError(409, reason="Drawn on another slide than the one that the map is of now; load the page again")
         saved = await self.in_thread(lambda: write_corrections(heatmap, given))
         self.send(json.dumps(saved.to_dict()), "application/json")
 

@@ -52,7 +52,7 @@ class ShownStore:
 
     def has_slide_of(self, record: ScanRecord) -> bool:
         """Tell whether the tiles are those of the slide that a record is of."""
-        return self.tiles is not None and record.identity.slide.startswith(self.tiles.mark)
+        return self.tiles is not None and self.tiles.slide.has_fingerprint(record.identity.slide)
 
 
 class Shelf:
@@ -140,7 +140,7 @@ class Shelf:
         for path in _candidates(store, record, self._slide):
             try:
                 slide = open_as_scanned(record, path)
-                if slide.fingerprint() == record.identity.slide:
+                if slide.has_fingerprint(record.identity.slide):
                     return SlideTiles(slide, self._kept), printable(str(path))
             except (WsiMetaError, OSError) as error:
                 told = told or one_line(error)

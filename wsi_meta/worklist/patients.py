@@ -83,9 +83,11 @@ def _patient(name: str, slides: Sequence[tuple[str, Row]]) -> Patient:
 
 def _node(row: Row) -> str | None:
     """Return a node's label; None where its slide has no result."""
-    if row["score"] is None or row["lesions"] is None:
+    if row["score"] is None:
         return None
-    return NODE_OF_CLASS[row["largest_lesion"]] if row["largest_lesion"] in NODE_OF_CLASS else NODE_LABELS[0]
+    if row["largest_lesion"] in NODE_OF_CLASS:
+        return NODE_OF_CLASS[row["largest_lesion"]]
+    return None if row["lesions"] is None else NODE_LABELS[0]
 
 
 def _severity(stage: str | None) -> int:

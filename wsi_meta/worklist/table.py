@@ -209,6 +209,8 @@ def _value(text: str, kind: type) -> Any:
     if kind is bool:
         return text.strip().lower() == "true"  # a spreadsheet writes TRUE
     try:
+        if kind is int and float(text).is_integer():
+            return int(float(text))  # pandas and spreadsheets write 3.0
         return kind(text) if text else None
     except ValueError:
         return None

@@ -3,8 +3,8 @@
 // shown is what was saved last, with the changes that are on their way.
 
 WsiMeta.Corrections = class {
-  constructor(source, { changed, refused }) {
-    Object.assign(this, { source, changed, refused, all: [], saved: [], waiting: [], revision: "", draft: null, readOnly: !source.live });
+  constructor(source, slide, { changed, refused }) {
+    Object.assign(this, { source, slide, changed, refused, all: [], saved: [], waiting: [], revision: "", draft: null, readOnly: !source.live });
     this.last = Promise.resolve();
   }
 
@@ -77,7 +77,7 @@ WsiMeta.Corrections = class {
     const wanted = change(this.saved);
     let done = false;
     try {
-      const { revision } = await this.source.save(wanted, this.revision);
+      const { revision } = await this.source.save(wanted, this.revision, this.slide);
       Object.assign(this, { saved: wanted, revision });
       done = true;
     } catch (error) {

@@ -373,7 +373,8 @@
     try {
       if (!document.hidden && (await source.version()) !== facts.version) {
         const now = await source.facts();
-        if (now.slide.mark !== facts.slide.mark) return location.reload(); // another slide, or one that was not at hand
+        // another slide, or one that was not at hand
+        if (now.slide_scanned !== facts.slide_scanned || now.slide.mark !== facts.slide.mark) return location.reload();
         facts = now;
         await loadMap();
       }
@@ -486,7 +487,7 @@
     const select = document.querySelector("#layers select");
     select.replaceChildren(...facts.layers.map(({ name }) => Object.assign(make("option", name), { value: name })));
     byId("layers").hidden = facts.layers.length < 2;
-    corrections = new WsiMeta.Corrections(source, { changed: showCorrections, refused: notice });
+    corrections = new WsiMeta.Corrections(source, facts.slide_scanned, { changed: showCorrections, refused: notice });
     const place = readLink();
     viewer = OpenSeadragon({
       element: byId("slide"),

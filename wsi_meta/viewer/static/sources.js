@@ -19,12 +19,12 @@ WsiMeta.fromServer = () => {
     lesions: async (version, threshold) => (await ask(`lesions/${version}/${threshold}`)).json(),
     tileUrl: (mark, level, col, row) => `${base}/tile/${mark}/${level}/${col}/${row}`,
     corrections: async () => (await ask("corrections")).json(),
-    save: async (corrections, revision) =>
+    save: async (corrections, revision, slide) =>
       (
         await ask("corrections", {
           method: "PUT",
           headers: { "Content-Type": "application/json" },
-          body: JSON.stringify({ corrections, revision }),
+          body: JSON.stringify({ corrections, revision, slide }),
         })
       ).json(),
   };
