@@ -333,3 +333,27 @@ def test_a_slide_that_is_to_be_turned_is_refused(tmp_path: Path, turned: int) ->
         np.testing.assert_array_equal(slide.read_region(0, 0, 400, 300), texture(300, 400))
     with pytest.raises(SlideReadError, match=rf"page 0 is to be turned \(Orientation {turned}\)"):
         open_slide(tmp_path / f"{turned}.tif")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stored", "told"),
+    [
+        (texture(300, 400).astype(np.uint16) * 16, {"photometric": "rgb"}, "16 bits a colour; expected 8"),
+        (texture(300, 400), {"photometric": "cielab"}, "colours stored as CIELAB; expected RGB"),
+        (np.dstack([texture(300, 400), np.zeros((300, 400), np.uint8)]), {"photometric": "rgb"}, "a fourth value"),
+    ],
+)
+@pytest.mark.parametrize("nested", [0, 1])
+def test_what_openslide_would_decode_to_something_else_is_refused(
+    tmp_path: Path, pixels: NDArray[Any], stored: dict[str, Any], told: str, nested: int
+) -> None:
+    """It takes the top byte of 16 bits, and a fourth value for transparency."""
+    size: dict[str, Any] = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
+    extra: dict[str, Any] = {"extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        for level in range(nested + 1):
+            coarser = np.ascontiguousarray(pixels[:: level + 1, :: level + 1])
+            nesting: dict[str, Any] = {"subifds": nested} if nested and not level else {}
+            file.write(coarser, tile=(256, 256), subfiletype=level, **nesting, **stored, **extra, **size)
+    with pytest.raises(SlideReadError, match=rf"slide\.tif: {told}.*; convert the slide to RGB of 8 bits a colour"):
+        open_slide(tmp_path / "slide.tif")

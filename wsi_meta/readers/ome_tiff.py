@@ -9,6 +9,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.one_picture import expect_one, ome_root, pictures_of_tiff
+from wsi_meta.files.pixel_form import ORIENTATION, refuse_turned
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
@@ -46,7 +47,7 @@ class OmeTiffReader(TiffReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large.
+        when it holds another picture that is as large, or is to be turned.
     """
 
     def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
@@ -61,11 +62,14 @@ class OmeTiffReader(TiffReader):
                 pages = [first, *(page for page in first.pages or ())]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
+                turned = [int(page.tags.valueof(ORIENTATION, default=1)) for page in pages]
                 self.properties, pictures = _properties_of(first, opened.is_ome), pictures_of_tiff(opened)
         except NotPlainError:
             raise
         except Exception as error:  # tifffile raises whatever odd tags lead to
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
+        for number, orientation in enumerate(turned):
+            refuse_turned(shown or path, orientation, f"level {number}")
         expect_one(shown or path, pictures)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
         width, height = sizes[0]
