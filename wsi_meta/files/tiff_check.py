@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.left_out import TileGrid
 from wsi_meta.files.pixel_form import FORM, refuse_other_form
 from wsi_meta.files.tiff_pages import Page, few_of, number_of, pages_at, pages_in
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "has_sub_pages", "is_plain_picture", "is_tiff", "pages_of"]
-__all__ += ["structure_of"]
+__all__ += ["structure_of", "tile_grids"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
 STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420
@@ -92,6 +93,21 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
                 )
             if len(places := _impossible(page, size, tile, file)):
                 found.append(ImpossibleTiles(size, tile, places))
+    return found
+
+
+def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
+    """Return width and height of each tiled page of a TIFF, and its tiles; empty for any other file."""
+    found = []
+    with path.open("rb") as file:
+        for page in pages_in(file):
+            width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
+            if not all((width, height, *tile)) or TILE_LENGTHS not in page:
+                continue
+            columns, rows = -(-width // tile[0]), -(-height // tile[1])
+            lengths = page[TILE_LENGTHS].values(file).astype(np.int64)
+            if len(lengths) >= columns * rows:  # of planes that are stored apart the first
+                found.append(((width, height), TileGrid(tile[0], tile[1], columns, lengths[: columns * rows])))
     return found
 
 

@@ -82,6 +82,7 @@ class OmeTiffReader(TiffReader):
         self.scales = Scales(found.downsamples, found.left_out | unread)
         self.bounds = Bounds(0, 0, width, height)
         super().__init__(shown or path, self.file, levels, self.scales.downsamples, WHITE)
+        self._judge_left_out((width, height), self.scales.downsamples)
         self._refuse_other_colours({number: pages[number].photometric for number in levels})
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
 
