@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
+from range_server import served
 from slide_files import damage_tile, overwrite, set_tile_tag, stored_tiles, texture, write_jpeg_slide, write_slide
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
@@ -422,5 +423,7 @@ def test_what_openslide_would_decode_to_something_else_is_refused(
             coarser = np.ascontiguousarray(pixels[:: level + 1, :: level + 1])
             nesting: dict[str, Any] = {"subifds": nested} if nested and not level else {}
             file.write(coarser, tile=(256, 256), subfiletype=level, **nesting, **stored, **extra, **size)
-    with pytest.raises(SlideReadError, match=rf"slide\.tif: {told}.*; convert the slide to RGB of 8 bits a colour"):
-        open_slide(tmp_path / "slide.tif")
+    with served(tmp_path) as far:
+        for path in (tmp_path / "slide.tif", f"{far.url}/slide.tif"):
+            with pytest.raises(SlideReadError, match=rf"{path}: {told}.*; convert the slide to RGB of 8 bits a colour"):
+                open_slide(path)

@@ -11,7 +11,7 @@ from io import BytesIO
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.tiff_pages import number_of, pages_in
 
-__all__ = ["FORM", "ORIENTATION", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
+__all__ = ["FORM", "ORIENTATION", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
 
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES = FORM = 258, 262, 274, 277, 338
 """TIFF's tags that say how pixels are stored."""
@@ -24,6 +24,10 @@ APP1, START_OF_SCAN = 0xE1, 0xDA
 """Markers of a JPEG."""
 
 
+class OtherFormError(SlideReadError):
+    """A file whose pixels are stored in a way that is not read here, wherever it lies."""
+
+
 def refuse_turned(shown: object, orientation: int, what: str = "the picture") -> None:
     """Refuse pixels that a viewer would turn or mirror: a map would lie on them in another way.
 
@@ -34,10 +38,10 @@ def refuse_turned(shown: object, orientation: int, what: str = "the picture") ->
 
     Raises
     ------
-    SlideReadError
+    OtherFormError
     """
     if orientation not in (0, 1):
-        raise SlideReadError(
+        raise OtherFormError(
             f"{shown}: {what} is to be turned (Orientation {orientation}), which is not done here; expected Orientation 1; "
             "convert it so that its pixels are stored upright"
         )
@@ -64,7 +68,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
 
     Raises
     ------
-    SlideReadError
+    OtherFormError
     """
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
     if number:
@@ -74,7 +78,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     if told is None and photometric == RGB and samples is not None and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
-        raise SlideReadError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
+        raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
 
 
 def exif_orientation(data: bytes) -> int:

@@ -13,6 +13,7 @@ from wsi_meta.errors import SlideReadError, first_line, named_by_source
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.one_picture import SeveralPicturesError
 from wsi_meta.files.partial_copy import PartialCopy, partial_copy
+from wsi_meta.files.pixel_form import OtherFormError
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.tiff_check import has_sub_pages, is_plain_picture
@@ -178,7 +179,7 @@ def _opened_copy(copy: PartialCopy, asked: str) -> Opening:
             notes.append(str(error))
     try:
         return Opening(OpenSlideReader(copy.path, remote), asked, notes, copy)
-    except SeveralPicturesError:
+    except (SeveralPicturesError, OtherFormError):
         raise
     except SlideReadError as error:
         told = str(error).removeprefix(f"{copy.path}: ")
