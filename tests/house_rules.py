@@ -15,6 +15,7 @@ ORDER = (
     "errors",
     "outputs",
     "progress",
+    "tiffs",
     "files",
     "readers",
     "slides",

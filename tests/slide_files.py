@@ -81,12 +81,17 @@ def write_jpeg_slide(
     subsampling: str = "420",
     tables: str = "own",
     left_out: Collection[int] = (),
+    left_out_by_level: Sequence[Collection[int]] = (),
+    nested: bool = False,
     descriptions: Sequence[str] = (),
     software: str = "tests",
     bigtiff: bool = False,
     mpp: float = MODEL_MPP,
 ) -> Path:
-    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, ``shared`` by all, without a word on colours, or ``lying``."""
+    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, ``shared`` by all, without a word on colours, or ``lying``.
+
+    `left_out` are tiles of every level, `left_out_by_level` those of each; with `nested` coarser levels lie in the first page.
+    """
     factors = {"444": (1, 1), "422": (2, 1), "420": (2, 2)}[subsampling if photometric == "ycbcr" else "444"]
     with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
         for number, image in enumerate(levels):
@@ -96,8 +101,9 @@ def write_jpeg_slide(
                 ycbcr = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
                 encoded = [b"\xff\xd8" + ycbcr + shared[2:-2] + jpeg[2:] for jpeg in bare]
             stored = bare if tables == "shared" else encoded
+            gaps = left_out_by_level[number] if left_out_by_level else left_out
             file.write(
-                (b"" if place in left_out else jpeg for place, jpeg in enumerate(stored)),
+                (b"" if place in gaps else jpeg for place, jpeg in enumerate(stored)),
                 shape=image.shape,
                 dtype=np.uint8,
                 tile=(tile_px, tile_px),
@@ -107,6 +113,7 @@ def write_jpeg_slide(
                 compressionargs={"outcolorspace": photometric},  # else tifffile tags RGB as YCbCr
                 jpegtables=shared if tables == "shared" else None,
                 subfiletype=int(number > 0),
+                subifds=len(levels) - 1 if nested and not number else None,
                 resolution=(1e4 / mpp, 1e4 / mpp),
                 resolutionunit="CENTIMETER",
                 description=descriptions[number] if descriptions else None,

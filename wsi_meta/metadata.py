@@ -9,7 +9,6 @@ from typing import Any
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
-from wsi_meta.files.tiff_check import pages_of
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
@@ -18,6 +17,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.tiffs.check import pages_of
 
 __all__ = ["describe", "info"]
 

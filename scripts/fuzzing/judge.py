@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_meta.files.tiff_check import check_tiff
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.resampling import average_area
+from wsi_meta.tiffs.check import check_tiff
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["Picture", "pictures_of", "what_is_wrong"]

@@ -118,8 +118,13 @@ class TestFolders:
 
     def test_folders_that_lead_back(self) -> None:
         touch("s/a.tif", "s/sub/b.tif")
-        Path("s/sub/up").symlink_to(Path("s").absolute())
-        assert names(find_slides(["s"], recursive=True)) == ["a", "b"]
+        for number in range(8):  # each way round would double the folders
+            Path(f"s/sub/up{number}").symlink_to(Path("s").absolute())
+        Path("mounted").symlink_to(Path("s").absolute())
+        for given in ("s", "mounted", "mounted/sub"):
+            assert sorted(names(find_slides([given], recursive=True))) == ["a", "b"]
+        for pattern in ("mounted/**/*.tif", "mounted/**", "**/?.tif", str(Path("s/**/**/[ab].tif").absolute())):
+            assert sorted(names(find_slides([pattern]))) == ["a", "b"]
 
     def test_patterns(self, caplog: pytest.LogCaptureFixture) -> None:
         touch("s/a.tif", "s/b.qptiff", "t/c.svs", "t/notes.txt", "t/sub/d.svs")

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from PIL import Image
@@ -179,8 +180,11 @@ def test_a_slide_is_never_replaced(heatmap: Heatmap, slide_file: Path, tmp_path:
     own.write_bytes(slide_file.read_bytes())
     write_slide(other, texture(300, 300, seed=9))
     link.symlink_to(own)
+    refused = tmp_path / "refused.tif"
+    tifffile.imwrite(refused, texture(300, 300).astype(np.uint16), tile=(256, 256), photometric="rgb")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     cases: list[tuple[Path, Path | None]] = [(own, own), (link, own), (own, link), (own, None), (link, None), (other, own)]
+    cases.append((refused, own))
 
     for out, slide in cases:
         for overwrite in (False, True):

@@ -11,6 +11,7 @@ from stores import make_record
 
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import VEIL, shown_colours
+from wsi_meta.pictures.legend import unknown_entries
 from wsi_meta.pictures.window import UNSEEN, Map, Window, read_window
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -42,6 +43,23 @@ class TestMap:
         ):
             places = [Fraction(start) + (pixel + Fraction(1, 2)) * Fraction(length) / pixels for pixel in range(pixels)]
             assert found.tolist() == [floor(place / cell) if 0 <= place < end else -1 for place in places]
+
+    @pytest.mark.parametrize("pixels", [(23, 38), (17, 29), (9, 5), (1, 1)])
+    @pytest.mark.parametrize("state", [Status.UNREADABLE, Status.PENDING, Status.SCANNED])
+    def test_of_many_cells_under_a_pixel_none_is_hidden_that_is_high_or_unknown(
+        self, pixels: tuple[int, int], state: Status
+    ) -> None:
+        for window in (Window(0, 0, 5000, 3100), Window(-900, -700, 6500, 4500), Window(60, 60, 4930, 3000)):
+            ground = np.full((*pixels, 3), 200, np.uint8)
+            for axis in (0, 1):
+                for line in range(GRID.shape[axis]):
+                    values, status = np.zeros(GRID.shape, np.float32), np.full(GRID.shape, Status.SCANNED, np.uint8)
+                    place = (line, slice(None)) if axis == 0 else (slice(None), line)
+                    values[place], status[place] = (0.99 if state == Status.SCANNED else np.nan), state
+                    drawn = Map(make_record(GRID), values, status, "probability", 0.7, 0.0)
+                    assert (drawn.over(ground, window) != 200).any()
+                    told = [entry.words for entry in unknown_entries(drawn, window, np.ones(pixels, bool))]
+                    assert told == ([] if state == Status.SCANNED else [VEIL[state][1]])
 
     @pytest.mark.parametrize("alpha", [0.7, 1.0, 0.2, None])
     @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])

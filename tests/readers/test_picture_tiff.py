@@ -82,6 +82,34 @@ def test_what_values_mean(tmp_path: Path, image: NDArray[np.uint8], mode: str) -
     assert np.abs(read(path).astype(int) - wanted).max() <= 1
 
 
+def test_a_palette_of_8_bits(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    numbers = image[..., 0]
+    for bits in (8, 16):
+        palette = np.tile(np.arange(256, dtype=np.uint16) * (257 if bits == 16 else 1), (3, 1))
+        tifffile.imwrite(tmp_path / "p.tif", numbers, photometric="palette", colormap=palette, metadata=None)
+        with open_slide(tmp_path / "p.tif", mpp=1) as slide:
+            np.testing.assert_array_equal(slide.read_region(0, 0, slide.width, slide.height)[..., 0], numbers)
+
+
+@pytest.mark.parametrize("ending", ["tif", "ome.tif", "png", "jpg"])
+def test_what_is_to_be_turned_is_refused(tmp_path: Path, image: NDArray[np.uint8], ending: str) -> None:
+    for turned in (1, 6):
+        path, extra = tmp_path / f"{turned}.{ending}", [(274, "H", 1, turned, True)]
+        exif = Image.Exif()
+        exif[274] = turned
+        if ending == "ome.tif":
+            with tifffile.TiffWriter(path) as file:
+                file.write(image, tile=(64, 64), photometric="rgb", subifds=1, metadata=None, extratags=extra)
+                file.write(image[::2, ::2], tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
+        elif ending == "tif":
+            tifffile.imwrite(path, image, photometric="rgb", metadata=None, extratags=extra)
+        else:
+            Image.fromarray(image).save(path, exif=exif)
+    open_slide(tmp_path / f"1.{ending}", mpp=1).close()
+    with pytest.raises(SlideReadError, match=r"is to be turned \(Orientation 6\).*expected Orientation 1"):
+        open_slide(tmp_path / f"6.{ending}", mpp=1)
+
+
 def test_its_pixels_size_is_what_its_tags_say_or_what_is_given(tmp_path: Path, image: NDArray[np.uint8]) -> None:
     options: dict[str, Any] = {"photometric": "rgb", "metadata": None}
     tifffile.imwrite(tmp_path / "s.tif", image, resolution=(1e4 / MPP, 1e4 / MPP), resolutionunit="CENTIMETER", **options)

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
+from range_server import served
 from slide_files import damage_tile, overwrite, set_tile_tag, stored_tiles, texture, write_jpeg_slide, write_slide
 
 from wsi_meta.errors import OutputExistsError, SlideReadError
@@ -136,6 +137,73 @@ def test_left_out_tiles_are_background(tmp_path: Path, levels: list[NDArray[np.u
     ours = assert_same_pixels(path)
     assert (ours.read_region(0, 0, 256, 256) == 255).all()
     assert (ours.read_region(256, 0, 256, 256) == 255).mean() < 0.01
+
+
+def sparse_levels() -> tuple[list[NDArray[np.uint8]], list[set[int]]]:
+    """Three levels of tiles of 64 px with tissue in the upper left quarter, and the tiles of each that show glass alone."""
+    image = np.full((512, 512, 3), 245, np.uint8)
+    image[:256, :256] = texture(256, 256)
+    found = [image, image[::2, ::2].copy(), image[::4, ::4].copy()]
+    sides = [len(level) // 64 for level in found]
+    glass = [{row * side + col for row in range(side) for col in range(side) if max(row, col) >= side // 2} for side in sides]
+    return found, glass
+
+
+APERIO = ["Aperio 1\r\n512x512|MPP = 0.972", "Aperio 1\r\n256x256", "Aperio 1\r\n128x128"]
+
+
+@pytest.mark.parametrize("kind", ["direct", "openslide", "aperio", "nested"])
+class TestLeftOut:
+    """Tiles that a file left out are glass where all levels say so, else they were lost, and unreadable."""
+
+    def opened(self, path: Path, kind: str, left_out: list[set[int]]) -> Slide:
+        options: dict[str, Any] = {"descriptions": APERIO} if kind == "aperio" else {"nested": kind == "nested"}
+        write_jpeg_slide(path, sparse_levels()[0], tile_px=64, left_out_by_level=left_out, **options)
+        slide = open_slide(path, mpp=0.972, reader="openslide" if kind == "openslide" else "auto")
+        assert slide.reader == ("direct" if kind in ("direct", "nested") else "openslide")
+        assert slide.level_dimensions == ((512, 512), (256, 256), (128, 128))
+        return slide
+
+    @pytest.mark.parametrize("shown", [0, 1, 2])
+    def test_glass_is_glass_also_where_coarser_levels_store_it(self, tmp_path: Path, kind: str, shown: int) -> None:
+        _, glass = sparse_levels()
+        left_out = [tiles if level < 3 - shown else set() for level, tiles in enumerate(glass)]
+        slide = self.opened(tmp_path / "s.tif", kind, left_out)
+        for level in range(3):
+            side = 512 >> level
+            pixels = slide.read_region(0, 0, side, side, level=level)
+            assert pixels[side // 2 + 16 :].min() > 235, f"level {level}"
+        assert slide.read_overview(0.972 * 4)[1].all()
+        assert (slide.read_at(0.972, 300, 300, 200, 200) == 255).all()
+
+    @pytest.mark.parametrize("level", [0, 1])
+    def test_what_a_coarser_level_shows_was_lost(self, tmp_path: Path, kind: str, level: int) -> None:
+        _, glass = sparse_levels()
+        glass[level] = glass[level] | {1}
+        slide = self.opened(tmp_path / "s.tif", kind, glass)
+        scale = 2**level
+        readable = slide.read_overview(0.972 * 4)[1]
+        if (kind, level) == ("aperio", 1):  # OpenSlide draws it from level 0
+            assert np.ptp(slide.read_region(140, 20, 20, 20, level=level)) > 20
+            return
+        assert readable.all() == (kind != "aperio"), "there, OpenSlide draws coarser levels anew from level 0"
+        assert readable[64:].all()
+        with pytest.raises(SlideReadError, match=rf"level {level} \(the tile at row 0, column 1 was lost"):
+            slide.read_region(70 * scale, 10, 20, 20, level=level)
+        slide.read_region(0, 0, 64, 64, level=level)
+        assert (slide.read_at(0.972 * scale, 300 // scale, 300 // scale, 90, 90) == 255).all()
+
+    def test_what_a_finer_level_has_stored_was_lost(self, tmp_path: Path, kind: str) -> None:
+        _, glass = sparse_levels()
+        glass[2] = glass[2] | {0}
+        slide = self.opened(tmp_path / "s.tif", kind, glass)
+        readable = slide.read_overview(0.972 * 4)[1] if kind == "aperio" else None
+        if readable is None:
+            with pytest.raises(SlideReadError, match=r"level 2 \(the tile at row 0, column 0 was lost"):
+                slide.read_region(0, 0, 20, 20, level=2)
+            readable = slide.read_overview(0.972 * 4)[1]
+            assert not readable[:64, :64].any()
+        assert readable[64:].all()
 
 
 @pytest.mark.parametrize("kind", ["overwritten", "flipped", "cut"])
@@ -333,3 +401,29 @@ def test_a_slide_that_is_to_be_turned_is_refused(tmp_path: Path, turned: int) ->
         np.testing.assert_array_equal(slide.read_region(0, 0, 400, 300), texture(300, 400))
     with pytest.raises(SlideReadError, match=rf"page 0 is to be turned \(Orientation {turned}\)"):
         open_slide(tmp_path / f"{turned}.tif")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "stored", "told"),
+    [
+        (texture(300, 400).astype(np.uint16) * 16, {"photometric": "rgb"}, "16 bits a colour; expected 8"),
+        (texture(300, 400), {"photometric": "cielab"}, "colours stored as CIELAB; expected RGB"),
+        (np.dstack([texture(300, 400), np.zeros((300, 400), np.uint8)]), {"photometric": "rgb"}, "a fourth value"),
+    ],
+)
+@pytest.mark.parametrize("nested", [0, 1])
+def test_what_openslide_would_decode_to_something_else_is_refused(
+    tmp_path: Path, pixels: NDArray[Any], stored: dict[str, Any], told: str, nested: int
+) -> None:
+    """It takes the top byte of 16 bits, and a fourth value for transparency."""
+    size: dict[str, Any] = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
+    extra: dict[str, Any] = {"extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        for level in range(nested + 1):
+            coarser = np.ascontiguousarray(pixels[:: level + 1, :: level + 1])
+            nesting: dict[str, Any] = {"subifds": nested} if nested and not level else {}
+            file.write(coarser, tile=(256, 256), subfiletype=level, **nesting, **stored, **extra, **size)
+    with served(tmp_path) as far:
+        for path in (tmp_path / "slide.tif", f"{far.url}/slide.tif"):
+            with pytest.raises(SlideReadError, match=rf"{path}: {told}.*; convert the slide to RGB of 8 bits a colour"):
+                open_slide(path)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from fakes import scan_darkness
 from json_output import result_of
 from numpy.typing import NDArray
-from slide_files import damage_tile, write_scn, write_slide
+from slide_files import MODEL_MPP, damage_tile, write_scn, write_slide
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
@@ -24,6 +24,7 @@ from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.kinds import Kind, tell_kinds
 from wsi_meta.tiling.pieces import SPECK, label_pieces, measure_pieces
 from wsi_meta.tiling.survey import survey_tissue
+from wsi_meta.tiling.survey_picture import LOOKS, MAX_SIDE, _colours
 from wsi_meta.tiling.tissue import as_tissue_mask, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, GREEN_INK, BLACK = (243, 242, 244), (150, 90, 160), (40, 140, 60), (4, 4, 6)
@@ -216,6 +217,22 @@ class TestKinds:
         assert (kinds[450, 500], kinds[200, 150], kinds[200, 300]) == (Kind.ADDED, Kind.ADDED, Kind.HOLE)
         assert survey.tissue.source == "m.geojson"
         assert survey.tissue.fingerprint() == read_tissue_mask(mask, open_slide(path)).fingerprint()
+
+    def test_unreadable_has_the_last_word(self, tmp_path: Path) -> None:
+        path = write_slide(tmp_path / "s.tif", np.full((1024, 1024, 3), GLASS, np.uint8), MODEL_MPP)
+        damage_tile(path, 5)  # from row and column 256 on; 0.06 mm2
+        mask = _geojson(tmp_path / "m.geojson", ("Tissue", [_box(100, 100, 384, 700)]))
+        with open_slide(path) as slide:
+            found, given = tell_kinds(slide), tell_kinds(slide, mask)
+        side = 256 * 0.972 / 1000
+        assert found.areas_mm2(left_out=False) == {"unreadable": pytest.approx(side**2)}
+        assert (found.specks, (found.labels != 0).any()) == (0, False)
+        assert given.areas_mm2(left_out=False)["unreadable"] == pytest.approx(side**2 / 2)
+        assert given.areas_mm2(left_out=True).keys() == {"glass", "unseen"}
+        np.testing.assert_array_equal(given.tissue.fraction, (given.kinds < Kind.GLASS).mean())
+        large = np.full((2 * MAX_SIDE, 3), Kind.GLASS, np.uint8)
+        large[501] = Kind.UNREADABLE
+        assert (_colours(large)[250] == LOOKS[Kind.UNREADABLE][0]).all()
 
     def test_large_pieces_are_numbered_from_the_left(self) -> None:
         cells = np.zeros((60, 90), bool)

@@ -119,6 +119,25 @@ def test_the_map_lies_on_the_slide_at_three_zooms_in_four_corners(browser: Brows
     show(browser, store, check)
 
 
+def test_no_cell_is_hidden_where_many_share_a_pixel(browser: Browser, tmp_path: Path) -> None:
+    """Looked at from so far that a cell is a fifth of a pixel, one row is hot."""
+    values = np.full((ROWS, COLS), 0.02, np.float32)
+    values[33] = 0.99
+    write_store(tmp_path / "heat.zarr", values, mpp=MPP)
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.ask("void (WsiMeta.page.set('outlined', false), WsiMeta.page.set('opacity', 1))")
+        await tab.ask("void Object.assign(WsiMeta.page.viewer.viewport, { minZoomLevel: 1e-4, minZoomImageRatio: 1e-4 })")
+        for zoom in (0.2 / CELL, 0.23 / CELL, 0.27 / CELL):
+            await look_at(tab, COLS * CELL / 2, ROWS * CELL / 2, zoom)
+            (left, top), (right, bottom) = await on_screen(tab, 0, 0), await on_screen(tab, COLS * CELL, ROWS * CELL)
+            assert right - left < 30
+            map_alone = (await tab.photograph())[int(top) : int(bottom) + 1, int(left) : int(right) + 1]
+            assert is_coloured(map_alone).any()
+
+    show(browser, tmp_path / "heat.zarr", check)
+
+
 def test_sliders_keys_and_link(browser: Browser, store: Path) -> None:
     async def check(tab: Tab, client: Client) -> None:
         assert await tab.ask("WsiMeta.page.found().count") == 5

@@ -13,6 +13,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.files.locks import locked
+from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
 from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
 from wsi_meta.worklist.table import Table
@@ -237,6 +238,17 @@ def test_a_thumbnail_is_made_once_and_again_when_the_store_changes(tmp_path: Pat
     write_store(tmp_path / "a.zarr", MAP)
     make_thumbnail(store.path, None, out)
     assert out.stat().st_mtime_ns > first
+
+
+def test_a_thumbnail_of_more_cells_than_pixels_hides_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thumbnails, "SIDE_PX", 11)  # of 16 cells
+    monkeypatch.setattr(thumbnails, "_outline", lambda *_: None)
+    for row in range(12):
+        values = np.zeros((12, 16), np.float32)
+        values[row] = 0.99
+        picture, _ = thumbnails.draw_thumbnail(write_store(tmp_path / "a.zarr", values), None)
+        pixels = np.asarray(picture).astype(int)
+        assert (pixels[..., 1] > pixels[..., 2] + 60).any(), f"row {row} is nowhere green to yellow"
 
 
 def test_a_picture_that_cannot_be_drawn_is_told_and_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

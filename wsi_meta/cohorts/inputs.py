@@ -6,11 +6,12 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from glob import escape, glob
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
+from wsi_meta.cohorts.folders import is_new, matches, may_hold_slides
 from wsi_meta.errors import DataError, MissingMppError
 from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
@@ -191,10 +192,12 @@ class _Search:
     _series: dict[Path, dict[Path, SlideInput]] = field(default_factory=dict)
     """The slide of each DICOM file of a folder that was looked through."""
     _left_out: list[Path] = field(default_factory=list)
+    _seen: set[Path] = field(default_factory=set)
+    """Folders, by their real names, that were looked into for what is given."""
 
     def find(self, given: SlidePath) -> Iterator[SlideInput]:
         """Yield the slides that a path, pattern or address stands for; warn of what is passed over."""
-        self._left_out = []
+        self._left_out, self._seen = [], set()
         if isinstance(given, Address):
             yield SlideInput(given, slide_name(given))
         elif given.is_dir() and not is_zarr(given):
@@ -213,7 +216,7 @@ class _Search:
 
     def _matches(self, given: Path, pattern: str) -> Iterator[SlideInput]:
         """Yield what a pattern matches. Files that end otherwise are taken where the pattern says how they end."""
-        if not (found := sorted(glob(pattern, recursive=True))):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        if not (found := matches(pattern)):
             raise DataError(f"{given}: nothing has such a name; expected slides")
         says_ending = not PATTERN.search(given.suffix or "*")
         for path in map(Path, found):
@@ -227,6 +230,8 @@ class _Search:
     def _given_folder(self, folder: Path) -> Iterator[SlideInput]:
         """Yield the one slide that a folder is, or the slides in it."""
         if not is_mrxs_folder(folder):
+            if not is_new(folder, self._seen):
+                return
             found = list(dict.fromkeys(self._folder(folder)))  # each file of a series gives its slide
             whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
             yield from (replace(slide, given=whole and bool(slide.told)) for slide in found)
@@ -241,8 +246,8 @@ class _Search:
             is_folder = path.is_dir() and not is_zarr_image(path)
             if is_folder and is_mrxs_folder(path) and mrxs_of(path) is not None:
                 continue  # read with its .mrxs
-            if is_folder and self.recursive and _may_hold_slides(path):
-                yield from self._folder(path)
+            if is_folder and self.recursive and may_hold_slides(path):
+                yield from self._folder(path) if is_new(path, self._seen) else ()
             elif not is_folder and self._is_wanted(path):
                 yield replace(self._file(path), given=False)
             else:
@@ -292,9 +297,3 @@ def _one_slide(files: Sequence[Path], folder: Path, named_alike: bool) -> SlideI
         return SlideInput(largest, largest.stem)
     name = folder.absolute().name if named_alike else largest.stem
     return SlideInput(largest, name, f"{len(files)} DICOM files of one series are one slide")
-
-
-def _may_hold_slides(folder: Path) -> bool:
-    """Tell whether to look into a folder: not a hidden one, a store, pixels alone, or a link to one that it lies in."""
-    leads_back = folder.is_symlink() and folder.resolve() in folder.absolute().parents
-    return not (folder.name.startswith(".") or folder.suffix == ".zarr" or is_mrxs_folder(folder) or leads_back)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from wsi_meta.errors import SlideReadError, printable
-from wsi_meta.files.tiff_check import pages_of
 from wsi_meta.files.zarr_chunks import may_come_later
+from wsi_meta.tiffs.check import pages_of
 
 __all__ = [
     "Picture",

@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.remote_file import RemoteFile
-from wsi_meta.files.tiff_check import is_tiff, structure_of
+from wsi_meta.tiffs.check import is_tiff, structure_of
 
 __all__ = ["PartialCopy", "partial_copy"]
 

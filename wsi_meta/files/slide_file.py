@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.address import refuse_mangled
-from wsi_meta.files.tiff_check import codecs_of
+from wsi_meta.tiffs.check import codecs_of
 
 __all__ = [
     "SLIDE_EXTENSIONS",

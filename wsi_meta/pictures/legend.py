@@ -67,9 +67,8 @@ def tissue_colour(ground: NDArray[np.uint8], seen: NDArray[np.bool_], drawn: Map
 
 def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_]) -> list[Entry]:
     """Return the lines for what is not known in a window: cells without a value, and pixels that could not be read."""
-    rows, cols = drawn.cells(window, (seen.shape[0], seen.shape[1]))
-    rows, cols = np.unique(rows[rows >= 0]), np.unique(cols[cols >= 0])
-    present = set(np.unique(drawn.status[np.ix_(rows, cols)]).tolist())
+    sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
+    present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
     entries = [
         Entry(words, _on_white(colour), hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
     ]

@@ -12,6 +12,7 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import HATCHED, blend, colour_cells
+from wsi_meta.pictures.pooling import TUMOR, Side, pool, side_of
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -72,19 +73,27 @@ class Map:
             _under(_centres(window.x, window.width, shape[1]), grid.width, grid.cell_l0, self.values.shape[1]),
         )
 
+    def sides(self, window: Window, shape: tuple[int, int]) -> tuple[Side, Side] | None:
+        """Return which cells are under the rows and under the columns of a picture; None where there are none."""
+        grid, (rows, cols) = self.grid, self.cells(window, shape)
+        down = side_of(window.y, window.height, rows, grid.height, grid.cell_l0, self.values.shape[0])
+        across = side_of(window.x, window.width, cols, grid.width, grid.cell_l0, self.values.shape[1])
+        return None if down is None or across is None else (down, across)
+
     def over(self, ground: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
         """Return a picture of the tissue of a window, uint8 RGB (rows, cols, 3), with the map blended over it."""
-        rows, cols = self.cells(window, (ground.shape[0], ground.shape[1]))
-        if not (rows >= 0).any() or not (cols >= 0).any():
+        if (sides := self.sides(window, (ground.shape[0], ground.shape[1]))) is None:
             return ground
-        part = _span(rows), _span(cols)
-        colours = colour_cells(self.values[part], self.status[part], self.layer, self.alpha, self.threshold)
-        hatched = np.isin(self.status[part], HATCHED)
+        part, rows, cols = (sides[0].cells, sides[1].cells), sides[0].under, sides[1].under
+        hot = TUMOR if self.layer == "probability" else None
+        values, status = pool(self.values[part], self.status[part], (sides[0].starts, sides[1].starts), hot)
+        colours = colour_cells(values, status, self.layer, self.alpha, self.threshold)
+        hatched = np.isin(status, HATCHED)
         picture = np.empty_like(ground)
-        inside = np.where(cols >= 0, cols - part[1].start, 0)
+        inside = np.maximum(cols, 0)
         for top in range(0, len(rows), BAND_PX):
             band = slice(top, top + BAND_PX)
-            under = np.where(rows[band] >= 0, rows[band] - part[0].start, 0)
+            under = np.maximum(rows[band], 0)
             shown = colours[under[:, None], inside[None]]
             shown[rows[band] < 0] = 0
             shown[:, cols < 0] = 0
@@ -170,8 +179,3 @@ def _under(places: NDArray[np.float64], end: int, cell_l0: float, cells: int) ->
     """Return the number of the cell under each place along one side; -1 outside the slide and the map."""
     found = np.floor(places / cell_l0).astype(np.int64)
     return np.where((places >= 0) & (places < end) & (found < cells), found, -1)
-
-
-def _span(found: NDArray[np.int64]) -> slice:
-    inside = found[found >= 0]
-    return slice(int(inside.min()), int(inside.max()) + 1)

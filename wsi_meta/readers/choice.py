@@ -15,7 +15,6 @@ from wsi_meta.files.one_picture import SeveralPicturesError
 from wsi_meta.files.partial_copy import PartialCopy, partial_copy
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
-from wsi_meta.files.tiff_check import has_sub_pages, is_plain_picture
 from wsi_meta.files.zarr_folder import is_zarr
 from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader
 from wsi_meta.readers.jpeg_tiff import NotPlainError
@@ -24,6 +23,8 @@ from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, TIFF_ENDINGS, PictureReader
 from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
+from wsi_meta.tiffs.check import has_sub_pages, is_plain_picture
+from wsi_meta.tiffs.pixel_form import OtherFormError
 
 __all__ = ["READERS", "Opening", "opening"]
 
@@ -178,7 +179,7 @@ def _opened_copy(copy: PartialCopy, asked: str) -> Opening:
             notes.append(str(error))
     try:
         return Opening(OpenSlideReader(copy.path, remote), asked, notes, copy)
-    except SeveralPicturesError:
+    except (SeveralPicturesError, OtherFormError):
         raise
     except SlideReadError as error:
         told = str(error).removeprefix(f"{copy.path}: ")

@@ -73,6 +73,7 @@ class DirectReader(TiffReader):
         vendor, usable = str(judge.properties.get("openslide.vendor")), judge.scales.usable
         levels = find_levels(judge.path, vendor, judge.level_dimensions, usable)
         super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background, cache)
+        self._judge_left_out(judge.level_dimensions[0], judge.scales.downsamples)
         self._show = show
         self.reason = _conclude([self._compare(level, judge) for level in usable])
         self.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import first_line
 from wsi_meta.readers.tiff_reader import JPEG, TiledLevel, TileForm
+from wsi_meta.tiffs.left_out import lacks_tiles
 
 __all__ = ["NotPlainError", "find_levels", "head_of", "name_of"]
 
@@ -24,7 +25,7 @@ class NotPlainError(ValueError):
 
 
 def find_levels(
-    path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
+    path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int], *, sparse: bool = False
 ) -> dict[int, TiledLevel]:
     """Find the tiles of OpenSlide's levels.
 
@@ -33,6 +34,7 @@ def find_levels(
     path : TIFF file that OpenSlide opened
     vendor, level_dimensions : what OpenSlide says of it
     usable : the levels that are needed
+    sparse : whether tiles may be left out, whatever OpenSlide draws there
 
     Raises
     ------
@@ -48,11 +50,14 @@ def find_levels(
             everything: Iterable[Any] = file.pages
             pages = [page for page in everything if page.is_tiled]
             matched = _match(pages, vendor, level_dimensions, usable)
-            return {level: _level(page, vendor) for level, page in matched.items()}
+            levels = {level: _level(page) for level, page in matched.items()}
     except NotPlainError:
         raise
     except Exception as error:  # tifffile raises whatever odd tags lead to
         raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
+    if vendor != "generic-tiff" and not sparse and lacks_tiles(levels):
+        raise NotPlainError("tiles left out, which OpenSlide draws in its own way")
+    return levels
 
 
 def _match(
@@ -75,7 +80,7 @@ def _match(
     return {level: fitting[0] for level, fitting in found.items()}
 
 
-def _level(page: Any, vendor: str) -> TiledLevel:
+def _level(page: Any) -> TiledLevel:
     """Return a page's tiles; NotPlainError when they are not plain."""
     if page.compression != JPEG:
         raise NotPlainError(f"tiles compressed with {name_of(page.compression)}, not JPEG")
@@ -88,8 +93,6 @@ def _level(page: Any, vendor: str) -> TiledLevel:
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
     if len(offsets) != columns * rows or len(lengths) != columns * rows:
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows}")
-    if vendor != "generic-tiff" and not lengths.all():
-        raise NotPlainError("tiles left out, which OpenSlide draws from other levels")
     form = TileForm(page.tilewidth, page.tilelength, JPEG, head_of(page))
     return TiledLevel(page.tilewidth, page.tilelength, columns, lengths, offsets, form)
 

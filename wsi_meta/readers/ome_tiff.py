@@ -14,6 +14,7 @@ from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, he
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
+from wsi_meta.tiffs.pixel_form import ORIENTATION, refuse_turned
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "ome_mpp"]
 
@@ -46,7 +47,7 @@ class OmeTiffReader(TiffReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large.
+        when it holds another picture that is as large, or is to be turned.
     """
 
     def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
@@ -61,11 +62,14 @@ class OmeTiffReader(TiffReader):
                 pages = [first, *(page for page in first.pages or ())]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
+                turned = [int(page.tags.valueof(ORIENTATION, default=1)) for page in pages]
                 self.properties, pictures = _properties_of(first, opened.is_ome), pictures_of_tiff(opened)
         except NotPlainError:
             raise
         except Exception as error:  # tifffile raises whatever odd tags lead to
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
+        for number, orientation in enumerate(turned):
+            refuse_turned(shown or path, orientation, f"level {number}")
         expect_one(shown or path, pictures)
         self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
         width, height = sizes[0]
@@ -78,6 +82,7 @@ class OmeTiffReader(TiffReader):
         self.scales = Scales(found.downsamples, found.left_out | unread)
         self.bounds = Bounds(0, 0, width, height)
         super().__init__(shown or path, self.file, levels, self.scales.downsamples, WHITE)
+        self._judge_left_out((width, height), self.scales.downsamples)
         self._refuse_other_colours({number: pages[number].photometric for number in levels})
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
 

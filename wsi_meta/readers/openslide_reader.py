@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.one_picture import expect_one_in_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
-from wsi_meta.files.tiff_check import check_tiff
+from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import ome_mpp
 from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
+from wsi_meta.readers.tiff_reader import TiffReader
+from wsi_meta.tiffs.check import check_tiff, tile_grids
+from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,6 +80,7 @@ class OpenSlideReader:
         self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
+        self._left_out, self._coarse = self._find_left_out()
 
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
         """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.
@@ -100,6 +105,8 @@ class OpenSlideReader:
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._handle = None
+        if self._coarse is not None:
+            self._coarse.close()
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
@@ -108,6 +115,52 @@ class OpenSlideReader:
             beside = int(any(at % self.level_downsamples[level] for at in corner))
             if tiles.touch(left - beside, top - beside, width + 2 * beside, height + 2 * beside):
                 raise undecodable(self.path, corner, level, "a tile longer than a tile can be")
+        try:
+            self._refuse_lost(level, left, top, width, height)
+        except ValueError as error:
+            raise undecodable(self.path, corner, level, error) from error
+        return self._pixels(level, left, top, width, height)
+
+    def _refuse_lost(self, level: int, left: int, top: int, width: int, height: int) -> None:
+        """Refuse tiles that were left out and are no glass; ValueError or SlideReadError.
+
+        In Aperio's files OpenSlide draws coarser tiles anew from level 0 where they, or what lies below them, were left out.
+        """
+        if self._left_out is not None and self._coarse is not None:
+            scale = self.scales.downsamples[level]
+            rectangle = 0, int(left * scale), int(top * scale), ceil(width * scale), ceil(height * scale)
+            self._left_out.refuse_lost(rectangle, self._coarse.pixels)
+        elif self._left_out is not None:
+            self._left_out.refuse_lost((level, left, top, width, height), self._pixels)
+
+    def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
+        """Find out which tiles that were left out are no glass, and who looks at coarser ones where OpenSlide cannot.
+
+        None where there are none, or where they lie is not known.
+        """
+        vendor, found = str(self.properties.get("openslide.vendor")), dict[int, TileGrid]()
+        pages = tile_grids(self.path) if vendor in VENDORS else []
+        if vendor == "philips":  # whose pages are padded
+            found = dict(enumerate(grid for _, grid in pages)) if len(pages) == len(self.level_dimensions) else {}
+        else:
+            for level, size in enumerate(self.level_dimensions):
+                fitting = [grid for other, grid in pages if other == size]
+                found |= {level: fitting[0]} if len(fitting) == 1 else {}
+        sizes, factors = self.level_dimensions, self.scales.downsamples
+        grids = {level: grid for level, grid in found.items() if level in self.scales.usable}
+        if not lacks_tiles(grids):
+            return None, None
+        left_out, coarse = LeftOut(sizes[0], grids, factors, self.background), None
+        if vendor == "aperio":
+            try:
+                levels = find_levels(self.path, vendor, sizes, grids, sparse=True)
+            except NotPlainError:
+                return None, None
+            coarse = TiffReader(self.path, self.file, levels, factors, self.background)
+        return left_out, coarse
+
+    def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
         pixels = self._decode(corner, level, (width, height))
         alpha = pixels[..., 3:]
         if alpha.min() == 255:

@@ -16,6 +16,7 @@ from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff
 from wsi_meta.readers.reader import Bounds, mpp_properties
+from wsi_meta.tiffs.pixel_form import exif_orientation, refuse_turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class PictureReader:
     Raises
     ------
     SlideReadError
-        when the file is no whole picture of 8 bits a colour, or too large.
+        when the file is no whole picture of 8 bits a colour, too large, or to be turned.
     """
 
     name, reason = "picture", "a picture without levels"
@@ -99,6 +100,7 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     import simplejpeg
 
     data = path.read_bytes()
+    refuse_turned(path, exif_orientation(data))
     try:
         if data.startswith(PNG):
             width, height = HEADER.unpack_from(data, 16)

@@ -12,14 +12,13 @@ from wsi_meta.files.one_picture import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
+from wsi_meta.tiffs.pixel_form import ORIENTATION, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, other_colours, refuse_turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["read_picture_tiff"]
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
-"""TIFF's numbers of what values mean."""
 ALPHA_MULTIPLIED, ALPHA = 1, 2
 """TIFF's numbers of what a further sample of a pixel is."""
 
@@ -71,21 +70,25 @@ def _refuse_larger(path: Path, page: Any, most_px: int) -> None:
 
 def _refuse_other_kinds(path: Path, page: Any) -> None:
     """Refuse what is not read; SlideReadError."""
-    told = None
-    if page.bitspersample != 8 or page.imagedepth != 1 or page.sampleformat != 1:
-        told = f"{page.bitspersample} bits a colour; expected 8"
-    elif int(page.photometric) not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR):
-        told = f"colours stored as {name_of(page.photometric)}; expected RGB or grey"
-    elif page.photometric == YCBCR and page.compression != JPEG:
-        told = "colours stored as YCBCR, not in JPEG; expected RGB or grey"
-    elif int(page.compression) not in (JPEG, *CODECS):
-        told = f"compressed with {name_of(page.compression)}"
-    elif page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
-        told = f"predictor {name_of(page.predictor)}"
-    elif page.compression == JPEG and (page.samplesperpixel, page.planarconfig) != (3, CONTIGUOUS):
-        told = "JPEG of other than three colours"
+    refuse_turned(path, int(page.tags.valueof(ORIENTATION, default=1)))
+    told = other_colours([page.bitspersample], int(page.photometric)) or _other_storage(page)
     if told is not None:
         raise SlideReadError(f"{path}: {told}; save it as PNG, or as a TIFF of 8 bits a colour")
+
+
+def _other_storage(page: Any) -> str | None:
+    """Return how pixels are stored that are not read; None where they are."""
+    if page.imagedepth != 1 or page.sampleformat != 1:
+        return "values that are no whole numbers from 0 on, or have a depth"
+    if page.photometric == YCBCR and page.compression != JPEG:
+        return "colours stored as YCBCR, not in JPEG; expected RGB or grey"
+    if int(page.compression) not in (JPEG, *CODECS):
+        return f"compressed with {name_of(page.compression)}"
+    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
+        return f"predictor {name_of(page.predictor)}"
+    if page.compression == JPEG and (page.samplesperpixel, page.planarconfig) != (3, CONTIGUOUS):
+        return "JPEG of other than three colours"
+    return None
 
 
 def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
@@ -114,7 +117,8 @@ def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the values as grey or RGB, with transparency where they have some."""
     if page.photometric == PALETTE:
         colours_of: NDArray[np.uint16] = page.colormap
-        return np.asarray(colours_of[:, pixels[..., 0]].transpose(1, 2, 0) >> 8, np.uint8)
+        bits = 8 if (colours_of > 255).any() else 0  # as libtiff does for writers that keep colours of 8 bits
+        return np.asarray(colours_of[:, pixels[..., 0]].transpose(1, 2, 0) >> bits, np.uint8)
     colours = 3 if page.photometric in (RGB, YCBCR) else 1
     further: NDArray[np.uint8]
     values, further = pixels[..., :colours], pixels[..., colours : colours + 1]

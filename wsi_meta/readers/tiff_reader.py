@@ -10,7 +10,8 @@ import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_cache import TileCache
-from wsi_meta.readers.tile_reader import Tile, TileGrid, TileReader
+from wsi_meta.readers.tile_reader import Tile, TileReader
+from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,6 +136,11 @@ class TiffReader(TileReader):
         super().__init__(path, levels, downsamples, background, cache)
         self._levels, self._same = levels, file
         self._file: OpenFile | None = None
+
+    def _judge_left_out(self, size: tuple[int, int], downsamples: Sequence[float]) -> None:
+        """Find out, by level 0's size and the true factors, which tiles that were left out are no glass."""
+        if lacks_tiles(self._levels):
+            self._left_out = LeftOut(size, self._levels, downsamples, self.background)
 
     def close(self) -> None:
         """Drop the tiles, and close the file as soon as the reads of other threads have ended. A later read opens it again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -15,29 +14,15 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.readers.reader import undecodable
 from wsi_meta.readers.tile_cache import TileCache
+from wsi_meta.tiffs.left_out import LeftOut, TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Tile", "TileGrid", "TileReader"]
+__all__ = ["Tile", "TileReader"]
 
 Tile = tuple[int, int, int]
 """Level, row and column of a stored tile."""
-
-
-@dataclass(frozen=True)
-class TileGrid:
-    """How a level is cut into tiles, row by row from its corner; all tiles have the same size, also those at the far edges."""
-
-    tile_width: int
-    tile_height: int
-    columns: int
-    lengths: NDArray[np.int64]
-    """Bytes of each tile; 0 where the file says that it left the tile out."""
-
-    def number(self, row: int, col: int) -> int:
-        """Return a tile's place in the list of tiles."""
-        return row * self.columns + col
 
 
 class TileReader(ABC):
@@ -64,6 +49,7 @@ class TileReader(ABC):
     ) -> None:
         self._shown, self._grids, self._downsamples, self.background = path, levels, downsamples, background
         self._cache = cache or TileCache()
+        self._left_out: LeftOut | None = None
 
     @property
     def tiles_decoded(self) -> int | None:
@@ -76,9 +62,11 @@ class TileReader(ABC):
         Raises
         ------
         SlideReadError
-            when a tile cannot be decoded. Other regions can still be read.
+            when a tile cannot be decoded, or was lost. Other regions can still be read.
         """
         try:
+            if self._left_out is not None:
+                self._left_out.refuse_lost((level, left, top, region.shape[1], region.shape[0]), self.pixels)
             self._paste_tiles(region, level, left, top)
         except SlideReplacedError:
             raise
@@ -86,6 +74,12 @@ class TileReader(ABC):
             corner = (round(left * self._downsamples[level]), round(top * self._downsamples[level]))
             told = str(error).removeprefix(f"{self._shown}: ") if isinstance(error, SlideReadError) else error
             raise undecodable(self._shown, corner, level, told) from error
+
+    def pixels(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
+        """Return the pixels of a region without a thought for tiles that were lost; ValueError or OSError for damage."""
+        region = np.empty((height, width, 3), np.uint8)
+        self._paste_tiles(region, level, left, top)
+        return region
 
     def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int:
         """Say what will be read, as (level, left, top, width, height), so that shared tiles are kept until their last use.
@@ -101,11 +95,8 @@ class TileReader(ABC):
         return sum(self._is_stored(tile) for tile in uses)
 
     def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:
-        """Tell whether the file left out all tiles of a region: it has the background colour."""
-        grid = self._grids[level]
-        rows = slice(top // grid.tile_height, -(-(top + height) // grid.tile_height))
-        cols = slice(left // grid.tile_width, -(-(left + width) // grid.tile_width))
-        return not grid.lengths.reshape(-1, grid.columns)[rows, cols].any()
+        """Tell whether the file left out all tiles of a region as glass: it has the background colour."""
+        return self._left_out is not None and self._left_out.is_glass(level, left, top, width, height)
 
     def close(self) -> None:
         """Drop the tiles."""
@@ -142,7 +133,5 @@ class TileReader(ABC):
 
     def _tiles(self, level: int, left: int, top: int, width: int, height: int) -> Iterator[Tile]:
         """Return the tiles that a region touches, row by row."""
-        grid = self._grids[level]
-        rows = range(top // grid.tile_height, -(-(top + height) // grid.tile_height))
-        cols = range(left // grid.tile_width, -(-(left + width) // grid.tile_width))
-        return ((level, row, col) for row, col in product(rows, cols))
+        touched = self._grids[level].touched(left, top, width, height)
+        return ((level, row, col) for row, col in product(*(range(part.start, part.stop) for part in touched)))

@@ -26,7 +26,8 @@ from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
-from wsi_meta.readers.tile_reader import Tile, TileGrid, TileReader
+from wsi_meta.readers.tile_reader import Tile, TileReader
+from wsi_meta.tiffs.left_out import TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -41,6 +41,8 @@ class Kind(IntEnum):
     BLACK = 8
     MASKED = 9
     """Tissue by colour, but not by a mask of the user's."""
+    UNSEEN = 10
+    """Cannot be read, and is no tissue by a mask of the user's."""
 
     @property
     def left_out(self) -> bool:
@@ -66,7 +68,7 @@ class TissueSurvey:
     """Number of the piece of each cell; see :func:`wsi_meta.tiling.pieces.label_pieces`."""
     pieces: tuple[TissuePiece, ...]
     specks: int
-    """Pieces under 0.1 mm2, which are scanned but not numbered."""
+    """Pieces under 0.1 mm2, which are scanned but not numbered; none that cannot be read at all."""
 
     def areas_mm2(self, *, left_out: bool) -> dict[str, float]:
         """Return the area of each kind that occurs, by its name in lower case: of what is left out, or of what is tissue."""
@@ -105,12 +107,14 @@ def tell_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueSur
         tissue = as_tissue_mask(tissue_mask, slide)
         given = _on_raster(tissue, raster)
         kinds[given & ~mask], kinds[mask & ~given] = Kind.ADDED, Kind.MASKED
+        kinds[~readable & ~given] = Kind.UNSEEN
         mask = given
     cell_px = max(1, round(CELL_UM / raster.mpp))
     cell_um = cell_px * raster.mpp
     labels = label_pieces(_by_cell(mask, cell_px), cell_um)
+    labels[(labels == SPECK) & ~_by_cell(mask & readable, cell_px)] = 0
     specks = labels == SPECK
-    kinds[mask & specks.repeat(cell_px, 0).repeat(cell_px, 1)[: mask.shape[0], : mask.shape[1]]] = Kind.SPECK
+    kinds[mask & readable & specks.repeat(cell_px, 0).repeat(cell_px, 1)[: mask.shape[0], : mask.shape[1]]] = Kind.SPECK
     pieces = measure_pieces(labels, cell_um, cell_px * raster.step)
     return TissueSurvey(slide.name, tissue, kinds, raster.mpp, cell_px, labels, pieces, _count(specks))
 

@@ -32,6 +32,7 @@ LOOKS: dict[Kind, tuple[tuple[int, int, int, int], str]] = {
     Kind.INK: ((255, 120, 0, 230), "left out: ink, green to blue"),
     Kind.BLACK: ((0, 0, 0, 255), "left out: black"),
     Kind.MASKED: ((230, 0, 200, 150), "left out: coloured, but outside the mask"),
+    Kind.UNSEEN: ((150, 0, 25, 230), "left out: cannot be read, outside the mask"),
 }
 """Colour (RGBA) and words for each kind."""
 
@@ -68,7 +69,11 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
 def _colours(kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return RGBA of so many pixels as the picture has."""
     every = max(1, -(-max(kinds.shape) // MAX_SIDE))
-    return np.array([LOOKS[kind][0] for kind in Kind], np.uint8)[kinds[::every, ::every]]
+    shown = kinds[::every, ::every].copy()
+    for kind in (Kind.UNSEEN, Kind.UNREADABLE):  # seen wherever some of a pixel cannot be read
+        there = np.logical_or.reduceat(kinds == kind, np.arange(0, len(kinds), every), 0)
+        shown[np.logical_or.reduceat(there, np.arange(0, kinds.shape[1], every), 1)] = kind
+    return np.array([LOOKS[kind][0] for kind in Kind], np.uint8)[shown]
 
 
 def _title(survey: TissueSurvey) -> str:

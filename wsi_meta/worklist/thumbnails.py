@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import SlidePath, local_path
 from wsi_meta.heatmaps.beneath import open_beneath, read_beneath
-from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import written_whole
 from wsi_meta.pictures.colours import colour_cells
+from wsi_meta.pictures.pooling import TUMOR, pool
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +32,8 @@ MOST_PX = 64_000_000
 PAPER = (246, 246, 243)
 """What lies beneath a map without its slide."""
 OPACITY = 0.7
-TUMOR = 0.5
-"""Where many cells share a pixel, one of at least this value is shown before one that could not be read."""
+WHOLE = 1e-9
+"""A number of cells that is larger than a whole one by less counts as that."""
 ALONE = b"wsi-meta: map alone"
 """Comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
 
@@ -68,7 +70,9 @@ def draw_thumbnail(heatmap: Heatmap, slide: str | SlidePath | None) -> tuple[Ima
     ground = Image.new("RGB", shape, PAPER)
     if beneath is not None:
         ground = Image.fromarray(beneath).resize(shape, Image.Resampling.BOX)
-    values, status, factor = _pooled(heatmap.probability, heatmap.status, 1 / (grid.cell_l0 * scale))
+    factor = max(1, ceil(1 / (grid.cell_l0 * scale) - WHOLE))  # cells along a pixel
+    starts = [np.arange(0, length, factor) if factor > 1 else None for length in grid.shape]
+    values, status = pool(heatmap.probability, heatmap.status, (starts[0], starts[1]), TUMOR)
     colours = (colour_cells(values, status, "probability", OPACITY if beneath is not None else None) * 255).astype(np.uint8)
     side = factor * grid.cell_l0 * scale  # of a pooled cell, pixels
     extent = (0, 0, shape[0] / side, shape[1] / side)
@@ -113,26 +117,6 @@ def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] |
     except (SlideReadError, HeatmapError) as error:
         logger.debug("%s: the map is drawn alone: %s", slide, one_line(error))
         return None
-
-
-def _pooled(
-    values: NDArray[np.float32], status: NDArray[np.uint8], cells_per_px: float
-) -> tuple[NDArray[np.float32], NDArray[np.uint8], int]:
-    """Return the highest value and the status of squares of cells, each about a pixel, and their side in cells."""
-    factor = max(1, int(cells_per_px))
-    if factor == 1:
-        return values, status, 1
-    starts = [np.arange(0, length, factor) for length in values.shape]
-
-    def highest(array: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.maximum.reduceat(np.maximum.reduceat(array, starts[0], 0), starts[1], 1))
-
-    pooled = highest(np.nan_to_num(values, nan=-1.0))
-    found = np.full(pooled.shape, Status.BACKGROUND, np.uint8)
-    for state in (Status.PENDING, Status.SCANNED, Status.UNREADABLE):
-        found[highest(status == state)] = state
-    found[pooled >= TUMOR] = Status.SCANNED
-    return np.where(pooled < 0, np.nan, pooled).astype(np.float32), found, factor
 
 
 def _outline(picture: Image, lesions: dict[str, Any] | None, scale: float) -> None:

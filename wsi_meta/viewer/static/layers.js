@@ -18,15 +18,32 @@ WsiMeta.bytesOf = (hexadecimal) => Uint8Array.from(hexadecimal.match(/../g), (pa
 
 const makeCanvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
 
-// A canvas of one pixel a cell, painted by paint(cell) -> red, green, blue, alpha as one little-endian number.
-const paintCells = (grid, paint) => {
-  const canvas = makeCanvas(grid.cols, grid.rows);
+// A canvas of one pixel for each square of so many cells a side: of them the one of the highest rank shows, so that none is
+// hidden that is high or unknown. paint(cell) -> red, green, blue, alpha as one little-endian number; rank(cell) -> -1: never.
+const paintSquares = (grid, side, paint, rank) => {
+  const canvas = makeCanvas(Math.ceil(grid.cols / side), Math.ceil(grid.rows / side));
   const context = canvas.getContext("2d");
-  const image = context.createImageData(grid.cols, grid.rows);
+  const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
-  for (let cell = 0; cell < pixels.length; cell++) pixels[cell] = paint(cell);
+  const highest = new Int32Array(pixels.length).fill(-1);
+  for (let row = 0, cell = 0; row < grid.rows; row++) {
+    const first = Math.floor(row / side) * canvas.width;
+    for (let col = 0; col < grid.cols; col++, cell++) {
+      const at = first + Math.floor(col / side);
+      const own = rank(cell);
+      if (own <= highest[at]) continue;
+      highest[at] = own;
+      pixels[at] = paint(cell);
+    }
+  }
   context.putImageData(image, 0, 0);
   return canvas;
+};
+
+// The canvases of squares of any side, each painted when it is needed.
+const paintCells = (grid, paint, rank) => {
+  const painted = {};
+  return (side) => (painted[side] ??= paintSquares(grid, side, paint, rank));
 };
 
 // The colours of a layer. Opacity follows the value where a slide lies beneath, as in wsi-meta overlay.
@@ -37,14 +54,13 @@ WsiMeta.paintLayer = (facts, values, name, least) => {
   const [own, probability] = [values[name], values.probability];
   const lowest = name === "probability" || name === "uncertainty" ? Math.round(least * top) : 0;
   const fixed = facts.slide.mark ? null : 255;
-  return paintCells(facts.grid, (cell) => {
-    const step = own[cell];
-    if (step === none || probability[cell] < lowest) return 0;
-    const value = (step / top) * layer.highest;
+  const paint = (cell) => {
+    const value = (own[cell] / top) * layer.highest;
     const colour = 3 * Math.min(255, Math.floor((value / layer.top) * 256));
     const alpha = fixed ?? (layer.opaque ? Math.round(255 * Math.min(value / layer.opaque, 1)) : 255);
     return ((alpha << 24) | (table[colour + 2] << 16) | (table[colour + 1] << 8) | table[colour]) >>> 0;
-  });
+  };
+  return paintCells(facts.grid, paint, (cell) => (own[cell] === none || probability[cell] < lowest ? -1 : own[cell]));
 };
 
 // Canvases that are opaque where cells have a status; only for those that some cell has.
@@ -53,7 +69,7 @@ WsiMeta.paintMasks = (facts, values) => {
   for (const name of ["pending", "unreadable"]) {
     const wanted = WsiMeta.STATUS[name];
     if (values.status.includes(wanted)) {
-      masks[name] = paintCells(facts.grid, (cell) => (values.status[cell] === wanted ? 0xff000000 : 0));
+      masks[name] = paintCells(facts.grid, () => 0xff000000, (cell) => (values.status[cell] === wanted ? 0 : -1));
     }
   }
   return masks;

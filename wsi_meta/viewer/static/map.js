@@ -28,17 +28,20 @@
 
   // Draw the cells that are in view, sharp: cell borders are where they are on the slide, to the pixel of the screen.
   const drawCells = (context, cells, { left, top, scale }, ratio) => {
-    const { rows, cols, cell_l0: side } = facts.grid;
+    const unit = scale * ratio;
+    const cellsAPixel = 1 / (facts.grid.cell_l0 * unit);
+    const pooled = cellsAPixel > 1 + 1e-9 ? 2 ** Math.ceil(Math.log2(cellsAPixel)) : 1;
+    const squares = cells(pooled);
+    const side = facts.grid.cell_l0 * pooled;
     const [width, height] = [context.canvas.width / ratio / scale, context.canvas.height / ratio / scale];
     const col = Math.max(0, Math.floor(left / side));
     const row = Math.max(0, Math.floor(top / side));
-    const wide = Math.min(cols, Math.ceil((left + width) / side)) - col;
-    const high = Math.min(rows, Math.ceil((top + height) / side)) - row;
+    const wide = Math.min(squares.width, Math.ceil((left + width) / side)) - col;
+    const high = Math.min(squares.height, Math.ceil((top + height) / side)) - row;
     if (wide <= 0 || high <= 0) return;
-    const unit = scale * ratio;
     context.imageSmoothingEnabled = false;
     context.drawImage(
-      cells, col, row, wide, high,
+      squares, col, row, wide, high,
       (col * side - left) * unit, (row * side - top) * unit, wide * side * unit, high * side * unit,
     );
   };

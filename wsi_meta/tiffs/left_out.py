@@ -1,0 +1,197 @@
+"""Tiles that a file left out, which readers paint as glass: are they glass, or were they lost? The other levels tell.
+
+A writer that leaves out glass leaves it out of every level. So a tile is lost where a finer level has stored what lies there,
+or where a coarser one shows colour there. What all levels left out is glass, and so is what a coarser level shows as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LeftOut", "TileGrid", "lacks_tiles"]
+
+GLASS, LOST, FIRST_COARSER = 0, 1, 2
+"""What is known of a tile that was left out; from the last on the number, over it, of the level to look at."""
+EDGE_PX = 1.0
+"""Borders of tiles of two levels that lie together by less than this, pixels of the coarser level, count as one."""
+SURE_PX, LEAST_PX = 32, 16
+"""Sides of a tile as a coarser level shows it: the coarsest level that has as many pixels of it is looked at, else fewer."""
+PARTS = 8
+"""Parts along a side of what is looked at, each averaged: noise and single specks count little."""
+MIN_SATURATION, MIN_VALUE, MIN_SHARE = 0.07, 51, 0.05
+"""Saturation and brightness of what may be tissue, as in the tissue mask, and share of such parts."""
+MIN_DIFFERENCE = 10
+"""Grey levels by which it is not the colour that the file gives to what is left out."""
+
+Edges = NDArray[np.int64]
+Look = Callable[[int, int, int, int, int], NDArray[np.uint8]]
+"""Returns the pixels of level, left, top, width, height; raises where they cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """How a level is cut into tiles, row by row from its corner; all tiles have the same size, also those at the far edges."""
+
+    tile_width: int
+    tile_height: int
+    columns: int
+    lengths: NDArray[np.int64]
+    """Bytes of each tile; 0 where the file says that it left the tile out."""
+
+    def number(self, row: int, col: int) -> int:
+        """Return a tile's place in the list of tiles."""
+        return row * self.columns + col
+
+    @property
+    def stored(self) -> NDArray[np.bool_]:
+        """Whether each tile is stored, (rows, cols)."""
+        return np.asarray(self.lengths.reshape(-1, self.columns) > 0)
+
+    def touched(self, left: int, top: int, width: int, height: int) -> tuple[slice, slice]:
+        """Return the rows and columns of the tiles that a rectangle touches."""
+        rows = slice(top // self.tile_height, -(-(top + height) // self.tile_height))
+        return rows, slice(left // self.tile_width, -(-(left + width) // self.tile_width))
+
+
+def lacks_tiles(grids: Mapping[int, TileGrid]) -> bool:
+    """Tell whether tiles of some level are left out."""
+    return any(not grid.lengths.all() for grid in grids.values())
+
+
+class LeftOut:
+    """What is known of the tiles that a file left out. Threads may share it.
+
+    Parameters
+    ----------
+    size : width and height of level 0
+    grids : the tiles of each level that may be read
+    downsamples : true factor of every level relative to level 0
+    background : RGB of what is left out
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        grids: Mapping[int, TileGrid],
+        downsamples: Sequence[float],
+        background: tuple[int, ...],
+    ) -> None:
+        self._size, self._grids, self._downsamples, self._background = size, grids, downsamples, np.array(background)
+        self._stored = {level: grid.stored for level, grid in sorted(grids.items())}
+        sparse = (level for level, stored in self._stored.items() if not stored.all())
+        self._doubtful = {level: self._judge(level) for level in sparse}
+
+    def is_glass(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+        """Tell whether all tiles of a rectangle are left out, and none of them is in doubt."""
+        touched = self._grids[level].touched(left, top, width, height)
+        known = level in self._doubtful and not self._stored[level][touched].any()
+        return known and not self._doubtful[level][touched].any()
+
+    def refuse_lost(self, rectangle: tuple[int, int, int, int, int], look: Look) -> None:
+        """Refuse a rectangle of a level (level, left, top, width, height) that touches a tile which was lost.
+
+        Raises
+        ------
+        ValueError
+            and whatever `look` raises.
+        """
+        level, *place = rectangle
+        if (doubtful := self._doubtful.get(level)) is None:
+            return
+        rows, cols = self._grids[level].touched(*place)
+        for row, col in np.argwhere(doubtful[rows, cols]) + np.array([rows.start, cols.start]):
+            if doubtful[row, col] >= FIRST_COARSER:
+                coarser = int(doubtful[row, col]) - FIRST_COARSER
+                doubtful[row, col] = LOST if self._shows_tissue(level, row, col, coarser, look) else GLASS
+            if doubtful[row, col] == LOST:
+                raise ValueError(f"the tile at row {row}, column {col} was lost: other levels hold what lies there")
+
+    def _judge(self, level: int) -> NDArray[np.uint8]:
+        """Return what byte counts tell of each tile of a level: glass, lost, or which level to look at."""
+        missing = ~self._stored[level]
+        found = np.where(missing & self._is_stored_finer(level), LOST, GLASS).astype(np.uint8)
+        for coarser in self._coarser(level):
+            rows, cols = (
+                np.clip(((np.arange(count) + 0.5) * step).astype(int), 0, most - 1)
+                for count, step, most in zip(
+                    missing.shape, self._ratios(level, coarser), self._stored[coarser].shape, strict=True
+                )
+            )
+            there = self._stored[coarser][rows[:, None], cols[None]]
+            found[missing & (found == GLASS) & there] = FIRST_COARSER + coarser
+        return found
+
+    def _coarser(self, level: int) -> list[int]:
+        """Return the levels that can show what lies under a tile of a level, the best first."""
+        grid, sides = self._grids[level], dict[int, float]()
+        for coarser in self._stored:
+            scale = self._downsamples[level] / self._downsamples[coarser]
+            if scale < 1 and (side := min(grid.tile_width, grid.tile_height) * scale) >= LEAST_PX:
+                sides[coarser] = side
+        return sorted(sides, key=lambda coarser: (sides[coarser] < SURE_PX, abs(sides[coarser] - SURE_PX)))
+
+    def _ratios(self, level: int, other: int) -> tuple[float, float]:
+        """Return height and width of a level's tiles in tiles of another level."""
+        scale, grid, tile = self._downsamples[level] / self._downsamples[other], self._grids[level], self._grids[other]
+        return grid.tile_height * scale / tile.tile_height, grid.tile_width * scale / tile.tile_width
+
+    def _is_stored_finer(self, level: int) -> NDArray[np.bool_]:
+        """Return of which tiles a finer level has stored what lies there: a tile of which this level has nothing."""
+        rows, cols = self._stored[level].shape
+        marks = np.zeros((rows + 1, cols + 1), np.int64)
+        for finer, there in self._stored.items():
+            if self._downsamples[finer] >= self._downsamples[level]:
+                continue
+            (top, bottom), (left, right) = self._under(finer, level)
+            lost = there & (self._held(finer, level) == 0) & (bottom > top) & (right > left)
+            for row, col, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+                np.add.at(marks, (np.broadcast_to(row, lost.shape)[lost], np.broadcast_to(col, lost.shape)[lost]), sign)
+        return np.asarray(marks.cumsum(0).cumsum(1)[:-1, :-1] > 0)
+
+    def _held(self, level: int, other: int) -> NDArray[np.int64]:
+        """Return how many tiles of another level are stored of those that each tile of a level touches."""
+        counts = np.pad(self._stored[other].astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        (top, bottom), (left, right) = self._under(level, other)
+        return np.asarray(counts[bottom, right] - counts[top, right] - counts[bottom, left] + counts[top, left])
+
+    def _under(self, level: int, other: int) -> tuple[tuple[Edges, Edges], tuple[Edges, Edges]]:
+        """Return which tiles of another level each tile of a level touches: first row and the one after the last; columns."""
+        edge = EDGE_PX * max(1.0, self._downsamples[level] / self._downsamples[other])  # pixels of the other level
+        spans = []
+        for axis, side in enumerate((self._grids[other].tile_height, self._grids[other].tile_width)):
+            numbers, step = np.arange(self._stored[level].shape[axis]), self._ratios(level, other)[axis] * side
+            end = np.minimum((numbers + 1) * step, self._size[1 - axis] / self._downsamples[other])
+            start = np.minimum(numbers * step, end)
+            middle = (start + end) / 2
+            first = np.floor(np.minimum(start + edge, middle) / side).astype(np.int64)
+            last = np.ceil(np.maximum(end - edge, middle) / side).astype(np.int64)
+            last = np.where(end > start, np.minimum(last, self._stored[other].shape[axis]), first)
+            spans.append((np.minimum(first, last), last))
+        (top, bottom), (left, right) = spans
+        return (top[:, None], bottom[:, None]), (left[None], right[None])
+
+    def _shows_tissue(self, level: int, row: int, col: int, coarser: int, look: Look) -> bool:
+        """Tell whether a coarser level shows colour in the middle of a tile of a level."""
+        grid, scale = self._grids[level], self._downsamples[level] / self._downsamples[coarser]
+        width, height = grid.tile_width * scale, grid.tile_height * scale
+        (rows, cols), shown = self._stored[coarser].shape, self._grids[coarser]
+        right = min(int(self._size[0] / self._downsamples[coarser]), cols * shown.tile_width)
+        bottom = min(int(self._size[1] / self._downsamples[coarser]), rows * shown.tile_height)
+        left, top = round((col + 0.25) * width), round((row + 0.25) * height)
+        wide, high = min(round(width / 2), right - left), min(round(height / 2), bottom - top)
+        if wide <= 0 or high <= 0:
+            return False
+        pixels = look(coarser, left, top, wide, high).astype(np.float32)
+        for axis in (0, 1):
+            starts = np.unique(np.linspace(0, pixels.shape[axis], PARTS, endpoint=False).astype(int))
+            widths = np.diff([*starts, pixels.shape[axis]])
+            sums = np.add.reduceat(pixels, starts, axis)
+            pixels = (sums / widths.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))).astype(np.float32)
+        value, lowest = pixels.max(2), pixels.min(2)
+        coloured = (value - lowest >= MIN_SATURATION * value) & (value > MIN_VALUE)
+        other = np.abs(pixels - self._background).max(2) > MIN_DIFFERENCE
+        return bool((coloured & other).mean() > MIN_SHARE)

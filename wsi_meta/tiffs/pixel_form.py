@@ -1,0 +1,107 @@
+"""What readers take for granted of stored pixels: upright, 8 bits a colour, RGB or grey, and no value that means nothing.
+
+Libraries decode what is stored otherwise to something, without a word: to what the file does not mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.tiffs.pages import number_of, pages_in
+
+__all__ = ["FORM", "ORIENTATION", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
+
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES = FORM = 258, 262, 274, 277, 338
+"""TIFF's tags that say how pixels are stored."""
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
+"""TIFF's numbers of what values mean."""
+OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
+"""Names of others."""
+PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
+APP1, START_OF_SCAN = 0xE1, 0xDA
+"""Markers of a JPEG."""
+
+
+class OtherFormError(SlideReadError):
+    """A file whose pixels are stored in a way that is not read here, wherever it lies."""
+
+
+def refuse_turned(shown: object, orientation: int, what: str = "the picture") -> None:
+    """Refuse pixels that a viewer would turn or mirror: a map would lie on them in another way.
+
+    Parameters
+    ----------
+    shown : what the message calls the file
+    orientation : TIFF's and EXIF's number; 1 is upright, and 0 says nothing
+
+    Raises
+    ------
+    OtherFormError
+    """
+    if orientation not in (0, 1):
+        raise OtherFormError(
+            f"{shown}: {what} is to be turned (Orientation {orientation}), which is not done here; expected Orientation 1; "
+            "convert it so that its pixels are stored upright"
+        )
+
+
+def other_colours(bits: Sequence[int], photometric: int | None) -> str | None:
+    """Return how pixels are stored that are not RGB or grey of 8 bits a colour; None where they are, or nothing is said."""
+    if odd := [number for number in bits if number != 8]:
+        return f"{odd[0]} bits a colour; expected 8"
+    if photometric not in (None, WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR):
+        return f"colours stored as {OTHER_COLOURS.get(photometric, f'number {int(photometric)}')}; expected RGB or grey"
+    return None
+
+
+def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int]]) -> None:
+    """Refuse a tiled page of a TIFF that OpenSlide would decode to what it does not mean.
+
+    Of the first page only colours count: some of the others are no levels.
+
+    Parameters
+    ----------
+    number : of the page
+    said : values of the tags in :data:`FORM`, of those that it has
+
+    Raises
+    ------
+    OtherFormError
+    """
+    refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
+    if number:
+        return
+    photometric, samples = (said[tag][0] if said.get(tag) else None for tag in (PHOTOMETRIC, SAMPLES))
+    told = other_colours(said.get(BITS, ()), photometric)
+    if told is None and photometric == RGB and samples is not None and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
+        told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
+    if told is not None:
+        raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
+
+
+def exif_orientation(data: bytes) -> int:
+    """Return the Orientation that a PNG or JPEG states in its EXIF; 1 where it states none."""
+    page = next(pages_in(BytesIO(_exif_of(data))), {})
+    return number_of(page, ORIENTATION) or 1
+
+
+def _exif_of(data: bytes) -> bytes:
+    """Return the EXIF of a PNG or JPEG, which is a small TIFF; empty where it has none."""
+    png = data.startswith(PNG)
+    at = len(PNG if png else JPEG)
+    while at + 12 <= len(data):
+        if png:
+            length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+            if kind == b"eXIf":
+                return data[at + 8 : at + 8 + length].removeprefix(EXIF)
+            at += 12 + length
+        elif data[at] != 0xFF or data[at + 1] == START_OF_SCAN:
+            break
+        else:
+            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            if data[at + 1] == APP1 and data[at + 4 : at + 10] == EXIF:
+                return data[at + 10 : at + 2 + length]
+            at += 1 if data[at + 1] == 0xFF else 2 + length  # any number of FF may fill
+    return b""
