@@ -3,8 +3,8 @@
 #
 #     examples/camelyon16.sh FOLDER
 #
-# Needs the AWS command line (pip install awscli; no account), a GPU and room for several hundred GB. Every step that is
-# done is passed over when the script is run again, and scanning and training go on where they were interrupted.
+# Needs wsi-meta with its extra (pip install 'wsi-meta[train]'; '.[train]' in a clone) and the AWS command line (pip install
+# awscli; no account), both on PATH, a GPU and room for several hundred GB. Every step that is done is passed over when the script is run again, and scanning and training go on where they were interrupted.
 #
 # ONLY='*_00?' takes only slides of such names, to try it with a few: in a folder of its own.
 # HARD=1 scans the training slides too, cuts patches anew with what was mistaken for tumor, and trains again on those.
@@ -14,6 +14,9 @@ shopt -s nullglob
 folder=${1:?usage: examples/camelyon16.sh FOLDER}
 only=${ONLY:-*}
 bucket=s3://camelyon-dataset/CAMELYON16
+for program in aws wsi-meta; do
+  command -v "$program" >/dev/null || { echo "$program: not on PATH; see the head of $0" >&2; exit 1; }
+done
 mkdir -p "$folder"
 cd "$folder"
 

@@ -73,9 +73,10 @@ def train(
 ) -> TrainResult:
     """Train a ResNet50 on labelled patches and write the best epoch, calibrated, as a model file.
 
-    The new layers are trained alone first, then everything that the recipe does not freeze. The best epoch is the one of
-    highest validation AUC; weights are validated as they are stored, rounded to float16. At the end they are
-    made to fit 8-bit integers (from 200 training patches on; :mod:`wsi_meta.models.equalise`), and calibrated and judged again.
+    Where the recipe has `head_epochs`, the new layers are trained alone first, then everything that it does not freeze. The
+    best epoch is the one of highest validation AUC; weights are validated as they are stored, rounded to float16. At the end
+    they are made to fit 8-bit integers (from 200 training patches on; :mod:`wsi_meta.models.equalise`), and calibrated and
+    judged again.
     Beside `out` it writes
     ``<stem>.augmented.png`` at the start, and ``<stem>.history.csv``, ``<stem>.curves.png`` and a checkpoint after every epoch.
     Processes that ``torchrun`` starts train together as one.
