@@ -95,7 +95,7 @@ class Predictor:
         compiled: bool = False,
     ) -> None:
         plan = resolve_inference(fit_to_model(InferenceOptions(device, precision, batch_size, tta), model.card))
-        self._set_up(model, plan, USUAL_PARTS, dense=dense, compiled=compiled)
+        self._set_up(model.as_it_is(), plan, USUAL_PARTS, dense=dense, compiled=compiled)
 
     @classmethod
     def from_plan(

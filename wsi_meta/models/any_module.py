@@ -94,7 +94,7 @@ def name_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def hash_module(network: TumorLogit, card: ModelCard) -> str:
+def hash_module(network: nn.Module, card: ModelCard) -> str:
     """Return a SHA-256, hexadecimal, of all of a network that can be read off it.
 
     These are the card; of each part its class, what it prints of itself, its plain attributes, and the source of its class

@@ -297,4 +297,4 @@ def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networ
         return LocalEngine(options, networks, threads)
     from wsi_meta.scanning.cluster import ClusterEngine
 
-    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)
+    return ClusterEngine(options.scheduler, asked, networks.file, threads=options.workers)
