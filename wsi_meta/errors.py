@@ -9,7 +9,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 __all__ = [
     "EXTRAS",
@@ -139,7 +138,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def named_by_source(source: object, copy: Path | None) -> Iterator[None]:
+def named_by_source(source: object, copy: object) -> Iterator[None]:
     """Let errors of this package name a file itself where a copy of it was read; `copy` is None where none was."""
     try:
         yield
