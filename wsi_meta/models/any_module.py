@@ -85,7 +85,7 @@ class TumorLogit(nn.Module):
             )
         if not (found.is_floating_point() and found.isfinite().all()):
             raise OptionsError(f"{name}: returns {found.dtype} that are not all finite numbers; expected logits")
-        if found.shape[1:] == (2,) and bool((found >= 0).all()) and torch.allclose(found.sum(1), torch.ones(TRIED)):
+        if found.shape[1:] == (2,) and bool((found >= 0).all()) and torch.allclose(found.sum(1), torch.ones_like(found[:, 0])):
             raise OptionsError(f"{name}: returns probabilities, which sum up to 1; expected logits: leave its softmax out")
 
 
