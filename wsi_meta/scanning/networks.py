@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -42,7 +43,7 @@ class Networks:
         self.card: ModelCard
         self._threads, self._given = threads, predictor
         self._making = threading.Lock()
-        self._predictors: dict[bool, Predictor] = {}
+        self._predictors: dict[tuple[int, bool], Predictor] = {}
         self._loading: Future[Model] | None = None
         if isinstance(given, Model):
             loaded, given = given, given.as_it_is() if predictor is None else given
@@ -88,17 +89,17 @@ class Networks:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def predictor(self, plan: ScanPlan, *, compiled: bool) -> Predictor:
-        """Return the predictor for a plan: one compiled, one not, since a stream may hold slides of both kinds."""
+        """Return the predictor for a plan: one compiled, one not, for a stream may hold slides of both kinds."""
         if self._given is not None:
             return self._given
-        model = self.model()
+        model, key = self.model(), (os.getpid(), compiled)
         with self._making:
-            if compiled not in self._predictors:
-                self._predictors[compiled] = self._threads.compute(
+            if key not in self._predictors:
+                self._predictors[key] = self._threads.compute(
                     plan.inference.device,
                     lambda: Predictor.from_plan(model, plan.inference, dense=plan.dense, compiled=compiled),
                 )
-            return self._predictors[compiled]
+            return self._predictors[key]
 
     def unlikeness(self, patches: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return how unlike the patches in the model file some patches are; over 1 is unlike 99 % of them.
