@@ -6,10 +6,11 @@ the file, what was found, what was expected, what to do.
 
 from __future__ import annotations
 
+import operator
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 __all__ = [
     "EXTRAS",
@@ -25,11 +26,14 @@ __all__ = [
     "TrainingError",
     "WsiMetaError",
     "first_line",
+    "is_truth",
     "missing_libraries",
     "named_by_source",
     "one_line",
     "printable",
     "require",
+    "truth",
+    "whole_number",
 ]
 
 EXTRAS = {
@@ -113,6 +117,28 @@ def require(extra: str, what: str, *, instead: str = "") -> None:
         raise DeviceError(f"{what} needs {' and '.join(missing)}: pip install 'wsi-meta[{extra}]'{instead}")
 
 
+def is_truth(value: object) -> bool:
+    """Tell whether a value is True or False, Python's or numpy's."""
+    return isinstance(value, bool) or (type(value).__name__ in ("bool", "bool_") and type(value).__module__ == "numpy")
+
+
+def truth(name: str, value: object) -> bool:
+    """Return what was asked for as a bool; OptionsError where it is something else, such as ``no``."""
+    if not is_truth(value):
+        raise OptionsError(f"{name} {value!r}; expected True or False")
+    return bool(value)
+
+
+def whole_number(name: str, value: Any, expected: str = "a whole number") -> int:
+    """Return what was asked for as an int, also where numpy made it; OptionsError where it is something else, such as 2.0."""
+    try:
+        if not is_truth(value):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise OptionsError(f"{name} {value!r}; expected {expected}")
+
+
 def printable(text: str) -> str:
     r"""Return a text as one line that any terminal, table or picture can show.
 
@@ -139,7 +165,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def named_by_source(source: object, copy: Path | None) -> Iterator[None]:
+def named_by_source(source: object, copy: object) -> Iterator[None]:
     """Let errors of this package name a file itself where a copy of it was read; `copy` is None where none was."""
     try:
         yield

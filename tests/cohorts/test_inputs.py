@@ -44,6 +44,12 @@ def touch(*names: str) -> None:
         Path(name).write_text("x")
 
 
+def test_one_path_is_one_input_and_one_ending_one(here: Path) -> None:
+    touch("a.svs", "b.tif")
+    assert find_slides("a.svs") == find_slides(here / "a.svs") == find_slides(["a.svs"])
+    assert [slide.name for slide in find_slides(str(here), extensions=".tif")] == ["b"]
+
+
 def element(number: int, kind: bytes, value: bytes, length: int | None = None, *, implicit: bool = False) -> bytes:
     """An element of a DICOM file; without a kind it is an item, or a mark, of a sequence."""
     length = len(value) if length is None else length

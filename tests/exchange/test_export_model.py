@@ -179,3 +179,9 @@ def test_onnxruntime_gives_our_probabilities_for_any_number_of_patches(dark_mode
     assert json.loads(metadata["calibration"]) == {"temperature": 0.25, "bias": -1.5}
     assert json.loads(metadata["preprocessing"]) == dark_model.card.preprocessing.to_dict()
     assert json.loads(metadata["wsi_meta"]) == dark_model.card.to_dict()
+
+
+def test_an_export_takes_no_random_numbers_of_its_process(dark_model: Model, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    write_exported(dark_model, tmp_path / "zoo", "torchscript")
+    assert torch.equal(torch.get_rng_state(), before)

@@ -78,11 +78,24 @@ class NotingArray:
         self.array[part] = values
 
 
+def test_a_store_stays_open_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _create(tmp_path / "h.zarr")
+    monkeypatch.chdir(tmp_path)
+    heatmap = Heatmap.open("h.zarr")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(heatmap.status, made.status)
+    assert heatmap.unfinished(replace(heatmap.record, versions={})).record.versions == {}
+    (tmp_path / "h.zarr").rename(tmp_path / "moved.zarr")
+    with pytest.raises(HeatmapError, match=r"^h\.zarr: no such store any more"):
+        _ = Heatmap.open(tmp_path / "moved.zarr").probability, heatmap.probability
+
+
 def test_a_blocks_status_is_written_last(tmp_path: Path) -> None:
     """Killed between the two writes, a block stays open."""
     made = _create(tmp_path / "h.zarr", uncertainty=True)
     noting: Any = NotingGroup(made.group)
-    heatmap, block = Heatmap(made.path, made.record, noting), GRID.blocks()[0]
+    heatmap, block = Heatmap(made.path, made.record, noting, made.root), GRID.blocks()[0]
     shape = (block.rows, block.cols)
     values, status = np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8)
     heatmap.write_block(block, values, status)
@@ -94,7 +107,7 @@ def test_a_blocks_status_is_written_last(tmp_path: Path) -> None:
 def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path) -> None:
     made = _create(tmp_path / "h.zarr")
     noting: Any = NotingGroup(made.group)
-    heatmap = Heatmap(made.path, made.record, noting)
+    heatmap = Heatmap(made.path, made.record, noting, made.root)
     rng = np.random.default_rng(0)
     expected = rng.random(GRID.shape, np.float32)
 

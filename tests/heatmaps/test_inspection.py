@@ -20,7 +20,7 @@ from stores import write_store
 
 from wsi_meta import check_heatmaps
 from wsi_meta.cli import main
-from wsi_meta.errors import HeatmapError
+from wsi_meta.errors import HeatmapError, OptionsError
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.scoring import sum_up
@@ -171,6 +171,11 @@ def test_what_the_disk_does_not_give_is_no_damage(store: Path) -> None:
         find_store(store)
     assert _line(store).startswith("unreadable: ")
     assert _line(store).endswith("try again when it can be read")
+
+
+def test_a_list_is_refused_as_one_store(store: Path) -> None:
+    with pytest.raises(OptionsError, match="check_heatmaps of a list; expected paths"):
+        check_heatmaps([store])  # type: ignore[arg-type]
 
 
 def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -34,6 +35,12 @@ SEEN = (PINNED, "OMP_NUM_THREADS")
 def test_no_gpus(gpus: str) -> None:
     with pytest.raises(OptionsError, match="expected all, or numbers such as 0,1, each once"):
         GpuProcesses(gpus)
+
+
+def test_a_daemonic_process_says_that_it_may_start_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(DeviceError, match="GPUs 0: this is a daemonic process"), GpuProcesses("0").started("cpu", 1):
+        pass
 
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:

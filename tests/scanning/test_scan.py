@@ -20,18 +20,30 @@ from slide_files import MODEL_MPP, damage_tile, texture, write_scn, write_slide
 
 import wsi_meta.scanning.networks
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError, MissingMppError, ModelFileError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.errors import (
+    DataError,
+    DeviceError,
+    MissingMppError,
+    ModelFileError,
+    OptionsError,
+    OutputExistsError,
+    OutputPathError,
+    SlideReadError,
+)
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.heatmaps.inspection import check_heatmaps
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import FEATURES
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.metadata import info
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model, load_model, save_model
 from wsi_meta.readers.reader import Bounds
+from wsi_meta.scanning.options import ScanOptions
 from wsi_meta.scanning.scan import scan
+from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide
 from wsi_meta.worklist.summary import summarise
 
@@ -198,6 +210,24 @@ def test_another_slide_or_model_is_refused(tmp_path: Path, slide_file: Path, thi
         scan_darkness(other, tmp_path / "h.zarr", model=thin_model)
     with pytest.raises(OutputExistsError, match=r"model is \w+, now \w+"):
         scan_darkness(slide_file, tmp_path / "h.zarr", model=shifted(thin_model, 1.0))
+
+
+def test_a_model_that_was_changed_since_it_was_loaded_is_another(tmp_path: Path, slide_file: Path, model_file: Path) -> None:
+    model, other = load_model(model_file), load_model(model_file)
+    recalibrated = replace(model, card=replace(model.card, calibration=Calibration(bias=-3.0)))
+    other.network.get_parameter("fc.bias").data += 3
+    hashes = []
+    for one in (model, recalibrated, other):
+        with Scanner(one) as scanner:
+            hashes.append(scanner.networks.hash())
+    assert hashes[0] == model.hash
+    assert len(set(hashes)) == 3
+    assert Predictor(recalibrated, device="cpu", precision="fp32").model.hash == hashes[1]
+    scan_darkness(slide_file, tmp_path / "h.zarr", model=model)
+    with pytest.raises(OutputExistsError, match="holds another scan: model is"):
+        scan_darkness(slide_file, tmp_path / "h.zarr", model=recalibrated)
+    with pytest.raises(OptionsError, match="the model was changed since it was loaded"):
+        Scanner(recalibrated, scheduler="tcp://127.0.0.1:1")
 
 
 def test_foreign_output_is_never_touched(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
@@ -421,6 +451,26 @@ def test_modes_and_strides_that_do_not_exist(tmp_path: Path, slide_file: Path) -
     for settings in wrong:
         with pytest.raises(ValueError, match="expected one of"):
             scan(slide_file, tmp_path / "h.zarr", **settings)
+
+
+def test_numbers_and_truths_are_taken_from_numpy_and_from_nothing_else() -> None:
+    options = ScanOptions(stride_px=np.int64(32), block_px=np.uint16(64), workers=np.int8(1), uncertainty=np.True_)  # type: ignore[arg-type]
+    assert repr(options) == repr(ScanOptions(stride_px=32, block_px=64, workers=1, uncertainty=True))
+    assert InferenceOptions(batch_size=np.int32(8), tta=np.int64(2)).views == 2  # type: ignore[arg-type]
+    wrong: list[dict[str, Any]] = [
+        {"stride_px": 32.0},
+        {"workers": 1.5},
+        {"workers": True},
+        {"uncertainty": "no"},
+        {"tta": 2.0},
+    ]
+    for settings in (*wrong, {"batch_size": "8"}):
+        with pytest.raises(OptionsError, match=f"{next(iter(settings)).replace('h_s', 'h s')} .*; expected"):
+            Scanner(**settings)
+    with pytest.raises(DeviceError, match="--device None: not supported"):
+        Scanner(device=None)  # type: ignore[arg-type]
+    with Scanner() as scanner, pytest.raises(OptionsError, match="overwrite 'no'; expected True or False"):
+        scanner.scan("s.tif", "h.zarr", overwrite="no")  # type: ignore[arg-type]
 
 
 def test_a_scan_begun_on_a_gpu_does_not_go_on_with_a_cpu(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:

@@ -18,7 +18,8 @@ for number, settings in enumerate([{}, {"tta": True, "scheduler": "synchronous"}
     out = f"{sys.argv[2]}.{number}"
     scan(sys.argv[1], out, model=sys.argv[3], device="cpu", precision="fp32", batch_size=1, stride_px=96, **settings)
 after = state()
-print(json.dumps({"changed": [name for name in before if before[name] != after[name]], "kept_mb": kept_of_a_gigabyte()}))
+print(json.dumps({"changed": [name for name in before if before[name] != after[name]]
+    + [name for name in ("distributed", "tornado") if name in sys.modules], "kept_mb": kept_of_a_gigabyte()}))
 """
 
 

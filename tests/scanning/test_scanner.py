@@ -214,7 +214,7 @@ def test_a_closed_scanner_says_so(slides: dict[str, Path], thin_model: Model, tm
     scanner = Scanner(model=thin_model, **COMMON)
     scanner.close()
     scanner.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(OptionsError, match="closed"):
         scanner.scan(slides["small"], tmp_path / "h.zarr")
     assert not (tmp_path / "h.zarr").exists()
 

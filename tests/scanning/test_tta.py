@@ -239,16 +239,18 @@ def test_each_choice_of_views_is_a_group_in_the_order_of_views() -> None:
         ), "a view of a view is one of them"
 
 
-@pytest.mark.parametrize(("tta", "views"), [(False, 1), (True, 8), (1, 1), (2, 2), (4, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("tta", "views"), [(False, 1), (True, 8), (1, 1), (2, 2), (4, 4), (8, 8), (np.True_, 8), (np.int64(2), 2)]
+)
 def test_how_many_views_are_meant(tta: bool | int, views: int) -> None:
     assert count_views(tta) == views
 
 
-@pytest.mark.parametrize("tta", [0, 3, -2, 16, "4", 4.0, None, np.True_])
+@pytest.mark.parametrize("tta", [0, 3, -2, 16, "4", 4.0, None])
 def test_other_numbers_of_views_are_refused_before_the_work(
     tta: Any, tmp_path: Path, slide_file: Path, thin_model: Model
 ) -> None:
-    with pytest.raises(OptionsError, match="cannot average so many views; expected 2, 4 or 8"):
+    with pytest.raises(OptionsError, match=r"^tta .*; expected 2, 4 or 8"):
         scan(slide_file, tmp_path / "h.zarr", model=thin_model, tta=tta)
     assert not (tmp_path / "h.zarr").exists()
 

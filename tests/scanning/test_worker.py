@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from slide_files import damage_tile, texture, write_slide
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import DeviceError, SlideReadError
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.inference.predictor import Predictor, PredictorParts
 from wsi_meta.models.model import Model
@@ -125,3 +129,22 @@ def test_a_block_of_which_nothing_can_be_read_is_given_up_soon(tmp_path: Path, t
     )
     assert np.isnan(worker.predict(Block(0, 0, *grid.shape), np.ones(grid.shape, bool))).all()
     assert len(reads) < 60
+
+
+def test_threads_go_on_in_a_forked_process_and_a_predictor_says_that_it_cannot(thin_model: Model) -> None:
+    threads, predictor = Threads(), Predictor(thin_model, device="cpu", precision="fp32")
+    assert threads.compute("cpu", lambda: 1) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forks beside threads
+        child = os.fork()
+    if not child:
+        signal.alarm(20)
+        done = threads.compute("cpu", lambda: 1) + sum(threads.read_ahead([lambda: 2], Stop()))
+        try:
+            predictor.predict_patches(torch.zeros((1, 96, 96, 3), dtype=torch.uint8))
+        except DeviceError as error:
+            done += 4 * ("before this process was forked" in str(error))
+        threads.close()
+        os._exit(done)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    threads.close()

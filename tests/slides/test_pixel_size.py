@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import scan_darkness
 from slide_files import texture, write_jpeg_slide, write_slide
 
 from wsi_meta.errors import MissingMppError
 from wsi_meta.metadata import info
+from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import open_slide
 
 BOUNDS = r"which cannot be; expected 0\.05 to 50; pass --mpp"
@@ -27,6 +29,16 @@ def test_a_file_that_states_an_impossible_size(tmp_path: Path, mpp: float) -> No
         slide.read_overview(7.776)
     assert "\n" not in str(caught.value)
     assert open_slide(path, mpp=0.972).mpp == 0.972
+
+
+def test_a_size_is_what_its_decimals_say_and_no_text_or_truth(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(300, 300))
+    single: Any = np.float32(0.243)
+    assert repr(open_slide(path, mpp=single).mpp) == "0.243"
+    assert exact_ratio(0.972, single) == 4
+    for mpp in ("0.243", True):
+        with pytest.raises(MissingMppError, match=f"--mpp says {mpp} um per pixel, {BOUNDS}"):
+            open_slide(path, mpp=mpp)  # type: ignore[arg-type]
 
 
 def test_an_aperio_slide_in_millimetres(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_scn, write_slide, write_sparse_slide
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
-from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.readers.openslide_reader import _find_bounds
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.overview import read_in_parts
@@ -35,6 +35,32 @@ def test_facts(slide_file: Path) -> None:
         assert slide.mpp == pytest.approx(0.972, rel=1e-6)
         assert slide.level_dimensions == ((900, 700), (450, 350))
         assert slide.name == "a"
+
+
+def test_what_is_no_region_is_refused(slide_file: Path) -> None:
+    with open_slide(slide_file) as slide:
+        for told in ("level -1; expected 0 to 1", "level 9"):
+            with pytest.raises(OptionsError, match=told):
+                slide.read_region(0, 0, 10, 10, level=int(told.split()[1].strip(";")))
+        with pytest.raises(OptionsError, match="a region of 10 x -1 px"):
+            slide.read_region(0, 0, 10, -1)
+        with pytest.raises(OptionsError, match="expected a number over 0"):
+            slide.read_at(float("nan"), 0, 0, 10, 10)
+        with pytest.raises(OptionsError, match="at nan, 0"):
+            slide.read_at(0.972, float("nan"), 0, 10, 10)  # type: ignore[arg-type]
+        assert slide.read_at(0.972, 0, 0, 0, 0).shape == (0, 0, 3)
+
+
+def test_a_slide_stays_readable_from_another_folder(slide_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(slide_file.parent)
+    with pytest.raises(SlideReadError, match=r"^gone\.tif: "):
+        open_slide("gone.tif")
+    with open_slide(slide_file.name) as slide:
+        assert slide.path == Path(slide_file.name)
+        before = slide.read_region(0, 0, 50, 50)
+        slide.close()
+        monkeypatch.chdir(tmp_path)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 50, 50), before)
 
 
 def test_pixels_are_the_stored_ones(slide_file: Path, image: NDArray[np.uint8]) -> None:

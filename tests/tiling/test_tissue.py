@@ -213,3 +213,10 @@ def test_real_lymph_node(shared_data: Path) -> None:
     assert mask.mask[300, 200], "inside the left node"
     assert mask.mask[230, 450], "inside the thin node"
     assert mask.mask[:40].mean() < 0.01, "glass above, with dust"
+
+
+def test_masks_can_be_compared_and_kept_in_sets() -> None:
+    one, other = (TissueMask(np.ones((2, 2), bool), (1.0, 1.0), "array") for _ in range(2))
+    assert one != other
+    assert one.fingerprint() == other.fingerprint()
+    assert len({one, one, other}) == 2

@@ -40,12 +40,12 @@ OpenScanner = Callable[[dict[str, Any]], AbstractContextManager[Scanner]]
 
 
 def scan_slides(
-    slides: Sequence[str | Path | Address],
+    slides: str | Path | Address | Sequence[str | Path | Address],
     out: str | Path,
     *,
     manifest: str | Path | None = None,
     recursive: bool = False,
-    extensions: Sequence[str] = (),
+    extensions: str | Sequence[str] = (),
     scanner: Scanner | None = None,
     mpp: float | None = None,
     reader: str = "auto",

@@ -13,7 +13,7 @@ from typing import Any
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import is_new, matches, may_hold_slides
 from wsi_meta.errors import DataError, MissingMppError
-from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
+from wsi_meta.files.address import Address, SlidePath, several, slide_name, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import given_mpp
@@ -64,18 +64,18 @@ class SlideInput:
 
 
 def find_slides(
-    inputs: Sequence[str | Path | Address],
+    inputs: str | Path | Address | Sequence[str | Path | Address],
     *,
     manifest: str | Path | None = None,
     recursive: bool = False,
-    extensions: Sequence[str] = (),
+    extensions: str | Sequence[str] = (),
 ) -> list[SlideInput]:
     """Return the slides that are to be scanned, in the order in which they were given; those of a folder by name.
 
     Parameters
     ----------
-    inputs : slides; their addresses; folders; patterns such as ``slides/*/*.svs``. All DICOM files of one series in one folder
-        are one slide, named after the folder where that holds nothing else. An ``.mrxs`` file's folder stands for that file
+    inputs : one or several slides, addresses, folders, patterns such as ``slides/*/*.svs``. All DICOM files of one series in a
+        folder are one slide, named after it where it holds nothing else. An ``.mrxs`` file's folder stands for that file
     manifest : see :func:`read_scan_manifest`; its slides come last
     recursive : look also into the folders in a folder
     extensions : how files end that are taken from a folder; none means :data:`.SLIDE_EXTENSIONS`. Others are named in a warning
@@ -85,12 +85,12 @@ def find_slides(
     DataError
         when there is no slide, two slides have one name, a slide has two, or the manifest is wrong.
     """
-    search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in extensions) or SLIDE_EXTENSIONS)
-    found = [slide for given in inputs for slide in search.find(slide_path(given))]
+    search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in several(extensions)) or SLIDE_EXTENSIONS)
+    found = [slide for given in several(inputs) for slide in search.find(slide_path(given))]
     if manifest is not None:
         found += read_scan_manifest(manifest)
     if not found:
-        raise DataError(f"{', '.join(map(str, inputs))}: no slides; expected {', '.join(search.extensions)}")
+        raise DataError(f"{', '.join(map(str, several(inputs)))}: no slides; expected {', '.join(search.extensions)}")
     return _each_once(found)
 
 

@@ -13,7 +13,7 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import HeatmapError, printable
-from wsi_meta.files.address import SlidePath
+from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity
@@ -101,12 +101,12 @@ class BatchPreview:
 
 
 def preview_scans(
-    slides: Sequence[str | Path],
+    slides: str | Path | Address | Sequence[str | Path | Address],
     out: str | Path,
     *,
     manifest: str | Path | None = None,
     recursive: bool = False,
-    extensions: Sequence[str] = (),
+    extensions: str | Sequence[str] = (),
     scanner: Scanner | None = None,
     mpp: float | None = None,
     reader: str = "auto",

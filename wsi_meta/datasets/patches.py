@@ -29,7 +29,7 @@ else:
 __all__ = ["Patches", "content_of", "join", "pixels_of"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patches(TorchDataset):
     """Labelled patches that are read on demand; a map-style dataset for torch's ``DataLoader``.
 

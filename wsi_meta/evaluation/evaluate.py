@@ -90,7 +90,7 @@ def evaluate(
     InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
     patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite, tell=True)
     patches.check()
-    model = model if isinstance(model, Model) else load_model(model)
+    model = model.as_it_is() if isinstance(model, Model) else load_model(model)
     subject = Subject.of(model, patches, data=tell_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
     evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True, shifts=shifts)

@@ -143,7 +143,7 @@ def calibrated_network(model: Model) -> nn.Module:
     network = copy.deepcopy(model.network).eval().requires_grad_(False)
     head = network.get_submodule("fc")
     weight, bias = two_logits(head.get_parameter("weight"), head.get_parameter("bias"), model.card.calibration)
-    network.fc = nn.Linear(weight.shape[1], 2)
+    network.fc = nn.Linear(weight.shape[1], 2, device="meta")  # no random numbers of the caller's
     network.fc.weight, network.fc.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
     channels_last: nn.Module = network.to(memory_format=torch.channels_last)
     return channels_last

@@ -140,7 +140,7 @@ class Foreign:
         with torch.inference_mode():
             ours = model.network(inputs)[:, 0]
         theirs = script_logits(self.script, inputs, model.path)
-        if theirs.shape[1] == 2 and torch.allclose(theirs.sum(1), torch.ones(len(theirs))) and bool((theirs >= 0).all()):
+        if theirs.shape[1] == 2 and torch.allclose(theirs.sum(1), torch.ones_like(theirs[:, 0])) and bool((theirs >= 0).all()):
             ours, theirs = ours.sigmoid(), theirs[:, self.tumor_class]  # a softmax of two is the sigmoid of their difference
         else:
             theirs = theirs[:, 0] if theirs.shape[1] == 1 else theirs[:, self.tumor_class] - theirs[:, 1 - self.tumor_class]

@@ -147,7 +147,7 @@ def _find_head(rest: Mapping[str, torch.Tensor], channels: int, source: object) 
             f"{source}: '{others[0]}' belongs neither to a ResNet50 nor to its head '{name}'; expected these alone"
         )
     weight = _plain(rest[name]).flatten(1)
-    bias = _plain(rest.get(f"{place}bias", torch.zeros(len(weight))))
+    bias = _plain(rest.get(f"{place}bias", torch.zeros(len(weight), dtype=torch.float32)))
     if len(weight) not in (1, 2) or bias.shape != (len(weight),):
         raise ModelFileError(f"{source}: its head '{name}' has {len(weight)} classes; expected one or two: normal and tumor")
     return weight, bias

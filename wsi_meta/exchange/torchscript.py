@@ -81,7 +81,9 @@ def write_script(path: Path, network: nn.Module, patch_px: int) -> None:
     """Write a network as TorchScript, by a trace: it takes float32 (n, 3, patch_px, patch_px), for any n."""
     written = io.BytesIO()  # torch's own writer ends the process where the disk is full
     with torch.no_grad(), _quiet():
-        torch.jit.save(torch.jit.trace(network, torch.zeros(2, 3, patch_px, patch_px), check_trace=False), written)
+        torch.jit.save(
+            torch.jit.trace(network, torch.zeros((2, 3, patch_px, patch_px), dtype=torch.float32), check_trace=False), written
+        )
     path.write_bytes(written.getvalue())
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
 
-__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "slide_name", "slide_path"]
+__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "several", "slide_name", "slide_path"]
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 MANGLED = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address that became a path, which keeps only one of its two slashes."""
+T = TypeVar("T", str, "str | Path | Address")
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,6 +102,11 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     if isinstance(given, Address):
         return given
     return Address(given) if isinstance(given, str) and is_address(given) else Path(given)
+
+
+def several(given: T | Sequence[T]) -> Sequence[T]:
+    """Return what was given as a sequence: one path or text is one of them, not its letters."""
+    return [given] if isinstance(given, str | os.PathLike | Address) else given
 
 
 def slide_name(path: SlidePath) -> str:

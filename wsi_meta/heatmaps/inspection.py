@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, one_line
+from wsi_meta.errors import HeatmapError, OptionsError, one_line
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import is_store
@@ -80,7 +81,14 @@ def check_heatmaps(*stores: str | Path, progress: bool = False) -> list[StoreChe
     ------
     HeatmapError
         when a path does not exist, or a folder holds no store.
+    OptionsError
+        when something else than paths is given, such as a list of them.
     """
+    for path in stores:
+        if not isinstance(path, str | os.PathLike):
+            raise OptionsError(
+                f"check_heatmaps of a {type(path).__name__}; expected paths, each by itself: check_heatmaps(*paths)"
+            )
     found = [store for path in stores for store in stores_at(Path(path))]
     with progress_bar(len(found), "heatmaps", "checking", enabled=progress) as bar:
         checks = []

@@ -223,7 +223,7 @@ def open_group(path: Path) -> zarr.Group:
         found = "not a folder" if path.exists() else "no such store"
         raise HeatmapError(f"{path}: {found}; expected a heatmap from 'wsi-meta scan'")
     try:
-        group = zarr.open_group(path, mode="r+", zarr_format=3)
+        group = zarr.open_group(path.absolute(), mode="r+", zarr_format=3)
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
             raise  # the disk's or the network's error: it may be a store

@@ -99,7 +99,7 @@ def refuse_nothing(heatmap: Heatmap, slide: SlidePath) -> None:
     """
     cells = heatmap.result.cells if heatmap.result else {}
     if cells.get("unreadable") and not cells["scanned"]:
-        remove_store(heatmap.path)
+        remove_store(heatmap.root)
         raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")
 
 

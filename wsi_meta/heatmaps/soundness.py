@@ -184,7 +184,7 @@ def _attribute(heatmap: Heatmap, group: str) -> dict[str, Any]:
 
 def _holds(heatmap: Heatmap, name: str, expected: NDArray[Any]) -> bool:
     """Tell whether an array is there, in groups that are, and holds just these values."""
-    if _is_as_written(heatmap.path, name, expected):
+    if _is_as_written(heatmap.root, name, expected):
         return True
     try:
         array: Any = heatmap.group

@@ -26,7 +26,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -70,6 +70,8 @@ class Heatmap:
     """What the store says of its scan, as it was when the store was opened."""
     group: zarr.Group = field(repr=False)
     """The zarr group itself."""
+    root: Path = field(repr=False)
+    """Where the store lies, whatever folder the process is in; `path` is how it was named."""
     blocks: list[int] | None = None
     """Checksum of each block, in the grid's order; None until the scan reaches its end."""
     intact: bool = True
@@ -96,7 +98,7 @@ class Heatmap:
             raise HeatmapError(
                 f"{path}: the record of its scan is damaged ({told}); scan again with --overwrite, or to another --out"
             ) from error
-        return cls(path, record, group, *open_seal(group.attrs.get("wsi_meta_seal"), parts))
+        return cls(path, record, group, path.absolute(), *open_seal(group.attrs.get("wsi_meta_seal"), parts))
 
     @classmethod
     def create(cls, path: Path, record: ScanRecord, tissue: NDArray[np.bool_], *, overwrite: bool) -> Heatmap:
@@ -146,7 +148,7 @@ class Heatmap:
     @property
     def keeps_checksums(self) -> bool:
         """Whether each block's checksum is kept with it; a store that was begun by 0.1.0 has none."""
-        return (self.path / "checksums").exists()  # whatever it holds
+        return (self.root / "checksums").exists()  # whatever it holds
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -213,9 +215,9 @@ class Heatmap:
         `lesions` are as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them. Returns the same store with the finished
         record; this object keeps the old one.
         """
-        remove_partials(self.path)
+        remove_partials(self.root)
         arrays = [self._read(name) for name in self.record.arrays]
-        levels = write_derived(self.path, self.grid, arrays[0], arrays[1], lesions)
+        levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
@@ -248,11 +250,11 @@ class Heatmap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
-        return Heatmap.open, (self.path.absolute(),)
+        return Heatmap.open, (self.root,)
 
     def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
         parts = record.to_dict()
-        rewrite_attributes(self.path, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
+        rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
         return replace(self, record=record, intact=True)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
@@ -262,7 +264,7 @@ class Heatmap:
 
     def _chunk(self, name: str, block: Block) -> Path:
         """Return the file of a block's part of an array; there is none where all values are the array's fill value."""
-        return self.path.joinpath(name, "c", *map(str, self.place(block)))
+        return self.root.joinpath(name, "c", *map(str, self.place(block)))
 
     def _array(self, name: str) -> Any:
         """Return an array of the store; it is opened once, at its first use."""
@@ -277,9 +279,10 @@ class Heatmap:
         except OSError:
             raise
         except Exception as error:  # each codec has its own
-            raise HeatmapError(
-                f"{self.path}: its array '{name}' is damaged ({first_line(error)}); copy it again, or run its scan again"
-            ) from error
+            told = f"its array '{name}' is damaged ({first_line(error)}); copy it again, or run its scan again"
+            if not self.root.exists():
+                told = "no such store any more; open it again where it lies now"
+            raise HeatmapError(f"{self.path}: {told}") from error
 
 
 def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
@@ -289,8 +292,7 @@ def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.b
     attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
     group = zarr.create_group(path, zarr_format=3, attributes=attributes)  # our mark first
     create_arrays(group, record.grid, [array for array in record.arrays if array != "status"])
-    status: Any = group["status"]
-    status[...] = _before_scan(tissue)
+    cast("Any", group["status"])[...] = _before_scan(tissue)
 
 
 def _before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.errors import DeviceError, OptionsError, whole_number
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import count_views
@@ -61,10 +61,11 @@ class InferenceOptions:
     """Whether ``auto`` may be int8; see :func:`fit_to_model`, which tells by the model's card."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
             raise DeviceError(f"--device {self.device}: not supported; expected auto, cpu, cuda or cuda:N")
         if self.precision not in PRECISIONS:
             raise DeviceError(f"--precision {self.precision}: not supported; expected one of {', '.join(PRECISIONS)}")
+        object.__setattr__(self, "batch_size", whole_number("batch size", self.batch_size))
         if self.batch_size < 1:
             raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")
         count_views(self.tta)

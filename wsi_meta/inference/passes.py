@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from wsi_meta.errors import DeviceError, first_line
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["FewShapes", "HalvedPasses"]
+__all__ = ["FewShapes", "HalvedPasses", "OneProcess"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -21,6 +22,23 @@ SIDE_STEP_PX = 1024
 """A filled image's sides are multiples of this and 64 px, so a whole block of 120 cells with its halo fits exactly."""
 GLASS = 255
 """Grey level of what an image is filled up with: it looks like what is beside a slide's tissue."""
+
+
+class OneProcess:
+    """Refuses to be entered in a process that was forked after it was made, where torch would wait for threads for ever."""
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    def __enter__(self) -> None:
+        if os.getpid() != self._process:
+            raise DeviceError(
+                "the predictor was made before this process was forked; make another one here, in a thread that is new, or "
+                "start processes by multiprocessing's spawn or forkserver"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
 
 
 class FewShapes:

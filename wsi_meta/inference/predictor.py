@@ -12,7 +12,7 @@ from wsi_meta.errors import ModelFileError
 from wsi_meta.inference.batches import Batching, cut_patches
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
-from wsi_meta.inference.passes import FewShapes, HalvedPasses
+from wsi_meta.inference.passes import FewShapes, HalvedPasses, OneProcess
 from wsi_meta.models.dihedral import AVERAGED, mean_over_views, turn, turn_back
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import MEASURED_SIZES, BlockCut, PieceSizes
@@ -78,7 +78,8 @@ class Predictor:
     Raises
     ------
     DeviceError
-        when the device is not available, it cannot compute in this precision, there is no compiler, or int8 is to be compiled.
+        when the device is not available, it cannot compute in this precision, there is no compiler, or int8 is to be compiled;
+        and from its methods in a process that was forked after it was made.
     OptionsError
         when `batch_size` is below 1, or `tta` no number of views that can be averaged.
     """
@@ -95,7 +96,7 @@ class Predictor:
         compiled: bool = False,
     ) -> None:
         plan = resolve_inference(fit_to_model(InferenceOptions(device, precision, batch_size, tta), model.card))
-        self._set_up(model, plan, USUAL_PARTS, dense=dense, compiled=compiled)
+        self._set_up(model.as_it_is(), plan, USUAL_PARTS, dense=dense, compiled=compiled)
 
     @classmethod
     def from_plan(
@@ -125,8 +126,7 @@ class Predictor:
 
         self.model, self.plan = model, plan
         self.device, self.precision, self.batch_size = plan.device, plan.precision, plan.batch_size
-        self.compiled = compiled
-        self.views = plan.views
+        self.compiled, self.views, self._here = compiled, plan.views, OneProcess()
         self.halo_px = DENSE_HALO_PX if dense else 0
         self._batching = Batching(plan.batch_size, self.views, integers=plan.precision == "int8")
         self._dense = dense
@@ -170,7 +170,7 @@ class Predictor:
         -------
         float32 array (n, views): raw logits; in the order of :data:`.AVERAGED`.
         """
-        with self._shared.turn():
+        with self._here, self._shared.turn():
             return self._fetch(self._by_patch(self._shared.send(patches).split(self._batching.patches_at_once)))
 
     def pieces(self, wanted: NDArray[np.bool_], stride_px: int) -> list[tuple[slice, slice]]:
@@ -211,7 +211,7 @@ class Predictor:
         import torch
 
         logits = np.full((*wanted.shape, self.views), np.nan, np.float32)
-        with self._shared.turn():
+        with self._here, self._shared.turn():
             sent = (self._shared.send(torch.from_numpy(piece)) for piece in pieces)
             if self._dense:
                 logits[wanted] = self._fetch(self._by_box(sent, wanted, report))[wanted]
@@ -249,7 +249,7 @@ class Predictor:
             if report is not None:
                 report((done + count) // self.views - done // self.views)
             done += count
-        return torch.cat(found) if found else torch.empty(0, device=self.device)
+        return torch.cat(found) if found else torch.empty(0, dtype=torch.float32, device=self.device)
 
     def _by_box(
         self, pieces: Iterator[torch.Tensor], wanted: NDArray[np.bool_], report: Callable[[int], None] | None
@@ -258,7 +258,7 @@ class Predictor:
         import torch
 
         halo = self.halo_px // DENSE_STRIDE_PX
-        logits = torch.zeros((*wanted.shape, self.views), device=self.device)
+        logits = torch.zeros((*wanted.shape, self.views), dtype=torch.float32, device=self.device)
         for box in self._cut.boxes(wanted, DENSE_STRIDE_PX):
             shown: Iterable[torch.Tensor] = islice(pieces, len(self._cut.pieces(box, DENSE_STRIDE_PX)))
             if self.views > 1:

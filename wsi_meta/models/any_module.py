@@ -85,7 +85,7 @@ class TumorLogit(nn.Module):
             )
         if not (found.is_floating_point() and found.isfinite().all()):
             raise OptionsError(f"{name}: returns {found.dtype} that are not all finite numbers; expected logits")
-        if found.shape[1:] == (2,) and bool((found >= 0).all()) and torch.allclose(found.sum(1), torch.ones(TRIED)):
+        if found.shape[1:] == (2,) and bool((found >= 0).all()) and torch.allclose(found.sum(1), torch.ones_like(found[:, 0])):
             raise OptionsError(f"{name}: returns probabilities, which sum up to 1; expected logits: leave its softmax out")
 
 
@@ -94,7 +94,7 @@ def name_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def hash_module(network: TumorLogit, card: ModelCard) -> str:
+def hash_module(network: nn.Module, card: ModelCard) -> str:
     """Return a SHA-256, hexadecimal, of all of a network that can be read off it.
 
     These are the card; of each part its class, what it prints of itself, its plain attributes, and the source of its class

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, is_truth, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,10 @@ def count_views(tta: bool | int) -> int:
     OptionsError
         when it is no number of :data:`AVERAGED`.
     """
-    views = (VIEWS if tta else 1) if isinstance(tta, bool) else tta
-    if not isinstance(views, int) or views not in AVERAGED:
-        raise OptionsError(f"tta {tta!r}: cannot average so many views; expected 2, 4 or 8, True for 8, or False for one")
+    expected = "2, 4 or 8, True for 8, or False for one"
+    views = (VIEWS if tta else 1) if is_truth(tta) else whole_number("tta", tta, expected)
+    if views not in AVERAGED:
+        raise OptionsError(f"tta {tta!r}; expected {expected}")
     return views
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +17,7 @@ import numpy as np
 from wsi_meta.errors import ModelFileError, OptionsError, first_line
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import Calibration, ModelCard, read_card
+from wsi_meta.models.digest import digest_of
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
 
@@ -61,6 +62,8 @@ class Model:
     """The model file; of a module the name of its class."""
     features: FeatureStatistics | None = None
     """What the patches in its file look like to it; None where the file does not say."""
+    made_of: str | None = field(default=None, repr=False, compare=False)
+    """Digest of network and card as they were when it was loaded or made: what `hash` is of. None where that is not known."""
 
     @classmethod
     def from_module(
@@ -106,7 +109,14 @@ class Model:
             raise OptionsError(f"{card.architecture}: {first_line(error)}") from error
         network = TumorLogit(module, tumor_class)
         network.check(preprocessing)
-        return cls(network, card, hash_module(network, card), Path(card.architecture))
+        digest = hash_module(network, card)
+        return cls(network, card, digest, Path(card.architecture), made_of=digest)
+
+    def as_it_is(self) -> Self:
+        """Return this model; where its network or card were changed since it was loaded or made, with a hash of its own."""
+        if self.made_of is None or (now := digest_of(self.network, self.card)) == self.made_of:
+            return self
+        return replace(self, hash=hashlib.sha256(f"{self.hash} {now}".encode()).hexdigest(), made_of=now)
 
 
 def build_network() -> nn.Module:
@@ -229,7 +239,8 @@ def load_model(path: str | Path | None = None) -> Model:
         network = network_of(load(content))
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    return Model(network, card, hashlib.sha256(content).hexdigest(), path, features)
+    digest = hashlib.sha256(content).hexdigest()
+    return Model(network, card, digest, path.absolute(), features, digest_of(network, card))
 
 
 def stored_weights(model: Model) -> dict[str, torch.Tensor]:

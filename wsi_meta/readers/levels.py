@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, isfinite
 
-__all__ = ["LevelWindow", "Scales", "find_scales", "find_window", "mean_ratios"]
+from wsi_meta.errors import OptionsError
+from wsi_meta.files.address import SlidePath
+
+__all__ = ["LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios"]
 
 SAME_SCALE_PX = 0.25
 """A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
@@ -140,6 +143,23 @@ class LevelWindow:
         return self.level, self.left, self.top, self.width, self.height
 
 
+def check_region(path: SlidePath, corner: tuple[float, ...], size: tuple[float, ...], level: int = 0, levels: int = 1) -> None:
+    """Refuse a level that a slide has not, and a rectangle that is none; OptionsError."""
+    if level not in range(levels):
+        raise OptionsError(f"{path}: level {level}; expected 0 to {levels - 1}")
+    if not all(map(isfinite, (*corner, *size))) or min(size) < 0:
+        told = f"a region of {size[0]} x {size[1]} px at {corner[0]}, {corner[1]}"
+        raise OptionsError(f"{path}: {told}; expected numbers, and sides of 0 px or more")
+
+
+def cut_to(extents: Sequence[Size], rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
+    """Cut (level, left, top, width, height) down to the slide; the result is empty where width or height is 0 or less."""
+    level, left, top, width, height = rectangle
+    level_width, level_height = extents[level]
+    x, y = max(0, left), max(0, top)
+    return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
+
+
 def find_window(downsamples: Mapping[int, float], l0_per_px: Fraction, x: int, y: int, width: int, height: int) -> LevelWindow:
     """Return the rectangle of a level to read for a rectangle of a plane.
 
@@ -149,7 +169,7 @@ def find_window(downsamples: Mapping[int, float], l0_per_px: Fraction, x: int, y
     l0_per_px : level-0 pixels per pixel of the plane, exactly
     x, y, width, height : the rectangle, pixels of the plane; may reach outside the slide
     """
-    level, scale = _best_level(downsamples, float(l0_per_px), max(width, height))
+    level, scale = _best_level(downsamples, float(l0_per_px), max(width, height, 1))
     # exact position of the corner, in pixels of the level; rounded once, here
     left, top = (float(position * l0_per_px) / downsamples[level] for position in (x, y))
     if abs(scale - 1) * max(width, height) < SAME_SCALE_PX:

@@ -118,7 +118,7 @@ class ClusterEngine:
         slide, heatmap = scan.slide, scan.heatmap
         job = ClusterJob(
             scanner=self._name,
-            store=heatmap.path.absolute(),
+            store=heatmap.root,
             slide=slide.path.absolute(),
             mpp=slide.mpp,
             model=self._model,

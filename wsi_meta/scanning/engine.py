@@ -169,15 +169,19 @@ class LocalEngine:
         """Keep nothing: what was opened is the scanner's."""
 
     def _compute(self, run: Callable[[Block], None], blocks: Sequence[Block], turn: Turn) -> None:
-        from dask.base import compute
-        from dask.delayed import delayed
+        from dask import (
+            local,
+            threaded,
+        )  # and not dask.compute, which loads distributed, and that silences other libraries' logs
 
-        task = delayed(run, pure=False, traverse=False)
         # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
-        tasks = [task(block, dask_key_name=f"block-{number:08d}") for number, block in enumerate(blocks)]
+        tasks = {f"block-{number:08d}": (run, block) for number, block in enumerate(blocks)}
         with ThreadPoolExecutor(max(1, self._options.workers), "scanning") as pool:
             try:
-                compute(*tasks, scheduler=self._options.scheduler, pool=pool, optimize_graph=False)
+                if self._options.scheduler == "synchronous":
+                    local.get_sync(tasks, list(tasks))
+                else:
+                    threaded.get(tasks, list(tasks), pool=pool)
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -95,7 +96,17 @@ class GpuProcesses:
         ----------
         device : as it was asked for: ``cpu`` makes processes on the CPU
         blocks : how many blocks each has in work at the same time
+
+        Raises
+        ------
+        DeviceError
+            when there are no such GPUs, or this process may start no others.
         """
+        if multiprocessing.current_process().daemon:
+            raise DeviceError(
+                f"GPUs {self.gpus}: this is a daemonic process, which may start no others; expected one that is not: "
+                "multiprocessing.Process(daemon=False)"
+            )
         import dask
         from distributed import Client, Nanny, Scheduler, SpecCluster
 

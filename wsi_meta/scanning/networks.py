@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, OptionsError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import worth_compiling
 from wsi_meta.inference.predictor import Predictor
@@ -37,20 +38,33 @@ class Networks:
     """
 
     def __init__(self, model: str | Path | Model | None, predictor: Predictor | None, threads: Threads) -> None:
-        given = model if predictor is None else predictor.model
+        given: str | Path | Model | None = model if predictor is None else predictor.model
+        self._changed = False
         self.path: Path
         self.card: ModelCard
         self._threads, self._given = threads, predictor
         self._making = threading.Lock()
-        self._predictors: dict[bool, Predictor] = {}
+        self._predictors: dict[tuple[int, bool], Predictor] = {}
         self._loading: Future[Model] | None = None
         if isinstance(given, Model):
+            loaded, given = given, given.as_it_is() if predictor is None else given
+            self._changed = given is not loaded
             self.path, self.card = given.path, given.card
             self._loading = Future()
             self._loading.set_result(given)
         else:
             self.path = model_path(given).absolute()
             self.card = read_card(self.path)
+
+    @property
+    def file(self) -> Path:
+        """The model's file, for other processes to load; OptionsError where the model is not what is in it."""
+        if self._changed:
+            raise OptionsError(
+                f"{self.path}: the model was changed since it was loaded, and other processes load the file; expected it as it "
+                "is there; save what was changed as a file of its own (save_model), or scan in this process"
+            )
+        return self.path
 
     def begin_loading(self) -> None:
         """Begin to load the model, if that has not begun; it takes as long as finding tissue."""
@@ -76,17 +90,17 @@ class Networks:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def predictor(self, plan: ScanPlan, *, compiled: bool) -> Predictor:
-        """Return the predictor for a plan: one compiled, one not, since a stream may hold slides of both kinds."""
+        """Return the predictor for a plan: one compiled, one not, for a stream may hold slides of both kinds."""
         if self._given is not None:
             return self._given
-        model = self.model()
+        model, key = self.model(), (os.getpid(), compiled)
         with self._making:
-            if compiled not in self._predictors:
-                self._predictors[compiled] = self._threads.compute(
+            if key not in self._predictors:
+                self._predictors[key] = self._threads.compute(
                     plan.inference.device,
                     lambda: Predictor.from_plan(model, plan.inference, dense=plan.dense, compiled=compiled),
                 )
-            return self._predictors[compiled]
+            return self._predictors[key]
 
     def unlikeness(self, patches: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return how unlike the patches in the model file some patches are; over 1 is unlike 99 % of them.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, truth, whole_number
 from wsi_meta.heatmaps.record import averaging_of
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferenceOptions, InferencePlan
@@ -63,6 +63,9 @@ class ScanOptions:
     scheduler's file; or :class:`.GpuProcesses`."""
 
     def __post_init__(self) -> None:
+        for name in ("stride_px", "block_px", "workers"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        object.__setattr__(self, "uncertainty", truth("uncertainty", self.uncertainty))
         if self.mode not in MODES or self.stride_px not in STRIDES:
             raise OptionsError(f"mode {self.mode!r}, stride {self.stride_px}; expected one of {MODES} and one of {STRIDES}")
         if self.mode == "dense" and self.stride_px != DENSE_STRIDE_PX:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, truth
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.ownership import claimed
@@ -124,9 +124,9 @@ class Scanner:
         ------
         InterruptedError
             when :meth:`stop` or :meth:`close` ended it; finished blocks are kept.
-        others as :func:`wsi_meta.scan`
+        others as :func:`wsi_meta.scan`; OptionsError also when the scanner is closed
         """
-        out, source = Path(out), SlideSource(slide, mpp, reader)
+        out, source, overwrite = Path(out), SlideSource(slide, mpp, reader), truth("overwrite", overwrite)
         with (
             self._working(turn, source.path) as turn,
             source.opened(self.journal, turn.meter) as opened,
@@ -226,7 +226,7 @@ class Scanner:
             self._in_work += 1
         try:
             if self._closed:
-                raise RuntimeError("the scanner is closed; make another one")
+                raise OptionsError("the scanner is closed; make another one")
             turn.prepare()
             turn.meter.start()
             level = logging.INFO if turn.place else logging.DEBUG  # who asked for one slide knows which
@@ -297,4 +297,4 @@ def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networ
         return LocalEngine(options, networks, threads)
     from wsi_meta.scanning.cluster import ClusterEngine
 
-    return ClusterEngine(options.scheduler, asked, networks.path, threads=options.workers)
+    return ClusterEngine(options.scheduler, asked, networks.file, threads=options.workers)

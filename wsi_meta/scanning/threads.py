@@ -132,16 +132,26 @@ class Threads:
     """
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._computing = ThreadPoolExecutor(1, "computing")
         self._reading = ThreadPoolExecutor(os.cpu_count(), "reading")
 
+    def _submit(self, work: Callable[[], T], *, reads: bool = False) -> Future[T]:
+        """Begin some work; in a process that was forked off, which has none of the threads, in new ones."""
+        if self._process != os.getpid():
+            self._start()
+        return (self._reading if reads else self._computing).submit(work)
+
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Begin some work in the computing thread."""
-        return self._computing.submit(work)
+        return self._submit(work)
 
     def compute(self, device: str, work: Callable[[], T]) -> T:
         """Do some work with a network: on a CPU in the computing thread, on a GPU in the calling one."""
-        return work() if device != "cpu" else self._computing.submit(work).result()
+        return work() if device != "cpu" else self._submit(work).result()
 
     def read_ahead(self, reads: Iterable[Callable[[], T]], stop: Stop) -> Iterator[T]:
         """Return what is read, one after the other. Other threads read, from now on, :data:`PIECES_AHEAD` of what was taken.
@@ -154,7 +164,7 @@ class Threads:
         left = iter(reads)
 
         def begin(count: int) -> list[Future[T]]:
-            return [self._reading.submit(read) for read in islice(left, count)]
+            return [self._submit(read, reads=True) for read in islice(left, count)]
 
         def take() -> Iterator[T]:
             while ahead:
@@ -168,5 +178,6 @@ class Threads:
 
     def close(self) -> None:
         """End the threads, once what they are doing is done."""
-        self._computing.shutdown()
-        self._reading.shutdown()
+        here = self._process == os.getpid()
+        self._computing.shutdown(wait=here)
+        self._reading.shutdown(wait=here)

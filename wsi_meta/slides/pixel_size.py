@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from fractions import Fraction
+from math import inf
 from typing import Any
 
-from wsi_meta.errors import MissingMppError, SlideReadError
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
 
@@ -64,7 +65,7 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     return asked, stored, None
 
 
-def given_mpp(path: SlidePath, mpp: float) -> float:
+def given_mpp(path: SlidePath, mpp: Any) -> float:
     """Return the micrometres per level-0 pixel that the user gave.
 
     Raises
@@ -72,7 +73,8 @@ def given_mpp(path: SlidePath, mpp: float) -> float:
     MissingMppError
         when they cannot be.
     """
-    return _checked(path, mpp, f"--mpp says {mpp} um per pixel")
+    # by its decimals: a numpy.float32 would become a float with others
+    return _checked(path, None if isinstance(mpp, str) else str(mpp), f"--mpp says {mpp} um per pixel")
 
 
 def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
@@ -123,6 +125,8 @@ def refuse_too_coarse(path: SlidePath, mpp: float, wanted: float) -> None:
     ------
     SlideReadError
     """
+    if not 0 < wanted < inf:
+        raise OptionsError(f"{path}: {wanted} um per pixel wanted; expected a number over 0")
     if exact_ratio(wanted, mpp) * Fraction(COARSER_ALLOWED) < 1:
         raise SlideReadError(
             f"{path}: {mpp:g} um per pixel is too coarse; expected {wanted:g} or finer; "

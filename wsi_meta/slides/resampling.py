@@ -18,7 +18,7 @@ BAND_ROWS = 32
 
 def exact_ratio(numerator: float, denominator: float) -> Fraction:
     """Divide two numbers as they are written in decimals, without binary rounding (0.972 / 0.243 is exactly 4)."""
-    return Fraction(repr(float(numerator))) / Fraction(repr(float(denominator)))
+    return Fraction(str(numerator)) / Fraction(str(denominator))  # a numpy.float32 by its own decimals
 
 
 def average_area(

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError, named_by_source
 from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
 from wsi_meta.files.fingerprints import Fingerprint
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.readers.choice import READERS, Opening, opening
-from wsi_meta.readers.levels import LevelWindow, find_window
+from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse
@@ -89,7 +89,9 @@ class Slide:
         self, path: SlidePath, mpp: float | None = None, reader: str = "auto", picture: PictureReader | None = None
     ) -> None:
         self.path, self.name = path, slide_name(path)
-        with opening(path, reader) if picture is None else nullcontext(Opening(picture)) as opened:
+        here = path.absolute()  # readers open it again, maybe after the process went to another folder
+        source = opening(here, reader) if picture is None else nullcontext(Opening(picture))
+        with named_by_source(path, None if here == path else here), source as opened:
             self._take(opened, mpp)
         for level, reason in self.levels_left_out.items():
             logger.warning("%s: level %d is left out, finer ones are read instead: %s", path, level, reason)
@@ -99,8 +101,8 @@ class Slide:
         facts = opened.facts
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
+        (self.width, self.height), *_ = self.level_dimensions
         self.level_tiles, self._file = facts.tiles, facts.file
-        self.width, self.height = self.level_dimensions[0]
         self._extents = facts.scales.extents(self.level_dimensions)
         self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
         self.vendor = str(facts.properties.get("openslide.vendor"))
@@ -115,7 +117,7 @@ class Slide:
 
         Parameters
         ----------
-        pixels : uint8 (height, width, 3), RGB; also (height, width), grey, or with transparency, which becomes white
+        pixels : uint8 (height, width, 3), RGB, not copied; also (height, width), grey, or with transparency, made white
         mpp : micrometres per pixel
         name : the slide's name
 
@@ -136,10 +138,7 @@ class Slide:
         return self.known_mpp
 
     def fingerprint(self) -> str:
-        """Return 64 hexadecimal digits that differ between slides, whatever path or time; quick for any size.
-
-        They cover file size, level sizes and OpenSlide's quickhash (metadata and coarsest level), without one much of the file.
-        """
+        """Return 64 hexadecimal digits that differ between slides, whatever path or time; see :class:`.Fingerprint`."""
         return self._print.now
 
     def has_fingerprint(self, told: str) -> bool:
@@ -163,7 +162,10 @@ class Slide:
         ------
         SlideReadError
             when the stored pixels cannot be decoded, or the level is left out. The slide stays usable for other regions.
+        OptionsError
+            when there is no such level, a side is below 0, or a number is none.
         """
+        check_region(self.path, (x, y), (width, height), level, len(self.level_dimensions))
         if level in self.levels_left_out:
             raise SlideReadError(f"{self.path}: level {level} is not read: {self.levels_left_out[level]}; read a finer one")
         downsample = self.level_downsamples[level]
@@ -189,10 +191,11 @@ class Slide:
         ------
         SlideReadError
             when the slide is more than 5 % coarser than `mpp`, or cannot be decoded there.
-        MissingMppError
+        MissingMppError, OptionsError
         """
+        check_region(self.path, (x, y), (width, height))
         window = self._window(mpp, x, y, width, height)
-        inside = self._inside(window.rectangle)
+        inside = cut_to(self._extents, window.rectangle)
         if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
             return np.full((height, width, 3), self.background, np.uint8)
         pixels = self._read_level(*window.rectangle)
@@ -249,7 +252,9 @@ class Slide:
         Number of stored tiles that they need; None where they are not counted.
         """
         whole = (self._window(mpp, *window).rectangle for window in windows)
-        return self._reader.expect([part for part in map(self._inside, whole) if part[3] > 0 and part[4] > 0])
+        return self._reader.expect(
+            [part for part in (cut_to(self._extents, one) for one in whole) if part[3] > 0 and part[4] > 0]
+        )
 
     @property
     def tiles_decoded(self) -> int | None:
@@ -280,7 +285,7 @@ class Slide:
     def _read_level(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         """Read pixels of a level; those outside it have the background colour."""
         region = np.empty((height, width, 3), np.uint8)
-        _, l_x, l_y, l_width, l_height = self._inside((level, left, top, width, height))
+        _, l_x, l_y, l_width, l_height = cut_to(self._extents, (level, left, top, width, height))
         if (l_width, l_height) != (width, height):
             row = np.tile(np.array(self.background, np.uint8), width)
             region.reshape(height, width * 3)[:] = row  # whole rows: 3 bytes at a time are slow
@@ -288,13 +293,6 @@ class Slide:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
             self._reader.read_into(part, level, l_x, l_y)
         return region
-
-    def _inside(self, rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:
-        """Cut (level, left, top, width, height) down to the slide; the result is empty where width or height is 0 or less."""
-        level, left, top, width, height = rectangle
-        level_width, level_height = self._extents[level]
-        x, y = max(0, left), max(0, top)
-        return level, x, y, min(level_width, left + width) - x, min(level_height, top + height) - y
 
     def _window(self, mpp: float, x: int, y: int, width: int, height: int) -> LevelWindow:
         return find_window(self._usable, self.check_resolution(mpp), x, y, width, height)

@@ -30,12 +30,12 @@ NEAR_UM = 250.0
 OUTLINES_OR_IMAGE = "an image or .npy with 0 for background and one value for tissue, outlines (.geojson, .xml), or 'none'"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Tissue on a slide at low resolution."""
+    """Tissue on a slide at low resolution. Each is equal to itself alone; two of one :meth:`fingerprint` are alike."""
 
     mask: NDArray[np.bool_]
-    """True where there is tissue; shape (rows, cols) over the whole slide."""
+    """True where there is tissue; shape (rows, cols) over the whole slide. Kept and not copied: leave it as it is."""
     downsample: tuple[float, float]
     """Level-0 pixels per pixel of the mask: (rows, cols)."""
     source: str
