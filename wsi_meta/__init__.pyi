@@ -69,7 +69,6 @@ from .tiling.survey import survey_tissue as survey_tissue
 from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask
-from .training.recipe import RECIPES as RECIPES
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsi_meta.errors import OptionsError
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe
+from wsi_meta.training.train import train
 
 CHANGES = ("turn", "shift", "stain", "brightness", "blur", "jpeg")
 MORE = ("zoom", "stain_offset", "levels", "contrast", "gain", "saturation")
@@ -43,6 +45,12 @@ def test_the_recipes_have_names() -> None:
     rates = [strong.lr_loaded * strong.lr_decay**stages for stages in (1, 2, 3, 4)]
     assert rates == pytest.approx([share * 6e-4 for share in (0.6, 0.4, 0.25, 0.15)], rel=0.06)
     assert strong.ema_decay(474, 10**6) == pytest.approx(0.998, abs=2e-4)
+
+
+def test_a_recipe_is_found_by_its_name() -> None:
+    assert {name: Recipe.named(name) for name in RECIPES} == dict(RECIPES)
+    with pytest.raises(OptionsError, match="recipe quick: not known; expected light or strong"):
+        train("nowhere", "m.safetensors", recipe="quick")
 
 
 def test_half_of_the_pictures_are_in_mosaics_with_one_picture_of_a_patch_and_with_two() -> None:

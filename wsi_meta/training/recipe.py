@@ -106,7 +106,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; stored in its card. Its defaults are the recipe ``light``; ``RECIPES`` has the others by name."""
+    """How a model is trained; stored in its card. Its defaults are the recipe ``light``."""
 
     epochs: int = 4
     head_epochs: int = 1
@@ -167,6 +167,13 @@ class Recipe:
     def steps_with_mosaics(self) -> float:
         """Share of the steps that show mosaics: with `consistency` one of the two pictures of each patch, else all."""
         return 2 * self.mosaics if self.consistency else self.mosaics
+
+    @staticmethod
+    def named(name: str) -> Recipe:
+        """Return the recipe of a name, ``strong`` or ``light``; OptionsError for another."""
+        if name not in RECIPES:
+            raise OptionsError(f"recipe {name}: not known; expected {' or '.join(RECIPES)}")
+        return RECIPES[name]
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""

@@ -29,7 +29,7 @@ from wsi_meta.training.history import check_outputs, curves_path, is_finished, r
 from wsi_meta.training.initial_weights import Start, build_seeded, initialise
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
-from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
+from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
@@ -60,7 +60,7 @@ def train(
     out: str | Path,
     *,
     init: str | Path = "imagenet",
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     drop_duplicates: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -86,7 +86,7 @@ def train(
     data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`), joined
     out : model file to write (``.safetensors``)
     init : ``imagenet`` (torchvision's download), ``none``, or a file of weights (``.safetensors``, ``.pth``)
-    recipe : settings; None for ``RECIPES["strong"]``
+    recipe : settings, or the name of some, ``strong`` (which None stands for) or ``light``
     drop_duplicates : drop training patches that are also in validation instead of refusing them
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     precision : ``auto``, ``fp32`` or ``bf16``
@@ -119,7 +119,8 @@ def train(
         overwrite=overwrite,
         progress=progress,
     )
-    return run_training(data, init, Path(out), recipe or RECIPES["strong"], options, RESNET50)
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe or "strong")
+    return run_training(data, init, Path(out), recipe, options, RESNET50)
 
 
 def run_training(
