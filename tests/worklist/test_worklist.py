@@ -104,6 +104,23 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(ROW) == ("No lesion was found.", ["nothing"])
     told = "The largest lesion is: macrometastasis on 1; nothing was found on 1. Whether there are lesions on 1 is not known."
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
+    part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
+    assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
+    assert "\N{GREATER-THAN OR EQUAL TO}\N{THIN SPACE}0.500 none in what was read" in _render(tmp_path, part).rows[1]
+
+
+def test_a_slide_without_tissue_is_a_row_of_its_own(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "blank.zarr", np.full((4, 5), np.nan, np.float32))
+    row = summarise("blank.tif", heatmap)
+    assert (row["score"], row["lesions"], row["complete"]) == (None, None, True)
+    table = Table.of(tmp_path, [row | {"verdict": "ok"}, ROW | {"slide": "a.tif", "score": 0.0}]).rows()  # ok: said by 0.1.0
+    text = render_page(tmp_path, table, {}, lesions=False, running=None)
+    assert "1 of 2 slides have a score. No lesion was found. On 1 nothing was scanned, because no tissue was found.</p>" in text
+    page = _Page(text)
+    assert "nothing scanned: no tissue found" in page.rows[2], "the last one"
+    assert "no tissue" in page.rows[2].split("no tissue found")[1]
+    assert "ok" not in page.rows[2]
+    assert [option.get("value") for option in page.all("option")][-1] == "empty"
 
 
 def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:

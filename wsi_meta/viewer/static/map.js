@@ -250,8 +250,8 @@
       return row;
     });
     document.querySelector("#lesions tbody").replaceChildren(...rows);
-    byId("more").hidden = found.count <= shown.length;
-    byId("more").textContent = `The largest ${shown.length} are listed.`;
+    byId("more").hidden = found.count && found.count <= shown.length;
+    byId("more").textContent = found.count ? `The largest ${shown.length} are listed.` : facts.none;
   };
 
   const showCorrections = (saved = false) => {
