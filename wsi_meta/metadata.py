@@ -103,8 +103,11 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
 
 
 def _count_lesions(record: ScanRecord) -> dict[str, Any] | None:
-    """Return the thresholds of the kept lesions and how many each size class has; ``wsi-meta lesions`` lists them."""
-    if record.lesions is None:
+    """Return the thresholds of the kept lesions and how many each size class has; ``wsi-meta lesions`` lists them.
+
+    None of a slide on which nothing was scanned, too: it has not been looked at.
+    """
+    if record.lesions is None or record.nothing_scanned:
         return None
     classes = [lesion["size_class"] for lesion in record.lesions["found"]]
     return {**record.lesions, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}

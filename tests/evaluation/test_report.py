@@ -19,6 +19,7 @@ from PIL import Image
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write_report
@@ -148,6 +149,27 @@ def test_the_page_says_what_was_found(written: Path, model: Model) -> None:
     assert "eight of each patch" in text
     assert model.hash[:12] in text
     assert "default 0.5" in text
+
+
+@pytest.mark.parametrize("raised", [0.0, 0.4])
+def test_no_title_is_cut_and_no_legend_lies_over_a_point(
+    model: Model, valid: Patches, monkeypatch: pytest.MonkeyPatch, raised: float
+) -> None:
+    """Also of a model whose probabilities are too high: its points lie in another corner."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(figures, "_finish", drawn.append)
+    labels = np.arange(400, dtype=np.uint8) % 2
+    values = np.clip(np.linspace(0.02, 0.6, 400) + raised, 0, 1).astype(np.float32)
+    found = replace(evaluation_of(valid, WRONG_ON_TWO), n=400, probabilities=values, ece=0.125)
+    for draw in (figures.draw_reliability, figures.draw_roc, figures.draw_precision_recall, figures.draw_probabilities):
+        draw(labels, found)
+    for figure in drawn:
+        figure.canvas.draw()
+        assert figure.get_suptitle()
+        assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1, figure.get_suptitle()
+    (axes,) = drawn[0].axes
+    legend, dots = axes.get_legend().get_window_extent(), axes.collections[-1].get_offsets()
+    assert not [dot for dot in axes.transData.transform(dots) if legend.contains(*dot)]
 
 
 def test_names_are_text_and_never_markup(written: Path) -> None:

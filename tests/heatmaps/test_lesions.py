@@ -30,6 +30,7 @@ from wsi_meta.heatmaps.lesions import (
     to_detections,
     write_lesions,
 )
+from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.overlay import draw_overlay
@@ -194,7 +195,10 @@ def test_thresholds(tmp_path: Path) -> None:
 def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     find_lesions(write_store(tmp_path / "whole.zarr", _map(4, 4)))
     assert not caplog.records
-    find_lesions(write_store(tmp_path / "part.zarr", _map(4, 4), complete=False))
+    part = write_store(tmp_path / "part.zarr", _map(4, 4))
+    find_lesions(part.finalise(ScanResult(0.1, complete=False, cells={"unreadable": 7}), None))
+    assert "part.zarr: 7 cells could not be read; lesions may be missing or cut; scan it again to retry them" in caplog.text
+    find_lesions(part.unfinished())
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 
 

@@ -46,7 +46,7 @@ def test_each_piece_has_its_own_score_and_lesions(heatmap: Heatmap) -> None:
     assert first.area_mm2 == pytest.approx(60 * 57 * CELL_MM2)
     assert specks.area_mm2 == pytest.approx(13 * CELL_MM2)
     assert (third.x, third.y, third.width, third.height) == (62 * 128, 32 * 128, 28 * 128, 28 * 128)
-    assert first.line.startswith("1: 3.31 mm2 at x 384, y 640, ")
+    assert first.line.startswith("1: 3.31 mm2 of cells at x 384, y 640, ")
     assert first.line.endswith("score 0.900, 2 lesions of 0.20 mm2, largest: micrometastasis")
     assert specks.line.startswith("specks: 0.01 mm2 together, ")
 

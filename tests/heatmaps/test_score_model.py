@@ -133,6 +133,10 @@ def test_bad_input(scans: Path, labels: Path, tmp_path: Path) -> None:
     nothing = write_store(tmp_path / "n.zarr", np.full((4, 4), np.nan, np.float32))
     with pytest.raises(HeatmapError, match="no cell was scanned"):
         score_heatmap(nothing)
+    result = CliRunner().invoke(main, ["score", str(nothing.path), str(scans / "patient_000_node_0.zarr"), "--json"])
+    assert result.exit_code == 1
+    assert [row["slide"] for row in results_of(result.stdout)] == ["patient_000_node_0"]
+    assert result.stderr.count("n.zarr: no cell was scanned") == 1
 
 
 def test_the_labels_are_never_replaced(scans: Path, labels: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
 from wsi_meta.pictures.colours import _LAYERS, LAYERS, VEIL, colour_cells
-from wsi_meta.pictures.legend import title_of
+from wsi_meta.pictures.legend import class_entries, title_of
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.tiling.pictures import FORMATS, check_picture
 
@@ -108,10 +108,13 @@ def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
     results = {
         "node: scan not finished": None,
         "node: no score, nothing scanned": ScanResult(None, complete=True, cells={"unreadable": 0}),
-        "node: score 0.250 (incomplete: 7 cells unreadable)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
+        "node: score ≥ 0.250 (incomplete: 7 cells unreadable)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
     }
     for title, result in results.items():
         assert title_of(replace(heatmap.record, result=result)) == title
+    told = [class_entries(replace(heatmap.record, result=result), [])[0].words for result in results.values()]
+    assert told == ["no lesion in what was read", "nothing was scanned", "no lesion in what was read"]
+    assert class_entries(heatmap.record, [])[0].words == "no lesion found"
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

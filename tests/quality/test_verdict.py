@@ -123,8 +123,11 @@ def test_few_cells_say_nothing_of_a_slide(tmp_path: Path) -> None:
     grid = PatchGrid(96, 96, 0.972, 0.972, 96, 32)
     with open_slide(write_slide(tmp_path / "s.tif", texture(96, 96))) as slide:
         verdict = judge_slide(slide, grid, np.ones(grid.shape, bool), {"unread": 0.25}, lambda _patches: 1 / 0)  # type: ignore[arg-type,return-value]
+        blank = judge_slide(slide, grid, np.zeros(grid.shape, bool), {"unread": None}, lambda _patches: None)
     assert verdict.words == ("incomplete",)
     assert verdict.figures["unlikeness"] is None
+    assert blank.words == ("no tissue",)
+    assert not blank.ok
 
 
 @pytest.mark.parametrize(("unlike", "words"), [(None, ("ok",)), (0.5, ("ok",)), (1.5, ("unlike training",))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from fakes import scan_darkness
 from json_output import result_of
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from slide_files import MODEL_MPP, damage_tile, write_scn, write_slide
 
@@ -24,7 +26,7 @@ from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.kinds import Kind, tell_kinds
 from wsi_meta.tiling.pieces import SPECK, label_pieces, measure_pieces
 from wsi_meta.tiling.survey import survey_tissue
-from wsi_meta.tiling.survey_picture import LOOKS, MAX_SIDE, _colours
+from wsi_meta.tiling.survey_picture import LOOKS, MAX_SIDE, _colours, _mark_pieces
 from wsi_meta.tiling.tissue import as_tissue_mask, find_tissue, read_tissue_mask
 
 GLASS, TISSUE, GREEN_INK, BLACK = (243, 242, 244), (150, 90, 160), (40, 140, 60), (4, 4, 6)
@@ -249,6 +251,20 @@ class TestKinds:
         assert first.area_mm2 == pytest.approx((15 * 15 + 4) * 0.031104**2)
         assert (second.y, third.y) == (256, 5120)
         assert not label_pieces(np.zeros((3, 4), bool), 31.104).any()
+
+    def test_the_number_of_a_piece_stands_on_its_tissue(self, tmp_path: Path) -> None:
+        rows, cols = np.ogrid[:80, :80]
+        cells = np.hypot(rows - 30, cols - 30) < 25
+        cells &= np.hypot(rows - 30, cols - 30) > 15  # a ring: neither its corner nor its middle is tissue
+        cells |= rows + cols > 130
+        with _slide(tmp_path) as slide:
+            survey = tell_kinds(slide)
+        axes = Figure().add_subplot()
+        _mark_pieces(axes, replace(survey, labels=label_pieces(cells, 31.104)))
+        side = survey.cell_px * survey.mpp / 1000
+        places = {text.get_text(): [int(part / side) for part in text.get_position()] for text in axes.texts}
+        assert places.keys() == {"1", "2"}
+        assert all(cells[row, col] for col, row in places.values())
 
 
 class TestCommand:

@@ -32,3 +32,13 @@ def test_a_slide_without_tissue_has_neither_score(tmp_path: Path) -> None:
     heatmap.with_fitted_score({"score": None, "sha256": "2" * 64})
     (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
     assert dict(result)["Slide score"] == dict(result)["Fitted score"] == "none, nothing scanned"
+    (shelved,) = Shelf([heatmap.path]).stores.values()
+    assert list_facts(shelved)["lesions"] == "nothing was scanned"
+
+
+def test_what_was_not_wholly_read_is_no_slide_without_lesions(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "part.zarr", np.full((4, 5), 0.25, np.float32), complete=False)
+    (shelved,) = Shelf([heatmap.path]).stores.values()
+    assert list_facts(shelved)["lesions"] == "no lesion in what was read"
+    (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
+    assert dict(result)["Slide score"] == "≥ 0.250"

@@ -247,6 +247,54 @@ def test_corrections_are_saved_one_after_the_other(browser: Browser, tmp_path: P
     show(browser, store, check)
 
 
+def test_what_was_not_scanned_is_veiled_as_the_legend_says(browser: Browser, tmp_path: Path) -> None:
+    """Also where many cells share a pixel: there only squares without any other cell."""
+    values = np.full((80, 100), np.nan, np.float32)
+    values[40:, 50:] = values[10] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    async def shown(tab: Tab) -> tuple[bool, bool, bool]:
+        """Whether background and a scanned cell are as grey as the veil on white, and whether the one hot row is seen."""
+        shot = await tab.photograph()
+        places = [await on_screen(tab, x * CELL, y * CELL) for x, y in ((30.5, 60.5), (75.5, 60.5), (0, 4), (100, 16))]
+        grey, hot, (left, top), (right, bottom) = [(round(x), round(y)) for x, y in places]
+        first, second = (bool(np.abs(shot[y, x].astype(int) - (182, 182, 190)).max() < 4) for x, y in (grey, hot))
+        return first, second, bool(is_coloured(shot[max(0, top) : bottom, max(0, left) : right]).any())
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.ask("void (WsiMeta.page.set('outlined', false), WsiMeta.page.set('opacity', 1))")
+        await tab.ask("void Object.assign(WsiMeta.page.viewer.viewport, { minZoomLevel: 1e-4, minZoomImageRatio: 1e-4 })")
+        for zoom in (0.08, 0.2 / CELL):
+            await look_at(tab, 50 * CELL, 40 * CELL, zoom)
+            assert await shown(tab) == (True, False, True), zoom
+        legend = "document.getElementById('veil')"
+        assert await tab.ask(f"{legend}.textContent") == "not scanned: no tissue found"
+        await tab.page.keyboard.press("m")
+        assert await tab.ask(f"{legend}.hidden")
+        await tab.settle()
+        assert await shown(tab) == (False, False, False)
+
+    show(browser, store, check)
+
+
+def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> None:
+    """Enter on a button of a row is no Enter on the row, and the focus stays where it was when the rows are made anew."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4] = values[8:10, 8:10] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.page.focus("#lesions tbody tr:nth-child(2) button")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert await tab.ask("[WsiMeta.page.view.selected, document.activeElement.textContent]") == [None, "undo"]
+        await tab.page.focus("#lesions tbody tr:nth-child(2)")
+        await tab.page.keyboard.press("Enter")
+        assert await tab.ask("[WsiMeta.page.view.selected.lesion, document.activeElement.rowIndex]") == [2, 2]
+
+    show(browser, store, check)
+
+
 def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
     grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
     heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)

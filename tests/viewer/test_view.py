@@ -130,6 +130,11 @@ def test_a_page_without_a_server_is_the_same_page(browser: Browser, store: Path,
             assert await tab.ask("WsiMeta.page.found().count") == 1
             assert (await tab.photograph())[320, 100:500].std() > 2  # the slide, not the empty grey of the page
             assert await tab.ask("document.getElementById('corrections').hidden")
+            assert "keeps lesions" not in await tab.ask("document.getElementById('more').textContent")
+            await tab.ask("void WsiMeta.page.setThreshold(0.34)")
+            await tab.until("WsiMeta.page.found().threshold === 0.3")
+            told = await tab.ask("document.getElementById('more').textContent")
+            assert "The outlines are those of 0.300: this page keeps lesions at 0.1, 0.2, 0.3," in told
             assert tab.complaints == []
             assert [link for link in tab.asked if not link.startswith(("file:", "data:", "about:", "blob:"))] == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import Browser
 from PIL import Image
 from slide_files import texture, write_slide
 from stores import write_store
@@ -104,6 +105,51 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(ROW) == ("No lesion was found.", ["nothing"])
     told = "The largest lesion is: macrometastasis on 1; nothing was found on 1. Whether there are lesions on 1 is not known."
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
+    part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
+    assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
+    assert "\N{GREATER-THAN OR EQUAL TO}\N{THIN SPACE}0.500 none in what was read" in _render(tmp_path, part).rows[1]
+
+
+def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
+    lost = {"slide": "/s/a.tif", "complete": False, "error": "not scanned to the end; scan again to continue"}
+    texts = [
+        render_page(tmp_path, Table.of(tmp_path, rows).rows(), {}, lesions=False, running=None)
+        for rows in ([lost], [lost, lost | {"slide": "/s/b.tif", "retry": "wsi-meta scan b.tif"}])
+    ]
+    assert ["command" in text.split("Needs attention")[1].split("</h2>")[0] for text in texts] == [False, True]
+    assert "continue</span><div><small>Run the same scan again" in texts[0].replace("\n", "")
+
+
+@pytest.mark.browser
+def test_a_narrow_window_scrolls_the_table_and_leaves_names_their_room(browser: Browser, tmp_path: Path) -> None:
+    table = Table.of(tmp_path, [ROW | {"slide": "x.tif", "heatmap": f"{'long_name_' * 9}.zarr"}]).rows()
+    page = tmp_path / "index.html"
+    page.write_text(render_page(tmp_path, table, {}, lesions=False, running=None), encoding="utf-8")
+
+    async def run() -> None:
+        for width in (600, 1100):
+            async with browser.tab(width) as tab:
+                await tab.page.goto(page.as_uri())
+                row = "document.querySelector('#list tbody tr').cells"
+                assert await tab.ask(f"{row}[2].offsetWidth") >= 160
+                assert await tab.ask(f"{row}[8].offsetWidth") >= 100
+                assert await tab.ask("document.documentElement.scrollWidth") == width
+
+    browser.run(run())
+
+
+def test_a_slide_without_tissue_is_a_row_of_its_own(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "blank.zarr", np.full((4, 5), np.nan, np.float32))
+    row = summarise("blank.tif", heatmap)
+    assert (row["score"], row["lesions"], row["complete"]) == (None, None, True)
+    table = Table.of(tmp_path, [row | {"verdict": "ok"}, ROW | {"slide": "a.tif", "score": 0.0}]).rows()  # ok: said by 0.1.0
+    text = render_page(tmp_path, table, {}, lesions=False, running=None)
+    assert "1 of 2 slides have a score. No lesion was found. On 1 nothing was scanned, because no tissue was found.</p>" in text
+    page = _Page(text)
+    assert "nothing scanned: no tissue found" in page.rows[2], "the last one"
+    assert "no tissue" in page.rows[2].split("no tissue found")[1]
+    assert "ok" not in page.rows[2]
+    assert [option.get("value") for option in page.all("option")][-1] == "empty"
 
 
 def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:
@@ -121,8 +167,9 @@ def test_what_a_name_holds_is_only_text(tmp_path: Path) -> None:
 def test_nothing_of_it_is_fetched_from_elsewhere(tmp_path: Path) -> None:
     page = _render(tmp_path, ROW)
     links = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
-    assert not [link for link in links if not (link or "").startswith("thumbnails/")]
-    assert not list(page.all("link"))
+    assert [link for link in links if not (link or "").startswith("thumbnails/")] == ["data:,"], (
+        "or a server is asked for an icon"
+    )
 
 
 def test_patients_are_staged_as_far_as_their_nodes_are_known(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from wsi_meta.cli import options
+from wsi_meta.errors import HeatmapError, one_line, printable
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
@@ -95,8 +96,18 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
     """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue."""
     from wsi_meta.heatmaps.score_model import score_heatmap
 
-    scores = [asdict(score_heatmap(heatmap, score_model=score_model)) for heatmap in heatmaps]
-    options.print_results(scores, as_json=as_json)
+    scores, errors = [], []
+    for heatmap in heatmaps:
+        try:
+            scores.append(asdict(score_heatmap(heatmap, score_model=score_model)))
+        except HeatmapError as error:
+            errors.append(error)
+    if scores:
+        options.print_results(scores, as_json=as_json)
+    for earlier in errors[:-1]:
+        click.echo(f"Error: {printable(one_line(earlier))}", err=True)
+    if errors:
+        raise errors[-1]
 
 
 @click.command("fit-score", epilog=options.example("wsi-meta fit-score scans/ --labels labels.csv --out score.json"))

@@ -176,14 +176,14 @@ def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: T
     bins = reliability(evaluation.probabilities, labels)
     filled = bins.weight > 0
     stated, true, held = bins.probability[filled], bins.share[filled], bins.weight[filled] / bins.weight.max()
-    figure, axes = _start(f"Reliability, calibration error {evaluation.ece:.3f} ({evaluation.ece_noise:.3f} by chance)", theme)
+    figure, axes = _start(f"Calibration error {evaluation.ece:.3f} ({evaluation.ece_noise:.3f} by chance)", theme)
     axes.plot([0, 1], [0, 1], ":", color=theme.faint, lw=1.2, label="perfectly calibrated")
     axes.vlines(stated, stated, true, color=theme.tumor, lw=2, alpha=0.6, label="too high or too low")
     axes.plot(stated, true, color=theme.normal, lw=1.5)
     axes.scatter(stated, true, 14 + 130 * held, color=theme.normal, edgecolor=theme.paper, zorder=3, clip_on=False)
     axes.set(xlabel="probability of tumor, mean of the bin", ylabel="share of tumor")
     _set_unit_square(axes)
-    _add_legend(axes, theme, "upper left")
+    _add_legend(axes, theme)
     return _finish(figure)
 
 

@@ -215,8 +215,11 @@ def write_lesions(
 
 def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
     """Warn of a heatmap that is not complete; `lost` says in words what of it may be missing."""
-    if not heatmap.finished:
+    if heatmap.result is None:
         logger.warning("%s: not scanned to the end; %s; scan it again to continue", heatmap.path, lost)
+    elif not heatmap.finished:
+        unread = heatmap.result.cells["unreadable"]
+        logger.warning("%s: %d cells could not be read; %s; scan it again to retry them", heatmap.path, unread, lost)
 
 
 def _find(

@@ -191,6 +191,11 @@ class ScanRecord:
         return self.identity.grid
 
     @property
+    def nothing_scanned(self) -> bool:
+        """Whether the scan has ended and no cell has a value: where nothing was looked at, nothing was found to be absent."""
+        return self.result is not None and self.result.score is None
+
+    @property
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays that hold a value, or the status, of each cell."""
         return ("0", "status", *(("uncertainty",) if self.identity.uncertainty else ()), *self.measures)

@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
-from wsi_meta.heatmaps.record import ScanResult
+from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.quality.verdict import blurred_share, folded_share
@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.effort import ScanEffort
 
-__all__ = ["PieceScore", "describe_end", "known_figures", "refuse_nothing", "score_pieces", "score_slide", "sum_up"]
+__all__ = [
+    "PieceScore",
+    "describe_end",
+    "known_figures",
+    "none_found",
+    "refuse_nothing",
+    "score_pieces",
+    "score_slide",
+    "sum_up",
+    "tell_score",
+]
 
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
@@ -60,6 +70,18 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
     return ScanResult(score_slide(probability), complete, cells)
+
+
+def tell_score(score: float, *, complete: bool) -> str:
+    """Return a score in words; of a slide that was not wholly read it is a lower bound."""
+    return f"{'' if complete else '≥ '}{score:.3f}"
+
+
+def none_found(record: ScanRecord) -> str:
+    """Return what a map without a lesion says: no more than was looked at."""
+    if record.nothing_scanned:
+        return "nothing was scanned"
+    return "no lesion found" if record.result is not None and record.result.complete else "no lesion in what was read"
 
 
 def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:

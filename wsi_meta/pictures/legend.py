@@ -11,6 +11,7 @@ from wsi_meta.errors import printable
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
+from wsi_meta.heatmaps.scoring import none_found, tell_score
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
@@ -30,7 +31,9 @@ def title_of(record: ScanRecord) -> str:
     name, result = printable(record.slide.name), record.result
     if result is None:
         return f"{name}: scan not finished"
-    score = "no score, nothing scanned" if result.score is None else f"score {result.score:.3f}"
+    score = "no score, nothing scanned"
+    if result.score is not None:
+        score = f"score {tell_score(result.score, complete=result.complete)}"
     unread = result.cells["unreadable"]
     return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
 
@@ -82,7 +85,7 @@ def _on_white(colour: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(part * colour[3] + 1 - colour[3] for part in colour[:3])
 
 
-def class_entries(lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
+def class_entries(record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
     """Return a line for each size class with the number of its lesions; what has no number is told."""
     counts = {name: sum(lesion.size_class == name for lesion in lesions) for name, _ in SIZE_CLASSES}
     entries = [
@@ -94,4 +97,4 @@ def class_entries(lesions: Sequence[Lesion], *, numbered: bool = True) -> list[E
         entries.append(Entry("too narrow for numbers"))
     elif len(lesions) > NUMBERED:
         entries.append(Entry(f"the {NUMBERED} largest lesions have numbers"))
-    return entries or [Entry("no lesion found")]
+    return entries or [Entry(none_found(record))]

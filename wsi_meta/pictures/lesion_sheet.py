@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.marks import add_outlines, badge
 from wsi_meta.pictures.page import Entry, Page, dpi_for
@@ -109,7 +110,7 @@ def _place(page: Page, drawn: Map, one: Shown, left: float, top: float) -> None:
 
 def _tell(drawn: Map, lesions: Sequence[Lesion], shown: int) -> str:
     if not lesions:
-        return f"no lesion found: no cell has a probability of {lesion_thresholds(drawn.record)[1]:.2f} or more"
+        return f"{none_found(drawn.record)}: no cell has a probability of {lesion_thresholds(drawn.record)[1]:.2f} or more"
     which = f"the {shown} largest of {len(lesions)} lesions" if shown < len(lesions) else f"all {shown} lesions"
     number = "the lesion" if len(lesions) == 1 else which
     return f"{number}, the tissue beside the map over it; numbers and outlines as in the overlay; largest diameters"
@@ -126,4 +127,4 @@ def _common_colour(drawn: Map, shown: Sequence[Shown]) -> NDArray[np.uint8]:
 
 def _legend(drawn: Map, shown: Sequence[Shown]) -> list[Entry]:
     unknown = [entry for one in shown for entry in unknown_entries(drawn, one.window, one.seen)]
-    return [*dict.fromkeys(unknown), *(class_entries([one.lesion for one in shown]) if shown else [])]
+    return [*dict.fromkeys(unknown), *(class_entries(drawn.record, [one.lesion for one in shown]) if shown else [])]

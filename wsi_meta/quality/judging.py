@@ -42,7 +42,7 @@ def judge_slide(
     """
     patches = read_sample(slide, grid, scanned)
     if len(patches) < FEWEST_CELLS:
-        return pronounce(known)
+        return pronounce(known, tissue=bool(scanned.any() or known.get("unread")))
     unlike = unlikeness(patches[::EVERY])  # of its network, half as many tell as much
     figures = {
         "pixel_size": guess_pixel_size(patches, grid.mpp),

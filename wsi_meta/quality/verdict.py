@@ -11,9 +11,22 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLURRED", "FEWEST_CELLS", "FOLDED", "LIMITS", "OK", "Verdict", "blurred_share", "folded_share", "pronounce"]
+__all__ = [
+    "BLURRED",
+    "FEWEST_CELLS",
+    "FOLDED",
+    "LIMITS",
+    "NO_TISSUE",
+    "OK",
+    "Verdict",
+    "blurred_share",
+    "folded_share",
+    "pronounce",
+]
 
 OK = "ok"
+NO_TISSUE = "no tissue"
+"""Said of a slide without a cell to scan."""
 FEWEST_CELLS = 16
 """Fewer cells, or patches, say nothing of a slide."""
 BLURRED = 0.36
@@ -52,7 +65,8 @@ class Verdict:
     """What may be wrong with a scanned slide."""
 
     words: tuple[str, ...]
-    """``ok`` alone, or some of ``incomplete blurred inked folded``, ``pixel size doubtful``, ``unlike training``."""
+    """``ok`` alone, or some of ``no tissue``, ``incomplete``, ``blurred``, ``inked``, ``folded``, ``pixel size doubtful`` and
+    ``unlike training``."""
     figures: dict[str, float | None] = field(default_factory=dict)
     """What each word rests on; None where it could not be measured. ``unread``, ``blurred``, ``inked``, ``folded``: shares of
     the tissue. ``pixel_size``: by the picture, as a multiple of what the file says. ``unlikeness``: median over patches, see
@@ -76,7 +90,7 @@ class Verdict:
         return ", ".join(word if value is None else f"{word} ({text.format(value)})" for word, text, value in parts)
 
 
-def pronounce(figures: Mapping[str, float | None]) -> Verdict:
+def pronounce(figures: Mapping[str, float | None], *, tissue: bool = True) -> Verdict:
     """Return what figures come to; one that is None says nothing.
 
     A blurred picture looks as one of smaller pixels does, so nothing is said of its pixel size.
@@ -84,12 +98,14 @@ def pronounce(figures: Mapping[str, float | None]) -> Verdict:
     Parameters
     ----------
     figures : by the names of :data:`LIMITS`
+    tissue : whether there was a cell to scan
     """
     rounded = {name: None if (value := figures.get(name)) is None else float(f"{value:.3g}") for name in LIMITS}
     if (rounded["blurred"] or 0) > LIMITS["blurred"].most:
         rounded["pixel_size"] = None
     usual = {name: value is None or LIMITS[name].least <= value <= LIMITS[name].most for name, value in rounded.items()}
-    return Verdict(tuple(LIMITS[name].word for name in LIMITS if not usual[name]) or (OK,), rounded)
+    words = (*(() if tissue else (NO_TISSUE,)), *(LIMITS[name].word for name in LIMITS if not usual[name]))
+    return Verdict(words or (OK,), rounded)
 
 
 def blurred_share(focus: NDArray[np.float32]) -> float | None:

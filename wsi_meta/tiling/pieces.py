@@ -37,7 +37,7 @@ class TissuePiece:
     width: int
     height: int
     area_mm2: float
-    """Of its cells."""
+    """Of its cells, which reach over the edges of the tissue."""
 
 
 def label_pieces(cells: NDArray[np.bool_], cell_um: float) -> NDArray[np.int32]:
@@ -72,6 +72,6 @@ def measure_pieces(labels: NDArray[np.int32], cell_um: float, cell_l0: float) ->
     for number, (rows, cols) in enumerate(find_objects(np.maximum(labels, 0)), 1):
         y, x, bottom, right = (round(edge * cell_l0) for edge in (rows.start, cols.start, rows.stop, cols.stop))
         area = int((labels[rows, cols] == number).sum()) * (cell_um / 1000) ** 2
-        line = f"{number}: {area:.2f} mm2 at x {x}, y {y}, {right - x} x {bottom - y} px"
+        line = f"{number}: {area:.2f} mm2 of cells at x {x}, y {y}, {right - x} x {bottom - y} px"
         found.append(TissuePiece(number, line, x, y, right - x, bottom - y, area))
     return tuple(found)

@@ -59,7 +59,7 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
     title = letter(_title(survey), survey.slide)
     axes.set_title("\n".join(break_lines(title, 12, figure.get_figwidth() - 0.4)), parse_math=False, fontfamily=title.families)
-    _mark_pieces(axes, survey, slide.mpp / 1000)
+    _mark_pieces(axes, survey)
     add_scale_bar(axes, width_mm)
     _add_legend(axes, survey)
     write_figure(figure, out)
@@ -81,24 +81,27 @@ def _title(survey: TissueSurvey) -> str:
     return f"{printable(survey.slide)}: tissue {survey.tissue_mm2:.1f} mm², {survey.tissue.fraction:.1%} of the slide, {pieces}"
 
 
-def _mark_pieces(axes: Any, survey: TissueSurvey, mm_per_px: float) -> None:
-    """Write the numbers of the pieces into the corners of their boxes, and circle the specks, which are small."""
+def _mark_pieces(axes: Any, survey: TissueSurvey) -> None:
+    """Write the numbers of the pieces onto their tissue, and circle the specks, which are small."""
     from matplotlib.patheffects import withStroke
-    from scipy.ndimage import center_of_mass, label
+    from scipy.ndimage import center_of_mass, find_objects, label
 
-    for piece in survey.pieces:
+    cell_mm = survey.cell_px * survey.mpp / 1000
+    for number, box in enumerate(find_objects(np.maximum(survey.labels, 0)), 1):
+        cells = np.argwhere(survey.labels[box] == number) + [side.start for side in box]
+        y, x = cells[np.argmin(((cells - cells.mean(0)) ** 2).sum(1))]  # a ring has no tissue in its middle
         axes.text(
-            piece.x * mm_per_px,
-            piece.y * mm_per_px,
-            str(piece.piece),
-            va="top",
+            (x + 0.5) * cell_mm,
+            (y + 0.5) * cell_mm,
+            str(number),
+            ha="center",
+            va="center",
             fontsize=12,
             path_effects=[withStroke(linewidth=2.4, foreground="white")],
             clip_on=True,
         )
     found, count = label(survey.labels == SPECK, np.ones((3, 3)))
     if count:
-        cell_mm = survey.cell_px * survey.mpp / 1000
         places = (np.array(center_of_mass(found > 0, found, range(1, count + 1))) + 0.5) * cell_mm
         axes.scatter(places[:, 1], places[:, 0], s=40, facecolors="none", edgecolors=[(0, 0.67, 0.63)], linewidths=0.9)
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import largest_lesion
+from wsi_meta.heatmaps.scoring import none_found, tell_score
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 
 if TYPE_CHECKING:
-    from wsi_meta.heatmaps.record import ScanRecord
+    from wsi_meta.heatmaps.record import ScanRecord, ScanResult
     from wsi_meta.viewer.shelf import ShelvedStore
     from wsi_meta.viewer.shown_map import MapState
     from wsi_meta.viewer.slide_tiles import SlideTiles
@@ -33,9 +34,9 @@ def map_facts(state: MapState) -> dict[str, Any]:
 
     Returns
     -------
-    dict of ``slide_scanned``, ``grid`` (cells, and level-0 pixels and micrometres of a cell), ``layers`` in the order of the
-    packed map, each with its colours, ``veil``, ``status`` (names by number), ``threshold``, ``steps``, and ``facts``: groups
-    of names and values.
+    dict of ``slide_scanned``, ``none`` (what stands for a list without a lesion), ``grid`` (cells, and level-0 pixels and
+    micrometres of a cell), ``layers`` in the order of the packed map, each with its colours, ``veil``, ``status`` (names by
+    number), ``threshold``, ``steps``, and ``facts``: groups of names and values.
     """
     heatmap, grid = state.heatmap, state.heatmap.grid
     rows, cols = grid.shape
@@ -44,6 +45,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
         "version": state.version,
         "slide_scanned": slide_scanned(heatmap),
         "finished": heatmap.result is not None,
+        "none": none_found(heatmap.record),
         "grid": {
             "rows": rows,
             "cols": cols,
@@ -87,11 +89,11 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     result = record.result
     state = "not finished" if result is None else "complete" if result.complete else "incomplete"
     found = (record.lesions or {}).get("found", [])
-    largest = largest_lesion(found)
+    largest, none = largest_lesion(found), none_found(record)
     return facts | {
         "score": None if result is None else result.score,
         "state": state,
-        "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else "0" if result else "",
+        "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else none if result else "",
         "verdict": record.verdict.told if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
@@ -116,9 +118,9 @@ def _result(record: ScanRecord) -> Lines:
     result = record.result
     if result is None:
         return []
-    lines = [("Slide score", _told(result.score))]
+    lines = [("Slide score", _told(result.score, result))]
     if result.fitted_score is not None:
-        lines.append(("Fitted score", _told(result.fitted_score["score"])))
+        lines.append(("Fitted score", _told(result.fitted_score["score"], result)))
     missing = result.cells.get("unreadable", 0)
     lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
     if record.verdict is not None:
@@ -126,8 +128,8 @@ def _result(record: ScanRecord) -> Lines:
     return lines
 
 
-def _told(score: float | None) -> str:
-    return "none, nothing scanned" if score is None else f"{score:.3f}"
+def _told(score: float | None, result: ScanResult) -> str:
+    return "none, nothing scanned" if score is None else tell_score(score, complete=result.complete)
 
 
 def _slide(record: ScanRecord) -> Lines:

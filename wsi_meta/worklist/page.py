@@ -15,6 +15,7 @@ from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
+from wsi_meta.quality.verdict import NO_TISSUE, OK
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import Agreement, CohortFroc, judge_rows
@@ -24,8 +25,13 @@ __all__ = ["GENERATOR", "render_page"]
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
 CLASSES = {name: kind for (name, _), kind in zip(SIZE_CLASSES, ("macro", "micro", "itc"), strict=True)}
-NOTHING, UNKNOWN = "nothing", "unknown"
-"""Kinds of slides on which no lesion was found, and of those of which the table does not say: an older version's rows."""
+NOTHING, UNKNOWN, EMPTY = "nothing", "unknown", "empty"
+"""Kinds of slides on which no lesion was found, of those of which that is not known, and of those without tissue to scan.
+
+Not known: not all was read, or the table of an older version does not say.
+"""
+NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no tissue found"}
+"""What the table says of a slide without a lesion, by its kind."""
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
 CURVE_PX = (300, 170)
@@ -53,8 +59,8 @@ def render_page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     names = [_name(row) for row in rows]
-    ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-(_rank(pair[0]) or 0.0), pair[1]))
-    shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None]
+    ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
+    shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None or _kind(row) == EMPTY]
     failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
     values = {
         "generator": GENERATOR,
@@ -89,15 +95,17 @@ def _name(row: Row) -> str:
     return str(Path(row["heatmap"] or row["slide"]).stem)
 
 
-def _rank(row: Row) -> float | None:
-    """Return what a slide is ranked by: the fitted score where there is one."""
+def _rank(row: Row) -> float:
+    """Return what a slide is ranked by: the fitted score where there is one; -1 without any score."""
     score = row["score"] if row["fitted_score"] is None else row["fitted_score"]
-    return None if score is None else float(score)
+    return -1.0 if score is None else float(score)
 
 
 def _kind(row: Row) -> str:
-    """Return the kind of a slide's largest lesion: one of CLASSES, NOTHING where none was found, or UNKNOWN."""
-    return CLASSES.get(row["largest_lesion"] or "", NOTHING if row["lesions"] == 0 else UNKNOWN)
+    """Return the kind of a slide's largest lesion: one of CLASSES, NOTHING where none was found, UNKNOWN or EMPTY."""
+    if row["score"] is None and row["complete"] and row["scanned"] == 0:
+        return EMPTY
+    return CLASSES.get(row["largest_lesion"] or "", NOTHING if row["lesions"] == 0 and row["complete"] else UNKNOWN)
 
 
 def _lead(rows: Sequence[Row]) -> list[str]:
@@ -108,11 +116,13 @@ def _lead(rows: Sequence[Row]) -> list[str]:
     counts = [f"{name} on {kinds.count(kind):,}" for name, kind in CLASSES.items() if kind in kinds]
     nothing, unknown = kinds.count(NOTHING), kinds.count(UNKNOWN)
     if counts:
-        told.append(f"The largest lesion is: {', '.join(counts)}; nothing was found on {nothing:,}.")
+        told.append(f"The largest lesion is: {', '.join(counts)}{f'; nothing was found on {nothing:,}' if nothing else ''}.")
     elif nothing:
         told.append(f"No lesion was found on {nothing:,}." if unknown else "No lesion was found.")
     if unknown:
         told.append(f"Whether there are lesions on {unknown:,} is not known.")
+    if empty := sum(_kind(row) == EMPTY for row in rows):
+        told.append(f"On {empty:,} nothing was scanned, because no tissue was found.")
     if errors:
         told.append(f"{errors:,} need{'s' if errors == 1 else ''} attention.")
     return told
@@ -125,10 +135,12 @@ def _failure(row: Row, name: str) -> dict[str, Any]:
 
 
 def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
-    """Return what the table says of a slide that has a score."""
-    rank, unread = _rank(row) or 0.0, row["unreadable_fraction"]
+    """Return what the table says of a slide that has a score, or no tissue."""
+    rank, unread, kind = _rank(row), row["unreadable_fraction"], _kind(row)
     facts = (("patient", row["patient"]), ("label", row["label"]))
     verdicts = str(row["verdict"]).split(", ") if row["verdict"] else ([] if row["complete"] else ["incomplete"])
+    if kind == EMPTY:  # which a store of before has no word for
+        verdicts = [NO_TISSUE, *(word for word in verdicts if word not in (OK, NO_TISSUE))]
     return {
         "name": name,
         "facts": " · ".join(f"{what} {value}" for what, value in facts if value),
@@ -138,7 +150,8 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "plain": f"{row['score']:.3f}" if row["fitted_score"] is not None else "",
         "bound": not row["complete"],
         "share": round(100 * min(1.0, max(0.0, rank))),
-        "kind": _kind(row),
+        "kind": kind,
+        "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
         "lesion": row["largest_lesion"],
         "mm": row["largest_lesion_mm"] or 0.0,
         "lesions": row["lesions"] or 0,

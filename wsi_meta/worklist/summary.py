@@ -121,7 +121,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
             "complete": result.complete,
             "verdict": record.verdict.told if record.verdict else None,
-            "lesions": None if found is None else len(found),
+            "lesions": None if found is None or record.nothing_scanned else len(found),
             "largest_lesion": largest["size_class"] if largest else None,
             "largest_lesion_mm": largest["diameter_mm"] if largest else None,
             "tissue_fraction": record.tissue.fraction,

@@ -98,7 +98,7 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
     if (report := _own_report(folder)) is None:
         return
     for row in rows:
-        if row["heatmap"] and row["score"] is not None:
+        if row["heatmap"] and row["scanned"] is not None:
             store = folder / Path(row["heatmap"]).name
             make_thumbnail(store, row["slide"], _picture(report, store))
     _write_page(folder, report, lesions=True, running=None, wait_s=WAIT_S)

@@ -66,17 +66,19 @@ WsiMeta.paintLayer = (facts, values, name, least) => {
 // Canvases that are opaque where cells have a status; only for those that some cell has.
 WsiMeta.paintMasks = (facts, values) => {
   const masks = {};
-  for (const name of ["pending", "unreadable"]) {
+  for (const name of ["background", "pending", "unreadable"]) {
     const wanted = WsiMeta.STATUS[name];
-    if (values.status.includes(wanted)) {
-      masks[name] = paintCells(facts.grid, () => 0xff000000, (cell) => (values.status[cell] === wanted ? 0 : -1));
-    }
+    if (!values.status.includes(wanted)) continue;
+    const others = name === "background" ? 1 : -1; // a square with any other cell is not background
+    const paint = (cell) => (values.status[cell] === wanted ? 0xff000000 : 0);
+    masks[name] = paintCells(facts.grid, paint, (cell) => (values.status[cell] === wanted ? 0 : others));
   }
   return masks;
 };
 
-// Hatching: pending cells have lines one way, unreadable ones both ways over a tint.
+// Hatching: pending cells have lines one way, unreadable ones both ways over a tint. Background has its plain colour.
 WsiMeta.hatch = (context, name, colour, ratio) => {
+  if (name === "background") return colour;
   const side = Math.round(9 * ratio);
   const tile = makeCanvas(side, side);
   const pen = tile.getContext("2d");

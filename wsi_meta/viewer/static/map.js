@@ -101,7 +101,7 @@
       context.globalAlpha = view.opacity;
       drawCells(context, picture, at, ratio);
       context.globalAlpha = 1;
-      for (const [name, mask] of Object.entries(masks)) drawHatched(context, name, mask, at, ratio);
+      for (const [name, mask] of Object.entries(masks)) drawMask(context, name, mask, at, ratio);
     }
     const unit = at.scale * ratio;
     context.setTransform(unit, 0, 0, unit, -at.left * unit, -at.top * unit);
@@ -114,7 +114,7 @@
     drawScale(at.scale);
   };
 
-  const drawHatched = (context, name, mask, at, ratio) => {
+  const drawMask = (context, name, mask, at, ratio) => {
     fit(veil);
     const pen = veil.getContext("2d");
     pen.globalCompositeOperation = "source-over";
@@ -182,11 +182,11 @@
     groups.forEach((group, number) => { group.open = open[number] ?? false; });
     byId("facts").replaceChildren(...groups);
     byId("veil").replaceChildren();
-    const words = { pending: WsiMeta.STATUS.pending, unreadable: WsiMeta.STATUS.unreadable };
-    for (const [name, status] of Object.entries(words)) {
-      if (!masks[name]) continue;
+    for (const name of Object.keys(masks)) {
+      const { colour, words } = facts.veil[WsiMeta.STATUS[name]];
       const swatch = make("i", "", name);
-      byId("veil").append(swatch, make("span", facts.veil[status].words));
+      if (name === "background") swatch.style.background = colour;
+      byId("veil").append(swatch, make("span", words));
     }
     byId("points").replaceChildren(
       ...Object.entries(facts.thresholds).map(([name, value]) => {
@@ -222,6 +222,7 @@
     }
     for (const id of ["shown", "outlined", "hidden"]) byId(id).checked = view[id];
     document.querySelector("#layers select").value = view.layer;
+    byId("veil").hidden = !view.shown;
     showLayer();
   };
 
@@ -246,12 +247,21 @@
       row.tabIndex = 0;
       row.classList.toggle("selected", view.selected === lesion);
       row.addEventListener("click", () => fly(lesion));
-      row.addEventListener("keydown", (event) => event.key === "Enter" && fly(lesion));
+      row.addEventListener("keydown", (event) => event.target === row && event.key === "Enter" && fly(lesion));
       return row;
     });
-    document.querySelector("#lesions tbody").replaceChildren(...rows);
-    byId("more").hidden = found.count <= shown.length;
-    byId("more").textContent = `The largest ${shown.length} are listed.`;
+    const body = document.querySelector("#lesions tbody");
+    const held = document.activeElement;
+    const at = [...body.rows].indexOf(held?.closest("tr"));
+    body.replaceChildren(...rows);
+    if (at >= 0) (held.matches("button") ? rows[at]?.querySelector("button") : rows[at])?.focus({ preventScroll: true });
+    const notes = found.count ? [] : [`${facts.none[0].toUpperCase()}${facts.none.slice(1)}.`];
+    if (found.count > shown.length) notes.push(`The largest ${shown.length} are listed.`);
+    if (source.kept && found.threshold !== view.threshold) {
+      notes.push(`The outlines are those of ${inWords(found.threshold)}: this page keeps lesions at ${source.kept.map((one) => +one.toFixed(3)).join(", ")}.`);
+    }
+    byId("more").hidden = !notes.length;
+    byId("more").textContent = notes.join(" ");
   };
 
   const showCorrections = (saved = false) => {

@@ -32,6 +32,7 @@ WsiMeta.fromServer = () => {
 
 WsiMeta.fromFiles = (files) => ({
   live: false,
+  kept: Object.keys(files.lesions).map(Number).sort((one, other) => one - other), // thresholds of which it has the lesions
   facts: async () => files.facts,
   version: async () => files.facts.version,
   map: async () => {
