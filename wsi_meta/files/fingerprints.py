@@ -14,9 +14,9 @@ __all__ = ["Fingerprint", "fingerprint_of"]
 PARTS, PART_BYTES = 16, 1 << 14
 """So many parts of any file, from its beginning to its end, are in a fingerprint, of so many bytes each."""
 WHOLE_BYTES, PIECE_BYTES = 128 << 20, 1 << 20
-"""A file of a disk is read wholly up to this, which takes 0.1 s; so much at once."""
-NEAR_PARTS, NEAR_PART_BYTES = 8192, 1 << 12
-"""Parts of a longer one, and bytes of each: 0.1 s, too."""
+"""A file of a disk is read wholly up to this; so much at once."""
+NEAR_PARTS, NEAR_PART_BYTES = 2048, 1 << 14
+"""Parts of a longer one, and bytes of each."""
 ENDS_BYTES = 1 << 16
 """Version 0.1.0 read so much of a file's beginning, and of its end."""
 HALF = 32
@@ -27,10 +27,10 @@ class Fingerprint:
     """The fingerprint of a slide, made when it is asked for first.
 
     With a quickhash, and at an address, where little is fetched, it is that of :func:`fingerprint_of`. That of a file on a disk
-    without quickhash has two halves: one of the whole file, or of 8,192 parts of 4 kB where it is longer than 128 MB; and one
+    without quickhash has two halves: one of the whole file, or of 2,048 parts of 16 kB where it is longer than 128 MB; and one
     of the 16 parts, by which it is known at an address.
 
-    Not noticed is what differs only between these parts, in files of the same length: of 1 GB they lie 128 kB apart, at an
+    Not noticed is what differs only between these parts, in files of the same length: of 1 GB they lie 512 kB apart, at an
     address 70 MB, and so they do where one of two fingerprints was made at an address, or by an earlier rule.
 
     Parameters

@@ -1,20 +1,22 @@
 """Tiles that a file left out, which readers paint as glass: are they glass, or were they lost? The other levels tell.
 
-A writer that leaves out glass leaves it out of every level. So a tile is lost where a finer level has stored what lies there,
-or where a coarser one shows colour there. What all levels left out is glass, and so is what a coarser level shows as such.
+A writer that leaves out glass leaves it out of every level. So a tile is in doubt where another level has stored what lies
+there, and lost where that level shows colour. What all levels left out is glass, and so is what another level shows as such:
+a speck of dust may keep a tile in one level only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["LeftOut", "TileGrid", "lacks_tiles"]
 
-GLASS, LOST, FIRST_COARSER = 0, 1, 2
+GLASS, LOST, FIRST_LEVEL = 0, 1, 2
 """What is known of a tile that was left out; from the last on the number, over it, of the level to look at."""
 EDGE_PX = 1.0
 """Borders of tiles of two levels that lie together by less than this, pixels of the coarser level, count as one."""
@@ -22,8 +24,11 @@ SURE_PX, LEAST_PX = 32, 16
 """Sides of a tile as a coarser level shows it: the coarsest level that has as many pixels of it is looked at, else fewer."""
 PARTS = 8
 """Parts along a side of what is looked at, each averaged: noise and single specks count little."""
-MIN_SATURATION, MIN_VALUE, MIN_SHARE = 0.07, 51, 0.05
-"""Saturation and brightness of what may be tissue, as in the tissue mask, and share of such parts."""
+PART_PX = 256
+"""Of a larger part the middle is looked at."""
+MIN_SATURATION, MIN_VALUE, MIN_SHARE = 0.12, 51, 0.05
+"""Saturation and brightness of what is tissue, and share of such parts. The tissue mask takes less colour for tissue, but glass
+that a writer left out may have a tint."""
 MIN_DIFFERENCE = 10
 """Grey levels by which it is not the colour that the file gives to what is left out."""
 
@@ -104,16 +109,18 @@ class LeftOut:
             return
         rows, cols = self._grids[level].touched(*place)
         for row, col in np.argwhere(doubtful[rows, cols]) + np.array([rows.start, cols.start]):
-            if doubtful[row, col] >= FIRST_COARSER:
-                coarser = int(doubtful[row, col]) - FIRST_COARSER
-                doubtful[row, col] = LOST if self._shows_tissue(level, row, col, coarser, look) else GLASS
+            if doubtful[row, col] >= FIRST_LEVEL:
+                other = int(doubtful[row, col]) - FIRST_LEVEL
+                doubtful[row, col] = LOST if self._shows_tissue(level, row, col, other, look) else GLASS
             if doubtful[row, col] == LOST:
                 raise ValueError(f"the tile at row {row}, column {col} was lost: other levels hold what lies there")
 
     def _judge(self, level: int) -> NDArray[np.uint8]:
-        """Return what byte counts tell of each tile of a level: glass, lost, or which level to look at."""
+        """Return what byte counts tell of each tile of a level: glass, or which level to look at."""
         missing = ~self._stored[level]
-        found = np.where(missing & self._is_stored_finer(level), LOST, GLASS).astype(np.uint8)
+        found = np.full(missing.shape, GLASS, np.uint8)
+        for finer in self._finer(level):
+            found[missing & self._is_stored_in(finer, level)] = FIRST_LEVEL + finer
         for coarser in self._coarser(level):
             rows, cols = (
                 np.clip(((np.arange(count) + 0.5) * step).astype(int), 0, most - 1)
@@ -122,7 +129,7 @@ class LeftOut:
                 )
             )
             there = self._stored[coarser][rows[:, None], cols[None]]
-            found[missing & (found == GLASS) & there] = FIRST_COARSER + coarser
+            found[missing & (found == GLASS) & there] = FIRST_LEVEL + coarser
         return found
 
     def _coarser(self, level: int) -> list[int]:
@@ -139,17 +146,19 @@ class LeftOut:
         scale, grid, tile = self._downsamples[level] / self._downsamples[other], self._grids[level], self._grids[other]
         return grid.tile_height * scale / tile.tile_height, grid.tile_width * scale / tile.tile_width
 
-    def _is_stored_finer(self, level: int) -> NDArray[np.bool_]:
-        """Return of which tiles a finer level has stored what lies there: a tile of which this level has nothing."""
+    def _finer(self, level: int) -> list[int]:
+        """Return the levels that are finer than a level, the finest first."""
+        finer = [other for other in self._stored if self._downsamples[other] < self._downsamples[level]]
+        return sorted(finer, key=lambda other: self._downsamples[other])
+
+    def _is_stored_in(self, finer: int, level: int) -> NDArray[np.bool_]:
+        """Return of which tiles of a level a finer one has stored what lies there: a tile of which this level has nothing."""
         rows, cols = self._stored[level].shape
         marks = np.zeros((rows + 1, cols + 1), np.int64)
-        for finer, there in self._stored.items():
-            if self._downsamples[finer] >= self._downsamples[level]:
-                continue
-            (top, bottom), (left, right) = self._under(finer, level)
-            lost = there & (self._held(finer, level) == 0) & (bottom > top) & (right > left)
-            for row, col, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
-                np.add.at(marks, (np.broadcast_to(row, lost.shape)[lost], np.broadcast_to(col, lost.shape)[lost]), sign)
+        (top, bottom), (left, right) = self._under(finer, level)
+        lost = self._stored[finer] & (self._held(finer, level) == 0) & (bottom > top) & (right > left)
+        for row, col, sign in ((top, left, 1), (bottom, right, 1), (top, right, -1), (bottom, left, -1)):
+            np.add.at(marks, (np.broadcast_to(row, lost.shape)[lost], np.broadcast_to(col, lost.shape)[lost]), sign)
         return np.asarray(marks.cumsum(0).cumsum(1)[:-1, :-1] > 0)
 
     def _held(self, level: int, other: int) -> NDArray[np.int64]:
@@ -174,24 +183,33 @@ class LeftOut:
         (top, bottom), (left, right) = spans
         return (top[:, None], bottom[:, None]), (left[None], right[None])
 
-    def _shows_tissue(self, level: int, row: int, col: int, coarser: int, look: Look) -> bool:
-        """Tell whether a coarser level shows colour in the middle of a tile of a level."""
-        grid, scale = self._grids[level], self._downsamples[level] / self._downsamples[coarser]
-        width, height = grid.tile_width * scale, grid.tile_height * scale
-        (rows, cols), shown = self._stored[coarser].shape, self._grids[coarser]
-        right = min(int(self._size[0] / self._downsamples[coarser]), cols * shown.tile_width)
-        bottom = min(int(self._size[1] / self._downsamples[coarser]), rows * shown.tile_height)
-        left, top = round((col + 0.25) * width), round((row + 0.25) * height)
-        wide, high = min(round(width / 2), right - left), min(round(height / 2), bottom - top)
+    def _shows_tissue(self, level: int, row: int, col: int, other: int, look: Look) -> bool:
+        """Tell whether another level shows colour in a tile of a level: a coarser one in its middle, a finer one anywhere."""
+        grid, scale = self._grids[level], self._downsamples[level] / self._downsamples[other]
+        (rows, cols), shown = self._stored[other].shape, self._grids[other]
+        right = min(int(self._size[0] / self._downsamples[other]), cols * shown.tile_width)
+        bottom = min(int(self._size[1] / self._downsamples[other]), rows * shown.tile_height)
+        inset = 0.25 if scale < 1 else 0.0
+        left, top = round((col + inset) * grid.tile_width * scale), round((row + inset) * grid.tile_height * scale)
+        wide = min(round((1 - 2 * inset) * grid.tile_width * scale), right - left)
+        high = min(round((1 - 2 * inset) * grid.tile_height * scale), bottom - top)
         if wide <= 0 or high <= 0:
             return False
-        pixels = look(coarser, left, top, wide, high).astype(np.float32)
-        for axis in (0, 1):
-            starts = np.unique(np.linspace(0, pixels.shape[axis], PARTS, endpoint=False).astype(int))
-            widths = np.diff([*starts, pixels.shape[axis]])
-            sums = np.add.reduceat(pixels, starts, axis)
-            pixels = (sums / widths.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))).astype(np.float32)
-        value, lowest = pixels.max(2), pixels.min(2)
+        parts = np.array(
+            [
+                look(other, x, y, width, height).astype(np.float32).mean((0, 1))
+                for y, height in _parts(top, high)
+                for x, width in _parts(left, wide)
+            ]
+        )
+        value, lowest = parts.max(1), parts.min(1)
         coloured = (value - lowest >= MIN_SATURATION * value) & (value > MIN_VALUE)
-        other = np.abs(pixels - self._background).max(2) > MIN_DIFFERENCE
-        return bool((coloured & other).mean() > MIN_SHARE)
+        unlike_background = np.abs(parts - self._background).max(1) > MIN_DIFFERENCE
+        return bool((coloured & unlike_background).mean() > MIN_SHARE)
+
+
+def _parts(start: int, length: int) -> list[tuple[int, int]]:
+    """Return start and length of the parts of a stretch that are looked at: of long ones the middle."""
+    edges = np.unique(np.linspace(start, start + length, PARTS + 1).astype(int))
+    shown = [(int(first), int(last)) for first, last in pairwise(edges)]
+    return [((first + last - min(PART_PX, last - first)) // 2, min(PART_PX, last - first)) for first, last in shown]

@@ -34,13 +34,13 @@ def refuse_turned(shown: object, orientation: int, what: str = "the picture") ->
     Parameters
     ----------
     shown : what the message calls the file
-    orientation : TIFF's and EXIF's number; 1 is upright, and 0 says nothing
+    orientation : TIFF's and EXIF's number; 1 is upright, and what is not from 1 to 8 says nothing
 
     Raises
     ------
     OtherFormError
     """
-    if orientation not in (0, 1):
+    if orientation in range(2, 9):
         raise OtherFormError(
             f"{shown}: {what} is to be turned (Orientation {orientation}), which is not done here; expected Orientation 1; "
             "convert it so that its pixels are stored upright"
