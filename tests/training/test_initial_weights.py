@@ -4,6 +4,7 @@ import http.client
 import io
 import os
 import pickle
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ def network() -> nn.Module:
     return build_network()
 
 
-def test_a_partial_file_fills_what_fits_and_says_what_not(network: nn.Module, partial_init: Path) -> None:
+def test_a_partial_file_fills_what_fits_and_says_what_not(
+    network: nn.Module, partial_init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     stored = load_file(partial_init)
 
     start = initialise(network, partial_init)
 
+    assert "stem.safetensors: has no weights of layer2, layer3, which start from random ones" in caplog.text
     after = network.state_dict()
     assert start.loaded == set(stored) - {"fc.weight", "stain.weight"}
     for name, tensor in after.items():
@@ -62,6 +66,10 @@ def test_a_checkpoint_of_torch_is_read_in_its_usual_wrappings(tmp_path: Path) ->
         "bare.pth": wanted,
         "wrapped.pt": {"epoch": 3, "state_dict": wanted},
         "parallel.pth": {f"module.{key}": tensor for key, tensor in wanted.items()},
+        "lightning.ckpt": {"state_dict": {f"model.{key}": tensor for key, tensor in wanted.items()}},
+        "other.safetensors": {"net": {f"module.{key}": tensor for key, tensor in wanted.items()}, "acc": 1.0},
+        "compiled": {f"_orig_mod.{key}": tensor for key, tensor in wanted.items()},
+        "several.pth": {"student": {}, "state_dict": None, "weights": wanted},
     }.items():
         torch.save(content, tmp_path / name)
         network = Tiny()
@@ -69,7 +77,36 @@ def test_a_checkpoint_of_torch_is_read_in_its_usual_wrappings(tmp_path: Path) ->
         start = initialise(network, tmp_path / name)
 
         assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items()), name
-        assert start.summary == f"loaded {TENSORS} tensors from {name}; nothing left random"
+        assert start.summary.startswith(f"loaded {TENSORS} tensors from {name}")
+        assert start.summary.endswith("; nothing left random")
+    save_file(wanted, tmp_path / "ours.pth")
+    assert initialise(Tiny(), tmp_path / "ours.pth").loaded == set(wanted)
+
+
+def test_a_checkpoint_without_tensors_or_of_several_networks_is_refused_by_its_keys(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "net": {"path": "elsewhere"}}, tmp_path / "a.pth")
+    assert "holds no tensors; its keys: epoch, net;" in refusal(tmp_path / "a.pth")
+    torch.save({"student": Tiny().state_dict(), "teacher": Tiny().state_dict()}, tmp_path / "a.pth")
+    assert "holds several networks (student, teacher)" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("conv1.bias"), "stem fits in part: 'conv1.bias' is absent, expected (4,)"),
+        (
+            lambda state: state.update({"layer1.0.weight": torch.zeros(6, 4, 3, 3)}),
+            "'layer1.0.weight' is (6, 4, 3, 3),",
+        ),
+        (lambda state: state.update({"layer1.0.se.weight": torch.zeros(6)}), "'layer1.0.se.weight' is (6,), expected absent"),
+    ],
+    ids=["absent", "shape", "more"],
+)
+def test_a_stage_of_another_network_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
+    state = Tiny().state_dict()
+    change(state)
+    torch.save(state, tmp_path / "a.pth")
+    assert told in refusal(tmp_path / "a.pth")
 
 
 def test_init_none_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +212,8 @@ def test_imagenet_without_a_network_is_one_clear_line(tmp_path: Path, monkeypatc
 
 
 def test_imagenet_takes_torchvisions_weights_but_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = {"conv1.weight": torch.ones(4, 3, 32, 32), "fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
+    stem = {name: torch.ones_like(tensor) for name, tensor in Tiny().state_dict().items() if stage_of(name) == "stem"}
+    stored = stem | {"fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     downloaded = tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth"  # where torchvision too keeps them
     downloaded.parent.mkdir(parents=True)
@@ -185,7 +223,7 @@ def test_imagenet_takes_torchvisions_weights_but_its_head(tmp_path: Path, monkey
     start = initialise(network, "imagenet")
 
     assert torch.equal(network.conv1.weight, torch.ones(4, 3, 32, 32))
-    assert start.loaded == {"conv1.weight"}
+    assert start.loaded == set(stem)
     assert start.source == "imagenet"
     assert "not used: 2" in start.summary
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.datasets.hygiene import split_for_training
-from wsi_meta.datasets.layouts import open_patches, refuse_patches
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line, require
 from wsi_meta.evaluation.results import history_path
 from wsi_meta.models.card import read_card
+from wsi_meta.models.model import check_model_name
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.contact_sheet import contact_sheet_path
@@ -182,22 +183,23 @@ def check_training(
     ------
     DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
-    check_outputs(data, Path(out), init, options)
+    check_outputs(Path(out), init, options)
     split_for_training(open_patches(data, tell=False))
 
 
-def check_outputs(data: str | Path | Sequence[str | Path], out: Path, init: str | Path, options: TrainOptions) -> None:
+def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
     """Make sure that a training may write its files, and that its initial weights and libraries are there.
 
     Parameters
     ----------
-    data, out, init : as for :func:`wsi_meta.train`
+    out, init : as for :func:`wsi_meta.train`
 
     Raises
     ------
     DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     require("train", "training")
+    check_model_name(out)
     if options.tensorboard is not None:
         require("tensorboard", "--tensorboard")
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
@@ -207,7 +209,6 @@ def check_outputs(data: str | Path | Sequence[str | Path], out: Path, init: str 
         if not Path(init).is_file():
             raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
         refuse_input(out, "the initial weights", init)
-    refuse_patches(out, data)
     if is_finished(out, options):
         _refuse_unknown_end(out, otherwise)
     if checkpoint.is_file() and not resume and not overwrite:
