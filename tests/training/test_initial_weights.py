@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny
 from torch import nn
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import build_network
-from wsi_meta.training.initial_weights import initialise, stage_of
+from wsi_meta.training.initial_weights import Start, idle_settings, initialise, stage_of
+from wsi_meta.training.recipe import RECIPES, Recipe
 
 TENSORS = len(Tiny().state_dict())
 
@@ -233,6 +234,33 @@ def test_a_model_without_a_card_is_a_start_all_the_same(model_file: Path, networ
 
     assert start.summary.endswith("nothing left random")
     assert ModelCard() == read_card(model_file)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "settings", "told"),
+    [
+        ("all", {"lr": 0.5}, "lr 0.5 has no effect: no layer starts from random weights"),
+        ("", {"freeze": "layer3"}, "freeze layer3 has no effect: no weights were loaded"),
+        ("", {"freeze": "none", "lr_loaded": 0.5}, "lr_loaded 0.5 has no effect: no weights were loaded"),
+        ("stem", {"head_epochs": 5}, "the trunk stays as it was loaded: head_epochs 5 of 4 epochs"),
+    ],
+    ids=str,
+)
+def test_a_setting_without_effect_is_told(loaded: str, settings: dict[str, Any], told: str) -> None:
+    assert idle_settings(tiny_start(loaded), Recipe(**settings)) == [told]
+
+
+def tiny_start(loaded: str) -> Start:
+    network = Tiny()
+    names = frozenset(name for name in network.state_dict() if loaded == "all" or stage_of(name) == loaded)
+    return Start(network, names, "file", "")
+
+
+def test_what_learns_nothing_is_no_training() -> None:
+    assert [idle_settings(tiny_start(loaded), RECIPES["strong"]) for loaded in ("", "stem", "all")] == [[], [], []]
+    for loaded, recipe in (("all", Recipe(lr_loaded=0)), ("", Recipe(lr=0))):
+        with pytest.raises(TrainingError, match=r"nothing learns: lr \S+ of new layers, lr_loaded \S+ of loaded ones"):
+            idle_settings(tiny_start(loaded), recipe)
 
 
 def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -15,14 +15,26 @@ from torch.hub import load_state_dict_from_url
 from torch.overrides import TorchFunctionMode
 
 from wsi_meta.datasets.patches import Patches
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.errors import ModelFileError, TrainingError, first_line
 from wsi_meta.models.card import CARD_KEY, read_card, read_metadata
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
 from wsi_meta.models.weights import COUNTS, find_names, holds_pickle, read_weights
 from wsi_meta.slides.pixel_size import differs
+from wsi_meta.training.recipe import RECIPES, Recipe
 
-__all__ = ["STAGES", "Start", "build_seeded", "initialise", "input_of", "source_of", "stage_of"]
+__all__ = [
+    "STAGES",
+    "Start",
+    "build_seeded",
+    "highest_rate",
+    "idle_settings",
+    "initialise",
+    "input_of",
+    "learns",
+    "source_of",
+    "stage_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +123,44 @@ def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None
     summary += f"; random: {', '.join(stages)} ({len(missing)} tensors)" if missing else "; nothing left random"
     summary += f"; not used: {unused}" if (unused := len(state) - len(fitting)) else ""
     return Start(network, frozenset(fitting), Path(init).name, summary, shown)
+
+
+def highest_rate(name: str, start: Start, recipe: Recipe) -> float:
+    """Return a parameter's highest learning rate: new layers have their own, loaded ones learn less the earlier they are."""
+    if name not in start.loaded:
+        return recipe.lr
+    return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
+
+
+def learns(name: str, epoch: int, start: Start, recipe: Recipe) -> bool:
+    """Tell whether a parameter learns in an epoch (from 1): what was loaded does not where it is frozen."""
+    last = STAGES[-2] if epoch <= recipe.head_epochs else recipe.freeze
+    return not (name in start.loaded and stage_of(name) in STAGES[: STAGES.index(last) + 1])
+
+
+def idle_settings(start: Start, recipe: Recipe) -> list[str]:
+    """Describe each setting of a recipe that has no effect on what these initial weights become.
+
+    Raises
+    ------
+    TrainingError
+        when no parameter ever learns.
+    """
+    names, usual = [name for name, _ in start.network.named_parameters()], RECIPES.values()
+    learning = [name for name in names if learns(name, 1, start, recipe) or learns(name, recipe.epochs, start, recipe)]
+    if not any(highest_rate(name, start, recipe) > 0 for name in learning):
+        rates = f"lr {recipe.lr:g} of new layers, lr_loaded {recipe.lr_loaded:g} of loaded ones"
+        raise TrainingError(f"nothing learns: {rates}; expected more than 0 where there are such layers (--lr, --lr-loaded)")
+    why, idle = "no layer starts from random weights", [name for name in ("lr",) if start.loaded.issuperset(names)]
+    if not start.loaded:
+        why, idle = "no weights were loaded", ["lr_loaded", "lr_decay", "head_epochs"]
+    told = [name for name in idle if all(getattr(recipe, name) != getattr(one, name) for one in usual)]
+    if not start.loaded and recipe.freeze != "none":
+        told.append("freeze")
+    found = [f"{name} {getattr(recipe, name)} has no effect: {why}" for name in told]
+    if start.loaded and recipe.head_epochs >= recipe.epochs:
+        found.append(f"the trunk stays as it was loaded: head_epochs {recipe.head_epochs} of {recipe.epochs} epochs")
+    return found
 
 
 def _refuse_parts(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], init: str | Path) -> None:

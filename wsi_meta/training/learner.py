@@ -22,7 +22,7 @@ from wsi_meta.models.model import cell_logits
 from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
-from wsi_meta.training.initial_weights import STAGES, Start, stage_of
+from wsi_meta.training.initial_weights import Start, highest_rate, learns
 from wsi_meta.training.loader import send
 from wsi_meta.training.recipe import Recipe
 
@@ -96,13 +96,10 @@ class Learner:
 
     def enter(self, epoch: int) -> None:
         """Prepare for an epoch (from 1): choose the parameters that learn in it."""
-        last = STAGES[-2] if epoch <= self.recipe.head_epochs else self.recipe.freeze
-        frozen = STAGES[: STAGES.index(last) + 1]
         changed = self.forward is None
         for name, parameter in self.network.named_parameters():
-            learns = not (name in self.start.loaded and stage_of(name) in frozen)
-            changed |= learns != parameter.requires_grad
-            parameter.requires_grad_(learns)
+            changed |= (now := learns(name, epoch, self.start, self.recipe)) != parameter.requires_grad
+            parameter.requires_grad_(now)
         if changed:
             self.forward = self._make_forward()
         self.network.train()
@@ -235,7 +232,7 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
     start = replace(start, network=network)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        groups.setdefault(_highest_rate(name, start, recipe), []).append(parameter)
+        groups.setdefault(highest_rate(name, start, recipe), []).append(parameter)
     optimiser = torch.optim.AdamW(
         [{"params": group} for group in groups.values()],
         weight_decay=recipe.weight_decay,
@@ -284,13 +281,6 @@ def _disagreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     A squared difference of logits would weigh most where both are certain and agree; this weighs what a reader sees.
     """
     return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
-
-
-def _highest_rate(name: str, start: Start, recipe: Recipe) -> float:
-    """Return a parameter's highest learning rate: new layers have their own, loaded ones learn less the earlier they are."""
-    if name not in start.loaded:
-        return recipe.lr
-    return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
 
 
 def _worth_compiling(learner: Learner) -> bool:

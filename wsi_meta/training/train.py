@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,13 +28,15 @@ from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
 from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
-from wsi_meta.training.initial_weights import Start, build_seeded, initialise, input_of
+from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
+
+logger = logging.getLogger(__name__)
 
 RESNET50 = Parts()
 """The parts that :func:`train` uses."""
@@ -194,6 +197,9 @@ def _check_batches(job: Job) -> None:
 def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
     start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, shown)
     note(start.summary, enabled=job.options.progress)
+    for told in idle_settings(start, job.recipe):
+        if job.processes.first:
+            logger.warning("%s", told)
     return start
 
 
