@@ -304,17 +304,17 @@ def test_train_on_bad_data_names_the_place(tmp_path: Path) -> None:
     out: tuple[str | Path, ...] = ("--out", tmp_path / "m.safetensors", "--init", "none", *HERE)
     empty = tmp_path / "empty"
     empty.mkdir()
-    wrong_size = write_classes(tmp_path / "wrong")
+    wrong_size = write_classes(tmp_path / "wrong", (3, 3))
     Image.new("RGB", (50, 96)).save(wrong_size / "1" / "9.png")
-    no_image = write_classes(tmp_path / "none")
+    no_image = write_classes(tmp_path / "none", (3, 3))
     (no_image / "0" / "9.jpg").write_text("no image")
 
     assert str(tmp_path / "gone") in refusal("train", tmp_path / "gone", *out)
     assert str(empty) in refusal("train", empty, *out)
     assert "9.png: 50x96 px" in refusal("train", wrong_size, *out)
     assert "9.jpg: does not decode" in refusal("train", no_image, *out)
-    assert "expected both classes" in refusal("train", write_classes(tmp_path / "single", (0, 3)), *out)
-    assert "do not fill one batch" in refusal("train", write_classes(tmp_path / "few"), *out)
+    assert "3 tumor and 0 normal patches" in refusal("train", write_classes(tmp_path / "single", (0, 3)), *out)
+    assert "do not fill one batch" in refusal("train", write_classes(tmp_path / "few", (3, 3)), *out)
     assert not (tmp_path / "m.safetensors").exists()
 
 

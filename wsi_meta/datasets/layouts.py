@@ -69,15 +69,20 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
             raise DataError(f"{folder}: given twice; expected each folder once")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected a folder of labelled patches")
-        parts = [*_open_hdf5(folder), *_open_kaggle(folder), *_open_class_folders(folder)]
+        parts = [
+            *(("HDF5 files", *part) for part in _open_hdf5(folder)),
+            *(("train_labels.csv", *part) for part in _open_kaggle(folder)),
+            *(("folders 0/ and 1/", *part) for part in _open_class_folders(folder)),
+        ]
         if not parts:
             raise DataError(
                 f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
                 "or folders 0/ and 1/"
             )
         if tell:
-            _tell_unread(folder, [patches for _, patches in parts])
-        for split, patches in parts:
+            _tell_unread(folder, [patches for *_, patches in parts])
+            _tell_twice(folder, parts)
+        for _, split, patches in parts:
             found.setdefault(split, []).append(patches)
     sizes = {patches.mpp for parts in found.values() for patches in parts}
     for mpp in sizes if tell and None in sizes else ():
@@ -209,6 +214,15 @@ def _split_folders(folder: Path) -> list[tuple[str, Path]]:
         if split in SPLITS and found.setdefault(split, place) != place:
             raise DataError(f"{place}: is the same split as {found[split].name}/; expected one folder for {split}")
     return [(split, found[split]) for split in SPLITS if split in found]
+
+
+def _tell_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> None:
+    """Warn of a split that a folder holds in two layouts: often both are the same patches."""
+    for split in SPLITS:
+        told = [f"{len(patches)} of {layout}" for layout, of, patches in parts if of == split]
+        if len(told) > 1:
+            joined = "%s: patches for %s in several layouts are joined: %s; remove one if these are the same"
+            logger.warning(joined, folder, split, ", ".join(told))
 
 
 def _tell_unread(folder: Path, parts: Sequence[Patches]) -> None:

@@ -206,10 +206,12 @@ def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
 def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Patches, Patches]:
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options = job.recipe, job.options
-    train_set, valid_set = split_for_training(open_patches(data), fraction=recipe.valid_fraction, seed=recipe.seed)
+    found = open_patches(data)
+    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed)
     if job.processes.first:
         duplicates = "drop" if options.drop_duplicates else "refuse"
-        checked = check_patches(train_set, valid_set, duplicates=duplicates, workers=options.workers, progress=options.progress)
+        asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
+        checked = check_patches(train_set, valid_set, found.get("test"), **asked)
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
     train_set, valid_set = job.processes.share((train_set, valid_set))
