@@ -22,6 +22,7 @@ from wsi_meta.cli import main
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
+from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.evaluation.evaluate import check_evaluation
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.models.card import ModelCard, read_card
@@ -60,8 +61,10 @@ def test_the_pixel_size_of_a_sampling_goes_into_the_model(patch_folder: Path, tm
                 file[part] = values
     train_tiny(data, out, recipe=SMALL, **HERE)
     assert read_card(out).preprocessing == Preprocessing(mpp=0.5)
-    with pytest.raises(DataError, match=r"patches of 0.5 um per pixel, and the model is shown 0.972; expected the same"):
-        check_evaluation("default", data)
+    fitted = tmp_path / "c.safetensors"
+    for refuse in (lambda: check_evaluation("default", data), lambda: check_calibration("default", data, fitted)):
+        with pytest.raises(DataError, match=r"patches of 0.5 um per pixel, and the model is shown 0.972; expected the same"):
+            refuse()
     check_evaluation(out, data)
 
     (data / "sampling.json").write_text('{"mpp": 0.25}')
