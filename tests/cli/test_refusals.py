@@ -74,7 +74,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "evaluate a missing split": ("evaluate default patches --split test", 1, "patches: no 'test' split"),
     "evaluate into a folder of others": ("evaluate default patches --out patches", 1, "patches: exists"),
     "calibrate on nothing": ("calibrate default none --out m.safetensors", 1, "none: no such folder"),
-    "calibrate over a file": ("calibrate default patches --out labels.csv", 1, "labels.csv: exists"),
+    "calibrate over a file": ("calibrate default patches --out foreign.safetensors", 1, "foreign.safetensors: exists"),
     "calibrate a foreign model": ("calibrate foreign.safetensors patches --out m.safetensors", 1, "foreign.safetensors: safe"),
     "sample from nothing": ("sample none.csv --out sampled", 1, "none.csv: "),
     "sample by a foreign model": ("sample slides.csv --model foreign.safetensors --out sampled", 1, "foreign.safetensors: "),

@@ -573,11 +573,12 @@ def test_folders_of_different_layouts_are_joined(tmp_path: Path) -> None:
     assert np.array_equal(data["train"].read(4), draw(3, seed=1)[2])
 
 
-def test_layouts_within_one_folder_are_joined(tmp_path: Path) -> None:
+def test_layouts_within_one_folder_are_joined_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_hdf5(tmp_path, "train", draw(2), [1, 0])
     write_classes(tmp_path, (1, 1))
 
     assert open_patches(tmp_path)["train"].labels.tolist() == [1, 0, 0, 1]
+    assert "for train in several layouts are joined: 2 of HDF5 files, 2 of folders 0/ and 1/; remove one" in caplog.text
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -623,7 +624,7 @@ def test_the_datas_own_validation_split_is_kept() -> None:
     assert parts[1] is valid
 
 
-LABELS = st.tuples(st.integers(2, 30), st.integers(2, 30), st.randoms(use_true_random=False)).map(
+LABELS = st.tuples(st.integers(3, 30), st.integers(3, 30), st.randoms(use_true_random=False)).map(
     lambda drawn: drawn[2].sample([0] * drawn[0] + [1] * drawn[1], drawn[0] + drawn[1])
 )
 
@@ -642,14 +643,15 @@ def test_a_seeded_split_is_disjoint_complete_and_stratified(labels: list[int], f
         assert set(part.labels.tolist()) == {0, 1}
         assert [truth[path] for path in part.files] == part.labels.tolist()
     for label in (0, 1):
-        assert abs(int((valid.labels == label).sum()) - fraction * labels.count(label)) <= 1
+        held = int((valid.labels == label).sum())
+        assert held == 2 or abs(held - fraction * labels.count(label)) <= 1
     assert (again[0].files, again[1].files) == (train.files, valid.files)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12), st.integers(0, 99))
 def test_a_seeded_split_is_of_whole_slides_where_they_are_known(counts: list[tuple[int, int]], seed: int) -> None:
     labels = [label for normal, tumor in counts for label in [0] * normal + [1] * tumor]
-    assume(2 <= sum(labels) <= len(labels) - 2)
+    assume(3 <= sum(labels) <= len(labels) - 3)
     slides = np.array([f"s{number}" for number, (normal, tumor) in enumerate(counts) for _ in range(normal + tumor)])
     data = replace(in_memory(labels), slides=slides)
 
@@ -698,6 +700,14 @@ def test_a_tenth_is_held_out_unless_told_otherwise() -> None:
 
     assert np.bincount(valid.labels).tolist() == [6, 4]
     assert np.bincount(train.labels).tolist() == [54, 36]
+
+
+def test_too_few_patches_to_hold_some_out_are_counted() -> None:
+    told = r"1 tumor and 10 normal patches, and no validation split; expected at least 3 of each, 2 of them to validate on"
+    with pytest.raises(DataError, match=told):
+        split_for_training({"train": in_memory([0] * 10 + [1])})
+    train, valid = split_for_training({"train": in_memory([0] * 10 + [1] * 3)})
+    assert (np.bincount(train.labels).tolist(), np.bincount(valid.labels).tolist()) == ([8, 1], [2, 2])
 
 
 def test_data_without_training_patches_are_refused(tmp_path: Path) -> None:

@@ -152,10 +152,22 @@ def test_another_way_with_duplicates_is_refused(tmp_path: Path) -> None:
     ids=str,
 )
 def test_repeats_within_training_are_counted(tmp_path: Path, numbers: list[int], told: str) -> None:
-    checked = check_patches(write(tmp_path / "t", numbers), write(tmp_path / "v", [100, 101, 101]))
+    checked = check_patches(write(tmp_path / "t", numbers), write(tmp_path / "v", [100, 101, 102]))
 
     assert len(checked.train) == len(numbers)
     assert checked.summary.partition("no patch in both")[2] == told
+
+
+def test_pixels_with_both_labels_and_those_of_the_test_split_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train_set, test_set = write(tmp_path / "t", [0, 1, 2, 3]), write(tmp_path / "u", [2, 9, 10])
+
+    checked = check_patches(train_set, write(tmp_path / "v", [100, 101, 101]), test_set)
+
+    assert checked.summary.endswith("; 1 repeated within validation, 1 with both labels")
+    wrong, leaked = (record.getMessage() for record in caplog.records)
+    assert wrong.endswith(f"and the other label: 1, first {tmp_path}/v/0/2.png, of {tmp_path}/v/1/1.png")
+    assert leaked.startswith("patches of the test split with the pixels of one in training or validation")
+    assert leaked.endswith(f": 1, first {tmp_path}/u/0/0.png, of {tmp_path}/t/0/2.png")
 
 
 # --- slides

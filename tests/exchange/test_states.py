@@ -137,7 +137,7 @@ def test_weights_are_stored_in_half_precision_where_that_changes_nothing() -> No
 
 @pytest.mark.parametrize("within", ["state_dict", "model_state_dict", "model", None])
 def test_a_checkpoint_holds_its_weights_among_other_things(within: str | None, tmp_path: Path) -> None:
-    weights = {"module.conv1.weight": torch.ones(2)}
+    weights = {"conv1.weight": torch.ones(2)}
     torch.save(weights if within is None else {"epoch": 3, within: weights}, tmp_path / "net.pth")
     assert read_weights(tmp_path / "net.pth").keys() == {"conv1.weight"}
 

@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -152,7 +151,8 @@ def test_each_change_alone_changes_images(name: str) -> None:
 )
 def test_a_change_that_is_off_does_not_happen(name: str, kept: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """What only this change touches stays as it was where it is off, and does not where it is on."""
-    off = {"turn": CHANGES, "shift": CHANGES, "stain": ("brightness",), "brightness": ("stain",)}[name]
+    colours = ("stain", "stain-offset", "brightness", "contrast")
+    off = {"turn": CHANGES, "shift": CHANGES, "stain": colours, "brightness": colours}[name]
     image = tissue()[0]
     with_it = Augmentation().without("blur", "jpeg", *(other for other in off if other != name))
     without_it = Augmentation().without("blur", "jpeg", *off, name)
@@ -394,24 +394,27 @@ def test_every_stain_is_added_or_taken_up_to_the_offset() -> None:
     assert bool((more.amin(0) < -0.055).all())
 
 
-def test_the_offset_is_at_least_a_tenth_of_the_stains_change() -> None:
-    images = tissue(8)
+def test_the_recipes_keep_the_offset_and_the_contrast_that_they_were_measured_with() -> None:
+    """Once these came from stain and brightness: a tenth and half as much again, at least."""
+    images, light = tissue(8).float(), RECIPES["light"].augmentation
 
-    def seen(**changes: Any) -> torch.Tensor:
-        return augment(images, replace(only("stain"), **changes), seeded())
+    def seen(how: Augmentation, name: str, more: str) -> torch.Tensor:
+        off = {other.removesuffix("_px") for other in vars(how)} - {name, more}
+        return augment(tissue(8), how.without(*off), seeded()).float()
 
-    assert torch.equal(seen(stain=0.4, stain_offset=0), seen(stain=0.4, stain_offset=0.04))
-    assert not torch.equal(seen(stain=0.4, stain_offset=0), seen(stain=0.4, stain_offset=0.06))
+    stained = jitter_stain(images, 0.2, seeded(), offset=0.1 * 0.2)
+    lit = jitter_brightness(images, 0.1, seeded(), contrast=1.5 * 0.1)
+    assert torch.equal(seen(light, "stain", "stain_offset"), stained.round().clamp(0, 255))
+    assert torch.equal(seen(light, "brightness", "contrast"), lit.round().clamp(0, 255))
+    assert (STRONG.stain, STRONG.stain_offset, STRONG.brightness, STRONG.contrast) == (0.4, 0.06, 0, 0.25)
 
 
-def test_contrast_changes_at_least_half_as_much_again_as_brightness() -> None:
-    images = tissue(8)
-
-    def seen(**changes: Any) -> torch.Tensor:
-        return augment(images, replace(only("brightness"), **changes), seeded())
-
-    assert torch.equal(seen(brightness=0.1, contrast=0), seen(brightness=0.1, contrast=0.15))
-    assert not torch.equal(seen(brightness=0.1, contrast=0), seen(brightness=0.1, contrast=0.25))
+@pytest.mark.parametrize(("name", "used"), [("contrast", jitter_brightness), ("stain-offset", jitter_stain)])
+def test_what_is_turned_off_by_itself_is_off(name: str, used: Callable[..., torch.Tensor]) -> None:
+    others = {"contrast": ("brightness", 0.1), "stain-offset": ("stain", 0.2)}
+    kept, most = others[name]
+    how = RECIPES["light"].augmentation.without(name, *(other for other in CHANGES if other != kept))
+    assert torch.equal(augment(tissue(8), how, seeded()).float(), used(tissue(8).float(), most, seeded()).round())
 
 
 def test_levels_are_added_to_all_channels_alike() -> None:

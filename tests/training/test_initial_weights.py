@@ -4,6 +4,7 @@ import http.client
 import io
 import os
 import pickle
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from tiny import Tiny
 from torch import nn
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import build_network
-from wsi_meta.training.initial_weights import initialise, stage_of
+from wsi_meta.training.initial_weights import Start, idle_settings, initialise, stage_of
+from wsi_meta.training.recipe import RECIPES, Recipe
 
 TENSORS = len(Tiny().state_dict())
 
@@ -39,12 +41,15 @@ def network() -> nn.Module:
     return build_network()
 
 
-def test_a_partial_file_fills_what_fits_and_says_what_not(network: nn.Module, partial_init: Path) -> None:
+def test_a_partial_file_fills_what_fits_and_says_what_not(
+    network: nn.Module, partial_init: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     stored = load_file(partial_init)
 
     start = initialise(network, partial_init)
 
+    assert "stem.safetensors: has no weights of layer2, layer3, which start from random ones" in caplog.text
     after = network.state_dict()
     assert start.loaded == set(stored) - {"fc.weight", "stain.weight"}
     for name, tensor in after.items():
@@ -62,6 +67,10 @@ def test_a_checkpoint_of_torch_is_read_in_its_usual_wrappings(tmp_path: Path) ->
         "bare.pth": wanted,
         "wrapped.pt": {"epoch": 3, "state_dict": wanted},
         "parallel.pth": {f"module.{key}": tensor for key, tensor in wanted.items()},
+        "lightning.ckpt": {"state_dict": {f"model.{key}": tensor for key, tensor in wanted.items()}},
+        "other.safetensors": {"net": {f"module.{key}": tensor for key, tensor in wanted.items()}, "acc": 1.0},
+        "compiled": {f"_orig_mod.{key}": tensor for key, tensor in wanted.items()},
+        "several.pth": {"student": {}, "state_dict": None, "weights": wanted},
     }.items():
         torch.save(content, tmp_path / name)
         network = Tiny()
@@ -69,7 +78,36 @@ def test_a_checkpoint_of_torch_is_read_in_its_usual_wrappings(tmp_path: Path) ->
         start = initialise(network, tmp_path / name)
 
         assert all(torch.equal(tensor, wanted[key]) for key, tensor in network.state_dict().items()), name
-        assert start.summary == f"loaded {TENSORS} tensors from {name}; nothing left random"
+        assert start.summary.startswith(f"loaded {TENSORS} tensors from {name}")
+        assert start.summary.endswith("; nothing left random")
+    save_file(wanted, tmp_path / "ours.pth")
+    assert initialise(Tiny(), tmp_path / "ours.pth").loaded == set(wanted)
+
+
+def test_a_checkpoint_without_tensors_or_of_several_networks_is_refused_by_its_keys(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "net": {"path": "elsewhere"}}, tmp_path / "a.pth")
+    assert "holds no tensors; its keys: epoch, net;" in refusal(tmp_path / "a.pth")
+    torch.save({"student": Tiny().state_dict(), "teacher": Tiny().state_dict()}, tmp_path / "a.pth")
+    assert "holds several networks (student, teacher)" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("conv1.bias"), "stem fits in part: 'conv1.bias' is absent, expected (4,)"),
+        (
+            lambda state: state.update({"layer1.0.weight": torch.zeros(6, 4, 3, 3)}),
+            "'layer1.0.weight' is (6, 4, 3, 3),",
+        ),
+        (lambda state: state.update({"layer1.0.se.weight": torch.zeros(6)}), "'layer1.0.se.weight' is (6,), expected absent"),
+    ],
+    ids=["absent", "shape", "more"],
+)
+def test_a_stage_of_another_network_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str) -> None:
+    state = Tiny().state_dict()
+    change(state)
+    torch.save(state, tmp_path / "a.pth")
+    assert told in refusal(tmp_path / "a.pth")
 
 
 def test_init_none_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +213,8 @@ def test_imagenet_without_a_network_is_one_clear_line(tmp_path: Path, monkeypatc
 
 
 def test_imagenet_takes_torchvisions_weights_but_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = {"conv1.weight": torch.ones(4, 3, 32, 32), "fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
+    stem = {name: torch.ones_like(tensor) for name, tensor in Tiny().state_dict().items() if stage_of(name) == "stem"}
+    stored = stem | {"fc.weight": torch.zeros(1000, 5), "fc.bias": torch.zeros(1000)}
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     downloaded = tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth"  # where torchvision too keeps them
     downloaded.parent.mkdir(parents=True)
@@ -185,7 +224,7 @@ def test_imagenet_takes_torchvisions_weights_but_its_head(tmp_path: Path, monkey
     start = initialise(network, "imagenet")
 
     assert torch.equal(network.conv1.weight, torch.ones(4, 3, 32, 32))
-    assert start.loaded == {"conv1.weight"}
+    assert start.loaded == set(stem)
     assert start.source == "imagenet"
     assert "not used: 2" in start.summary
 
@@ -195,6 +234,33 @@ def test_a_model_without_a_card_is_a_start_all_the_same(model_file: Path, networ
 
     assert start.summary.endswith("nothing left random")
     assert ModelCard() == read_card(model_file)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "settings", "told"),
+    [
+        ("all", {"lr": 0.5}, "lr 0.5 has no effect: no layer starts from random weights"),
+        ("", {"freeze": "layer3"}, "freeze layer3 has no effect: no weights were loaded"),
+        ("", {"freeze": "none", "lr_loaded": 0.5}, "lr_loaded 0.5 has no effect: no weights were loaded"),
+        ("stem", {"head_epochs": 5}, "the trunk stays as it was loaded: head_epochs 5 of 4 epochs"),
+    ],
+    ids=str,
+)
+def test_a_setting_without_effect_is_told(loaded: str, settings: dict[str, Any], told: str) -> None:
+    assert idle_settings(tiny_start(loaded), Recipe(**settings)) == [told]
+
+
+def tiny_start(loaded: str) -> Start:
+    network = Tiny()
+    names = frozenset(name for name in network.state_dict() if loaded == "all" or stage_of(name) == loaded)
+    return Start(network, names, "file", "")
+
+
+def test_what_learns_nothing_is_no_training() -> None:
+    assert [idle_settings(tiny_start(loaded), RECIPES["strong"]) for loaded in ("", "stem", "all")] == [[], [], []]
+    for loaded, recipe in (("all", Recipe(lr_loaded=0)), ("", Recipe(lr=0))):
+        with pytest.raises(TrainingError, match=r"nothing learns: lr \S+ of new layers, lr_loaded \S+ of loaded ones"):
+            idle_settings(tiny_start(loaded), recipe)
 
 
 def test_an_empty_checkpoint_is_refused(tmp_path: Path) -> None:

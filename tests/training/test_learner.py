@@ -22,7 +22,7 @@ from wsi_meta.training.initial_weights import STAGES, Start, stage_of
 from wsi_meta.training.learner import Learner, choose_precision, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe
 
-AS_IT_IS = Augmentation().without("turn", "shift", "stain", "brightness", "blur", "jpeg")
+AS_IT_IS = Augmentation().without("turn", "shift", "stain", "stain-offset", "brightness", "contrast", "blur", "jpeg")
 PLAIN = Recipe(augmentation=AS_IT_IS, mosaics=0, ema_epochs=0, label_smoothing=0, clip_norm=0, weight_decay=0)
 
 

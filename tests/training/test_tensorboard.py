@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner
+from tiny import HERE, TINY, train_tiny
 
 from wsi_meta.cli import main
-from wsi_meta.training.history import Epoch, log_epoch
+from wsi_meta.errors import OutputPathError
+from wsi_meta.training.checkpoint import checkpoint_path
+from wsi_meta.training.history import Epoch, check_outputs, log_epoch
+from wsi_meta.training.recipe import Recipe, TrainOptions
 
 ROW = Epoch(3, "all", 1e-3, 0.5, 0.4, 0.9, 0.8, 100.0, 12.5)
 
@@ -52,6 +58,41 @@ def test_torchs_writer_writes_what_tensorboard_reads(tmp_path: Path) -> None:
         log_epoch(tmp_path / "logs", row)
     logs = reading.EventAccumulator(str(tmp_path / "logs")).Reload()
     assert [(event.step, event.value) for event in logs.Scalars("valid_auc")] == [(1, pytest.approx(0.9)), (2, 0.75)]
+
+
+def install_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it seem to be there."""
+    module = ModuleType("tensorboard")
+    module.__spec__ = ModuleSpec("tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", module)
+
+
+def test_a_folder_that_cannot_hold_logs_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_tensorboard(monkeypatch)
+    (tmp_path / "file").touch()
+    for folder, told in (
+        (tmp_path / "file" / "logs", "file: a file; expected a folder"),
+        ("/proc/x/logs", "cannot be written to"),
+    ):
+        with pytest.raises(OutputPathError, match=told):
+            check_outputs(tmp_path / "m.safetensors", "none", TrainOptions(tensorboard=folder))
+    check_outputs(tmp_path / "m.safetensors", "none", TrainOptions(tensorboard=tmp_path / "new" / "logs"))
+
+
+def test_an_epoch_is_kept_where_its_curves_and_logs_cannot_be_written(
+    patch_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_tensorboard(monkeypatch)
+
+    def fail(*_values: object) -> None:
+        assert checkpoint_path(out).stat().st_size > 10_000  # the epoch is in it
+        raise OSError("the disk is gone")
+
+    out, recipe = tmp_path / "m.safetensors", Recipe(epochs=1, batch_size=8, freeze="none")
+    parts = replace(TINY, draw_curves=fail, log_epoch=fail)
+    train_tiny(patch_folder, out, recipe=recipe, parts=parts, tensorboard=tmp_path / "logs", **HERE)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["curves not written: the disk is gone", "TensorBoard's logs not written: the disk is gone"]
 
 
 def test_without_tensorboard_one_line_says_what_to_install(

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -20,9 +22,12 @@ from wsi_meta.cli import main
 from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
+from wsi_meta.evaluation.calibrate import check_calibration
+from wsi_meta.evaluation.evaluate import check_evaluation
 from wsi_meta.evaluation.results import Agreement
-from wsi_meta.models.card import read_card
-from wsi_meta.models.model import build_network, half_precision, load_model
+from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import RECIPES, Recipe
@@ -41,6 +46,53 @@ def rows_of(history: Path) -> list[dict[str, str]]:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+# --- what the network is shown
+
+
+def test_the_pixel_size_of_a_sampling_goes_into_the_model(patch_folder: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "m.safetensors"
+    data.mkdir()
+    (data / "sampling.json").write_text('{"mpp": 0.5}')
+    for split, patches in open_patches(patch_folder).items():
+        for part, values in (("x", np.stack(patches.read_many(range(len(patches))))), ("y", patches.labels)):
+            with h5py.File(data / f"camelyonpatch_level_2_split_{split}_{part}.h5", "w") as file:
+                file[part] = values
+    train_tiny(data, out, recipe=SMALL, **HERE)
+    assert read_card(out).preprocessing == Preprocessing(mpp=0.5)
+    fitted = tmp_path / "c.safetensors"
+    for refuse in (lambda: check_evaluation("default", data), lambda: check_calibration("default", data, fitted)):
+        with pytest.raises(DataError, match=r"patches of 0.5 um per pixel, and the model is shown 0.972; expected the same"):
+            refuse()
+    check_evaluation(out, data)
+
+    (data / "sampling.json").write_text('{"mpp": 0.25}')
+    with pytest.raises(OutputExistsError, match=r"mpp was 0.5, now 0.25"):
+        train_tiny(data, out, recipe=SMALL, resume=True, **HERE)
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    (other / "sampling.json").write_text('{"mpp": 1}')
+    with pytest.raises(DataError, match=r"patches of 1 um per pixel, and those of .*data have 0.25; expected one size"):
+        open_patches([data, other])
+    (other / "sampling.json").write_text('{"mpp": "1"}')
+    with pytest.raises(DataError, match=r"sampling.json: cannot be read as the record of a sampling"):
+        open_patches(other)
+
+
+def test_a_model_to_start_from_goes_on_with_its_own_input(patch_folder: Path, tmp_path: Path) -> None:
+    own, seen = Preprocessing(mpp=0.5, mean=(0, 0, 0), std=(1, 1, 1)), []
+    save_model(tmp_path / "init", Tiny().state_dict(), ModelCard(preprocessing=own))
+
+    class Noting(Learner):
+        def enter(self, epoch: int) -> None:
+            seen.append(self.start.shown)
+            super().enter(epoch)
+
+    parts = replace(TINY, make_learner=learners(Noting))
+    train_tiny(patch_folder, tmp_path / "m.safetensors", init=tmp_path / "init", recipe=SMALL, parts=parts, **HERE)
+    assert seen == [own, own]
+    assert read_card(tmp_path / "m.safetensors").preprocessing == own
 
 
 # --- a real run
@@ -267,8 +319,9 @@ def test_a_missing_output_folder_is_refused_before_anything_is_read(tmp_path: Pa
 
 
 def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").mkdir()
     with pytest.raises(OutputPathError, match="a directory"):
-        train_tiny(tmp_path / "no data", tmp_path, overwrite=True, **UNREAD)
+        train_tiny(tmp_path / "no data", tmp_path / "m.safetensors", overwrite=True, **UNREAD)
 
 
 # --- the course of a training

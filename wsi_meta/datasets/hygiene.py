@@ -7,6 +7,7 @@ pixels are both in training and in validation: validation of a model that was tr
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ __all__ = ["CheckedPatches", "check_patches", "split_for_training"]
 
 logger = logging.getLogger(__name__)
 
+LEAST_HELD = 2
+"""Patches of each class to validate on at least: one to calibrate on and one to judge."""
 BATCH = 256
 """Number of patches that a process reads at a time."""
 
@@ -51,7 +54,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     Raises
     ------
     DataError
-        when there is no train split.
+        when there is no train split, or it has too few patches of a class to hold some out.
     """
     if "train" not in data:
         place = next(iter(data.values())).files[0].parent
@@ -59,6 +62,12 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     train = data["train"]
     if "valid" in data:
         return train, data["valid"]
+    if (counts := np.bincount(train.labels, minlength=2)).min() <= LEAST_HELD:
+        shared = os.path.commonpath([path.parent.absolute() for path in (train.files[0], train.files[-1])])
+        raise DataError(
+            f"{shared}: {counts[1]} tumor and {counts[0]} normal patches, and no validation split; "
+            f"expected at least {LEAST_HELD + 1} of each, {LEAST_HELD} of them to validate on: add patches"
+        )
     known = [groups for groups in (train.patients, train.slides) if groups is not None]
     found = (_hold_groups(groups, train.labels, fraction, seed) for groups in known)
     if (held_out := next((held for held in found if held is not None), None)) is None:
@@ -66,7 +75,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
         held_out = np.zeros(len(train), bool)
         for label in (0, 1):
             of_class = order[train.labels[order] == label]
-            held_out[of_class[: max(1, round(fraction * len(of_class)))]] = True
+            held_out[of_class[: min(max(LEAST_HELD, round(fraction * len(of_class))), len(of_class) - 1)]] = True
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 
@@ -80,14 +89,20 @@ def _hold_groups(groups: NDArray[np.str_], labels: NDArray[np.uint8], fraction: 
     counts = np.stack([np.bincount(of[labels == label], minlength=len(names)) for label in (0, 1)])
     total, held = counts.sum(1), np.zeros(len(names), bool)
     for group in np.random.default_rng(seed).permutation(len(names)):
-        lacking = counts[:, held].sum(1) < np.maximum(1, np.round(fraction * total))
+        lacking = counts[:, held].sum(1) < np.maximum(LEAST_HELD, np.round(fraction * total))
         stays = counts[:, ~held].sum(1) - counts[:, group]
         held[group] = (counts[lacking, group] > 0).any() and (2 * stays >= total).all()
     return np.asarray(held[of]) if (counts[:, held].sum(1) > 0).all() else None
 
 
 def check_patches(
-    train: Patches, valid: Patches, *, duplicates: str = "refuse", workers: int = 0, progress: bool = False
+    train: Patches,
+    valid: Patches,
+    test: Patches | None = None,
+    *,
+    duplicates: str = "refuse",
+    workers: int = 0,
+    progress: bool = False,
 ) -> CheckedPatches:
     """Read all patches once and check that a training can use them.
 
@@ -96,14 +111,15 @@ def check_patches(
     Parameters
     ----------
     train, valid : patches to train on and to validate on
+    test : patches to test on later, which are only compared with the others; None where there are none
     duplicates : ``refuse`` training patches that are also in `valid`, or ``drop`` them from training
     workers : processes that decode patches; 0 decodes in this one
     progress : show a bar on stderr
 
     Returns
     -------
-    The patches, with the digest of their pixels, and a summary of them. Patches that are in `train` more than once are kept
-    and counted.
+    The patches, with the digest of their pixels, and a summary of them. Patches that are in a split more than once are kept
+    and counted. A warning tells of pixels with both labels, and of those in `test` that are elsewhere, too.
 
     Raises
     ------
@@ -117,8 +133,9 @@ def check_patches(
         raise OptionsError(f"duplicates '{duplicates}'; expected 'refuse' or 'drop'")
     train.check_classes()
     valid.check_classes()
-    contents = _read_contents(join([train, valid]), workers, progress=progress)
-    of_train, of_valid = contents[: len(train)], contents[len(train) :]
+    everything = join([train, valid, *([] if test is None else [test])])
+    contents, both = _read_contents(everything, workers, progress=progress), len(train) + len(valid)
+    of_train, of_valid = contents[: len(train)], contents[len(train) : both]
     in_valid = {content: index for index, content in enumerate(of_valid)}
     shared = [index for index, content in enumerate(of_train) if content in in_valid]
     if shared and duplicates == "refuse":
@@ -128,13 +145,18 @@ def check_patches(
             f"{valid.name(in_valid[of_train[first]])}, and {len(shared)} such in all; expected no training patch in "
             "validation; --drop-duplicates drops them from training"
         )
+    _warn_of_pixels(everything, contents, both)
     if shared:
         kept = np.setdiff1d(np.arange(len(train)), shared)
         train, of_train = train.select(kept), [of_train[index] for index in kept]
         train.check_classes()
     dropped = f"{len(shared)} that are also in validation dropped from training" if shared else "no patch in both"
     parts = [f"{_describe(train, 'training')}, {_describe(valid, 'validation')}", dropped]
-    parts += [*_compare_slides(train, valid), *_count_repeats(train, of_train)]
+    parts += [
+        *_compare_slides(train, valid),
+        *_count_repeats(train, of_train, "training"),
+        *_count_repeats(valid, of_valid, "validation"),
+    ]
     return CheckedPatches(_with_digest(train, of_train), _with_digest(valid, of_valid), "; ".join(parts))
 
 
@@ -165,15 +187,30 @@ def _shared(ours: NDArray[np.str_] | None, theirs: NDArray[np.str_] | None) -> i
     return None if ours is None or theirs is None else len(set(ours.tolist()) & set(theirs.tolist()))
 
 
-def _count_repeats(patches: Patches, contents: Sequence[bytes]) -> list[str]:
-    """Describe how many patches are repeated within training, and how many of them have both labels."""
+def _warn_of_pixels(patches: Patches, contents: Sequence[bytes], tested: int) -> None:
+    """Warn of pixels with both labels, and of patches from `tested` on, of the test split, that are also before it."""
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(content, place) for place, content in enumerate(contents)]
+    contrary = [place for place, one in enumerate(places) if patches.labels[place] != patches.labels[one]]
+    shared = [place for place in range(tested, len(places)) if places[place] < tested]
+    for found, told in (
+        (contrary, "patches with the pixels of another one, and the other label"),
+        (shared, "patches of the test split with the pixels of one in training or validation, so that its figures flatter"),
+    ):
+        if found:
+            one, other = (patches.files[place].parent / patches.name(place) for place in (found[0], places[found[0]]))
+            logger.warning("%s: %d, first %s, of %s", told, len(found), one, other)
+
+
+def _count_repeats(patches: Patches, contents: Sequence[bytes], split: str) -> list[str]:
+    """Describe how many patches are repeated within a split, and how many of them have both labels."""
     labels: dict[bytes, set[int]] = {}
     for content, label in zip(contents, patches.labels.tolist(), strict=True):
         labels.setdefault(content, set()).add(label)
     if len(labels) == len(patches):
         return []
     contrary = sum(len(found) > 1 for found in labels.values())
-    return [f"{len(patches) - len(labels)} repeated within training, {contrary or 'none'} with both labels"]
+    return [f"{len(patches) - len(labels)} repeated within {split}, {contrary or 'none'} with both labels"]
 
 
 class _Contents:

@@ -1,7 +1,7 @@
 """Labelled patches on disk, in the three common layouts.
 
 - PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1);
-  the slide of each patch is known where ``..._meta.csv`` lies beside them
+  the slide of each patch is known where ``..._meta.csv`` lies beside them, its pixel size where ``sampling.json`` does
 - Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
 - class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif; ``val`` and ``validation`` are
@@ -24,13 +24,16 @@ import numpy as np
 from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
-from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.datasets.pcam import sampled_mpp
+from wsi_meta.errors import DataError
+from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.slides.pixel_size import differs
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "refuse_patches", "tell_folders"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "tell_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,31 +69,27 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
             raise DataError(f"{folder}: given twice; expected each folder once")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected a folder of labelled patches")
-        parts = [*_open_hdf5(folder), *_open_kaggle(folder), *_open_class_folders(folder)]
+        parts = [
+            *(("HDF5 files", *part) for part in _open_hdf5(folder)),
+            *(("train_labels.csv", *part) for part in _open_kaggle(folder)),
+            *(("folders 0/ and 1/", *part) for part in _open_class_folders(folder)),
+        ]
         if not parts:
             raise DataError(
                 f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
                 "or folders 0/ and 1/"
             )
         if tell:
-            _tell_unread(folder, [patches for _, patches in parts])
-        for split, patches in parts:
+            _tell_unread(folder, [patches for *_, patches in parts])
+            _tell_twice(folder, parts)
+        for _, split, patches in parts:
             found.setdefault(split, []).append(patches)
+    sizes = {patches.mpp for parts in found.values() for patches in parts}
+    for mpp in sizes if tell and None in sizes else ():
+        if mpp is not None and differs(mpp, Preprocessing().mpp):
+            told = "%s: some patches do not tell their pixel size; taken to be %g um, as that of the others"
+            logger.warning(told, tell_folders(paths), mpp)
     return {split: join(found[split]) for split in SPLITS if split in found}
-
-
-def refuse_patches(out: Path, paths: str | Path | Sequence[str | Path]) -> None:
-    """Refuse to write a model over a file of the patches; OutputPathError if it is one.
-
-    Parameters
-    ----------
-    out : model file to write; an older ``.safetensors`` may lie among the patches, of which it is none
-    paths : as for :func:`open_patches`
-    """
-    if not out.exists() or out.suffix.lower() == ".safetensors":
-        return
-    if inside := [folder for folder in _folders(paths) if out.resolve().is_relative_to(folder.resolve())]:
-        raise OutputPathError(f"{out}: lies in {inside[0]}, which is read, so it is never replaced; choose another --out")
 
 
 def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -152,7 +151,7 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
         slides = _read_slides(folder / f"{stem}meta.csv", labels)
-        yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), labels, slides=slides)
+        yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), labels, mpp=sampled_mpp(folder), slides=slides)
 
 
 def _read_slides(path: Path, labels: NDArray[np.uint8]) -> NDArray[np.str_] | None:
@@ -215,6 +214,15 @@ def _split_folders(folder: Path) -> list[tuple[str, Path]]:
         if split in SPLITS and found.setdefault(split, place) != place:
             raise DataError(f"{place}: is the same split as {found[split].name}/; expected one folder for {split}")
     return [(split, found[split]) for split in SPLITS if split in found]
+
+
+def _tell_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> None:
+    """Warn of a split that a folder holds in two layouts: often both are the same patches."""
+    for split in SPLITS:
+        told = [f"{len(patches)} of {layout}" for layout, of, patches in parts if of == split]
+        if len(told) > 1:
+            joined = "%s: patches for %s in several layouts are joined: %s; remove one if these are the same"
+            logger.warning(joined, folder, split, ", ".join(told))
 
 
 def _tell_unread(folder: Path, parts: Sequence[Patches]) -> None:

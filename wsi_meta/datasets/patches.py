@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.pictures import check_mode, read_rgb
 from wsi_meta.errors import DataError, first_line
+from wsi_meta.slides.pixel_size import COARSER_ALLOWED, differs
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +29,8 @@ else:
     TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
 __all__ = ["Patches", "content_of", "join", "pixels_of"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +47,8 @@ class Patches(TorchDataset):
     labels: NDArray[np.uint8]
     """1 tumor, 0 normal; shape (n,)."""
     patch_px: int = 96
+    mpp: float | None = None
+    """Micrometres per pixel; None where nothing tells."""
     slides: NDArray[np.str_] | None = None
     """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
     named_by_sha1: NDArray[np.bool_] | None = None
@@ -120,6 +126,22 @@ class Patches(TorchDataset):
                 self._check_shape(path, image.size)
         self.check_classes()
 
+    def check_mpp(self, shown: float, *, tell: bool = True) -> None:
+        """Compare the pixel size, where it is known, with what a model is shown; warn of one that is a little off.
+
+        Raises
+        ------
+        DataError
+            when it is more than 5 % off: what is measured on such patches says nothing of the model.
+        """
+        if self.mpp is None or not differs(self.mpp, shown):
+            return
+        told = f"{self.files[0].parent}: patches of {self.mpp:g} um per pixel, and the model is shown {shown:g}"
+        if max(self.mpp / shown, shown / self.mpp) > COARSER_ALLOWED:
+            raise DataError(f"{told}; expected the same; cut them again with 'wsi-meta sample --model'")
+        if tell:
+            logger.warning("%s", told)
+
     def check_classes(self) -> None:
         """Raise a DataError when there is only one class, or nothing."""
         tumor = int(self.labels.sum())
@@ -184,16 +206,35 @@ def pixels_of(contents: Iterable[bytes]) -> str:
 
 
 def join(parts: Sequence[Patches]) -> Patches:
-    """Return the patches of all parts in order. Slides are None unless all parts know theirs."""
+    """Return the patches of all parts in order. Slides are None unless all parts know theirs.
+
+    Raises
+    ------
+    DataError
+        when the parts have pixels of different sizes.
+    """
     slides = [part.slides for part in parts if part.slides is not None]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
     return Patches(
         tuple(path for part in parts for path in part.files),
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.labels for part in parts]),
+        mpp=_common_mpp(parts),
         slides=np.concatenate(slides) if len(slides) == len(parts) else None,
         named_by_sha1=np.concatenate(named) if any(flags.any() for flags in named) else None,
     )
+
+
+def _common_mpp(parts: Sequence[Patches]) -> float | None:
+    """Return the pixel size of all parts that know theirs, None where none does; DataError where they differ."""
+    known = [(part.mpp, part.files[0].parent) for part in parts if part.mpp is not None]
+    for mpp, place in known[1:]:
+        if differs(mpp, known[0][0]):
+            raise DataError(
+                f"{place}: patches of {mpp:g} um per pixel, and those of {known[0][1]} have {known[0][0]:g}; "
+                "expected one size; train on them apart, or sample again"
+            )
+    return known[0][0] if known else None
 
 
 @contextmanager

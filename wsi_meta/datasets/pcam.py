@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.errors import DataError, OutputPathError, first_line
 from wsi_meta.outputs import cannot_be_written, written_whole
+from wsi_meta.slides.pixel_size import COARSEST_MPP, FINEST_MPP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["META_COLUMNS", "PatchPlace", "PcamWriter", "pcam_files"]
+__all__ = ["META_COLUMNS", "RECORD", "PatchPlace", "PcamWriter", "pcam_files", "sampled_mpp"]
 
 META_COLUMNS = ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
 """Columns of the meta table."""
+RECORD = "sampling.json"
+"""File beside PCam's files that records what was sampled."""
 COPIED_ROWS = 256
 """Rows that are in memory at the same time when the files are written."""
 
@@ -44,6 +48,28 @@ def pcam_files(folder: Path, split: str) -> tuple[Path, Path, Path]:
     """Return the names of a split's patches, labels and meta table."""
     stem = f"camelyonpatch_level_2_split_{split}_"
     return folder / f"{stem}x.h5", folder / f"{stem}y.h5", folder / f"{stem}meta.csv"
+
+
+def sampled_mpp(folder: Path) -> float | None:
+    """Return the pixel size that the record of a sampling states, micrometres; None where there is no record, or it has none.
+
+    Raises
+    ------
+    DataError
+        when the record cannot be read.
+    """
+    if not (path := folder / RECORD).is_file():
+        return None
+    try:
+        mpp: float | None = json.loads(path.read_bytes()).get("mpp")
+        if mpp is not None and not (type(mpp) in (int, float) and FINEST_MPP <= mpp <= COARSEST_MPP):
+            raise ValueError(f"mpp {mpp!r}")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path}: cannot be read as the record of a sampling ({first_line(error)}); expected the mpp of its patches, "
+            "micrometres per pixel; sample again"
+        ) from error
+    return mpp
 
 
 class PcamWriter:

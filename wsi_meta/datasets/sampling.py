@@ -17,7 +17,7 @@ from wsi_meta.datasets.candidates import KINDS, Candidates, find_candidates
 from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
-from wsi_meta.datasets.pcam import PcamWriter, pcam_files
+from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
@@ -35,8 +35,6 @@ PATCH_PX, LABEL_PX = 96, 32
 """PCam's geometry. The layout of its files has no others."""
 OTHER_SPLITS = 8
 """Validation and test each have an eighth of the number of training patches, as in PCam."""
-RECORD = "sampling.json"
-"""File beside PCam's files that records what was sampled."""
 
 
 @dataclass

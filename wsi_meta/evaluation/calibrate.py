@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, choose_split, refuse_patches
+from wsi_meta.datasets.layouts import Patches, choose_split
 from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
@@ -17,7 +17,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
-from wsi_meta.models.model import Model, load_model, model_path, save_model, stored_weights
+from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs import check_output, refuse_input
 
 if TYPE_CHECKING:
@@ -177,11 +177,12 @@ def check_calibration(
     """
     require("train", "calibrating")
     check_prior(prior)
+    check_model_name(Path(out))
     out = check_output(out, overwrite=overwrite)
     refuse_input(out, "the model to calibrate", model_path(model))
-    refuse_patches(out, data)
-    read_card(model_path(model))
-    return choose_split(data, split=split, tell=tell)
+    shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split, tell=tell)
+    patches.check_mpp(shown.mpp, tell=tell)
+    return patches
 
 
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:

@@ -139,6 +139,7 @@ def check_evaluation(
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
         raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
+    splits[wanted].check_mpp(card.preprocessing.mpp, tell=tell)
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.datasets.layouts import Patches, choose_split, refuse_patches
+from wsi_meta.datasets.layouts import Patches, choose_split
 from wsi_meta.errors import ModelFileError, require
 from wsi_meta.evaluation.calibrate import check_prior, expecting, fit_card, measuring_predictor
 from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
@@ -20,7 +20,7 @@ from wsi_meta.inference.agreement import Networks
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.model import Model, build_network, network_of, save_model
+from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
 from wsi_meta.models.versions import library_versions
 from wsi_meta.outputs import check_output, refuse_input
 
@@ -138,10 +138,10 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     InferenceOptions(options.device, options.precision, options.batch_size)  # refuses what does not exist
     require("train", "importing a model")
     check_prior(options.prior)
+    check_model_name(out)
     check_output(out, overwrite=options.overwrite)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)
-    refuse_patches(out, data)
     patches = choose_split(data, split=options.split, tell=tell)
     if config is not None and (seen_px := read_zoo_config(config).preprocessing.patch_px) != patches.patch_px:
         raise ModelFileError(
@@ -157,6 +157,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     patches = check_import(file, data, out, options, tell=True)
     patches.check()
     foreign = read_foreign(file, options, parts.build_network)
+    patches.check_mpp(foreign.preprocessing.mpp)
     card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})
     model = Model(network_of(foreign.state, parts.build_network), card, "", file)
     foreign.check(model, patches)

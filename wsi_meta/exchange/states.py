@@ -11,13 +11,9 @@ from torch import nn
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import Calibration
 from wsi_meta.models.model import build_network, half_precision
+from wsi_meta.models.weights import COUNTS, HEAD, find_names
 
 __all__ = ["FoundState", "compact", "find_state", "two_logits"]
-
-HEAD = "fc."
-"""Begins the names of the head in our networks, as in torchvision's."""
-COUNTS = "num_batches_tracked"
-"""Ends the names of entries that no result depends on; older files lack them."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +25,6 @@ class FoundState:
     """``torchvision``, whose names timm's resnet50 has too, or ``tiatoolbox``."""
     logits: int
     """Of its own head: 1 or 2."""
-
-
-@dataclass(frozen=True)
-class _Match:
-    """What was found of a network under one naming and one prefix: our name of each entry, by its name in the file."""
-
-    naming: str
-    prefix: str
-    names: dict[str, str]
-    missing: tuple[str, ...]
-    """Names that a file of this naming has, and this one lacks."""
 
 
 def find_state(
@@ -68,7 +53,7 @@ def find_state(
     """
     with torch.device("meta"):
         network = build()
-    own, match = network.state_dict(), _best_match(state, network, naming)
+    own, match = network.state_dict(), find_names(state, network, naming)
     if match.missing:
         example, whole = next(iter(state), ""), len(match.missing) + len(match.names)
         raise ModelFileError(
@@ -104,33 +89,6 @@ def two_logits(weight: torch.Tensor, bias: torch.Tensor, calibration: Calibratio
     ours = (weight.double() / calibration.temperature, bias.double() / calibration.temperature + calibration.bias)
     weight, bias = (torch.cat([torch.zeros_like(part), part]).float() for part in ours)
     return weight, bias
-
-
-def _best_match(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str) -> _Match:
-    """Return the naming and prefix under which most of a network's trunk is found."""
-    own = [name for name in network.state_dict() if not name.startswith(HEAD) and not name.endswith(COUNTS)]
-    places = {name: str(place) for place, (name, _) in enumerate(network.named_children())}
-
-    def theirs(name: str) -> str:
-        child, _, rest = name.partition(".")
-        return f"feat_extract.{places[child]}.{rest}"
-
-    namings = {"torchvision": {name: name for name in own}, "tiatoolbox": {theirs(name): name for name in own}}
-    wanted = {"timm": "torchvision"}.get(naming, naming)
-    matches = [_match(state, kind, names) for kind, names in namings.items() if wanted in ("auto", kind)]
-    return max(matches, key=lambda match: len(match.names))
-
-
-def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str]) -> _Match:
-    first = next(iter(names))
-    prefixes = {""} | {name.removesuffix(first) for name in state if name.endswith(f".{first}")}
-    found = {
-        prefix: {prefix + theirs: name for theirs, name in names.items() if prefix + theirs in state}
-        for prefix in sorted(prefixes)
-    }
-    prefix = max(found, key=lambda prefix: len(found[prefix]))
-    missing = tuple(prefix + theirs for theirs in names if prefix + theirs not in state)
-    return _Match(naming, prefix, found[prefix], missing)
 
 
 def _find_head(rest: Mapping[str, torch.Tensor], channels: int, source: object) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,8 +16,10 @@ from wsi_meta.models.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
+__all__ = ["CARD_KEY", "FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
 
+CARD_KEY = "wsi_meta"
+"""Name of the card among a file's metadata."""
 ARCHITECTURE = "resnet50"
 """Of the networks in model files."""
 FORMAT_VERSION = 1
@@ -153,7 +155,7 @@ def read_card(path: str | Path) -> ModelCard:
         as :func:`load_model`.
     """
     path = Path(path)
-    stored = read_metadata(path).get("wsi_meta")
+    stored = read_metadata(path).get(CARD_KEY)
     if stored is None:
         raise ModelFileError(
             f"{path}: safetensors without a wsi-meta card; expected a file from 'wsi-meta train' "

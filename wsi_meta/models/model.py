@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, OptionsError, first_line
+from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError, first_line
 from wsi_meta.files.same_file import SameFile
-from wsi_meta.models.card import Calibration, ModelCard, read_card
+from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.digest import digest_of
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.outputs import written_whole
@@ -35,6 +35,7 @@ __all__ = [
     "build_network",
     "cell_features",
     "cell_logits",
+    "check_model_name",
     "describe_patches",
     "load_model",
     "model_path",
@@ -109,8 +110,7 @@ class Model:
             raise OptionsError(f"{card.architecture}: {first_line(error)}") from error
         network = TumorLogit(module, tumor_class)
         network.check(preprocessing)
-        digest = hash_module(network, card)
-        return cls(network, card, digest, Path(card.architecture), made_of=digest)
+        return cls(network, card, hash_module(network, card), Path(card.architecture), made_of=digest_of(network, card))
 
     def as_it_is(self) -> Self:
         """Return this model; where its network or card were changed since it was loaded or made, with a hash of its own."""
@@ -253,6 +253,12 @@ def stored_weights(model: Model) -> dict[str, torch.Tensor]:
     return load(content)
 
 
+def check_model_name(path: Path) -> None:
+    """Refuse to write a model under a name of another kind of file, such as a patch's; OutputPathError if it is one."""
+    if path.suffix.lower() != ".safetensors":
+        raise OutputPathError(f"{path}: no name of a model file; expected one that ends in .safetensors")
+
+
 def save_model(
     path: str | Path, state: dict[str, torch.Tensor], card: ModelCard, features: FeatureStatistics | None = None
 ) -> None:
@@ -272,7 +278,7 @@ def save_model(
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    metadata = {"wsi_meta": json.dumps(card.to_dict())}
+    metadata = {CARD_KEY: json.dumps(card.to_dict())}
     if features is not None:
         metadata[FEATURES_KEY] = json.dumps(features.to_dict())
     with written_whole(Path(path)) as partial:

@@ -1,40 +1,59 @@
-"""Weights of any network read from a file, without running what is in it."""
+"""Weights of any network read from a file, without running what is in it, and under which names a network's are among them."""
 
 from __future__ import annotations
 
 import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wsi_meta.errors import ModelFileError, first_line
 
-__all__ = ["read_weights"]
+__all__ = ["COUNTS", "HEAD", "Match", "find_names", "holds_pickle", "read_weights"]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
-"""Under one of these names a checkpoint holds its weights, beside epoch and optimiser."""
+"""Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""
+HEAD = "fc."
+"""Begins the names of the head in our networks, as in torchvision's."""
+COUNTS = "num_batches_tracked"
+"""Ends the names of entries that no result depends on; older files lack them."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What was found of a network under one naming and one prefix: our name of each entry, by its name in the file."""
+
+    naming: str
+    """``torchvision``, whose names timm's resnet50 has too, or ``tiatoolbox``."""
+    prefix: str
+    """Stands before all names, as ``model.`` or ``module.`` does."""
+    names: dict[str, str]
+    missing: tuple[str, ...]
+    """Names that a file of this naming has, and this one lacks."""
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a ``state_dict`` by their names: of ``.safetensors``, else of what ``torch.save`` wrote.
+    """Return the tensors of a ``state_dict`` by their names: of safetensors, or of what ``torch.save`` wrote.
 
-    A file of torch is a pickle, of which only tensors are read: code in it is never run. Of a checkpoint its weights are taken;
-    the ``module.`` that parallel training puts before names is left out.
+    Its content tells which of the two a file is, not its name. A file of torch is a pickle, of which only tensors are read:
+    code in it is never run. Of a checkpoint its weights are taken, under whatever key they stand.
 
     Raises
     ------
     ModelFileError
-        when the file is missing, damaged, or holds more than tensors and plain values.
+        when the file is missing, damaged, holds more than tensors and plain values, or none or several networks.
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
     from safetensors.torch import load_file
 
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+        content: Any = _load_pickled(path) if holds_pickle(path) else load_file(path)
     except pickle.UnpicklingError as error:
         told = "holds code or objects beside tensors, or is damaged; code is never run"
         raise ModelFileError(
@@ -42,13 +61,72 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # what a damaged file raises depends on the damage
         raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
-    content = content if isinstance(content, Mapping) else {}
-    content = next((content[name] for name in WITHIN if isinstance(content.get(name), Mapping)), content)
-    tensors = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return _only_tensors(content, path)
+
+
+def holds_pickle(path: Path) -> bool:
+    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: its size is the first of these."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    header = int.from_bytes(start[:8], "little")
+    return not (start[8:] == b"{" and header < path.stat().st_size) and (start[:2] == b"PK" or start[:1] == b"\x80")
+
+
+def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str = "auto") -> Match:
+    """Return the naming and prefix under which most of a network's trunk is found.
+
+    Parameters
+    ----------
+    state : tensors by the names in the file
+    network : whose trunk is looked for
+    naming : ``auto``; ``torchvision`` or ``timm``, which are the same; ``tiatoolbox``: ``feat_extract.4.0.conv1.weight``
+    """
+    own = [name for name in network.state_dict() if not name.startswith(HEAD) and not name.endswith(COUNTS)]
+    places = {name: str(place) for place, (name, _) in enumerate(network.named_children())}
+
+    def theirs(name: str) -> str:
+        child, _, rest = name.partition(".")
+        return f"feat_extract.{places[child]}.{rest}"
+
+    namings = {"torchvision": {name: name for name in own}, "tiatoolbox": {theirs(name): name for name in own}}
+    wanted = {"timm": "torchvision"}.get(naming, naming)
+    matches = [_match(state, kind, names) for kind, names in namings.items() if wanted in ("auto", kind)]
+    return max(matches, key=lambda match: len(match.names))
+
+
+def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str]) -> Match:
+    prefixes = {""} | {name.removesuffix(theirs) for name in state for theirs in names if name.endswith(f".{theirs}")}
+    found = {
+        prefix: {prefix + theirs: name for theirs, name in names.items() if prefix + theirs in state}
+        for prefix in sorted(prefixes)
+    }
+    prefix = max(found, key=lambda prefix: len(found[prefix]))
+    missing = tuple(prefix + theirs for theirs in names if prefix + theirs not in state)
+    return Match(naming, prefix, found[prefix], missing)
 
 
 def _load_pickled(path: Path) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), path.open("rb") as file:  # by its name, torch would take some files for safetensors
         warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a state, or of the one state that a checkpoint holds; ModelFileError for none or several."""
+    content = content if isinstance(content, Mapping) else {}
+    inner = {str(name): _tensors_in(value) for name, value in content.items() if isinstance(value, Mapping)}
+    inner = {name: tensors for name, tensors in inner.items() if tensors}
+    usual = [name for name in WITHIN if name in inner]
+    if usual or (own := _tensors_in(content)) == {}:
+        if not usual and len(inner) != 1:
+            told = f"holds several networks ({', '.join(inner)})" if inner else "holds no tensors"
+            keys = ", ".join(map(str, list(content)[:5])) or "none"
+            raise ModelFileError(
+                f"{path}: {told}; its keys: {keys}; expected a state_dict: torch.save(network.state_dict(), FILE)"
+            )
+        return inner[usual[0] if usual else next(iter(inner))]
+    return own
+
+
+def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
+    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}

@@ -19,10 +19,6 @@ __all__ = ["augment", "blur", "damage_as_jpeg", "jitter_brightness", "jitter_col
 
 ZOOM_SHARE = 0.5
 """Share of the patches that are zoomed. The others stay as sharp as the scanner made them: resampling softens a picture."""
-STAIN_OFFSET = 0.1
-"""Least absolute change of a stain's amount, in optical density, relative to the largest relative change."""
-CONTRAST = 1.5
-"""Least relative change of contrast, relative to that of brightness."""
 BLUR_SIGMA_PX = (0.3, 1.2)
 """Range of the Gaussian's standard deviation."""
 JPEG_QUALITY = (30, 90)
@@ -67,10 +63,9 @@ def augment(images: torch.Tensor, how: Augmentation, generator: torch.Generator)
     if how.zoom:
         changed = zoom(changed, how.zoom, generator)
     if how.stain or how.stain_offset:
-        changed = jitter_stain(changed, how.stain, generator, offset=max(how.stain_offset, STAIN_OFFSET * how.stain))
+        changed = jitter_stain(changed, how.stain, generator, offset=how.stain_offset)
     if how.brightness or how.contrast or how.levels:
-        contrast = max(how.contrast, CONTRAST * how.brightness)
-        changed = jitter_brightness(changed, how.brightness, generator, contrast=contrast, levels=how.levels)
+        changed = jitter_brightness(changed, how.brightness, generator, contrast=how.contrast, levels=how.levels)
     if how.blur:
         changed = _change_some(changed, how.blur, blur, generator)
     if how.gain or how.saturation:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import written_whole
 from wsi_meta.training.recipe import Recipe
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from wsi_meta.training.distributed import Processes
     from wsi_meta.training.initial_weights import Start
+
+USUALLY = {"shown": Preprocessing().to_dict()}
+"""What identities of older checkpoints lack, and what it was."""
 
 __all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
 
@@ -66,6 +70,7 @@ def identify(
         "processes": processes.count,
         "device": processes.device.partition(":")[0],
         "precision": precision,
+        "shown": start.shown.to_dict(),
     }
 
 
@@ -112,7 +117,7 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
         checkpoint = Checkpoint(**stored)
     except Exception as error:  # what a damaged file raises depends on the damage
         raise OutputPathError(f"{path}: not a checkpoint ({first_line(error)}); remove it and train from the start") from error
-    if told := "; ".join(differences(checkpoint.identity, identity)):
+    if told := "; ".join(differences(USUALLY | checkpoint.identity, identity)):
         raise OutputExistsError(f"{path}: of another training: {told}; choose another --out, or --overwrite without --resume")
     if checkpoint.epochs and not out.exists():
         raise OutputPathError(f"{out}: missing, though {path.name} is of a training that wrote it; remove that and start anew")

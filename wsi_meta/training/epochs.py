@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, read_batches
-from wsi_meta.errors import TrainingError
+from wsi_meta.errors import TrainingError, first_line
 from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.models.model import build_network, half_precision, save_model
 from wsi_meta.progress import note, progress_bar
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Job", "Outcome", "Parts", "Run", "describe", "train_epoch", "train_epochs"]
+
+logger = logging.getLogger(__name__)
 
 CHECK_STEPS = 20
 """Steps between two checks of the loss. Each check waits for the device."""
@@ -130,7 +133,10 @@ def _resume(run: Run, checkpoint: Checkpoint) -> tuple[list[Epoch], NDArray[np.f
     """Continue from a checkpoint; return the rows so far and the logits of the best epoch."""
     run.learner.restore(checkpoint.learner)
     note(f"going on after epoch {len(checkpoint.epochs)}", enabled=run.job.options.progress)
-    return [Epoch(**row) for row in checkpoint.epochs], checkpoint.best_logits.numpy()
+    epochs = [Epoch(**row) for row in checkpoint.epochs]
+    if run.job.processes.first:
+        _show(run, epochs)
+    return epochs, checkpoint.best_logits.numpy()
 
 
 def train_epoch(run: Run, loader: Loader, number: int) -> tuple[float, float]:
@@ -176,15 +182,32 @@ def _make_row(run: Run, number: int, loss: float, seconds: float, logits: NDArra
 
 
 def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_logits: NDArray[np.float32]) -> None:
-    """Write the files of an epoch. The checkpoint comes last, because it says that the epoch is done."""
-    out, parts, mosaics = run.job.out, run.job.parts, run.job.recipe.mosaics > 0
-    if parts.best_epoch(epochs) == len(epochs):
+    """Write the files of an epoch. The checkpoint comes after the model, because it says that the epoch is done.
+
+    What a training can do without comes last: where it cannot be written, a warning says so.
+    """
+    out, mosaics = run.job.out, run.job.recipe.mosaics > 0
+    if run.job.parts.best_epoch(epochs) == len(epochs):
         training = run.described | {"best_epoch": len(epochs)}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
         save_model(out, state, card)
     write_history(out, epochs)
-    parts.draw_curves(out, epochs)
-    if (logs := run.job.options.tensorboard) is not None:
-        parts.log_epoch(logs, epochs[-1])
     rows = [asdict(epoch) for epoch in epochs]
     write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))
+    _show(run, epochs)
+
+
+def _show(run: Run, epochs: Sequence[Epoch]) -> None:
+    """Draw the curves and log the last epoch; a training that was killed before does it when it goes on."""
+    parts, logs = run.job.parts, run.job.options.tensorboard
+    _spare("curves", parts.draw_curves, run.job.out, epochs)
+    if logs is not None:
+        _spare("TensorBoard's logs", parts.log_epoch, logs, epochs[-1])
+
+
+def _spare(what: str, write: Callable[..., object], *values: object) -> None:
+    """Write what a training goes on without; warn where that fails."""
+    try:
+        write(*values)
+    except Exception as error:  # a drawing and a log by other libraries: each raises errors of its own
+        logger.warning("%s not written: %s", what, first_line(error))

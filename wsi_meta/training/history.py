@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.datasets.hygiene import split_for_training
-from wsi_meta.datasets.layouts import open_patches, refuse_patches
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, first_line, require
+from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
 from wsi_meta.evaluation.results import history_path
 from wsi_meta.models.card import read_card
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.models.model import check_model_name
+from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.recipe import TrainOptions
@@ -182,24 +183,26 @@ def check_training(
     ------
     DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
-    check_outputs(data, Path(out), init, options)
+    check_outputs(Path(out), init, options)
     split_for_training(open_patches(data, tell=False))
 
 
-def check_outputs(data: str | Path | Sequence[str | Path], out: Path, init: str | Path, options: TrainOptions) -> None:
+def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
     """Make sure that a training may write its files, and that its initial weights and libraries are there.
 
     Parameters
     ----------
-    data, out, init : as for :func:`wsi_meta.train`
+    out, init : as for :func:`wsi_meta.train`
 
     Raises
     ------
     DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     require("train", "training")
+    check_model_name(out)
     if options.tensorboard is not None:
         require("tensorboard", "--tensorboard")
+        _check_logs(Path(options.tensorboard))
     checkpoint, otherwise = checkpoint_path(out), "start anew with --overwrite, or choose another --out"
     overwrite = options.overwrite
     resume = options.resume and (checkpoint.is_file() or out.exists())  # else the files beside it are not of a training
@@ -207,13 +210,20 @@ def check_outputs(data: str | Path | Sequence[str | Path], out: Path, init: str 
         if not Path(init).is_file():
             raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
         refuse_input(out, "the initial weights", init)
-    refuse_patches(out, data)
     if is_finished(out, options):
         _refuse_unknown_end(out, otherwise)
     if checkpoint.is_file() and not resume and not overwrite:
         raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
     for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
         check_output(path, overwrite=overwrite or resume)
+
+
+def _check_logs(folder: Path) -> None:
+    """Make sure that logs can be written to a folder, which is made with those above it; OutputPathError if not."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise OutputPathError(f"{there}: a file; expected a folder for TensorBoard's logs; choose another --tensorboard")
+    check_folder(there / "logs")
 
 
 def is_finished(out: Path, options: TrainOptions) -> bool:

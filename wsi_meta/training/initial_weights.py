@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,29 @@ from torch import nn
 from torch.hub import load_state_dict_from_url
 from torch.overrides import TorchFunctionMode
 
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.datasets.patches import Patches
+from wsi_meta.errors import ModelFileError, TrainingError, first_line
+from wsi_meta.models.card import CARD_KEY, read_card, read_metadata
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
-from wsi_meta.models.weights import read_weights
+from wsi_meta.models.weights import COUNTS, find_names, holds_pickle, read_weights
+from wsi_meta.slides.pixel_size import differs
+from wsi_meta.training.recipe import RECIPES, Recipe
 
-__all__ = ["STAGES", "Start", "build_seeded", "initialise", "source_of", "stage_of"]
+__all__ = [
+    "STAGES",
+    "Start",
+    "build_seeded",
+    "highest_rate",
+    "idle_settings",
+    "initialise",
+    "input_of",
+    "learns",
+    "source_of",
+    "stage_of",
+]
+
+logger = logging.getLogger(__name__)
 
 STAGES = ("none", "stem", "layer1", "layer2", "layer3", "layer4", "head")
 """The stages of a ResNet50, the one nearest to the input first; "none" means no stage at all."""
@@ -34,6 +53,8 @@ class Start:
     """Name of the file, ``imagenet`` or ``none``."""
     summary: str
     """One line for a person: what was loaded and what was not."""
+    shown: Preprocessing = field(default_factory=Preprocessing)
+    """What the network is shown."""
 
 
 def stage_of(name: str) -> str:
@@ -67,34 +88,120 @@ class _DrawFrom(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def initialise(network: nn.Module, init: str | Path) -> Start:
-    """Load initial weights into a network. What does not fit stays random, and the summary says so.
+def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None = None) -> Start:
+    """Load initial weights into a network, each stage whole or not at all. The others stay random, and the summary says so.
 
     Parameters
     ----------
     network : changed in place
-    init : ``imagenet``, ``none`` or a file: ``.safetensors``, or a ``.pth``/``.pt`` state dict (read without running code)
+    init : ``imagenet``, ``none`` or a file: safetensors, or a state dict of torch (read without running code), under
+        torchvision's, timm's or TIAToolbox's names, whatever stands before them
+    shown : what the network will be shown; None is the usual
 
     Raises
     ------
     ModelFileError
-        when the file is missing or unreadable, when none of its tensors fits, or when the download fails.
+        when the file is missing or unreadable, when none of its tensors fits, or a stage in part, or when the download fails.
     """
+    shown = shown or Preprocessing()
     if str(init) == "none":
-        return Start(network, frozenset(), "none", "all weights random")
+        return Start(network, frozenset(), "none", "all weights random", shown)
     state = _download_imagenet() if str(init) == "imagenet" else read_weights(Path(init))
-    own = network.state_dict()
+    match, own = find_names(state, network), network.state_dict()
+    state = {match.names.get(name, name.removeprefix(match.prefix)): tensor for name, tensor in state.items()}
     fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
     if not fitting:
-        raise ModelFileError(f"{init}: none of its {len(state)} tensors fits; expected torchvision's ResNet50 names and shapes")
+        told = f"none of its {len(state)} tensors fits; expected a ResNet50 with torchvision's, timm's or TIAToolbox's names"
+        raise ModelFileError(f"{init}: {told}; its first: '{next(iter(state))}'")
+    _refuse_parts(own, state, init)
     network.load_state_dict(fitting, strict=False)
-    missing = [name for name in own if name not in fitting and not name.endswith("num_batches_tracked")]
-    unused = len(state) - len(fitting)
+    missing = [name for name in own if name not in fitting and not name.endswith(COUNTS)]
     stages = sorted({stage_of(name) for name in missing}, key=STAGES.index)
-    summary = f"loaded {len(fitting)} tensors from {Path(init).name}"
+    if early := [stage for stage in stages if stage not in STAGES[-2:]]:
+        logger.warning("%s: has no weights of %s, which start from random ones", Path(init).name, ", ".join(early))
+    summary = f"loaded {len(fitting)} tensors from {Path(init).name}{match.prefix and f' ({match.prefix}*)'}"
     summary += f"; random: {', '.join(stages)} ({len(missing)} tensors)" if missing else "; nothing left random"
-    summary += f"; not used: {unused}" if unused else ""
-    return Start(network, frozenset(fitting), Path(init).name, summary)
+    summary += f"; not used: {unused}" if (unused := len(state) - len(fitting)) else ""
+    return Start(network, frozenset(fitting), Path(init).name, summary, shown)
+
+
+def highest_rate(name: str, start: Start, recipe: Recipe) -> float:
+    """Return a parameter's highest learning rate: new layers have their own, loaded ones learn less the earlier they are."""
+    if name not in start.loaded:
+        return recipe.lr
+    return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
+
+
+def learns(name: str, epoch: int, start: Start, recipe: Recipe) -> bool:
+    """Tell whether a parameter learns in an epoch (from 1): what was loaded does not where it is frozen."""
+    last = STAGES[-2] if epoch <= recipe.head_epochs else recipe.freeze
+    return not (name in start.loaded and stage_of(name) in STAGES[: STAGES.index(last) + 1])
+
+
+def idle_settings(start: Start, recipe: Recipe) -> list[str]:
+    """Describe each setting of a recipe that has no effect on what these initial weights become.
+
+    Raises
+    ------
+    TrainingError
+        when no parameter ever learns.
+    """
+    names, usual = [name for name, _ in start.network.named_parameters()], RECIPES.values()
+    learning = [name for name in names if learns(name, 1, start, recipe) or learns(name, recipe.epochs, start, recipe)]
+    if not any(highest_rate(name, start, recipe) > 0 for name in learning):
+        rates = f"lr {recipe.lr:g} of new layers, lr_loaded {recipe.lr_loaded:g} of loaded ones"
+        raise TrainingError(f"nothing learns: {rates}; expected more than 0 where there are such layers (--lr, --lr-loaded)")
+    why, idle = "no layer starts from random weights", [name for name in ("lr",) if start.loaded.issuperset(names)]
+    if not start.loaded:
+        why, idle = "no weights were loaded", ["lr_loaded", "lr_decay", "head_epochs"]
+    told = [name for name in idle if all(getattr(recipe, name) != getattr(one, name) for one in usual)]
+    if not start.loaded and recipe.freeze != "none":
+        told.append("freeze")
+    found = [f"{name} {getattr(recipe, name)} has no effect: {why}" for name in told]
+    if start.loaded and recipe.head_epochs >= recipe.epochs:
+        found.append(f"the trunk stays as it was loaded: head_epochs {recipe.head_epochs} of {recipe.epochs} epochs")
+    return found
+
+
+def _refuse_parts(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], init: str | Path) -> None:
+    """Refuse weights of which a stage fits in part: they are of another network, and make no start; ModelFileError."""
+    for stage in STAGES[1:]:
+        ours, theirs = (
+            {name: tensors[name].shape for name in tensors if stage_of(name) == stage and not name.endswith(COUNTS)}
+            for tensors in (own, state)
+        )
+        if ours == theirs or not ours.items() & theirs.items():
+            continue
+        name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+        found, expected = (str(tuple(shapes[name])) if name in shapes else "absent" for shapes in (theirs, ours))
+        raise ModelFileError(
+            f"{init}: {stage} fits in part: '{name}' is {found}, expected {expected}; is it another network than a ResNet50?"
+        )
+
+
+def input_of(init: str | Path, patches: Patches) -> Preprocessing:
+    """Return what a training shows the network: what its initial weights were shown, at the pixel size of the patches.
+
+    Parameters
+    ----------
+    init : as for :func:`initialise`; only a model file of wsi-meta says what it was shown
+    patches : to train on; where they do not tell their pixel size, it is that of `init`
+
+    Raises
+    ------
+    ModelFileError
+        when the model file is damaged, or is shown patches of another size.
+    """
+    shown = Preprocessing()
+    if str(init) not in ("imagenet", "none") and not holds_pickle(Path(init)) and CARD_KEY in read_metadata(Path(init)):
+        shown = read_card(init).preprocessing
+        if shown.patch_px != patches.patch_px:
+            told = f"is shown patches of {shown.patch_px} px; expected {patches.patch_px} px, as the patches to train on have"
+            raise ModelFileError(f"{init}: {told}")
+        if patches.mpp is not None and differs(patches.mpp, shown.mpp):
+            told = "%s: was shown %g um per pixel, and the patches have %g: the new model is shown that"
+            logger.warning(told, Path(init).name, shown.mpp, patches.mpp)
+    return shown if patches.mpp is None else replace(shown, mpp=patches.mpp)
 
 
 def source_of(init: str | Path) -> dict[str, str]:

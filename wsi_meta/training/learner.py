@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,11 +19,10 @@ from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_errors, compiler_found
 from wsi_meta.models.dihedral import VIEWS, turn
 from wsi_meta.models.model import cell_logits
-from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
-from wsi_meta.training.initial_weights import STAGES, Start, stage_of
+from wsi_meta.training.initial_weights import Start, highest_rate, learns
 from wsi_meta.training.loader import send
 from wsi_meta.training.recipe import Recipe
 
@@ -87,7 +86,6 @@ class Learner:
     """Moving average of the weights and of BatchNorm's statistics; None when the recipe has none."""
     steps: int = 0
     """Number of steps so far."""
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     forward: Callable[..., torch.Tensor] | None = None
     """The network, compiled and distributed where this training does that; :meth:`enter` makes it."""
 
@@ -98,13 +96,10 @@ class Learner:
 
     def enter(self, epoch: int) -> None:
         """Prepare for an epoch (from 1): choose the parameters that learn in it."""
-        last = STAGES[-2] if epoch <= self.recipe.head_epochs else self.recipe.freeze
-        frozen = STAGES[: STAGES.index(last) + 1]
         changed = self.forward is None
         for name, parameter in self.network.named_parameters():
-            learns = not (name in self.start.loaded and stage_of(name) in frozen)
-            changed |= learns != parameter.requires_grad
-            parameter.requires_grad_(learns)
+            changed |= (now := learns(name, epoch, self.start, self.recipe)) != parameter.requires_grad
+            parameter.requires_grad_(now)
         if changed:
             self.forward = self._make_forward()
         self.network.train()
@@ -160,7 +155,7 @@ class Learner:
         views = range(4, VIEWS) if self.steps % 2 else range(4)  # mirrored in every other step
         shown = torch.cat([turn(images, view) for view in views])
         with self._autocast():
-            logits = cell_logits(self.average, self.preprocessing.to_input(shown), step=3).float()
+            logits = cell_logits(self.average, self.start.shown.to_input(shown), step=3).float()
         return logits.view(len(views), len(images)).mean(0).sigmoid()
 
     def _autocast(self) -> torch.autocast:
@@ -180,7 +175,7 @@ class Learner:
             *single, strangers = shown[0].chunk(2 if self.recipe.consistency else 1)
             shown = [*single, make_mosaics(strangers, mosaic_side)]
         with self._autocast():
-            logits = self.forward(*(self.preprocessing.to_input(pictures) for pictures in shown)).float()
+            logits = self.forward(*(self.start.shown.to_input(pictures) for pictures in shown)).float()
         loss = binary_cross_entropy_with_logits(logits, targets)
         if self.recipe.consistency:
             loss = loss + self.recipe.consistency * _disagreement(*logits.chunk(2))
@@ -234,10 +229,10 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
     network = start.network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if processes.count > 1 and processes.device.startswith("cuda"):
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    start = Start(network, start.loaded, start.source, start.summary)
+    start = replace(start, network=network)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        groups.setdefault(_highest_rate(name, start, recipe), []).append(parameter)
+        groups.setdefault(highest_rate(name, start, recipe), []).append(parameter)
     optimiser = torch.optim.AdamW(
         [{"params": group} for group in groups.values()],
         weight_decay=recipe.weight_decay,
@@ -286,13 +281,6 @@ def _disagreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     A squared difference of logits would weigh most where both are certain and agree; this weighs what a reader sees.
     """
     return ((one.sigmoid() - other.sigmoid()) * (one - other)).mean() / 2
-
-
-def _highest_rate(name: str, start: Start, recipe: Recipe) -> float:
-    """Return a parameter's highest learning rate: new layers have their own, loaded ones learn less the earlier they are."""
-    if name not in start.loaded:
-        return recipe.lr
-    return recipe.lr_loaded * recipe.lr_decay ** max(0, STAGES.index("layer4") - STAGES.index(stage_of(name)))
 
 
 def _worth_compiling(learner: Learner) -> bool:

@@ -70,14 +70,14 @@ class Augmentation:
     """Largest shift along each axis. It is small, so that the label still describes the centre."""
     stain: float = 0.2
     """Largest relative change of each stain's amount (Tellez et al. 2019, "HED-strong")."""
-    stain_offset: float = 0.0
-    """Largest absolute change of each stain's amount, in optical density; at least a tenth of `stain`."""
+    stain_offset: float = 0.02
+    """Largest absolute change of each stain's amount, in optical density."""
     brightness: float = 0.1
     """Largest relative change of brightness, as by the lamp."""
     levels: float = 0.0
     """Largest absolute change of brightness, in grey levels of 0 to 255."""
-    contrast: float = 0.0
-    """Largest relative change of contrast, around the patch's mean; at least 1.5 times `brightness`."""
+    contrast: float = 0.15
+    """Largest relative change of contrast, around the patch's mean."""
     blur: float = 0.2
     """Share of the patches that are blurred, as if out of focus."""
     gain: float = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import save_model
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, differences, identify, read_checkpoint, write_checkpoint
@@ -26,13 +28,15 @@ from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
 from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
-from wsi_meta.training.initial_weights import Start, build_seeded, initialise
+from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
+
+logger = logging.getLogger(__name__)
 
 RESNET50 = Parts()
 """The parts that :func:`train` uses."""
@@ -127,21 +131,22 @@ def run_training(
     data: str | Path | Sequence[str | Path], init: str | Path, out: Path, recipe: Recipe, options: TrainOptions, parts: Parts
 ) -> TrainResult:
     """Train as :func:`train` does, from any parts: one stage a line."""
-    check_outputs(data, out, init, options)
+    check_outputs(out, init, options)
     with (
         compiler_variables,
         joined_processes(options.device) as processes,
-        _owned(data, out, init, options, processes) as finished,
+        _owned(out, init, options, processes) as finished,
     ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
         train_set, valid_set = _open_checked(job, data)
-        validation = _make_validation(job, precision, valid_set)
+        shown = input_of(init, train_set)
+        validation = _make_validation(job, precision, valid_set, shown)
         described = describe(job, init, train_set, validation)
         if finished:
             return _finished_before(job, described, validation)
-        start = _load_start(job, init)
+        start = _load_start(job, init, shown)
         identity = identify(recipe, start, train_set, valid_set, processes, precision)
         checkpoint = read_checkpoint(out, identity) if options.resume else None
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
@@ -155,21 +160,20 @@ def run_training(
 
 
 @contextmanager
-def _owned(
-    data: str | Path | Sequence[str | Path], out: Path, init: str | Path, options: TrainOptions, processes: Processes
-) -> Iterator[bool]:
+def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Processes) -> Iterator[bool]:
     """Hold the files of a training, so that no other one writes them; yield whether it has finished before."""
     with locked(out) if processes.first else nullcontext():
         if processes.first:
-            check_outputs(data, out, init, options)  # another training may have ended since the first look
+            check_outputs(out, init, options)  # another training may have ended since the first look
         yield processes.share(is_finished(out, options) if processes.first else None)
 
 
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
     out = job.out
-    there, epochs = read_card(out).training, read_history(out)
-    if told := "; ".join(differences(there, asked)):
+    card, epochs = read_card(out), read_history(out)
+    there = card.training | {"shown": card.preprocessing.to_dict()}
+    if told := "; ".join(differences(there, asked | {"shown": validation.shown.to_dict()})):
         raise OutputExistsError(
             f"{out}: of another training, which is finished: {told}; choose another --out, or --overwrite without --resume"
         )
@@ -192,19 +196,24 @@ def _check_batches(job: Job) -> None:
         note("no mosaics: a multiple of 4 as --batch-size (for each process) would make them", enabled=job.options.progress)
 
 
-def _load_start(job: Job, init: str | Path) -> Start:
-    start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init)
+def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
+    start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, shown)
     note(start.summary, enabled=job.options.progress)
+    for told in idle_settings(start, job.recipe):
+        if job.processes.first:
+            logger.warning("%s", told)
     return start
 
 
 def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Patches, Patches]:
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options = job.recipe, job.options
-    train_set, valid_set = split_for_training(open_patches(data), fraction=recipe.valid_fraction, seed=recipe.seed)
+    found = open_patches(data)
+    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed)
     if job.processes.first:
         duplicates = "drop" if options.drop_duplicates else "refuse"
-        checked = check_patches(train_set, valid_set, duplicates=duplicates, workers=options.workers, progress=options.progress)
+        asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
+        checked = check_patches(train_set, valid_set, found.get("test"), **asked)
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
     train_set, valid_set = job.processes.share((train_set, valid_set))
@@ -225,10 +234,10 @@ def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> N
         )
 
 
-def _make_validation(job: Job, precision: str, patches: Patches) -> Validation:
+def _make_validation(job: Job, precision: str, patches: Patches, shown: Preprocessing) -> Validation:
     options, parts = job.options, job.parts
     return parts.make_validation(
-        patches, job.processes.device, precision, options.workers, options.progress, parts.build_network
+        patches, job.processes.device, precision, options.workers, options.progress, parts.build_network, shown
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, half_precision, network_of
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
 from wsi_meta.progress import note
@@ -51,6 +52,8 @@ class Validation:
     progress: bool
     build_network: Callable[[], nn.Module] = build_network
     """Makes the network that the weights belong to."""
+    shown: Preprocessing = field(default_factory=Preprocessing)
+    """What the network is shown."""
 
     def logits(self, state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
         """Return the logits of the patches, shape (n,), that the weights of a ``state_dict`` give.
@@ -70,7 +73,7 @@ class Validation:
 
     def uncalibrated(self, logits: NDArray[np.float32]) -> Evaluation:
         """Return the figures of logits before calibration."""
-        return Evaluation.of(logits, self.patches.labels, ModelCard())
+        return Evaluation.of(logits, self.patches.labels, ModelCard(preprocessing=self.shown))
 
     def calibrated(self, logits: NDArray[np.float32]) -> Evaluation:
         """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it."""
@@ -127,7 +130,7 @@ class Validation:
         """Return some training patches as batches of model input."""
         chosen = train_set.select(np.sort(np.random.default_rng(0).permutation(len(train_set))[:FITTED_ON]))
         loader = DataLoader(chosen, batch_size=64, num_workers=self.workers, generator=torch.Generator())
-        return [ModelCard().preprocessing.to_input(images.to(self.device)) for images, _ in read_batches(loader)]
+        return [self.shown.to_input(images.to(self.device)) for images, _ in read_batches(loader)]
 
     def agreement(self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.
@@ -151,7 +154,8 @@ class Validation:
     def _fitted_card(self, logits: NDArray[np.float32]) -> ModelCard:
         """Return a card with calibration and operating points fitted on the patches."""
         calibration, labels = fit_calibration(logits, self.patches.labels), self.patches.labels
-        return ModelCard(calibration=calibration, thresholds=card_thresholds(calibration.to_probability(logits), labels))
+        thresholds = card_thresholds(calibration.to_probability(logits), labels)
+        return ModelCard(preprocessing=self.shown, calibration=calibration, thresholds=thresholds)
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
-        return Model(network_of(state, self.build_network), ModelCard(), "", Path())
+        return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.shown), "", Path())
