@@ -5,6 +5,7 @@ A GPU's streams are played by the CPU: who gets which, what surrounds a pass, an
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ from wsi_meta.inference.device import (
 from wsi_meta.inference.fast_network import FastNetwork
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
 from wsi_meta.inference.predictor import Predictor, PredictorParts
-from wsi_meta.inference.torch_settings import SharedSettings, cpu_settings
+from wsi_meta.inference.torch_settings import Setting, SharedSettings, cpu_settings
 from wsi_meta.models.model import Model, describe_patches
 
 
@@ -169,6 +170,38 @@ def told(setter: Callable[[Any], None], value: object, before: object) -> Iterat
         setter(before)
 
 
+def test_settings_are_put_back_whatever_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C as a thread comes in, and a setting that is refused after another one was made."""
+    values = {"a": 1, "b": 1}
+
+    def write(name: str, value: int) -> None:
+        if value == 3:
+            raise KeyboardInterrupt
+        values[name] = value
+
+    shared = SharedSettings()
+    for wanted in ((2, 2), (2, 3)):
+        settings = [
+            Setting(partial(values.get, name), partial(write, name), value) for name, value in zip("ab", wanted, strict=True)
+        ]
+        with pytest.raises(KeyboardInterrupt), shared.holding(wanted, partial(list, settings)):
+            raise KeyboardInterrupt
+        assert values == {"a": 1, "b": 1}
+    with shared.holding("others", list):
+        assert not shared.awaited
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_amid_a_pass_leaves_the_settings_as_they_were() -> None:
+    with told(partial(setattr, torch.backends.mkldnn, "enabled"), False, True), cpu_settings():
+        pid = os.fork()
+        if not pid:
+            with cpu_settings():
+                inside = bool(torch.backends.mkldnn.enabled)
+            os._exit(0 if inside and not torch.backends.mkldnn.enabled else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
 HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "onednn off": lambda: told(partial(setattr, torch.backends.mkldnn, "enabled"), False, True),
@@ -263,6 +296,9 @@ for exact in (True, False):
         assert not backends.cudnn.benchmark
     assert before == [part.fp32_precision for part in parts]
     assert backends.cudnn.benchmark
+if backends.fp32_precision == "tf32":
+    backends.fp32_precision = "ieee"
+    assert parts[3].fp32_precision == "ieee", "it follows the wider one, as before"
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -47,6 +47,14 @@ class Mixer(nn.Module):
         return f"act={self.act}"
 
 
+class Counting(Mixer):
+    """Keeps how many patches it was shown."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen = len(images)
+        return super().forward(images)
+
+
 class Fixed(nn.Module):
     """Returns what it was given for each patch."""
 
@@ -102,6 +110,16 @@ def test_the_store_says_which_module_it_was_and_belongs_to_it_alone(tmp_path: Pa
     assert before.record.model.architecture == f"{Mixer.__module__}.Mixer"
     with pytest.raises(OutputExistsError, match="model is"):
         scan(slide, tmp_path / "node.zarr", model=Model.from_module(Mixer(gain=2.0), SHOWN), **HERE)
+
+
+def test_a_module_that_keeps_something_of_a_pass_stays_the_same_model(tmp_path: Path) -> None:
+    slide, model = write_slide(tmp_path / "node.tif", texture(96, 96), mpp=0.5), Model.from_module(Counting(), SHOWN)
+    first, again = (scan(slide, tmp_path / "node.zarr", model=model, **HERE) for _ in range(2))
+    assert again.record == first.record
+    with torch.no_grad():
+        model.network.get_parameter("module.mix.weight").add_(1)
+    with pytest.raises(OutputExistsError, match="model is"):
+        scan(slide, tmp_path / "node.zarr", model=model, **HERE)
 
 
 def test_the_hash_is_of_weights_buffers_parts_attributes_and_card() -> None:

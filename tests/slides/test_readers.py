@@ -156,9 +156,9 @@ APERIO = ["Aperio 1\r\n512x512|MPP = 0.972", "Aperio 1\r\n256x256", "Aperio 1\r\
 class TestLeftOut:
     """Tiles that a file left out are glass where all levels say so, else they were lost, and unreadable."""
 
-    def opened(self, path: Path, kind: str, left_out: list[set[int]]) -> Slide:
+    def opened(self, path: Path, kind: str, left_out: list[set[int]], levels: list[NDArray[np.uint8]] | None = None) -> Slide:
         options: dict[str, Any] = {"descriptions": APERIO} if kind == "aperio" else {"nested": kind == "nested"}
-        write_jpeg_slide(path, sparse_levels()[0], tile_px=64, left_out_by_level=left_out, **options)
+        write_jpeg_slide(path, levels or sparse_levels()[0], tile_px=64, left_out_by_level=left_out, **options)
         slide = open_slide(path, mpp=0.972, reader="openslide" if kind == "openslide" else "auto")
         assert slide.reader == ("direct" if kind in ("direct", "nested") else "openslide")
         assert slide.level_dimensions == ((512, 512), (256, 256), (128, 128))
@@ -175,6 +175,17 @@ class TestLeftOut:
             assert pixels[side // 2 + 16 :].min() > 235, f"level {level}"
         assert slide.read_overview(0.972 * 4)[1].all()
         assert (slide.read_at(0.972, 300, 300, 200, 200) == 255).all()
+
+    def test_dust_in_one_level_and_tinted_glass_are_no_tissue(self, tmp_path: Path, kind: str) -> None:
+        """A speck keeps a tile of level 0 alone; and coarser levels store all of a glass that is not quite white."""
+        levels, glass = sparse_levels()
+        for level in levels:
+            level[(level == 245).all(2)] = (240, 222, 232)
+        levels[0][400:403, 400:403] = 90
+        for left_out in ([glass[0] - {6 * 8 + 6}, *glass[1:]], [glass[0], set(), set()]):
+            slide = self.opened(tmp_path / f"{len(left_out[1])}.tif", kind, left_out, levels)
+            assert slide.read_overview(0.972 * 4)[1].all()
+            slide.read_at(0.972, 300, 300, 200, 200)
 
     @pytest.mark.parametrize("level", [0, 1])
     def test_what_a_coarser_level_shows_was_lost(self, tmp_path: Path, kind: str, level: int) -> None:

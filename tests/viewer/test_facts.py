@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from slide_files import texture, write_slide
 from stores import write_store
 
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.facts import list_facts, map_facts
 from wsi_meta.viewer.shelf import Shelf
 from wsi_meta.viewer.shown_map import ShownMap
@@ -42,3 +45,21 @@ def test_what_was_not_wholly_read_is_no_slide_without_lesions(tmp_path: Path) ->
     assert list_facts(shelved)["lesions"] == "no lesion in what was read"
     (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
     assert dict(result)["Slide score"] == "≥ 0.250"
+
+
+def test_a_slide_without_quickhash_that_was_replaced_is_looked_for_anew(tmp_path: Path) -> None:
+    """Its fingerprint by earlier rules cannot be asked of the file any more."""
+
+    def put(seed: int) -> None:
+        image = np.tile(texture(320, 320, seed), (5, 5, 1))  # OpenSlide gives a quickhash to what has up to 5 MB
+        write_slide(tmp_path / "new.tif", image, mpp=0.972).replace(tmp_path / "a.tif")
+        with open_slide(tmp_path / "a.tif") as slide:
+            assert "openslide.quickhash-1" not in slide.properties
+            write_store(tmp_path / "a.zarr", np.full((4, 5), 0.25, np.float32), slide=slide.fingerprint())
+
+    put(0)
+    shelf = Shelf([tmp_path / "a.zarr"])
+    (key,) = shelf.stores
+    assert shelf.show(key).tiles is not None
+    put(1)
+    assert shelf.show(key, Heatmap.open(tmp_path / "a.zarr").record).tiles is not None

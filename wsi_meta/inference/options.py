@@ -62,7 +62,8 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
-            raise DeviceError(f"--device {self.device}: not supported; expected auto, cpu, cuda or cuda:N")
+            told = self.device if isinstance(self.device, str) else repr(self.device)
+            raise DeviceError(f"--device {told}: not supported; expected auto, cpu, cuda or cuda:N")
         if self.precision not in PRECISIONS:
             raise DeviceError(f"--precision {self.precision}: not supported; expected one of {', '.join(PRECISIONS)}")
         object.__setattr__(self, "batch_size", whole_number("batch size", self.batch_size))

@@ -142,7 +142,8 @@ class Predictor:
         self._cut = BlockCut(patch_px, self.halo_px, dense, from_top=self._in_bands and plan.views == 1, sizes=parts.sizes)
         if compiled:
             compiler = parts.compiler or compile_network
-            self._network = compiler(self._fast, plan.device, patch_px=patch_px, rows=self._batching.rows)
+            with self._shared.passing():  # else what torch looks at first would differ in passes, and it would compile again
+                self._network = compiler(self._fast, plan.device, patch_px=patch_px, rows=self._batching.rows)
         fill = dense and plan.device != "cpu"
         self._network = HalvedPasses(FewShapes(self._network) if fill else self._network, plan.device)
 

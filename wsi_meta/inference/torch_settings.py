@@ -6,6 +6,7 @@ may have set them for itself, so passes neither rely on them nor leave them chan
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -31,7 +32,7 @@ class SharedSettings:
     def __init__(self) -> None:
         self._entrance = threading.Lock()
         self._left = threading.Condition()
-        self._holding = 0
+        self._holders: set[object] = set()
         self._held: object = None
         self._before = ExitStack()
 
@@ -49,24 +50,32 @@ class SharedSettings:
         wanted : what tells one list of settings from another
         settings : returns them
         """
-        with self._entrance, self._left:  # held while waiting too, so that later passes cannot keep this one out
-            self._left.wait_for(lambda: not self._holding or self._held == wanted)
-            if not self._holding:
-                self._before = _changed(settings())
-                self._held = wanted
-            self._holding += 1
+        holder = object()
         try:
+            with self._entrance, self._left:  # held while waiting too, so that later passes cannot keep this one out
+                self._left.wait_for(lambda: not self._holders or self._held == wanted)
+                if not self._holders:
+                    self._before, self._held = _changed(settings()), wanted
+                self._holders.add(holder)
             yield
-        finally:
+        finally:  # also after Ctrl-C anywhere above
             with self._left:
-                self._holding -= 1
-                if not self._holding:
+                self._holders.discard(holder)
+                if not self._holders:
                     self._before.close()
                 self._left.notify_all()
+
+    def begin_anew(self) -> None:
+        """Put the settings back, and forget the threads that hold them: after a fork they are in the other process."""
+        self._before.close()
+        self.__init__()  # type: ignore[misc]
 
 
 _gpu, _cpu = SharedSettings(), SharedSettings()
 """One for the process, because the settings are those of the process. It is no state: outside of passes nothing is changed."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_gpu.begin_anew)
+    os.register_at_fork(after_in_child=_cpu.begin_anew)
 
 
 @contextmanager
@@ -94,7 +103,7 @@ def _for_gpu(exact: bool) -> list[Setting]:
     cudnn, rounding = backends.cudnn, "ieee" if exact else "tf32"
     wanted = [_of(cudnn, "enabled", True), _of(cudnn, "benchmark", False), _of(cudnn, "deterministic", False)]
     wanted.append(_of(cudnn, "allow_tf32", not exact))  # the older word for the next two; the three have to agree
-    wanted += [_of(getattr(cudnn, part, None), "fp32_precision", rounding) for part in ("conv", "rnn")]
+    wanted += [_rounding_of(getattr(cudnn, part, None), rounding) for part in ("conv", "rnn")]
     return [*wanted, _of_products(backends.cuda.matmul)]
 
 
@@ -102,7 +111,7 @@ def _for_cpu() -> list[Setting]:
     from torch import backends
 
     onednn: Any = backends.mkldnn
-    convolutions = _of(getattr(onednn, "conv", None), "fp32_precision", "ieee")
+    convolutions = _rounding_of(getattr(onednn, "conv", None), "ieee")
     return [_of(onednn, "enabled", True), convolutions, _of_products(getattr(onednn, "matmul", None))]
 
 
@@ -111,8 +120,22 @@ def _of_products(matmul: object) -> Setting:
     import torch
 
     if hasattr(matmul, "fp32_precision"):
-        return _of(matmul, "fp32_precision", "ieee")
+        return _rounding_of(matmul, "ieee")
     return Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")
+
+
+def _rounding_of(owner: Any, wanted: str) -> Setting:
+    """Return the setting of a device's convolutions or products; where it is inherited from a wider one it goes on being so."""
+
+    def read() -> str:
+        shown: str = owner.fp32_precision
+        owner.fp32_precision = "none"
+        if owner.fp32_precision == shown:
+            return "none"
+        owner.fp32_precision = shown
+        return shown
+
+    return Setting(read, partial(setattr, owner, "fp32_precision"), wanted)
 
 
 def _of(owner: object, name: str, wanted: object) -> Setting:
@@ -133,8 +156,12 @@ def _changed(settings: list[Setting]) -> ExitStack:
     back = ExitStack()
     for setting, before in reversed(changed):
         back.callback(setting.write, before)
-    for setting, _ in changed:
-        setting.write(setting.wanted)
+    try:
+        for setting, _ in changed:
+            setting.write(setting.wanted)
+    except BaseException:
+        back.close()
+        raise
     return back
 
 

@@ -51,8 +51,10 @@ class ShownStore:
     """Which file the slide is, or why there is none; one line."""
 
     def has_slide_of(self, record: ScanRecord) -> bool:
-        """Tell whether the tiles are those of the slide that a record is of."""
-        return self.tiles is not None and self.tiles.slide.has_fingerprint(record.identity.slide)
+        """Tell whether the tiles are those of the slide that a record is of; not where its file was replaced or is gone."""
+        with suppress(WsiMetaError, OSError):
+            return self.tiles is not None and self.tiles.slide.has_fingerprint(record.identity.slide)
+        return False
 
 
 class Shelf:
