@@ -438,3 +438,19 @@ def test_what_openslide_would_decode_to_something_else_is_refused(
         for path in (tmp_path / "slide.tif", f"{far.url}/slide.tif"):
             with pytest.raises(SlideReadError, match=rf"{path}: {told}.*; convert the slide to RGB of 8 bits a colour"):
                 open_slide(path)
+
+
+@pytest.mark.parametrize(("kind", "refused"), [(1, True), (0, False)])
+def test_a_coarser_level_of_another_form_is_refused_too(tmp_path: Path, kind: int, refused: bool) -> None:
+    """It would be white; a page that does not say that it is one is none."""
+    pixels = texture(600, 800)
+    coarser = np.dstack([pixels[::2, ::2], np.zeros((300, 400), np.uint8)])
+    size: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        file.write(pixels, **size)
+        file.write(coarser, subfiletype=kind, extrasamples=["unspecified"], **size)
+    if refused:
+        with pytest.raises(SlideReadError, match="a fourth value a pixel without a meaning"):
+            open_slide(tmp_path / "slide.tif", mpp=0.5)
+    else:
+        assert open_slide(tmp_path / "slide.tif", mpp=0.5).width == 800

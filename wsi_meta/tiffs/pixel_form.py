@@ -13,10 +13,12 @@ from wsi_meta.tiffs.pages import number_of, pages_in
 
 __all__ = ["FORM", "ORIENTATION", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
 
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES = FORM = 258, 262, 274, 277, 338
+KIND, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES = FORM = 254, 258, 262, 274, 277, 338
 """TIFF's tags that say how pixels are stored."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """TIFF's numbers of what values mean."""
+REDUCED, IS_MASK = 1, 4
+"""Bits of a page's kind: a coarser level; a mask of transparency."""
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
@@ -59,7 +61,7 @@ def other_colours(bits: Sequence[int], photometric: int | None) -> str | None:
 def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int]]) -> None:
     """Refuse a tiled page of a TIFF that OpenSlide would decode to what it does not mean.
 
-    Of the first page only colours count: some of the others are no levels.
+    Of other pages than the first, colours count where a page says that it is a coarser level: some are labels.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     OtherFormError
     """
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
-    if number:
+    if number and (said.get(KIND) or [0])[0] & (REDUCED | IS_MASK) != REDUCED:
         return
     photometric, samples = (said[tag][0] if said.get(tag) else None for tag in (PHOTOMETRIC, SAMPLES))
     told = other_colours(said.get(BITS, ()), photometric)
