@@ -54,7 +54,7 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
     show_default=True,
     is_eager=True,
     callback=_take_defaults_from,
-    help="Settings to start from; shown are strong's, for slides from elsewhere. light: eight times as fast.",
+    help="Settings to start from; shown are strong's, for slides from elsewhere. light: four times as fast.",
 )
 @click.option("--epochs", type=click.IntRange(1), default=8, show_default=True, help="Passes over the training patches.")
 @click.option("--batch-size", type=click.IntRange(2), default=64, show_default=True, help="Patches in one step.")

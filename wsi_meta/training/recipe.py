@@ -203,7 +203,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 """Recipes by name. ``strong``, what :func:`wsi_meta.train` takes: every layer learns, from two pictures of each patch whose
 colours differ as much as between laboratories and scanners; chosen by an ablation (docs/benchmarks.md). ``light``: early layers
-stay as loaded, colours change a little; eight times as fast, and weaker on slides from elsewhere."""
+stay as loaded, colours change a little; four times as fast on a CPU, and weaker on slides from elsewhere."""
 
 
 @dataclass(frozen=True)
