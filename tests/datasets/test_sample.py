@@ -398,7 +398,7 @@ def test_command(slides: Path, tmp_path: Path) -> None:
 # a full disk
 
 
-@pytest.mark.parametrize("limit", [2_000, 30_000, 60_000, 100_000, 400_000, 800_000])
+@pytest.mark.parametrize("limit", [2_000, 60_000, 800_000])
 def test_a_full_disk_is_one_line_and_no_crash(slides: Path, tmp_path: Path, limit: int) -> None:
     """The kernel refuses to write files over a limit: HDF5 would crash as the process ends."""
     log = tmp_path / "log"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from slide_files import texture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -253,52 +254,69 @@ def test_a_thread_that_waits_to_change_settings_is_not_overtaken() -> None:
     assert order == ["those", "these"]
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_logits_do_not_depend_on_what_the_program_around_set(thin_model: Model, host: str) -> None:
-    """And what it set is as before."""
-    wanted = np.ones((2, 2), bool)
+def all_logits(model: Model) -> list[NDArray[np.float32]]:
+    """Return what a model makes of some pixels, in both modes and two precisions, and how they look to it."""
     image, patches = texture(384, 384), torch.from_numpy(np.stack([texture(96, 96, seed) for seed in range(5)]))
     found = []
-    for around in (nullcontext, HOSTS[host]):
-        with around():
-            state = torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled, torch.is_autocast_enabled("cpu")
-            for precision in ("fp32", "bf16"):
-                found.append(Predictor(thin_model, device="cpu", precision=precision).predict_patches(patches))
-                dense = Predictor(thin_model, device="cpu", precision=precision, dense=True)
-                found.append(dense.predict_image(image, wanted, 32))
-            with cpu_settings():
-                found.append(describe_patches(thin_model, patches.numpy()))
-            assert state == (
-                torch.get_float32_matmul_precision(),
-                torch.backends.mkldnn.enabled,
-                torch.is_autocast_enabled("cpu"),
-            )
+    for precision in ("fp32", "bf16"):
+        found.append(Predictor(model, device="cpu", precision=precision).predict_patches(patches))
+        dense = Predictor(model, device="cpu", precision=precision, dense=True)
+        found.append(dense.predict_image(image, np.ones((2, 2), bool), 32))
+    with cpu_settings():
+        return [*found, describe_patches(model, patches.numpy())]
 
-    for before, after in zip(found[:5], found[5:], strict=True):
-        np.testing.assert_array_equal(after, before)
+
+@pytest.fixture(scope="module")
+def logits_by_themselves(thin_model: Model) -> list[NDArray[np.float32]]:
+    return all_logits(thin_model)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_logits_do_not_depend_on_what_the_program_around_set(
+    thin_model: Model, logits_by_themselves: list[NDArray[np.float32]], host: str
+) -> None:
+    """And what it set is as before."""
+
+    def state() -> list[object]:
+        return [torch.get_float32_matmul_precision(), bool(torch.backends.mkldnn.enabled), torch.is_autocast_enabled("cpu")]
+
+    with HOSTS[host]():
+        before = state()
+        found = all_logits(thin_model)
+        assert state() == before
+    for one, other in zip(found, logits_by_themselves, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one word for each setting")
-@pytest.mark.parametrize(("owner", "word"), [("backends", "tf32"), ("backends.cudnn", "ieee"), ("backends.cudnn.conv", "ieee")])
-def test_the_newer_words_of_torch_are_understood_too(owner: str, word: str) -> None:
-    """They are said in a process of their own: some cannot be taken back."""
-    code = f"""
+def test_the_newer_words_of_torch_are_understood_too() -> None:
+    """They are said in processes of their own: some cannot be taken back."""
+    code = """
+import os
 from torch import backends
 from wsi_meta.inference.device import share_device
-{owner}.fp32_precision = {word!r}
-backends.cudnn.benchmark = True
-parts = backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul
-before = [part.fp32_precision for part in parts]
-for exact in (True, False):
-    with share_device("cuda", exact=exact, compiled=False).passing():
-        assert parts[2].fp32_precision == ("ieee" if exact else "tf32")
-        assert parts[3].fp32_precision == "ieee"
-        assert not backends.cudnn.benchmark
-    assert before == [part.fp32_precision for part in parts]
-    assert backends.cudnn.benchmark
-if backends.fp32_precision == "tf32":
-    backends.fp32_precision = "ieee"
-    assert parts[3].fp32_precision == "ieee", "it follows the wider one, as before"
+
+def check(owner, word):
+    owner.fp32_precision = word
+    backends.cudnn.benchmark = True
+    parts = backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul
+    before = [part.fp32_precision for part in parts]
+    for exact in (True, False):
+        with share_device("cuda", exact=exact, compiled=False).passing():
+            assert parts[2].fp32_precision == ("ieee" if exact else "tf32")
+            assert parts[3].fp32_precision == "ieee"
+            assert not backends.cudnn.benchmark
+        assert before == [part.fp32_precision for part in parts]
+        assert backends.cudnn.benchmark
+    if owner is backends:
+        backends.fp32_precision = "ieee"
+        assert parts[3].fp32_precision == "ieee", "it follows the wider one, as before"
+
+for owner, word in ((backends, "tf32"), (backends.cudnn, "ieee"), (backends.cudnn.conv, "ieee")):
+    if not (pid := os.fork()):
+        check(owner, word)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, owner
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

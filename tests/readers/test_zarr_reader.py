@@ -163,7 +163,7 @@ def test_two_images_that_differ_below_their_upper_edge_are_two(tmp_path: Path) -
 
 
 def test_an_image_at_an_address_may_be_closed_while_another_thread_reads(tmp_path: Path, image: NDArray[np.uint8]) -> None:
-    write_zarr(tmp_path / "s.zarr", image, factors=(1,), chunk=32)
+    write_zarr(tmp_path / "s.zarr", image, factors=(1,), chunk=96)
     begun = threading.Event()
 
     def slowly(_number: int, _start: int, _stop: int) -> None:

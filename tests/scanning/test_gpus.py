@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from distributed import Client
 from slide_files import texture, write_slide
 
 from wsi_meta.errors import DeviceError, OptionsError
-from wsi_meta.scanning.gpus import PINNED, GpuProcesses, visible_device
+from wsi_meta.scanning.gpus import PINNED, GpuProcesses, dask_setup, visible_device
 from wsi_meta.scanning.options import choose_scheduler
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
@@ -99,17 +99,15 @@ def test_each_process_sees_its_own_gpu_and_its_share_of_the_cores(client: Client
     assert set(client.nthreads().values()) == {2}
 
 
-def test_a_process_that_has_torch_already_keeps_to_its_share_of_the_cores() -> None:
+def test_a_process_that_has_torch_already_keeps_to_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the script that uses them imports torch at its top: each process imports the script first."""
-    code = """
-import os, torch
-from wsi_meta.scanning.gpus import dask_setup
-torch.set_num_threads(3)
-os.environ["OMP_NUM_THREADS"] = "1"
-dask_setup(None)
-assert torch.get_num_threads() == 1
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(logging.getLogger("wsi_meta"), "setLevel", lambda _: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    dask_setup(None)
+    assert set_to == [3]
 
 
 def test_they_give_the_map_of_one_process(client: Client, model_file: Path, tmp_path: Path) -> None:
