@@ -134,14 +134,13 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
     prior : as for :func:`fit_calibration`
     logits : of the patches, (n,), before calibration
     """
-    own, calibration = (fit_calibration(logits, patches.labels, prior=share) for share in (None, prior))
+    own = calibration = fit_calibration(logits, patches.labels)
     points = card_thresholds(own.to_probability(logits), patches.labels)
-    return replace(
-        card,
-        calibration=calibration,
-        thresholds=points if prior is None else {name: own.moved(points[name], logits, calibration) for name in points},
-        training=card.training | {"calibrated_on": patches.summary() | {"prior": prior}},
-    )
+    if prior is not None:
+        calibration = fit_calibration(logits, patches.labels, prior=prior)
+        points = {name: own.moved(point, logits, calibration) for name, point in points.items()}
+    training = card.training | {"calibrated_on": patches.summary() | {"prior": prior}}
+    return replace(card, calibration=calibration, thresholds=points, training=training)
 
 
 def check_prior(prior: float | None) -> None:

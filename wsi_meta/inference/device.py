@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from wsi_meta.errors import DeviceError
@@ -229,10 +229,7 @@ class SharedGpu:
     @contextmanager
     def passing(self) -> Iterator[None]:
         """See :class:`SharedDevice`. A thread only starts a pass here: the GPU goes on working when another is kept waiting."""
-        with ExitStack() as stack:
-            if self._compiled:
-                stack.enter_context(self._lock)
-            stack.enter_context(gpu_settings(exact=self._exact))
+        with self._lock if self._compiled else nullcontext(), gpu_settings(exact=self._exact):
             yield
 
     def _take(self) -> torch.cuda.Stream:

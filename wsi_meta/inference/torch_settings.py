@@ -68,7 +68,7 @@ class SharedSettings:
     def begin_anew(self) -> None:
         """Put the settings back, and forget the threads that hold them: after a fork they are in the other process."""
         self._before.close()
-        self.__init__()  # type: ignore[misc]
+        self._entrance, self._left, self._holders = threading.Lock(), threading.Condition(), set()
 
 
 _gpu, _cpu = SharedSettings(), SharedSettings()

@@ -169,10 +169,8 @@ class LocalEngine:
         """Keep nothing: what was opened is the scanner's."""
 
     def _compute(self, run: Callable[[Block], None], blocks: Sequence[Block], turn: Turn) -> None:
-        from dask import (
-            local,
-            threaded,
-        )  # and not dask.compute, which loads distributed, and that silences other libraries' logs
+        # and not dask.compute, which loads distributed, and that silences other libraries' logs
+        from dask import local, threaded
 
         # dask takes tasks by the order of their names: neighbours follow each other and share stored tiles
         tasks = {f"block-{number:08d}": (run, block) for number, block in enumerate(blocks)}

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from wsi_meta.training.distributed import Processes
     from wsi_meta.training.initial_weights import Start
 
+__all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
+
 USUALLY = {"shown": Preprocessing().to_dict()}
 """What identities of older checkpoints lack, and what it was."""
-
-__all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
