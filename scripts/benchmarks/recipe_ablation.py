@@ -37,9 +37,10 @@ from judging import Judge, Judged, for_card
 from judging import table as judged_table
 from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load
+from soft_labels import read_soft_labels
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
@@ -68,6 +69,8 @@ class Bench:
     parts: Parts = field(default_factory=Parts)
     shifts_share: float = 1.0
     """Of the validation patches: the part on which runs are judged. Their calibration is fitted on all."""
+    soft_labels: Path | None = None
+    """Folder of what cross_fit.py wrote, for arms that learn from it."""
     decoded: list[torch.Tensor] = field(default_factory=list)
     """Images and labels of `train` on the device, once they are decoded: by the first run."""
 
@@ -162,13 +165,16 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
 def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch.Tensor]:
     """Train as an arm says; return the weights as a model file holds them."""
     first = arm.with_epochs(epochs, seed)
-    weights = _train(bench, bench.init, first)
+    weights = train_recipe(bench, bench.init, first, cross_fitted=arm.cross_fitted)
     if not arm.courses:
         return weights
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start.safetensors"
         save_model(start, weights, ModelCard())
-        courses = [_train(bench, start, arm.course(number + 1, epochs, seed)) for number in range(arm.courses)]
+        courses = [
+            train_recipe(bench, start, arm.course(number + 1, epochs, seed), cross_fitted=arm.cross_fitted)
+            for number in range(arm.courses)
+        ]
     measured = measure_statistics(
         mean_of(courses),
         read_batches(_batches(bench, first)),
@@ -180,11 +186,19 @@ def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch
     return half_precision(measured)
 
 
-def _train(bench: Bench, init: str | Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Train all epochs of a recipe, without a look at the validation patches."""
+def train_recipe(bench: Bench, init: str | Path, recipe: Recipe, *, cross_fitted: float = 0) -> dict[str, torch.Tensor]:
+    """Train all epochs of a recipe, without a look at the validation patches; return the weights as a model file holds them.
+
+    Parameters
+    ----------
+    bench : what all runs share
+    init : initial weights
+    recipe : how to train
+    cross_fitted : see :class:`recipe_arms.Arm`
+    """
     parts, processes = bench.parts, bench.processes
     start = initialise(build_seeded(parts.build_network, recipe.seed), init)
-    batches = _batches(bench, recipe)
+    batches = _batches(bench, recipe, cross_fitted)
     learner = parts.make_learner(start, recipe, len(batches), processes, bench.precision)
     run = Run(Job(bench.out, recipe, bench.options, processes, parts), learner, bench.train, bench.validation(), {}, {})
     for epoch in range(1, recipe.epochs + 1):
@@ -193,12 +207,17 @@ def _train(bench: Bench, init: str | Path, recipe: Recipe) -> dict[str, torch.Te
     return half_precision(learner.weights())
 
 
-def _batches(bench: Bench, recipe: Recipe) -> HeldBatches:
+def _batches(bench: Bench, recipe: Recipe, cross_fitted: float = 0) -> HeldBatches:
     """Return batches of the training patches, which are decoded once for all runs."""
     if not bench.decoded:
         device, workers = bench.processes.device, bench.options.workers
         bench.decoded.extend(decode_all(bench.train, workers, device, progress=bench.options.progress))
     images, labels = bench.decoded
+    if cross_fitted:
+        if bench.soft_labels is None:
+            raise DataError("no --soft-labels; expected the folder that cross_fit.py wrote, for the arm `cross-fitted labels`")
+        soft = torch.from_numpy(read_soft_labels(bench.soft_labels, bench.train)).to(images.device)
+        labels = torch.lerp(labels.float(), soft, cross_fitted)
     return HeldBatches(images, labels, EpochBatches(len(bench.train), recipe, bench.processes))
 
 
@@ -250,6 +269,7 @@ def _main() -> None:
     parser.add_argument("--also", nargs="+", default=[], help="with --table: model files that get a row, judged once")
     parser.add_argument("--shifts-share", type=float, default=1.0, help="of the validation patches, to judge on; default all")
     parser.add_argument("--shifts-only", action="store_true", help="only make the shifted patches")
+    parser.add_argument("--soft-labels", type=Path, help="folder that cross_fit.py wrote, for the arm `cross-fitted labels`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--workers", type=int, default=2)
@@ -260,7 +280,8 @@ def _main() -> None:
     with joined_processes(arguments.device) as processes:
         train, share = choose_share(data["train"], arguments.share), arguments.shifts_share
         arms = ARMS | {name: find_arm(name) for name in arguments.arms}
-        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, arms, shifts_share=share)
+        shared = {"shifts_share": share, "soft_labels": arguments.soft_labels}
+        bench = Bench(arguments.init, arguments.out, train, data["valid"], processes, options, arms, **shared)
         if arguments.shifts_only:
             print(f"{len(bench.judge.shown)} patches under all shifts")
             return

@@ -20,6 +20,8 @@ class Arm:
     """Factor on the number of epochs."""
     courses: int = 0
     """Further trainings, each from the first one's weights and half as long; the average of their weights is the model."""
+    cross_fitted: float = 0.0
+    """Share of the targets that trainings which did not see the patch give instead of its label."""
 
     def with_epochs(self, epochs: int, seed: int) -> Recipe:
         """Return the recipe of the first training."""
@@ -46,6 +48,7 @@ ARMS: dict[str, Arm] = {
     "teacher": Arm(replace(STRONG, teacher=0.5)),
     "larger batch": Arm(replace(STRONG, batch_size=2 * STRONG.batch_size)),
     "averaged courses": Arm(STRONG, courses=3),
+    "cross-fitted labels": Arm(STRONG, cross_fitted=0.5),
 }
 """The arms after `strong` are that recipe with one change."""
 
@@ -62,5 +65,6 @@ def find_arm(name: str) -> Arm:
     arm = ARMS[first]
     for other in (ARMS[other] for other in others):
         changes = {field: value for field, value in vars(other.recipe).items() if value != getattr(STRONG, field)}
-        arm = Arm(replace(arm.recipe, **changes), max(arm.longer, other.longer), max(arm.courses, other.courses))
+        more = {name: max(getattr(arm, name), getattr(other, name)) for name in ("longer", "courses", "cross_fitted")}
+        arm = Arm(replace(arm.recipe, **changes), **more)
     return arm

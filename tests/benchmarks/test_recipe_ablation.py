@@ -12,18 +12,25 @@ import numpy as np
 import pytest
 import torch
 from average_models import average_models, mean_of, measure_statistics
+from cross_fit import fit_folds
 from judging import COLUMNS, Judged
 from numpy.typing import NDArray
-from recipe_ablation import Bench, choose_share, run_arms, table
+from random_split import split_patches, with_changes
+from recipe_ablation import Bench, choose_share, run_arms, table, train_recipe
 from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load_file
+from scipy.special import expit
+from soft_labels import folds_of, read_soft_labels, write_fold
 from tiny import ALONE, HERE, TINY, Tiny, draw_batch, train_tiny
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError
+from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.files.locks import locked
+from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.dihedral import VIEWS
 from wsi_meta.models.model import Model, half_precision, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.learner import Learner
@@ -68,7 +75,9 @@ def test_the_arms_are_one_change_off_the_strong_recipe() -> None:
     strong = RECIPES["strong"]
     for name, arm in ARMS.items():
         changed = [field for field, value in vars(arm.recipe).items() if value != getattr(strong, field)]
-        assert len(changed) + (arm.courses > 0) + (arm.longer > 1) == (name != "strong") or name == FIRST
+        assert (
+            len(changed) + (arm.courses > 0) + (arm.longer > 1) + (arm.cross_fitted > 0) == (name != "strong") or name == FIRST
+        )
     assert ARMS[FIRST].recipe == RECIPES["light"]
 
 
@@ -277,3 +286,72 @@ def test_an_average_is_calibrated_and_says_what_it_is_of(patch_folder: Path, tmp
     assert card.training["recipe"] == asdict(recipe)
     assert 0 <= card.metrics["auc"] <= 1
     assert card.calibration != read_card(sources[0]).calibration
+
+
+# --- labels from trainings that did not see the patch
+
+
+def test_every_patch_gets_its_soft_label_from_a_training_without_it(few_patches: Path, tmp_path: Path) -> None:
+    bench = bench_in(tmp_path / "soft", few_patches)
+    folds = folds_of(bench.train)
+    assert sorted(np.concatenate(folds)) == list(range(len(bench.train)))
+
+    assert len(list(fit_folds(bench, AS_IT_IS))) == len(folds)
+    assert list(fit_folds(bench, AS_IT_IS)) == [], "what is made is not made again"
+
+    labels = read_soft_labels(bench.out, bench.train)
+    others = bench.train.select(np.setdiff1d(np.arange(len(bench.train)), folds[1]))
+    weights = train_recipe(replace(bench, train=others, decoded=[]), "none", AS_IT_IS)
+    predictor = Predictor(
+        Model(network_of(weights, Tiny), ModelCard(), "", tmp_path), device="cpu", precision="fp32", tta=VIEWS
+    )
+    expected = expit(evaluate_patches(predictor, bench.train.select(folds[1]), workers=0).logits)
+    np.testing.assert_allclose(labels[folds[1]], expected, atol=1e-6)
+
+
+def test_soft_labels_of_other_patches_or_of_too_few_folds_are_refused(few_patches: Path, tmp_path: Path) -> None:
+    train = open_patches(few_patches)["train"]
+    with pytest.raises(DataError, match=r"fold_0\.npz: missing"):
+        read_soft_labels(tmp_path, train)
+    fewer = train.select(np.arange(len(train) - 1))
+    for number, fold in enumerate(folds_of(fewer)):
+        write_fold(tmp_path, number, fewer, np.zeros(len(fold), np.float32))
+    with pytest.raises(DataError, match="labels of other patches"):
+        read_soft_labels(tmp_path, train)
+    with pytest.raises(DataError, match="no --soft-labels"):
+        train_recipe(bench_in(tmp_path / "bench", few_patches), "none", SMALL, cross_fitted=0.5)
+
+
+def test_cross_fitted_labels_are_the_mean_of_label_and_soft_label(few_patches: Path, tmp_path: Path) -> None:
+    """Soft labels that are the labels change nothing; those that say the opposite of every label leave nothing to learn."""
+    bench = bench_in(tmp_path / "bench", few_patches, soft_labels=tmp_path)
+    plain = train_recipe(bench, "none", AS_IT_IS)
+    for opposite in (False, True):
+        for number, fold in enumerate(folds_of(bench.train)):
+            labels = bench.train.labels[fold].astype(np.float32)
+            write_fold(tmp_path, number, bench.train, 1 - labels if opposite else labels)
+        taught = train_recipe(bench, "none", AS_IT_IS, cross_fitted=0.5)
+        assert all(torch.equal(taught[name], plain[name]) for name in plain) is not opposite
+
+
+# --- a random split
+
+
+def test_a_random_split_shares_no_patch_and_holds_out_only_what_is_named(patch_folder: Path) -> None:
+    patches = open_patches(patch_folder)["train"]
+    prefix = patches.files[0].name[:2]
+    named = sum(path.name.startswith(prefix) for path in patches.files)
+    train, calibrated, judged = split_patches(patches, prefix, 0)
+    parts = [set(part.files) for part in (train, calibrated, judged)]
+    assert len(judged) == named // 10 > 0
+    assert len(calibrated) == len(judged) // 2
+    assert set.union(*parts) == set(patches.files)
+    assert sum(map(len, parts)) == len(patches)
+    assert all(path.name.startswith(prefix) for path in (*calibrated.files, *judged.files))
+    assert split_patches(patches, prefix, 1)[2].files != judged.files
+
+
+def test_settings_of_a_recipe_and_of_its_augmentation_are_changed_by_name() -> None:
+    changed = with_changes(SMALL, ["consistency=1", "epochs=3", "freeze=stem", "turn=False", "stain=0.3"])
+    look = replace(SMALL.augmentation, turn=False, stain=0.3)
+    assert changed == replace(SMALL, consistency=1.0, epochs=3, freeze="stem", augmentation=look)
