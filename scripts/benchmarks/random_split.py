@@ -55,7 +55,9 @@ def with_changes(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 def _read(like: Any, text: str) -> Any:
     """Return what a text says, of the kind of another value."""
-    return text == "True" if isinstance(like, bool) else type(like)(text)
+    if isinstance(like, bool | str):
+        return text == "True" if isinstance(like, bool) else text
+    return int(text) if text.isdecimal() else float(text)
 
 
 def judge(bench: Bench, model: Model, patches: Patches) -> Iterator[str]:
