@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
+from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.errors import WsiMetaError, one_line
-from wsi_meta.evaluation.cohort import Exclusion, judge_slide, read_excluded
+from wsi_meta.evaluation.cohort import judge_slide
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, bootstrap_interval, delong, froc_curve
 from wsi_meta.heatmaps.score_model import POSITIVE
 from wsi_meta.heatmaps.store import Heatmap
