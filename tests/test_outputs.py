@@ -130,6 +130,21 @@ def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
         check_output(tmp_path / "pipe", overwrite=True)
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "out.csv", tmp_path / "link.csv"
+    link.symlink_to("disk/out.csv")
+    for overwrite in (False, True):
+        with pytest.raises(OutputPathError, match=r"link\.csv: a link to disk/out\.csv, which is not there; remove it"):
+            check_output(link, overwrite=overwrite)
+    target.write_text("old")
+    with written_whole(check_output(link, overwrite=True)) as partial:
+        assert partial.parent == target.parent
+        partial.write_text("new")
+    assert (link.readlink(), target.read_text(), link.read_text()) == (Path("disk/out.csv"), "new", "new")
+    assert sorted(path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())) == ["disk", "link.csv", "out.csv"]
+
+
 def test_an_error_of_our_own_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(SlideReadError, match=r"^nope.tif: no such file$"), written_whole(tmp_path / "q.groovy"):
         raise SlideReadError("nope.tif: no such file")

@@ -59,10 +59,12 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     OutputExistsError
         when it exists and not `overwrite`.
     OutputPathError
-        when its folder is missing or cannot be written to, or it is no file.
+        when its folder is missing or cannot be written to, or it is no file, or a link to what is not there.
     """
     path = Path(path)
-    check_folder(path)
+    if path.is_symlink() and not path.exists():
+        raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
+    check_folder(path.resolve() if path.is_symlink() else path)
     if path.is_dir():
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
     if path.exists() and not path.is_file():
@@ -116,18 +118,21 @@ def refuse_one_name(first: str | Path | None, second: str | Path | None, told: s
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to, then rename it into place: `path` is the whole new file or the old one.
 
+    A link stays one: what it leads to is replaced.
+
     Raises
     ------
     OutputPathError
         when it cannot be written, for example to a full disk; an older file stays.
     """
-    partial = path.with_name(f"{path.name}.{unique_name()}.partial")
+    place = path.resolve() if path.is_symlink() else path
+    partial = place.with_name(f"{place.name}.{unique_name()}.partial")
     try:
-        remove_leftovers(path, older_s=ABANDONED_S)
+        remove_leftovers(place, older_s=ABANDONED_S)
         yield partial
         flush(partial)
-        partial.replace(path)
-        flush(path.parent)
+        partial.replace(place)
+        flush(place.parent)
     except WsiMetaError:
         raise
     except OSError as error:

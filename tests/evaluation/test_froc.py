@@ -20,12 +20,11 @@ from sklearn.metrics import roc_auc_score
 from slide_files import write_ome_zarr, write_scn
 from stores import write_store
 
-from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
+from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose, read_excluded
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import FILES, froc
-from wsi_meta.evaluation.cohort import read_excluded
 from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, delong, froc_curve, label_lesions, match, script_curve
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.viewer.corrections import Corrections, write_corrections
@@ -391,6 +390,40 @@ def test_scores_of_slides_from_a_table(cohort: tuple[Path, Path], tmp_path: Path
         with pytest.raises(DataError, match=r"summary\.csv") as caught:
             froc(*cohort, mask_level=5, scores=table)
         assert told in str(caught.value)
+
+
+def test_slides_that_were_not_wholly_read_are_told(
+    cohort: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a scan did not reach is no negative: by the table of scores, or by the heatmaps beside it."""
+    table, scans = tmp_path / "summary.csv", tmp_path / "scans"
+    rows = ["test_001.tif,0.9,True,", "test_002.tif,0.8,False,9 cells could not be read", "test_003.tif,0.1,FALSE,"]
+    table.write_text("\n".join(["slide,score,complete,error", *rows, "test_004.tif,0.2,,", "other.tif,0.2,False,"]))
+    told = {"test_002": "9 cells could not be read", "test_003": "complete is FALSE in summary.csv"}
+    result = froc(*cohort, mask_level=5, scores=table, out=tmp_path / "out")
+    assert result.incomplete == json.loads((tmp_path / "out" / "froc.json").read_text())["incomplete"] == told
+    named = "test_002 (9 cells could not be read), test_003 (complete is FALSE in summary.csv)"
+    assert f"2 slides were not wholly read, so that their score is a lower bound: {named}" in caplog.text
+    scans.mkdir()
+    for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
+        write_store(scans / f"{name}.zarr", np.full((5, 5), value, np.float32))
+    write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).unfinished()
+    (scans / "test_002.zarr").mkdir()
+    (scans / "test_002.zarr" / "zarr.json").write_text('{"attributes": {"wsi_meta": {"identity": 1}}}')
+    told = froc(*cohort, mask_level=5, slides=scans).incomplete
+    assert list(told) == ["test_002", "test_003", "test_004"], "damaged, blank, unfinished"
+    assert (told["test_003"], told["test_004"]) == ("no cell was scanned", "not scanned to the end")
+    assert froc(*cohort, mask_level=5).incomplete == {}
+
+
+def test_rows_of_an_own_table_that_match_no_slide_are_told(
+    cohort: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    froc(*cohort, mask_level=5)
+    assert "names no slide" not in caplog.text, "the built-in list is of other slides"
+    (tmp_path / "leave.csv").write_text("slide,task,reason\ntest_3.tif,both,x\ntest_0O4,both,a typing error\n")
+    assert list(froc(*cohort, mask_level=5, exclude=tmp_path / "leave.csv").excluded) == ["test_003"]
+    assert "leave.csv: names no slide that is here: test_0o4;" in caplog.text
 
 
 def test_only_normal_slides_or_only_isolated_cells_have_no_score(cohort: tuple[Path, Path], tmp_path: Path) -> None:

@@ -307,8 +307,13 @@ class TestInAFrameOfItsOwn:
         told = "no DICOM slide was given; the frame of reference is made, and fits no other image"
         assert [told in record.getMessage() for record in caplog.records] == [True, True]
 
-    def test_no_lesion_is_an_empty_segment(self, hd: Any, tmp_path: Path) -> None:
-        store = write_store(tmp_path / "s.zarr", np.full((5, 5), 0.1, np.float32), mpp=0.25)
+    @pytest.mark.parametrize(
+        ("value", "told", "kind"), [(0.1, "no lesion found", "Neo"), (np.nan, "nothing was scanned", "Unk")]
+    )
+    def test_no_lesion_is_an_empty_segment(self, value: float, told: str, kind: str, hd: Any, tmp_path: Path) -> None:
+        store = write_store(tmp_path / "s.zarr", np.full((5, 5), value, np.float32), mpp=0.25)
         written = hd.seg.segread(export(store, tmp_path / "x.dcm"))
-        assert [one.SegmentLabel for one in written.SegmentSequence] == ["no lesion found"]
+        (segment,) = written.SegmentSequence
+        assert segment.SegmentLabel == told
+        assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning.startswith(kind)
         assert not written.get_total_pixel_matrix(combine_segments=True).any()

@@ -49,7 +49,8 @@ def heatmap(tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
 
 def _features(path: Path) -> list[dict[str, Any]]:
     collection: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert collection["wsi_meta"] == {"frame": "qupath", "origin_x": BOUNDS.x, "origin_y": BOUNDS.y}
+    known = {"complete": True, "scanned": 8800, "unreadable": 0, "pending": 0}
+    assert collection["wsi_meta"] == {"frame": "qupath", "origin_x": BOUNDS.x, "origin_y": BOUNDS.y} | known
     return list(collection["features"])
 
 
@@ -214,3 +215,17 @@ def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.Log
     else:
         export(heatmap, tmp_path / name)
     assert caplog.text.count("not scanned to the end") == 1
+
+
+def test_files_of_an_unfinished_map_say_so(tmp_path: Path) -> None:
+    """Who is handed the file alone sees no warning."""
+    whole = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.9, np.float32))
+    for heatmap, complete in ((whole, True), (whole.unfinished(), False)):
+        with tifffile.TiffFile(export(heatmap, tmp_path / "o.ome.tif", overwrite=True)) as file:
+            assert f'<M K="complete">{complete}</M>' in str(file.ome_metadata)
+        for form in ("qupath", "qupath-cells"):
+            written = export(heatmap, tmp_path / "o.geojson", form=form, overwrite=True)
+            assert json.loads(written.read_text())["wsi_meta"]["complete"] is complete
+        drawn = export(heatmap, tmp_path / "o.xml", overwrite=True)
+        assert ("<!-- wsi-meta: not scanned to the end; lesions may be missing" in drawn.read_text()) is not complete
+        assert len(read_annotations(drawn).tumor) == 1

@@ -84,6 +84,36 @@ def test_only_an_image_of_ours_is_replaced(heatmap: Heatmap, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file.ome.zarr", "map.ome.zarr", "other.ome.zarr"]
 
 
+@pytest.mark.parametrize("made", [None, "folder", "image"])
+def test_an_image_that_a_killed_export_moved_aside_comes_back_or_goes(
+    made: str | None, heatmap: Heatmap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = export(heatmap, tmp_path / "map.ome.zarr")
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    out.rename(tmp_path / ".map.ome.zarr.0123456789ab.old")
+    if made == "folder":
+        out.mkdir()
+    elif made == "image":
+        export(heatmap, tmp_path / "new.ome.zarr").rename(out)
+    with pytest.raises(OutputExistsError, match="pass --overwrite"):
+        export(heatmap, out)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["map.ome.zarr"]
+    (tmp_path / ".map.ome.zarr.0123456789ab.old").mkdir()  # somebody else's
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == out and path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(heatmap, out, overwrite=True)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".map.ome.zarr.0123456789ab.old", "map.ome.zarr"]
+
+
 def test_napari_is_given_layers_where_they_lie(heatmap: Heatmap) -> None:
     image, lesions, status = read_layers([str(heatmap.path)])
     assert [kind for _, _, kind in (image, lesions, status)] == ["image", "labels", "labels"]

@@ -24,6 +24,7 @@ from wsi_meta.annotations.polygonize import trace_cells
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import froc
+from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.lesions import (
     find_lesions,
     lesion_facts,
@@ -32,7 +33,7 @@ from wsi_meta.heatmaps.lesions import (
 )
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
@@ -202,6 +203,39 @@ def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pyt
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 
 
+def test_where_no_cell_was_scanned_no_lesion_is_no_finding(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An empty file of detections means that there are none, to froc as to others."""
+    heatmap = write_store(tmp_path / "blank.zarr", np.full((4, 4), np.nan, np.float32))
+    assert find_lesions(heatmap, out=tmp_path / "l.geojson") == ()
+    assert "blank.zarr: no cell was scanned; that no lesion is found says nothing; look at the slide" in caplog.text
+    assert json.loads((tmp_path / "l.geojson").read_text())["wsi_meta"]["scanned"] == 0
+    printed = result_of(CliRunner().invoke(main, ["lesions", str(heatmap.path), "--json"]).stdout)
+    assert (printed["slide"], printed["scanned"], printed["lesions"]) == ("blank", 0, None)
+    for call in (
+        lambda: find_lesions(heatmap, out=tmp_path / "l.csv", detections=tmp_path / "d.csv"),
+        lambda: export(heatmap, tmp_path / "d.csv", form="camelyon"),
+    ):
+        with pytest.raises(HeatmapError, match=r"blank\.zarr: no cell was scanned, so there are no detections: an empty file"):
+            call()
+    assert not [*tmp_path.glob("*.csv")]
+
+
+def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).unfinished()
+    probability, status = heatmap.probability, heatmap.status
+    status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
+    heatmap.write_block(heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
+    known = {"complete": False, "scanned": 96, "unreadable": 1, "pending": 3}
+    command = ["lesions", str(heatmap.path), "--json", "--out", str(tmp_path / "l.geojson")]
+    printed = result_of(CliRunner().invoke(main, command).stdout)
+    assert {name: printed[name] for name in known} == known
+    assert (printed["threshold"], printed["peak"], len(printed["lesions"])) == (0.5, 0.8, 1)
+    assert json.loads((tmp_path / "l.geojson").read_text())["wsi_meta"] == {"frame": "level-0"} | known
+    for name, out in (("export", "l.xml"), ("overlay", "o.png")):
+        printed = result_of(CliRunner().invoke(main, [name, str(heatmap.path), "--out", str(tmp_path / out), "--json"]).stdout)
+        assert {name: printed[name] for name in known} == known
+
+
 # files and commands
 
 
@@ -322,7 +356,8 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
     assert heatmap.record.slide.bounds == Bounds(501, 33, 4000, 3000)
     found = find_lesions(heatmap, out=tmp_path / "l.geojson", detections=tmp_path / "d.csv")
     content = json.loads((tmp_path / "l.geojson").read_text())
-    assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33}
+    known = {"complete": True, "scanned": 1200, "unreadable": 0, "pending": 0}
+    assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33} | known
     corner = np.array([501, 33])
     for lesion, feature in zip(found, content["features"], strict=True):
         ring = feature["geometry"]["coordinates"][0][0]
@@ -350,7 +385,7 @@ def test_an_older_store_says_that_it_does_not_know_qupaths_frame(tmp_path: Path,
     assert not caplog.records
     find_lesions(heatmap, out=tmp_path / "l.geojson")
     assert "h.zarr: does not say which part of the slide QuPath shows" in caplog.text
-    assert json.loads((tmp_path / "l.geojson").read_text())["wsi_meta"] == {"frame": "level-0"}
+    assert json.loads((tmp_path / "l.geojson").read_text())["wsi_meta"]["frame"] == "level-0"
     attributes["slide"]["bounds"] = {"x": "1", "y": 2, "width": 3, "height": 4}
     heatmap.group.attrs["wsi_meta"] = attributes
     with pytest.raises(HeatmapError, match=r"damaged \(TypeError: x is '1'"):

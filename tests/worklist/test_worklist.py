@@ -200,9 +200,12 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     add_row(tmp_path, summarise("a.tif", store) | told, store.path)
     add_row(tmp_path, summarise("b.tif", normal) | {"label": "normal"}, normal.path)
     add_row(tmp_path, failed("c.tif", "bad") | {"label": "odd"}, tmp_path / "c.zarr")
+    part = write_store(tmp_path / "d.zarr", np.full((4, 4), 0.1, np.float32), mpp=0.972, complete=False)
+    add_row(tmp_path, summarise("d.tif", part) | {"label": "normal"}, part.path)
     summarise_folder(tmp_path)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert "1 slides labelled tumor, 1 normal" in text
+    assert "1 slides labelled tumor, 2 normal" in text
+    assert "Slides that were not wholly read, whose score is a lower bound: 1." in text
     assert text.count('<b class="big">1.000</b>') == 1
     assert "Labels that are not counted: &#39;odd&#39;" in text
     assert "FROC" in text

@@ -1,16 +1,31 @@
-"""Camelyon's slides: how their names are compared, whose they are, and which slides of Camelyon16 are known to be wrong."""
+"""Camelyon's slides: how their names are compared, whose they are, and which are left out, as those known to be wrong."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["EXCLUDED", "PARTLY", "loose", "patient_of"]
+from wsi_meta.annotations.tables import read_table, refuse_twice, without_ending
+from wsi_meta.errors import DataError
+
+__all__ = ["EXCLUDED", "PARTLY", "TASKS", "Exclusion", "loose", "patient_of", "read_excluded"]
 
 EXCLUDED = Path(__file__).parent / "camelyon16_excluded.csv"
 """Slides of Camelyon16 that are known to be wrong, with the task they are left out of and the reason."""
 PARTLY = Path(__file__).parent / "camelyon16_partly.csv"
 """Slides of Camelyon16 that hold tumor outside their outlines, each with the source."""
+TASKS = ("lesions", "slides", "both")
+"""What slides are left out of."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """From which task a slide is excluded, and why."""
+
+    task: str
+    """One of :data:`TASKS`."""
+    reason: str
 
 
 def loose(name: str) -> str:
@@ -21,3 +36,25 @@ def loose(name: str) -> str:
 def patient_of(name: str) -> str:
     """Return the patient that a slide's name tells, CAMELYON17's way: the part before ``_node_``; other names are whole."""
     return name.partition("_node_")[0]
+
+
+def read_excluded(path: str | Path) -> dict[str, Exclusion]:
+    """Read a table of slides to exclude: columns ``slide``, ``task`` (one of :data:`TASKS`) and ``reason``.
+
+    Returns
+    -------
+    dict by the slide's name as :func:`loose` gives it.
+
+    Raises
+    ------
+    DataError
+    """
+    path = Path(path)
+    table: dict[str, Exclusion] = {}
+    rows = read_table(path, ("slide", "task", "reason"), "slides to leave out")
+    refuse_twice(path, ((loose(without_ending(row[0])), row.line) for row in rows))
+    for slide, task, reason in rows:
+        if task not in TASKS:
+            raise DataError(f"{path}: task '{task}' of '{slide}'; expected one of {', '.join(TASKS)}")
+        table[loose(without_ending(slide))] = Exclusion(task, reason)
+    return table

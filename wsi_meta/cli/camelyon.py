@@ -32,7 +32,7 @@ __all__ = ["froc", "stage"]
 @click.option(
     "--slides",
     type=options.PATH,
-    help="Folder of slides or heatmaps, for QuPath's GeoJSON of MRXS, SCN and others.",
+    help="Folder of slides or heatmaps, for QuPath's GeoJSON of MRXS, SCN and others; heatmaps that are not complete are told.",
 )
 @click.option(
     "--corrections",

@@ -82,10 +82,14 @@ def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
     Positions are level-0 pixels of OpenSlide. Outlines for QuPath count from the corner of what QuPath shows of the slide, and
     the file says so.
     """
-    from wsi_meta.heatmaps.lesions import find_lesions
+    from wsi_meta.heatmaps.lesions import coverage, find_lesions, lesion_thresholds
+    from wsi_meta.heatmaps.store import Heatmap
 
-    found = find_lesions(heatmap, **settings)
-    options.print_result({"lesions": [lesion.to_dict() for lesion in found]}, as_json=as_json)
+    opened = Heatmap.open(heatmap)
+    found = [lesion.to_dict() for lesion in find_lesions(opened, **settings)]
+    known = {"slide": opened.record.slide.name} | coverage(opened)
+    known |= zip(("threshold", "peak"), lesion_thresholds(opened.record, settings["threshold"], settings["peak"]), strict=True)
+    options.print_result(known | {"lesions": found if known["scanned"] else None}, as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta score heat.zarr"))
@@ -164,9 +168,13 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
     an image.
     """
+    from wsi_meta.heatmaps.lesions import coverage
+    from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.pictures.overlay import draw_overlay
 
-    options.print_result({"overlay": str(draw_overlay(heatmap, out, **settings))}, as_json=as_json)
+    opened = Heatmap.open(heatmap)
+    told = {"overlay": str(draw_overlay(opened, out, **settings))}
+    options.print_result(told | coverage(opened) if as_json else told, as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
@@ -212,5 +220,9 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads."""
     from wsi_meta.exports.export import export as write
+    from wsi_meta.heatmaps.lesions import coverage
+    from wsi_meta.heatmaps.store import Heatmap
 
-    options.print_result({"file": str(write(heatmap, out, **settings))}, as_json=as_json)
+    opened = Heatmap.open(heatmap)
+    told = {"file": str(write(opened, out, **settings))}
+    options.print_result(told | coverage(opened) if as_json else told, as_json=as_json)

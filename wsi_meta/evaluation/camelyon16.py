@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import EXCLUDED
+from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
-from wsi_meta.evaluation.cohort import Exclusion, JudgedSlide, Reading, judge_slides, read_excluded, read_scores
+from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores, some_of
 from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
@@ -74,6 +74,9 @@ class FrocResult:
     """None where the slides are all of one class."""
     excluded: dict[str, str]
     """Slides that the table excludes: from which task, and why."""
+    incomplete: dict[str, str]
+    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: what was found there, and
+    their score, are a lower bound."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curves as plain JSON values."""
@@ -111,12 +114,13 @@ def froc(
     exclude : slides to leave out: a CSV with columns ``slide``, ``task`` (lesions, slides or both) and ``reason``;
         ``camelyon16``, the slides of Camelyon16 that are known to be wrong; or ``none`` (or None)
     scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
-        detection, 0 without any
+        detection, 0 without any. Where it has a column ``complete``, slides that were not wholly read are told
     mask_level : level of the slide that the first image of each mask TIFF is as large as; 0 is the slide itself
     tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
     slides : folder of the slides, or of their heatmaps ``<slide>.zarr``. QuPath counts from the corner of
         :attr:`wsi_meta.Slide.bounds`, which is added to its GeoJSON; None takes GeoJSON as level-0 pixels, with a warning,
-        unless the file says where it counts from, as what `wsi-meta lesions` writes does
+        unless the file says where it counts from, as what `wsi-meta lesions` writes does. Slides whose heatmap is not complete,
+        or knows no cell, are told
     corrections : folder of ``<slide>.corrections.geojson``, which `wsi-meta view` writes beside heatmaps: missed lesions are
         added to the truth, and what is marked as false is taken off it
     overwrite : replace those files in `out`
@@ -134,7 +138,7 @@ def froc(
         refuse_input(target, "what is judged", detections, truth)  # whose files it would be the next time
         for name in FILES:
             refuse_input(target / name, "what is judged", exclude, scores)
-    left_out = _left_out(exclude)
+    left_out, table = _left_out(exclude), None if scores is None else read_scores(scores)
     names = ClassNames.told(tumor, exclude_class)
     reading = Reading(
         mask_level,
@@ -143,6 +147,9 @@ def froc(
         None if corrections is None else Path(corrections),
     )
     cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading, progress=progress)
+    strange = sorted(left_out.keys() - {loose(name) for name in cohort.excluded})
+    if strange and exclude != "camelyon16":
+        logger.warning("%s: names no slide that is here: %s; expected their names as in the folders", exclude, some_of(strange))
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
@@ -156,8 +163,9 @@ def froc(
         slides=len(hits),
         lesions=lesions,
         isolated=sum(slide.isolated for slide in hits),
-        slide_auc=_slide_auc(cohort.of("slides"), scores),
+        slide_auc=_slide_auc(cohort.of("slides"), table, scores),
         excluded={name: f"{exclusion.task}: {exclusion.reason}" for name, exclusion in cohort.excluded.items()},
+        incomplete=_tell_incomplete(cohort, table),
     )
     if target is not None:
         _write(target, result)
@@ -223,15 +231,24 @@ def _title(result: FrocResult) -> str:
     return f"FROC, {score}{interval}, {result.lesions} lesions on {result.slides} slides"
 
 
-def _slide_auc(slides: Sequence[JudgedSlide], path: str | Path | None) -> SlideAuc | None:
-    """Return the AUC of the slides' scores: from the table at `path`, else the highest detection of each slide."""
+def _tell_incomplete(cohort: Cohort, table: Scores | None) -> dict[str, str]:
+    """Return why slides were not wholly read, by their heatmaps or the table of scores; a warning names them."""
+    known = {} if table is None else {slide.name: table.get(slide.name) for slide in cohort.slides}
+    told = {name: row[1] for name, row in known.items() if row is not None and row[1] is not None} | cohort.incomplete
+    if told:
+        named = some_of([f"{name} ({why})" for name, why in sorted(told.items())])
+        logger.warning("%d slides were not wholly read, so that their score is a lower bound: %s", len(told), named)
+    return dict(sorted(told.items()))
+
+
+def _slide_auc(slides: Sequence[JudgedSlide], table: Scores | None, path: str | Path | None) -> SlideAuc | None:
+    """Return the AUC of the slides' scores: from the table, which was read from `path`, else each slide's highest detection."""
     scores = {slide.name: slide.highest for slide in slides}
-    if path is not None:
-        table = read_scores(path)
+    if table is not None:
         known = {name: table.get(name) for name in scores}
-        if missing := sorted(name for name, score in known.items() if score is None):
+        if missing := sorted(name for name, row in known.items() if row is None):
             raise DataError(f"{path}: no score of {len(missing)} slides, first '{missing[0]}'; expected a row for each")
-        scores = {name: score for name, score in known.items() if score is not None}
+        scores = {name: row[0] for name, row in known.items() if row is not None}
     labels = np.array([slide.tumor for slide in slides], bool)
     values = np.array(list(scores.values()), np.float64)
     if labels.all() or not labels.any():

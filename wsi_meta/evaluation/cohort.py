@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import loose
+from wsi_meta.annotations.camelyon_slides import Exclusion, loose
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
-from wsi_meta.annotations.tables import NamedRows, read_table, refuse_twice, without_ending
-from wsi_meta.errors import DataError
+from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
+from wsi_meta.errors import DataError, HeatmapError, one_line
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.beneath import known_slide
+from wsi_meta.heatmaps.lesions import why_incomplete
+from wsi_meta.heatmaps.ownership import is_store, is_torn_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
 from wsi_meta.readers.reader import Bounds
@@ -33,33 +35,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "TASKS",
     "Cohort",
-    "Exclusion",
     "JudgedSlide",
     "Reading",
+    "Scores",
     "judge_slide",
     "judge_slides",
-    "read_excluded",
     "read_scores",
+    "some_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("lesions", "slides", "both")
 MARGIN_PX = 8
 """Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
+Scores = NamedRows[tuple[float, str | None]]
+"""By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
+AS_WHOLE = ("", "true", "yes", "1")
+"""What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
 """Endings of what may be a mask, but is not read as one."""
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """From which task a slide is excluded, and why."""
-
-    task: str
-    """One of :data:`TASKS`."""
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,8 @@ class Cohort:
     """In the order of their names, without those that are excluded from both tasks."""
     excluded: dict[str, Exclusion]
     """By name, the slides that are excluded from a task or from both."""
+    incomplete: dict[str, str]
+    """By name, why not all of a judged slide was scanned, by its heatmap where there is one."""
 
     def of(self, task: str) -> list[JudgedSlide]:
         """Return the slides that count for ``lesions`` or ``slides``."""
@@ -126,37 +123,15 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
             drawn_of = outlines.get(name, truths.get(name))
             judged.append(judge_slide(name, read_detections(found[name]), drawn_of, level, corrected.get(name)))
             bar.update(1)
-    return Cohort(tuple(judged), left_out)
+    return Cohort(tuple(judged), left_out, _find_incomplete([reading.slides, reading.corrections], judged_names))
 
 
-def read_excluded(path: str | Path) -> dict[str, Exclusion]:
-    """Read a table of slides to exclude: columns ``slide``, ``task`` (one of :data:`TASKS`) and ``reason``.
-
-    Returns
-    -------
-    dict by the slide's name as :func:`wsi_meta.annotations.camelyon_slides.loose` gives it.
-
-    Raises
-    ------
-    DataError
-    """
-    path = Path(path)
-    table: dict[str, Exclusion] = {}
-    rows = read_table(path, ("slide", "task", "reason"), "slides to leave out")
-    refuse_twice(path, ((loose(without_ending(row[0])), row.line) for row in rows))
-    for slide, task, reason in rows:
-        if task not in TASKS:
-            raise DataError(f"{path}: task '{task}' of '{slide}'; expected one of {', '.join(TASKS)}")
-        table[loose(without_ending(slide))] = Exclusion(task, reason)
-    return table
-
-
-def read_scores(path: str | Path) -> NamedRows[float]:
+def read_scores(path: str | Path) -> Scores:
     """Read slides' scores: columns ``slide`` (name or file) and ``score``, as ``summary.csv`` of a scan has them.
 
     Returns
     -------
-    The scores by the slides' names in lower case.
+    By the slides' names in lower case. Whether one was wholly read is told by columns ``complete`` and ``error``, if any.
 
     Raises
     ------
@@ -164,16 +139,24 @@ def read_scores(path: str | Path) -> NamedRows[float]:
         when the table is damaged, a score no number, or a slide is in it twice.
     """
     path = Path(path)
-    scores: list[tuple[str, int, float]] = []
-    for row in read_table(path, ("slide", "score"), "slide scores"):
+    scores: list[tuple[str, int, tuple[float, str | None]]] = []
+    for row in read_table(path, ("slide", "score"), "slide scores", optional=("complete", "error")):
+        slide, text, complete, error = row
         try:
-            scores.append((row[0], row.line, float(row[1])))
+            score = float(text)
         except ValueError:
-            told = f"score '{row[1]}' of '{row[0]}', line {row.line}"
+            told = f"score '{text}' of '{slide}', line {row.line}"
             raise DataError(f"{path}: {told}; expected a number for each slide") from None
-        if not np.isfinite(scores[-1][2]):
+        if not np.isfinite(score):
             raise DataError(f"{path}: a score that is not finite, line {row.line}; expected a number for each slide")
+        why = None if complete.lower() in AS_WHOLE else error or f"complete is {complete} in {path.name}"
+        scores.append((slide, row.line, (score, why)))
     return NamedRows(path, scores, lower=True)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first of some names in words, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
@@ -194,8 +177,7 @@ def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> di
     if not files:
         raise DataError(f"{folder}: holds no such file; expected {expected}")
     if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        logger.warning("%s: not read: %s%s; read are %s", folder, ", ".join(others[:5]), more, expected)
+        logger.warning("%s: not read: %s; read are %s", folder, some_of(others), expected)
     return files
 
 
@@ -243,9 +225,24 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
     if not by_name.keys() & set(names):
         raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
     if others := [path.name for name, path in by_name.items() if name not in names]:
-        logger.warning("%s: of no slide that is judged: %s", folder, ", ".join(others[:5]))
+        logger.warning("%s: of no slide that is judged: %s", folder, some_of(others))
     ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
     return {name: read_corrected(path, known_slide(store)) for name, (path, store) in ours.items()}
+
+
+def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
+    """Return why, by name, not all of a slide was scanned, for those with a heatmap in one of the folders."""
+    stores = [store for folder in folders if folder is not None for store in sorted(folder.glob("*.zarr"))]
+    found = {}
+    for store in stores:
+        if (name := _slide_name(store)) in names and (is_store(store) or is_torn_store(store)):
+            try:
+                why = why_incomplete(Heatmap.open(store).record)
+            except (HeatmapError, OSError) as error:
+                why = one_line(error)
+            if why is not None:
+                found[name] = why
+    return found
 
 
 def _bounds_of(path: Path) -> Bounds | None:

@@ -20,8 +20,13 @@ __all__ = ["write_asap"]
 GROUP, COLOUR = "Tumor", "#c80000"
 
 
-def write_asap(lesions: Sequence[Lesion], file: Path) -> None:
-    """Write the outlines of lesions, level-0 pixels, in one group ``Tumor``; holes are joined to their ring by a cut."""
+def write_asap(lesions: Sequence[Lesion], file: Path, *, why_incomplete: str | None = None) -> None:
+    """Write the outlines of lesions, level-0 pixels, in one group ``Tumor``; holes are joined to their ring by a cut.
+
+    Parameters
+    ----------
+    why_incomplete : why there may be others, for a comment at the end, where ASAP has no place for it; None where there is none
+    """
     root = ElementTree.Element("ASAP_Annotations")
     drawn = ElementTree.SubElement(root, "Annotations")
     for lesion in lesions:
@@ -34,6 +39,8 @@ def write_asap(lesions: Sequence[Lesion], file: Path) -> None:
     groups = ElementTree.SubElement(root, "AnnotationGroups")
     group = ElementTree.SubElement(groups, "Group", {"Name": GROUP, "PartOfGroup": "None", "Color": COLOUR})
     ElementTree.SubElement(group, "Attributes")
+    if why_incomplete is not None:
+        root.append(ElementTree.Comment(f" wsi-meta: {why_incomplete}; lesions may be missing or cut "))
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
 

@@ -22,6 +22,7 @@ from wsi_meta.exports.dicom_frame import (
     stated_placement,
 )
 from wsi_meta.heatmaps.regions import Lesion, label_regions, numbered
+from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -137,6 +138,9 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
     hd, codes = _load()
     labels = [(f"lesion {lesion.number}: {lesion.size_class}", codes.SCT.NeoplasmMetastatic) for lesion in lesions]
     labels += [(UNKNOWN, codes.SCT.Unknown)] * unknown
+    if not labels:
+        of_none = codes.SCT.Unknown if heatmap.record.nothing_scanned else codes.SCT.NeoplasmMetastatic
+        labels = [(none_found(heatmap.record), of_none)]
     algorithm = hd.AlgorithmIdentificationSequence(
         "wsi-meta",
         codes.DCM.ArtificialIntelligence,
@@ -158,7 +162,7 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
             tracking_uid=made_uid(heatmap, f"{heatmap.record.identity.model} {label}"),
             tracking_id=label,
         )
-        for number, (label, kind) in enumerate(labels or [("no lesion found", codes.SCT.NeoplasmMetastatic)], 1)
+        for number, (label, kind) in enumerate(labels, 1)
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.annotations.detections import write_detections
 from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
@@ -17,7 +16,7 @@ from wsi_meta.exports.qupath import write_cells, write_lesions
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, to_detections, warn_if_unfinished
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished, why_incomplete
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
@@ -113,20 +112,21 @@ def export(
         with written_whole(target) as partial:
             _write_map(form, opened, target, partial, least=least, slide=slide)
         return target
-    lesions = find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area)
+    points = target if form == "camelyon" else None
+    lesions = find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area, detections=points, overwrite=overwrite)
+    if points is not None:
+        return points
     thresholds = lesion_thresholds(opened.record, threshold, peak)
     if form == "ome-zarr-0.4":
         facts = {"threshold": thresholds[0], "peak": thresholds[1], "found": [lesion.to_dict() for lesion in lesions]}
         with replaced_folder(target, overwrite=overwrite) as partial:
             write_ome_zarr(opened, facts, partial)
         return target
-    if form == "camelyon":
-        return write_detections(target, to_detections(lesions), overwrite=overwrite)
     with written_whole(target) as partial:
         if form == "qupath":
             write_lesions(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
-            write_asap(lesions, partial)
+            write_asap(lesions, partial, why_incomplete=why_incomplete(opened.record))
         else:
             write_segmentation(opened, lesions, thresholds, partial, slide=slide)
     return target

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from wsi_meta.heatmaps.lesions import coverage
 from wsi_meta.heatmaps.pyramid import coarser_levels
 from wsi_meta.heatmaps.store import Heatmap
 
@@ -32,12 +33,13 @@ def write_ome_tiff(heatmap: Heatmap, file: Path) -> None:
     channels = {name: values for name, values in kept.items() if values is not None}
     levels = [[values, *coarser_levels(values)] for values in channels.values()]
     facts = {"slide": record.slide.file, "model": record.identity.model, "slide mpp": record.slide.mpp, MARK: grid.cell_um}
-    score = {} if record.result is None else {"score": record.result.score, "complete": record.result.complete}
+    facts |= {} if record.result is None else {"score": record.result.score}
+    facts |= coverage(heatmap)
     metadata: dict[str, Any] = {
         "axes": "CYX",
         "Name": record.slide.name,
         "Channel": {"Name": list(channels)},
-        "MapAnnotation": {name: str(value) for name, value in (facts | score).items()},
+        "MapAnnotation": {name: str(value) for name, value in facts.items()},
         "PhysicalSizeX": grid.cell_um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": grid.cell_um,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.ome import image_label, multiscale, omero
 from wsi_meta.heatmaps.ownership import refuse_inside_store
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
-from wsi_meta.outputs import check_folder, unique_name, written_folder
+from wsi_meta.outputs import UNIQUE, check_folder, unique_name, written_folder
 
 if TYPE_CHECKING:
     import zarr
@@ -72,6 +72,8 @@ def write_ome_zarr(heatmap: Heatmap, lesions: dict[str, Any], folder: Path) -> N
 def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary name beside a folder to make; then it takes the folder's place, and an older image of ours goes.
 
+    What an export that was killed left beside the folder is put in order first.
+
     Raises
     ------
     OutputExistsError
@@ -81,6 +83,7 @@ def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     refuse_inside_store(folder)
     check_folder(folder)
+    _tidy(folder)
     _refuse_to_replace(folder, overwrite=overwrite)
     old = folder.with_name(f".{folder.name}.{unique_name()}.old")
     try:
@@ -88,7 +91,7 @@ def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             yield made
             if folder.exists() and any(folder.iterdir()):
                 folder.rename(old)
-    except OutputPathError:
+    except BaseException:
         if old.exists() and not folder.exists():
             old.rename(folder)
         raise
@@ -96,21 +99,41 @@ def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _tidy(folder: Path) -> None:
+    """Put back an image that a killed export moved aside, if nothing stands in its place; where an image does, it goes."""
+    aside = re.compile(rf"\.{re.escape(folder.name)}\.{UNIQUE}\.old")
+    for entry in [entry for entry in folder.absolute().parent.iterdir() if aside.fullmatch(entry.name) and _is_image(entry)]:
+        if _is_free(folder):
+            entry.rename(folder)
+        elif _is_image(folder) and _foreign_part(entry) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
-    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+    if _is_free(folder):
         return
-    if (folder.exists() or folder.is_symlink()) and not overwrite:
+    if not overwrite:
         raise OutputExistsError(f"{folder}: exists; choose another --out, or pass --overwrite to replace it")
-    if folder.exists() and (part := _foreign_part(folder)) is not None:
+    if (part := _foreign_part(folder)) is not None:
         raise OutputExistsError(
             f"{folder}: holds {part!r}, which 'wsi-meta export' did not write, so it is not replaced; choose another --out"
         )
 
 
+def _is_free(folder: Path) -> bool:
+    """Tell whether nothing stands there, or an empty folder."""
+    return not folder.is_symlink() and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir())))
+
+
+def _is_image(folder: Path) -> bool:
+    """Tell whether a folder is an image that this module wrote, whatever else it holds."""
+    attributes = folder / ".zattrs"
+    return not folder.is_symlink() and attributes.is_file() and f'"{MARK}"'.encode() in attributes.read_bytes()
+
+
 def _foreign_part(folder: Path) -> str | None:
     """Return the path, inside an image, of something that this module did not write; None where there is none."""
-    attributes = folder / ".zattrs"
-    if folder.is_symlink() or not attributes.is_file() or f'"{MARK}"' not in attributes.read_text(encoding="utf-8"):
+    if not _is_image(folder):
         return "no image of a heatmap"
     files = sorted(entry for entry in folder.rglob("*") if entry.is_symlink() or not entry.is_dir())
     inside = (entry.relative_to(folder).as_posix() for entry in files)

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.exports.smooth import smoothed
+from wsi_meta.heatmaps.lesions import coverage
 from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
 from wsi_meta.heatmaps.store import Heatmap
 
@@ -38,7 +39,8 @@ def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origin, f
     origin : as :func:`wsi_meta.heatmaps.lesions.qupath_origin` returns it for the file that this one will become
     """
     with file.open("w", encoding="utf-8") as text:
-        _write(text, origin, (_lesion_feature(heatmap, lesion, origin or (0, 0), smooth=smooth) for lesion in lesions))
+        drawn = (_lesion_feature(heatmap, lesion, origin or (0, 0), smooth=smooth) for lesion in lesions)
+        _write(text, frame_facts(origin) | coverage(heatmap), drawn)
 
 
 def write_cells(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
@@ -49,12 +51,12 @@ def write_cells(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -
     origin : as for :func:`write_lesions`
     """
     with file.open("w", encoding="utf-8") as text:
-        _write(text, origin, _cell_features(heatmap, origin or (0, 0), least))
+        _write(text, frame_facts(origin) | coverage(heatmap), _cell_features(heatmap, origin or (0, 0), least))
 
 
-def _write(text: IO[str], origin: Origin, features: Iterator[dict[str, Any]]) -> None:
+def _write(text: IO[str], facts: dict[str, Any], features: Iterator[dict[str, Any]]) -> None:
     """Write a collection one feature a line: a slide has hundreds of thousands of cells."""
-    head = json.dumps({"type": "FeatureCollection", FRAME: frame_facts(origin), "features": []})
+    head = json.dumps({"type": "FeatureCollection", FRAME: facts, "features": []})
     text.write(head.removesuffix("]}"))
     between = "\n"
     for feature in features:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,8 @@ import numpy as np
 
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
-from wsi_meta.annotations.outlines import Outline
-from wsi_meta.errors import OptionsError, OutputPathError
-from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
+from wsi_meta.heatmaps.record import ScanRecord, Status
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "coverage",
     "default_lesions",
     "default_threshold",
     "drawn_lesion",
@@ -36,6 +35,7 @@ __all__ = [
     "qupath_origin",
     "to_detections",
     "warn_if_unfinished",
+    "why_incomplete",
     "write_lesions",
 ]
 
@@ -60,7 +60,8 @@ def find_lesions(
 
     Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners. All of them have at least `threshold`,
     and one of them has at least `peak`. A lesion is then as large as what looks like tumor, and exists only where a cell is
-    surely tumor. Cells that were not scanned belong to no lesion and join none. A heatmap that is not complete gives a warning.
+    surely tumor. Cells that were not scanned belong to no lesion and join none. A heatmap that is not complete, or in which no
+    cell was scanned, gives a warning.
 
     The diameter is the longest distance between midpoints of the cells' sides. It was measured on drawn shapes, where a cell
     is tumor if its centre is: discs of 3 to 60 cells come out between 0.9 cells too short and 1.0 too long (0.65 too long on
@@ -78,8 +79,10 @@ def find_lesions(
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson). In a table positions are level-0 pixels, as OpenSlide
         counts them. Outlines are in QuPath's frame: the corner of :attr:`wsi_meta.Slide.bounds` is taken off, and the file
-        says so (member ``wsi_meta``), so that :func:`wsi_meta.read_annotations` adds it again
-    detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion
+        says so (member ``wsi_meta``), so that :func:`wsi_meta.read_annotations` adds it again. It also says there how much of
+        the tissue was read
+    detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion. An empty file
+        says that there is none, so it is refused where no cell was scanned
     overwrite : replace these files if they exist
 
     Returns
@@ -102,10 +105,15 @@ def find_lesions(
         raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
+    probability = heatmap.probability
+    if detections is not None and np.isnan(probability).all():
+        told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
+        raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
     warn_if_unfinished(heatmap, "lesions may be missing or cut")
-    found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
+    found = _find(heatmap.record, probability, threshold, peak, min_area)
     if out is not None:
-        write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), overwrite=overwrite)
+        origin = qupath_origin(heatmap, Path(out))
+        write_lesions(out, found, origin=origin, known=coverage(heatmap), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
@@ -182,7 +190,12 @@ def to_detections(lesions: Sequence[Lesion]) -> Detections:
 
 
 def write_lesions(
-    out: str | Path, lesions: Sequence[Lesion], *, origin: tuple[int, int] | None = None, overwrite: bool = False
+    out: str | Path,
+    lesions: Sequence[Lesion],
+    *,
+    origin: tuple[int, int] | None = None,
+    known: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write lesions as a table (.csv) or as GeoJSON with outlines, which QuPath reads (.geojson).
 
@@ -190,6 +203,7 @@ def write_lesions(
     ----------
     origin : x and y of the level-0 pixel that QuPath counts from, the corner of :attr:`wsi_meta.Slide.bounds`: taken off in
         GeoJSON. None leaves level-0 pixels. The file says which. A table is always in level-0 pixels
+    known : what GeoJSON says of how much of the tissue was read, plain JSON values
 
     Raises
     ------
@@ -208,18 +222,36 @@ def write_lesions(
             writer.writeheader()
             writer.writerows(rows)
         else:
-            features = [_feature(_moved(lesion, origin or (0, 0))) for lesion in lesions]
-            json.dump({"type": "FeatureCollection", FRAME: frame_facts(origin), "features": features}, file)
+            features = [_feature(lesion.counted_from(*(origin or (0, 0)))) for lesion in lesions]
+            json.dump(
+                {"type": "FeatureCollection", FRAME: {**frame_facts(origin), **(known or {})}, "features": features}, file
+            )
     return target
 
 
 def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
-    """Warn of a heatmap that is not complete; `lost` says in words what of it may be missing."""
-    if heatmap.result is None:
-        logger.warning("%s: not scanned to the end; %s; scan it again to continue", heatmap.path, lost)
-    elif not heatmap.finished:
-        unread = heatmap.result.cells["unreadable"]
-        logger.warning("%s: %d cells could not be read; %s; scan it again to retry them", heatmap.path, unread, lost)
+    """Warn of a heatmap that is not complete, or empty; `lost` says in words what of one that is not may be missing."""
+    mend = "scan it again to continue" if heatmap.result is None else "scan it again to retry them"
+    if heatmap.record.nothing_scanned:
+        lost, mend = "that no lesion is found says nothing", "look at the slide, or at its tissue"
+    if (why := why_incomplete(heatmap.record)) is not None:
+        logger.warning("%s: %s; %s; %s", heatmap.path, why, lost, mend)
+
+
+def why_incomplete(record: ScanRecord) -> str | None:
+    """Return in words why what was not found may be there; None where all tissue was scanned, and there was some."""
+    if record.result is None:
+        return "not scanned to the end"
+    if record.nothing_scanned:
+        return "no cell was scanned"
+    return None if record.result.complete else f"{record.result.cells['unreadable']} cells could not be read"
+
+
+def coverage(heatmap: Heatmap) -> dict[str, Any]:
+    """Return how much of the tissue is known: ``complete``, and how many cells are ``scanned``, ``unreadable``, ``pending``."""
+    status = heatmap.status
+    told = (Status.SCANNED, Status.UNREADABLE, Status.PENDING)
+    return {"complete": heatmap.finished} | {state.name.lower(): int((status == state).sum()) for state in told}
 
 
 def _find(
@@ -237,23 +269,6 @@ def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
         )
         logger.warning(told, heatmap.path, out)
     return None if bounds is None else (bounds.x, bounds.y)
-
-
-def _moved(lesion: Lesion, origin: tuple[int, int]) -> Lesion:
-    """Return a lesion whose positions count from another corner."""
-    x, y = origin
-    outlines = (
-        Outline(outline.vertices - origin, tuple(hole - origin for hole in outline.holes), outline.name)
-        for outline in lesion.outlines
-    )
-    return replace(
-        lesion,
-        outlines=tuple(outlines),
-        x=lesion.x - x,
-        y=lesion.y - y,
-        peak_x=lesion.peak_x - x,
-        peak_y=lesion.peak_y - y,
-    )
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,6 +66,15 @@ class Lesion:
         """Return all but the outlines as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "outlines"}
         return {"lesion": fields.pop("number"), "size_class": self.size_class, **fields}
+
+    def counted_from(self, x: int, y: int) -> Lesion:
+        """Return the lesion with positions that count from this level-0 pixel."""
+        outlines = (
+            Outline(outline.vertices - (x, y), tuple(hole - (x, y) for hole in outline.holes), outline.name)
+            for outline in self.outlines
+        )
+        peak_x, peak_y = self.peak_x - x, self.peak_y - y
+        return replace(self, x=self.x - x, y=self.y - y, peak_x=peak_x, peak_y=peak_y, outlines=tuple(outlines))
 
 
 def label_regions(probability: NDArray[np.float32], threshold: float, peak: float) -> NDArray[np.int32]:

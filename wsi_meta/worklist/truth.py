@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose
+from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.errors import WsiMetaError, one_line
-from wsi_meta.evaluation.cohort import Exclusion, judge_slide, read_excluded
+from wsi_meta.evaluation.cohort import judge_slide
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, bootstrap_interval, delong, froc_curve
 from wsi_meta.heatmaps.score_model import POSITIVE
 from wsi_meta.heatmaps.store import Heatmap
@@ -84,6 +84,9 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
         notes.append(f"Left out, as they are known to be labelled wrongly: {', '.join(known)}.")
     counted = [row for name, row in zip(names, rows, strict=True) if not _left_out(excluded, name, "slides")]
     aucs = tuple(filter(None, (_auc(counted, score) for score in ("score", "fitted_score"))))
+    partly = [row for row in rows if row["score"] is not None and not row["complete"]]
+    if part := sum(bool(row["label"] or row["annotations"]) for row in partly):
+        notes.append(f"Slides that were not wholly read, whose score is a lower bound: {part}.")
     froc = None
     if any(row["annotations"] for row in rows):
         if lesions:
