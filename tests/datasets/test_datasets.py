@@ -167,8 +167,11 @@ UNWRITTEN = {
 
 
 @pytest.mark.parametrize(("layout", "rows", "told"), UNWRITTEN.values(), ids=UNWRITTEN)
-def test_hdf5_of_which_parts_were_never_written_is_refused(tmp_path: Path, layout: Any, rows: int, told: str) -> None:
+def test_hdf5_of_which_parts_were_never_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, rows: int, told: str
+) -> None:
     """HDF5 reads them as 0: black patches."""
+    monkeypatch.chdir(tmp_path)  # where the external file is written
     write_hdf5(tmp_path, "train", draw(4), [0, 1, 0, 1])
     path = hdf5_path(tmp_path, "x")
     with h5py.File(path, "w") as file:
