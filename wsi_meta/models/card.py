@@ -26,6 +26,7 @@ __all__ = [
     "Calibration",
     "ModelCard",
     "check_fitted",
+    "holds_pickle",
     "read_card",
     "read_metadata",
 ]
@@ -216,9 +217,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as content:
-            start = content.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
+        if holds_pickle(path):
             raise ModelFileError(
                 f"{path}: a pickle, which can run code when it is opened; expected safetensors "
                 "(weights can go to 'train --init')"
@@ -226,6 +225,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ModelFileError(
             f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
         ) from error
+
+
+def holds_pickle(path: Path) -> bool:
+    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
 def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:
