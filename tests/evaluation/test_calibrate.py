@@ -21,7 +21,7 @@ from slide_files import texture
 from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
-from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.layouts import open_patches, tell_few
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
@@ -348,6 +348,29 @@ def test_too_few_patches_of_a_class_are_refused_before_the_work(few_patches: Pat
 
     with pytest.raises(DataError, match=f"{data}: 1 tumor and 2 normal patches in 'train'; expected at least 2 of each"):
         check_calibration(None, data, tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("normal", "tumor", "told"),
+    [
+        (100, 100, ""),
+        (99, 100, "few patches to choose thresholds by: specificity_99 on 99 normal; expected 100 of a class"),
+        (2, 30, "specificity_99 on 2 normal and sensitivity_95, sensitivity_99 on 30 tumor; expected"),
+    ],
+)
+def test_thresholds_of_few_patches_are_told(normal: int, tumor: int, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    n = normal + tumor
+    tell_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)))
+
+    assert [told in line for line in caplog.messages] == [True] * bool(told)
+
+
+def test_few_patches_are_told_once_by_a_calibration(
+    model_file: Path, few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrate(model_file, few_patches, tmp_path / "m.safetensors", **HERE)
+
+    assert sum("few patches to choose thresholds by" in line for line in caplog.messages) == 1
 
 
 def test_an_existing_file_is_not_calibrated_over(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
