@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from click.testing import CliRunner
 from json_output import result_of
 from slide_files import set_tag, texture, write_jpeg_slide, write_slide
@@ -16,6 +17,8 @@ from stores import write_store
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
 from wsi_meta.metadata import describe, info
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.model import save_model
 
 
 def _told(*words: object) -> tuple[dict[str, Any], str, int]:
@@ -91,6 +94,27 @@ def test_a_model_tells_its_figures_and_with_all_its_training(model_file: Path) -
     assert "threshold" in lines
     assert "\nversions:" not in lines
     assert "\nversions:" in whole
+
+
+@pytest.mark.parametrize(
+    ("training", "told", "noted"),
+    [
+        ({"calibrated_on": {"n": 40, "tumor": 10, "sha256": "a", "prior": 0.05}}, ["n: 40", "tumor: 10", "prior: 0.05"], True),
+        ({"calibrated_on": {"n": 40, "tumor": 10, "prior": None}, "valid": {"n": 9}}, ["n: 40", "tumor: 10"], False),
+        ({"valid": {"n": 40, "tumor": 10, "sha256": "a"}}, ["n: 40", "tumor: 10"], False),
+        ({"valid": "patches"}, [], False),
+    ],
+)
+def test_a_model_tells_the_patches_and_the_prior_it_was_calibrated_on(
+    training: dict[str, Any], told: list[str], noted: bool, tmp_path: Path
+) -> None:
+    """Its figures are those before the prior."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, {"a": torch.zeros(1)}, ModelCard(training=training, metrics={"auc": 0.9}))
+    lines = CliRunner().invoke(main, ["info", str(path)]).stdout.partition("thresholds:")[0].splitlines()
+    below = [line.strip() for line in lines[lines.index("  auc: 0.9") + 1 :]]
+    note = "note: metrics are of the patches' own share of tumor; with the prior, those at 0.5, log_loss, brier and ece differ"
+    assert below == ["calibrated_on:", *told, *[note] * noted][not told :]
 
 
 def test_help_tells_every_command_whole_in_the_order_of_the_journey() -> None:

@@ -158,6 +158,52 @@ def test_hdf5_without_the_patches_is_refused(tmp_path: Path) -> None:
     refusal(tmp_path, hdf5_path(tmp_path, "x"))
 
 
+UNWRITTEN = {
+    "chunks": ({"chunks": (1, 96, 96, 3)}, 2, "2 of 4 chunks were written"),
+    "larger chunks": ({"chunks": (3, 96, 96, 2), "maxshape": (None, 96, 96, 3)}, 2, "2 of 4 chunks were written"),
+    "whole": ({}, 0, "its values were never written"),
+    "external": ({"external": [("raw", 0, h5py.h5f.UNLIMITED)]}, 2, "its values are in other files"),
+}
+
+
+@pytest.mark.parametrize(("layout", "rows", "told"), UNWRITTEN.values(), ids=UNWRITTEN)
+def test_hdf5_of_which_parts_were_never_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Any, rows: int, told: str
+) -> None:
+    """HDF5 reads them as 0: black patches."""
+    monkeypatch.chdir(tmp_path)  # where the external file is written
+    write_hdf5(tmp_path, "train", draw(4), [0, 1, 0, 1])
+    path = hdf5_path(tmp_path, "x")
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("x", (4, 96, 96, 3), np.uint8, **layout)
+        if rows:
+            data[:rows] = 1
+    assert f"cannot be read as PCam's 'x' ({told}" in refusal(tmp_path, path)
+
+
+def test_hdf5_labels_that_were_never_written_are_refused(tmp_path: Path) -> None:
+    """HDF5 reads them as 0: normal."""
+    write_hdf5(tmp_path, "train", draw(4), [0, 1, 0, 1])
+    path = hdf5_path(tmp_path, "y")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("y", (4, 1, 1, 1), np.uint8, chunks=(2, 1, 1, 1))[:2] = 1
+    assert "cannot be read as PCam's 'y' (1 of 2 chunks were written)" in refusal(tmp_path, path)
+
+
+def test_virtual_and_empty_hdf5_is_refused(tmp_path: Path) -> None:
+    """A missing source of a virtual data set reads as 0, too."""
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    path = hdf5_path(tmp_path, "x")
+    layout = h5py.VirtualLayout((2, 96, 96, 3), np.uint8)
+    layout[:] = h5py.VirtualSource("nowhere.h5", "x", (2, 96, 96, 3))
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("x", layout)
+    assert "its values are in other files; expected them in this one" in refusal(tmp_path, path)
+    with h5py.File(path, "w") as file:
+        file["x"] = h5py.Empty("u1")
+    assert "it holds nothing" in refusal(tmp_path, path)
+
+
 def test_hdf5_labels_other_than_0_and_1_are_refused(tmp_path: Path) -> None:
     write_hdf5(tmp_path, "train", draw(3), [0, 1, 2])
 

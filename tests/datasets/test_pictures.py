@@ -41,6 +41,7 @@ def _tiff(path: Path, values: Any, **options: Any) -> None:
         lambda path: _tiff(path / "a.tif", 255 - RAMP, photometric="miniswhite"),
         lambda path: _tiff(path / "a.tif", np.dstack([DEEP] * 3), photometric="rgb"),
         lambda path: _tiff(path / "a.tif", np.stack([RAMP] * 3), photometric="rgb", planarconfig="separate"),
+        lambda path: _tiff(path / "a.tif", np.stack([DEEP] * 3), photometric="rgb", planarconfig="separate", compression="lzw"),
         lambda path: Image.fromarray(np.dstack([RAMP] * 3 + [np.full_like(RAMP, 255)])).save(path / "a.png"),
     ],
 )  # fmt: skip
@@ -79,11 +80,14 @@ def test_transparent_pixels_are_laid_on_white(tmp_path: Path, mode: str) -> None
         (RAMP.astype(np.float32) / 255, "values are floats"),
         (RAMP.astype(np.uint32), "whole numbers of up to 32 bits"),
         (RAMP.astype(np.int16), "expected 8"),
+        (np.stack([DEEP] * 3), "a plane of 16 bits for each colour, uncompressed; expected 8 bits, or colours pixel by pixel"),
     ],
 )
 def test_values_without_an_agreed_colour_are_refused(tmp_path: Path, values: Any, told: str) -> None:
+    """Nor are planes read that Pillow mistakes for those of 8 bits."""
     _classes(tmp_path)
-    _tiff(tmp_path / "0" / "a.tif", values, photometric="minisblack")
+    planes = {"photometric": "rgb", "planarconfig": "separate"} if values.ndim == 3 else {"photometric": "minisblack"}
+    _tiff(tmp_path / "0" / "a.tif", values, **planes)
     patches = open_patches(tmp_path)["train"]
     index = next(number for number in range(3) if patches.name(number) == "a.tif")
     for read in (patches.check, lambda: patches.read(index)):

@@ -143,9 +143,23 @@ def test_masks_give_the_labels_that_their_outlines_give(slides: Path, tmp_path: 
     tifffile.imwrite(tmp_path / "foreign.tif", np.zeros((480, 400), np.uint8))
     with pytest.raises(DataError, match=r"foreign\.tif: 400 x 480 px do not fit the slide's 960 x 960"):
         tumor_cells(tmp_path / "foreign.tif", grid)
-    (tmp_path / "foreign.json").write_text('{"positive": [{"vertices": [[0, 0], [9000, 0], [0, 9000]]}]}')
-    with pytest.raises(DataError, match=r"foreign\.json: outlines reach to x 9000, y 9000, the slide to 960, 960"):
-        tumor_cells(tmp_path / "foreign.json", grid)
+
+
+@pytest.mark.parametrize(
+    ("ring", "told"),
+    [
+        ([[0, 0], [9000, 0], [0, 9000]], r"outlines reach from x 0, y 0 to 9000, 9000, the slide from 0, 0 to 960, 960"),
+        ([[-900, 10], [-400, 10], [-400, 90]], r"outlines reach from x -900, y 10 to -400, 90, the slide from 0, 0"),
+        ([[10, -900], [90, -900], [90, 200]], r"outlines reach from x 10, y -900 to 90, 200, the slide from 0, 0"),
+        ([[-90, -90], [-10, -90], [-10, -10]], "no outline of tumor holds a pixel of the slide, 960 x 960 px; expected"),
+        ([[970, 970], [1000, 970], [1000, 1000]], "no outline of tumor holds a pixel of the slide, 960 x 960 px; expected"),
+    ],
+)
+def test_outlines_beside_the_slide_are_refused(tmp_path: Path, ring: list[list[int]], told: str) -> None:
+    """On any side of it: its tumor would be labelled normal."""
+    (tmp_path / "foreign.json").write_text(json.dumps({"positive": [{"vertices": ring}]}))
+    with pytest.raises(DataError, match=rf"foreign\.json: {told}"):
+        tumor_cells(tmp_path / "foreign.json", PatchGrid(SIDE, SIDE, MPP, 0.972, 96, 32))
 
 
 def test_the_same_files_whatever_the_workers(slides: Path, tmp_path: Path) -> None:

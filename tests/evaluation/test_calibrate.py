@@ -21,9 +21,9 @@ from slide_files import texture
 from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
-from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.layouts import open_patches, tell_few
 from wsi_meta.datasets.patches import Patches
-from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
@@ -35,7 +35,7 @@ from wsi_meta.evaluation.calibrate import (
     validation_metrics,
 )
 from wsi_meta.evaluation.evaluate import describe_training, evaluate
-from wsi_meta.models.card import Calibration, ModelCard, read_card
+from wsi_meta.models.card import Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.model import Model, describe_patches, save_model
 
@@ -300,6 +300,27 @@ def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Pa
     assert card.metrics == validation_metrics(judged.logits, labels)
 
 
+def test_a_model_that_is_worse_than_chance_is_refused(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
+    """Its labels are exchanged, perhaps: a fit would hide it, as it makes all probabilities the share of tumor."""
+    data = shutil.copytree(few_patches / "valid", tmp_path / "data")
+    for old, new in (("0", "other"), ("1", "0"), ("other", "1")):
+        (data / old).rename(data / new)
+
+    with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0\.\d\d on 4 patches\); expected label 1 for tumor"):
+        calibrate(model_file, data, tmp_path / "m.safetensors", **HERE)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1e-3, "temperature 0.05,"), (1.0, ""), (1e3, "temperature 20,")])
+def test_a_temperature_at_its_limit_is_told(scale: float, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    logits, labels = draw(400, 1.0, 0.0)
+    card = ModelCard(calibration=fit_calibration(logits * scale, labels), metrics=validation_metrics(logits, labels))
+
+    check_fitted(card, Path("m.safetensors"), "")
+
+    assert [told in line for line in caplog.messages] == [True] * bool(told)
+
+
 def test_which_patches_it_is_calibrated_on(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
     unsplit = tmp_path / "unsplit"
     shutil.copytree(few_patches / "train", unsplit)
@@ -327,6 +348,29 @@ def test_too_few_patches_of_a_class_are_refused_before_the_work(few_patches: Pat
 
     with pytest.raises(DataError, match=f"{data}: 1 tumor and 2 normal patches in 'train'; expected at least 2 of each"):
         check_calibration(None, data, tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("normal", "tumor", "told"),
+    [
+        (100, 100, ""),
+        (99, 100, "few patches to choose thresholds by: specificity_99 on 99 normal; expected 100 of a class"),
+        (2, 30, "specificity_99 on 2 normal and sensitivity_95, sensitivity_99 on 30 tumor; expected"),
+    ],
+)
+def test_thresholds_of_few_patches_are_told(normal: int, tumor: int, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    n = normal + tumor
+    tell_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)))
+
+    assert [told in line for line in caplog.messages] == [True] * bool(told)
+
+
+def test_few_patches_are_told_once_by_a_calibration(
+    model_file: Path, few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calibrate(model_file, few_patches, tmp_path / "m.safetensors", **HERE)
+
+    assert sum("few patches to choose thresholds by" in line for line in caplog.messages) == 1
 
 
 def test_an_existing_file_is_not_calibrated_over(model_file: Path, few_patches: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
-from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write_report
+from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
 from wsi_meta.inference.predictor import Predictor
@@ -269,6 +269,19 @@ def test_patches_that_made_the_model_are_told() -> None:
     assert calibrated == "The model was made with exactly these patches (calibration)."
     (trained,) = warn(older, {"sha256": "a", "pixels": "1"})
     assert "trained on patches of the same names and labels" in trained
+
+
+@pytest.mark.parametrize(
+    ("prior", "told"), [(0.05, True), (0.2, False), (0.5, True), (None, False), ("0.05", False), (5.0, False)]
+)
+def test_patches_of_another_share_of_tumor_than_expected_are_told(prior: Any, told: bool) -> None:
+    """Four times as many of them are tumor as the model expects: its probabilities are not those of the patches."""
+    labels = np.array([1, 0, 0, 0, 0], np.uint8)
+    notes = _of_another_share(ModelCard(training={"calibrated_on": {"prior": prior}}), labels)
+
+    share = f"calibrated for {100 * prior:g} % of tumor, and 20 % of these patches are: figures at 0.5" if told else ""
+    assert [share in note for note in notes] == [True] * told
+    assert not _of_another_share(ModelCard(), labels)
 
 
 def test_no_probability_is_shown_as_certain() -> None:

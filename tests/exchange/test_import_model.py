@@ -140,6 +140,21 @@ def test_the_other_class_is_noticed(few_patches: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
+@pytest.mark.parametrize("scripted", [True, False])
+def test_one_logit_of_the_other_class_is_noticed(scripted: bool, few_patches: Path, tmp_path: Path) -> None:
+    """Only what can be done is advised: there is no other class to name, and a script's pixels are its configuration's."""
+    state = darkness_state(UNIT, build_thin)
+    state |= {name: -state[name] for name in ("fc.weight", "fc.bias")}
+    torch.save(state, tmp_path / "net.pth")
+    if scripted:
+        save_script(tmp_path / "net.pth", network_of(state, build_thin), ["tumor"])
+    pixels = "its config.json" if scripted else "--pixels, --mpp"
+    told = rf"is its one logit that of normal tissue \(turn .*\), or are its pixels other ones \({pixels}\)"
+
+    with pytest.raises(ModelFileError, match=rf"worse than chance \(AUC 0.00 on 4 patches\); {told}"):
+        import_thin(tmp_path / "net.pth", few_patches, tmp_path / "m.safetensors", **({} if scripted else SAID))
+
+
 @pytest.mark.parametrize("agree", [True, False])
 def test_dense_mode_and_int8_are_allowed_where_they_agree(
     agree: bool, many_patches: Path, thin_file: Path, tmp_path: Path

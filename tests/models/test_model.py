@@ -25,6 +25,7 @@ from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_ca
 from wsi_meta.models.model import build_network, half_precision, load_model, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.versions import library_versions
+from wsi_meta.models.weights import read_weights
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),
@@ -403,6 +404,11 @@ def test_no_length_of_card_turns_a_model_into_a_pickle(tmp_path: Path) -> None:
         card = ModelCard(training={"note": "x" * n})
         save_model(path, TINY_STATE, card)
         assert read_card(path) == card, n
+        if (content := path.read_bytes()).startswith((b"\x80", b"PK")):
+            path.write_bytes(content[: len(content) // 2])
+            assert "not a safetensors file, or a truncated one" in refusal(path), "nor a part of one"
+            with pytest.raises(ModelFileError, match="its weights cannot be read"):
+                read_weights(path)
 
 
 @pytest.mark.parametrize("name", ["architecture", "dense", "thresholds", "training", "metrics", "versions"])

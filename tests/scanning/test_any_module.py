@@ -174,6 +174,38 @@ def test_what_gives_no_logits_is_refused_in_one_line(found: Any, told: str) -> N
     assert f"{Fixed.__module__}.Fixed: " in str(caught.value)
 
 
+class Narrow(Mixer):
+    """Takes no input beyond that of a patch; its logits on patches lie between 0 and 1."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.abs().max() <= 1
+        return super().forward(images).sigmoid()
+
+
+@pytest.mark.parametrize("logits", [1, 2])
+def test_a_sigmoid_at_the_end_is_refused(logits: int) -> None:
+    """Its probabilities would be taken for logits: no cell would fall below 0.5."""
+    module = nn.Sequential(Mixer(logits), nn.Sigmoid())
+    with pytest.raises(
+        OptionsError, match=r"Sequential: returns probabilities, which lie between 0 and 1 .*: leave its sigmoid out"
+    ):
+        Model.from_module(module, SHOWN)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(Mixer(act=nn.Identity()), nn.LeakyReLU(1e-4)),
+        nn.Sequential(Mixer(act=nn.Identity()), nn.ReLU()),
+        Fixed(torch.full((3, 1), 0.5)),
+        Narrow(),
+    ],
+    ids=["hardly negative", "never negative", "always the same", "patches alone"],
+)
+def test_small_logits_are_no_probabilities(module: nn.Module) -> None:
+    assert Model.from_module(module, SHOWN).card.foreign
+
+
 @pytest.mark.parametrize(
     "settings",
     [

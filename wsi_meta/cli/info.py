@@ -63,8 +63,15 @@ def _short_heatmap(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short_model(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return figures, thresholds and what the model expects; not how it was trained, and by which versions."""
-    return {name: value for name, value in facts.items() if name not in ("training", "versions", "features")}
+    """Return figures, the patches that they are of, thresholds and what the model expects; not how it was trained."""
+    on = facts["training"].get("calibrated_on", facts["training"].get("valid"))
+    told = {name: on.get(name) for name in ("n", "tumor", "prior")} if isinstance(on, dict) else {}
+    if told.get("prior"):
+        told["note"] = (
+            "metrics are of the patches' own share of tumor; with the prior, those at 0.5, log_loss, brier and ece differ"
+        )
+    head = {name: facts[name] for name in ("kind", "path", "metrics")} | {"calibrated_on": told or None}
+    return head | {name: value for name, value in facts.items() if name not in (*head, "training", "versions", "features")}
 
 
 SHORT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

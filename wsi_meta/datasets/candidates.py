@@ -126,7 +126,13 @@ def tumor_cells(
         return cells
     annotations = sort_outlines(read_drawn(truth), names, origin)
     _check_extent(truth, annotations, grid)
-    return _touched(annotations, grid)
+    cells = _touched(annotations, grid)
+    if annotations.tumor and not cells.any():
+        told = f"no outline of tumor holds a pixel of the slide, {grid.width} x {grid.height} px"
+        raise DataError(
+            f"{truth}: {told}; expected those of the same slide, in level-0 pixels; leave the file out if there is no tumor"
+        )
+    return cells
 
 
 def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
@@ -184,11 +190,12 @@ def _mistaken(store: Path, slide: Slide, grid: PatchGrid) -> NDArray[np.bool_]:
 
 
 def _check_extent(path: Path, annotations: Annotations, grid: PatchGrid) -> None:
-    """Refuse outlines that reach beyond the slide by more than the width of a patch."""
+    """Refuse outlines that reach beyond the slide, on any side, by more than the width of a patch."""
     if annotations.tumor:
-        right, lower = np.max([outline.vertices.max(0) for outline in annotations.tumor], 0)
-        if max(right - grid.width, lower - grid.height) > 3 * grid.cell_l0:
+        vertices = np.concatenate([outline.vertices for outline in annotations.tumor])
+        (left, upper), (right, lower) = vertices.min(0), vertices.max(0)
+        if max(-left, -upper, right - grid.width, lower - grid.height) > 3 * grid.cell_l0:
             raise DataError(
-                f"{path}: outlines reach to x {right:.0f}, y {lower:.0f}, the slide to {grid.width}, {grid.height}; "
-                "expected those of the same slide, in level-0 pixels"
+                f"{path}: outlines reach from x {left:.0f}, y {upper:.0f} to {right:.0f}, {lower:.0f}, the slide from 0, 0 "
+                f"to {grid.width}, {grid.height}; expected those of the same slide, in level-0 pixels"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -100,7 +101,7 @@ def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
     Raises
     ------
     DataError
-        when the file is none of PCam's, or damaged.
+        when the file is none of PCam's, or damaged, or parts of the data set were never written.
     DeviceError
         without h5py.
     """
@@ -109,9 +110,24 @@ def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
 
     try:
         with h5py.File(path) as file:
+            _refuse_unwritten(file[name])
             return read(file[name])
     except _ERRORS as error:
         raise _unreadable(path, name, "the file", error) from error
+
+
+def _refuse_unwritten(data: Any) -> None:
+    """Raise ValueError where HDF5 may read parts as 0: what was never written, or lies in other files, which may be missing."""
+    if data.is_virtual or data.external:
+        raise ValueError("its values are in other files; expected them in this one")
+    if data.shape is None:
+        raise ValueError("it holds nothing")
+    if data.chunks:
+        wanted = math.prod(-(-length // side) for length, side in zip(data.shape, data.chunks, strict=True))
+        if (written := data.id.get_num_chunks()) != wanted:
+            raise ValueError(f"{written} of {wanted} chunks were written")
+    elif data.size and not data.id.get_storage_size():
+        raise ValueError("its values were never written")
 
 
 def _unreadable(path: Path, name: str, what: str, error: Exception) -> DataError:

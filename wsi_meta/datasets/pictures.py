@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 __all__ = ["check_mode", "read_rgb"]
 
-BITS_TAG, PHOTOMETRIC_TAG, SAMPLE_FORMAT_TAG = 258, 262, 339
+BITS_TAG, COMPRESSION_TAG, PHOTOMETRIC_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 258, 259, 262, 284, 339
 """Numbers of TIFF tags."""
 SHOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 """Modes that Pillow converts to what the picture shows."""
 
 
 def check_mode(image: Any) -> None:
-    """Raise ValueError when an opened image shows several pictures, or its values have no agreed colour.
+    """Raise ValueError when an opened image shows several pictures, its values have no agreed colour, or Pillow mistakes them.
 
-    They have none where they are floats, have more than 16 bits, or are signed.
+    They have none where they are floats, have more than 16 bits, or are signed. Uncompressed planes of 16 bits are taken for
+    planes of 8 bits.
     """
     if getattr(image, "is_animated", False):
         raise ValueError("several pictures in one file; expected one")
@@ -34,6 +35,12 @@ def check_mode(image: Any) -> None:
     elif image.mode not in SHOWN:
         kind = "floats" if image.mode == "F" else "whole numbers of up to 32 bits"
         raise ValueError(f"values are {kind}; expected 8 or 16 bits")
+    elif (
+        tags is not None
+        and (tags.get(PLANES_TAG), tags.get(COMPRESSION_TAG, 1)) == (2, 1)
+        and np.max(tags.get(BITS_TAG, 1)) > 8
+    ):
+        raise ValueError("a plane of 16 bits for each colour, uncompressed; expected 8 bits, or colours pixel by pixel")
 
 
 def read_rgb(image: Any) -> NDArray[np.uint8]:

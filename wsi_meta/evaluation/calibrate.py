@@ -16,7 +16,7 @@ from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
+from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs import check_output, refuse_input
 
@@ -37,8 +37,8 @@ __all__ = [
     "validation_metrics",
 ]
 
-LARGEST_CHANGE = 20.0
-"""Fitted temperatures are limited to 1/20 to 20."""
+LIKE_ITS_OWN = "expected label 1 for tumor and 0 for normal, and patches such as it was trained on"
+"""What to do about a model of ours that is worse than chance."""
 
 
 def calibrate(
@@ -103,7 +103,7 @@ def measuring_predictor(model: Model, asked: InferenceOptions) -> Predictor:
 
 
 def fit_card(
-    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False
+    predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False, remedy: str = LIKE_ITS_OWN
 ) -> tuple[ModelCard, NDArray[np.float32]]:
     """Return a model's card with calibration, operating points and figures of these patches, and their logits, (n,).
 
@@ -111,6 +111,7 @@ def fit_card(
     ----------
     predictor : of the model
     patches, workers, progress : as for :func:`calibrate`
+    remedy : as for :func:`wsi_meta.models.card.check_fitted`
 
     Raises
     ------
@@ -118,16 +119,16 @@ def fit_card(
     """
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
     card = expecting(None, predictor.model.card, logits, patches)
-    return replace(card, metrics=validation_metrics(logits, patches.labels)), logits
+    card = replace(card, metrics=validation_metrics(logits, patches.labels))
+    check_fitted(card, predictor.model.path, remedy)
+    return card, logits
 
 
 def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32], patches: Patches) -> ModelCard:
     """Return the card with the calibration and the operating points of a share of tumor; figures stay as they are.
 
-    The points are chosen on the patches' own share, and moved with it: by each the same patches are tumor.
-
-    Other ways to compute the model are compared with a card of the patches' own share: where hardly any probability reaches
-    0.5, all ways agree.
+    The points are chosen on the patches' own share, and moved with it: by each the same patches are tumor. Other ways to
+    compute the model are compared with a card of the patches' own share: where hardly any probability reaches 0.5, all agree.
 
     Parameters
     ----------
@@ -216,8 +217,8 @@ def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, p
         shown = values * np.exp(-fit[0]) + fit[1]
         return float(np.mean(np.logaddexp(0, shown) - target * shown))
 
-    most = np.log(LARGEST_CHANGE)
-    best = minimize(negative_likelihood, np.zeros(2), method="L-BFGS-B", bounds=[(-most, most), (None, None)]).x
+    bounds = [np.log(FITTED_TEMPERATURES), (None, None)]
+    best = minimize(negative_likelihood, np.zeros(2), method="L-BFGS-B", bounds=bounds).x
     expected = 0.0 if prior is None else np.log(prior / (1 - prior)) - np.log(positive / negative)
     return Calibration(temperature=float(np.exp(best[0])), bias=float(best[1] + expected))
 

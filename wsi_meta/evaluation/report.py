@@ -24,6 +24,7 @@ from wsi_meta.evaluation.metrics import losses_of
 from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
+from wsi_meta.models.card import ModelCard
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
@@ -195,11 +196,24 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, subject.patches),
-        "notes": wording.warn(card, replace(subject.patches, pixels=evaluation.pixels).summary()),
+        "notes": [
+            *wording.warn(card, replace(subject.patches, pixels=evaluation.pixels).summary()),
+            *_of_another_share(card, labels),
+        ],
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],
     }
+
+
+def _of_another_share(card: ModelCard, labels: NDArray[np.uint8]) -> list[str]:
+    """Warn where the odds of tumor that the card expects are at least twice, or at most half, those of the patches."""
+    on, share = card.training.get("calibrated_on"), float(labels.mean())
+    prior = on.get("prior") if isinstance(on, dict) else None
+    if not isinstance(prior, float) or not 0 < prior < 1 or 0.5 < share * (1 - prior) / max(prior * (1 - share), 1e-9) < 2:
+        return []
+    told = f"The model was calibrated for {100 * prior:.3g} % of tumor, and {100 * share:.3g} % of these patches are"
+    return [f"{told}: figures at 0.5, log loss, Brier score and calibration error are not those that it has in use."]
 
 
 def _find_cases(subject: Subject, evaluation: Evaluation, pictures: Pictures) -> list[figures.Case]:

@@ -121,6 +121,14 @@ class Foreign:
     """The TorchScript that the weights were taken out of; None for bare weights."""
     tumor_class: int = 1
 
+    @property
+    def remedy(self) -> str:
+        """What to do about a network that is worse than chance."""
+        pixels = "--pixels, --mpp" if self.script is None else "its config.json"
+        one = "is its one logit that of normal tissue (turn the signs of its head's weight and bias)"
+        head = one if self.facts["logits"] == 1 else "is the other class the tumor's (--tumor-class)"
+        return f"{head}, or are its pixels other ones ({pixels})?"
+
     def check(self, model: Model, patches: Patches) -> None:
         """Make sure that a script's own logits on some patches are those of the model that was made of it.
 

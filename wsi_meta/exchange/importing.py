@@ -35,8 +35,6 @@ Folders = str | Path | Sequence[str | Path]
 
 LEAST_PATCHES = 100
 """Fewer do not tell whether 97 % of decisions are the same."""
-CHANCE = 0.5
-"""Area under the curve of what tells nothing."""
 
 logger = logging.getLogger("wsi_meta")
 
@@ -162,15 +160,11 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     model = Model(network_of(foreign.state, parts.build_network), card, "", file)
     foreign.check(model, patches)
     predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))
-    card, logits = fit_card(predictor, patches, workers=options.workers, progress=options.progress)
-    if card.metrics["auc"] < CHANCE:
-        raise ModelFileError(
-            f"{file}: tells tumor from normal worse than chance (AUC {card.metrics['auc']:.2f} on {len(patches)} patches); "
-            "is the other class the tumor's (--tumor-class), or are its pixels other ones (--pixels, --mpp)?"
-        )
+    asked: dict[str, Any] = {"workers": options.workers, "progress": options.progress}
+    card, logits = fit_card(predictor, patches, **asked, remedy=foreign.remedy)
     others = Others(replace(model, card=card), patches, logits, options)
     card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
-    seen = look_at(patches, model, workers=options.workers, progress=options.progress)
+    seen = look_at(patches, model, **asked)
     with locked(out):
         check_output(out, overwrite=options.overwrite)  # it took a while
         save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)

@@ -22,6 +22,8 @@ __all__ = ["TumorLogit", "hash_module", "name_of"]
 
 TRIED = 3
 """Patches that a module is tried on: as many logits cannot be taken for one or two logits of each patch."""
+BEYOND = 100.0
+"""So many times as large as a patch's input is one at which logits are far from 0."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Place of an object in memory, as Python prints functions: another one in each process."""
 PLAIN = (bool, int, float, str, tuple, type(None))
@@ -66,7 +68,7 @@ class TumorLogit(nn.Module):
         Raises
         ------
         OptionsError
-            when it cannot take them, or does not return one or two finite logits for each.
+            when it cannot take them, does not return one or two finite logits for each, or returns probabilities.
         """
         name, side = name_of(self.module), preprocessing.patch_px
         pixels = np.random.default_rng(0).integers(0, 256, (TRIED, side, side, 3), np.uint8)
@@ -87,6 +89,20 @@ class TumorLogit(nn.Module):
             raise OptionsError(f"{name}: returns {found.dtype} that are not all finite numbers; expected logits")
         if found.shape[1:] == (2,) and bool((found >= 0).all()) and torch.allclose(found.sum(1), torch.ones_like(found[:, 0])):
             raise OptionsError(f"{name}: returns probabilities, which sum up to 1; expected logits: leave its softmax out")
+        if self._stays_within_1(preprocessing, inputs):
+            told = "returns probabilities, which lie between 0 and 1 whatever it is shown"
+            raise OptionsError(f"{name}: {told}; expected logits: leave its sigmoid out")
+
+    def _stays_within_1(self, preprocessing: Preprocessing, inputs: torch.Tensor) -> bool:
+        """Tell whether outputs differ, but lie between 0 and 1 of noise, of black, grey and white, and of far larger inputs."""
+        plain = torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, *inputs.shape[2:], 3)
+        shown = (inputs, preprocessing.to_input(plain).contiguous(), BEYOND * inputs, -BEYOND * inputs)
+        try:
+            with torch.inference_mode():
+                found = torch.cat([self.module(batch) for batch in shown])
+        except Exception:  # a module may refuse what no patch looks like
+            return False
+        return bool(((found >= 0) & (found <= 1)).all() and (found != found[0]).any())
 
 
 def name_of(module: nn.Module) -> str:

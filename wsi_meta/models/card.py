@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -16,7 +18,20 @@ from wsi_meta.models.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CARD_KEY", "FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
+__all__ = [
+    "CARD_KEY",
+    "FITTED_TEMPERATURES",
+    "FORMAT_VERSION",
+    "SMALLEST_THRESHOLD",
+    "Calibration",
+    "ModelCard",
+    "check_fitted",
+    "holds_pickle",
+    "read_card",
+    "read_metadata",
+]
+
+logger = logging.getLogger(__name__)
 
 CARD_KEY = "wsi_meta"
 """Name of the card among a file's metadata."""
@@ -33,6 +48,10 @@ RANGES = "int8_ranges"
 """Where `training` keeps how far activations reach."""
 TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
+FITTED_TEMPERATURES = (1 / 20, 20.0)
+"""Limits of temperatures that are fitted."""
+CHANCE = 0.5
+"""Area under the curve of what tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +217,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as content:
-            start = content.read(2)
-        if start == b"PK" or start[:1] == b"\x80":
+        if holds_pickle(path):
             raise ModelFileError(
                 f"{path}: a pickle, which can run code when it is opened; expected safetensors "
                 "(weights can go to 'train --init')"
@@ -208,6 +225,36 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ModelFileError(
             f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
         ) from error
+
+
+def holds_pickle(path: Path) -> bool:
+    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
+
+
+def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:
+    """Check what was fitted and measured on patches: warn of a temperature at its limit.
+
+    Parameters
+    ----------
+    card : with these figures
+    path : of the model, for messages
+    remedy : what to do about a model that is worse than chance
+
+    Raises
+    ------
+    ModelFileError
+        when the model tells tumor from normal worse than chance.
+    """
+    told = f"AUC {card.metrics['auc']:.2f} on {card.metrics['n']} patches"
+    if card.metrics["auc"] < CHANCE:
+        raise ModelFileError(f"{path}: tells tumor from normal worse than chance ({told}); {remedy}")
+    temperature = card.calibration.temperature
+    if any(math.isclose(temperature, limit, rel_tol=1e-3) for limit in FITTED_TEMPERATURES):
+        why = "its logits are far larger or smaller than usual, or tell nothing"
+        logger.warning("%s: temperature %.2g, the limit: probabilities fit badly; %s (%s)", path, temperature, why, told)
 
 
 def _refuse_senseless(card: ModelCard) -> None:

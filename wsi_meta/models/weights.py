@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.models.card import holds_pickle
 
 __all__ = ["COUNTS", "HEAD", "Match", "find_names", "holds_pickle", "read_weights"]
 
@@ -62,14 +63,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # what a damaged file raises depends on the damage
         raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
     return _only_tensors(content, path)
-
-
-def holds_pickle(path: Path) -> bool:
-    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: its size is the first of these."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    header = int.from_bytes(start[:8], "little")
-    return not (start[8:] == b"{" and header < path.stat().st_size) and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
 def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str = "auto") -> Match:
