@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.copies import Stage
-from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.cohorts.copies import Stage, Staging
+from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError
 from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
+from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 
 
@@ -93,6 +96,29 @@ def test_errors_name_the_slide_and_copies_go_with_them(slides: list[Path], tmp_p
     assert all(str(row["error"]).startswith(str(row["slide"])) for row in rows)
     assert not any(str(looking.folder) in str(row["error"]) for row in rows)
     assert list(looking.folder.iterdir()) == []
+
+
+def test_a_copy_that_goes_away_frees_its_bytes_and_hides_no_error(slides: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "fast").mkdir()
+    copies = Staging(tmp_path / "fast", 1.5 * slides[0].stat().st_size, print)
+    copies.begin([(slide, lambda: True) for slide in slides[:2]])
+
+    def lose() -> None:
+        with copies.copy_of(slides[0]) as first:
+            assert isinstance(first, SlideCopy)
+            shutil.rmtree(first.copy.parent)
+            raise SlideReadError("its tiles are gone")
+
+    try:
+        with pytest.raises(SlideReadError, match="its tiles are gone"):
+            lose()
+        timer = threading.Timer(5, copies.stop)  # else the next one would wait for ever
+        timer.start()
+        with copies.copy_of(slides[1]) as second:
+            assert isinstance(second, SlideCopy)
+        timer.cancel()
+    finally:
+        copies.close()
 
 
 def test_an_interrupted_batch_leaves_no_copy(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:

@@ -116,7 +116,7 @@ class Staging:
         self._folder, self._budget, self._tell = folder, budget_bytes, tell
         self._copying = ThreadPoolExecutor(1, "staging")
         self._changed, self._lying, self._stopped = threading.Condition(), 0, False
-        self._copies: dict[SlidePath, Future[Path | None]] = {}
+        self._copies: dict[SlidePath, Future[tuple[Path, int] | None]] = {}
 
     def begin(self, slides: Sequence[tuple[SlidePath, Callable[[], bool]]]) -> None:
         """Begin to copy slides in this order, in a thread; each is asked, when it is its turn, whether it needs a copy."""
@@ -126,12 +126,15 @@ class Staging:
     @contextmanager
     def copy_of(self, slide: SlidePath) -> Iterator[SlidePath | SlideCopy]:
         """Wait for a slide's copy and yield both; the slide where it is read where it lies. Then remove the copy."""
-        copy = self._copies[slide].result() if slide in self._copies else None
+        copied = self._copies[slide].result() if slide in self._copies else None
+        if copied is None:
+            yield slide
+            return
+        copy, taken = copied
         try:
-            yield slide if copy is None else SlideCopy(slide, copy)
+            yield SlideCopy(slide, copy)
         finally:
-            if copy is not None:
-                self._remove(copy.parent, _bytes_of(files_of_slide(copy)))
+            self._remove(copy.parent, taken)  # the copy may be gone: nothing here looks at it
 
     def stop(self) -> None:
         """Let nobody wait for a copy any more: the scans end."""
@@ -144,8 +147,8 @@ class Staging:
         self.stop()
         self._copying.shutdown(cancel_futures=True)
 
-    def _copy(self, slide: SlidePath, is_needed: Callable[[], bool], place: str) -> Path | None:
-        """Copy all files of a slide; return the copy's path, or None where it is read where it lies."""
+    def _copy(self, slide: SlidePath, is_needed: Callable[[], bool], place: str) -> tuple[Path, int] | None:
+        """Copy all files of a slide; return the copy's path and its bytes, or None where it is read where it lies."""
         assert self._folder is not None
         try:
             if self._stopped or not isinstance(slide, Path) or slide.is_dir() or not is_needed():
@@ -166,7 +169,7 @@ class Staging:
             if not isinstance(error, InterruptedError):
                 self._tell(f"{slide}: is read where it lies: it cannot be copied ({first_line(error)})")
             return None
-        return target / slide.name
+        return target / slide.name, bytes_of_slide
 
     def _take(self, wanted: int) -> str | None:
         """Wait until so many bytes may be copied, and take them; return why that will never be, else None."""
