@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import threading
 from dataclasses import asdict, replace
@@ -22,6 +24,7 @@ from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
+from wsi_meta.outputs import ABANDONED_S
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 
@@ -160,6 +163,43 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path, dead: Holder) 
         assert own.is_dir()
         assert not killed.exists()
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_an_empty_folder_of_a_process_that_was_killed_at_once_goes_when_it_is_old(tmp_path: Path) -> None:
+    old, young = tmp_path / ".wsi-meta.0123456789ab.staged", tmp_path / ".wsi-meta.0123456789ac.staged"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, old.stat().st_mtime - ABANDONED_S - 1))
+    with own_folder(tmp_path, "staged"):
+        assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_cannot_be_marked(
+    reason: int, slides: list[Path], looking: Looking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a full disk slides are read where they lie; what the user has to mend ends the batch in a line."""
+    write = Path.write_text
+
+    def refuse(path: Path, *content: Any, **settings: Any) -> int:
+        if path.name == MARK:
+            raise OSError(reason, os.strerror(reason))
+        return write(path, *content, **settings)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with Scanner(predictor=looking, progress=True) as scanner:
+        if reason == errno.ENOSPC:
+            (row,) = scan_slides(slides[:1], slides[0].parent / "out", scanner=scanner, stage=looking.folder)
+            assert row["complete"]
+            told = (
+                f"slides are read where they lie: {looking.folder}: a folder in it cannot be written (No space left on device)"
+            )
+            assert told in capsys.readouterr().err
+        else:
+            with pytest.raises(OutputPathError, match=r"fast: a folder in it cannot be written \(Permission denied\)"):
+                scan_slides(slides[:1], slides[0].parent / "out", scanner=scanner, stage=looking.folder)
+    assert not any(looking.seen)
+    assert not list(looking.folder.iterdir())
 
 
 def test_what_cannot_be(tmp_path: Path, slides: list[Path], looking: Looking) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line, one_line
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs import NO_ROOM
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 
@@ -61,7 +63,7 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
 
     Parameters
     ----------
-    stage : None copies nothing
+    stage : None copies nothing; nor is anything copied where its disk is full, which is told
 
     Raises
     ------
@@ -76,7 +78,14 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
     refuse_elsewhere(scanner, stage)
     if not stage.folder.is_dir():
         raise OutputPathError(f"{stage.folder}: no such folder; expected one on a fast disk for --stage; make it first")
-    with own_folder(stage.folder.absolute(), "staged") as folder:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(own_folder(stage.folder.absolute(), "staged"))
+        except OutputPathError as error:
+            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
+                raise
+            folder = None
+            scanner.note(f"slides are read where they lie: {one_line(error)}", level=logging.WARNING)
         copying = Staging(folder, stage.budget_bytes, scanner.note)
         try:
             copying.begin([(job.slide.path, partial(_is_to_be_read, scanner, job)) for job in jobs])
