@@ -47,6 +47,7 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     assert [row["slide"] for row in rows] == ["a.tif", "b.tif", "c.tif"]
     assert [row["complete"] for row in rows] == [True, True, False]
     assert "not scanned to the end" in rows[2]["error"]
+    assert [row["error_kind"] for row in rows] == [None, None, "unfinished"]
     assert rows[2]["score"] is None
     assert [tuple(row) for row in rows] == [COLUMNS] * 3
 
@@ -57,6 +58,7 @@ def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.zarr" / "zarr.json").write_text(text.replace('"reader"', '"rider"'))
     (row,) = summarise_folder(tmp_path)
     assert "the record of its scan is damaged" in row["error"]
+    assert row["error_kind"] == "HeatmapError"
     assert row["score"] is None
 
 

@@ -64,6 +64,7 @@ KINDS: dict[str, type] = {
     "device": str,
     "version": str,
     "error": str,
+    "error_kind": str,
     "retry": str,
 }
 COLUMNS = tuple(KINDS)
