@@ -118,6 +118,9 @@ def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
     ]
     assert ["command" in text.split("Needs attention")[1].split("</h2>")[0] for text in texts] == [False, True]
     assert "continue</span><div><small>Run the same scan again" in texts[0].replace("\n", "")
+    other = lost | {"error": "holds another scan; choose another --out, or pass --overwrite to replace it"}
+    text = render_page(tmp_path, Table.of(tmp_path, [other]).rows(), {}, lesions=False, running=None)
+    assert "Run the same scan again" not in text, "it would fail again"
 
 
 @pytest.mark.browser
