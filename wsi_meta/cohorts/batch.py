@@ -201,7 +201,7 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
         except Exception as error:  # whatever one slide brings, the others go on
             told, kind = tell_failure(slide, error), type(error).__name__
             facts = {"place": job.place, "slide": str(slide), "error": told, "error_kind": kind}
-            logger.debug("%s: failed", slide, exc_info=error, extra={"facts": facts})
+            logger.debug("%s: failed", slide, exc_info=error, extra={"facts": facts | {"event": "traceback"}})
             scanner.note(told, level=logging.ERROR, event="failed", **facts)
             row = job.row(failed(slide, told, kind))
         run.add(turns[number].stop_meter(), failed=row["error"] is not None)
