@@ -15,6 +15,8 @@ from wsi_meta.errors import OutputPathError, SlideReadError
 from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
+from wsi_meta.files.locks import locked
+from wsi_meta.heatmaps.ownership import temporary_store
 from wsi_meta.outputs import check_output, filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
@@ -124,6 +126,15 @@ def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, mo
     assert _content(folder) == dict.fromkeys(NAMES, "old")
 
 
+def test_a_name_is_refused_before_the_work_where_its_temporary_one_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputPathError, match=r"cannot be written \(File name too long\); choose a shorter name"):
+        check_output(tmp_path / ("x" * 234), overwrite=False)
+    with written_whole(check_output(tmp_path / ("x" * 233), overwrite=False)) as partial, locked(tmp_path / ("x" * 233)):
+        partial.touch()
+    with filled_folder(tmp_path / ("x" * 233)), locked(tmp_path / ("x" * 233)):
+        temporary_store(tmp_path / ("x" * 233)).mkdir()
+
+
 def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputPathError, match="pipe: a device or a pipe, never replaced"):
@@ -152,7 +163,7 @@ def test_an_error_of_our_own_stays_what_it_is(tmp_path: Path) -> None:
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
     """What cannot be made cannot be removed either."""
-    with pytest.raises(OutputPathError, match="cannot be written"), written_whole(tmp_path / ("x" * 244)) as partial:
+    with pytest.raises(OutputPathError, match="choose a shorter name"), written_whole(tmp_path / ("x" * 244)) as partial:
         partial.write_text("")
 
 

@@ -11,13 +11,18 @@ def run() -> None:
     """Load the command and run it on the words of the command line; end the process with its exit code.
 
     What is loaded stays until the end, so the garbage collector need not look through it: that was a fifth of the start.
-    A result is printed whatever stdout's encoding is: what that lacks is escaped.
+    Ctrl-C while it loads ends as it does later. A result is printed whatever stdout's encoding is: what that lacks is escaped.
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     gc.disable()
-    from wsi_meta.cli import main
+    try:
+        from wsi_meta.cli import main
+    except KeyboardInterrupt:
+        from wsi_meta.errors import EXIT_INTERRUPTED, INTERRUPTED
 
+        print(f"Error: {INTERRUPTED}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     gc.freeze()
     gc.enable()
     main(prog_name="wsi-meta")

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
+    "EXIT_INTERRUPTED",
     "EXTRAS",
+    "INTERRUPTED",
     "DataError",
     "DeviceError",
     "HeatmapError",
@@ -45,6 +47,11 @@ EXTRAS = {
     "train": {"h5py": "h5py", "sklearn": "scikit-learn"},
 }
 """The extras of an installation: of each, the modules that it brings and the names by which they are installed."""
+
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+INTERRUPTED = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+"""What a command says after Ctrl-C."""
 
 _ESCAPED = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Unicode categories of what a terminal may obey or cannot show: controls, direction marks, undecoded bytes, line ends."""

@@ -37,9 +37,11 @@ ABANDONED_S = 3600
 """A temporary file of ours that nobody wrote to for so long was left by a process that was killed."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the disk says where it is full, or this user has had a share of it."""
-MENDS = dict.fromkeys(NO_ROOM, "make room and run it again") | dict.fromkeys(
-    (errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"
-)
+MENDS = {
+    **dict.fromkeys(NO_ROOM, "make room and run it again"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"),
+    errno.ENAMETOOLONG: "choose a shorter name and run it again",
+}
 """What to do when something cannot be written, by the number of the error."""
 
 
@@ -75,7 +77,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
 
 
 def check_folder(path: Path) -> None:
-    """Make sure that `path`'s folder exists and can be written to; OutputPathError if not."""
+    """Make sure that `path`'s folder exists, can be written to, and takes its temporary names; OutputPathError if not."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
@@ -86,6 +88,11 @@ def check_folder(path: Path) -> None:
         raise OutputPathError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
         ) from error
+    try:
+        (folder / f".{path.name}.{unique_name()}.partial").lstat()  # no temporary name is longer
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputPathError(cannot_be_written(f"{path}: a temporary file beside it", error)) from error
 
 
 def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:

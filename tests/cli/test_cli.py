@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ import time
 import tomllib
 import weakref
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import click
 import pytest
@@ -21,7 +24,9 @@ from json_output import result_of, results_of
 from slide_files import damage_tile, texture, write_slide
 
 import wsi_meta
+from wsi_meta.__main__ import run as start
 from wsi_meta.cli import main
+from wsi_meta.cli.running import describe_error
 from wsi_meta.errors import SlideReadError, printable
 
 ALL = ("--tissue-mask", "none", "--stride", 96, "--batch-size", 4)
@@ -318,6 +323,21 @@ def test_a_name_that_stdout_cannot_show_is_escaped(tmp_path: Path) -> None:
 def test_a_version_that_cannot_be_written_is_one_line() -> None:
     done = _shell('"$WSI_META" --version > /dev/full')
     assert (done.returncode, done.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+
+
+def test_ctrl_c_while_the_command_loads_ends_as_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "wsi_meta.cli", Interrupted("wsi_meta.cli"))
+    monkeypatch.setattr(gc, "disable", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        start()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"Error: {describe_error(KeyboardInterrupt())}\n"
 
 
 def test_ctrl_c_exits_130(tmp_path: Path, model_file: Path) -> None:

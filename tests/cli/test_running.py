@@ -67,9 +67,14 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     events = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     named = [event["event"] for event in events if event["event"] != "message"]
     assert (named[0], named[-2:]) == ("run begun", ["run finished", "command failed"])
-    assert sorted(named[1:-2]) == ["failed", "finished", "slide begun", "slide begun"]
+    assert sorted(named[1:-2]) == ["failed", "finished", "slide begun", "slide begun", "traceback"]
     assert "bad.tif: not a slide" in events[-1]["error"]
     assert [event["trace"][0] for event in events if "trace" in event] == ["Traceback (most recent call last):"]
+    of_bad = [event for event in events if event.get("error_kind")]
+    assert [(event["event"], event["slide"], event["error_kind"]) for event in of_bad] == [
+        ("traceback", "slides/bad.tif", "SlideReadError"),
+        ("failed", "slides/bad.tif", "SlideReadError"),
+    ]
     text = (folder / "log").read_text()
     assert text.count("Z ERROR slides/bad.tif: not a slide") == 2, "when it happened, and as the command's end"
     assert "Traceback (most recent call last):" in loud.stderr

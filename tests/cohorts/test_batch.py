@@ -39,6 +39,7 @@ def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor)
     assert table[1]["score"] == "", "unknown is empty, never 0"
     assert "no such file" in table[1]["error"]
     assert "could not be read" in table[2]["error"]
+    assert [row["error_kind"] for row in table] == ["", "SlideReadError", "incomplete", ""]
     assert int(table[2]["unreadable"]) > 0
     assert float(table[3]["score"]) == rows[3]["score"]
     assert (tmp_path / "out" / "a.zarr").is_dir()

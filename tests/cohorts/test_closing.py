@@ -77,6 +77,7 @@ def test_the_events_of_a_run(tmp_path: Path, thin_model: Model, caplog: pytest.L
         ("slide begun", "a", "[1/3]"),
         ("slide begun", "b", "[3/3]"),
         ("slide begun", "bad", "[2/3]"),
+        ("traceback", "bad", "[2/3]"),
     ]
     finished = [facts for facts in told if facts["event"] == "finished"]
     for facts in finished:

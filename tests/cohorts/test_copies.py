@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,14 @@ from numpy.typing import NDArray
 from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.copies import Stage
-from wsi_meta.errors import OptionsError, OutputPathError
+from wsi_meta.cohorts.copies import Stage, Staging
+from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError
 from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
+from wsi_meta.outputs import ABANDONED_S
+from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 
 
@@ -95,6 +101,29 @@ def test_errors_name_the_slide_and_copies_go_with_them(slides: list[Path], tmp_p
     assert list(looking.folder.iterdir()) == []
 
 
+def test_a_copy_that_goes_away_frees_its_bytes_and_hides_no_error(slides: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "fast").mkdir()
+    copies = Staging(tmp_path / "fast", 1.5 * slides[0].stat().st_size, print)
+    copies.begin([(slide, lambda: True) for slide in slides[:2]])
+
+    def lose() -> None:
+        with copies.copy_of(slides[0]) as first:
+            assert isinstance(first, SlideCopy)
+            shutil.rmtree(first.copy.parent)
+            raise SlideReadError("its tiles are gone")
+
+    try:
+        with pytest.raises(SlideReadError, match="its tiles are gone"):
+            lose()
+        timer = threading.Timer(5, copies.stop)  # else the next one would wait for ever
+        timer.start()
+        with copies.copy_of(slides[1]) as second:
+            assert isinstance(second, SlideCopy)
+        timer.cancel()
+    finally:
+        copies.close()
+
+
 def test_an_interrupted_batch_leaves_no_copy(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
     class Interrupted(DarknessPredictor):
         def predict_block(self, *_arguments: Any) -> NDArray[np.float32]:
@@ -134,6 +163,43 @@ def test_only_what_dead_processes_left_is_removed(tmp_path: Path, dead: Holder) 
         assert own.is_dir()
         assert not killed.exists()
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_an_empty_folder_of_a_process_that_was_killed_at_once_goes_when_it_is_old(tmp_path: Path) -> None:
+    old, young = tmp_path / ".wsi-meta.0123456789ab.staged", tmp_path / ".wsi-meta.0123456789ac.staged"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (0, old.stat().st_mtime - ABANDONED_S - 1))
+    with own_folder(tmp_path, "staged"):
+        assert (old.exists(), young.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_cannot_be_marked(
+    reason: int, slides: list[Path], looking: Looking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a full disk slides are read where they lie; what the user has to mend ends the batch in a line."""
+    write = Path.write_text
+
+    def refuse(path: Path, *content: Any, **settings: Any) -> int:
+        if path.name == MARK:
+            raise OSError(reason, os.strerror(reason))
+        return write(path, *content, **settings)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with Scanner(predictor=looking, progress=True) as scanner:
+        if reason == errno.ENOSPC:
+            (row,) = scan_slides(slides[:1], slides[0].parent / "out", scanner=scanner, stage=looking.folder)
+            assert row["complete"]
+            told = (
+                f"slides are read where they lie: {looking.folder}: a folder in it cannot be written (No space left on device)"
+            )
+            assert told in capsys.readouterr().err
+        else:
+            with pytest.raises(OutputPathError, match=r"fast: a folder in it cannot be written \(Permission denied\)"):
+                scan_slides(slides[:1], slides[0].parent / "out", scanner=scanner, stage=looking.folder)
+    assert not any(looking.seen)
+    assert not list(looking.folder.iterdir())
 
 
 def test_what_cannot_be(tmp_path: Path, slides: list[Path], looking: Looking) -> None:

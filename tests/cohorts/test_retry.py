@@ -7,7 +7,10 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from wsi_meta.cohorts.inputs import SlideInput
+from wsi_meta.cohorts.jobs import jobs_of
 from wsi_meta.cohorts.retry import retry_command, shell_word
+from wsi_meta.worklist.summary import failed
 
 
 def test_only_what_was_asked_for_is_in_it(tmp_path: Path) -> None:
@@ -23,6 +26,24 @@ def test_only_what_was_asked_for_is_in_it(tmp_path: Path) -> None:
 def test_a_store_of_another_name_and_a_crash(tmp_path: Path) -> None:
     command = retry_command(tmp_path / "a.tif", tmp_path / "n.zarr", {}, why="crashed; pass --retry-crashed")
     assert command == f"wsi-meta scan {tmp_path}/a.tif --out {tmp_path}/n.zarr --retry-crashed && wsi-meta summary {tmp_path}"
+
+
+def test_an_unknown_pixel_size_is_asked_for(tmp_path: Path) -> None:
+    for asked in ({}, {"mpp": 99.0}):
+        command = retry_command(tmp_path / "a.tif", tmp_path / "a.zarr", asked, kind="MissingMppError")
+        assert command == f"wsi-meta scan {tmp_path}/a.tif --out-dir {tmp_path} --mpp UM_PER_PIXEL"
+
+
+def test_none_where_the_user_has_to_choose(tmp_path: Path) -> None:
+    why = "holds another scan; choose another --out, or pass --overwrite to replace it"
+    assert retry_command(tmp_path / "a.tif", tmp_path / "a.zarr", {}, why=why) is None
+
+
+def test_of_one_slide_it_makes_no_table(tmp_path: Path) -> None:
+    for store in ("a.zarr", "n.zarr"):
+        (job,) = jobs_of([SlideInput(tmp_path / "a.tif", "a")], tmp_path / store, {}, {}, alone=True)
+        row = job.row(failed(tmp_path / "a.tif", "bad", "SlideReadError"))
+        assert row["retry"] == f"wsi-meta scan {tmp_path}/a.tif --out {tmp_path}/{store}"
 
 
 def test_settings_that_are_no_words() -> None:

@@ -253,6 +253,16 @@ def test_masks_that_do_not_fit_are_refused(slides: dict[str, Path], thin_model: 
     assert not (tmp_path / "h.zarr").exists()
 
 
+def test_all_that_is_told_of_a_slide_names_the_slide_and_not_its_store(
+    slides: dict[str, Path], thin_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Scanner(predictor=DarknessPredictor(thin_model), progress=True) as scanner:
+        scanner.scan(slides["small"], tmp_path / "other.zarr")
+    told = [line for line in capsys.readouterr().err.splitlines() if "other" in line or line.startswith("small: ")]
+    assert [line.split(":")[0] for line in told] == ["small"] * len(told)
+    assert any("cells, " in line for line in told)
+
+
 def test_a_given_predictor_stays_as_it_is(slides: dict[str, Path], alone: Any, thin_model: Model, tmp_path: Path) -> None:
     predictor = Predictor(thin_model, **COMMON)
     for number in range(2):  # it outlives the first scanner

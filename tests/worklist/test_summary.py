@@ -17,6 +17,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.files.address import Address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
@@ -47,8 +48,34 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     assert [row["slide"] for row in rows] == ["a.tif", "b.tif", "c.tif"]
     assert [row["complete"] for row in rows] == [True, True, False]
     assert "not scanned to the end" in rows[2]["error"]
+    assert [row["error_kind"] for row in rows] == [None, None, "unfinished"]
     assert rows[2]["score"] is None
     assert [tuple(row) for row in rows] == [COLUMNS] * 3
+
+
+def test_paths_are_absolute_and_a_table_of_before_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path("out")
+    out.mkdir()
+    for name in "ab":  # as tables of before have them
+        add_row(out, failed(f"slides/{name}.tif", "bad"), out / f"{name}.zarr")
+    add_row(out, summarise(Path("slides/a.tif"), write_store(out / "a.zarr", MAP)), out / "a.zarr", Path("slides/a.tif"))
+    add_row(out, failed(Path("slides/c.tif"), "bad"), out / "c.zarr", Path("slides/c.tif"))
+    told = [(str(tmp_path / "slides" / "a.tif"), str(tmp_path / "out" / "a.zarr"))]
+    told += [("slides/b.tif", ""), (str(tmp_path / "slides" / "c.tif"), "")]
+    assert [(row["slide"], row["heatmap"]) for row in _read(out)] == told
+    assert [row["heatmap"] for row in summarise_folder("out")] == [told[0][1], None, None]
+    out.rename("moved")
+    (row, *_) = summarise_folder("moved")
+    assert (row["slide"], row["heatmap"]) == (told[0][0], str(tmp_path / "moved" / "a.zarr"))
+    add_row(Path("moved"), failed(Path("slides/b.tif"), "worse"), Path("moved/b.zarr"))
+    assert [row["slide"] for row in _read(Path("moved"))][1:] == [str(tmp_path / "slides" / "b.tif"), told[2][0]]
+
+
+def test_an_address_stays_as_it_is(tmp_path: Path) -> None:
+    for told in ("bad", "worse"):
+        add_row(tmp_path, failed(Address("https://me:secret@host/a.tif"), told), tmp_path / "a.zarr")
+    assert [(row["slide"], row["error"]) for row in _read(tmp_path)] == [("https://host/a.tif", "worse")]
 
 
 def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
@@ -57,6 +84,7 @@ def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.zarr" / "zarr.json").write_text(text.replace('"reader"', '"rider"'))
     (row,) = summarise_folder(tmp_path)
     assert "the record of its scan is damaged" in row["error"]
+    assert row["error_kind"] == "HeatmapError"
     assert row["score"] is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -110,6 +111,15 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert "\N{GREATER-THAN OR EQUAL TO}\N{THIN SPACE}0.500 none in what was read" in _render(tmp_path, part).rows[1]
 
 
+def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
+    rows = [
+        {"slide": f"/s/{number}/a.tif", "complete": False, "error": f"{slide}: no such file"}
+        for number, slide in enumerate(("/s/0/a.tif", "1/a.tif", "b.tif"))
+    ]
+    text = render_page(tmp_path, Table.of(tmp_path, rows).rows(), {}, lesions=False, running=None)
+    assert re.findall('class="why">(.*?)</span>', text) == ["no such file", "no such file", "b.tif: no such file"]
+
+
 def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
     lost = {"slide": "/s/a.tif", "complete": False, "error": "not scanned to the end; scan again to continue"}
     texts = [
@@ -118,6 +128,9 @@ def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
     ]
     assert ["command" in text.split("Needs attention")[1].split("</h2>")[0] for text in texts] == [False, True]
     assert "continue</span><div><small>Run the same scan again" in texts[0].replace("\n", "")
+    other = lost | {"error": "holds another scan; choose another --out, or pass --overwrite to replace it"}
+    text = render_page(tmp_path, Table.of(tmp_path, [other]).rows(), {}, lesions=False, running=None)
+    assert "Run the same scan again" not in text, "it would fail again"
 
 
 @pytest.mark.browser

@@ -21,12 +21,12 @@ from wsi_meta.cli.doctor import doctor
 from wsi_meta.cli.info import info
 from wsi_meta.cli.models import calibrate, evaluate, export_model, import_model
 from wsi_meta.cli.results import export, fit_score, lesions, overlay, score, view
-from wsi_meta.cli.running import INTERRUPTED, console, describe_error
+from wsi_meta.cli.running import console, describe_error
 from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
-from wsi_meta.errors import OptionsError, WsiMetaError, printable
+from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, WsiMetaError, printable
 
 __all__ = ["main"]
 
@@ -110,7 +110,7 @@ class _Failure(click.ClickException):
 
     @classmethod
     def of(cls, error: BaseException, *, debug: bool) -> _Failure:
-        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        code = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         trace = "".join(traceback.format_exception(error)).splitlines() if debug else []
         return cls(describe_error(error), code, type(error).__name__, [printable(line) for line in trace])
 

@@ -13,14 +13,11 @@ from typing import Any, TypeVar
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import WsiMetaError, one_line
+from wsi_meta.errors import INTERRUPTED, WsiMetaError, one_line
 from wsi_meta.outputs import refuse_one_name
 from wsi_meta.progress import Console, LogFile
 
-__all__ = ["INTERRUPTED", "console", "describe_error", "log_json_option", "told"]
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
+__all__ = ["console", "describe_error", "log_json_option", "told"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,7 +69,7 @@ def describe_error(error: BaseException) -> str:
     """Say in one line what went wrong and what to do."""
     told = one_line(error)
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
+        return INTERRUPTED
     if isinstance(error, WsiMetaError | OSError):
         return told or type(error).__name__
     found = f" ({told[:400]})" if told else ""

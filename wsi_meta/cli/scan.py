@@ -190,7 +190,7 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     options.print_results(rows, as_json=as_json)
-    if errors := [_named(row) for row in rows if row["error"]]:
+    if errors := [_named(job.slide.path, str(row["error"])) for job, row in zip(jobs, rows, strict=True) if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
 
 
@@ -210,10 +210,9 @@ def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *,
         raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
 
 
-def _named(row: dict[str, Any]) -> str:
-    """Return a row's error with the slide's path before it, unless it is there already."""
-    slide, error = str(row["slide"]), str(row["error"])
-    return error if error.startswith(printable(slide)) else f"{slide}: {error}"
+def _named(slide: SlidePath, error: str) -> str:
+    """Return a slide's error with its path before it, unless it is there already."""
+    return error if error.startswith(printable(str(slide))) else f"{slide}: {error}"
 
 
 @click.command(epilog=options.example("wsi-meta summary scans/"))

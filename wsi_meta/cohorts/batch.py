@@ -199,10 +199,11 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
             run.add(turns[number].stop_meter(), failed=False)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
-            told = tell_failure(slide, error)
-            logger.debug("%s: failed", slide, exc_info=error)
-            scanner.note(told, level=logging.ERROR, event="failed", place=job.place, slide=str(slide), error=told)
-            row = job.row(failed(slide, told))
+            told, kind = tell_failure(slide, error), type(error).__name__
+            facts = {"place": job.place, "slide": str(slide), "error": told, "error_kind": kind}
+            logger.debug("%s: failed", slide, exc_info=error, extra={"facts": facts | {"event": "traceback"}})
+            scanner.note(told, level=logging.ERROR, event="failed", **facts)
+            row = job.row(failed(slide, told, kind))
         run.add(turns[number].stop_meter(), failed=row["error"] is not None)
         return row
 

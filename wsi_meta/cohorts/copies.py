@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line, one_line
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs import NO_ROOM
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 
@@ -61,7 +63,7 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
 
     Parameters
     ----------
-    stage : None copies nothing
+    stage : None copies nothing; nor is anything copied where its disk is full, which is told
 
     Raises
     ------
@@ -76,7 +78,14 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
     refuse_elsewhere(scanner, stage)
     if not stage.folder.is_dir():
         raise OutputPathError(f"{stage.folder}: no such folder; expected one on a fast disk for --stage; make it first")
-    with own_folder(stage.folder.absolute(), "staged") as folder:
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(own_folder(stage.folder.absolute(), "staged"))
+        except OutputPathError as error:
+            if getattr(error.__cause__, "errno", None) not in NO_ROOM:
+                raise
+            folder = None
+            scanner.note(f"slides are read where they lie: {one_line(error)}", level=logging.WARNING)
         copying = Staging(folder, stage.budget_bytes, scanner.note)
         try:
             copying.begin([(job.slide.path, partial(_is_to_be_read, scanner, job)) for job in jobs])
@@ -116,7 +125,7 @@ class Staging:
         self._folder, self._budget, self._tell = folder, budget_bytes, tell
         self._copying = ThreadPoolExecutor(1, "staging")
         self._changed, self._lying, self._stopped = threading.Condition(), 0, False
-        self._copies: dict[SlidePath, Future[Path | None]] = {}
+        self._copies: dict[SlidePath, Future[tuple[Path, int] | None]] = {}
 
     def begin(self, slides: Sequence[tuple[SlidePath, Callable[[], bool]]]) -> None:
         """Begin to copy slides in this order, in a thread; each is asked, when it is its turn, whether it needs a copy."""
@@ -126,12 +135,15 @@ class Staging:
     @contextmanager
     def copy_of(self, slide: SlidePath) -> Iterator[SlidePath | SlideCopy]:
         """Wait for a slide's copy and yield both; the slide where it is read where it lies. Then remove the copy."""
-        copy = self._copies[slide].result() if slide in self._copies else None
+        copied = self._copies[slide].result() if slide in self._copies else None
+        if copied is None:
+            yield slide
+            return
+        copy, taken = copied
         try:
-            yield slide if copy is None else SlideCopy(slide, copy)
+            yield SlideCopy(slide, copy)
         finally:
-            if copy is not None:
-                self._remove(copy.parent, _bytes_of(files_of_slide(copy)))
+            self._remove(copy.parent, taken)  # the copy may be gone: nothing here looks at it
 
     def stop(self) -> None:
         """Let nobody wait for a copy any more: the scans end."""
@@ -144,8 +156,8 @@ class Staging:
         self.stop()
         self._copying.shutdown(cancel_futures=True)
 
-    def _copy(self, slide: SlidePath, is_needed: Callable[[], bool], place: str) -> Path | None:
-        """Copy all files of a slide; return the copy's path, or None where it is read where it lies."""
+    def _copy(self, slide: SlidePath, is_needed: Callable[[], bool], place: str) -> tuple[Path, int] | None:
+        """Copy all files of a slide; return the copy's path and its bytes, or None where it is read where it lies."""
         assert self._folder is not None
         try:
             if self._stopped or not isinstance(slide, Path) or slide.is_dir() or not is_needed():
@@ -166,7 +178,7 @@ class Staging:
             if not isinstance(error, InterruptedError):
                 self._tell(f"{slide}: is read where it lies: it cannot be copied ({first_line(error)})")
             return None
-        return target / slide.name
+        return target / slide.name, bytes_of_slide
 
     def _take(self, wanted: int) -> str | None:
         """Wait until so many bytes may be copied, and take them; return why that will never be, else None."""

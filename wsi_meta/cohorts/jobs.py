@@ -25,6 +25,8 @@ class Job:
     """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
     settings: dict[str, Any] | None = None
     """Of its scanner, its own where it has them; None where they are not known."""
+    alone: bool = False
+    """Whether its store lies anywhere, and no table is made."""
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row of the summary with what the manifest says of the slide, and how to scan it again if that failed."""
@@ -34,7 +36,8 @@ class Job:
         if row["error"] is None or self.settings is None:
             return row
         asked = self.settings | self.of_slide
-        return row | {"retry": retry_command(slide.path, self.store, asked, why=str(row["error"]))}
+        why: dict[str, Any] = {"why": str(row["error"]), "kind": row["error_kind"], "alone": self.alone}
+        return row | {"retry": retry_command(slide.path, self.store, asked, **why)}
 
 
 def jobs_of(
@@ -60,6 +63,7 @@ def jobs_of(
             out if alone else out / f"{slide.name}.zarr",
             of_slide | slide.slide_settings,
             None if settings is None else settings | slide.scanner_settings,
+            alone,
         )
         for number, slide in enumerate(found, 1)
     ]

@@ -62,7 +62,7 @@ class SlidePreview:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return vars(self) | {"slide": str(self.slide), "store": str(self.store)}
+        return vars(self) | {"slide": str(self.slide.absolute()), "store": str(self.store.absolute())}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.errors import MissingMppError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.gpus import GpuProcesses
@@ -25,33 +26,39 @@ BLIND = ("progress", "predictor", "overwrite", "block_px")
 """What no option stands for, or no result depends on."""
 
 
-def retry_command(slide: SlidePath, store: Path, settings: Mapping[str, Any], *, why: str = "") -> str | None:
+def retry_command(
+    slide: SlidePath, store: Path, settings: Mapping[str, Any], *, why: str = "", kind: str | None = None, alone: bool = False
+) -> str | None:
     """Return a command for a POSIX shell, from any folder, that scans a slide again with the same settings.
 
     Parameters
     ----------
     slide : the slide
-    store : its heatmap, in the folder of a batch. Where it is not named after the slide, the command says its name, and makes
+    store : its heatmap. In the folder of a batch, where it is not named after the slide, the command says its name, and makes
         the folder's table anew
     settings : of the scanner and of the slide, by their names in Python
-    why : what it failed with; where that names ``--retry-crashed``, the command has it
+    why, kind : what it failed with, and the name of that error. Where it names ``--retry-crashed``, the command has it; where
+        the pixel size is not known, the command has ``--mpp`` with a word to replace
+    alone : whether it was the one slide of its scan, whose folder has no table
 
     Returns
     -------
-    The command; None where a setting cannot be written in one.
+    The command; None where a setting cannot be written in one, or where the user has to choose (``--overwrite``).
     """
-    if settings.get("predictor") is not None:
+    if settings.get("predictor") is not None or "--overwrite" in why:
         return None
+    asks_mpp = kind == MissingMppError.__name__
     try:
-        options = list(_options(settings))
+        options = list(_options({name: value for name, value in settings.items() if not (asks_mpp and name == "mpp")}))
     except TypeError:
         return None
+    options += ["--mpp", "UM_PER_PIXEL"] if asks_mpp else []
     options += ["--retry-crashed"] if "--retry-crashed" in why else []
     folder, path = store.absolute().parent, str(slide.absolute())
-    if slide.stem == store.stem:
+    if slide.stem == store.stem and not alone:
         return " ".join(map(shell_word, ["wsi-meta", "scan", path, "--out-dir", str(folder), *options]))
     scan = " ".join(map(shell_word, ["wsi-meta", "scan", path, "--out", str(store.absolute()), *options]))
-    return f"{scan} && wsi-meta summary {shell_word(str(folder))}"
+    return scan if alone else f"{scan} && wsi-meta summary {shell_word(str(folder))}"
 
 
 def shell_word(text: str) -> str:

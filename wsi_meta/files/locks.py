@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, remove_leftovers, unique_name
+from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, cannot_be_written, remove_leftovers, unique_name
 
 __all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_file", "own_folder"]
 
@@ -27,7 +27,7 @@ SIGNED = b"wsi-meta is writing here: "
 UNSIGNED_S = 10
 """A lock file that is still without its holder's name after so long was left by a process that was killed."""
 MARK = "of-process.json"
-"""File in a process's own folder that names the process; only a folder that holds it is ever removed."""
+"""File in a process's own folder that names the process; a folder without it is removed only where it is empty and old."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +115,22 @@ def locked(path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
 def own_folder(parent: Path, kind: str) -> Iterator[Path]:
     """Make a folder ``.wsi-meta.<12 letters>.KIND`` for this process in `parent`, and remove it in the end.
 
-    Those of the same kind that dead processes left are removed first. One of a process of another machine stays.
+    Those of the same kind that dead processes left are removed first, also empty ones that have no mark and are old. One of a
+    process of another machine stays.
 
     Raises
     ------
     OutputPathError
-        when it cannot be made.
+        when it cannot be made, for example on a full disk.
     """
+    folder = parent / f".wsi-meta.{unique_name()}.{kind}"
     try:
-        _remove_abandoned(parent, kind)
-        folder = parent / f".wsi-meta.{unique_name()}.{kind}"
-        folder.mkdir()
-    except OSError as error:
-        raise OutputPathError(f"{parent}: no folder can be made in it ({error.strerror}); choose another one") from error
-    try:
-        (folder / MARK).write_text(json.dumps(asdict(Holder.here())))
+        try:
+            _remove_abandoned(parent, kind)
+            folder.mkdir()
+            (folder / MARK).write_text(json.dumps(asdict(Holder.here())))
+        except OSError as error:
+            raise OutputPathError(cannot_be_written(f"{parent}: a folder in it", error)) from error
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -163,6 +164,9 @@ def own_file(parent: Path, kind: str, mark: str) -> tuple[Path, int]:
 def _remove_abandoned(parent: Path, kind: str) -> None:
     name = re.compile(rf"\.wsi-meta\.{UNIQUE}\.{re.escape(kind)}")
     for folder in [entry for entry in parent.iterdir() if name.fullmatch(entry.name) and not entry.is_symlink()]:
+        with suppress(OSError):  # it is not empty
+            if time.time() - folder.stat().st_mtime >= ABANDONED_S:
+                folder.rmdir()  # its process was killed before the mark was in it
         with suppress(OSError, ValueError, TypeError):
             if Holder(**json.loads((folder / MARK).read_bytes())).is_dead:
                 shutil.rmtree(folder, ignore_errors=True)

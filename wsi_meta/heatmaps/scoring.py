@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
@@ -20,7 +21,6 @@ from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pie
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.effort import ScanEffort
 
 __all__ = [
@@ -92,7 +92,7 @@ def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEff
     found = "no cell was scanned" if score is None else f"score {score:.4f}{'' if complete else ', incomplete'}"
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
     how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
-    return f"{place} {slide.stem}: {found}{how}".lstrip(), facts | effort.to_facts()
+    return f"{place} {slide_name(slide)}: {found}{how}".lstrip(), facts | effort.to_facts()
 
 
 def describe_fetched(fetched: int, whole: int, name: str, place: str) -> str:

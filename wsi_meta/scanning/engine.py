@@ -108,7 +108,7 @@ class SlideScan:
             known, scanned = known_figures(heatmap, result), status == Status.SCANNED
             verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
         if not verdict.ok:
-            note(f"{heatmap.path.stem}: {verdict.told_with_figures}")
+            note(f"{self.slide.name}: {verdict.told_with_figures}")
         meter.count_tiles(self.slide.tiles_decoded)
         heatmap = replace(heatmap, record=heatmap.record.with_run(self.turn.stop_meter()))
         return heatmap.finalise(result, lesions, verdict)

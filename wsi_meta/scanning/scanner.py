@@ -280,7 +280,7 @@ class Scanner:
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         turn.begin(len(todo))
         scan = scan.begun()
-        self.note(f"{scan.heatmap.path.stem}: {cells:,} cells, {scan.way}")
+        self.note(f"{scan.slide.name}: {cells:,} cells, {scan.way}")
         try:
             with counted_cells(scan.source, cells, self._progress, turn.place) as report:
                 self._engine.run(scan, todo, report)

@@ -129,8 +129,9 @@ def _lead(rows: Sequence[Row]) -> list[str]:
 
 
 def _failure(row: Row, name: str) -> dict[str, Any]:
-    error = str(row["error"])
-    reason = error.removeprefix(f"{row['slide']}: ").removeprefix(f"{row['heatmap']}: ")
+    named, _, reason = str(row["error"]).partition(": ")
+    if not any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
+        reason = str(row["error"])
     return {"name": name, "slide": row["slide"], "reason": reason, "retry": row["retry"], "partly": row["score"] is not None}
 
 

@@ -17,13 +17,15 @@ from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.worklist.table import COLUMNS, Row, Table, open_table
+from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["add_row", "check_summary", "failed", "summarise", "summarise_folder"]
 
 WAIT_S = 60.0
 """For how long to wait until another process has written its row, which takes milliseconds."""
+UNFINISHED, INCOMPLETE = "unfinished", "incomplete"
+"""Kinds of what the table calls an error where nothing failed: a scan that can go on, and one with cells that were not read."""
 FROM_OUTSIDE = ("patient", "label", "annotations")
 """What no heatmap knows: it is kept until a scan says otherwise."""
 
@@ -86,7 +88,7 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
     store : where the slide's heatmap stands if there is one
     source : the slide; None where the row's path says all
     """
-    name, slide = printable(store.name), printable(str(row["slide"]))
+    name, slide = printable(store.name), from_here(printable(str(row["slide"])))
     own, same = _finished_store(store, source or row["slide"]) if row["heatmap"] is None else (None, None)
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
@@ -104,10 +106,15 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
 
 
 def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`."""
+    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`.
+
+    Parameters
+    ----------
+    slide : the row has its absolute path; a text is written as it is
+    """
     record, result = heatmap.record, heatmap.record.result
     if result is None:
-        return failed(slide, "not scanned to the end; scan again to continue") | {"heatmap": str(heatmap.path)}
+        return failed(slide, "not scanned to the end; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
     cells, found = result.cells, record.lesions["found"] if record.lesions else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
@@ -115,8 +122,8 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     return (
         dict.fromkeys(COLUMNS)
         | {
-            "slide": str(slide),
-            "heatmap": str(heatmap.path),
+            "slide": _written(slide),
+            "heatmap": str(heatmap.root),
             "score": result.score,
             "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
             "complete": result.complete,
@@ -132,14 +139,20 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "device": record.device,
             "version": record.versions.get("wsi-meta"),
             "error": error,
+            "error_kind": INCOMPLETE if error else None,
         }
         | _effort(record.effort)
     )
 
 
-def failed(slide: str | SlidePath, told: str) -> Row:
-    """Return the summary's row for a slide that could not be scanned."""
-    return dict.fromkeys(COLUMNS) | {"slide": str(slide), "complete": False, "error": told}
+def failed(slide: str | SlidePath, told: str, kind: str | None = None) -> Row:
+    """Return the summary's row for a slide that could not be scanned; `kind` is the name of the error's class."""
+    return dict.fromkeys(COLUMNS) | {"slide": _written(slide), "complete": False, "error": told, "error_kind": kind}
+
+
+def _written(slide: str | SlidePath) -> str:
+    """Return a slide as a row has it: it means the same from any folder. A text, of a table or a store, stays as it is."""
+    return slide if isinstance(slide, str) else str(slide.absolute())
 
 
 def _effort(effort: ScanEffort | None) -> Row:
@@ -189,12 +202,14 @@ def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
     try:
         heatmap = Heatmap.open(store)
     except (HeatmapError, OSError) as error:
-        row = failed(before["slide"] if before else store.stem, one_line(error)) | {"heatmap": str(store)}
+        row = failed(before["slide"] if before else store.stem, one_line(error), type(error).__name__)
+        row["heatmap"] = str(store.absolute())
         return row | (_from_outside(row, before) if before else {})
     named = [row for row in without if Path(row["slide"]).name == printable(heatmap.record.slide.file)]
     if before is None and len(named) == 1 and heatmap.result is not None:
         before = None if is_beneath(heatmap, named[0]["slide"]) is False else named[0]
     row = summarise(before["slide"] if before else heatmap.record.slide.file, heatmap)
-    if before is None and (twins := [other for other in named if other["slide"] == printable(row["slide"])]):
-        row["error"] = row["error"] or twins[0]["error"]  # its path says no more than the name: one row has to tell both
+    twins = [other for other in named if other["slide"] == printable(row["slide"])]
+    if before is None and twins and not row["error"]:  # its path says no more than the name: one row has to tell both
+        row |= {name: twins[0][name] for name in ("error", "error_kind")}
     return row | (_from_outside(row, before) if before else {})

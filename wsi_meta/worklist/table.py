@@ -17,9 +17,10 @@ from typing import Any
 
 from wsi_meta import __version__
 from wsi_meta.errors import OutputExistsError, printable
+from wsi_meta.files.address import is_address
 from wsi_meta.outputs import written_whole
 
-__all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "open_table"]
+__all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
 
 FIRST_COLUMNS = (
     "slide",
@@ -64,6 +65,7 @@ KINDS: dict[str, type] = {
     "device": str,
     "version": str,
     "error": str,
+    "error_kind": str,
     "retry": str,
 }
 COLUMNS = tuple(KINDS)
@@ -84,8 +86,8 @@ class Table:
     """Each row as it stands in the JSON."""
 
     def slides(self) -> list[str]:
-        """Return the slide of each row, as it is written."""
-        return [_first_two(line)[0] for line in self.lines]
+        """Return the slide of each row, absolute."""
+        return [from_here(_first_two(line)[0]) for line in self.lines]
 
     def stores(self) -> list[str]:
         """Return the name of each row's heatmap, as it is written; empty where it has none."""
@@ -102,7 +104,7 @@ class Table:
     def put(self, row: Row) -> None:
         """Add a row; one of the same slide is replaced."""
         slides, (line, written) = self.slides(), _written(row)
-        if (slide := printable(str(row["slide"]))) in slides:
+        if (slide := from_here(printable(str(row["slide"])))) in slides:
             self.lines[slides.index(slide)], self.objects[slides.index(slide)] = line, written
         else:
             self.lines.append(line)
@@ -158,6 +160,11 @@ def open_table(folder: Path) -> Table:
     if objects is None:
         return Table.of(folder, [_typed(dict(zip(COLUMNS, values, strict=False))) for values in csv.reader(lines[1:])])
     return Table(folder, lines[1:], objects)
+
+
+def from_here(slide: str) -> str:
+    """Return a row's slide as an absolute path. A relative one, in a table of before, counts from where this process is."""
+    return slide if is_address(slide) else printable(str(Path(slide).absolute()))
 
 
 _HEAD = b'{"made_by": "wsi-meta '
