@@ -18,7 +18,7 @@ from stores import make_record, write_store
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.viewer.corrections import read_corrections
+from wsi_meta.viewer.corrections import Correction, Corrections, read_corrections, write_corrections
 
 pytestmark = pytest.mark.browser
 
@@ -245,6 +245,53 @@ def test_corrections_are_saved_one_after_the_other(browser: Browser, tmp_path: P
         assert await tab.ask("document.querySelectorAll('#lesions tr.false').length") == 2
 
     show(browser, store, check)
+
+
+def test_what_someone_else_corrects_meanwhile_loses_nothing(browser: Browser, tmp_path: Path) -> None:
+    """A change is made again of a list that was changed elsewhere; an outline that cannot be saved stays, to be tried again."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4] = values[8:10, 8:10] = 0.9
+    heatmap = write_store(tmp_path / "heat.zarr", values, mpp=MPP)
+    page, told = "WsiMeta.page.corrections", "document.getElementById('notice').textContent"
+
+    def elsewhere(*kinds: str) -> None:
+        """Save so many corrections as another page does."""
+        found = tuple(Correction(kind, (((10.0 * at, 5.0, 90.0, 5.0, 90.0, 80.5),),)) for at, kind in enumerate(kinds))
+        write_corrections(heatmap, Corrections(found, read_corrections(heatmap).revision))
+
+    def kinds() -> list[str]:
+        return [one.kind for one in read_corrections(heatmap).found]
+
+    async def draw(tab: Tab) -> None:
+        await tab.ask(f"{page}.begin()")
+        await tab.ask(f"[[500, 500], [700, 500], [700, 650]].forEach((at) => {page}.add(...at))")
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await draw(tab)
+        elsewhere("missed")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert (kinds(), await tab.ask(f"{page}.all.length")) == (["missed", "missed"], 2)
+        elsewhere("false", "missed")
+        await tab.ask(f"{page}.refresh()")
+        assert await tab.ask(f"{page}.all.map((one) => one.kind)") == ["false", "missed"]
+        elsewhere("false", "missed", "false")
+        await tab.ask(f"{page}.remove({page}.all[1])")
+        assert kinds() == ["false", "false"]
+        assert "Not saved" not in await tab.ask(told)
+        elsewhere()
+        await draw(tab)
+        await tab.ask(f"void ({page}.put = async () => {{ throw Object.assign(new Error('no room'), {{ status: 409 }}); }})")
+        await tab.ask(f"{page}.close()")
+        assert [await tab.ask(told), await tab.ask(f"{page}.draft.length"), kinds()] == ["Not saved: no room", 6, []]
+        await tab.ask(f"void (delete {page}.put)")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert kinds() == ["missed"]
+        assert "Not saved" not in await tab.ask(told)
+        tab.complaints[:] = [line for line in tab.complaints if "409" not in line]
+
+    show(browser, tmp_path / "heat.zarr", check)
 
 
 def test_what_was_not_scanned_is_veiled_as_the_legend_says(browser: Browser, tmp_path: Path) -> None:

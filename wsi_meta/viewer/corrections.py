@@ -122,7 +122,7 @@ def write_corrections(heatmap: Heatmap, given: Corrections) -> Corrections:
         if before.problem is not None:
             raise OutputExistsError(f"{before.problem}; move it away to correct here")
         if before.revision != given.revision:
-            raise OutputExistsError(f"{path.name}: was changed elsewhere meanwhile; load the page again")
+            raise OutputExistsError(f"{path.name}: was changed elsewhere meanwhile; read it and change it again")
         content = _written(heatmap, given).encode()
         with written_whole(path) as partial:
             partial.write_bytes(content)

@@ -165,6 +165,11 @@
     byId("notice").hidden = !text;
   };
 
+  // Take a notice back that begins so, once it is true no longer.
+  const unless = (beginning) => {
+    if (told.startsWith(beginning)) notice(facts.slide.mark ? "" : facts.slide.told);
+  };
+
   const showFacts = () => {
     document.title = `${facts.name}: wsi-meta`;
     byId("name").textContent = facts.name;
@@ -235,7 +240,7 @@
       row.append(make("td", lesion.lesion), make("td", lesion.size_class), ...figures.map((text) => make("td", text, "number")));
       const last = make("td");
       if (!corrections.readOnly) {
-        const isFalse = Boolean(corrections.denying(lesion));
+        const isFalse = corrections.isFalse(lesion);
         row.classList.toggle("false", isFalse);
         const button = make("button", isFalse ? "undo" : "false", "link");
         button.type = "button";
@@ -267,6 +272,7 @@
   const showCorrections = (saved = false) => {
     byId("corrections").hidden = corrections.readOnly;
     byId("saved").textContent = saved ? "saved" : "";
+    if (saved) unless("Not saved");
     const items = corrections.all.map((one) => {
       const item = make("li");
       const go = make("button", one.kind === "false" ? "not a lesion" : "missed lesion", `link ${one.kind}`);
@@ -391,7 +397,8 @@
         facts = now;
         await loadMap();
       }
-      if (told.startsWith("No answer")) notice(facts.slide.mark ? "" : facts.slide.told);
+      if (!document.hidden) await corrections.refresh();
+      unless("No answer");
     } catch (error) {
       if (error.status === undefined) notice("No answer from wsi-meta view; start it again and load this page anew");
       else if (error.status !== 409) notice(error.message);
