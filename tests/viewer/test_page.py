@@ -342,6 +342,27 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
     show(browser, store, check)
 
 
+def test_arrows_move_the_map_but_where_a_control_has_the_focus(browser: Browser, store: Path) -> None:
+    async def check(tab: Tab, _client: Client) -> None:
+        await look_at(tab, 2000, 2000, 1.0)
+
+        async def moved() -> float:
+            """Pixels to the right by one press of a key."""
+            before = await tab.ask("WsiMeta.page.frame()")
+            await tab.page.keyboard.press("ArrowRight")
+            await tab.settle()
+            after = await tab.ask("WsiMeta.page.frame()")
+            return round(float((after["left"] - before["left"]) * after["scale"]), 2)
+
+        by = [await moved()]
+        for place in ("#slide .openseadragon-canvas", "#threshold"):
+            await tab.page.focus(place)
+            by.append(await moved())
+        assert by == [60, 60, 0]
+
+    show(browser, store, check)
+
+
 def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
     grid = PatchGrid(1472, 1088, MPP, 0.972, 96, 32, block_px=320)
     heatmap = Heatmap.create(tmp_path / "heat.zarr", make_record(grid), np.ones(grid.shape, bool), overwrite=False)

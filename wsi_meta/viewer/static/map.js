@@ -315,6 +315,12 @@
     fly(found.lesions[at < 0 ? (by > 0 ? 0 : count - 1) : (at + by + count) % count]);
   };
 
+  const move = (right, down) => {
+    const { viewport } = viewer;
+    viewport.panBy(viewport.deltaPointsFromPixels(new OpenSeadragon.Point(60 * right, 60 * down)));
+    viewport.applyConstraints();
+  };
+
   // ---- link ---------------------------------------------------------------------------------------------------------
 
   const keepLink = () => {
@@ -454,6 +460,10 @@
     "=": () => viewer.viewport.zoomBy(1.6),
     "-": () => viewer.viewport.zoomBy(1 / 1.6),
     0: () => viewer.viewport.goHome(),
+    ArrowLeft: () => move(-1, 0),
+    ArrowRight: () => move(1, 0),
+    ArrowUp: () => move(0, -1),
+    ArrowDown: () => move(0, 1),
     d: () => corrections.begin(),
     f: () => view.selected && corrections.toggle(view.selected),
     "?": () => byId("keys").showModal(),
@@ -471,9 +481,9 @@
     viewer.container.addEventListener("mousemove", showCursor);
     viewer.container.addEventListener("mouseleave", () => { byId("cursor").textContent = ""; });
     document.addEventListener("keydown", (event) => {
-      const typing = event.target.matches("select, input[type=search], dialog, dialog *") || event.ctrlKey || event.metaKey || event.altKey;
+      const theirs = `select, dialog, dialog *${event.key.startsWith("Arrow") ? ", input[type=range]" : ""}`;
       const act = keys[event.key];
-      if (typing || !act || (event.key === "Enter" && !corrections.draft)) return;
+      if (event.target.matches(theirs) || event.ctrlKey || event.metaKey || event.altKey || !act || (event.key === "Enter" && !corrections.draft)) return;
       event.preventDefault();
       act();
     });
@@ -484,7 +494,7 @@
       loadLesions();
       if (place) goTo(place);
     });
-    viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = !event.originalEvent.key.startsWith("Arrow"); });
+    viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // the keys are ours
     viewer.addHandler("canvas-click", (event) => {
       if (!corrections.draft || !event.quick) return;
       const { left, top, scale } = frame();
