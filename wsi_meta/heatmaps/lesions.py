@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.annotations.outlines import Outline
@@ -35,6 +36,7 @@ __all__ = [
     "lesions_at",
     "qupath_origin",
     "to_detections",
+    "warn_if_corrected",
     "warn_if_unfinished",
     "write_lesions",
 ]
@@ -103,6 +105,7 @@ def find_lesions(
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
     warn_if_unfinished(heatmap, "lesions may be missing or cut")
+    warn_if_corrected(heatmap)
     found = _find(heatmap.record, heatmap.probability, threshold, peak, min_area)
     if out is not None:
         write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), overwrite=overwrite)
@@ -220,6 +223,13 @@ def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
     elif not heatmap.finished:
         unread = heatmap.result.cells["unreadable"]
         logger.warning("%s: %d cells could not be read; %s; scan it again to retry them", heatmap.path, unread, lost)
+
+
+def warn_if_corrected(heatmap: Heatmap) -> None:
+    """Warn of corrections beside a heatmap whose lesions are taken from the map alone."""
+    if (path := corrections_beside(heatmap.path)).exists():
+        told = "%s: %s lies beside it and is not applied here; froc --corrections and sample --mine apply it"
+        logger.warning(told, heatmap.path, path.name)
 
 
 def _find(
