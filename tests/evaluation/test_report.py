@@ -24,7 +24,7 @@ from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
-from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals, warn
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
@@ -269,12 +269,6 @@ def test_patches_that_made_the_model_are_told() -> None:
     assert calibrated == "The model was made with exactly these patches (calibration)."
     (trained,) = warn(older, {"sha256": "a", "pixels": "1"})
     assert "trained on patches of the same names and labels" in trained
-
-
-def test_no_probability_is_shown_as_certain() -> None:
-    shown = [probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
-
-    assert shown == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
 
 
 # --- where it may write

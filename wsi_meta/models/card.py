@@ -16,7 +16,17 @@ from wsi_meta.models.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CARD_KEY", "FORMAT_VERSION", "SMALLEST_THRESHOLD", "Calibration", "ModelCard", "read_card", "read_metadata"]
+__all__ = [
+    "CARD_KEY",
+    "FORMAT_VERSION",
+    "SMALLEST_THRESHOLD",
+    "Calibration",
+    "ModelCard",
+    "read_card",
+    "read_metadata",
+    "tell_probability",
+    "tell_threshold",
+]
 
 CARD_KEY = "wsi_meta"
 """Name of the card among a file's metadata."""
@@ -134,6 +144,22 @@ class ModelCard:
         card = cls(**fields)
         _refuse_senseless(card)
         return card
+
+
+def tell_probability(value: float, digits: int = 3) -> str:
+    """Return a probability, or a slide's score, with so many decimals; none is rounded to 0 or 1."""
+    least = 10.0**-digits
+    told, none, certain = (f"{number:.{digits}f}" for number in (value, 0, 1))
+    return {none: f"under {least:.{digits}f}", certain: f"over {1 - least:.{digits}f}"}.get(told, told)
+
+
+def tell_threshold(value: float, digits: int = 2) -> str:
+    """Return a threshold, or a bound, with so many decimals: more where they would make it 1, two figures of a small one."""
+    if value < 10.0 ** (1 - digits):
+        return f"{value:.2g}"
+    while value < 1 and float(f"{value:.{digits}f}") == 1:
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def _holds(metrics: dict[str, float], mode: str) -> bool:

@@ -13,6 +13,7 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found, tell_score
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.models.card import tell_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
@@ -55,9 +56,9 @@ def make_bar(drawn: Map, tissue: NDArray[np.uint8], *, peak: bool) -> Bar:
     marks = []
     if drawn.layer == "probability":
         threshold, highest = lesion_thresholds(drawn.record)
-        marks = [(threshold, f"model's threshold {threshold:.2f}")]
+        marks = [(threshold, f"model's threshold {tell_threshold(threshold)}")]
         if peak and highest > threshold:
-            marks.append((highest, f"a lesion's peak has at least {highest:.2f}"))
+            marks.append((highest, f"a lesion's peak has at least {tell_threshold(highest)}"))
     note = "" if drawn.alpha is None else "in the colours that it has on this tissue"
     return Bar(colours, style.top, style.label, note, marks)
 

@@ -152,8 +152,7 @@
 
   const make = (kind, text, className) => Object.assign(document.createElement(kind), { textContent: text ?? "", className: className ?? "" });
 
-  // A threshold; a small one with two figures.
-  const inWords = (threshold, digits = 3) => (threshold < 0.1 ** (digits - 1) ? String(+threshold.toPrecision(2)) : threshold.toFixed(digits));
+  const inWords = WsiMeta.threshold;
 
   // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
   const ownOrRounded = (threshold) =>
@@ -236,7 +235,7 @@
     byId("count").textContent = `${found.count} at ${inWords(found.threshold)}, peak ${inWords(found.peak)}`;
     const rows = shown.map((lesion) => {
       const row = make("tr");
-      const figures = [lesion.diameter_mm.toFixed(2), lesion.area_mm2.toFixed(3), lesion.max_probability.toFixed(3)];
+      const figures = [lesion.diameter_mm.toFixed(2), lesion.area_mm2.toFixed(3), WsiMeta.probability(lesion.max_probability)];
       row.append(make("td", lesion.lesion), make("td", lesion.size_class), ...figures.map((text) => make("td", text, "number")));
       const last = make("td");
       if (!corrections.readOnly) {
@@ -263,7 +262,7 @@
     const notes = found.count ? [] : [`${facts.none[0].toUpperCase()}${facts.none.slice(1)}.`];
     if (found.count > shown.length) notes.push(`The largest ${shown.length} are listed.`);
     if (source.kept && found.threshold !== view.threshold) {
-      notes.push(`The outlines are those of ${inWords(found.threshold)}: this page keeps lesions at ${source.kept.map((one) => +one.toFixed(3)).join(", ")}.`);
+      notes.push(`The outlines are those of ${inWords(found.threshold)}: this page keeps lesions at ${source.kept.map((one) => Number(inWords(one))).join(", ")}.`);
     }
     byId("more").hidden = !notes.length;
     byId("more").textContent = notes.join(" ");
@@ -444,7 +443,9 @@
       const cell = row * cols + col;
       for (const { name, highest } of facts.layers) {
         const step = values[name][cell];
-        if (step !== facts.steps.none) words.push(`${name} ${((step / facts.steps.top) * highest).toFixed(highest > 2 ? 0 : 3)}`);
+        const value = (step / facts.steps.top) * highest;
+        const shown = highest === 1 ? WsiMeta.probability(value) : value.toFixed(highest > 2 ? 0 : 3);
+        if (step !== facts.steps.none) words.push(`${name} ${shown}`);
       }
       words.push(facts.status[values.status[cell]].replace("pending", "not scanned yet"));
     }
