@@ -36,6 +36,7 @@ NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no
 """What the table says of a slide without a lesion, by its kind."""
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
+NO_AUC = "There is no AUC: it takes slides with a score that are labelled tumor, and others that are labelled normal."
 CURVE_PX = (300, 170)
 """Width and height of the FROC curve."""
 
@@ -191,7 +192,8 @@ def _agreement(found: Agreement | None) -> dict[str, Any] | None:
         }
         for auc in found.aucs
     ]
-    return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": found.notes}
+    notes = found.notes or (() if aucs or found.froc else (NO_AUC,))
+    return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": notes}
 
 
 def _froc(froc: CohortFroc) -> dict[str, Any]:
