@@ -338,8 +338,28 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
         await tab.page.focus("#lesions tbody tr:nth-child(2)")
         await tab.page.keyboard.press("Enter")
         assert await tab.ask("[WsiMeta.page.view.selected.lesion, document.activeElement.rowIndex]") == [2, 2]
+        await tab.ask("WsiMeta.page.corrections.toggle(WsiMeta.page.found().lesions[0])")
+        await tab.page.focus("#corrections li:nth-child(2) button:last-child")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.querySelectorAll('#corrections li').length === 1")
+        assert await tab.ask("document.activeElement.ariaLabel") == "remove correction 1"
 
     show(browser, store, check)
+
+
+def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
+    values = np.full((17, 23), 0.9999, np.float32)
+    stores = [write_store(tmp_path / f"{'a_long_name_' * 5}{number}.zarr", values, mpp=MPP).path for number in range(2)]
+
+    async def run(client: Client) -> None:
+        async with browser.tab(390) as tab:
+            await tab.page.goto(client.gate.link)
+            await tab.until("document.querySelectorAll('#stores tbody tr').length === 2")
+            assert await tab.ask("document.documentElement.scrollWidth") == 390
+            assert await tab.ask("document.querySelector('#stores .number').textContent") == "over 0.999"
+            assert tab.complaints == []
+
+    ask(stores, run, run=browser.run)
 
 
 def test_arrows_move_the_map_but_where_a_control_has_the_focus(browser: Browser, store: Path) -> None:

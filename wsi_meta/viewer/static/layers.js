@@ -14,8 +14,8 @@ WsiMeta.unpack = (facts, buffer) => {
   return values;
 };
 
-// A probability; none is rounded to 0 or 1.
-WsiMeta.probability = (value) => ({ "0.000": "under 0.001", "1.000": "over 0.999" })[value.toFixed(3)] ?? value.toFixed(3);
+// A probability; none is rounded to 0 or 1. With signs, as the list of lesions has no room for words.
+WsiMeta.probability = (value) => ({ "0.000": "< 0.001", "1.000": "> 0.999" })[value.toFixed(3)] ?? value.toFixed(3);
 
 // A threshold; with more decimals where it would be rounded to 1, and with two figures where it is small.
 WsiMeta.threshold = (value, digits = 3) => {

@@ -152,6 +152,16 @@
 
   const make = (kind, text, className) => Object.assign(document.createElement(kind), { textContent: text ?? "", className: className ?? "" });
 
+  // Put rows in the place of a list's; the focus stays where it was, or on the last row where that one is gone.
+  const replaceRows = (list, rows) => {
+    const held = document.activeElement;
+    const at = [...list.children].findIndex((row) => row.contains(held));
+    const button = at < 0 ? -1 : [...list.children[at].querySelectorAll("button")].indexOf(held);
+    list.replaceChildren(...rows);
+    const row = at < 0 ? null : rows[Math.min(at, rows.length - 1)];
+    (row?.querySelectorAll("button")[button] ?? row)?.focus({ preventScroll: true });
+  };
+
   const inWords = WsiMeta.threshold;
 
   // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
@@ -244,6 +254,7 @@
         const button = make("button", isFalse ? "undo" : "false", "link");
         button.type = "button";
         button.title = isFalse ? "It is a lesion after all" : "This is no lesion";
+        button.ariaLabel = `${button.textContent}, lesion ${lesion.lesion}`;
         button.addEventListener("click", (event) => { event.stopPropagation(); corrections.toggle(lesion); });
         last.append(button);
       }
@@ -254,11 +265,7 @@
       row.addEventListener("keydown", (event) => event.target === row && event.key === "Enter" && fly(lesion));
       return row;
     });
-    const body = document.querySelector("#lesions tbody");
-    const held = document.activeElement;
-    const at = [...body.rows].indexOf(held?.closest("tr"));
-    body.replaceChildren(...rows);
-    if (at >= 0) (held.matches("button") ? rows[at]?.querySelector("button") : rows[at])?.focus({ preventScroll: true });
+    replaceRows(document.querySelector("#lesions tbody"), rows);
     const notes = found.count ? [] : [`${facts.none[0].toUpperCase()}${facts.none.slice(1)}.`];
     if (found.count > shown.length) notes.push(`The largest ${shown.length} are listed.`);
     if (source.kept && found.threshold !== view.threshold) {
@@ -272,16 +279,17 @@
     byId("corrections").hidden = corrections.readOnly;
     byId("saved").textContent = saved ? "saved" : "";
     if (saved) unless("Not saved");
-    const items = corrections.all.map((one) => {
+    const items = corrections.all.map((one, number) => {
       const item = make("li");
       const go = make("button", one.kind === "false" ? "not a lesion" : "missed lesion", `link ${one.kind}`);
       const remove = make("button", "remove", "link");
+      remove.ariaLabel = `remove correction ${number + 1}`;
       go.addEventListener("click", () => flyTo(WsiMeta.boundsOf(one.polygons)));
       remove.addEventListener("click", () => corrections.remove(one));
       item.append(go, remove);
       return item;
     });
-    document.querySelector("#corrections ul").replaceChildren(...items);
+    replaceRows(document.querySelector("#corrections ul"), items);
     byId("draw").disabled = byId("drawing").hidden = Boolean(corrections.draft);
     byId("drawing").hidden = !corrections.draft;
     document.body.classList.toggle("drawing", Boolean(corrections.draft));
@@ -541,6 +549,7 @@
       gestureSettingsTouch: { pinchRotate: false },
     });
     over.className = "over";
+    Object.assign(viewer.canvas, { role: "img", ariaLabel: `${facts.name}: the slide and its map` });
     viewer.canvas.append(over);
     await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), loadMap()]);
     if (place) goTo(place);
