@@ -289,6 +289,17 @@ def test_what_someone_else_corrects_meanwhile_loses_nothing(browser: Browser, tm
         await tab.until("document.getElementById('saved').textContent === 'saved'")
         assert kinds() == ["missed"]
         assert "Not saved" not in await tab.ask(told)
+        elsewhere()
+        await tab.ask(f"{page}.refresh()")
+        await draw(tab)  # it is saved, but the answer is lost
+        await tab.ask(
+            f"void ((source, save) => {{ source.save = async (...list) => {{"
+            f" source.save = save; await save(...list); throw Error('lost'); }}; }})({page}.source, {page}.source.save)"
+        )
+        await tab.ask(f"{page}.close()")
+        assert [await tab.ask(told), await tab.ask(f"{page}.draft.length")] == ["Not saved: lost", 6]
+        await tab.ask(f"{page}.close()")
+        assert kinds() == ["missed"]
         tab.complaints[:] = [line for line in tab.complaints if "409" not in line]
 
     show(browser, tmp_path / "heat.zarr", check)

@@ -3,6 +3,8 @@
 // shown is what was saved last, with the changes that are on their way. A change is made of the list that it finds, so that it
 // can be made again of a list that someone else has changed.
 
+const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
 WsiMeta.Corrections = class {
   constructor(source, slide, { changed, refused }) {
     Object.assign(this, { source, slide, changed, refused, all: [], saved: [], waiting: [], revision: "", draft: null, readOnly: !source.live });
@@ -48,8 +50,7 @@ WsiMeta.Corrections = class {
 
   // By what it is: the list may have come anew.
   async remove(correction) {
-    const gone = JSON.stringify(correction);
-    await this.save((all) => all.filter((one) => JSON.stringify(one) !== gone));
+    await this.save((all) => all.filter((one) => !isSame(one, correction)));
   }
 
   // An outline that was closed before becomes the draft again where it cannot be saved: that is waited for.
@@ -77,8 +78,10 @@ WsiMeta.Corrections = class {
       if (ring.at(-2) !== x || ring.at(-1) !== y) ring.push(x, y); // a double click is two clicks at one place
     }
     this.draft = null;
+    const missed = { kind: "missed", polygons: [[ring]] };
+    const add = (all) => (all.some((one) => isSame(one, missed)) ? all : [...all, missed]); // an answer may be lost, not the outline
     const keep = () => { this.draft = ring; };
-    if (ring.length >= 6) await this.save((all) => [...all, { kind: "missed", polygons: [[ring]] }], keep);
+    if (ring.length >= 6) await this.save(add, keep);
     else this.changed();
   }
 
