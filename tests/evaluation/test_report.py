@@ -24,7 +24,7 @@ from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
-from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals, warn
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
@@ -282,12 +282,6 @@ def test_patches_of_another_share_of_tumor_than_expected_are_told(prior: Any, to
     share = f"calibrated for {100 * prior:g} % of tumor, and 20 % of these patches are: figures at 0.5" if told else ""
     assert [share in note for note in notes] == [True] * told
     assert not _of_another_share(ModelCard(), labels)
-
-
-def test_no_probability_is_shown_as_certain() -> None:
-    shown = [probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
-
-    assert shown == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
 
 
 # --- where it may write

@@ -376,6 +376,18 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
         np.testing.assert_array_equal(mask, expected)
 
 
+def test_corrections_that_are_not_applied_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By all that lists lesions; what draws or writes the map alone has nothing to tell."""
+    store = write_store(tmp_path / "h.zarr", _map(4, 4, (1, 1, 2, 2, 0.9))).path
+    (tmp_path / "h.corrections.geojson").touch()
+    draw_overlay(store, tmp_path / "map.png", max_side=100)
+    assert not caplog.records
+    find_lesions(store)
+    export(store, tmp_path / "h.xml")
+    draw_overlay(store, tmp_path / "h.png", lesions=True, max_side=100)
+    assert caplog.text.count("h.zarr: h.corrections.geojson lies beside it and is not applied here; froc") == 3
+
+
 def test_an_older_store_says_that_it_does_not_know_qupaths_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     heatmap = write_store(tmp_path / "h.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)))
     attributes: Any = heatmap.group.attrs["wsi_meta"]

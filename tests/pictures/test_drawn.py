@@ -144,7 +144,7 @@ class TestSheet:
         for lesion in lesions:
             length = f"{lesion.diameter_mm:.2f} mm" if lesion.diameter_mm >= 0.1 else f"{lesion.diameter_mm * 1000:.0f} µm"
             assert f"{lesion.size_class}, {length}" in said
-            assert f"probability {lesion.max_probability:.2f}, mean {lesion.mean_probability:.2f}" in said
+            assert f"probability {lesion.max_probability:.3f}, mean {lesion.mean_probability:.3f}" in said
         assert {"1", "2", "3"} <= set(said)
         assert "4" not in said
         assert any(line.startswith("the 3 largest of 4 lesions") for line in said)
@@ -156,6 +156,7 @@ class TestSheet:
         across, side_px = _layout(lesions, width_px / dpi, dpi)
         assert 1 <= across <= max(1, lesions)
         assert side_px / dpi > 0.3 + text_width("isolated tumor cells, 0.20 mm", 8)
+        assert 2 * side_px / dpi > 0.3 + text_width("probability over 0.999, mean over 0.999", 8)
         if width_px >= 630:
             assert across * (2 * side_px + 0.04 * dpi) + (across - 1) * 0.3 * dpi <= width_px
 

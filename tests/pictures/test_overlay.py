@@ -22,6 +22,7 @@ from wsi_meta.models.model import Model
 from wsi_meta.pictures.colours import _LAYERS, LAYERS, VEIL, colour_cells
 from wsi_meta.pictures.legend import class_entries, title_of
 from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.quality.verdict import Verdict
 from wsi_meta.tiling.pictures import FORMATS, check_picture
 
 
@@ -115,6 +116,18 @@ def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
     told = [class_entries(replace(heatmap.record, result=result), [])[0].words for result in results.values()]
     assert told == ["no lesion in what was read", "nothing was scanned", "no lesion in what was read"]
     assert class_entries(heatmap.record, [])[0].words == "no lesion found"
+
+
+def test_title_says_what_may_be_wrong(heatmap: Heatmap) -> None:
+    """What says no more than that cells are unread, or that nothing was scanned, is not told twice."""
+
+    def title(unread: int, *words: str) -> str:
+        result = ScanResult(0.25, complete=not unread, cells={"unreadable": unread})
+        return title_of(replace(heatmap.record, result=result, verdict=Verdict(words)))
+
+    assert title(0, "ok") == "node: score 0.250"
+    assert title(0, "blurred", "unlike training") == "node: score 0.250; blurred; unlike training"
+    assert title(7, "incomplete", "inked") == "node: score ≥ 0.250 (incomplete: 7 cells unreadable); inked"
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_corrections_of_another_slide_are_left_alone(heatmap: Heatmap, tmp_path:
 
 def test_two_people_do_not_write_over_each_other(heatmap: Heatmap) -> None:
     first = write_corrections(heatmap, given(heatmap, MISSED))
-    with pytest.raises(OutputExistsError, match="load the page again"):
+    with pytest.raises(OutputExistsError, match="changed elsewhere meanwhile; read it"):
         write_corrections(heatmap, given(heatmap, FALSE))
     assert read_corrections(heatmap) == first
 

@@ -18,7 +18,7 @@ from stores import make_record, write_store
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.viewer.corrections import read_corrections
+from wsi_meta.viewer.corrections import Correction, Corrections, read_corrections, write_corrections
 
 pytestmark = pytest.mark.browser
 
@@ -247,6 +247,64 @@ def test_corrections_are_saved_one_after_the_other(browser: Browser, tmp_path: P
     show(browser, store, check)
 
 
+def test_what_someone_else_corrects_meanwhile_loses_nothing(browser: Browser, tmp_path: Path) -> None:
+    """A change is made again of a list that was changed elsewhere; an outline that cannot be saved stays, to be tried again."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4] = values[8:10, 8:10] = 0.9
+    heatmap = write_store(tmp_path / "heat.zarr", values, mpp=MPP)
+    page, told = "WsiMeta.page.corrections", "document.getElementById('notice').textContent"
+
+    def elsewhere(*kinds: str) -> None:
+        """Save so many corrections as another page does."""
+        found = tuple(Correction(kind, (((10.0 * at, 5.0, 90.0, 5.0, 90.0, 80.5),),)) for at, kind in enumerate(kinds))
+        write_corrections(heatmap, Corrections(found, read_corrections(heatmap).revision))
+
+    def kinds() -> list[str]:
+        return [one.kind for one in read_corrections(heatmap).found]
+
+    async def draw(tab: Tab) -> None:
+        await tab.ask(f"{page}.begin()")
+        await tab.ask(f"[[500, 500], [700, 500], [700, 650]].forEach((at) => {page}.add(...at))")
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await draw(tab)
+        elsewhere("missed")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert (kinds(), await tab.ask(f"{page}.all.length")) == (["missed", "missed"], 2)
+        elsewhere("false", "missed")
+        await tab.ask(f"{page}.refresh()")
+        assert await tab.ask(f"{page}.all.map((one) => one.kind)") == ["false", "missed"]
+        elsewhere("false", "missed", "false")
+        await tab.ask(f"{page}.remove({page}.all[1])")
+        assert kinds() == ["false", "false"]
+        assert "Not saved" not in await tab.ask(told)
+        elsewhere()
+        await draw(tab)
+        await tab.ask(f"void ({page}.put = async () => {{ throw Object.assign(new Error('no room'), {{ status: 409 }}); }})")
+        await tab.ask(f"{page}.close()")
+        assert [await tab.ask(told), await tab.ask(f"{page}.draft.length"), kinds()] == ["Not saved: no room", 6, []]
+        await tab.ask(f"void (delete {page}.put)")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.getElementById('saved').textContent === 'saved'")
+        assert kinds() == ["missed"]
+        assert "Not saved" not in await tab.ask(told)
+        elsewhere()
+        await tab.ask(f"{page}.refresh()")
+        await draw(tab)  # it is saved, but the answer is lost
+        await tab.ask(
+            f"void ((source, save) => {{ source.save = async (...list) => {{"
+            f" source.save = save; await save(...list); throw Error('lost'); }}; }})({page}.source, {page}.source.save)"
+        )
+        await tab.ask(f"{page}.close()")
+        assert [await tab.ask(told), await tab.ask(f"{page}.draft.length")] == ["Not saved: lost", 6]
+        await tab.ask(f"{page}.close()")
+        assert kinds() == ["missed"]
+        tab.complaints[:] = [line for line in tab.complaints if "409" not in line]
+
+    show(browser, tmp_path / "heat.zarr", check)
+
+
 def test_what_was_not_scanned_is_veiled_as_the_legend_says(browser: Browser, tmp_path: Path) -> None:
     """Also where many cells share a pixel: there only squares without any other cell."""
     values = np.full((80, 100), np.nan, np.float32)
@@ -291,6 +349,47 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
         await tab.page.focus("#lesions tbody tr:nth-child(2)")
         await tab.page.keyboard.press("Enter")
         assert await tab.ask("[WsiMeta.page.view.selected.lesion, document.activeElement.rowIndex]") == [2, 2]
+        await tab.ask("WsiMeta.page.corrections.toggle(WsiMeta.page.found().lesions[0])")
+        await tab.page.focus("#corrections li:nth-child(2) button:last-child")
+        await tab.page.keyboard.press("Enter")
+        await tab.until("document.querySelectorAll('#corrections li').length === 1")
+        assert await tab.ask("document.activeElement.ariaLabel") == "remove correction 1"
+
+    show(browser, store, check)
+
+
+def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
+    values = np.full((17, 23), 0.9999, np.float32)
+    stores = [write_store(tmp_path / f"{'a_long_name_' * 5}{number}.zarr", values, mpp=MPP).path for number in range(2)]
+
+    async def run(client: Client) -> None:
+        async with browser.tab(390) as tab:
+            await tab.page.goto(client.gate.link)
+            await tab.until("document.querySelectorAll('#stores tbody tr').length === 2")
+            assert await tab.ask("document.documentElement.scrollWidth") == 390
+            assert await tab.ask("document.querySelector('#stores .number').textContent") == "over 0.999"
+            assert tab.complaints == []
+
+    ask(stores, run, run=browser.run)
+
+
+def test_arrows_move_the_map_but_where_a_control_has_the_focus(browser: Browser, store: Path) -> None:
+    async def check(tab: Tab, _client: Client) -> None:
+        await look_at(tab, 2000, 2000, 1.0)
+
+        async def moved() -> float:
+            """Pixels to the right by one press of a key."""
+            before = await tab.ask("WsiMeta.page.frame()")
+            await tab.page.keyboard.press("ArrowRight")
+            await tab.settle()
+            after = await tab.ask("WsiMeta.page.frame()")
+            return round(float((after["left"] - before["left"]) * after["scale"]), 2)
+
+        by = [await moved()]
+        for place in ("#slide .openseadragon-canvas", "#threshold"):
+            await tab.page.focus(place)
+            by.append(await moved())
+        assert by == [60, 60, 0]
 
     show(browser, store, check)
 

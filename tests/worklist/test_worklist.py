@@ -108,7 +108,7 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
     part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
     assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
-    assert "\N{GREATER-THAN OR EQUAL TO}\N{THIN SPACE}0.500 none in what was read" in _render(tmp_path, part).rows[1]
+    assert "≥ 0.500 none in what was read" in _render(tmp_path, part).rows[1]
 
 
 def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
@@ -134,19 +134,21 @@ def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_narrow_window_scrolls_the_table_and_leaves_names_their_room(browser: Browser, tmp_path: Path) -> None:
+def test_a_narrow_window_shows_cards_and_leaves_names_their_room(browser: Browser, tmp_path: Path) -> None:
     table = Table.of(tmp_path, [ROW | {"slide": "x.tif", "heatmap": f"{'long_name_' * 9}.zarr"}]).rows()
     page = tmp_path / "index.html"
     page.write_text(render_page(tmp_path, table, {}, lesions=False, running=None), encoding="utf-8")
 
     async def run() -> None:
-        for width in (600, 1100):
+        for width in (600, 1000):
             async with browser.tab(width) as tab:
                 await tab.page.goto(page.as_uri())
                 row = "document.querySelector('#list tbody tr').cells"
                 assert await tab.ask(f"{row}[2].offsetWidth") >= 160
                 assert await tab.ask(f"{row}[8].offsetWidth") >= 100
                 assert await tab.ask("document.documentElement.scrollWidth") == width
+                boxes = f"[...{row}].map((cell) => cell.getBoundingClientRect())"
+                assert await tab.ask(f"{boxes}.every((box) => box.left >= 0 && box.right <= {width})") == (width == 600)
 
     browser.run(run())
 
@@ -201,6 +203,15 @@ def test_patients_are_staged_as_far_as_their_nodes_are_known(tmp_path: Path) -> 
     assert "pN1" in second
     assert "3 of the 5 nodes" in second
     assert "1 without a result" in second
+
+
+def test_labels_of_one_kind_give_no_auc_and_say_so(tmp_path: Path) -> None:
+    rows = [ROW | {"slide": "a.tif", "label": "tumor"}, ROW | {"slide": "b.tif", "heatmap": "b.zarr"}]
+    text = render_page(
+        tmp_path, Table.of(tmp_path, rows).rows(), {"a.zarr": "a.jpg", "a": "a.jpg"}, lesions=False, running=None
+    )
+    assert "There is no AUC: it takes slides with a score" in text.split("Against labels and annotations")[1]
+    assert 'alt="map of a"' in text
 
 
 def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:

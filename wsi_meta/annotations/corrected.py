@@ -17,7 +17,7 @@ from wsi_meta.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ENDING", "Corrected", "read_corrected"]
+__all__ = ["ENDING", "Corrected", "corrections_beside", "read_corrected"]
 
 ENDING = ".corrections.geojson"
 """Of the file beside ``NAME.zarr``, in the place of its ending."""
@@ -48,6 +48,11 @@ class Corrected:
         mask = np.zeros(shape, bool)
         mask[: before.shape[0], : before.shape[1]] = before
         return mask & ~self.false.mask(shape, downsample) | self.missed.mask(shape, downsample)
+
+
+def corrections_beside(store: Path) -> Path:
+    """Return the file of the corrections of a map, whether there is one or not."""
+    return store.with_name(store.stem + ENDING)
 
 
 def read_corrected(path: Path, is_of: Callable[[str], bool]) -> Corrected:

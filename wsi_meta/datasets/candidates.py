@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
-from wsi_meta.annotations.corrected import ENDING, read_corrected
+from wsi_meta.annotations.corrected import corrections_beside, read_corrected
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
@@ -148,7 +148,7 @@ def _touched(annotations: Annotations, grid: PatchGrid) -> NDArray[np.bool_]:
 
 def _corrected(store: Path, slide: Slide, grid: PatchGrid) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the cells of missed lesions, and of false ones, that were marked on a heatmap; none where no file says so."""
-    path = store.with_name(store.stem + ENDING)
+    path = corrections_beside(store)
     if not path.exists():
         return np.zeros(grid.shape, bool), np.zeros(grid.shape, bool)
     heatmap = Heatmap.open(store)

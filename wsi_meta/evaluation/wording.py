@@ -24,7 +24,6 @@ __all__ = [
     "describe_losses",
     "explain_intervals",
     "model_facts",
-    "probability",
     "rows",
     "shift_rows",
     "summarise",
@@ -135,11 +134,6 @@ def verdict(label: int, *, called: bool) -> str:
     return {(1, False): "missed tumor", (0, True): "false alarm", (1, True): "tumor, found", (0, False): "normal, left alone"}[
         label, called
     ]
-
-
-def probability(value: float) -> str:
-    """Return a probability with three decimals; none is rounded to 0 or 1."""
-    return "over 0.999" if value > 0.9995 else "under 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:

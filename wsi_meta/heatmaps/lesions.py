@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
@@ -34,6 +35,7 @@ __all__ = [
     "lesions_at",
     "qupath_origin",
     "to_detections",
+    "warn_if_corrected",
     "warn_if_unfinished",
     "why_incomplete",
     "write_lesions",
@@ -110,10 +112,10 @@ def find_lesions(
         told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
         raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
     warn_if_unfinished(heatmap, "lesions may be missing or cut")
+    warn_if_corrected(heatmap)
     found = _find(heatmap.record, probability, threshold, peak, min_area)
     if out is not None:
-        origin = qupath_origin(heatmap, Path(out))
-        write_lesions(out, found, origin=origin, known=coverage(heatmap), overwrite=overwrite)
+        write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), known=coverage(heatmap), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
@@ -252,6 +254,13 @@ def coverage(heatmap: Heatmap) -> dict[str, Any]:
     status = heatmap.status
     told = (Status.SCANNED, Status.UNREADABLE, Status.PENDING)
     return {"complete": heatmap.finished} | {state.name.lower(): int((status == state).sum()) for state in told}
+
+
+def warn_if_corrected(heatmap: Heatmap) -> None:
+    """Warn of corrections beside a heatmap whose lesions are taken from the map alone."""
+    if (path := corrections_beside(heatmap.path)).exists():
+        told = "%s: %s lies beside it and is not applied here; froc --corrections and sample --mine apply it"
+        logger.warning(told, heatmap.path, path.name)
 
 
 def _find(

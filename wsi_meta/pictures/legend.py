@@ -13,10 +13,12 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found, tell_score
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.models.telling import tell_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
 from wsi_meta.pictures.window import UNSEEN, Map, Window
+from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +29,7 @@ SHORT_NAMES = {"isolated tumor cells": "isolated tumor cells (ITC)"}
 
 
 def title_of(record: ScanRecord) -> str:
-    """Return the slide's name and score, and what is not known."""
+    """Return the slide's name and score, what is not known, and what may be wrong with the slide."""
     name, result = printable(record.slide.name), record.result
     if result is None:
         return f"{name}: scan not finished"
@@ -35,7 +37,10 @@ def title_of(record: ScanRecord) -> str:
     if result.score is not None:
         score = f"score {tell_score(result.score, complete=result.complete)}"
     unread = result.cells["unreadable"]
-    return f"{name}: {score}" + (f" (incomplete: {unread} cells unreadable)" if unread else "")
+    incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
+    words = () if record.verdict is None else record.verdict.words
+    wrong = [word for word in words if word not in (OK, NO_TISSUE, LIMITS["unread"].word)]  # those two are told already
+    return "; ".join([f"{name}: {score}{incomplete}", *wrong])
 
 
 def make_bar(drawn: Map, tissue: NDArray[np.uint8], *, peak: bool) -> Bar:
@@ -51,9 +56,9 @@ def make_bar(drawn: Map, tissue: NDArray[np.uint8], *, peak: bool) -> Bar:
     marks = []
     if drawn.layer == "probability":
         threshold, highest = lesion_thresholds(drawn.record)
-        marks = [(threshold, f"model's threshold {threshold:.2f}")]
+        marks = [(threshold, f"model's threshold {tell_threshold(threshold)}")]
         if peak and highest > threshold:
-            marks.append((highest, f"a lesion's peak has at least {highest:.2f}"))
+            marks.append((highest, f"a lesion's peak has at least {tell_threshold(highest)}"))
     note = "" if drawn.alpha is None else "in the colours that it has on this tissue"
     return Bar(colours, style.top, style.label, note, marks)
 

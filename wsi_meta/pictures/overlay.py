@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.beneath import open_beneath
-from wsi_meta.heatmaps.lesions import default_lesions, warn_if_unfinished
+from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import LAYERS
@@ -105,6 +105,7 @@ def draw_overlay(
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
     found: tuple[Lesion, ...] | None = None
     if lesions or largest is not None:
+        warn_if_corrected(heatmap)
         found = default_lesions(heatmap, drawn.values if layer == "probability" else heatmap.probability)
     else:
         warn_if_unfinished(heatmap, "its other cells are veiled")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
 
-from wsi_meta.annotations.corrected import ENDING
+from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.locks import locked
@@ -89,7 +89,7 @@ class Corrections:
 
 def corrections_path(heatmap: Heatmap) -> Path:
     """Return the file of a map's corrections."""
-    return heatmap.path.with_name(heatmap.path.stem + ENDING)
+    return corrections_beside(heatmap.path)
 
 
 def read_corrections(heatmap: Heatmap) -> Corrections:
@@ -122,7 +122,7 @@ def write_corrections(heatmap: Heatmap, given: Corrections) -> Corrections:
         if before.problem is not None:
             raise OutputExistsError(f"{before.problem}; move it away to correct here")
         if before.revision != given.revision:
-            raise OutputExistsError(f"{path.name}: was changed elsewhere meanwhile; load the page again")
+            raise OutputExistsError(f"{path.name}: was changed elsewhere meanwhile; read it and change it again")
         content = _written(heatmap, given).encode()
         with written_whole(path) as partial:
             partial.write_bytes(content)

@@ -9,6 +9,7 @@ from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scoring import none_found, tell_score
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.models.telling import tell_threshold
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 
@@ -92,6 +93,7 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     largest, none = largest_lesion(found), none_found(record)
     return facts | {
         "score": None if result is None else result.score,
+        "told": "" if result is None or result.score is None else _told(result.score, result),
         "state": state,
         "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else none if result else "",
         "verdict": record.verdict.told if record.verdict else "",
@@ -146,7 +148,7 @@ def _slide(record: ScanRecord) -> Lines:
 
 def _model(record: ScanRecord) -> Lines:
     card = record.model
-    points = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in card.thresholds.items())
+    points = ", ".join(f"{name.replace('_', ' ')} {tell_threshold(value, 3)}" for name, value in card.thresholds.items())
     auc = card.metrics.get("auc")
     lines = [
         ("Network", f"{card.architecture}, {card.preprocessing.mpp:g} µm"),

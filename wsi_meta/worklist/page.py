@@ -12,7 +12,9 @@ from urllib.parse import quote
 from wsi_meta import __version__
 from wsi_meta.errors import printable
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.scoring import tell_score
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.models.telling import tell_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
 from wsi_meta.quality.verdict import NO_TISSUE, OK
@@ -34,6 +36,7 @@ NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no
 """What the table says of a slide without a lesion, by its kind."""
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
+NO_AUC = "There is no AUC: it takes slides with a score that are labelled tumor, and others that are labelled normal."
 CURVE_PX = (300, 170)
 """Width and height of the FROC curve."""
 
@@ -147,9 +150,8 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "facts": " · ".join(f"{what} {value}" for what, value in facts if value),
         "picture": None if picture is None else quote(os.fsencode(picture)),
         "rank": f"{rank:.4f}".removeprefix("0"),
-        "score": f"{rank:.3f}",
-        "plain": f"{row['score']:.3f}" if row["fitted_score"] is not None else "",
-        "bound": not row["complete"],
+        "score": tell_score(rank, complete=row["complete"]),
+        "plain": tell_probability(row["score"]) if row["fitted_score"] is not None else "",
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,
         "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
@@ -191,7 +193,8 @@ def _agreement(found: Agreement | None) -> dict[str, Any] | None:
         }
         for auc in found.aucs
     ]
-    return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": found.notes}
+    notes = found.notes or (() if aucs or found.froc else (NO_AUC,))
+    return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": notes}
 
 
 def _froc(froc: CohortFroc) -> dict[str, Any]:

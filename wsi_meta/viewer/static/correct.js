@@ -1,6 +1,9 @@
 "use strict";
 // Corrections: false lesions, and missed ones that someone draws. Each change is saved at once, one after the other: what is
-// shown is what was saved last, with the changes that are on their way.
+// shown is what was saved last, with the changes that are on their way. A change is made of the list that it finds, so that it
+// can be made again of a list that someone else has changed.
+
+const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
 WsiMeta.Corrections = class {
   constructor(source, slide, { changed, refused }) {
@@ -19,26 +22,41 @@ WsiMeta.Corrections = class {
     this.changed();
   }
 
-  // The correction that says a lesion is none: it covers the lesion's peak.
-  denying(lesion) {
-    return this.all.find((one) => one.kind === "false" && WsiMeta.isInside(lesion.peak_x + 0.5, lesion.peak_y + 0.5, one.polygons));
+  // Take over what someone else has saved; a change that is on its way does so itself.
+  async refresh() {
+    if (this.readOnly) return;
+    const { revision: before } = this;
+    const { corrections, revision, problem } = await this.source.corrections();
+    if (problem || this.waiting.length || before !== this.revision || before === revision) return;
+    Object.assign(this, { saved: corrections, revision });
+    this.show();
+  }
+
+  // Whether a correction of a list says that a lesion is none: it covers the lesion's peak.
+  isFalse(lesion, all = this.all) {
+    return all.some((one) => this.denies(one, lesion));
+  }
+
+  denies(one, lesion) {
+    return one.kind === "false" && WsiMeta.isInside(lesion.peak_x + 0.5, lesion.peak_y + 0.5, one.polygons);
   }
 
   async toggle(lesion) {
-    const denying = this.denying(lesion);
-    await (denying ? this.remove(denying) : this.append({ kind: "false", polygons: lesion.polygons }));
+    const denied = { kind: "false", polygons: lesion.polygons };
+    const unmark = (all) => all.filter((one) => !this.denies(one, lesion));
+    const mark = (all) => (this.isFalse(lesion, all) ? all : [...all, denied]);
+    await this.save(this.isFalse(lesion) ? unmark : mark);
   }
 
+  // By what it is: the list may have come anew.
   async remove(correction) {
-    await this.save((all) => all.filter((one) => one !== correction));
+    await this.save((all) => all.filter((one) => !isSame(one, correction)));
   }
 
-  async append(correction) {
-    await this.save((all) => [...all, correction]);
-  }
-
-  begin() {
-    if (this.readOnly) return;
+  // An outline that was closed before becomes the draft again where it cannot be saved: that is waited for.
+  async begin() {
+    await this.last.catch(() => {});
+    if (this.readOnly || this.draft) return;
     this.draft = [];
     this.changed();
   }
@@ -60,31 +78,48 @@ WsiMeta.Corrections = class {
       if (ring.at(-2) !== x || ring.at(-1) !== y) ring.push(x, y); // a double click is two clicks at one place
     }
     this.draft = null;
-    if (ring.length >= 6) await this.append({ kind: "missed", polygons: [[ring]] });
+    const missed = { kind: "missed", polygons: [[ring]] };
+    const add = (all) => (all.some((one) => isSame(one, missed)) ? all : [...all, missed]); // an answer may be lost, not the outline
+    const keep = () => { this.draft = ring; };
+    if (ring.length >= 6) await this.save(add, keep);
     else this.changed();
   }
 
-  // Save a change of the list once the ones before it are: each makes the revision that the next one names.
-  async save(change) {
+  // Save a change of the list once the ones before it are: each makes the revision that the next one names. `failed` is called
+  // where it is not saved.
+  async save(change, failed = () => {}) {
     if (this.readOnly) return;
     this.waiting.push(change);
     this.show();
-    this.last = this.last.catch(() => {}).then(() => this.send(change));
+    this.last = this.last.catch(() => {}).then(() => this.send(change, failed));
     await this.last;
   }
 
-  async send(change) {
-    const wanted = change(this.saved);
+  async send(change, failed) {
     let done = false;
     try {
-      const { revision } = await this.source.save(wanted, this.revision, this.slide);
-      Object.assign(this, { saved: wanted, revision });
+      await this.put(change, this).catch((error) => this.putAnew(change, error));
       done = true;
     } catch (error) {
+      failed();
       this.refused(`Not saved: ${error.message}`);
     }
     this.waiting = this.waiting.filter((one) => one !== change);
     this.show(done && !this.waiting.length);
+  }
+
+  async put(change, { saved: before, revision: named }) {
+    const saved = change(before);
+    const { revision } = await this.source.save(saved, named, this.slide);
+    Object.assign(this, { saved, revision });
+  }
+
+  // Where the list was refused because someone else has changed it meanwhile, save the same change of theirs.
+  async putAnew(change, error) {
+    if (error.status !== 409) throw error;
+    const { corrections, revision, problem } = await this.source.corrections();
+    if (problem || revision === this.revision) throw error;
+    await this.put(change, { saved: corrections, revision });
   }
 
   show(saved = false) {

@@ -14,6 +14,16 @@ WsiMeta.unpack = (facts, buffer) => {
   return values;
 };
 
+// A probability; none is rounded to 0 or 1. With signs, as the list of lesions has no room for words.
+WsiMeta.probability = (value) => ({ "0.000": "< 0.001", "1.000": "> 0.999" })[value.toFixed(3)] ?? value.toFixed(3);
+
+// A threshold; with more decimals where it would be rounded to 1, and with two figures where it is small.
+WsiMeta.threshold = (value, digits = 3) => {
+  if (value < 0.1 ** (digits - 1)) return String(+value.toPrecision(2));
+  while (value < 1 && Number(value.toFixed(digits)) === 1) digits++;
+  return value.toFixed(digits);
+};
+
 WsiMeta.bytesOf = (hexadecimal) => Uint8Array.from(hexadecimal.match(/../g), (pair) => parseInt(pair, 16));
 
 const makeCanvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height });

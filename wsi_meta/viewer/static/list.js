@@ -26,7 +26,7 @@
     link.href = `/s/${store.key}`;
     link.textContent = store.name;
     name.append(link);
-    cell(row, store.score === null ? "" : `${store.state === "incomplete" ? "≥ " : ""}${store.score.toFixed(3)}`, "number");
+    cell(row, store.told, "number");
     cell(row, store.state, store.state === "complete" ? "" : "warm");
     cell(row, store.lesions);
     cell(row, store.verdict);

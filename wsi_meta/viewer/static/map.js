@@ -152,8 +152,17 @@
 
   const make = (kind, text, className) => Object.assign(document.createElement(kind), { textContent: text ?? "", className: className ?? "" });
 
-  // A threshold; a small one with two figures.
-  const inWords = (threshold, digits = 3) => (threshold < 0.1 ** (digits - 1) ? String(+threshold.toPrecision(2)) : threshold.toFixed(digits));
+  // Put rows in the place of a list's; the focus stays where it was, or on the last row where that one is gone.
+  const replaceRows = (list, rows) => {
+    const held = document.activeElement;
+    const at = [...list.children].findIndex((row) => row.contains(held));
+    const button = at < 0 ? -1 : [...list.children[at].querySelectorAll("button")].indexOf(held);
+    list.replaceChildren(...rows);
+    const row = at < 0 ? null : rows[Math.min(at, rows.length - 1)];
+    (row?.querySelectorAll("button")[button] ?? row)?.focus({ preventScroll: true });
+  };
+
+  const inWords = WsiMeta.threshold;
 
   // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
   const ownOrRounded = (threshold) =>
@@ -163,6 +172,11 @@
     told = text;
     byId("notice").textContent = text;
     byId("notice").hidden = !text;
+  };
+
+  // Take a notice back that begins so, once it is true no longer.
+  const unless = (beginning) => {
+    if (told.startsWith(beginning)) notice(facts.slide.mark ? "" : facts.slide.told);
   };
 
   const showFacts = () => {
@@ -231,15 +245,16 @@
     byId("count").textContent = `${found.count} at ${inWords(found.threshold)}, peak ${inWords(found.peak)}`;
     const rows = shown.map((lesion) => {
       const row = make("tr");
-      const figures = [lesion.diameter_mm.toFixed(2), lesion.area_mm2.toFixed(3), lesion.max_probability.toFixed(3)];
+      const figures = [lesion.diameter_mm.toFixed(2), lesion.area_mm2.toFixed(3), WsiMeta.probability(lesion.max_probability)];
       row.append(make("td", lesion.lesion), make("td", lesion.size_class), ...figures.map((text) => make("td", text, "number")));
       const last = make("td");
       if (!corrections.readOnly) {
-        const isFalse = Boolean(corrections.denying(lesion));
+        const isFalse = corrections.isFalse(lesion);
         row.classList.toggle("false", isFalse);
         const button = make("button", isFalse ? "undo" : "false", "link");
         button.type = "button";
         button.title = isFalse ? "It is a lesion after all" : "This is no lesion";
+        button.ariaLabel = `${button.textContent}, lesion ${lesion.lesion}`;
         button.addEventListener("click", (event) => { event.stopPropagation(); corrections.toggle(lesion); });
         last.append(button);
       }
@@ -250,15 +265,11 @@
       row.addEventListener("keydown", (event) => event.target === row && event.key === "Enter" && fly(lesion));
       return row;
     });
-    const body = document.querySelector("#lesions tbody");
-    const held = document.activeElement;
-    const at = [...body.rows].indexOf(held?.closest("tr"));
-    body.replaceChildren(...rows);
-    if (at >= 0) (held.matches("button") ? rows[at]?.querySelector("button") : rows[at])?.focus({ preventScroll: true });
+    replaceRows(document.querySelector("#lesions tbody"), rows);
     const notes = found.count ? [] : [`${facts.none[0].toUpperCase()}${facts.none.slice(1)}.`];
     if (found.count > shown.length) notes.push(`The largest ${shown.length} are listed.`);
     if (source.kept && found.threshold !== view.threshold) {
-      notes.push(`The outlines are those of ${inWords(found.threshold)}: this page keeps lesions at ${source.kept.map((one) => +one.toFixed(3)).join(", ")}.`);
+      notes.push(`The outlines are those of ${inWords(found.threshold)}: this page keeps lesions at ${source.kept.map((one) => Number(inWords(one))).join(", ")}.`);
     }
     byId("more").hidden = !notes.length;
     byId("more").textContent = notes.join(" ");
@@ -267,16 +278,18 @@
   const showCorrections = (saved = false) => {
     byId("corrections").hidden = corrections.readOnly;
     byId("saved").textContent = saved ? "saved" : "";
-    const items = corrections.all.map((one) => {
+    if (saved) unless("Not saved");
+    const items = corrections.all.map((one, number) => {
       const item = make("li");
       const go = make("button", one.kind === "false" ? "not a lesion" : "missed lesion", `link ${one.kind}`);
       const remove = make("button", "remove", "link");
+      remove.ariaLabel = `remove correction ${number + 1}`;
       go.addEventListener("click", () => flyTo(WsiMeta.boundsOf(one.polygons)));
       remove.addEventListener("click", () => corrections.remove(one));
       item.append(go, remove);
       return item;
     });
-    document.querySelector("#corrections ul").replaceChildren(...items);
+    replaceRows(document.querySelector("#corrections ul"), items);
     byId("draw").disabled = byId("drawing").hidden = Boolean(corrections.draft);
     byId("drawing").hidden = !corrections.draft;
     document.body.classList.toggle("drawing", Boolean(corrections.draft));
@@ -307,6 +320,12 @@
     const at = found.lesions.indexOf(view.selected);
     const count = Math.min(found.lesions.length, 300);
     fly(found.lesions[at < 0 ? (by > 0 ? 0 : count - 1) : (at + by + count) % count]);
+  };
+
+  const move = (right, down) => {
+    const { viewport } = viewer;
+    viewport.panBy(viewport.deltaPointsFromPixels(new OpenSeadragon.Point(60 * right, 60 * down)));
+    viewport.applyConstraints();
   };
 
   // ---- link ---------------------------------------------------------------------------------------------------------
@@ -391,7 +410,8 @@
         facts = now;
         await loadMap();
       }
-      if (told.startsWith("No answer")) notice(facts.slide.mark ? "" : facts.slide.told);
+      if (!document.hidden) await corrections.refresh();
+      unless("No answer");
     } catch (error) {
       if (error.status === undefined) notice("No answer from wsi-meta view; start it again and load this page anew");
       else if (error.status !== 409) notice(error.message);
@@ -431,7 +451,9 @@
       const cell = row * cols + col;
       for (const { name, highest } of facts.layers) {
         const step = values[name][cell];
-        if (step !== facts.steps.none) words.push(`${name} ${((step / facts.steps.top) * highest).toFixed(highest > 2 ? 0 : 3)}`);
+        const value = (step / facts.steps.top) * highest;
+        const shown = highest === 1 ? WsiMeta.probability(value) : value.toFixed(highest > 2 ? 0 : 3);
+        if (step !== facts.steps.none) words.push(`${name} ${shown}`);
       }
       words.push(facts.status[values.status[cell]].replace("pending", "not scanned yet"));
     }
@@ -447,6 +469,10 @@
     "=": () => viewer.viewport.zoomBy(1.6),
     "-": () => viewer.viewport.zoomBy(1 / 1.6),
     0: () => viewer.viewport.goHome(),
+    ArrowLeft: () => move(-1, 0),
+    ArrowRight: () => move(1, 0),
+    ArrowUp: () => move(0, -1),
+    ArrowDown: () => move(0, 1),
     d: () => corrections.begin(),
     f: () => view.selected && corrections.toggle(view.selected),
     "?": () => byId("keys").showModal(),
@@ -464,9 +490,9 @@
     viewer.container.addEventListener("mousemove", showCursor);
     viewer.container.addEventListener("mouseleave", () => { byId("cursor").textContent = ""; });
     document.addEventListener("keydown", (event) => {
-      const typing = event.target.matches("select, input[type=search], dialog, dialog *") || event.ctrlKey || event.metaKey || event.altKey;
+      const theirs = `select, dialog, dialog *${event.key.startsWith("Arrow") ? ", input[type=range]" : ""}`;
       const act = keys[event.key];
-      if (typing || !act || (event.key === "Enter" && !corrections.draft)) return;
+      if (event.target.matches(theirs) || event.ctrlKey || event.metaKey || event.altKey || !act || (event.key === "Enter" && !corrections.draft)) return;
       event.preventDefault();
       act();
     });
@@ -477,7 +503,7 @@
       loadLesions();
       if (place) goTo(place);
     });
-    viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = !event.originalEvent.key.startsWith("Arrow"); });
+    viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // the keys are ours
     viewer.addHandler("canvas-click", (event) => {
       if (!corrections.draft || !event.quick) return;
       const { left, top, scale } = frame();
@@ -523,6 +549,7 @@
       gestureSettingsTouch: { pinchRotate: false },
     });
     over.className = "over";
+    Object.assign(viewer.canvas, { role: "img", ariaLabel: `${facts.name}: the slide and its map` });
     viewer.canvas.append(over);
     await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), loadMap()]);
     if (place) goTo(place);
