@@ -16,7 +16,7 @@ from wsi_meta.readers.reader import Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 from wsi_meta.tiffs.pixel_form import ORIENTATION, refuse_turned
 
-__all__ = ["OmeTiffReader", "mpp_of_page", "ome_mpp"]
+__all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
@@ -165,6 +165,17 @@ def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
 def mpp_of_page(page: Any) -> tuple[float, float] | None:
     """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; None where none says it."""
     return ome_mpp(str(page.description), (page.imagewidth, page.imagelength)) or _resolution_mpp(page)
+
+
+def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
+    """Return the size of a pixel of a page of a TIFF, by its number, as :func:`mpp_of_page`; None where it cannot be read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return mpp_of_page(file.pages[number])
+    except Exception:  # tifffile raises whatever odd tags lead to
+        return None
 
 
 def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, float] | None:

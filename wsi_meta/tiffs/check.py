@@ -12,13 +12,13 @@ import numpy as np
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.left_out import TileGrid
 from wsi_meta.tiffs.pages import Page, few_of, number_of, pages_at, pages_in
-from wsi_meta.tiffs.pixel_form import FORM, refuse_other_form
+from wsi_meta.tiffs.pixel_form import FORM, KIND, REDUCED, refuse_other_form
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "has_sub_pages", "is_plain_picture", "is_tiff", "pages_of"]
-__all__ += ["structure_of", "tile_grids"]
+__all__ += ["page_of_size", "structure_of", "tile_grids"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
 STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420
@@ -133,6 +133,19 @@ def pages_of(path: Path) -> list[dict[str, Any]]:
             }
             for page in pages_in(file)
         ]
+
+
+def page_of_size(path: Path, size: tuple[int, int]) -> int | None:
+    """Return the number of the page of a plain TIFF that OpenSlide takes for the level of a size; None where none is.
+
+    It sorts pages by their width, and passes over those after the first that do not say that they are coarser levels.
+    """
+    with path.open("rb") as file:
+        for number, page in enumerate(pages_in(file)):
+            level = number == 0 or (number_of(page, KIND) or 0) & REDUCED
+            if level and TILE_WIDTH in page and (number_of(page, WIDTH), number_of(page, HEIGHT)) == size:
+                return number
+    return None
 
 
 def is_tiff(head: bytes) -> bool:
