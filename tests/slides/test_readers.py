@@ -19,6 +19,8 @@ from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.tiffs.left_out import MIN_SATURATION
+from wsi_meta.tiling import colours
 
 REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
 """x, y, width, height at level 0: inside, over each edge, over all of them."""
@@ -186,6 +188,27 @@ class TestLeftOut:
             slide = self.opened(tmp_path / f"{len(left_out[1])}.tif", kind, left_out, levels)
             assert slide.read_overview(0.972 * 4)[1].all()
             slide.read_at(0.972, 300, 300, 200, 200)
+
+    def test_tissue_at_the_edge_of_a_tile_was_lost_with_it(self, tmp_path: Path, kind: str) -> None:
+        levels, glass = sparse_levels()
+        for factor, level in zip((1, 2, 4), levels, strict=True):
+            level[: 256 // factor, 256 // factor : 272 // factor] = (200, 110, 170)
+        slide = self.opened(tmp_path / "s.tif", kind, [glass[0], set(), set()], levels)
+        with pytest.raises(SlideReadError, match=r"level 0 \(the tile at row 0, column 4 was lost"):
+            slide.read_region(260, 10, 10, 10)
+        assert (slide.read_region(330, 10, 50, 50) == 255).all()
+
+    def test_what_is_tissue_to_the_mask_was_lost_however_pale(self, tmp_path: Path, kind: str) -> None:
+        levels, glass = sparse_levels()
+        for level in levels:
+            tissue = level[: len(level) // 2, : len(level) // 2]
+            tissue[:] = np.array((228, 207, 220)) + (tissue - tissue.mean((0, 1))) / 8
+            assert 0.07 < np.ptp(tissue.mean((0, 1))) / tissue.mean((0, 1)).max() < 0.1
+        slide = self.opened(tmp_path / "s.tif", kind, [glass[0] | {1}, *glass[1:]], levels)
+        with pytest.raises(SlideReadError, match=r"level 0 \(the tile at row 0, column 1 was lost"):
+            slide.read_region(70, 10, 20, 20)
+        assert (slide.read_region(300, 300, 100, 100) == 255).all()
+        assert MIN_SATURATION == colours.MIN_SATURATION
 
     @pytest.mark.parametrize("level", [0, 1])
     def test_what_a_coarser_level_shows_was_lost(self, tmp_path: Path, kind: str, level: int) -> None:
