@@ -18,7 +18,7 @@ from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
-from wsi_meta.tiffs.check import check_tiff, page_of_size, tile_grids
+from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class OpenSlideReader:
     Raises
     ------
     SlideReadError
-        when the file is no slide, says of itself what cannot be, or holds another picture that is as large.
+        when the file is no slide, says of itself what cannot be, is stored otherwise than OpenSlide reads it, or holds another
+        picture that is as large.
     """
 
     name = "openslide"
@@ -79,6 +80,8 @@ class OpenSlideReader:
             raise SlideReadError(f"{path}: says that some of its tiles are longer than the file; copy the slide again")
         self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
+        vendor = str(self.properties.get("openslide.vendor"))
+        check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out()
 
