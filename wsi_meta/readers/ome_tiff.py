@@ -59,7 +59,7 @@ class OmeTiffReader(TiffReader):
                 if vendors := [name for name in VENDORS if getattr(opened, f"is_{name}", False)]:
                     raise NotPlainError(f"{vendors[0]} is laid out in its own way")
                 first: Any = opened.pages[0]
-                pages = [first, *(page for page in first.pages or ())]
+                pages = [first, *(page for page in first.pages or () if page.imagewidth and page.imagelength)]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
                 turned = [int(page.tags.valueof(ORIENTATION, default=1)) for page in pages]
@@ -131,6 +131,8 @@ def _level_of(page: Any) -> TiledLevel:
         raise NotPlainError(f"predictor {name_of(page.predictor)}")
     if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
+    if not page.imagewidth or not page.imagelength:
+        raise NotPlainError(f"a page of {page.imagewidth} x {page.imagelength} px")
     columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
     if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
