@@ -12,7 +12,7 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import texture
+from slide_files import overwrite, texture
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -204,6 +204,23 @@ def test_levels_that_do_not_fit_are_left_out(
         assert slide.levels_left_out[3] == "pixels that are not stored in tiles"
         np.testing.assert_array_equal(slide.read_at(0.972, 0, 0, 350, 250), image[::2, ::2])
     assert "level 2 is left out" in caplog.text
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("code", [256, 257])
+def test_a_level_without_pixels_is_none(tmp_path: Path, image: NDArray[np.uint8], level: int, code: int) -> None:
+    path = write_ome(tmp_path / "s.ome.tif", image)
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        place = (page.pages[0] if level else page).tags[code].valueoffset
+    overwrite(path, place, bytes(2))
+    if level:
+        with open_slide(path) as slide:
+            assert slide.level_dimensions == ((700, 500), (175, 125))
+    else:
+        with pytest.raises(SlideReadError, match=r"s\.ome\.tif: ") as caught:
+            open_slide(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_xml_that_grows_is_not_read(tmp_path: Path, image: NDArray[np.uint8]) -> None:

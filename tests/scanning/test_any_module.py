@@ -153,6 +153,49 @@ def test_the_hash_is_of_weights_buffers_parts_attributes_and_card() -> None:
     assert Model.from_module(one, SHOWN).hash == Model.from_module(other, SHOWN).hash
 
 
+class Saving(Mixer):
+    """Saves more than tensors."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__()
+        self.version = [version]
+
+    def get_extra_state(self) -> object:
+        return {"version": self.version, "act": self.act, "mean": np.zeros(2000), "of": (torch.zeros(2), None)}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+class Quantized(Mixer):
+    """Has weights of 8 bits with a scale for all, or one for each."""
+
+    def __init__(self, scale: float, *, each: bool = False) -> None:
+        super().__init__()
+        scales, zeros = torch.tensor([scale, scale], dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+        stored = torch.quantize_per_channel(scales, scales, zeros, 0, torch.qint8)
+        self.register_buffer("weights", stored if each else torch.quantize_per_tensor(scales, scale, 0, torch.qint8))
+
+
+MAKERS: dict[str, Callable[[float], nn.Module]] = {
+    "extra state": lambda number: Saving(int(number)),
+    "quantized": Quantized,
+    "quantized by channel": lambda number: Quantized(number, each=True),
+}
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated", "ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_hash_is_also_of_what_is_saved_besides_plain_tensors(kind: str) -> None:
+    one, again, other = (Model.from_module(MAKERS[kind](number), SHOWN) for number in (1, 1, 3))
+    assert one.hash == again.hash != other.hash
+    assert one.as_it_is() is one
+    assert one.made_of == again.made_of != other.made_of
+    if isinstance(saving := one.network.get_submodule("module"), Saving):
+        saving.version.append(2)
+        assert one.as_it_is().hash != one.hash
+
+
 @pytest.mark.parametrize(
     ("found", "told"),
     [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from slide_files import MODEL_MPP, texture, write_jpeg_slide
 
@@ -123,6 +125,43 @@ def test_a_padded_level_is_read_at_its_true_place(tmp_path: Path, reader: str) -
     _assert_read_as(slide, whole)
     beyond = slide.read_region(1200, 0, 40, 512, level=1)
     assert (beyond == 255).all()
+
+
+# pages that are not sorted by their size
+
+REDUCED = 1
+
+
+def _write_pages(path: Path, *pages: tuple[int, int], stated: int = 3) -> Path:
+    """Write pages, of each how many times it is halved, and its kind; the first ones state the size of their own pixels."""
+    levels = _levels(700, 900, 3)
+    with tifffile.TiffWriter(path) as file:
+        for place, (number, kind) in enumerate(pages):
+            dots = 1e4 / (MODEL_MPP / 2 * 2**number)
+            size: dict[str, Any] = {"resolution": (dots, dots), "resolutionunit": "CENTIMETER"} if place < stated else {}
+            options: dict[str, Any] = {"tile": (256, 256), "compression": "zlib", "photometric": "rgb", "metadata": None}
+            file.write(levels[number], subfiletype=kind, **options, **size)
+    return path
+
+
+@pytest.mark.parametrize("pages", [[(2, 0), (0, REDUCED), (1, REDUCED)], [(1, 0), (0, REDUCED)], [(0, 0), (1, REDUCED)]])
+def test_the_pixel_size_is_that_of_the_largest_page_wherever_it_lies(tmp_path: Path, pages: list[tuple[int, int]]) -> None:
+    """OpenSlide sorts pages by their size, and takes that of the first."""
+    slide = open_slide(_write_pages(tmp_path / "s.tif", *pages))
+    assert slide.level_dimensions[0] == (900, 700)
+    assert slide.mpp == pytest.approx(MODEL_MPP / 2)
+
+
+@pytest.mark.parametrize("pages", [[(2, REDUCED), (1, REDUCED), (0, 0)], [(2, 0), (0, 0), (1, REDUCED)]])
+def test_a_largest_page_that_openslide_passes_over_is_told(tmp_path: Path, pages: list[tuple[int, int]]) -> None:
+    with pytest.raises(SlideReadError, match=r"s\.tif: 2 pictures \(450 x 350 px, 900 x 700 px\); expected one"):
+        open_slide(_write_pages(tmp_path / "s.tif", *pages))
+
+
+def test_a_pixel_size_that_is_not_the_largest_pages_is_not_taken(tmp_path: Path) -> None:
+    slide = open_slide(_write_pages(tmp_path / "s.tif", (1, 0), (0, REDUCED), stated=1))
+    assert slide.known_mpp is None
+    assert "pass --mpp" in str(slide.mpp_problem)
 
 
 # real slides, by the sizes of their levels

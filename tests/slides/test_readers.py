@@ -19,6 +19,8 @@ from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.slide import Slide, open_slide
+from wsi_meta.tiffs.left_out import MIN_SATURATION
+from wsi_meta.tiling import colours
 
 REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
 """x, y, width, height at level 0: inside, over each edge, over all of them."""
@@ -186,6 +188,27 @@ class TestLeftOut:
             slide = self.opened(tmp_path / f"{len(left_out[1])}.tif", kind, left_out, levels)
             assert slide.read_overview(0.972 * 4)[1].all()
             slide.read_at(0.972, 300, 300, 200, 200)
+
+    def test_tissue_at_the_edge_of_a_tile_was_lost_with_it(self, tmp_path: Path, kind: str) -> None:
+        levels, glass = sparse_levels()
+        for factor, level in zip((1, 2, 4), levels, strict=True):
+            level[: 256 // factor, 256 // factor : 272 // factor] = (200, 110, 170)
+        slide = self.opened(tmp_path / "s.tif", kind, [glass[0], set(), set()], levels)
+        with pytest.raises(SlideReadError, match=r"level 0 \(the tile at row 0, column 4 was lost"):
+            slide.read_region(260, 10, 10, 10)
+        assert (slide.read_region(330, 10, 50, 50) == 255).all()
+
+    def test_what_is_tissue_to_the_mask_was_lost_however_pale(self, tmp_path: Path, kind: str) -> None:
+        levels, glass = sparse_levels()
+        for level in levels:
+            tissue = level[: len(level) // 2, : len(level) // 2]
+            tissue[:] = np.array((228, 207, 220)) + (tissue - tissue.mean((0, 1))) / 8
+            assert 0.07 < np.ptp(tissue.mean((0, 1))) / tissue.mean((0, 1)).max() < 0.1
+        slide = self.opened(tmp_path / "s.tif", kind, [glass[0] | {1}, *glass[1:]], levels)
+        with pytest.raises(SlideReadError, match=r"level 0 \(the tile at row 0, column 1 was lost"):
+            slide.read_region(70, 10, 20, 20)
+        assert (slide.read_region(300, 300, 100, 100) == 255).all()
+        assert MIN_SATURATION == colours.MIN_SATURATION
 
     @pytest.mark.parametrize("level", [0, 1])
     def test_what_a_coarser_level_shows_was_lost(self, tmp_path: Path, kind: str, level: int) -> None:
@@ -414,19 +437,25 @@ def test_a_slide_that_is_to_be_turned_is_refused(tmp_path: Path, turned: int) ->
         open_slide(tmp_path / f"{turned}.tif")
 
 
+GREY = {"photometric": "minisblack", "planarconfig": "contig"}
+
+
 @pytest.mark.parametrize(
     ("pixels", "stored", "told"),
     [
         (texture(300, 400).astype(np.uint16) * 16, {"photometric": "rgb"}, "16 bits a colour; expected 8"),
         (texture(300, 400), {"photometric": "cielab"}, "colours stored as CIELAB; expected RGB"),
         (np.dstack([texture(300, 400), np.zeros((300, 400), np.uint8)]), {"photometric": "rgb"}, "a fourth value"),
+        (texture(300, 400).astype(np.int8), {"photometric": "rgb"}, "values that are no whole numbers from 0 on"),
+        (texture(300, 400), {**GREY, "extrasamples": ["unspecified"] * 2}, "grey of 3 values a pixel"),
+        (texture(300, 400)[..., :2], {**GREY, "extrasamples": ["unassalpha"]}, "grey of 2 values a pixel"),
     ],
 )
 @pytest.mark.parametrize("nested", [0, 1])
 def test_what_openslide_would_decode_to_something_else_is_refused(
     tmp_path: Path, pixels: NDArray[Any], stored: dict[str, Any], told: str, nested: int
 ) -> None:
-    """It takes the top byte of 16 bits, and a fourth value for transparency."""
+    """It takes the top byte of 16 bits, a fourth value for transparency, and of grey with more values the first."""
     size: dict[str, Any] = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER", "metadata": None}
     extra: dict[str, Any] = {"extrasamples": ["unspecified"]} if pixels.shape[2] == 4 else {}
     with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
@@ -440,12 +469,14 @@ def test_what_openslide_would_decode_to_something_else_is_refused(
                 open_slide(path)
 
 
-@pytest.mark.parametrize(("kind", "refused"), [(1, True), (0, False)])
-def test_a_coarser_level_of_another_form_is_refused_too(tmp_path: Path, kind: int, refused: bool) -> None:
-    """It would be white; a page that does not say that it is one is none."""
+@pytest.mark.parametrize(
+    ("kind", "said", "refused"), [(1, None, True), (0, None, False), (0, "Aperio 1\r\n800x600|MPP = 0.5", True)]
+)
+def test_a_coarser_level_of_another_form_is_refused_too(tmp_path: Path, kind: int, said: str | None, refused: bool) -> None:
+    """It would be white. A page that does not say that it is one is none, but for Aperio's, which never say it."""
     pixels = texture(600, 800)
     coarser = np.dstack([pixels[::2, ::2], np.zeros((300, 400), np.uint8)])
-    size: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+    size: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None, "description": said}
     with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
         file.write(pixels, **size)
         file.write(coarser, subfiletype=kind, extrasamples=["unspecified"], **size)
@@ -454,3 +485,16 @@ def test_a_coarser_level_of_another_form_is_refused_too(tmp_path: Path, kind: in
             open_slide(tmp_path / "slide.tif", mpp=0.5)
     else:
         assert open_slide(tmp_path / "slide.tif", mpp=0.5).width == 800
+
+
+@pytest.mark.parametrize("form", [{"photometric": "separated"}, {"photometric": "rgb", "extratags": [(274, "H", 1, 6, True)]}])
+def test_a_label_may_be_of_any_form(tmp_path: Path, form: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"tile": (256, 256), "metadata": None}
+    label = texture(300, 100)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        file.write(texture(600, 800), photometric="rgb", **options)
+        stored = np.dstack([label, label[..., :1]]) if form["photometric"] == "separated" else label
+        file.write(stored, subfiletype=1, description="label", **form, **options)
+    with open_slide(tmp_path / "slide.tif", mpp=0.5) as slide:
+        assert list(slide.levels_left_out) == [1]
+        np.testing.assert_array_equal(slide.read_region(0, 0, 800, 600), texture(600, 800))

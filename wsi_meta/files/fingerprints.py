@@ -32,6 +32,8 @@ class Fingerprint:
 
     Not noticed is what differs only between these parts, in files of the same length: of 1 GB they lie 512 kB apart, at an
     address 70 MB, and so they do where one of two fingerprints was made at an address, or by an earlier rule.
+    A quickhash is of the smallest level of a file, of an OME-Zarr of 16 chunks of its coarsest level: with one, what differs
+    only elsewhere is not noticed either.
 
     Parameters
     ----------

@@ -87,12 +87,12 @@ def expect_one(shown: object, pictures: list[Picture]) -> None:
         )
 
 
-def expect_one_in_tiff(path: Path, shown: object, size: tuple[int, int]) -> None:
-    """Expect one picture in a TIFF, as :func:`expect_one` does, where its first page is what another library reads.
+def expect_one_in_tiff(path: Path, shown: object, read: int) -> None:
+    """Expect one picture in a TIFF, as :func:`expect_one` does, of which another library reads a page.
 
     Parameters
     ----------
-    size : width and height of what is read
+    read : number of that page
     """
     if len(pages_of(path)) < 2:
         return
@@ -100,11 +100,10 @@ def expect_one_in_tiff(path: Path, shown: object, size: tuple[int, int]) -> None
 
     try:
         with tifffile.TiffFile(path) as file:
-            pictures = pictures_of_tiff(file)
+            pictures = pictures_of_tiff(file, read)
     except Exception:  # tifffile raises whatever odd tags lead to, and the other library reads the file
         return
-    if pictures[0].size == size:
-        expect_one(shown, pictures)
+    expect_one(shown, pictures)
 
 
 def pictures_of_zarr(root: Any, group: Any, multiscales: list[Any]) -> list[Picture]:
@@ -169,24 +168,25 @@ def _if_whole(root: Any, describe: Callable[..., Any], *told: Any) -> Any:
         return None
 
 
-def pictures_of_tiff(file: Any) -> list[Picture]:
-    """Return the first page of a TIFF, and those further pages that are no levels, label or mask of it.
+def pictures_of_tiff(file: Any, read: int = 0) -> list[Picture]:
+    """Return the page of a TIFF that is read, and those other pages that are no levels, label or mask of it.
 
     Parameters
     ----------
     file : a `tifffile.TiffFile`
+    read : number of the page
     """
     pages = list(file.pages)
-    first, told = Picture(_size_of(pages[0])), str(pages[0].description)
-    nested, names = bool(pages[0].subifds), _ome_names(told) if file.is_ome else {}
+    first, told = Picture(_size_of(pages[read])), str(pages[0].description)
+    nested, names = bool(pages[read].subifds), _ome_names(told) if file.is_ome else {}
     if (hidden := IMAGEJ.match(told)) and int(hidden[1]) > len(pages) == 1:
         return [first] * min(int(hidden[1]), MOST_PICTURES)
     found = [first]
-    for page in pages[1:]:
+    for page in pages[:read] + pages[read + 1 :]:
         other, kind = Picture(_size_of(page)), int(page.subfiletype)
         tile = int(page.tilewidth or 0), int(page.tilelength or 0)
         level = not nested and not page.subifds and _is_coarser(other.size, first.size, tile)
-        larger = _pixels(other) > _pixels(first)  # whatever it says that it is, the first is not the slide
+        larger = _pixels(other) > _pixels(first)  # whatever it says that it is, the one that is read is not the slide
         if not kind & MASK and (larger or not (kind & REDUCED or level)):
             found.append(other._replace(name=names.get(other.size, "") if names else _called(str(page.description))))
     return found

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain
 
@@ -16,6 +15,7 @@ from torch import nn
 
 from wsi_meta.errors import OptionsError, first_line
 from wsi_meta.models.card import ModelCard
+from wsi_meta.models.digest import ADDRESS, bytes_of
 from wsi_meta.models.preprocessing import Preprocessing
 
 __all__ = ["TumorLogit", "hash_module", "name_of"]
@@ -24,8 +24,6 @@ TRIED = 3
 """Patches that a module is tried on: as many logits cannot be taken for one or two logits of each patch."""
 BEYOND = 100.0
 """So many times as large as a patch's input is one at which logits are far from 0."""
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-"""Place of an object in memory, as Python prints functions: another one in each process."""
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -114,14 +112,18 @@ def hash_module(network: nn.Module, card: ModelCard) -> str:
     """Return a SHA-256, hexadecimal, of all of a network that can be read off it.
 
     These are the card; of each part its class, what it prints of itself, its plain attributes, and the source of its class
-    where Python has it and it is not torch's own; and all weights and buffers. Not among them are functions that the classes
-    call, hooks, and attributes that are objects.
+    where Python has it and it is not torch's own; all weights and buffers, and what it saves besides (quantized weights, extra
+    state). Not among them are functions that the classes call, hooks, and attributes that are objects.
     """
     digest = hashlib.sha256(json.dumps(card.to_dict(), sort_keys=True).encode())
     digest.update("\n".join(_words(network)).encode())
-    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    numbers = dict(chain(network.named_parameters(), network.named_buffers()))
+    told = {id(tensor) for tensor in numbers.values()}
+    besides = {name: value for name, value in network.state_dict(keep_vars=True).items() if id(value) not in told}
+    for name, value in chain(numbers.items(), besides.items()):
+        digest.update(f"{name} ".encode())
+        for part in bytes_of(value):
+            digest.update(part)
     return digest.hexdigest()
 
 

@@ -81,6 +81,8 @@ class Model:
         A heatmap is continued only by the same model. Its hash is of the weights and buffers, of the classes of all parts with
         what they print of themselves, their plain attributes and their source where Python has it, of the preprocessing and the
         calibration. What else a module computes with (functions that it calls, hooks, a library's version) it does not tell.
+        Of later changes to the model's own copy those of weights, buffers and what it saves besides make it another model;
+        attributes do not, for a module may keep something of each pass.
 
         Parameters
         ----------
@@ -113,7 +115,7 @@ class Model:
         return cls(network, card, hash_module(network, card), Path(card.architecture), made_of=digest_of(network, card))
 
     def as_it_is(self) -> Self:
-        """Return this model; where its network or card were changed since it was loaded or made, with a hash of its own."""
+        """Return this model; where what its network saves, or its card, was changed since, with a hash of its own."""
         if self.made_of is None or (now := digest_of(self.network, self.card)) == self.made_of:
             return self
         return replace(self, hash=hashlib.sha256(f"{self.hash} {now}".encode()).hexdigest(), made_of=now)

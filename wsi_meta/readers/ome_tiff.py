@@ -14,9 +14,9 @@ from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, he
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
-from wsi_meta.tiffs.pixel_form import ORIENTATION, refuse_turned
+from wsi_meta.tiffs.pixel_form import ORIENTATION, WHOLE_NUMBERS, refuse_turned
 
-__all__ = ["OmeTiffReader", "mpp_of_page", "ome_mpp"]
+__all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
@@ -59,7 +59,7 @@ class OmeTiffReader(TiffReader):
                 if vendors := [name for name in VENDORS if getattr(opened, f"is_{name}", False)]:
                     raise NotPlainError(f"{vendors[0]} is laid out in its own way")
                 first: Any = opened.pages[0]
-                pages = [first, *(page for page in first.pages or ())]
+                pages = [first, *(page for page in first.pages or () if page.imagewidth and page.imagelength)]
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
                 turned = [int(page.tags.valueof(ORIENTATION, default=1)) for page in pages]
@@ -124,12 +124,15 @@ def _level_of(page: Any) -> TiledLevel:
     if page.photometric != RGB and (page.photometric, page.compression) != (YCBCR, JPEG):
         raise NotPlainError(f"colours stored as {name_of(page.photometric)}; expected RGB")
     planes = {CONTIGUOUS: 1, SEPARATE: 3}.get(int(page.planarconfig), 0)
-    if (page.bitspersample, page.samplesperpixel, page.imagedepth) != (8, 3, 1) or (planes != 1 and page.compression == JPEG):
+    samples = page.bitspersample, page.samplesperpixel, page.imagedepth, page.sampleformat
+    if samples != (8, 3, 1, WHOLE_NUMBERS) or (planes != 1 and page.compression == JPEG):
         raise NotPlainError("samples that are not three bytes a pixel")
     if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
         raise NotPlainError(f"predictor {name_of(page.predictor)}")
     if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
+    if not page.imagewidth or not page.imagelength:
+        raise NotPlainError(f"a page of {page.imagewidth} x {page.imagelength} px")
     columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
     if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
@@ -165,6 +168,17 @@ def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
 def mpp_of_page(page: Any) -> tuple[float, float] | None:
     """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; None where none says it."""
     return ome_mpp(str(page.description), (page.imagewidth, page.imagelength)) or _resolution_mpp(page)
+
+
+def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
+    """Return the size of a pixel of a page of a TIFF, by its number, as :func:`mpp_of_page`; None where it cannot be read."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return mpp_of_page(file.pages[number])
+    except Exception:  # tifffile raises whatever odd tags lead to
+        return None
 
 
 def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, float] | None:

@@ -15,10 +15,10 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
 from wsi_meta.readers.levels import find_scales
-from wsi_meta.readers.ome_tiff import ome_mpp
+from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
-from wsi_meta.tiffs.check import check_tiff, tile_grids
+from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class OpenSlideReader:
     Raises
     ------
     SlideReadError
-        when the file is no slide, says of itself what cannot be, or holds another picture that is as large.
+        when the file is no slide, says of itself what cannot be, is stored otherwise than OpenSlide reads it, or holds another
+        picture that is as large.
     """
 
     name = "openslide"
@@ -69,16 +70,18 @@ class OpenSlideReader:
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
         self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
-        self.properties = _properties_of(handle)
+        self.properties: dict[str, str] = dict(handle.properties)
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
         if self.properties.get("openslide.vendor") == "generic-tiff":  # of any other kind OpenSlide knows what its pages are
-            expect_one_in_tiff(path, getattr(self.file, "address", path), self.level_dimensions[0])
+            self._judge_pages()
         self.bounds = _find_bounds(self.properties, self.level_dimensions[0])
         self._impossible = [impossible.pop(size, None) for size in self.level_dimensions]
         if impossible:
             raise SlideReadError(f"{path}: says that some of its tiles are longer than the file; copy the slide again")
         self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
+        vendor = str(self.properties.get("openslide.vendor"))
+        check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out()
 
@@ -132,6 +135,20 @@ class OpenSlideReader:
             self._left_out.refuse_lost(rectangle, self._coarse.pixels)
         elif self._left_out is not None:
             self._left_out.refuse_lost((level, left, top, width, height), self._pixels)
+
+    def _judge_pages(self) -> None:
+        """Refuse another picture that is as large as level 0; take the size of a pixel from where it is that of level 0.
+
+        OpenSlide takes that of the first page, whichever it takes for level 0, and passes over OME-XML.
+        """
+        size = self.level_dimensions[0]
+        read = page_of_size(self.path, size)
+        expect_one_in_tiff(self.path, getattr(self.file, "address", self.path), read or 0)
+        mpp = ome_mpp(self.properties.get("tiff.ImageDescription", ""), size)
+        if read != 0:
+            self.properties = {name: value for name, value in self.properties.items() if not name.startswith("openslide.mpp-")}
+            mpp = mpp or (mpp_of_tiff(self.path, read) if read is not None else None)
+        self.properties |= mpp_properties(mpp)
 
     def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
         """Find out which tiles that were left out are no glass, and who looks at coarser ones where OpenSlide cannot.
@@ -224,11 +241,3 @@ def _find_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bounds
         if width and height and x < size[0] and y < size[1]:
             return Bounds(x, y, width, height)
     return Bounds(0, 0, *size)
-
-
-def _properties_of(handle: Any) -> dict[str, str]:
-    """Return OpenSlide's properties, with the size of a pixel that a plain TIFF's OME-XML states: OpenSlide passes over it."""
-    properties = dict(handle.properties)
-    if properties.get("openslide.vendor") != "generic-tiff":
-        return properties
-    return properties | mpp_properties(ome_mpp(properties.get("tiff.ImageDescription", ""), handle.level_dimensions[0]))

@@ -12,7 +12,17 @@ from wsi_meta.files.one_picture import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
-from wsi_meta.tiffs.pixel_form import ORIENTATION, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, other_colours, refuse_turned
+from wsi_meta.tiffs.pixel_form import (
+    BLACK_IS_ZERO,
+    ORIENTATION,
+    PALETTE,
+    RGB,
+    WHITE_IS_ZERO,
+    WHOLE_NUMBERS,
+    YCBCR,
+    other_colours,
+    refuse_turned,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,8 +88,10 @@ def _refuse_other_kinds(path: Path, page: Any) -> None:
 
 def _other_storage(page: Any) -> str | None:
     """Return how pixels are stored that are not read; None where they are."""
-    if page.imagedepth != 1 or page.sampleformat != 1:
+    if page.imagedepth != 1 or page.sampleformat != WHOLE_NUMBERS:
         return "values that are no whole numbers from 0 on, or have a depth"
+    if page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and page.samplesperpixel > 2:
+        return f"grey of {page.samplesperpixel} values a pixel; expected one, or two with transparency"
     if page.photometric == YCBCR and page.compression != JPEG:
         return "colours stored as YCBCR, not in JPEG; expected RGB or grey"
     if int(page.compression) not in (JPEG, *CODECS):

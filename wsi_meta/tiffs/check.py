@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,12 +18,23 @@ from wsi_meta.tiffs.pixel_form import FORM, refuse_other_form
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ImpossibleTiles", "check_tiff", "codecs_of", "has_sub_pages", "is_plain_picture", "is_tiff", "pages_of"]
-__all__ += ["structure_of", "tile_grids"]
+__all__ = [
+    "ImpossibleTiles",
+    "check_forms",
+    "check_tiff",
+    "codecs_of",
+    "has_sub_pages",
+    "is_plain_picture",
+    "is_tiff",
+    "pages_of",
+]
+__all__ += ["page_of_size", "structure_of", "tile_grids"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
 STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420
-"""TIFF 6.0's tags and planar configuration; the tag by which NDPI is known, whose offsets are wider than TIFF's."""
+KIND, REDUCED, IS_MASK = 254, 1, 4
+"""TIFF 6.0's tags and planar configuration; the tag by which NDPI is known, whose offsets are wider than TIFF's; and the tag
+of a page's kind, with its bits of a coarser level and of a mask of transparency."""
 MAX_TILE_PX = 2**26
 """Pixels of the largest tile that is read, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it gets none."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
@@ -62,7 +74,7 @@ class ImpossibleTiles:
 
 
 def check_tiff(path: Path) -> list[ImpossibleTiles]:
-    """Check the sizes of a TIFF's tiles, and how their pixels are stored.
+    """Check the sizes of a TIFF's tiles.
 
     Any other file is left to OpenSlide, and so is what is not understood.
 
@@ -73,8 +85,7 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
     Raises
     ------
     SlideReadError
-        when a tile is too large to be one, the file has fewer tiles than its size in pixels needs, or its pixels are stored
-        in a way that OpenSlide decodes to something else.
+        when a tile is too large to be one, or the file has fewer tiles than its size in pixels needs.
     """
     found = []
     with path.open("rb") as file:
@@ -86,7 +97,6 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
             if not all(sizes):
                 continue
             size, tile = (sizes[0] or 0, sizes[1] or 0), (sizes[2] or 0, sizes[3] or 0)
-            refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
             if problem := _problem(page, size, tile, path.stat().st_size):
                 raise SlideReadError(
                     f"{path}: page {number} {problem}; the file is damaged; copy the slide again, or convert it"
@@ -94,6 +104,36 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
             if len(places := _impossible(page, size, tile, file)):
                 found.append(ImpossibleTiles(size, tile, places))
     return found
+
+
+def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> None:
+    """Check how the pixels of a TIFF's levels are stored; its labels and the like may be of any form.
+
+    Parameters
+    ----------
+    vendor : OpenSlide's name of its format
+    sizes : width and height of each level that is read
+
+    Raises
+    ------
+    OtherFormError
+        when OpenSlide decodes them to something else.
+    """
+    with path.open("rb") as file:
+        pages = list(pages_in(file))
+        if any(HAMAMATSU in page for page in pages):
+            return
+        for number, page in enumerate(pages):
+            if TILE_WIDTH in page and (number == 0 or _is_level(page, vendor, sizes)):
+                refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
+
+
+def _is_level(page: Page, vendor: str, sizes: Collection[tuple[int, int]]) -> bool:
+    """Tell whether OpenSlide takes a page after the first for a level: of Aperio's by its tiles, of others by its kind, too."""
+    kind, size = number_of(page, KIND) or 0, (number_of(page, WIDTH), number_of(page, HEIGHT))
+    if vendor not in ("aperio", "generic-tiff"):  # whose levels are not as large as their pages
+        return kind & (REDUCED | IS_MASK) == REDUCED
+    return size in sizes and (vendor == "aperio" or bool(kind & REDUCED))
 
 
 def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
@@ -133,6 +173,19 @@ def pages_of(path: Path) -> list[dict[str, Any]]:
             }
             for page in pages_in(file)
         ]
+
+
+def page_of_size(path: Path, size: tuple[int, int]) -> int | None:
+    """Return the number of the page of a plain TIFF that OpenSlide takes for the level of a size; None where none is.
+
+    It sorts pages by their width, and passes over those after the first that do not say that they are coarser levels.
+    """
+    with path.open("rb") as file:
+        for number, page in enumerate(pages_in(file)):
+            level = number == 0 or (number_of(page, KIND) or 0) & REDUCED
+            if level and TILE_WIDTH in page and (number_of(page, WIDTH), number_of(page, HEIGHT)) == size:
+                return number
+    return None
 
 
 def is_tiff(head: bytes) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +28,13 @@ PARTS = 8
 """Parts along a side of what is looked at, each averaged: noise and single specks count little."""
 PART_PX = 256
 """Of a larger part the middle is looked at."""
-MIN_SATURATION, MIN_VALUE, MIN_SHARE = 0.12, 51, 0.05
-"""Saturation and brightness of what is tissue, and share of such parts. The tissue mask takes less colour for tissue, but glass
-that a writer left out may have a tint."""
+MIN_SATURATION, MIN_VALUE, MIN_SHARE = 0.07, 51, 0.05
+"""Saturation and brightness of what is tissue to the tissue mask, and share of such parts."""
+TINT, EVEN, EVEN_PX, EVEN_PARTS = 0.12, 1, 0.9, 0.3
+"""Glass that a writer left out may have a tint below this saturation. It is even within so many grey levels in such a share of
+the pixels of a part, and in such a share of the parts: JPEG disturbs those beside tissue and dust. Tissue is not as even."""
 MIN_DIFFERENCE = 10
-"""Grey levels by which it is not the colour that the file gives to what is left out."""
+"""Grey levels by which tissue is not such a tint, nor the colour that the file gives to what is left out."""
 
 Edges = NDArray[np.int64]
 Look = Callable[[int, int, int, int, int], NDArray[np.uint8]]
@@ -184,28 +188,41 @@ class LeftOut:
         return (top[:, None], bottom[:, None]), (left[None], right[None])
 
     def _shows_tissue(self, level: int, row: int, col: int, other: int, look: Look) -> bool:
-        """Tell whether another level shows colour in a tile of a level: a coarser one in its middle, a finer one anywhere."""
+        """Tell whether another level shows colour in a tile of a level: a coarser one but for the pixels at its edge."""
         grid, scale = self._grids[level], self._downsamples[level] / self._downsamples[other]
-        (rows, cols), shown = self._stored[other].shape, self._grids[other]
-        right = min(int(self._size[0] / self._downsamples[other]), cols * shown.tile_width)
-        bottom = min(int(self._size[1] / self._downsamples[other]), rows * shown.tile_height)
-        inset = 0.25 if scale < 1 else 0.0
-        left, top = round((col + inset) * grid.tile_width * scale), round((row + inset) * grid.tile_height * scale)
-        wide = min(round((1 - 2 * inset) * grid.tile_width * scale), right - left)
-        high = min(round((1 - 2 * inset) * grid.tile_height * scale), bottom - top)
+        edge = EDGE_PX if scale < 1 else 0.0
+        spans = []
+        for axis, (number, side) in enumerate(((col, grid.tile_width), (row, grid.tile_height))):
+            shown = self._stored[other].shape[1 - axis] * (self._grids[other].tile_width, self._grids[other].tile_height)[axis]
+            end = min((number + 1) * side * scale - edge, self._size[axis] / self._downsamples[other], shown)
+            start = ceil(number * side * scale + edge)
+            spans.append((start, int(end) - start))
+        (left, wide), (top, high) = spans
         if wide <= 0 or high <= 0:
             return False
-        parts = np.array(
-            [
-                look(other, x, y, width, height).astype(np.float32).mean((0, 1))
-                for y, height in _parts(top, high)
-                for x, width in _parts(left, wide)
-            ]
-        )
-        value, lowest = parts.max(1), parts.min(1)
-        coloured = (value - lowest >= MIN_SATURATION * value) & (value > MIN_VALUE)
-        unlike_background = np.abs(parts - self._background).max(1) > MIN_DIFFERENCE
-        return bool((coloured & unlike_background).mean() > MIN_SHARE)
+        looks = [look(other, x, y, width, height) for y, height in _parts(top, high) for x, width in _parts(left, wide)]
+        return _hold_tissue(looks, self._background)
+
+
+def _hold_tissue(looks: list[NDArray[np.uint8]], background: NDArray[np.int64]) -> bool:
+    """Tell whether parts of a tile, each (height, width, 3), show what is tissue to the tissue mask, and no tint of glass."""
+    parts = np.array([look.mean((0, 1), np.float32) for look in looks])
+    value, lowest = parts.max(1), parts.min(1)
+    coloured = (value - lowest >= MIN_SATURATION * value) & (value > MIN_VALUE) & _unlike(parts, background)
+    if coloured.any():
+        tint = np.median(parts[coloured], axis=0)
+        even = [
+            np.mean(np.abs(look - tint).max(2) <= EVEN) > EVEN_PX
+            for look, counts in zip(looks, coloured, strict=True)
+            if counts
+        ]
+        if np.mean(even) > EVEN_PARTS and np.ptp(tint) < TINT * tint.max():
+            coloured &= _unlike(parts, tint)
+    return bool(coloured.mean() > MIN_SHARE)
+
+
+def _unlike(parts: NDArray[np.float32], colour: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(parts - colour).max(1) > MIN_DIFFERENCE)
 
 
 def _parts(start: int, length: int) -> list[tuple[int, int]]:

@@ -13,12 +13,12 @@ from wsi_meta.tiffs.pages import number_of, pages_in
 
 __all__ = ["FORM", "ORIENTATION", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
 
-KIND, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES = FORM = 254, 258, 262, 274, 277, 338
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = FORM = 258, 262, 274, 277, 338, 339
 """TIFF's tags that say how pixels are stored."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """TIFF's numbers of what values mean."""
-REDUCED, IS_MASK = 1, 4
-"""Bits of a page's kind: a coarser level; a mask of transparency."""
+WHOLE_NUMBERS = 1
+"""TIFF's number of values from 0 on."""
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
@@ -59,9 +59,7 @@ def other_colours(bits: Sequence[int], photometric: int | None) -> str | None:
 
 
 def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int]]) -> None:
-    """Refuse a tiled page of a TIFF that OpenSlide would decode to what it does not mean.
-
-    Of other pages than the first, colours count where a page says that it is a coarser level: some are labels.
+    """Refuse a tiled page of a TIFF, a level, that OpenSlide would decode to what it does not mean.
 
     Parameters
     ----------
@@ -73,11 +71,15 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     OtherFormError
     """
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
-    if number and (said.get(KIND) or [0])[0] & (REDUCED | IS_MASK) != REDUCED:
-        return
     photometric, samples = (said[tag][0] if said.get(tag) else None for tag in (PHOTOMETRIC, SAMPLES))
     told = other_colours(said.get(BITS, ()), photometric)
-    if told is None and photometric == RGB and samples is not None and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
+    if told is None and any(kind != WHOLE_NUMBERS for kind in said.get(SAMPLE_FORMAT, ())):
+        told = "values that are no whole numbers from 0 on (SampleFormat)"
+    elif told is None and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples is not None and samples > 1:
+        told = f"grey of {samples} values a pixel, which OpenSlide's library mixes up; expected one"
+    elif (
+        told is None and photometric == RGB and samples is not None and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1])
+    ):
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
         raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
