@@ -107,9 +107,14 @@ class Outcome:
 
 
 def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
-    """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch."""
+    """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch.
+
+    Parameters
+    ----------
+    checkpoint : of some epochs of this training, to go on from; None begins anew
+    """
     job, progress = run.job, run.job.options.progress
-    epochs, best_logits = _resume(run, checkpoint) if checkpoint and checkpoint.epochs else ([], np.empty(0, np.float32))
+    epochs, best_logits = _resume(run, checkpoint) if checkpoint else ([], np.empty(0, np.float32))
     batches = EpochBatches(len(run.train_set), job.recipe, job.processes)
     loader = make_loader(run.train_set, batches, job.options.workers, job.processes, progress=progress)
     stopped = turned(epochs, job.recipe.patience) if epochs else None

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.hygiene import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.errors import OutputExistsError, TrainingError
+from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
@@ -23,11 +23,19 @@ from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
-from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, differences, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.checkpoint import (
+    Checkpoint,
+    check_model,
+    checkpoint_path,
+    identify,
+    read_checkpoint,
+    read_own_card,
+    write_checkpoint,
+)
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
-from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
+from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_finished, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
@@ -148,10 +156,10 @@ def run_training(
             return _finished_before(job, described, validation)
         start = _load_start(job, init, shown)
         identity = identify(recipe, start, train_set, valid_set, processes, precision)
-        checkpoint = read_checkpoint(out, identity) if options.resume else None
+        checkpoint = _find_checkpoint(job, identity, described, shown)
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         run = Run(job, learner, train_set, validation, described, identity)
-        _begin_files(run, resumed=checkpoint is not None and bool(checkpoint.epochs))
+        _begin_files(run, resumed=checkpoint is not None)
         outcome = train_epochs(run, checkpoint)
         outcome = _finish(job, outcome, train_set, validation)
         _describe(job, train_set)
@@ -171,20 +179,25 @@ def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Proces
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
     out = job.out
-    card, epochs = read_card(out), read_history(out)
-    there = card.training | {"shown": card.preprocessing.to_dict()}
-    if told := "; ".join(differences(there, asked | {"shown": validation.shown.to_dict()})):
-        raise OutputExistsError(
-            f"{out}: of another training, which is finished: {told}; choose another --out, or --overwrite without --resume"
-        )
+    card, epochs = read_own_card(out, asked, validation.shown), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
     logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
-    return _result(job, Outcome(there["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
+    return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
 
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
+
+
+def _find_checkpoint(job: Job, identity: dict[str, Any], described: dict[str, Any], shown: Preprocessing) -> Checkpoint | None:
+    """Return the checkpoint to go on from, where the model beside it is that training's; None where it begins anew."""
+    checkpoint = read_checkpoint(job.out, identity) if job.options.resume else None
+    if checkpoint is None or not checkpoint.epochs:
+        return None
+    best = job.parts.best_epoch([Epoch(**row) for row in checkpoint.epochs])
+    check_model(job.out, best, len(checkpoint.epochs), described, shown)
+    return checkpoint
 
 
 def _check_batches(job: Job) -> None:
