@@ -43,7 +43,8 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
+from wsi_meta.models.model import Model, model_path, network_of, save_model
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise

@@ -31,8 +31,9 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.dihedral import VIEWS
-from wsi_meta.models.model import Model, half_precision, network_of
+from wsi_meta.models.model import Model, network_of
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import predict_in_mosaics
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions

@@ -18,13 +18,14 @@ from PIL import Image
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
-from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability, warn
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses, warn
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals, probability
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
@@ -80,7 +81,8 @@ def evaluation_of(
         logits=np.log(values / (1 - values)),
         intervals=bootstrap_intervals(values, patches.labels, threshold, n=50) if intervals else None,
         robustness=None,
-        pixels=None,
+        contents=None,
+        known_patches=None,
     )
 
 
@@ -256,19 +258,31 @@ def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, valid)
 
 
-def test_patches_that_made_the_model_are_told() -> None:
-    chosen = {"sha256": "b", "pixels": "2"}
-    training = {"recipe": {"epochs": 1}, "train": {"sha256": "a", "pixels": "1"}, "valid": chosen, "calibration": chosen}
-    card, older = ModelCard(training=training), ModelCard(training={"train": {"sha256": "a"}})
+def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
+    contents = contents_of(content_of(patch) for patch in valid.read_many(range(8)))
+    read, others = replace(valid, contents=contents), replace(valid, contents=contents[::-1])
+    evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), contents=contents)
+    chosen = read.summary() | {"sha256": "of a copy with other names"}
+    trained = {"recipe": {"epochs": 1}, "train": chosen}
 
-    assert warn(card, {"sha256": "a", "pixels": "3"}) == []
-    (trained,) = warn(card, {"sha256": "of a copy with other names", "pixels": "1"})
-    assert "trained on exactly these patches" in trained
-    best, calibrated = warn(card, {"sha256": "b", "pixels": "2"})
+    assert warn(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
+    (told,) = warn(ModelCard(training=trained), valid, evaluation)
+    assert "trained on exactly these patches" in told
+    best, calibrated = warn(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
     assert "best epoch was chosen on exactly these" in best
     assert calibrated == "The model was made with exactly these patches (calibration)."
-    (trained,) = warn(older, {"sha256": "a", "pixels": "1"})
-    assert "trained on patches of the same names and labels" in trained
+    (told,) = warn(ModelCard(training={"train": valid.summary()}), valid, evaluation)
+    assert "trained on patches of the same names and labels" in told
+
+
+def test_patches_that_a_file_knows_are_counted(valid: Patches, caplog: pytest.LogCaptureFixture) -> None:
+    card = ModelCard(training={"recipe": {}, "train": valid.summary(), "valid": valid.summary()})
+    evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), known_patches={"train": 3, "valid": 0})
+
+    assert warn(card, valid, evaluation, tell=True) == [caplog.messages[0]]
+    assert caplog.messages[0].startswith("The model was trained on 3 of these 8 patches. The figures show how well")
+    assert evaluation.to_dict()["known_patches"] == {"train": 3, "valid": 0}
+    assert "known_patches" not in evaluation_of(valid, WRONG_ON_TWO).to_dict()
 
 
 def test_no_probability_is_shown_as_certain() -> None:

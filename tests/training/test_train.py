@@ -26,8 +26,9 @@ from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.evaluation.evaluate import check_evaluation
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import build_network, load_model, save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import RECIPES, Recipe
@@ -136,9 +137,12 @@ def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: Train
 
 
 def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, few_patches: Path) -> None:
-    evaluated = result_of(run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS).stdout)
+    result = run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS)
+    evaluated = result_of(result.stdout)
     (best,) = rows_of(trained.model.with_name("m.history.csv"))
 
+    assert evaluated.pop("known_patches") == {"train": 0, "valid": 4}
+    assert "The model's best epoch was chosen on 4 of these 4 patches" in result.stderr
     assert evaluated["n"] == 4
     assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
     assert 0 <= evaluated["auc"] <= 1
@@ -177,6 +181,20 @@ def test_training_changed_weights_and_running_statistics(trained: Trained) -> No
     assert {"conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight", "fc.weight", "fc.bias"} <= changed
     assert {"bn1.running_mean", "layer4.2.bn3.running_var"} <= changed
     assert end["bn1.num_batches_tracked"] == 2 * 2  # each step shows single pictures, and mosaics
+
+
+def test_a_model_knows_its_patches_in_any_order_and_in_part(trained: Trained, few_patches: Path, tmp_path: Path) -> None:
+    split = open_patches(few_patches)["train"]
+    for number, index in enumerate((5, 0)):
+        place = tmp_path / str(split.labels[index])
+        place.mkdir(exist_ok=True)
+        shutil.copy(split.files[index], place / f"{number}.png")
+        Image.new("RGB", (96, 96), (number, 0, 9)).save(place / "other.png")
+
+    result = run("evaluate", trained.model, tmp_path, "--json", *WORDS)
+
+    assert result_of(result.stdout)["known_patches"] == {"train": 2, "valid": 0}
+    assert "The model was trained on 2 of these 4 patches" in result.stderr
 
 
 # --- the history

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.datasets.patches import Patches, content_of, join, pixels_of
+from wsi_meta.datasets.patches import Patches, content_of, contents_of, join
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
 
@@ -157,11 +157,9 @@ def check_patches(
         *_count_repeats(train, of_train, "training"),
         *_count_repeats(valid, of_valid, "validation"),
     ]
-    return CheckedPatches(_with_digest(train, of_train), _with_digest(valid, of_valid), "; ".join(parts))
-
-
-def _with_digest(patches: Patches, contents: Sequence[bytes]) -> Patches:
-    return replace(patches, pixels=pixels_of(contents))
+    return CheckedPatches(
+        replace(train, contents=contents_of(of_train)), replace(valid, contents=contents_of(of_valid)), "; ".join(parts)
+    )
 
 
 def _describe(patches: Patches, what: str) -> str:

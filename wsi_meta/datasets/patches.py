@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
-__all__ = ["Patches", "content_of", "join", "pixels_of"]
+__all__ = ["Patches", "content_of", "contents_of", "join"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,15 @@ class Patches(TorchDataset):
     """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
     named_by_sha1: NDArray[np.bool_] | None = None
     """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
-    pixels: str | None = None
-    """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
+    contents: NDArray[np.uint8] | None = None
+    """SHA-1 of each patch's pixels, shape (n, 20); None where they were not all read yet."""
     hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
     """The open HDF5 files."""
+
+    @property
+    def pixels(self) -> str | None:
+        """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
+        return None if self.contents is None else hashlib.sha256(self.contents.tobytes()).hexdigest()
 
     @property
     def patients(self) -> NDArray[np.str_] | None:
@@ -159,7 +164,7 @@ class Patches(TorchDataset):
             labels=self.labels[indices],
             slides=None if self.slides is None else self.slides[indices],
             named_by_sha1=None if self.named_by_sha1 is None else self.named_by_sha1[indices],
-            pixels=None,
+            contents=None if self.contents is None else self.contents[indices],
         )
 
     def fingerprint(self) -> str:
@@ -200,9 +205,9 @@ def content_of(pixels: NDArray[np.uint8]) -> bytes:
     return hashlib.sha1(pixels.tobytes(), usedforsecurity=False).digest()
 
 
-def pixels_of(contents: Iterable[bytes]) -> str:
-    """Return the digest of all patches' pixels, as `Patches.pixels` has it, of :func:`content_of` each in order."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+def contents_of(contents: Iterable[bytes]) -> NDArray[np.uint8]:
+    """Return :func:`content_of` of each patch as `Patches.contents` has them, (n, 20)."""
+    return np.frombuffer(b"".join(contents), np.uint8).reshape(-1, hashlib.sha1(usedforsecurity=False).digest_size)
 
 
 def join(parts: Sequence[Patches]) -> Patches:

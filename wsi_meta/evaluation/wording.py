@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from wsi_meta.evaluation.results import Evaluation, Subject
     from wsi_meta.evaluation.robustness import Change, Robustness
-    from wsi_meta.models.card import ModelCard
     from wsi_meta.models.model import Model
 
 __all__ = [
@@ -30,7 +28,6 @@ __all__ = [
     "summarise",
     "tiles",
     "verdict",
-    "warn",
 ]
 
 AVERAGED_VIEWS = {1: "none", 2: "two of each patch", 4: "four of each patch", 8: "eight of each patch"}
@@ -51,12 +48,6 @@ FIGURES = {
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
 FEW = 10
 """Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
-LEAKS = {
-    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
-    "works on other patches.",
-    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
-    "A test split gives unbiased figures.",
-}
 
 
 def describe_losses(losses: dict[str, list[Any]]) -> str:
@@ -109,25 +100,6 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     few = "" if count >= FEW else f" With fewer than about {FEW} they are too narrow (Cameron, Gelbach & Miller 2008)."
     none = "" if "auc" in evaluation.intervals else " Fewer than two of them hold one of the classes: figures of it have none."
     return f"Intervals: 95 %, bootstrap over {what}.{few}{none}"
-
-
-def warn(card: ModelCard, patches: Mapping[str, Any]) -> list[str]:
-    """Warn where patches were used in making the model, by their pixels; where these are not known, by names and labels.
-
-    Parameters
-    ----------
-    patches : as :meth:`wsi_meta.datasets.patches.Patches.summary` gives them
-    """
-    parts = {name: part for name, part in card.training.items() if isinstance(part, dict) and "sha256" in part}
-    told = [(LEAKS.get(name, f"The model was made with {{}} ({name})."), _which(part, patches)) for name, part in parts.items()]
-    return [sentence.replace("{}", which) for sentence, which in told if which is not None]
-
-
-def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return in words which patches both are; None where they are others."""
-    if "pixels" in before and "pixels" in now:
-        return "exactly these patches" if before["pixels"] == now["pixels"] else None
-    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
 
 
 def verdict(label: int, *, called: bool) -> str:

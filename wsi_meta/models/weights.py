@@ -14,7 +14,7 @@ from torch import nn
 
 from wsi_meta.errors import ModelFileError, first_line
 
-__all__ = ["COUNTS", "HEAD", "Match", "find_names", "holds_pickle", "read_weights"]
+__all__ = ["COUNTS", "HEAD", "Match", "find_names", "half_precision", "holds_pickle", "read_weights"]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""
@@ -130,3 +130,11 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+
+
+def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a copy of a ``state_dict`` whose kernels are float16 (half the file); BatchNorm and biases stay float32."""
+    return {
+        name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
+        for name, tensor in state.items()
+    }

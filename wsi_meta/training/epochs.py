@@ -17,7 +17,9 @@ from torch import nn
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError, first_line
 from wsi_meta.evaluation.evaluate import describe_training
-from wsi_meta.models.model import build_network, half_precision, save_model
+from wsi_meta.models.known_patches import KnownPatches
+from wsi_meta.models.model import build_network, save_model
+from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import draw_contact_sheet
@@ -195,7 +197,8 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
     if run.job.parts.best_epoch(epochs) == len(epochs):
         training = run.described | {"best_epoch": len(epochs)}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
-        save_model(out, state, card)
+        known = KnownPatches.of({"train": run.train_set.contents, "valid": run.validation.patches.contents})
+        save_model(out, state, card, known_patches=known)
     write_history(out, epochs)
     rows = [asdict(epoch) for epoch in epochs]
     write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))

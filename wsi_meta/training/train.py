@@ -19,6 +19,7 @@ from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
 from wsi_meta.models.card import read_card
+from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import remove_leftovers
@@ -279,7 +280,7 @@ def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validati
         state, card = load_file(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
-            save_model(job.out, state, card)
+            save_model(job.out, state, card, known_patches=read_known_patches(job.out))
         else:
             logits = validation.logits(state)
     logits = job.processes.share(logits)

@@ -20,10 +20,11 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
-from wsi_meta.models.model import Model, build_network, half_precision, network_of
+from wsi_meta.models.model import Model, build_network, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
+from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note
 from wsi_meta.training.mosaics import compare_dense
 
