@@ -10,12 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from wsi_meta.datasets.patches import contents_of
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models import known_patches
 from wsi_meta.models.card import ModelCard, read_card
+from wsi_meta.models.features import FeatureStatistics
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.model import save_model
 
@@ -48,6 +49,18 @@ def test_a_file_holds_them_beside_its_card(tmp_path: Path) -> None:
     assert path.stat().st_size < 330_000
     with safe_open(path, framework="numpy") as file:
         assert list(file.keys()) == ["fc.weight"]
+
+
+def test_a_file_of_the_same_is_the_same_file(tmp_path: Path) -> None:
+    """Its hash is the model's."""
+    features = FeatureStatistics.of(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
+    written = set()
+    for number in range(9):
+        path = tmp_path / f"{number}.safetensors"
+        save_model(path, STATE, ModelCard(), features, known(train=contents(1)))
+        written.add(path.read_bytes())
+    assert len(written) == 1
+    assert torch.equal(load_file(path)["fc.weight"], STATE["fc.weight"])
 
 
 def test_an_older_file_says_nothing(tmp_path: Path) -> None:

@@ -285,6 +285,8 @@ def save_model(
     """
     from safetensors.torch import save
 
+    from wsi_meta.models.weights import with_metadata
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {CARD_KEY: json.dumps(card.to_dict())}
     if features is not None:
@@ -292,4 +294,4 @@ def save_model(
     if known_patches is not None:
         metadata[PATCHES_KEY] = known_patches.to_json()
     with written_whole(Path(path)) as partial:
-        partial.write_bytes(save(tensors, metadata=metadata))
+        partial.write_bytes(with_metadata(save(tensors), metadata))

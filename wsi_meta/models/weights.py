@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from torch import nn
 
 from wsi_meta.errors import ModelFileError, first_line
 
-__all__ = ["COUNTS", "HEAD", "Match", "find_names", "half_precision", "holds_pickle", "read_weights"]
+__all__ = ["COUNTS", "HEAD", "Match", "find_names", "half_precision", "holds_pickle", "read_weights", "with_metadata"]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""
@@ -138,3 +139,11 @@ def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
         for name, tensor in state.items()
     }
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file that has no metadata with some, in their order; the library writes them in any order."""
+    tensors = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(content[8:tensors])).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[tensors:]
