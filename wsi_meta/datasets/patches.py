@@ -50,7 +50,7 @@ class Patches(TorchDataset):
     mpp: float | None = None
     """Micrometres per pixel; None where nothing tells."""
     slides: NDArray[np.str_] | None = None
-    """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
+    """Name of the slide that each patch was cut from, shape (n,), empty where that is not known; None where it is of none."""
     named_by_sha1: NDArray[np.bool_] | None = None
     """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
     contents: NDArray[np.uint8] | None = None
@@ -65,11 +65,16 @@ class Patches(TorchDataset):
 
     @property
     def patients(self) -> NDArray[np.str_] | None:
-        """Patient of each patch, by :func:`.patient_of` its slide, shape (n,); None where slides are not known."""
+        """Patient of each patch, by :func:`.patient_of` its slide, shape (n,); None and empty as `slides` are."""
         if self.slides is None:
             return None
         names, of = np.unique(self.slides, return_inverse=True)
         return np.array([patient_of(name) for name in names.tolist()], np.str_)[of]
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """`patients`, to draw whole ones of; None unless the slide of every patch is known."""
+        return None if self.slides is None or (self.slides == "").any() else self.patients
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -211,21 +216,21 @@ def contents_of(contents: Iterable[bytes]) -> NDArray[np.uint8]:
 
 
 def join(parts: Sequence[Patches]) -> Patches:
-    """Return the patches of all parts in order. Slides are None unless all parts know theirs.
+    """Return the patches of all parts in order.
 
     Raises
     ------
     DataError
         when the parts have pixels of different sizes.
     """
-    slides = [part.slides for part in parts if part.slides is not None]
+    slides = [np.zeros(len(part), np.str_) if part.slides is None else part.slides for part in parts]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
     return Patches(
         tuple(path for part in parts for path in part.files),
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.labels for part in parts]),
         mpp=_common_mpp(parts),
-        slides=np.concatenate(slides) if len(slides) == len(parts) else None,
+        slides=np.concatenate(slides) if any(part.slides is not None for part in parts) else None,
         named_by_sha1=np.concatenate(named) if any(flags.any() for flags in named) else None,
     )
 

@@ -178,7 +178,7 @@ def evaluate_patches(
             if shifts:
                 hues += [stain_hue(patch) for patch in images.numpy()]
     logits, card = np.concatenate(parts, axis=1), predictor.model.card
-    groups = patches.patients
+    groups = patches.groups
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
     evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))

@@ -91,7 +91,7 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     """Describe how the intervals of an evaluation of `patches` were computed."""
     if not evaluation.intervals:
         return "Without intervals: fewer than two patches or slides hold tumor, and fewer than two normal tissue."
-    if (slides := patches.slides) is None or (patients := patches.patients) is None:
+    if (slides := patches.slides) is None or (patients := patches.groups) is None:
         return (
             f"Intervals: 95 %, bootstrap over {len(patches):,} patches; by slide, which is not known here, they would be wider."
         )
@@ -145,7 +145,10 @@ def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[
         ("split", subject.split),
         ("patches", f"{len(labels):,}"),
         ("class balance", f"{tumor:,} tumor ({_percent(tumor / len(labels))}), {len(labels) - tumor:,} normal"),
-        ("slides", "not known" if slides is None else f"{len(set(slides.tolist())):,}"),
+        (
+            "slides",
+            "not known" if slides is None else f"{len(set(slides.tolist()) - {''}):,}{' and unknown ones' * ('' in slides)}",
+        ),
         ("averaged views", AVERAGED_VIEWS[count_views(subject.tta)]),
         ("fingerprint", subject.patches.fingerprint()[:12]),
     ]

@@ -223,7 +223,8 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options = job.recipe, job.options
     found = open_patches(data)
-    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed)
+    told = job.processes.first
+    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=told)
     if job.processes.first:
         duplicates = "drop" if options.drop_duplicates else "refuse"
         asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
