@@ -72,7 +72,8 @@ def link_clusters(data: Path, folder: Path, *, share: float = 1 / 3, clusters: i
         inside = cluster == number
         if np.bincount(labels[inside], minlength=2).min() < FEWEST:
             continue
-        place, links = folder / f"without_{number}", {}
+        place = folder / f"without_{number}"
+        links: dict[Path, Path] = {}
         for name, patches in chosen.items():
             held = inside[names == name]
             links |= links_of(patches.select(np.flatnonzero(~held)), place / name, name)
