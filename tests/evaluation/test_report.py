@@ -61,7 +61,8 @@ def model(model_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("named")
     shutil.copy(model_file, folder / "my <model>.safetensors")
     (folder / "my <model>.history.csv").write_text(HISTORY)
-    return replace(thin_model, path=folder / "my <model>.safetensors")
+    training = {"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.6}}
+    return replace(thin_model, path=folder / "my <model>.safetensors", card=replace(thin_model.card, training=training))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patc
 
     text = Page(page).text
     assert not (tmp_path / "r" / "losses.png").exists()
-    assert "there is no my <model>.history.csv beside the model file" in text
+    assert "there is no my <model>.history.csv of this model beside its file" in text
     assert "Without intervals" in text
     assert "Sensitivity 0.750" in text
     assert "Sensitivity at 0.65 0.500" in text
@@ -243,7 +244,7 @@ def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_pa
     text = Page(page).text
     assert r"caf\xe9_1.png" in text
     assert rf"{tmp_path}/caf\xe9_0.png" in text
-    assert r"there is no \xe9.history.csv beside the model file" in text
+    assert r"there is no \xe9.history.csv of this model beside its file" in text
 
 
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
@@ -375,21 +376,41 @@ def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("training", "shown"),
+    [
+        ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.6}}, True),
+        ({"best_epoch": 2}, True),
+        ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.61}}, False),
+        ({"best_epoch": 3}, False),
+        ({}, False),
+    ],
+    ids=["its own", "of an older model", "of other losses", "of fewer epochs", "of no training"],
+)
+def test_losses_are_shown_of_the_models_own_training_alone(
+    model: Model, valid: Patches, training: dict[str, Any], shown: bool
+) -> None:
+    other = replace(model, card=replace(model.card, training=training))
+    assert (Subject.of(other, valid, data="", split="valid", tta=False).losses is not None) is shown
+
+
+@pytest.mark.parametrize(
     ("training", "validation", "told"),
     [
         ([0.9, 0.5, 0.3], [0.8, 0.6, 0.5], "at its lowest at the end"),
         ([0.9, 0.5, 0.3], [0.8, 0.6, 0.7], "lowest after epoch 2 and rose while the training loss kept falling"),
+        ([0.9, 0.5], [0.8, 0.6], "That is too few to tell"),
         ([0.9, 0.5, 0.6], [0.8, 0.6, 0.7], "lowest after epoch 2; the training loss did not fall further"),
     ],
 )
 def test_how_training_went_is_told_in_words(training: list[float], validation: list[float], told: str) -> None:
-    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0], "train_loss": training, "valid_loss": validation}
-    losses["stage"] = ["head", "all", "all"]
+    count = len(training)
+    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0][:count], "train_loss": training, "valid_loss": validation}
+    losses["stage"] = ["head", "all", "all"][:count]
 
     words = describe_losses(losses)
 
     assert told in words
-    assert words.startswith("3 epochs, the first 1 with the new layers only.")
+    assert words.startswith(f"{count} epochs, the first 1 with the new layers only.")
 
 
 @pytest.mark.parametrize(

@@ -199,12 +199,13 @@ class Subject:
     tta: bool | int
     """Views of each patch that were averaged, as they were asked for."""
     losses: dict[str, list[Any]] | None
-    """Losses of the model's training; None where there is no history beside the model file."""
+    """Losses of the model's training; None where there is no history of it beside the model file."""
 
     @classmethod
     def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool | int) -> Subject:
         """Return the subject with the history beside the model file; DataError when that cannot be read."""
-        return cls(model, patches, data, split, tta, read_losses(model.path))
+        losses = read_losses(model.path)
+        return cls(model, patches, data, split, tta, losses if losses and _are_of(losses, model.card) else None)
 
 
 def warn(card: ModelCard, patches: Patches, evaluation: Evaluation, *, tell: bool = False) -> list[str]:
@@ -238,6 +239,16 @@ def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     if "pixels" in before and "pixels" in now:
         return "exactly these patches" if before["pixels"] == now["pixels"] else None
     return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
+
+
+def _are_of(losses: dict[str, list[Any]], card: ModelCard) -> bool:
+    """Tell whether losses are of a card's training, by the epoch that it holds; older cards know its number alone."""
+    number = card.training.get("best_epoch")
+    if number not in losses["epoch"]:
+        return False
+    best = losses["epoch"].index(number)
+    known: dict[str, float] = card.training.get("best_losses") or {}
+    return all(losses[name][best] == known.get(name, losses[name][best]) for name in ("train_loss", "valid_loss"))
 
 
 def history_path(out: Path) -> Path:

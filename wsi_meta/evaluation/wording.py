@@ -46,6 +46,8 @@ FIGURES = {
     ),
 }
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
+FEW_EPOCHS = 3
+"""Of fewer epochs no course can be seen."""
 FEW = 10
 """Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
 
@@ -54,7 +56,13 @@ def describe_losses(losses: dict[str, list[Any]]) -> str:
     """Describe how training went, from its losses as :func:`wsi_meta.evaluation.results.read_losses` returns them."""
     training, validation, epochs = losses["train_loss"], losses["valid_loss"], [int(epoch) for epoch in losses["epoch"]]
     heads = losses["stage"].count("head")
-    words = f"{epochs[-1]} epochs" + (f", the first {heads} with the new layers only" if heads else "") + ". "
+    words = (
+        f"{epochs[-1]} epoch{'s' * (epochs[-1] > 1)}"
+        + (f", the first {heads} with the new layers only" if heads else "")
+        + ". "
+    )
+    if len(epochs) < FEW_EPOCHS:
+        return words + "That is too few to tell whether the network began to memorise its patches."
     lowest = validation.index(min(validation))
     if lowest == len(epochs) - 1:
         return words + "The validation loss was at its lowest at the end: there is no sign of overfitting."

@@ -195,7 +195,8 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
     """
     out, mosaics = run.job.out, run.job.recipe.mosaics > 0
     if run.job.parts.best_epoch(epochs) == len(epochs):
-        training = run.described | {"best_epoch": len(epochs)}
+        losses = {"train_loss": epochs[-1].train_loss, "valid_loss": epochs[-1].valid_loss}
+        training = run.described | {"best_epoch": len(epochs), "best_losses": losses}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
         known = KnownPatches.of({"train": run.train_set.contents, "valid": run.validation.patches.contents})
         save_model(out, state, card, known_patches=known)
