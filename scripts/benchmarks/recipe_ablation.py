@@ -49,7 +49,7 @@ from wsi_meta.training.checkpoint import differences
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise, source_of
-from wsi_meta.training.learner import choose_precision
+from wsi_meta.training.learner import PICTURES_REPAY, choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
@@ -78,8 +78,8 @@ class Bench:
 
     @property
     def precision(self) -> str:
-        """The precision that all runs train and are judged in."""
-        return choose_precision(self.options.precision, self.processes.device)
+        """The precision that all runs train and are judged in: that of a long training."""
+        return choose_precision(self.options.precision, self.processes.device, PICTURES_REPAY)
 
     def validation(self) -> Validation:
         """Return what measures weights on the validation patches."""

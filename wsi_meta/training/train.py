@@ -147,9 +147,9 @@ def run_training(
         _owned(out, init, options, processes) as finished,
     ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
-        precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
         train_set, valid_set = _open_checked(job, data)
+        precision = choose_precision(options.precision, processes.device, recipe.pictures(len(train_set)))
         shown = input_of(init, train_set)
         validation = _make_validation(job, precision, valid_set, shown)
         described = describe(job, init, train_set, validation)
