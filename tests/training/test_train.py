@@ -345,6 +345,27 @@ def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
 # --- the course of a training
 
 
+@pytest.mark.parametrize(
+    ("logits", "told"),
+    [
+        (logits_of_auc(8), "validation AUC 0.500: the model tells tumor from normal no better than chance"),
+        (logits_of_auc(3), "validation AUC 0.188: the model tells tumor from normal no better than chance"),
+        (logits_of_auc(12, 1e4), "the fitted temperature 20 is at its limit"),
+        (logits_of_auc(12, 1e-3), "the fitted temperature 0.05 is at its limit"),
+        (logits_of_auc(12), ""),
+    ],
+    ids=["chance", "worse", "too large", "too small", "good"],
+)
+def test_a_model_that_is_of_no_use_is_told_at_the_end(
+    patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, logits: NDArray[np.float32], told: str
+) -> None:
+    recipe = Recipe(epochs=1, batch_size=8, mosaics=0)
+    train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, parts=scripted([0.9] * 2, [logits]), **HERE)
+    warned = [text for text in caplog.messages if "chance" in text or "limit" in text]
+    assert len(warned) == bool(told)
+    assert all(text.startswith(told) for text in warned)
+
+
 @pytest.mark.parametrize(("aucs", "best"), [([9, 15, 11], 2), ([15, 13, 11], 1), ([8, 9, 11], 3), ([12, 12, 12], 1)], ids=str)
 def test_the_epoch_of_highest_auc_is_kept(patch_folder: Path, tmp_path: Path, aucs: list[int], best: int) -> None:
     parts = scripted([0.9, 0.7, 0.5, 0.3, 0.2, 0.1], [logits_of_auc(auc) for auc in aucs])

@@ -187,7 +187,7 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
 
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
-    out, figures = job.out, validation.calibrated(outcome.best_logits)
+    out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
