@@ -257,6 +257,7 @@ def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     nodes = told("patient_1_node_0", "patient_1_node_3", "patient_2_node_0")
     assert nodes.startswith("Intervals: 95 %, bootstrap over 2 patients, of whom 3 slides are. With fewer than about 10 they")
     assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, valid)
+    assert "by slide, which is not known here, they would be wider" in told("slide 1", "slide 2", "")
 
 
 def test_patches_that_made_the_model_are_told(valid: Patches) -> None:

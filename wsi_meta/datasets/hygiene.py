@@ -190,7 +190,8 @@ def _compare_slides(train: Patches, valid: Patches) -> list[str]:
     slides, patients = _shared(train.slides, valid.slides), _shared(train.patients, valid.patients)
     if slides is None or patients is None:
         return []
-    told = f"{slides or 'no'} slide{'s' if slides > 1 else ''}"
+    known = "known " if train.groups is None or valid.groups is None else ""
+    told = f"{slides or 'no'} {known}slide{'s' if slides > 1 else ''}"
     if patients != slides:
         told += f" and {patients} patient{'s' if patients > 1 else ''}"
     if patients:
