@@ -22,7 +22,8 @@ from slide_files import texture
 
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.model import Model, build_network, half_precision, network_of, save_model
+from wsi_meta.models.model import Model, build_network, network_of, save_model
+from wsi_meta.models.weights import half_precision
 
 # a busy machine is no failure: time limits are pytest-timeout's
 settings.register_profile("wsi-meta", deadline=None)

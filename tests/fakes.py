@@ -17,9 +17,10 @@ from torch import nn
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import Model, build_network, half_precision, load_model, model_path, save_model
+from wsi_meta.models.model import Model, build_network, load_model, model_path, save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet, Stage
+from wsi_meta.models.weights import half_precision
 from wsi_meta.scanning.scan import scan
 from wsi_meta.slides.slide import Slide
 

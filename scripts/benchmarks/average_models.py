@@ -30,8 +30,9 @@ from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card
-from wsi_meta.models.model import build_network, cell_logits, half_precision, network_of, save_model
+from wsi_meta.models.model import build_network, cell_logits, network_of, save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import half_precision
 from wsi_meta.outputs import check_output
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes

@@ -15,13 +15,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from recipe_ablation import Bench, train_recipe
+from recipe_ablation import Bench, digest_of_init, train_recipe
 from scipy.special import expit
-from soft_labels import FOLDS, fold_path, folds_of, write_fold
+from soft_labels import FOLDS, fold_path, folds_of, has_fold, write_fold
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import OutputExistsError
@@ -38,14 +39,21 @@ TEACHER = replace(RECIPES["light"], consistency=1.0, mosaics=0)
 
 
 def fit_folds(bench: Bench, teacher: Recipe) -> Iterator[str]:
-    """Train without each fold that has no labels yet; keep what the network says of it, and return a line about it."""
+    """Train without each fold that has no labels yet; keep what the network says of it, and return a line about it.
+
+    Raises
+    ------
+    DataError
+        when a fold has labels that were made with other patches, weights or settings.
+    """
+    settings = {"init": digest_of_init(bench.init), "recipe": asdict(teacher)}
     for number in range(FOLDS):
         with suppress(OutputExistsError), locked(fold_path(bench.out, number)):  # what another process makes is its own
-            if not fold_path(bench.out, number).exists():
-                yield _fit_fold(bench, teacher, number)
+            if not has_fold(bench.out, number, bench.train, settings):
+                yield _fit_fold(bench, teacher, number, settings)
 
 
-def _fit_fold(bench: Bench, teacher: Recipe, number: int) -> str:
+def _fit_fold(bench: Bench, teacher: Recipe, number: int, settings: dict[str, Any]) -> str:
     fold = folds_of(bench.train)[number]
     others = bench.train.select(np.setdiff1d(np.arange(len(bench.train)), fold))
     weights = train_recipe(replace(bench, train=others, decoded=[]), bench.init, teacher)
@@ -53,7 +61,7 @@ def _fit_fold(bench: Bench, teacher: Recipe, number: int) -> str:
     predictor = Predictor(model, device=bench.processes.device, precision=bench.precision, tta=VIEWS)
     patches = bench.train.select(fold)
     logits = evaluate_patches(predictor, patches, workers=bench.options.workers, progress=bench.options.progress).logits
-    write_fold(bench.out, number, bench.train, expit(logits))
+    write_fold(bench.out, number, bench.train, expit(logits), settings)
     right = np.mean((logits > 0) == patches.labels)
     return f"fold {number}: {len(fold)} patches, {right:.2%} of their labels are what the others say"
 

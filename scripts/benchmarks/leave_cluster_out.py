@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.stains import cluster_by_hue, describe_hue, stain_hue
+from wsi_meta.errors import OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.robustness import CLUSTERS, FEWEST
 from wsi_meta.inference.predictor import Predictor
@@ -44,7 +45,7 @@ class LeftOut:
 
 
 def link_clusters(data: Path, folder: Path, *, share: float = 1 / 3, clusters: int = CLUSTERS) -> Iterator[LeftOut]:
-    """Link a share of the patches into a folder for each cluster that is left out.
+    """Link a share of the patches into a folder for each cluster that is left out, which a later call finds as it is.
 
     Parameters
     ----------
@@ -52,6 +53,11 @@ def link_clusters(data: Path, folder: Path, *, share: float = 1 / 3, clusters: i
     folder : where to make ``without_0`` and so on
     share : of the patches of each split; the choice is seeded
     clusters : number of groups
+
+    Raises
+    ------
+    OutputExistsError
+        when a folder holds other links: of another share, other clusters or other data.
     """
     splits, rng = open_patches(data), np.random.default_rng(0)
     chosen = {}
@@ -67,19 +73,30 @@ def link_clusters(data: Path, folder: Path, *, share: float = 1 / 3, clusters: i
         if np.bincount(labels[inside], minlength=2).min() < FEWEST:
             continue
         place = folder / f"without_{number}"
+        links: dict[Path, Path] = {}
         for name, patches in chosen.items():
             held = inside[names == name]
-            _link(patches.select(np.flatnonzero(~held)), place / name)
-            _link(patches.select(np.flatnonzero(held)), place / "test")
+            links |= links_of(patches.select(np.flatnonzero(~held)), place / name, name)
+            links |= links_of(patches.select(np.flatnonzero(held)), place / "test", name)
+        _make(links, place)
         yield LeftOut(f"{describe_hue(hues, np.flatnonzero(inside))} ({inside.sum()} patches)", place)
 
 
-def _link(patches: Patches, place: Path) -> None:
-    for path, label in zip(patches.files, patches.labels.tolist(), strict=True):
-        (place / str(label)).mkdir(parents=True, exist_ok=True)
-        link = place / str(label) / path.name
-        if not link.is_symlink():
-            link.symlink_to(path.resolve())
+def links_of(patches: Patches, place: Path, split: str) -> dict[Path, Path]:
+    """Return where each link of patches goes, named by their split too, as two splits may have the same names."""
+    files = zip(patches.files, patches.labels.tolist(), strict=True)
+    return {place / str(label) / f"{split}_{path.name}": path.resolve() for path, label in files}
+
+
+def _make(links: dict[Path, Path], place: Path) -> None:
+    """Make the links in a folder that has none, or these; OutputExistsError for one with others."""
+    there = {path: path.resolve() for path in place.rglob("*") if path.is_symlink() or path.is_file()}
+    if there.items() - links.items():
+        raise OutputExistsError(f"{place}: holds links of another share, other clusters or data; choose another --out")
+    for link, target in links.items():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if link not in there:
+            link.symlink_to(target)
 
 
 def judge_arm(

@@ -75,7 +75,7 @@ def _main() -> None:
         print(_calibration(name, model, judged[name].shown, patches.labels))
         if arguments.write_cards:
             card = replace(model.card, metrics=model.card.metrics | for_card(found.figures(judged[name])))
-            save_model(model.path, stored_weights(model), card, model.features)
+            save_model(model.path, stored_weights(model), card, model.features, model.known_patches)
 
 
 if __name__ == "__main__":

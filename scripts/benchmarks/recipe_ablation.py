@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,13 @@ from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import Model, half_precision, model_path, network_of, save_model
+from wsi_meta.models.model import Model, model_path, network_of, save_model
+from wsi_meta.models.weights import half_precision
+from wsi_meta.training.checkpoint import differences
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
-from wsi_meta.training.initial_weights import build_seeded, initialise
-from wsi_meta.training.learner import choose_precision
+from wsi_meta.training.initial_weights import build_seeded, initialise, source_of
+from wsi_meta.training.learner import PICTURES_REPAY, choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
@@ -76,8 +78,8 @@ class Bench:
 
     @property
     def precision(self) -> str:
-        """The precision that all runs train and are judged in."""
-        return choose_precision(self.options.precision, self.processes.device)
+        """The precision that all runs train and are judged in: that of a long training."""
+        return choose_precision(self.options.precision, self.processes.device, PICTURES_REPAY)
 
     def validation(self) -> Validation:
         """Return what measures weights on the validation patches."""
@@ -110,6 +112,11 @@ class Bench:
 def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s: float) -> Iterator[dict[str, Any]]:
     """Make each run that has no result yet, until the time is up; append and return its line.
 
+    Raises
+    ------
+    DataError
+        when a run has a line that was made with other epochs, weights, patches or settings.
+
     Parameters
     ----------
     bench : what all runs share
@@ -122,7 +129,9 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
         if time.perf_counter() - began >= budget_s:
             return
         with suppress(OutputExistsError), locked(bench.model(name, seed)):  # what another process makes is its own
-            if any((line["arm"], line["seed"]) == (name, seed) for line in bench.results()):
+            asked = made_with(bench, name, epochs, seed)
+            if (line := next((one for one in bench.results() if (one["arm"], one["seed"]) == (name, seed)), None)) is not None:
+                _refuse_other(bench, line, asked, f"'{name}' with seed {seed} was made with other settings")
                 continue
             line = _run_arm(bench, name, epochs, seed)
             with (bench.out / "results.jsonl").open("a") as file:
@@ -130,18 +139,46 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
             yield line
 
 
+def made_with(bench: Bench, name: str, epochs: int, seed: int) -> dict[str, Any]:
+    """Return what a run is made with, as its line holds it: what differs makes another run."""
+    arm, soft = bench.arms[name], bench.soft_labels
+    taught = hashlib.sha256(read_soft_labels(soft, bench.train).tobytes()) if arm.cross_fitted and soft is not None else None
+    return shared_by_all(bench, epochs) | {
+        "recipe": asdict(arm.with_epochs(epochs, seed)),
+        "courses": arm.courses,
+        "cross_fitted": arm.cross_fitted,
+        "soft_labels": None if taught is None else taught.hexdigest(),
+    }
+
+
+def shared_by_all(bench: Bench, epochs: int) -> dict[str, Any]:
+    """Return what runs must have in common to be compared."""
+    return {
+        "epochs": epochs,
+        "init": digest_of_init(bench.init),
+        "patches": len(bench.train),
+        "train": bench.train.fingerprint(),
+    }
+
+
+def digest_of_init(init: str | Path) -> str:
+    """Return the SHA-256 of the file of initial weights, or the word that stands for some."""
+    return source_of(init).get("init_sha256", str(init))
+
+
+def _refuse_other(bench: Bench, line: dict[str, Any], asked: dict[str, Any], what: str) -> None:
+    """Refuse a line that was not made with what is asked, as far as it says; DataError."""
+    if told := "; ".join(differences(line, asked)):
+        raise DataError(f"{bench.out / 'results.jsonl'}: {what}: {told}; choose another --out")
+
+
 def _run_arm(bench: Bench, name: str, epochs: int, seed: int) -> dict[str, Any]:
     arm, start = bench.arms[name], time.perf_counter()
+    made = made_with(bench, name, epochs, seed)
     weights = train_arm(bench, arm, epochs, seed)
-    facts = {
-        "arm": name,
-        "seed": seed,
-        "epochs": epochs,
-        "device": bench.processes.device,
-        "patches": len(bench.train),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
-    return facts | judge(bench, weights, bench.model(name, seed), arm.with_epochs(epochs, seed), facts)
+    seconds = round(time.perf_counter() - start, 1)
+    facts = {"arm": name, "seed": seed, "device": bench.processes.device, "seconds": seconds, **shared_by_all(bench, epochs)}
+    return facts | made | judge(bench, weights, bench.model(name, seed), arm.with_epochs(epochs, seed), facts)
 
 
 def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
@@ -235,8 +272,16 @@ def table(bench: Bench, also: Sequence[str | Path] = (), *, n: int = 1000) -> It
     bench : gives the folder of results and the patches
     also : model files, or ``default``
     n : number of resamples for intervals
+
+    Raises
+    ------
+    DataError
+        when the lines are of runs that cannot be compared: of other epochs, weights or patches.
     """
     lines = bench.results()
+    for line in lines:
+        first = {name: lines[0][name] for name in shared_by_all(bench, 0) if name in lines[0]}
+        _refuse_other(bench, line, first, "holds runs that cannot be compared")
     judged: dict[str, dict[int, Judged]] = {}
     seconds: dict[str, list[float]] = {}
     for name in dict.fromkeys((FIRST, *bench.arms)):

@@ -20,7 +20,7 @@ from tiny import TINY, Tiny
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.shifts import SHIFTS
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.inference.predictor import Predictor
@@ -251,4 +251,21 @@ def test_a_cluster_is_trained_without_and_judged_on(tmp_path: Path) -> None:
         names.append({path.name for path in parts["test"].files})
         assert not names[-1] & {path.name for split in ("train", "valid") for path in parts[split].files}
     assert names[0].isdisjoint(names[1])
-    assert {int(name[:3]) // 2 % 2 for name in names[0]} in ({0}, {1})  # one colour
+    assert {int(name[-7:-4]) // 2 % 2 for name in names[0]} in ({0}, {1})  # one colour
+
+    again = list(leave_cluster_out.link_clusters(tmp_path / "patches", tmp_path / "out", share=1, clusters=2))
+    assert again == [first, second]
+    with pytest.raises(OutputExistsError, match="without_0: holds links of another share, other clusters or data"):
+        list(leave_cluster_out.link_clusters(tmp_path / "patches", tmp_path / "out", share=0.8, clusters=2))
+
+
+def test_patches_of_two_splits_may_have_the_same_name(tmp_path: Path) -> None:
+    links: dict[Path, Path] = {}
+    for split in ("train", "valid"):
+        file = tmp_path / split / "1.png"
+        patches = Patches((file,), np.array([-1]), np.array([1], np.uint8))
+        links |= leave_cluster_out.links_of(patches, tmp_path / "out" / "test", split)
+    assert [(link.name, file.parent.name) for link, file in links.items()] == [
+        ("train_1.png", "train"),
+        ("valid_1.png", "valid"),
+    ]

@@ -31,8 +31,9 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.dihedral import VIEWS
-from wsi_meta.models.model import Model, half_precision, network_of
+from wsi_meta.models.model import Model, network_of
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.mosaics import predict_in_mosaics
 from wsi_meta.training.recipe import RECIPES, Augmentation, Recipe, TrainOptions
@@ -119,6 +120,26 @@ def test_what_is_finished_is_not_made_again(made: Bench) -> None:
 
     assert list(run_arms(made, [(name, 0) for name in NAMES], 1, budget_s=600)) == []
     assert (made.out / "results.jsonl").read_bytes() == before
+
+
+def test_runs_that_were_made_otherwise_are_refused_and_not_compared(made: Bench, tmp_path: Path) -> None:
+    before = (made.out / "results.jsonl").read_bytes()
+    with pytest.raises(
+        DataError, match=r"results\.jsonl: '0\.1\.0' with seed 0 was made with other settings: epochs was 1, now 2"
+    ):
+        list(run_arms(made, [(FIRST, 0)], 2, budget_s=600))
+    weights = tmp_path / "w.pth"
+    torch.save(Tiny().state_dict(), weights)
+    with pytest.raises(DataError, match="init was none, now "):
+        list(run_arms(replace(made, init=weights), [(FIRST, 0)], 1, budget_s=600))
+    with pytest.raises(DataError, match=r"lr was 0\.02, now 0\.5; choose another --out"):
+        list(run_arms(replace(made, arms={FIRST: Arm(replace(SMALL, lr=0.5))}), [(FIRST, 0)], 1, budget_s=600))
+    assert (made.out / "results.jsonl").read_bytes() == before
+
+    lines = [made.results()[0], made.results()[1] | {"epochs": 4}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match="holds runs that cannot be compared: epochs was 4, now 1"):
+        list(table(replace(made, out=tmp_path), n=20))
 
 
 def test_no_run_is_begun_when_the_time_is_up(patch_folder: Path, tmp_path: Path) -> None:
@@ -298,6 +319,8 @@ def test_every_patch_gets_its_soft_label_from_a_training_without_it(few_patches:
 
     assert len(list(fit_folds(bench, AS_IT_IS))) == len(folds)
     assert list(fit_folds(bench, AS_IT_IS)) == [], "what is made is not made again"
+    with pytest.raises(DataError, match=r"fold_0\.npz: made with other settings: epochs was 4, now 9; choose another --out"):
+        list(fit_folds(bench, replace(AS_IT_IS, epochs=9)))
 
     labels = read_soft_labels(bench.out, bench.train)
     others = bench.train.select(np.setdiff1d(np.arange(len(bench.train)), folds[1]))
@@ -317,6 +340,10 @@ def test_soft_labels_of_other_patches_or_of_too_few_folds_are_refused(few_patche
     for number, fold in enumerate(folds_of(fewer)):
         write_fold(tmp_path, number, fewer, np.zeros(len(fold), np.float32))
     with pytest.raises(DataError, match="labels of other patches"):
+        read_soft_labels(tmp_path, train)
+    for number, fold in enumerate(folds_of(train)):
+        write_fold(tmp_path, number, train, np.zeros(len(fold), np.float32), {"init": str(number // 3)})
+    with pytest.raises(DataError, match=r"fold_3\.npz: not made as fold 0: init was 0, now 1"):
         read_soft_labels(tmp_path, train)
     with pytest.raises(DataError, match="no --soft-labels"):
         train_recipe(bench_in(tmp_path / "bench", few_patches), "none", SMALL, cross_fitted=0.5)

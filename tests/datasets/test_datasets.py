@@ -370,7 +370,7 @@ def test_slides_come_from_the_meta_table(tmp_path: Path, header: str) -> None:
     assert chosen.tolist() == ["normal_010", "tumor_001"]
 
 
-def test_slides_are_unknown_unless_every_part_knows_them(tmp_path: Path) -> None:
+def test_slides_are_known_of_each_part_that_knows_them(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
         write_hdf5(tmp_path / name, "train", draw(2), [0, 1])
@@ -380,7 +380,10 @@ def test_slides_are_unknown_unless_every_part_knows_them(tmp_path: Path) -> None
     known = open_patches([tmp_path / "one", tmp_path / "two"])["train"].slides
     assert known is not None
     assert known.tolist() == ["one_a", "a_longer_name_of_one", "two_a", "a_longer_name_of_two"]
-    assert open_patches([tmp_path / "one", tmp_path / "three"])["train"].slides is None
+    mixed = open_patches([tmp_path / "one", tmp_path / "three"])["train"]
+    assert mixed.slides is not None
+    assert mixed.slides.tolist() == ["one_a", "a_longer_name_of_one", "", ""]
+    assert mixed.groups is None
     assert open_patches(tmp_path / "three")["train"].slides is None
 
 
@@ -722,6 +725,25 @@ def test_slides_of_both_classes_are_held_out_whole() -> None:
 
     assert (len(train), len(valid)) == (32, 8)
     assert set(train.slides.tolist()).isdisjoint(valid.slides.tolist())  # type: ignore[union-attr]
+
+
+def test_slides_that_are_known_are_held_out_whole_beside_others_and_this_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    slides = np.concatenate([np.repeat([f"s{number}" for number in range(10)], 4), np.zeros(20, np.str_)])
+    data = {"train": replace(in_memory([0, 1] * 30), slides=slides)}
+
+    train, valid = split_for_training(data, fraction=0.2, seed=1)
+
+    in_train, in_valid = set(train.slides.tolist()), set(valid.slides.tolist())  # type: ignore[union-attr]
+    assert in_train & in_valid == {""}
+    assert (len(valid), len(in_valid)) == (12, 3)
+    assert caplog.messages == [
+        "the slides of 20 of 60 patches are not known; some are held out for validation, whose figures then flatter"
+    ]
+    split_for_training({"train": in_memory([0, 1] * 30)}, tell=False)
+    split_for_training({"train": data["train"].select(np.arange(40))})
+    assert len(caplog.messages) == 1
+    split_for_training({"train": in_memory([0, 1] * 30)})
+    assert "of 60 of 60" in caplog.messages[1]
 
 
 def test_nodes_of_one_patient_are_held_out_together() -> None:

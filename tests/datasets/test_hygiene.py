@@ -195,6 +195,10 @@ def test_slides_are_counted_where_they_are_known(
     assert "4 training patches of 3 slides (2 tumor, 50 %), 2 validation patches of 2 slides" in summary
     assert summary.endswith(told)
     assert ("whose figures then flatter" in caplog.text) is (told != "no slide in both")
+    partly = replace(data["train"], slides=np.array(["a", "", "c", ""]))
+    summary = check_patches(partly, data["valid"]).summary
+    assert "4 training patches of 2 slides and unknown ones (2 tumor, 50 %)" in summary
+    assert " known slide" in summary
 
 
 # --- what cannot be read

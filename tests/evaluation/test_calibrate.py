@@ -37,6 +37,7 @@ from wsi_meta.evaluation.calibrate import (
 from wsi_meta.evaluation.evaluate import describe_training, evaluate
 from wsi_meta.models.card import Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.features import FeatureStatistics, read_features
+from wsi_meta.models.known_patches import KnownPatches, read_known_patches
 from wsi_meta.models.model import Model, describe_patches, save_model
 
 HERE = ALONE | {"batch_size": 4}
@@ -460,14 +461,18 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
     assert all(torch.equal(tensor, state[name]) for name, tensor in load_file(model.path).items())
 
 
-def test_of_too_few_patches_the_files_own_description_stays(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_what_a_file_says_of_patches_stays(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
     own = FeatureStatistics.of(np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32))
     state = load_file(model_file)
-    save_model(tmp_path / "m.safetensors", state, read_card(model_file), own)
+    known = KnownPatches.of({"train": np.ones((3, 20), np.uint8)})
+    save_model(tmp_path / "m.safetensors", state, read_card(model_file), own, known)
     out = tmp_path / "out.safetensors"
     calibrate(tmp_path / "m.safetensors", patch_folder, out, **HERE)
     found = read_features(out)
     assert found is not None
     assert found.to_dict() == own.to_dict()
+    patches = read_known_patches(out)
+    assert patches is not None
+    assert patches.count(np.ones((1, 20), np.uint8)) == {"train": 1}
     assert read_card(out).calibration != read_card(model_file).calibration
     assert all(torch.equal(values, state[name]) for name, values in load_file(out).items())

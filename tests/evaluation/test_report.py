@@ -18,13 +18,14 @@ from PIL import Image
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
-from wsi_meta.evaluation.wording import describe_losses, explain_intervals, warn
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses, warn
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
@@ -60,7 +61,8 @@ def model(model_file: Path, thin_model: Model, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("named")
     shutil.copy(model_file, folder / "my <model>.safetensors")
     (folder / "my <model>.history.csv").write_text(HISTORY)
-    return replace(thin_model, path=folder / "my <model>.safetensors")
+    training = {"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.6}}
+    return replace(thin_model, path=folder / "my <model>.safetensors", card=replace(thin_model.card, training=training))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,8 @@ def evaluation_of(
         logits=np.log(values / (1 - values)),
         intervals=bootstrap_intervals(values, patches.labels, threshold, n=50) if intervals else None,
         robustness=None,
-        pixels=None,
+        contents=None,
+        known_patches=None,
     )
 
 
@@ -222,7 +225,7 @@ def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patc
 
     text = Page(page).text
     assert not (tmp_path / "r" / "losses.png").exists()
-    assert "there is no my <model>.history.csv beside the model file" in text
+    assert "there is no my <model>.history.csv of this model beside its file" in text
     assert "Without intervals" in text
     assert "Sensitivity 0.750" in text
     assert "Sensitivity at 0.65 0.500" in text
@@ -241,7 +244,7 @@ def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_pa
     text = Page(page).text
     assert r"caf\xe9_1.png" in text
     assert rf"{tmp_path}/caf\xe9_0.png" in text
-    assert r"there is no \xe9.history.csv beside the model file" in text
+    assert r"there is no \xe9.history.csv of this model beside its file" in text
 
 
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
@@ -254,21 +257,34 @@ def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     nodes = told("patient_1_node_0", "patient_1_node_3", "patient_2_node_0")
     assert nodes.startswith("Intervals: 95 %, bootstrap over 2 patients, of whom 3 slides are. With fewer than about 10 they")
     assert "by slide, which is not known here, they would be wider" in explain_intervals(evaluation, valid)
+    assert "by slide, which is not known here, they would be wider" in told("slide 1", "slide 2", "")
 
 
-def test_patches_that_made_the_model_are_told() -> None:
-    chosen = {"sha256": "b", "pixels": "2"}
-    training = {"recipe": {"epochs": 1}, "train": {"sha256": "a", "pixels": "1"}, "valid": chosen, "calibration": chosen}
-    card, older = ModelCard(training=training), ModelCard(training={"train": {"sha256": "a"}})
+def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
+    contents = contents_of(content_of(patch) for patch in valid.read_many(range(8)))
+    read, others = replace(valid, contents=contents), replace(valid, contents=contents[::-1])
+    evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), contents=contents)
+    chosen = read.summary() | {"sha256": "of a copy with other names"}
+    trained = {"recipe": {"epochs": 1}, "train": chosen}
 
-    assert warn(card, {"sha256": "a", "pixels": "3"}) == []
-    (trained,) = warn(card, {"sha256": "of a copy with other names", "pixels": "1"})
-    assert "trained on exactly these patches" in trained
-    best, calibrated = warn(card, {"sha256": "b", "pixels": "2"})
+    assert warn(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
+    (told,) = warn(ModelCard(training=trained), valid, evaluation)
+    assert "trained on exactly these patches" in told
+    best, calibrated = warn(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
     assert "best epoch was chosen on exactly these" in best
     assert calibrated == "The model was made with exactly these patches (calibration)."
-    (trained,) = warn(older, {"sha256": "a", "pixels": "1"})
-    assert "trained on patches of the same names and labels" in trained
+    (told,) = warn(ModelCard(training={"train": valid.summary()}), valid, evaluation)
+    assert "trained on patches of the same names and labels" in told
+
+
+def test_patches_that_a_file_knows_are_counted(valid: Patches, caplog: pytest.LogCaptureFixture) -> None:
+    card = ModelCard(training={"recipe": {}, "train": valid.summary(), "valid": valid.summary()})
+    evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), known_patches={"train": 3, "valid": 0})
+
+    assert warn(card, valid, evaluation, tell=True) == [caplog.messages[0]]
+    assert caplog.messages[0].startswith("The model was trained on 3 of these 8 patches. The figures show how well")
+    assert evaluation.to_dict()["known_patches"] == {"train": 3, "valid": 0}
+    assert "known_patches" not in evaluation_of(valid, WRONG_ON_TWO).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -368,21 +384,41 @@ def test_losses_are_read_past_columns_that_are_not_known(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("training", "shown"),
+    [
+        ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.6}}, True),
+        ({"best_epoch": 2}, True),
+        ({"best_epoch": 2, "best_losses": {"train_loss": 0.5, "valid_loss": 0.61}}, False),
+        ({"best_epoch": 3}, False),
+        ({}, False),
+    ],
+    ids=["its own", "of an older model", "of other losses", "of fewer epochs", "of no training"],
+)
+def test_losses_are_shown_of_the_models_own_training_alone(
+    model: Model, valid: Patches, training: dict[str, Any], shown: bool
+) -> None:
+    other = replace(model, card=replace(model.card, training=training))
+    assert (Subject.of(other, valid, data="", split="valid", tta=False).losses is not None) is shown
+
+
+@pytest.mark.parametrize(
     ("training", "validation", "told"),
     [
         ([0.9, 0.5, 0.3], [0.8, 0.6, 0.5], "at its lowest at the end"),
         ([0.9, 0.5, 0.3], [0.8, 0.6, 0.7], "lowest after epoch 2 and rose while the training loss kept falling"),
+        ([0.9, 0.5], [0.8, 0.6], "That is too few to tell"),
         ([0.9, 0.5, 0.6], [0.8, 0.6, 0.7], "lowest after epoch 2; the training loss did not fall further"),
     ],
 )
 def test_how_training_went_is_told_in_words(training: list[float], validation: list[float], told: str) -> None:
-    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0], "train_loss": training, "valid_loss": validation}
-    losses["stage"] = ["head", "all", "all"]
+    count = len(training)
+    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0][:count], "train_loss": training, "valid_loss": validation}
+    losses["stage"] = ["head", "all", "all"][:count]
 
     words = describe_losses(losses)
 
     assert told in words
-    assert words.startswith("3 epochs, the first 1 with the new layers only.")
+    assert words.startswith(f"{count} epochs, the first 1 with the new layers only.")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from wsi_meta.inference.int8 import _Emulated
 from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import HEADROOM, fit_to_integers
 from wsi_meta.models.integers import BESIDE, LEVELS, layers_beside, named_blocks, plan_integers
-from wsi_meta.models.model import Model, half_precision
+from wsi_meta.models.model import Model
 from wsi_meta.models.resnet import ResNet, Stage
+from wsi_meta.models.weights import half_precision
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model, stored_weights
+from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.telling import tell_probability, tell_threshold
 from wsi_meta.models.versions import library_versions
-from wsi_meta.models.weights import read_weights
+from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),

@@ -418,6 +418,40 @@ def test_resume_of_another_training_changes_nothing(patch_folder: Path, tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("replaced", "told"),
+    [
+        (lambda content: content[8:], "not a safetensors file, or a truncated one"),
+        (lambda content: content.replace(rb"seed\": 0", rb"seed\": 7"), "of another training: seed was 7, now 0; choose"),
+        (
+            lambda content: content.replace(rb"best_epoch\": 1", rb"best_epoch\": 9"),
+            r"holds epoch 9, and by m\.checkpoint epoch 1 is the best so far; put that model back",
+        ),
+    ],
+    ids=["damaged", "of another training", "of another epoch"],
+)
+def test_a_model_that_was_replaced_is_refused_before_the_first_step(
+    patch_folder: Path, tmp_path: Path, replaced: Callable[[bytes], bytes], told: str
+) -> None:
+    class Interrupted(Learner):
+        def enter(self, epoch: int) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+            super().enter(epoch)
+
+    out, first_best = tmp_path / "m.safetensors", replace(TINY, best_epoch=lambda _epochs: 1)
+    broken_off = replace(first_best, make_learner=learners(Interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(patch_folder, out, recipe=RECIPE, parts=broken_off, **HERE)
+    out.write_bytes(replaced(out.read_bytes()))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    with pytest.raises((ModelFileError, OutputExistsError), match=told):
+        train_tiny(patch_folder, out, recipe=RECIPE, parts=first_best, resume=True, **HERE)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_training_that_is_overwritten_cannot_be_resumed_by_mistake(patch_folder: Path, tmp_path: Path) -> None:
     class Interrupted(Learner):
         def enter(self, _epoch: int) -> None:
@@ -548,7 +582,7 @@ def test_a_finished_training_is_not_the_result_of_another_one(
 ) -> None:
     before = {path.name: path.read_bytes() for path in finished.parent.iterdir()}
 
-    with pytest.raises(OutputExistsError, match=f"of another training, which is finished: {told}; choose another --out"):
+    with pytest.raises(OutputExistsError, match=f"of another training: {told}; choose another --out"):
         train_tiny(patch_folder, finished, resume=True, **HERE | {"recipe": RECIPE} | change)
 
     assert {path.name: path.read_bytes() for path in finished.parent.iterdir()} == before
@@ -574,7 +608,7 @@ def test_other_initial_weights_of_the_same_name_are_another_training(
     torch.manual_seed(5)
     torch.save(Tiny().state_dict(), other)
 
-    with pytest.raises(OutputExistsError, match="which is finished: init_sha256 was "):
+    with pytest.raises(OutputExistsError, match="of another training: init_sha256 was "):
         train_tiny(patch_folder, out, init=other, resume=True, recipe=RECIPE, **HERE)
 
 

@@ -20,7 +20,8 @@ from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import OutputPathError
 from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.integers import plan_integers
-from wsi_meta.models.model import half_precision, network_of, save_model
+from wsi_meta.models.model import network_of, save_model
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.training.validation import Validation

@@ -19,7 +19,7 @@ from wsi_meta.models.model import build_network
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.training.augment import augment
 from wsi_meta.training.initial_weights import STAGES, Start, stage_of
-from wsi_meta.training.learner import Learner, choose_precision, make_learner
+from wsi_meta.training.learner import PICTURES_REPAY, Learner, choose_precision, make_learner
 from wsi_meta.training.recipe import Augmentation, Recipe
 
 AS_IT_IS = Augmentation().without("turn", "shift", "stain", "stain-offset", "brightness", "contrast", "blur", "jpeg")
@@ -373,14 +373,34 @@ def test_a_restored_learner_goes_on_as_if_never_stopped(tmp_path: Path, ema_epoc
 # --- precision
 
 
-def test_bf16_on_a_cpu_needs_a_compiler_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_on_a_cpu_is_for_what_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = partial(choose_precision, resolve=lambda asked, _device: "bf16" if asked == "auto" else asked)
     monkeypatch.setattr("shutil.which", lambda _name: "/usr/bin/c++")
-    assert choose("auto", "cpu") == "bf16"
+    assert choose("auto", "cpu", PICTURES_REPAY) == "bf16"
+    assert choose("auto", "cpu", PICTURES_REPAY - 1) == "fp32", "too short to repay compiling"
+    assert choose("bf16", "cpu", 1) == "bf16"
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    assert choose("auto", "cpu") == "fp32"
-    assert choose("bf16", "cpu") == "bf16"
-    assert choose("auto", "cuda") == "bf16"
+    assert choose("auto", "cpu", PICTURES_REPAY) == "fp32"
+    assert choose("bf16", "cpu", PICTURES_REPAY) == "bf16"
+    assert choose("auto", "cuda", 1) == "bf16"
+
+
+def test_a_training_is_compiled_where_its_pictures_repay_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(torch, "compile", lambda _logits: "compiled")
+    compiled = {}
+    for epochs, consistency in ((625, 0), (624, 0), (313, 1)):
+        recipe = Recipe(epochs=epochs, batch_size=8, consistency=consistency)
+        learner = make_learner(Start(Tiny(), frozenset(), "none", ""), recipe, 4, ALONE, "bf16")
+        learner.enter(1)
+        learner.steps = 4 * epochs - 1  # what is left makes no difference
+        learner.forward = None
+        learner.enter(epochs)
+        compiled[recipe.pictures(35)] = learner.forward == "compiled"
+    assert compiled == {20_000: True, 19_968: False, 20_032: True}
+    assert "--precision fp32 does without" in caplog.text
 
 
 def test_the_stages_have_an_order_from_the_input_on() -> None:

@@ -26,8 +26,9 @@ from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.evaluation.evaluate import check_evaluation
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import build_network, half_precision, load_model, save_model
+from wsi_meta.models.model import build_network, load_model, save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import half_precision
 from wsi_meta.training.history import draw_curves
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.recipe import RECIPES, Recipe
@@ -136,9 +137,12 @@ def test_a_run_writes_model_history_and_pictures_and_nothing_else(trained: Train
 
 
 def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, few_patches: Path) -> None:
-    evaluated = result_of(run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS).stdout)
+    result = run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS)
+    evaluated = result_of(result.stdout)
     (best,) = rows_of(trained.model.with_name("m.history.csv"))
 
+    assert evaluated.pop("known_patches") == {"train": 0, "valid": 4}
+    assert "The model's best epoch was chosen on 4 of these 4 patches" in result.stderr
     assert evaluated["n"] == 4
     assert all(type(evaluated[name]) is float for name in ("auc", "accuracy"))
     assert 0 <= evaluated["auc"] <= 1
@@ -177,6 +181,20 @@ def test_training_changed_weights_and_running_statistics(trained: Trained) -> No
     assert {"conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight", "fc.weight", "fc.bias"} <= changed
     assert {"bn1.running_mean", "layer4.2.bn3.running_var"} <= changed
     assert end["bn1.num_batches_tracked"] == 2 * 2  # each step shows single pictures, and mosaics
+
+
+def test_a_model_knows_its_patches_in_any_order_and_in_part(trained: Trained, few_patches: Path, tmp_path: Path) -> None:
+    split = open_patches(few_patches)["train"]
+    for number, index in enumerate((5, 0)):
+        place = tmp_path / str(split.labels[index])
+        place.mkdir(exist_ok=True)
+        shutil.copy(split.files[index], place / f"{number}.png")
+        Image.new("RGB", (96, 96), (number, 0, 9)).save(place / "other.png")
+
+    result = run("evaluate", trained.model, tmp_path, "--json", *WORDS)
+
+    assert result_of(result.stdout)["known_patches"] == {"train": 2, "valid": 0}
+    assert "The model was trained on 2 of these 4 patches" in result.stderr
 
 
 # --- the history
@@ -325,6 +343,27 @@ def test_a_folder_as_output_is_refused(tmp_path: Path) -> None:
 
 
 # --- the course of a training
+
+
+@pytest.mark.parametrize(
+    ("logits", "told"),
+    [
+        (logits_of_auc(8), "validation AUC 0.500: the model tells tumor from normal no better than chance"),
+        (logits_of_auc(3), "validation AUC 0.188: the model tells tumor from normal no better than chance"),
+        (logits_of_auc(12, 1e4), "the fitted temperature 20 is at its limit"),
+        (logits_of_auc(12, 1e-3), "the fitted temperature 0.05 is at its limit"),
+        (logits_of_auc(12), ""),
+    ],
+    ids=["chance", "worse", "too large", "too small", "good"],
+)
+def test_a_model_that_is_of_no_use_is_told_at_the_end(
+    patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, logits: NDArray[np.float32], told: str
+) -> None:
+    recipe = Recipe(epochs=1, batch_size=8, mosaics=0)
+    train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=recipe, parts=scripted([0.9] * 2, [logits]), **HERE)
+    warned = [text for text in caplog.messages if "chance" in text or "limit" in text]
+    assert len(warned) == bool(told)
+    assert all(text.startswith(told) for text in warned)
 
 
 @pytest.mark.parametrize(("aucs", "best"), [([9, 15, 11], 2), ([15, 13, 11], 1), ([8, 9, 11], 3), ([12, 12, 12], 1)], ids=str)

@@ -87,7 +87,11 @@ FILE_OR_WORD = FileOrWord()
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."
 training_precision_option = click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", show_default=True, help=AUTO_PRECISION
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic; auto is bf16 where the hardware has it, on a CPU only in a long training, else fp32.",
 )
 precision_option = click.option(
     "--precision",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.datasets.patches import Patches, content_of, join, pixels_of
+from wsi_meta.datasets.patches import Patches, content_of, contents_of, join
 from wsi_meta.errors import DataError, OptionsError
 from wsi_meta.progress import progress_bar
 
@@ -41,8 +41,12 @@ class CheckedPatches:
     """One line for people: numbers, classes, slides and duplicates."""
 
 
-def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0) -> tuple[Patches, Patches]:
+def split_for_training(
+    data: dict[str, Patches], *, fraction: float = 0.1, seed: int = 0, tell: bool = True
+) -> tuple[Patches, Patches]:
     """Return training and validation patches: the data's own split, else a seeded one, of patients where slides are known.
+
+    Patches whose slides are not known are held out one by one.
 
     Parameters
     ----------
@@ -50,6 +54,7 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
     fraction : share of each class that goes to validation where the data have no split of their own; of patients (or, where
         these are too few, slides), as many as hold that share
     seed : of the shuffle
+    tell : warn of patches whose slides are not known
 
     Raises
     ------
@@ -68,15 +73,27 @@ def split_for_training(data: dict[str, Patches], *, fraction: float = 0.1, seed:
             f"{shared}: {counts[1]} tumor and {counts[0]} normal patches, and no validation split; "
             f"expected at least {LEAST_HELD + 1} of each, {LEAST_HELD} of them to validate on: add patches"
         )
-    known = [groups for groups in (train.patients, train.slides) if groups is not None]
-    found = (_hold_groups(groups, train.labels, fraction, seed) for groups in known)
-    if (held_out := next((held for held in found if held is not None), None)) is None:
-        order = np.random.default_rng(seed).permutation(len(train))
-        held_out = np.zeros(len(train), bool)
-        for label in (0, 1):
-            of_class = order[train.labels[order] == label]
-            held_out[of_class[: min(max(LEAST_HELD, round(fraction * len(of_class))), len(of_class) - 1)]] = True
+    held_out = _hold_out(train, fraction, seed)
+    unknown = len(train) if train.slides is None else int((train.slides == "").sum())
+    if tell and unknown:
+        told = "the slides of %d of %d patches are not known; some are held out for validation, whose figures then flatter"
+        logger.warning(told, unknown, len(train))
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
+
+
+def _hold_out(train: Patches, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Return which patches to hold out, bool (n,)."""
+    held_out, alone = np.zeros(len(train), bool), np.arange(len(train))
+    if train.slides is not None and train.patients is not None:
+        known = np.flatnonzero(train.slides != "")
+        found = (_hold_groups(groups[known], train.labels[known], fraction, seed) for groups in (train.patients, train.slides))
+        if (held := next((held for held in found if held is not None), None)) is not None:
+            held_out[known], alone = held, np.flatnonzero(train.slides == "")
+    order = alone[np.random.default_rng(seed).permutation(len(alone))]
+    for label in (0, 1):
+        of_class = order[train.labels[order] == label]
+        held_out[of_class[: max(0, min(max(LEAST_HELD, round(fraction * len(of_class))), len(of_class) - 1))]] = True
+    return held_out
 
 
 def _hold_groups(groups: NDArray[np.str_], labels: NDArray[np.uint8], fraction: float, seed: int) -> NDArray[np.bool_] | None:
@@ -157,16 +174,15 @@ def check_patches(
         *_count_repeats(train, of_train, "training"),
         *_count_repeats(valid, of_valid, "validation"),
     ]
-    return CheckedPatches(_with_digest(train, of_train), _with_digest(valid, of_valid), "; ".join(parts))
-
-
-def _with_digest(patches: Patches, contents: Sequence[bytes]) -> Patches:
-    return replace(patches, pixels=pixels_of(contents))
+    return CheckedPatches(
+        replace(train, contents=contents_of(of_train)), replace(valid, contents=contents_of(of_valid)), "; ".join(parts)
+    )
 
 
 def _describe(patches: Patches, what: str) -> str:
     tumor = int(patches.labels.sum())
-    slides = "" if patches.slides is None else f" of {len(set(patches.slides.tolist()))} slides"
+    names = set() if patches.slides is None else set(patches.slides.tolist())
+    slides = f" of {len(names - {''})} slides{' and unknown ones' * ('' in names)}" if names else ""
     return f"{len(patches)} {what} patches{slides} ({tumor} tumor, {100 * tumor / len(patches):.0f} %)"
 
 
@@ -174,7 +190,8 @@ def _compare_slides(train: Patches, valid: Patches) -> list[str]:
     slides, patients = _shared(train.slides, valid.slides), _shared(train.patients, valid.patients)
     if slides is None or patients is None:
         return []
-    told = f"{slides or 'no'} slide{'s' if slides > 1 else ''}"
+    known = "known " if train.groups is None or valid.groups is None else ""
+    told = f"{slides or 'no'} {known}slide{'s' if slides > 1 else ''}"
     if patients != slides:
         told += f" and {patients} patient{'s' if patients > 1 else ''}"
     if patients:
@@ -183,8 +200,8 @@ def _compare_slides(train: Patches, valid: Patches) -> list[str]:
 
 
 def _shared(ours: NDArray[np.str_] | None, theirs: NDArray[np.str_] | None) -> int | None:
-    """Return how many names are among both; None where some are not known."""
-    return None if ours is None or theirs is None else len(set(ours.tolist()) & set(theirs.tolist()))
+    """Return how many names are among both, empty ones aside; None where those of one are not known."""
+    return None if ours is None or theirs is None else len(set(ours.tolist()) & set(theirs.tolist()) - {""})
 
 
 def _warn_of_pixels(patches: Patches, contents: Sequence[bytes], tested: int) -> None:

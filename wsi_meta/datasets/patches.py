@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 else:
     TorchDataset = object  # torch's DataLoader asks for no base class, and torch takes seconds to import
 
-__all__ = ["Patches", "content_of", "join", "pixels_of"]
+__all__ = ["Patches", "content_of", "contents_of", "join"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,31 @@ class Patches(TorchDataset):
     mpp: float | None = None
     """Micrometres per pixel; None where nothing tells."""
     slides: NDArray[np.str_] | None = None
-    """Name of the slide that each patch was cut from, shape (n,); None where that is not known of every patch."""
+    """Name of the slide that each patch was cut from, shape (n,), empty where that is not known; None where it is of none."""
     named_by_sha1: NDArray[np.bool_] | None = None
     """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
-    pixels: str | None = None
-    """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
+    contents: NDArray[np.uint8] | None = None
+    """SHA-1 of each patch's pixels, shape (n, 20); None where they were not all read yet."""
     hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
     """The open HDF5 files."""
 
     @property
+    def pixels(self) -> str | None:
+        """SHA-256 over the pixels of all patches in order, hexadecimal; None where they were not all read yet."""
+        return None if self.contents is None else hashlib.sha256(self.contents.tobytes()).hexdigest()
+
+    @property
     def patients(self) -> NDArray[np.str_] | None:
-        """Patient of each patch, by :func:`.patient_of` its slide, shape (n,); None where slides are not known."""
+        """Patient of each patch, by :func:`.patient_of` its slide, shape (n,); None and empty as `slides` are."""
         if self.slides is None:
             return None
         names, of = np.unique(self.slides, return_inverse=True)
         return np.array([patient_of(name) for name in names.tolist()], np.str_)[of]
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """`patients`, to draw whole ones of; None unless the slide of every patch is known."""
+        return None if self.slides is None or (self.slides == "").any() else self.patients
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -159,7 +169,7 @@ class Patches(TorchDataset):
             labels=self.labels[indices],
             slides=None if self.slides is None else self.slides[indices],
             named_by_sha1=None if self.named_by_sha1 is None else self.named_by_sha1[indices],
-            pixels=None,
+            contents=None if self.contents is None else self.contents[indices],
         )
 
     def fingerprint(self) -> str:
@@ -200,27 +210,27 @@ def content_of(pixels: NDArray[np.uint8]) -> bytes:
     return hashlib.sha1(pixels.tobytes(), usedforsecurity=False).digest()
 
 
-def pixels_of(contents: Iterable[bytes]) -> str:
-    """Return the digest of all patches' pixels, as `Patches.pixels` has it, of :func:`content_of` each in order."""
-    return hashlib.sha256(b"".join(contents)).hexdigest()
+def contents_of(contents: Iterable[bytes]) -> NDArray[np.uint8]:
+    """Return :func:`content_of` of each patch as `Patches.contents` has them, (n, 20)."""
+    return np.frombuffer(b"".join(contents), np.uint8).reshape(-1, hashlib.sha1(usedforsecurity=False).digest_size)
 
 
 def join(parts: Sequence[Patches]) -> Patches:
-    """Return the patches of all parts in order. Slides are None unless all parts know theirs.
+    """Return the patches of all parts in order.
 
     Raises
     ------
     DataError
         when the parts have pixels of different sizes.
     """
-    slides = [part.slides for part in parts if part.slides is not None]
+    slides = [np.zeros(len(part), np.str_) if part.slides is None else part.slides for part in parts]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
     return Patches(
         tuple(path for part in parts for path in part.files),
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.labels for part in parts]),
         mpp=_common_mpp(parts),
-        slides=np.concatenate(slides) if len(slides) == len(parts) else None,
+        slides=np.concatenate(slides) if any(part.slides is not None for part in parts) else None,
         named_by_sha1=np.concatenate(named) if any(flags.any() for flags in named) else None,
     )
 

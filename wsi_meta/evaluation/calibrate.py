@@ -93,7 +93,7 @@ def calibrate(
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     with locked(out):
         check_output(out, overwrite=overwrite)  # it took a while
-        save_model(out, stored_weights(loaded), card, seen)
+        save_model(out, stored_weights(loaded), card, seen, loaded.known_patches)
     return card
 
 

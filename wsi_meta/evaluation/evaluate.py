@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, tell_folders
-from wsi_meta.datasets.patches import content_of, pixels_of
+from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Agreement, Evaluation, Subject
+from wsi_meta.evaluation.results import Agreement, Evaluation, Subject, warn
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
 from wsi_meta.inference.options import InferenceOptions
@@ -43,7 +43,6 @@ __all__ = [
 
 DESCRIBED = 4000
 """Patches that tell what a training set looks like: 64 numbers and how they vary together."""
-
 INT8_PATCHES = (1000, 3000)
 """Fewest patches that int8 is judged by (of fewer, all but a thousandth are all), and how many of more are drawn."""
 
@@ -179,9 +178,11 @@ def evaluate_patches(
             if shifts:
                 hues += [stain_hue(patch) for patch in images.numpy()]
     logits, card = np.concatenate(parts, axis=1), predictor.model.card
-    groups = patches.patients
+    groups = patches.groups
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
-    evaluation = replace(evaluation, pixels=pixels_of(contents))
+    read, known = contents_of(contents), predictor.model.known_patches
+    evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
+    warn(card, patches, evaluation, tell=True)
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))
@@ -264,7 +265,7 @@ def describe_training(model: str | Path | Model, patches: Patches, *, workers: i
     loaded = model if isinstance(model, Model) else load_model(model)
     seen = look_at(patches, loaded, workers=workers, progress=progress)
     if seen is not None:
-        save_model(loaded.path, stored_weights(loaded), loaded.card, seen)
+        save_model(loaded.path, stored_weights(loaded), loaded.card, seen, loaded.known_patches)
     return seen is not None
 
 

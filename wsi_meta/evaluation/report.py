@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError, printable
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
-from wsi_meta.evaluation.results import Evaluation, Subject, history_path
+from wsi_meta.evaluation.results import Evaluation, Subject, history_path, warn
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
@@ -197,10 +197,7 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, subject.patches),
-        "notes": [
-            *wording.warn(card, replace(subject.patches, pixels=evaluation.pixels).summary()),
-            *_of_another_share(card, labels),
-        ],
+        "notes": [*warn(card, subject.patches, evaluation), *_of_another_share(card, labels)],
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,20 @@ from wsi_meta.models.model import Model
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses"]
+__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "warn"]
+
+logger = logging.getLogger(__name__)
 
 CHANCE_DRAWS = 20
 """Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
+
+
+LEAKS = {
+    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
+    "works on other patches.",
+    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
+    "A test split gives unbiased figures.",
+}
 
 
 @dataclass(frozen=True)
@@ -101,8 +113,11 @@ class Evaluation:
     """95 % bootstrap interval (low, high) of figures, see :func:`.bootstrap_intervals`; None where none were computed."""
     robustness: Robustness | None = None
     """The figures under shifts and by clusters of stains; None where these were not asked for."""
-    pixels: str | None = None
-    """Digest of the pixels of the patches, as `Patches.pixels` has it; None where they were not read."""
+    contents: NDArray[np.uint8] | None = None
+    """SHA-1 of each patch's pixels, as `Patches.contents` has them; None where they were not read."""
+    known_patches: dict[str, int] | None = None
+    """How many of the patches the model was made with, by what they were for (``train``, ``valid``); None where its file
+    does not say."""
 
     @classmethod
     def of(
@@ -134,7 +149,8 @@ class Evaluation:
             logits=logits,
             intervals=found,
             robustness=None,
-            pixels=None,
+            contents=None,
+            known_patches=None,
         )
 
     @property
@@ -156,12 +172,14 @@ class Evaluation:
         intervals = self.intervals or {}
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if name not in ("probabilities", "logits", "intervals", "robustness", "pixels"):
+            if name not in ("probabilities", "logits", "intervals", "robustness", "contents", "known_patches"):
                 found[name] = value
             if name in intervals:
                 found[f"{name}_ci"] = list(intervals[name])
             if name == "ece":
                 found["ece_noise"] = self.ece_noise
+        if self.known_patches is not None:
+            found["known_patches"] = self.known_patches
         return found if self.robustness is None else found | {"shifts": self.robustness.to_dict()}
 
     def to_lines(self) -> dict[str, Any]:
@@ -181,12 +199,56 @@ class Subject:
     tta: bool | int
     """Views of each patch that were averaged, as they were asked for."""
     losses: dict[str, list[Any]] | None
-    """Losses of the model's training; None where there is no history beside the model file."""
+    """Losses of the model's training; None where there is no history of it beside the model file."""
 
     @classmethod
     def of(cls, model: Model, patches: Patches, *, data: str, split: str, tta: bool | int) -> Subject:
         """Return the subject with the history beside the model file; DataError when that cannot be read."""
-        return cls(model, patches, data, split, tta, read_losses(model.path))
+        losses = read_losses(model.path)
+        return cls(model, patches, data, split, tta, losses if losses and _are_of(losses, model.card) else None)
+
+
+def warn(card: ModelCard, patches: Patches, evaluation: Evaluation, *, tell: bool = False) -> list[str]:
+    """Warn where evaluated patches were used in making the model, and of how many.
+
+    They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
+    same ones in the same order are told, and where there is none but of names and labels, by these.
+
+    Parameters
+    ----------
+    tell : warn on stderr, too
+    """
+    now, known = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}
+    told = []
+    for name, part in card.training.items():
+        if name in known:
+            which = f"{known[name]:,} of these {len(patches):,} patches" if known[name] else None
+        elif isinstance(part, dict) and "sha256" in part:
+            which = _which(part, now)
+        else:
+            continue
+        if which is not None:
+            told.append(LEAKS.get(name, f"The model was made with {{}} ({name}).").replace("{}", which))
+            if tell:
+                logger.warning("%s", told[-1])
+    return told
+
+
+def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return in words which patches both are; None where they are others, or not seen to be the same."""
+    if "pixels" in before and "pixels" in now:
+        return "exactly these patches" if before["pixels"] == now["pixels"] else None
+    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
+
+
+def _are_of(losses: dict[str, list[Any]], card: ModelCard) -> bool:
+    """Tell whether losses are of a card's training, by the epoch that it holds; older cards know its number alone."""
+    number = card.training.get("best_epoch")
+    if number not in losses["epoch"]:
+        return False
+    best = losses["epoch"].index(number)
+    known: dict[str, float] = card.training.get("best_losses") or {}
+    return all(losses[name][best] == known.get(name, losses[name][best]) for name in ("train_loss", "valid_loss"))
 
 
 def history_path(out: Path) -> Path:

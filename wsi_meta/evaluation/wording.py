@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
     from wsi_meta.evaluation.results import Evaluation, Subject
     from wsi_meta.evaluation.robustness import Change, Robustness
-    from wsi_meta.models.card import ModelCard
     from wsi_meta.models.model import Model
 
 __all__ = [
@@ -29,7 +27,6 @@ __all__ = [
     "summarise",
     "tiles",
     "verdict",
-    "warn",
 ]
 
 AVERAGED_VIEWS = {1: "none", 2: "two of each patch", 4: "four of each patch", 8: "eight of each patch"}
@@ -48,21 +45,23 @@ FIGURES = {
     ),
 }
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
+FEW_EPOCHS = 3
+"""Of fewer epochs no course can be seen."""
 FEW = 10
 """Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
-LEAKS = {
-    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
-    "works on other patches.",
-    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
-    "A test split gives unbiased figures.",
-}
 
 
 def describe_losses(losses: dict[str, list[Any]]) -> str:
     """Describe how training went, from its losses as :func:`wsi_meta.evaluation.results.read_losses` returns them."""
     training, validation, epochs = losses["train_loss"], losses["valid_loss"], [int(epoch) for epoch in losses["epoch"]]
     heads = losses["stage"].count("head")
-    words = f"{epochs[-1]} epochs" + (f", the first {heads} with the new layers only" if heads else "") + ". "
+    words = (
+        f"{epochs[-1]} epoch{'s' * (epochs[-1] > 1)}"
+        + (f", the first {heads} with the new layers only" if heads else "")
+        + ". "
+    )
+    if len(epochs) < FEW_EPOCHS:
+        return words + "That is too few to tell whether the network began to memorise its patches."
     lowest = validation.index(min(validation))
     if lowest == len(epochs) - 1:
         return words + "The validation loss was at its lowest at the end: there is no sign of overfitting."
@@ -99,7 +98,7 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     """Describe how the intervals of an evaluation of `patches` were computed."""
     if not evaluation.intervals:
         return "Without intervals: fewer than two patches or slides hold tumor, and fewer than two normal tissue."
-    if (slides := patches.slides) is None or (patients := patches.patients) is None:
+    if (slides := patches.slides) is None or (patients := patches.groups) is None:
         return (
             f"Intervals: 95 %, bootstrap over {len(patches):,} patches; by slide, which is not known here, they would be wider."
         )
@@ -108,25 +107,6 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     few = "" if count >= FEW else f" With fewer than about {FEW} they are too narrow (Cameron, Gelbach & Miller 2008)."
     none = "" if "auc" in evaluation.intervals else " Fewer than two of them hold one of the classes: figures of it have none."
     return f"Intervals: 95 %, bootstrap over {what}.{few}{none}"
-
-
-def warn(card: ModelCard, patches: Mapping[str, Any]) -> list[str]:
-    """Warn where patches were used in making the model, by their pixels; where these are not known, by names and labels.
-
-    Parameters
-    ----------
-    patches : as :meth:`wsi_meta.datasets.patches.Patches.summary` gives them
-    """
-    parts = {name: part for name, part in card.training.items() if isinstance(part, dict) and "sha256" in part}
-    told = [(LEAKS.get(name, f"The model was made with {{}} ({name})."), _which(part, patches)) for name, part in parts.items()]
-    return [sentence.replace("{}", which) for sentence, which in told if which is not None]
-
-
-def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return in words which patches both are; None where they are others."""
-    if "pixels" in before and "pixels" in now:
-        return "exactly these patches" if before["pixels"] == now["pixels"] else None
-    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
 
 
 def verdict(label: int, *, called: bool) -> str:
@@ -167,7 +147,10 @@ def data_facts(subject: Subject, slides: NDArray[np.str_] | None) -> list[tuple[
         ("split", subject.split),
         ("patches", f"{len(labels):,}"),
         ("class balance", f"{tumor:,} tumor ({_percent(tumor / len(labels))}), {len(labels) - tumor:,} normal"),
-        ("slides", "not known" if slides is None else f"{len(set(slides.tolist())):,}"),
+        (
+            "slides",
+            "not known" if slides is None else f"{len(set(slides.tolist()) - {''}):,}{' and unknown ones' * ('' in slides)}",
+        ),
         ("averaged views", AVERAGED_VIEWS[count_views(subject.tta)]),
         ("fingerprint", subject.patches.fingerprint()[:12]),
     ]

@@ -10,8 +10,8 @@ from torch import nn
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import Calibration
-from wsi_meta.models.model import build_network, half_precision
-from wsi_meta.models.weights import COUNTS, HEAD, find_names
+from wsi_meta.models.model import build_network
+from wsi_meta.models.weights import COUNTS, HEAD, find_names, half_precision
 
 __all__ = ["FoundState", "compact", "find_state", "two_logits"]
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from wsi_meta.errors import OptionsError, first_line
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.digest import ADDRESS, bytes_of
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import ADDRESS, bytes_of
 
 __all__ = ["TumorLogit", "hash_module", "name_of"]
 

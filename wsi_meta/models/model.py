@@ -17,8 +17,9 @@ import numpy as np
 from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError, first_line
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
-from wsi_meta.models.digest import digest_of
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
+from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
+from wsi_meta.models.weights import digest_of
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Model:
     """What the patches in its file look like to it; None where the file does not say."""
     made_of: str | None = field(default=None, repr=False, compare=False)
     """Digest of network and card as they were when it was loaded or made: what `hash` is of. None where that is not known."""
+    known_patches: KnownPatches | None = field(default=None, repr=False, compare=False)
+    """Marks of the patches that it was made with; None where its file does not say."""
 
     @classmethod
     def from_module(
@@ -231,7 +234,7 @@ def load_model(path: str | Path | None = None) -> Model:
     """
     path = model_path(path)
     before = SameFile.at(path) if path.exists() else None
-    card, features = read_card(path), read_features(path)
+    card, features, known = read_card(path), read_features(path), read_known_patches(path)
     from safetensors.torch import load
 
     content = path.read_bytes()
@@ -242,7 +245,7 @@ def load_model(path: str | Path | None = None) -> Model:
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
     digest = hashlib.sha256(content).hexdigest()
-    return Model(network, card, digest, path.absolute(), features, digest_of(network, card))
+    return Model(network, card, digest, path.absolute(), features, digest_of(network, card), known)
 
 
 def stored_weights(model: Model) -> dict[str, torch.Tensor]:
@@ -262,15 +265,20 @@ def check_model_name(path: Path) -> None:
 
 
 def save_model(
-    path: str | Path, state: dict[str, torch.Tensor], card: ModelCard, features: FeatureStatistics | None = None
+    path: str | Path,
+    state: dict[str, torch.Tensor],
+    card: ModelCard,
+    features: FeatureStatistics | None = None,
+    known_patches: KnownPatches | None = None,
 ) -> None:
     """Write weights and card as one model file, whole or not at all (a temporary file is renamed into place).
 
     Parameters
     ----------
     path : where to write; replaced if it exists
-    state : the network's ``state_dict``, stored as it is (see :func:`half_precision`)
+    state : the network's ``state_dict``, stored as it is (see :func:`wsi_meta.models.weights.half_precision`)
     features : what patches are like that the model was fitted to, for :func:`wsi_meta.models.features.read_features`
+    known_patches : marks of the patches that it was made with
 
     Raises
     ------
@@ -279,19 +287,13 @@ def save_model(
     """
     from safetensors.torch import save
 
+    from wsi_meta.models.weights import with_metadata
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {CARD_KEY: json.dumps(card.to_dict())}
     if features is not None:
         metadata[FEATURES_KEY] = json.dumps(features.to_dict())
+    if known_patches is not None:
+        metadata[PATCHES_KEY] = known_patches.to_json()
     with written_whole(Path(path)) as partial:
-        partial.write_bytes(save(tensors, metadata=metadata))
-
-
-def half_precision(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a copy of a ``state_dict`` whose kernels are float16 (half the file); BatchNorm and biases stay float32."""
-    import torch
-
-    return {
-        name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
-        for name, tensor in state.items()
-    }
+        partial.write_bytes(with_metadata(save(tensors), metadata))

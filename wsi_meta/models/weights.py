@@ -1,21 +1,40 @@
-"""Weights of any network read from a file, without running what is in it, and under which names a network's are among them."""
+"""Weights of any network: read from a file without running what is in it, found under their names, told apart by a digest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
+import re
 import warnings
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+import numpy as np
 
 from wsi_meta.errors import ModelFileError, first_line
-from wsi_meta.models.card import holds_pickle
+from wsi_meta.models.card import ModelCard, holds_pickle
 
-__all__ = ["COUNTS", "HEAD", "Match", "find_names", "holds_pickle", "read_weights"]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = [
+    "ADDRESS",
+    "COUNTS",
+    "HEAD",
+    "Match",
+    "bytes_of",
+    "digest_of",
+    "find_names",
+    "half_precision",
+    "holds_pickle",
+    "read_weights",
+    "with_metadata",
+]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""
@@ -23,6 +42,8 @@ HEAD = "fc."
 """Begins the names of the head in our networks, as in torchvision's."""
 COUNTS = "num_batches_tracked"
 """Ends the names of entries that no result depends on; older files lack them."""
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+"""Place of an object in memory, as Python prints functions: another one in each process."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,8 @@ def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, s
 
 
 def _load_pickled(path: Path) -> Any:
+    import torch
+
     with warnings.catch_warnings(), path.open("rb") as file:  # by its name, torch would take some files for safetensors
         warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -122,4 +145,69 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
+    import torch
+
     return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+
+
+def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a copy of a ``state_dict`` whose kernels are float16 (half the file); BatchNorm and biases stay float32."""
+    import torch
+
+    return {
+        name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
+        for name, tensor in state.items()
+    }
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file that has no metadata with some, in their order; the library writes them in any order."""
+    tensors = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(content[8:tensors])).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[tensors:]
+
+
+def digest_of(network: nn.Module, card: ModelCard) -> str:
+    """Return a digest, hexadecimal, of a network's card, and of all that it would save (its ``state_dict``) by CRC-32.
+
+    It takes a ResNet50 a twentieth of a second. What else a module keeps of itself may change as it computes, and is no part.
+    """
+    digest = hashlib.sha256(json.dumps(card.to_dict(), sort_keys=True).encode())
+    for name, value in network.state_dict().items():
+        content = 0
+        for part in bytes_of(value):
+            content = zlib.crc32(part, content)
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def bytes_of(value: Any) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of what a module saves: tensors, also in dicts and tuples, with type and shape; of the rest its text."""
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.is_quantized:
+        yield f"{value.dtype} {value.qscheme()} {_scales_of(value)}\n".encode()
+        yield from bytes_of(value.int_repr())
+    elif isinstance(value, torch.Tensor):
+        yield f"{value.dtype} {tuple(value.shape)}\n".encode()
+        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        yield f"{value.dtype} {value.shape}\n".encode()
+        yield value.tobytes()
+    elif isinstance(value, Mapping | list | tuple):
+        yield f"{type(value).__name__} of {len(value)}\n".encode()
+        for part in value.items() if isinstance(value, Mapping) else value:
+            yield from bytes_of(part)
+    else:
+        yield ADDRESS.sub("", f"{value!r}\n").encode()
+
+
+def _scales_of(tensor: torch.Tensor) -> list[float]:
+    """Return the scales of a quantized tensor, and its zero points after them."""
+    import torch
+
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        return [tensor.q_scale(), tensor.q_zero_point()]
+    scales: list[float] = tensor.q_per_channel_scales().tolist() + tensor.q_per_channel_zero_points().tolist()
+    return scales

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
+from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import written_whole
 from wsi_meta.training.recipe import Recipe
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
     from wsi_meta.training.distributed import Processes
     from wsi_meta.training.initial_weights import Start
 
-__all__ = ["Checkpoint", "checkpoint_path", "differences", "identify", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "check_model",
+    "checkpoint_path",
+    "differences",
+    "identify",
+    "read_checkpoint",
+    "read_own_card",
+    "write_checkpoint",
+]
 
 USUALLY = {"shown": Preprocessing().to_dict()}
 """What identities of older checkpoints lack, and what it was."""
@@ -122,6 +132,50 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     if checkpoint.epochs and not out.exists():
         raise OutputPathError(f"{out}: missing, though {path.name} is of a training that wrote it; remove that and start anew")
     return checkpoint
+
+
+def check_model(out: Path, best: int, epochs: int, described: dict[str, Any], shown: Preprocessing) -> None:
+    """Make sure that the model file `out` is the one that the checkpoint beside it goes on with.
+
+    Parameters
+    ----------
+    best, epochs : the best epoch by the checkpoint, and how many it holds; a training that is killed between model and
+        checkpoint has stored one more
+    described, shown : as for :func:`read_own_card`
+
+    Raises
+    ------
+    ModelFileError
+        when the file is damaged.
+    OutputExistsError
+        when it is of another training, or holds another epoch.
+    """
+    held = read_own_card(out, described, shown).training.get("best_epoch")
+    if held not in (best, epochs + 1):
+        told = f"holds epoch {held}, and by {checkpoint_path(out).name} epoch {best} is the best so far"
+        raise OutputExistsError(f"{out}: {told}; put that model back, or start anew with --overwrite without --resume")
+
+
+def read_own_card(out: Path, described: dict[str, Any], shown: Preprocessing) -> ModelCard:
+    """Read the card of the model file `out`, which a training wrote that is asked for again.
+
+    Parameters
+    ----------
+    described : recipe, initial weights and data, as the card records them
+    shown : what the network is shown
+
+    Raises
+    ------
+    ModelFileError
+        when the file is damaged.
+    OutputExistsError
+        when it is of another training; the message names the difference.
+    """
+    card = read_card(out)
+    there, here = card.training | {"shown": card.preprocessing.to_dict()}, described | {"shown": shown.to_dict()}
+    if told := "; ".join(differences(there, here)):
+        raise OutputExistsError(f"{out}: of another training: {told}; choose another --out, or --overwrite without --resume")
+    return card
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], *, whole: bool = False) -> Iterator[str]:

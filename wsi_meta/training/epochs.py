@@ -17,7 +17,9 @@ from torch import nn
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError, first_line
 from wsi_meta.evaluation.evaluate import describe_training
-from wsi_meta.models.model import build_network, half_precision, save_model
+from wsi_meta.models.known_patches import KnownPatches
+from wsi_meta.models.model import build_network, save_model
+from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.training.checkpoint import Checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import draw_contact_sheet
@@ -107,9 +109,14 @@ class Outcome:
 
 
 def train_epochs(run: Run, checkpoint: Checkpoint | None) -> Outcome:
-    """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch."""
+    """Train until the last epoch, or until the validation loss has risen for too long; store the result of each epoch.
+
+    Parameters
+    ----------
+    checkpoint : of some epochs of this training, to go on from; None begins anew
+    """
     job, progress = run.job, run.job.options.progress
-    epochs, best_logits = _resume(run, checkpoint) if checkpoint and checkpoint.epochs else ([], np.empty(0, np.float32))
+    epochs, best_logits = _resume(run, checkpoint) if checkpoint else ([], np.empty(0, np.float32))
     batches = EpochBatches(len(run.train_set), job.recipe, job.processes)
     loader = make_loader(run.train_set, batches, job.options.workers, job.processes, progress=progress)
     stopped = turned(epochs, job.recipe.patience) if epochs else None
@@ -188,9 +195,11 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
     """
     out, mosaics = run.job.out, run.job.recipe.mosaics > 0
     if run.job.parts.best_epoch(epochs) == len(epochs):
-        training = run.described | {"best_epoch": len(epochs)}
+        losses = {"train_loss": epochs[-1].train_loss, "valid_loss": epochs[-1].valid_loss}
+        training = run.described | {"best_epoch": len(epochs), "best_losses": losses}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
-        save_model(out, state, card)
+        known = KnownPatches.of({"train": run.train_set.contents, "valid": run.validation.patches.contents})
+        save_model(out, state, card, known_patches=known)
     write_history(out, epochs)
     rows = [asdict(epoch) for epoch in epochs]
     write_checkpoint(out, Checkpoint(run.identity, run.learner.state(), rows, torch.from_numpy(best_logits)))

@@ -184,7 +184,7 @@ def check_training(
     DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     check_outputs(Path(out), init, options)
-    split_for_training(open_patches(data, tell=False))
+    split_for_training(open_patches(data, tell=False), tell=False)
 
 
 def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:

@@ -153,10 +153,8 @@ def idle_settings(start: Start, recipe: Recipe) -> list[str]:
         raise TrainingError(f"nothing learns: {rates}; expected more than 0 where there are such layers (--lr, --lr-loaded)")
     why, idle = "no layer starts from random weights", [name for name in ("lr",) if start.loaded.issuperset(names)]
     if not start.loaded:
-        why, idle = "no weights were loaded", ["lr_loaded", "lr_decay", "head_epochs"]
+        why, idle = "no weights were loaded", ["lr_loaded", "lr_decay", "head_epochs", "freeze"]
     told = [name for name in idle if all(getattr(recipe, name) != getattr(one, name) for one in usual)]
-    if not start.loaded and recipe.freeze != "none":
-        told.append("freeze")
     found = [f"{name} {getattr(recipe, name)} has no effect: {why}" for name in told]
     if start.loaded and recipe.head_epochs >= recipe.epochs:
         found.append(f"the trunk stays as it was loaded: head_epochs {recipe.head_epochs} of {recipe.epochs} epochs")

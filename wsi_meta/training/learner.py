@@ -26,8 +26,10 @@ from wsi_meta.training.initial_weights import Start, highest_rate, learns
 from wsi_meta.training.loader import send
 from wsi_meta.training.recipe import Recipe
 
-__all__ = ["Learner", "PatchLogits", "choose_precision", "make_learner"]
+__all__ = ["PICTURES_REPAY", "Learner", "PatchLogits", "choose_precision", "make_learner"]
 
+PICTURES_REPAY = 20_000
+"""Pictures of a training from which compiling is repaid: it takes about five minutes, as long as it saves on so many."""
 compiling = partial(compiler_errors, "pass --precision fp32, which is not compiled")
 
 
@@ -219,7 +221,8 @@ class Learner:
         if not _worth_compiling(self):
             return logits
         if self.processes.first:
-            tell("the network is compiled in the first steps, which takes several minutes the first time")
+            told = "the network is compiled in the first steps, which takes several minutes the first time"
+            tell(f"{told}; --precision fp32 does without, and is slower afterwards")
         with compiling():
             return torch.compile(logits)
 
@@ -243,21 +246,28 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, list(groups), steps, pct_start=float(recipe.warm_up))
     average = copy.deepcopy(network).eval().requires_grad_(False) if recipe.ema_epochs else None
-    precision = choose_precision(precision, processes.device)
+    precision = choose_precision(precision, processes.device, recipe.pictures(steps_per_epoch * recipe.batch_size))
     return Learner(start, recipe, processes, precision, steps_per_epoch, optimiser, schedule, average)
 
 
-def choose_precision(precision: str, device: str, *, resolve: Callable[[str, str], str] = resolve_precision) -> str:
-    """Return the precision to train in. On a CPU ``auto`` is bf16 only with a compiler: without, bf16 is slow in training.
+def choose_precision(
+    precision: str, device: str, pictures: int, *, resolve: Callable[[str, str], str] = resolve_precision
+) -> str:
+    """Return the precision to train in.
+
+    On a CPU ``auto`` is bf16 only where it is compiled: with a compiler, and in a training that is long enough to repay it.
+    Otherwise bf16 is slow in training.
 
     Parameters
     ----------
     precision : ``auto``, ``fp32`` or ``bf16``
     device : as :func:`wsi_meta.inference.device.resolve_device` returns it
+    pictures : that the whole training shows, so that one that goes on is computed as it began
     resolve : returns what ``auto`` is on this machine
     """
     resolved = resolve(precision, device)
-    return "fp32" if precision == "auto" and device == "cpu" and not compiler_found() else resolved
+    compiled = compiler_found() and pictures >= PICTURES_REPAY
+    return "fp32" if precision == "auto" and device == "cpu" and not compiled else resolved
 
 
 @torch.no_grad()
@@ -284,5 +294,6 @@ def _disagreement(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def _worth_compiling(learner: Learner) -> bool:
-    """Tell whether to compile the network: bf16 on a CPU then takes a fifth of the time."""
-    return learner.processes.device == "cpu" and learner.precision == "bf16"
+    """Tell whether to compile the network: bf16 on a CPU then takes a fifth of the time. Recipe and data alone decide."""
+    pictures = learner.recipe.pictures(learner.steps_per_epoch * learner.recipe.batch_size)
+    return learner.processes.device == "cpu" and learner.precision == "bf16" and pictures >= PICTURES_REPAY

@@ -168,6 +168,10 @@ class Recipe:
         """Share of the steps that show mosaics: with `consistency` one of the two pictures of each patch, else all."""
         return 2 * self.mosaics if self.consistency else self.mosaics
 
+    def pictures(self, patches: int) -> int:
+        """Return how many pictures a training on so many patches shows, in all its epochs."""
+        return self.epochs * (patches - patches % self.batch_size) * (2 if self.consistency else 1)
+
     @staticmethod
     def named(name: str) -> Recipe:
         """Return the recipe of a name, ``strong`` or ``light``; OptionsError for another."""

@@ -14,20 +14,29 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.hygiene import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.errors import OutputExistsError, TrainingError
+from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
 from wsi_meta.models.card import read_card
+from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import remove_leftovers
 from wsi_meta.progress import note
-from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, differences, identify, read_checkpoint, write_checkpoint
+from wsi_meta.training.checkpoint import (
+    Checkpoint,
+    check_model,
+    checkpoint_path,
+    identify,
+    read_checkpoint,
+    read_own_card,
+    write_checkpoint,
+)
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
-from wsi_meta.training.history import check_outputs, curves_path, is_finished, read_history, turned
+from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_finished, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
@@ -138,9 +147,9 @@ def run_training(
         _owned(out, init, options, processes) as finished,
     ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
-        precision = choose_precision(options.precision, processes.device)
         _check_batches(job)
         train_set, valid_set = _open_checked(job, data)
+        precision = choose_precision(options.precision, processes.device, recipe.pictures(len(train_set)))
         shown = input_of(init, train_set)
         validation = _make_validation(job, precision, valid_set, shown)
         described = describe(job, init, train_set, validation)
@@ -148,10 +157,10 @@ def run_training(
             return _finished_before(job, described, validation)
         start = _load_start(job, init, shown)
         identity = identify(recipe, start, train_set, valid_set, processes, precision)
-        checkpoint = read_checkpoint(out, identity) if options.resume else None
+        checkpoint = _find_checkpoint(job, identity, described, shown)
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         run = Run(job, learner, train_set, validation, described, identity)
-        _begin_files(run, resumed=checkpoint is not None and bool(checkpoint.epochs))
+        _begin_files(run, resumed=checkpoint is not None)
         outcome = train_epochs(run, checkpoint)
         outcome = _finish(job, outcome, train_set, validation)
         _describe(job, train_set)
@@ -171,20 +180,25 @@ def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Proces
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
     out = job.out
-    card, epochs = read_card(out), read_history(out)
-    there = card.training | {"shown": card.preprocessing.to_dict()}
-    if told := "; ".join(differences(there, asked | {"shown": validation.shown.to_dict()})):
-        raise OutputExistsError(
-            f"{out}: of another training, which is finished: {told}; choose another --out, or --overwrite without --resume"
-        )
+    card, epochs = read_own_card(out, asked, validation.shown), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
     logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
-    return _result(job, Outcome(there["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
+    return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
 
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
-    out, figures = job.out, validation.calibrated(outcome.best_logits)
+    out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
+
+
+def _find_checkpoint(job: Job, identity: dict[str, Any], described: dict[str, Any], shown: Preprocessing) -> Checkpoint | None:
+    """Return the checkpoint to go on from, where the model beside it is that training's; None where it begins anew."""
+    checkpoint = read_checkpoint(job.out, identity) if job.options.resume else None
+    if checkpoint is None or not checkpoint.epochs:
+        return None
+    best = job.parts.best_epoch([Epoch(**row) for row in checkpoint.epochs])
+    check_model(job.out, best, len(checkpoint.epochs), described, shown)
+    return checkpoint
 
 
 def _check_batches(job: Job) -> None:
@@ -209,7 +223,8 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options = job.recipe, job.options
     found = open_patches(data)
-    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed)
+    told = job.processes.first
+    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=told)
     if job.processes.first:
         duplicates = "drop" if options.drop_duplicates else "refuse"
         asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
@@ -266,7 +281,7 @@ def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validati
         state, card = load_file(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
-            save_model(job.out, state, card)
+            save_model(job.out, state, card, known_patches=read_known_patches(job.out))
         else:
             logits = validation.logits(state)
     logits = job.processes.share(logits)

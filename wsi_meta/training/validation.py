@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +21,11 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
-from wsi_meta.models.model import Model, build_network, half_precision, network_of
+from wsi_meta.models.model import Model, build_network, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 from wsi_meta.models.versions import library_versions
+from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note
 from wsi_meta.training.mosaics import compare_dense
 
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Validation"]
 
+logger = logging.getLogger(__name__)
+
+FITTED = (0.0501, 19.99)
+"""A fitted temperature beyond is at one of its limits, 1/20 and 20."""
 FITTED_ON = 512
 """Training patches by which weights are made for int8."""
 
@@ -75,9 +81,22 @@ class Validation:
         """Return the figures of logits before calibration."""
         return Evaluation.of(logits, self.patches.labels, ModelCard(preprocessing=self.shown))
 
-    def calibrated(self, logits: NDArray[np.float32]) -> Evaluation:
-        """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it."""
-        return Evaluation.of(logits, self.patches.labels, self._fitted_card(logits))
+    def calibrated(self, logits: NDArray[np.float32], *, tell: bool = False) -> Evaluation:
+        """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it.
+
+        With `tell`, a warning says where they are no better than chance, or the fit ended at its limit.
+        """
+        card = self._fitted_card(logits)
+        found, temperature = Evaluation.of(logits, self.patches.labels, card), card.calibration.temperature
+        if tell and found.auc <= 0.5:
+            told = "validation AUC %.3f: the model tells tumor from normal no better than chance; look at labels and recipe"
+            logger.warning(told, found.auc)
+        elif tell and not FITTED[0] < temperature < FITTED[1]:
+            told = "the fitted temperature %.3g is at its limit: logits are far from what the validation patches show; %s"
+            logger.warning(
+                told, temperature, "probabilities will be wrong; train with other settings, or validate on more patches"
+            )
+        return found
 
     def card(
         self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], training: dict[str, Any], *, mosaics: bool

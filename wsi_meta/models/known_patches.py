@@ -1,0 +1,85 @@
+"""Which patches a model was made with, by their pixels: its file says it, so that they are told from others afterwards."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.models.card import read_metadata
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["PATCHES_KEY", "KnownPatches", "read_known_patches"]
+
+PATCHES_KEY = "wsi_meta_patches"
+"""Where a model file's metadata holds the marks of patches, as JSON."""
+MOST = 2_000_000
+"""Patches of a part of which marks are kept: the header of a model file may not grow without end."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownPatches:
+    """Marks of the patches that a model was made with: the first 8 bytes of the SHA-1 of each one's pixels."""
+
+    marks: Mapping[str, NDArray[np.uint64]]
+    """By what they were for (``train``, ``valid``), sorted, each once."""
+
+    @classmethod
+    def of(cls, contents: Mapping[str, NDArray[np.uint8] | None]) -> Self | None:
+        """Return the marks of patches, of each part that was read and has no more than 2,000,000; None where none was.
+
+        Parameters
+        ----------
+        contents : of each part SHA-1 of every patch's pixels, (n, 20)
+        """
+        kept = {part: np.unique(_marks(one)) for part, one in contents.items() if one is not None and len(one) <= MOST}
+        return cls(kept) if kept else None
+
+    def count(self, contents: NDArray[np.uint8]) -> dict[str, int]:
+        """Return how many of other patches are known, by what they were for.
+
+        Parameters
+        ----------
+        contents : SHA-1 of every patch's pixels, (n, 20)
+        """
+        return {part: int(np.isin(_marks(contents), marks).sum()) for part, marks in self.marks.items()}
+
+    def to_json(self) -> str:
+        """Return the marks as JSON: of each part its bytes, base64."""
+        return json.dumps({part: b64encode(marks.astype(">u8").tobytes()).decode() for part, marks in self.marks.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` returned; ValueError, TypeError or AttributeError for anything else."""
+        parts = {part: b64decode(marks, validate=True) for part, marks in json.loads(text).items()}
+        return cls({part: np.frombuffer(marks, ">u8").astype(np.uint64) for part, marks in parts.items()})
+
+
+def read_known_patches(path: str | Path) -> KnownPatches | None:
+    """Read which patches a model file was made with; None where it does not say.
+
+    Raises
+    ------
+    ModelFileError
+        when the file cannot be read, or what it says cannot be.
+    """
+    stored = read_metadata(Path(path)).get(PATCHES_KEY)
+    if stored is None:
+        return None
+    try:
+        return KnownPatches.from_json(stored)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        told = f"its list of patches is wrong ({first_line(error)}); train or download it again"
+        raise ModelFileError(f"{path}: {told}") from error
+
+
+def _marks(contents: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(contents[:, :8]).view(">u8")[:, 0].astype(np.uint64)
