@@ -156,6 +156,11 @@ def test_any_number_of_steps_has_a_schedule(epochs: int, steps: int, warm_up: fl
         assert all(0 <= lr <= 1.0001e-3 for lr in learner.schedule.get_last_lr())
 
 
+def test_a_training_of_one_step_learns_something() -> None:
+    """The schedule ends at a 250,000th of the highest rate; as the only step, that one would train nothing."""
+    assert max(tiny_learner(Recipe(epochs=1), steps_per_epoch=1).schedule.get_last_lr()) > 3e-4
+
+
 def test_a_long_gradient_is_shortened_to_the_norm() -> None:
     norms = {}
     for clip in (0.0, 0.01, 1000.0):

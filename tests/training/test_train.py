@@ -364,6 +364,7 @@ def test_a_model_that_is_of_no_use_is_told_at_the_end(
     warned = [text for text in caplog.messages if "chance" in text or "limit" in text]
     assert len(warned) == bool(told)
     assert all(text.startswith(told) for text in warned)
+    assert sum("few patches to choose thresholds by" in text for text in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(("aucs", "best"), [([9, 15, 11], 2), ([15, 13, 11], 1), ([8, 9, 11], 3), ([12, 12, 12], 1)], ids=str)

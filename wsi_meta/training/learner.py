@@ -241,7 +241,7 @@ def make_learner(start: Start, recipe: Recipe, steps_per_epoch: int, processes: 
         weight_decay=recipe.weight_decay,
         fused=True if processes.device.startswith("cuda") else None,
     )
-    steps = recipe.epochs * steps_per_epoch
+    steps = max(2, recipe.epochs * steps_per_epoch)  # its last step is tiny: a single one would learn nothing
     if math.isclose(steps * recipe.warm_up, 1):
         steps += 1  # OneCycleLR divides by steps * warm_up - 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, list(groups), steps, pct_start=float(recipe.warm_up))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from wsi_meta.datasets.hygiene import check_patches, split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.layouts import Patches, open_patches, tell_few
 from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
@@ -223,14 +223,14 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options = job.recipe, job.options
     found = open_patches(data)
-    told = job.processes.first
-    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=told)
+    train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=job.processes.first)
     if job.processes.first:
         duplicates = "drop" if options.drop_duplicates else "refuse"
         asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
         checked = check_patches(train_set, valid_set, found.get("test"), **asked)
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
+        tell_few(valid_set)
     train_set, valid_set = job.processes.share((train_set, valid_set))
     _refuse_too_few(train_set, valid_set, recipe)
     return train_set, valid_set
