@@ -25,12 +25,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from wsi_meta.datasets.hygiene import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.evaluation.evaluate import describe_training
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card
-from wsi_meta.models.model import build_network, cell_logits, network_of, save_model
+from wsi_meta.models.known_patches import KnownPatches
+from wsi_meta.models.model import build_network, cell_logits, load_model, network_of, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision
 from wsi_meta.outputs import check_output
@@ -41,7 +43,7 @@ from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Augmentation, Recipe
 from wsi_meta.training.validation import Validation
 
-__all__ = ["average_models", "conclude", "mean_of", "measure_statistics", "recipe_of", "weights_of"]
+__all__ = ["average_models", "conclude", "mark_patches", "mean_of", "measure_statistics", "recipe_of", "weights_of"]
 
 STATISTICS_PATCHES = 8192
 """Training patches on which BatchNorm's statistics are measured."""
@@ -143,11 +145,20 @@ def average_models(
 
 
 def conclude(out: Path, card: ModelCard, train_set: Patches, validation: Validation) -> None:
-    """Write into a finished model file what its training patches look like, and print its figures."""
+    """Write into a finished model file what its training patches look like, and which they are; print its figures."""
     describe_training(out, train_set, workers=validation.workers, progress=validation.progress)
+    mark_patches(out, train_set, validation.patches, workers=validation.workers, progress=validation.progress)
     print(f"{out}: dense {card.dense}, int8 unasked {card.prefers_int8}")
     for name, value in card.metrics.items():
         print(f"  {name}: {value:.4f}")
+
+
+def mark_patches(out: Path, train_set: Patches, valid_set: Patches, *, workers: int, progress: bool) -> None:
+    """Write into a model file which patches it was made with, as `wsi-meta train` does; all else in it stays as it is."""
+    checked = check_patches(train_set, valid_set, None, duplicates="refuse", workers=workers, progress=progress)
+    model = load_model(out)
+    known = KnownPatches.of({"train": checked.train.contents, "valid": checked.valid.contents})
+    save_model(out, stored_weights(model), model.card, model.features, known)
 
 
 def _main() -> None:

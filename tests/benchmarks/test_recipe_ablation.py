@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from average_models import average_models, mean_of, measure_statistics
+from average_models import average_models, mark_patches, mean_of, measure_statistics
 from cross_fit import fit_folds
 from judging import COLUMNS, Judged
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.dihedral import VIEWS
+from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import Model, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision
@@ -382,3 +384,19 @@ def test_settings_of_a_recipe_and_of_its_augmentation_are_changed_by_name() -> N
     changed = with_changes(SMALL, ["consistency=1", "epochs=3", "freeze=stem", "turn=False", "stain=0.3"])
     look = replace(SMALL.augmentation, turn=False, stain=0.3)
     assert changed == replace(SMALL, consistency=1.0, epochs=3, freeze="stem", augmentation=look)
+
+
+# --- a finished model
+
+
+def test_a_model_is_told_which_patches_it_was_made_with(few_patches: Path, model_file: Path, tmp_path: Path) -> None:
+    data, out = open_patches(few_patches), tmp_path / "m.safetensors"
+    copyfile(model_file, out)
+    mark_patches(out, data["train"], data["valid"], workers=0, progress=False)
+
+    known = read_known_patches(out)
+    assert known is not None
+    assert {part: len(marks) for part, marks in known.marks.items()} == {part: len(data[part]) for part in ("train", "valid")}
+    before, after = load_file(model_file), load_file(out)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert read_card(out) == read_card(model_file)
