@@ -17,7 +17,7 @@ from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
-from wsi_meta.outputs import check_output, filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs import check_folder, check_output, filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -129,6 +129,7 @@ def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, mo
 def test_a_name_is_refused_before_the_work_where_its_temporary_one_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(OutputPathError, match=r"cannot be written \(File name too long\); choose a shorter name"):
         check_output(tmp_path / ("x" * 234), overwrite=False)
+    check_folder(tmp_path / ("x" * 234), temporary=False)  # a folder of many outputs is made as it is
     with written_whole(check_output(tmp_path / ("x" * 233), overwrite=False)) as partial, locked(tmp_path / ("x" * 233)):
         partial.touch()
     with filled_folder(tmp_path / ("x" * 233)), locked(tmp_path / ("x" * 233)):

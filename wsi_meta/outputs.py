@@ -76,8 +76,8 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
-def check_folder(path: Path) -> None:
-    """Make sure that `path`'s folder exists, can be written to, and takes its temporary names; OutputPathError if not."""
+def check_folder(path: Path, *, temporary: bool = True) -> None:
+    """Make sure that `path`'s folder exists, can be written to, and takes its `temporary` names; OutputPathError if not."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
@@ -88,6 +88,8 @@ def check_folder(path: Path) -> None:
         raise OutputPathError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
         ) from error
+    if not temporary:
+        return
     try:
         (folder / f".{path.name}.{unique_name()}.partial").lstat()  # no temporary name is longer
     except OSError as error:

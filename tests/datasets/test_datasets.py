@@ -737,13 +737,13 @@ def test_slides_that_are_known_are_held_out_whole_beside_others_and_this_is_told
     assert in_train & in_valid == {""}
     assert (len(valid), len(in_valid)) == (12, 3)
     assert caplog.messages == [
-        "the slides of 20 of 60 patches are not known; some are held out for validation, whose figures then flatter"
+        "the slides of 4 of the 12 patches held out for validation are not known; its figures then flatter"
     ]
     split_for_training({"train": in_memory([0, 1] * 30)}, tell=False)
     split_for_training({"train": data["train"].select(np.arange(40))})
     assert len(caplog.messages) == 1
     split_for_training({"train": in_memory([0, 1] * 30)})
-    assert "of 60 of 60" in caplog.messages[1]
+    assert "of 6 of the 6" in caplog.messages[1]
 
 
 def test_nodes_of_one_patient_are_held_out_together() -> None:

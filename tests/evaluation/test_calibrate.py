@@ -361,7 +361,7 @@ def test_too_few_patches_of_a_class_are_refused_before_the_work(few_patches: Pat
 )
 def test_thresholds_of_few_patches_are_told(normal: int, tumor: int, told: str, caplog: pytest.LogCaptureFixture) -> None:
     n = normal + tumor
-    tell_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)))
+    tell_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)), "d: valid")
 
     assert [told in line for line in caplog.messages] == [True] * bool(told)
 

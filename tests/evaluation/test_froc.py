@@ -397,7 +397,7 @@ def test_slides_that_were_not_wholly_read_are_told(
 ) -> None:
     """What a scan did not reach is no negative: by the table of scores, or by the heatmaps beside it."""
     table, scans = tmp_path / "summary.csv", tmp_path / "scans"
-    rows = ["test_001.tif,0.9,True,", "test_002.tif,0.8,False,9 cells could not be read", "test_003.tif,0.1,FALSE,"]
+    rows = ["test_001.tif,0.9,1.0,", "test_002.tif,0.8,False,9 cells could not be read", "test_003.tif,0.1,FALSE,"]
     table.write_text("\n".join(["slide,score,complete,error", *rows, "test_004.tif,0.2,,", "other.tif,0.2,False,"]))
     told = {"test_002": "9 cells could not be read", "test_003": "complete is FALSE in summary.csv"}
     result = froc(*cohort, mask_level=5, scores=table, out=tmp_path / "out")

@@ -469,6 +469,13 @@ def test_what_openslide_would_decode_to_something_else_is_refused(
                 open_slide(path)
 
 
+def test_values_of_an_undefined_format_are_read_as_if_nothing_were_said(tmp_path: Path) -> None:
+    undefined: dict[str, Any] = {"photometric": "rgb", "extratags": [(339, "H", 3, (4, 4, 4), True)], "metadata": None}
+    tifffile.imwrite(tmp_path / "s.tif", texture(300, 400), tile=(256, 256), **undefined)
+    with open_slide(tmp_path / "s.tif", mpp=0.5) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 400, 300), texture(300, 400))
+
+
 @pytest.mark.parametrize(
     ("kind", "said", "refused"), [(1, None, True), (0, None, False), (0, "Aperio 1\r\n800x600|MPP = 0.5", True)]
 )

@@ -390,9 +390,7 @@ def test_bf16_on_a_cpu_is_for_what_is_compiled_unless_asked_for(monkeypatch: pyt
     assert choose("auto", "cuda", 1) == "bf16"
 
 
-def test_a_training_is_compiled_where_its_pictures_repay_it(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_training_in_bf16_is_compiled_however_long(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr(torch, "compile", lambda _logits: "compiled")
     compiled = {}
@@ -404,7 +402,7 @@ def test_a_training_is_compiled_where_its_pictures_repay_it(
         learner.forward = None
         learner.enter(epochs)
         compiled[recipe.pictures(35)] = learner.forward == "compiled"
-    assert compiled == {20_000: True, 19_968: False, 20_032: True}
+    assert set(compiled.values()) == {True}, "as it was begun: auto takes bf16 only for a training that repays it"
     assert "--precision fp32 does without" in caplog.text
 
 

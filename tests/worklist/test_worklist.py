@@ -226,6 +226,8 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     add_row(tmp_path, failed("c.tif", "bad") | {"label": "odd"}, tmp_path / "c.zarr")
     part = write_store(tmp_path / "d.zarr", np.full((4, 4), 0.1, np.float32), mpp=0.972, complete=False)
     add_row(tmp_path, summarise("d.tif", part) | {"label": "normal"}, part.path)
+    other = write_store(tmp_path / "e.zarr", np.full((4, 4), 0.1, np.float32), mpp=0.972, complete=False)
+    add_row(tmp_path, summarise("e.tif", other) | {"label": "odd"}, other.path)
     summarise_folder(tmp_path)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "1 slides labelled tumor, 2 normal" in text

@@ -178,7 +178,7 @@ def check_batch_folder(out: Path, slides: int) -> None:
     if is_store(out):
         raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
     refuse_inside_store(out)
-    check_folder(out)
+    check_folder(out, temporary=False)
     check_summary(out)
 
 

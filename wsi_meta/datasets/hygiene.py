@@ -74,10 +74,10 @@ def split_for_training(
             f"expected at least {LEAST_HELD + 1} of each, {LEAST_HELD} of them to validate on: add patches"
         )
     held_out = _hold_out(train, fraction, seed)
-    unknown = len(train) if train.slides is None else int((train.slides == "").sum())
-    if tell and unknown:
-        told = "the slides of %d of %d patches are not known; some are held out for validation, whose figures then flatter"
-        logger.warning(told, unknown, len(train))
+    unknown = held_out if train.slides is None else held_out & (train.slides == "")
+    if tell and unknown.any():
+        told = "the slides of %d of the %d patches held out for validation are not known; its figures then flatter"
+        logger.warning(told, int(unknown.sum()), int(held_out.sum()))
     return train.select(np.flatnonzero(~held_out)), train.select(np.flatnonzero(held_out))
 
 

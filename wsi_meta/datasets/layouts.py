@@ -109,18 +109,18 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
         told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
         raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
     if tell:
-        tell_few(splits[wanted])
+        tell_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
     return splits[wanted]
 
 
-def tell_few(patches: Patches) -> None:
-    """Warn of operating points that patches to calibrate on are too few for."""
+def tell_few(patches: Patches, what: str) -> None:
+    """Warn of operating points that patches to calibrate on are too few for; `what` they are is said in words."""
     tumor = int(patches.labels.sum())
     numbers = {"specificity_99": (len(patches) - tumor, "normal"), "sensitivity_95, sensitivity_99": (tumor, "tumor")}
     few = [f"{points} on {n} {name}" for points, (n, name) in numbers.items() if n < FEW]
     if few:
         told = "%s: few patches to choose thresholds by: %s; expected %d of a class: by fewer they may not keep what they say"
-        logger.warning(told, patches.files[0].parent, " and ".join(few), FEW)
+        logger.warning(told, what, " and ".join(few), FEW)
 
 
 def tell_folders(data: str | Path | Sequence[str | Path]) -> str:

@@ -279,7 +279,7 @@ def _check_out(folder: Path, *, overwrite: bool) -> Path:
     elif folder.exists():
         raise OutputPathError(f"{folder}: a file; expected a folder for {', '.join(FILES)}")
     else:
-        check_folder(folder)
+        check_folder(folder, temporary=False)
     return folder
 
 

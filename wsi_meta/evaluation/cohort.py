@@ -51,7 +51,7 @@ MARGIN_PX = 8
 """Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
 Scores = NamedRows[tuple[float, str | None]]
 """By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
-AS_WHOLE = ("", "true", "yes", "1")
+AS_WHOLE = ("", "true", "yes", "1", "1.0")
 """What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
 """Endings of what may be a mask, but is not read as one."""

@@ -14,7 +14,7 @@ from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, he
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
-from wsi_meta.tiffs.pixel_form import ORIENTATION, WHOLE_NUMBERS, refuse_turned
+from wsi_meta.tiffs.pixel_form import ORIENTATION, UNSIGNED, refuse_turned
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
@@ -124,8 +124,8 @@ def _level_of(page: Any) -> TiledLevel:
     if page.photometric != RGB and (page.photometric, page.compression) != (YCBCR, JPEG):
         raise NotPlainError(f"colours stored as {name_of(page.photometric)}; expected RGB")
     planes = {CONTIGUOUS: 1, SEPARATE: 3}.get(int(page.planarconfig), 0)
-    samples = page.bitspersample, page.samplesperpixel, page.imagedepth, page.sampleformat
-    if samples != (8, 3, 1, WHOLE_NUMBERS) or (planes != 1 and page.compression == JPEG):
+    samples = page.bitspersample, page.samplesperpixel, page.imagedepth
+    if samples != (8, 3, 1) or page.sampleformat not in UNSIGNED or (planes != 1 and page.compression == JPEG):
         raise NotPlainError("samples that are not three bytes a pixel")
     if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
         raise NotPlainError(f"predictor {name_of(page.predictor)}")

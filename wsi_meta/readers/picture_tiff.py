@@ -17,8 +17,8 @@ from wsi_meta.tiffs.pixel_form import (
     ORIENTATION,
     PALETTE,
     RGB,
+    UNSIGNED,
     WHITE_IS_ZERO,
-    WHOLE_NUMBERS,
     YCBCR,
     other_colours,
     refuse_turned,
@@ -88,7 +88,7 @@ def _refuse_other_kinds(path: Path, page: Any) -> None:
 
 def _other_storage(page: Any) -> str | None:
     """Return how pixels are stored that are not read; None where they are."""
-    if page.imagedepth != 1 or page.sampleformat != WHOLE_NUMBERS:
+    if page.imagedepth != 1 or page.sampleformat not in UNSIGNED:
         return "values that are no whole numbers from 0 on, or have a depth"
     if page.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and page.samplesperpixel > 2:
         return f"grey of {page.samplesperpixel} values a pixel; expected one, or two with transparency"

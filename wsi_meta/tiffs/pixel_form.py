@@ -17,8 +17,8 @@ BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = FORM = 2
 """TIFF's tags that say how pixels are stored."""
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 """TIFF's numbers of what values mean."""
-WHOLE_NUMBERS = 1
-"""TIFF's number of values from 0 on."""
+UNSIGNED = (1, 4)
+"""TIFF's SampleFormats of values from 0 on: 4, undefined, is read as if nothing were said."""
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
@@ -71,15 +71,13 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     OtherFormError
     """
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
-    photometric, samples = (said[tag][0] if said.get(tag) else None for tag in (PHOTOMETRIC, SAMPLES))
+    photometric, samples = said[PHOTOMETRIC][0] if said.get(PHOTOMETRIC) else None, (said.get(SAMPLES) or [1])[0]
     told = other_colours(said.get(BITS, ()), photometric)
-    if told is None and any(kind != WHOLE_NUMBERS for kind in said.get(SAMPLE_FORMAT, ())):
+    if told is None and any(kind not in UNSIGNED for kind in said.get(SAMPLE_FORMAT, ())):
         told = "values that are no whole numbers from 0 on (SampleFormat)"
-    elif told is None and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples is not None and samples > 1:
+    elif told is None and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples > 1:
         told = f"grey of {samples} values a pixel, which OpenSlide's library mixes up; expected one"
-    elif (
-        told is None and photometric == RGB and samples is not None and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1])
-    ):
+    elif told is None and photometric == RGB and samples > 3 and not any(said.get(EXTRA_SAMPLES, ())[:1]):
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
         raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from wsi_meta.datasets.hygiene import check_patches, split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches, tell_few
+from wsi_meta.datasets.layouts import Patches, open_patches, tell_few, tell_folders
 from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
 from wsi_meta.models.card import read_card
-from wsi_meta.models.known_patches import read_known_patches
+from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs import remove_leftovers
@@ -221,16 +221,15 @@ def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
 
 def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Patches, Patches]:
     """Open training and validation patches; the first process reads each of them once before the first step."""
-    recipe, options = job.recipe, job.options
-    found = open_patches(data)
+    recipe, options, found = job.recipe, job.options, open_patches(data)
     train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=job.processes.first)
     if job.processes.first:
-        duplicates = "drop" if options.drop_duplicates else "refuse"
-        asked: Any = {"duplicates": duplicates, "workers": options.workers, "progress": options.progress}
+        asked: Any = {"workers": options.workers, "progress": options.progress}
+        asked["duplicates"] = "drop" if options.drop_duplicates else "refuse"
         checked = check_patches(train_set, valid_set, found.get("test"), **asked)
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
-        tell_few(valid_set)
+        tell_few(valid_set, f"{tell_folders(data)}: validation")
     train_set, valid_set = job.processes.share((train_set, valid_set))
     _refuse_too_few(train_set, valid_set, recipe)
     return train_set, valid_set
@@ -281,7 +280,8 @@ def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validati
         state, card = load_file(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
-            save_model(job.out, state, card, known_patches=read_known_patches(job.out))
+            contents = {"train": train_set.contents, "valid": validation.patches.contents}
+            save_model(job.out, state, card, known_patches=KnownPatches.of(contents))
         else:
             logits = validation.logits(state)
     logits = job.processes.share(logits)

@@ -132,9 +132,10 @@ def _lead(rows: Sequence[Row]) -> list[str]:
 
 
 def _failure(row: Row, name: str) -> dict[str, Any]:
-    named, _, reason = str(row["error"]).partition(": ")
-    if not any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
-        reason = str(row["error"])
+    reason = str(row["error"]).removeprefix(f"{row['slide']}: ").removeprefix(f"{row['heatmap']}: ")
+    named, _, rest = reason.partition(": ")
+    if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
+        reason = rest
     return {"name": name, "slide": row["slide"], "reason": reason, "retry": row["retry"], "partly": row["score"] is not None}
 
 
@@ -193,7 +194,7 @@ def _agreement(found: Agreement | None) -> dict[str, Any] | None:
         }
         for auc in found.aucs
     ]
-    notes = found.notes or (() if aucs or found.froc else (NO_AUC,))
+    notes = (*found.notes, *(() if aucs or found.froc else (NO_AUC,)))
     return {"aucs": aucs, "froc": None if found.froc is None else _froc(found.froc), "notes": notes}
 
 

@@ -164,6 +164,8 @@ def open_table(folder: Path) -> Table:
 
 def from_here(slide: str) -> str:
     """Return a row's slide as an absolute path. A relative one, in a table of before, counts from where this process is."""
+    if slide.startswith("/") and "//" not in slide and "/." not in slide:
+        return slide  # as this version writes it: thousands of rows are asked for each that is added
     return slide if is_address(slide) else printable(str(Path(slide).absolute()))
 
 

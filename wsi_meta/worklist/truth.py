@@ -84,8 +84,8 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
         notes.append(f"Left out, as they are known to be labelled wrongly: {', '.join(known)}.")
     counted = [row for name, row in zip(names, rows, strict=True) if not _left_out(excluded, name, "slides")]
     aucs = tuple(filter(None, (_auc(counted, score) for score in ("score", "fitted_score"))))
-    partly = [row for row in rows if row["score"] is not None and not row["complete"]]
-    if part := sum(bool(row["label"] or row["annotations"]) for row in partly):
+    partly = [row for row in counted if row["score"] is not None and not row["complete"]]
+    if part := sum(is_tumor(row["label"]) is not None or bool(row["annotations"]) for row in partly):
         notes.append(f"Slides that were not wholly read, whose score is a lower bound: {part}.")
     froc = None
     if any(row["annotations"] for row in rows):

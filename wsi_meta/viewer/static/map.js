@@ -490,7 +490,7 @@
     viewer.container.addEventListener("mousemove", showCursor);
     viewer.container.addEventListener("mouseleave", () => { byId("cursor").textContent = ""; });
     document.addEventListener("keydown", (event) => {
-      const theirs = `select, dialog, dialog *${event.key.startsWith("Arrow") ? ", input[type=range]" : ""}`;
+      const theirs = `select, dialog, dialog *${event.key.startsWith("Arrow") ? ", input[type=range], aside, aside *" : ""}`;
       const act = keys[event.key];
       if (event.target.matches(theirs) || event.ctrlKey || event.metaKey || event.altKey || !act || (event.key === "Enter" && !corrections.draft)) return;
       event.preventDefault();
