@@ -133,7 +133,7 @@ def run_arms(bench: Bench, runs: list[tuple[str, int]], epochs: int, *, budget_s
             if (line := next((one for one in bench.results() if (one["arm"], one["seed"]) == (name, seed)), None)) is not None:
                 _refuse_other(bench, line, asked, f"'{name}' with seed {seed} was made with other settings")
                 continue
-            line = _run_arm(bench, name, epochs, seed)
+            line = _run_arm(bench, name, epochs, seed, asked)
             with (bench.out / "results.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")  # one write: several processes append
             yield line
@@ -172,9 +172,8 @@ def _refuse_other(bench: Bench, line: dict[str, Any], asked: dict[str, Any], wha
         raise DataError(f"{bench.out / 'results.jsonl'}: {what}: {told}; choose another --out")
 
 
-def _run_arm(bench: Bench, name: str, epochs: int, seed: int) -> dict[str, Any]:
+def _run_arm(bench: Bench, name: str, epochs: int, seed: int, made: dict[str, Any]) -> dict[str, Any]:
     arm, start = bench.arms[name], time.perf_counter()
-    made = made_with(bench, name, epochs, seed)
     weights = train_arm(bench, arm, epochs, seed)
     seconds = round(time.perf_counter() - start, 1)
     facts = {"arm": name, "seed": seed, "device": bench.processes.device, "seconds": seconds, **shared_by_all(bench, epochs)}

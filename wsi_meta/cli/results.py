@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import HeatmapError, one_line, printable
+
+if TYPE_CHECKING:
+    from wsi_meta.heatmaps.store import Heatmap
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
@@ -168,13 +171,11 @@ def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
     an image.
     """
-    from wsi_meta.heatmaps.lesions import coverage
     from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.pictures.overlay import draw_overlay
 
     opened = Heatmap.open(heatmap)
-    told = {"overlay": str(draw_overlay(opened, out, **settings))}
-    options.print_result(told | coverage(opened) if as_json else told, as_json=as_json)
+    _print_written({"overlay": str(draw_overlay(opened, out, **settings))}, opened, as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
@@ -220,9 +221,14 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads."""
     from wsi_meta.exports.export import export as write
-    from wsi_meta.heatmaps.lesions import coverage
     from wsi_meta.heatmaps.store import Heatmap
 
     opened = Heatmap.open(heatmap)
-    told = {"file": str(write(opened, out, **settings))}
-    options.print_result(told | coverage(opened) if as_json else told, as_json=as_json)
+    _print_written({"file": str(write(opened, out, **settings))}, opened, as_json=as_json)
+
+
+def _print_written(told: dict[str, Any], heatmap: Heatmap, *, as_json: bool) -> None:
+    """Print what was written; as JSON, also how much of the tissue it is of."""
+    from wsi_meta.heatmaps.lesions import coverage
+
+    options.print_result(told | coverage(heatmap) if as_json else told, as_json=as_json)

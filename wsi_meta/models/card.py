@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD_KEY",
+    "CHANCE",
     "FITTED_TEMPERATURES",
     "FORMAT_VERSION",
     "SMALLEST_THRESHOLD",
@@ -63,6 +64,11 @@ class Calibration:
 
     temperature: float = 1.0
     bias: float = 0.0
+
+    @property
+    def at_limit(self) -> bool:
+        """Whether the temperature is one of :data:`FITTED_TEMPERATURES`, to a thousandth."""
+        return any(math.isclose(self.temperature, limit, rel_tol=1e-3) for limit in FITTED_TEMPERATURES)
 
     def to_probability(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return calibrated probabilities (float32) of logits of any shape; NaN stays NaN.
@@ -253,9 +259,8 @@ def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:
         raise ModelFileError(f"{path}: tells tumor from normal worse than chance ({told}); {remedy}")
     if card.metrics["auc"] <= CHANCE:
         logger.warning("%s: tells tumor from normal no better than chance (%s); %s", path, told, remedy)
-    temperature = card.calibration.temperature
-    if any(math.isclose(temperature, limit, rel_tol=1e-3) for limit in FITTED_TEMPERATURES):
-        why = "its logits are far larger or smaller than usual, or tell nothing"
+    if card.calibration.at_limit:
+        why, temperature = "its logits are far larger or smaller than usual, or tell nothing", card.calibration.temperature
         logger.warning("%s: temperature %.2g, the limit: probabilities fit badly; %s (%s)", path, temperature, why, told)
 
 

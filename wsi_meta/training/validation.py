@@ -18,7 +18,7 @@ from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, vali
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import RANGES, ModelCard
+from wsi_meta.models.card import CHANCE, RANGES, ModelCard
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of
@@ -37,8 +37,6 @@ __all__ = ["Validation"]
 
 logger = logging.getLogger(__name__)
 
-FITTED = (0.0501, 19.99)
-"""A fitted temperature beyond is at one of its limits, 1/20 and 20."""
 FITTED_ON = 512
 """Training patches by which weights are made for int8."""
 
@@ -87,15 +85,14 @@ class Validation:
         With `tell`, a warning says where they are no better than chance, or the fit ended at its limit.
         """
         card = self._fitted_card(logits)
-        found, temperature = Evaluation.of(logits, self.patches.labels, card), card.calibration.temperature
-        if tell and found.auc <= 0.5:
+        found = Evaluation.of(logits, self.patches.labels, card)
+        if tell and found.auc <= CHANCE:
             told = "validation AUC %.3f: the model tells tumor from normal no better than chance; look at labels and recipe"
             logger.warning(told, found.auc)
-        elif tell and not FITTED[0] < temperature < FITTED[1]:
+        elif tell and card.calibration.at_limit:
             told = "the fitted temperature %.3g is at its limit: logits are far from what the validation patches show; %s"
-            logger.warning(
-                told, temperature, "probabilities will be wrong; train with other settings, or validate on more patches"
-            )
+            mend = "probabilities will be wrong; train with other settings, or validate on more patches"
+            logger.warning(told, card.calibration.temperature, mend)
         return found
 
     def card(
