@@ -96,7 +96,7 @@ class Browser:
     @asynccontextmanager
     async def tab(self, width: int = 1000, height: int = 640) -> AsyncIterator[Tab]:
         """An empty page that shares neither storage nor cache with another; it ends with the block."""
-        context = await self._browser.new_context(viewport={"width": width, "height": height})
+        context = await self._browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
         try:
             yield Tab(await context.new_page())
         finally:

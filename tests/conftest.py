@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -40,7 +41,8 @@ def _machine() -> Iterator[None]:
 
     gc.freeze()  # what is imported stays: no collection looks at it again, and there are many
     torch.set_num_threads(1)
-    with tuned_memory(in_bands=False):
+    with tuned_memory(in_bands=False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # no test loses power, and each wait for the disk is 3 ms
         yield
 
 

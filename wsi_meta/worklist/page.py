@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wsi_meta import __version__
@@ -21,6 +22,9 @@ from wsi_meta.quality.verdict import NO_TISSUE, OK
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import Agreement, CohortFroc, judge_rows
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["GENERATOR", "render_page"]
 
@@ -59,8 +63,6 @@ def render_page(
     lesions : whether to compare lesions with annotations, which takes a while
     running : how many slides a run that goes on has done, and has in all; None where none goes on
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     names = [_name(row) for row in rows]
     ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
     shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None or _kind(row) == EMPTY]
@@ -83,6 +85,14 @@ def render_page(
         "agreement": _agreement(judge_rows(folder, rows, names, lesions=lesions)),
         "colours": _colours(),
     }
+    return _template().render(values)
+
+
+@cache
+def _template() -> Template:
+    """Return the page's template, compiled once in a process: a running batch renders the page after each slide."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     templates = Environment(
         loader=PackageLoader("wsi_meta", "worklist"),
         autoescape=True,
@@ -90,7 +100,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return templates.get_template("worklist.html").render(values)
+    return templates.get_template("worklist.html")
 
 
 def _name(row: Row) -> str:

@@ -541,7 +541,7 @@
       maxZoomPixelRatio: 4,
       minZoomImageRatio: 0.6,
       visibilityRatio: 0.3,
-      animationTime: 0.5,
+      animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.5,
       springStiffness: 9,
       imageLoaderLimit: 6,
       timeout: 120000,
