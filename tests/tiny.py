@@ -51,7 +51,7 @@ TINY = Parts(
     build_network=Tiny,
     draw_contact_sheet=lambda out, *_values: contact_sheet_path(out).write_text("picture"),
     draw_curves=lambda out, *_values: curves_path(out).write_text("picture"),
-    describe_training=lambda *_values, **_settings: None,
+    store_feature_statistics=lambda *_values, **_settings: None,
 )
 """Parts that train the tiny network and spare the time that pictures and descriptions take."""
 
@@ -124,7 +124,7 @@ def scripted(losses: Iterable[float], validated: Iterable[NDArray[np.float32]]) 
 def use_parts(monkeypatch: pytest.MonkeyPatch, parts: Parts) -> None:
     """Let ``wsi_meta.train``, and so the command line, train with other parts."""
     # the module: its package may give the function the same name
-    monkeypatch.setattr(importlib.import_module("wsi_meta.training.train"), "RESNET50", parts)
+    monkeypatch.setattr(importlib.import_module("wsi_meta.training.train"), "RESNET50_PARTS", parts)
 
 
 def script(monkeypatch: pytest.MonkeyPatch, losses: list[float], judged: list[NDArray[np.float32]]) -> None:

@@ -57,6 +57,7 @@ from .models.model import load_model as load_model
 from .models.model import save_model as save_model
 from .models.preprocessing import Preprocessing as Preprocessing
 from .pictures.overlay import draw_overlay as draw_overlay
+from .pictures.survey import survey_tissue as survey_tissue
 from .scanning.gpus import GpuProcesses as GpuProcesses
 from .scanning.scan import scan as scan
 from .scanning.scanner import Scanner as Scanner
@@ -64,11 +65,10 @@ from .slides.slide import Slide as Slide
 from .slides.slide import open_slide as open_slide
 from .tiling.grid import Block as Block
 from .tiling.grid import PatchGrid as PatchGrid
-from .tiling.kinds import TissueSurvey as TissueSurvey
-from .tiling.survey import survey_tissue as survey_tissue
 from .tiling.tissue import TissueMask as TissueMask
 from .tiling.tissue import find_tissue as find_tissue
 from .tiling.tissue import read_tissue_mask as read_tissue_mask
+from .tiling.tissue_survey import TissueSurvey as TissueSurvey
 from .training.recipe import Augmentation as Augmentation
 from .training.recipe import Recipe as Recipe
 from .training.train import TrainResult as TrainResult

@@ -25,9 +25,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
-from wsi_meta.evaluation.evaluate import describe_training
+from wsi_meta.evaluation.evaluate import store_feature_statistics
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card
@@ -146,7 +146,7 @@ def average_models(
 
 def conclude(out: Path, card: ModelCard, train_set: Patches, validation: Validation) -> None:
     """Write into a finished model file what its training patches look like, and which they are; print its figures."""
-    describe_training(out, train_set, workers=validation.workers, progress=validation.progress)
+    store_feature_statistics(out, train_set, workers=validation.workers, progress=validation.progress)
     mark_patches(out, train_set, validation.patches, workers=validation.workers, progress=validation.progress)
     print(f"{out}: dense {card.dense}, int8 unasked {card.prefers_int8}")
     for name, value in card.metrics.items():

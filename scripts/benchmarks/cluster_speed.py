@@ -29,7 +29,7 @@ from stores import make_record
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.scanning.cluster import ClusterJob
-from wsi_meta.scanning.flow import BlockFlow, Room
+from wsi_meta.scanning.cluster_queue import BlockFlow, Room
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.threads import Turn
 from wsi_meta.tiling.grid import Block, PatchGrid

@@ -34,7 +34,7 @@ from distributed import Client, LocalCluster
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.scanning.reach import reached
+from wsi_meta.scanning.cluster_client import reached
 
 COUNT = 12
 """Slides of a cohort."""

@@ -32,7 +32,7 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, network_of
 from wsi_meta.training.epochs import Parts
 from wsi_meta.training.recipe import Recipe, TrainOptions
-from wsi_meta.training.train import RESNET50, run_training
+from wsi_meta.training.train import RESNET50_PARTS, run_training
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _make(links: dict[Path, Path], place: Path) -> None:
 
 
 def judge_arm(
-    left_out: LeftOut, out: Path, recipe: Recipe, init: str, options: TrainOptions, *, parts: Parts = RESNET50
+    left_out: LeftOut, out: Path, recipe: Recipe, init: str, options: TrainOptions, *, parts: Parts = RESNET50_PARTS
 ) -> float:
     """Train without the cluster, and return the AUC on it.
 

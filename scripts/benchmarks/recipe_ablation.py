@@ -47,7 +47,7 @@ from wsi_meta.models.model import Model, model_path, network_of, save_model
 from wsi_meta.models.weights import half_precision
 from wsi_meta.training.checkpoint import differences
 from wsi_meta.training.distributed import Processes, joined_processes
-from wsi_meta.training.epochs import Job, Parts, Run, describe, train_epoch
+from wsi_meta.training.epochs import Job, Parts, Run, card_facts, train_epoch
 from wsi_meta.training.initial_weights import build_seeded, initialise, source_of
 from wsi_meta.training.learner import PICTURES_REPAY, choose_precision
 from wsi_meta.training.loader import EpochBatches, HeldBatches, decode_all
@@ -187,7 +187,7 @@ def judge(bench: Bench, weights: dict[str, torch.Tensor], out: Path, recipe: Rec
     """
     validation = bench.validation()
     job = Job(out, recipe, bench.options, bench.processes, bench.parts)
-    training = describe(job, bench.init, bench.train, validation) | {"ablation": facts}
+    training = card_facts(job, bench.init, bench.train, validation) | {"ablation": facts}
     card = validation.card(weights, validation.logits(weights), training, mosaics=recipe.mosaics > 0)
     weights, card, _ = validation.finished(weights, card, bench.train)
     judged = bench.judge.judge(Model(network_of(weights, bench.parts.build_network), card, "", out))

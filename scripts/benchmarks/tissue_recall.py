@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.ndimage import label
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
-from wsi_meta.tiling.survey import survey_tissue
+from wsi_meta.pictures.survey import survey_tissue
 
 MPP = 15.552
 

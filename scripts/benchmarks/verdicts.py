@@ -32,8 +32,8 @@ from wsi_meta.quality.pixel_size import band_powers, guess_pixel_size, rich_in_n
 from wsi_meta.quality.sample import PATCHES
 from wsi_meta.quality.verdict import LIMITS, Verdict, blurred_share, folded_share, pronounce
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.tiling.colours import join_tissue, tell_colours
 from wsi_meta.tiling.tissue import inked_share
+from wsi_meta.tiling.tissue_colours import join_tissue, segment_by_colour
 
 Images = NDArray[np.uint8]
 Change = Callable[[Images, np.random.Generator], Images]
@@ -189,7 +189,7 @@ def _main() -> None:
         print(row(name, [judge(model, patches)]), flush=True)
     for path in arguments.ink:
         image, mpp = np.asarray(Image.open(path).convert("RGB")), arguments.ink_mpp
-        coloured, ink = tell_colours(image, mpp)
+        coloured, ink = segment_by_colour(image, mpp)
         share = inked_share(join_tissue(coloured, ink, np.ones(ink.shape, bool), mpp), ink, mpp)
         print(row(path.stem, [pronounce({"inked": share})]))
 

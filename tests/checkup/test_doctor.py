@@ -27,7 +27,7 @@ from json_output import result_of
 from numpy.typing import NDArray
 
 from wsi_meta.checkup import machine
-from wsi_meta.checkup.decoders import decoders, read_back
+from wsi_meta.checkup.decoders import decode, decoders
 from wsi_meta.checkup.doctor import Looks, look_at_all
 from wsi_meta.checkup.findings import Part, looked_at, without_names
 from wsi_meta.checkup.folder import FileSystem, output_folder
@@ -38,7 +38,7 @@ from wsi_meta.files.locks import MARK, Holder
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.models.versions import library_versions
-from wsi_meta.scanning.reach import look_at_cluster
+from wsi_meta.scanning.cluster_client import look_at_cluster
 
 NOTHING = Looks(
     versions=lambda: Part("versions", {}, ("all",)),
@@ -249,7 +249,7 @@ class TestDecoders:
         def read(path: Path, reader: str) -> NDArray[np.uint8]:
             if "jp2000" in path.name:
                 raise OSError("no OpenJPEG")
-            return read_back(path, reader) // (2 if (path.name, reader) == ("jpeg.tif", "direct") else 1)
+            return decode(path, reader) // (2 if (path.name, reader) == ("jpeg.tif", "direct") else 1)
 
         problems = decoders(tmp_path, read).problems
         assert [problem.partition(";")[0] for problem in problems] == [

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from wsi_meta.datasets.hygiene import split_for_training
+from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
 from wsi_meta.errors import DataError
 

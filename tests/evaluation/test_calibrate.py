@@ -21,7 +21,7 @@ from slide_files import texture
 from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
-from wsi_meta.datasets.layouts import open_patches, tell_few
+from wsi_meta.datasets.layouts import open_patches, warn_of_few
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
@@ -34,7 +34,7 @@ from wsi_meta.evaluation.calibrate import (
     operating_points,
     validation_metrics,
 )
-from wsi_meta.evaluation.evaluate import describe_training, evaluate
+from wsi_meta.evaluation.evaluate import evaluate, store_feature_statistics
 from wsi_meta.models.card import Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches
@@ -361,7 +361,7 @@ def test_too_few_patches_of_a_class_are_refused_before_the_work(few_patches: Pat
 )
 def test_thresholds_of_few_patches_are_told(normal: int, tumor: int, told: str, caplog: pytest.LogCaptureFixture) -> None:
     n = normal + tumor
-    tell_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)), "d: valid")
+    warn_of_few(Patches((Path("valid/a.png"),) * n, np.full(n, -1), (np.arange(n) < tumor).astype(np.uint8)), "d: valid")
 
     assert [told in line for line in caplog.messages] == [True] * bool(told)
 
@@ -448,9 +448,9 @@ def test_a_model_is_told_what_it_was_trained_on(thin_model: Model, tmp_path: Pat
     model, state = replace(thin_model, path=tmp_path / "m.safetensors"), thin_model.network.state_dict()
     save_model(model.path, state, model.card)
     model = replace(model, hash=hashlib.sha256(model.path.read_bytes()).hexdigest())
-    assert not describe_training(model, patches.select(np.arange(199)), workers=0)
+    assert not store_feature_statistics(model, patches.select(np.arange(199)), workers=0)
     assert read_features(model.path) is None
-    assert describe_training(model, patches, workers=0)
+    assert store_feature_statistics(model, patches, workers=0)
     features = read_features(model.path)
     assert features is not None
     assert features.patches == 200

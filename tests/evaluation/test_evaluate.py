@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import HERE
 
-from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.evaluation.evaluate import evaluate

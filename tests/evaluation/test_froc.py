@@ -25,7 +25,7 @@ from wsi_meta.annotations.detections import Detections, read_detections, write_d
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import FILES, froc
-from wsi_meta.evaluation.froc import DOWNSAMPLE, bootstrap_interval, delong, froc_curve, label_lesions, match, script_curve
+from wsi_meta.evaluation.froc import DOWNSAMPLE, delong, froc_curve, froc_interval, label_lesions, match, script_curve
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.viewer.corrections import Corrections, write_corrections
 
@@ -170,13 +170,13 @@ def test_the_interval_holds_the_score_and_is_the_same_again() -> None:
     for number in range(20):
         points = [(float(score), int(x), int(y)) for score, x, y in rng.uniform(0, (1, 3800, 3200), (6, 3))]
         slides.append(match(_detections(points), _mask((30, 30, 60)) if number % 2 else None))
-    interval = bootstrap_interval(slides)
+    interval = froc_interval(slides)
     assert interval is not None
     assert 0 <= interval[0] < froc_curve(slides).score < interval[1] <= 1
-    assert interval == bootstrap_interval(slides) != bootstrap_interval(slides, seed=1)
-    assert bootstrap_interval(slides[:1]) is None
-    assert bootstrap_interval(slides[::2]) is None, "no lesions"
-    assert bootstrap_interval([slides[1], *slides[::2]]) is None, "all lesions are on one slide"
+    assert interval == froc_interval(slides) != froc_interval(slides, seed=1)
+    assert froc_interval(slides[:1]) is None
+    assert froc_interval(slides[::2]) is None, "no lesions"
+    assert froc_interval([slides[1], *slides[::2]]) is None, "all lesions are on one slide"
 
 
 # AUC of slides

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.heatmaps.scoring import score_slide, tell_score
+from wsi_meta.heatmaps.scoring import format_score, score_slide
 
 
 def _map(shape: tuple[int, int] = (40, 40), value: float = 0.0) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -14,8 +14,8 @@ def _map(shape: tuple[int, int] = (40, 40), value: float = 0.0) -> np.ndarray[tu
 
 def test_a_score_in_words_is_no_certainty() -> None:
     scores = (0.0003, 0.25, 0.9996)
-    assert [tell_score(score, complete=True) for score in scores] == ["under 0.001", "0.250", "over 0.999"]
-    assert [tell_score(score, complete=False) for score in scores] == ["≥ 0.0003", "≥ 0.250", "≥ 0.9996"]
+    assert [format_score(score, complete=True) for score in scores] == ["under 0.001", "0.250", "over 0.999"]
+    assert [format_score(score, complete=False) for score in scores] == ["≥ 0.0003", "≥ 0.250", "≥ 0.9996"]
 
 
 def test_nothing_scanned_has_no_score() -> None:

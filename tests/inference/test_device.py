@@ -24,7 +24,7 @@ from slide_files import texture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wsi_meta.errors import DeviceError
-from wsi_meta.inference.agreement import Networks, emulated_networks, fast_networks
+from wsi_meta.inference.agreement import NetworkFactory, emulated_networks, fast_networks
 from wsi_meta.inference.device import (
     SharedDevice,
     SharedGpu,
@@ -214,7 +214,7 @@ HOSTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 
 @pytest.mark.parametrize("networks", [fast_networks, emulated_networks("cpu")])
-def test_networks_that_are_compared_compute_by_the_settings_of_passes(thin_model: Model, networks: Networks) -> None:
+def test_networks_that_are_compared_compute_by_the_settings_of_passes(thin_model: Model, networks: NetworkFactory) -> None:
     seen: list[tuple[bool, bool]] = []
     compute = networks(thin_model, "fp32", False)
 

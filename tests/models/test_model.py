@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save
 from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
 from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
+from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.telling import tell_probability, tell_threshold
 from wsi_meta.models.versions import library_versions
 from wsi_meta.models.weights import half_precision, read_weights
 
@@ -174,15 +174,15 @@ def test_calibration_keeps_nan() -> None:
 
 
 def test_no_probability_is_told_as_certain() -> None:
-    told = [tell_probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
+    told = [format_probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
     assert told == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
-    assert [tell_probability(value, 4) for value in (0.00004, 0.9996, 0.99996)] == ["under 0.0001", "0.9996", "over 0.9999"]
+    assert [format_probability(value, 4) for value in (0.00004, 0.9996, 0.99996)] == ["under 0.0001", "0.9996", "over 0.9999"]
 
 
 def test_no_threshold_is_told_as_0_or_1_that_is_not() -> None:
-    told = [tell_threshold(value) for value in (2.0**-149, 0.00512, 0.5, 0.946, 0.9966, 0.99999, 1)]
+    told = [format_threshold(value) for value in (2.0**-149, 0.00512, 0.5, 0.946, 0.9966, 0.99999, 1)]
     assert told == ["1.4e-45", "0.0051", "0.50", "0.95", "0.997", "0.99999", "1.00"]
-    assert [tell_threshold(value, 3) for value in (0.0054, 0.0541, 0.9996, 1)] == ["0.0054", "0.054", "0.9996", "1.000"]
+    assert [format_threshold(value, 3) for value in (0.0054, 0.0541, 0.9996, 1)] == ["0.0054", "0.054", "0.9996", "1.000"]
 
 
 # --- saving

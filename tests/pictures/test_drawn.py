@@ -19,10 +19,10 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.lesion_sheet import _layout, window_round
+from wsi_meta.pictures.lettering import text_width
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.pictures.page import dpi_for
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.tiling.lettering import text_width
 
 MPP = 0.972
 

@@ -22,8 +22,8 @@ from wsi_meta.models.model import Model
 from wsi_meta.pictures.colours import _LAYERS, LAYERS, VEIL, colour_cells
 from wsi_meta.pictures.legend import class_entries, title_of
 from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.pictures.picture_file import FORMATS, check_picture
 from wsi_meta.quality.verdict import Verdict
-from wsi_meta.tiling.pictures import FORMATS, check_picture
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from slide_files import set_tag, texture, write_slide
 from wsi_meta import open_slide
 from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.one_picture import pictures_of_tiff
+from wsi_meta.files.image_series import pictures_of_tiff
 from wsi_meta.heatmaps.store import Heatmap
 
 MPP = 0.972

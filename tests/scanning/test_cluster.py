@@ -27,7 +27,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model, load_model
 from wsi_meta.scanning.cluster import ClusterJob, KeptOnWorker
-from wsi_meta.scanning.reach import reached
+from wsi_meta.scanning.cluster_client import reached
 from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 

@@ -19,8 +19,8 @@ from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.metadata import info
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.tiffs.left_out import MIN_SATURATION
-from wsi_meta.tiling import colours
+from wsi_meta.tiffs.sparse_tiles import MIN_SATURATION
+from wsi_meta.tiling import tissue_colours
 
 REGIONS = [(0, 0, 300, 200), (-40, -30, 120, 110), (230, 190, 301, 333), (650, 500, 200, 200), (-20, -20, 740, 600)]
 """x, y, width, height at level 0: inside, over each edge, over all of them."""
@@ -208,7 +208,7 @@ class TestLeftOut:
         with pytest.raises(SlideReadError, match=r"level 0 \(the tile at row 0, column 1 was lost"):
             slide.read_region(70, 10, 20, 20)
         assert (slide.read_region(300, 300, 100, 100) == 255).all()
-        assert MIN_SATURATION == colours.MIN_SATURATION
+        assert MIN_SATURATION == tissue_colours.MIN_SATURATION
 
     @pytest.mark.parametrize("level", [0, 1])
     def test_what_a_coarser_level_shows_was_lost(self, tmp_path: Path, kind: str, level: int) -> None:

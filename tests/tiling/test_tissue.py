@@ -12,9 +12,9 @@ from slide_files import damage_tile, write_slide
 
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.tiling.colours import BAND_ROWS, MASK_MPP, bridge_gaps, tell_colours
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
+from wsi_meta.tiling.tissue_colours import BAND_ROWS, MASK_MPP, bridge_gaps, segment_by_colour
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)
@@ -94,7 +94,7 @@ def test_colours_are_those_of_the_rule_applied_to_the_whole_picture(mpp: float) 
     of_ink = (hue > 0.22) & (hue < 0.62)
     ink = of_ink & dilation(of_ink & (saturation >= 0.25), disk(round(40 / mpp)))
     assert 0.05 < ink.mean() < 0.5
-    for part, expected in zip(tell_colours(image, mpp), ((saturation >= 0.07) & (value > 0.2) & ~ink, ink), strict=True):
+    for part, expected in zip(segment_by_colour(image, mpp), ((saturation >= 0.07) & (value > 0.2) & ~ink, ink), strict=True):
         np.testing.assert_array_equal(part, expected)
 
 

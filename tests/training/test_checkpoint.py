@@ -214,7 +214,7 @@ def test_a_training_that_ends_in_its_description_describes_again(patch_folder: P
         if len(described) == 1:
             raise OutputPathError("the disk is full")
 
-    parts = replace(TINY, describe_training=describe)
+    parts = replace(TINY, store_feature_statistics=describe)
     settings: dict[str, Any] = {"recipe": RECIPE, "parts": parts, **HERE}
     with pytest.raises(OutputPathError):
         train_tiny(patch_folder, out, **settings)

@@ -111,7 +111,7 @@ def test_a_training_ends_with_it_and_a_killed_one_does_it_once(patch_folder: Pat
         if len(described) == 1:
             raise OutputPathError("the disk is full")
 
-    parts = replace(TINY, make_validation=Finishing, describe_training=describe)
+    parts = replace(TINY, make_validation=Finishing, store_feature_statistics=describe)
     settings: dict[str, Any] = {"recipe": RECIPE, "parts": parts, **HERE}
     for resume in (False, True):
         with pytest.raises(OutputPathError):

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny import HERE, TINY, Tiny, learners, logits_of_auc, scripted, train_tiny
 
 from wsi_meta.cli import main
-from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError, TrainingError
 from wsi_meta.evaluation.calibrate import check_calibration

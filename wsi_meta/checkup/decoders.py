@@ -15,7 +15,7 @@ from wsi_meta.checkup.findings import Part
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TRIED", "decoders", "openslide_facts", "read_back"]
+__all__ = ["TRIED", "decode", "decoders", "openslide_facts"]
 
 TILE_PX, MPP = 256, 0.972
 TOLERANCE = 12
@@ -71,14 +71,14 @@ def decoders(folder: Path, read: Read | None = None) -> Part:
     Parameters
     ----------
     folder : for the files
-    read : as :func:`read_back`, which None stands for
+    read : as :func:`decode`, which None stands for
     """
     picture, found = _gradient(), {}
     for compression in TRIED:
         path = folder / f"{compression.tifffile}.tif"
         written = _write(path, picture, compression)
         found[compression.name] = (
-            {reader: _verdict(path, reader, picture, read or read_back) for reader in READERS} if written is None else written
+            {reader: _verdict(path, reader, picture, read or decode) for reader in READERS} if written is None else written
         )
     lines = [f"{title}: {', '.join(_readable(found, reader)) or 'none'}" for reader, title in READERS.items()]
     problems = [
@@ -91,7 +91,7 @@ def decoders(folder: Path, read: Read | None = None) -> Part:
     return Part("decoders", found, tuple(lines), tuple(problems))
 
 
-def read_back(path: Path, reader: str) -> NDArray[np.uint8]:
+def decode(path: Path, reader: str) -> NDArray[np.uint8]:
     """Return all of a file's pixels as a reader gives them: uint8 (height, width, 3).
 
     Parameters

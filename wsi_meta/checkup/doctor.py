@@ -41,7 +41,7 @@ def _output(folder: Path, scratch: Path) -> Part:
 
 
 def _cluster(scheduler: str) -> Part:
-    from wsi_meta.scanning.reach import look_at_cluster
+    from wsi_meta.scanning.cluster_client import look_at_cluster
 
     facts, line, problems = look_at_cluster(scheduler)
     return Part("cluster", facts, (line,), tuple(f"cluster: {problem}" for problem in problems))

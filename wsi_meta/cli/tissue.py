@@ -33,6 +33,6 @@ def tissue(slide: SlidePath, as_json: bool, **settings: Any) -> None:
     Change the outlines in QuPath, then: wsi-meta scan SLIDE --tissue-mask mask.geojson. Outlines of every class are tissue;
     those of the classes Ignore*, Exclusion, Artifact, Background, Glass and Ink are taken out.
     """
-    from wsi_meta.tiling.survey import survey_tissue
+    from wsi_meta.pictures.survey import survey_tissue
 
     options.print_result(survey_tissue(slide, **settings).to_dict(), as_json=as_json)

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.cohorts.closing import Run, told_run
 from wsi_meta.cohorts.copies import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
+from wsi_meta.cohorts.run_summary import Run, told_run
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import Address, SlidePath

@@ -15,8 +15,8 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, sort_outlines
 from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
-from wsi_meta.heatmaps.beneath import is_scan_of
 from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.scanned_slide import is_scan_of
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.preprocessing import Preprocessing

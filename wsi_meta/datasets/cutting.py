@@ -15,7 +15,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tiling.colours import BLUR_UM, MIN_SATURATION
+from wsi_meta.tiling.tissue_colours import BLUR_UM, MIN_SATURATION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "tell_few", "tell_folders"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "tell_folders", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,8 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
                 "or folders 0/ and 1/"
             )
         if tell:
-            _tell_unread(folder, [patches for *_, patches in parts])
-            _tell_twice(folder, parts)
+            _warn_of_unread(folder, [patches for *_, patches in parts])
+            _warn_of_twice(folder, parts)
         for _, split, patches in parts:
             found.setdefault(split, []).append(patches)
     sizes = {patches.mpp for parts in found.values() for patches in parts}
@@ -109,11 +109,11 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
         told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
         raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
     if tell:
-        tell_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
+        warn_of_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
     return splits[wanted]
 
 
-def tell_few(patches: Patches, what: str) -> None:
+def warn_of_few(patches: Patches, what: str) -> None:
     """Warn of operating points that patches to calibrate on are too few for; `what` they are is said in words."""
     tumor = int(patches.labels.sum())
     numbers = {"specificity_99": (len(patches) - tumor, "normal"), "sensitivity_95, sensitivity_99": (tumor, "tumor")}
@@ -230,7 +230,7 @@ def _split_folders(folder: Path) -> list[tuple[str, Path]]:
     return [(split, found[split]) for split in SPLITS if split in found]
 
 
-def _tell_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> None:
+def _warn_of_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> None:
     """Warn of a split that a folder holds in two layouts: often both are the same patches."""
     for split in SPLITS:
         told = [f"{len(patches)} of {layout}" for layout, of, patches in parts if of == split]
@@ -239,7 +239,7 @@ def _tell_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> None
             logger.warning(joined, folder, split, ", ".join(told))
 
 
-def _tell_unread(folder: Path, parts: Sequence[Patches]) -> None:
+def _warn_of_unread(folder: Path, parts: Sequence[Patches]) -> None:
     """Name the folders and images in a folder that are not among its patches in a warning."""
     read = {os.fspath(path) for part in parts for path in part.files}
     folders = {path.parent for part in parts for path in set(part.files)}

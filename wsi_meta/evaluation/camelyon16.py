@@ -16,7 +16,7 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, rea
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores, some_of
-from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, bootstrap_interval, delong, froc_curve, script_curve
+from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
 
@@ -158,7 +158,7 @@ def froc(
         curve=curve,
         score=curve.score if lesions else None,
         float64_score=_tell_float64(curve.score, froc_curve(hits).score) if lesions else None,
-        interval=bootstrap_interval(hits),
+        interval=froc_interval(hits),
         sensitivity=dict(zip(map(str, FALSE_POSITIVES), curve.at.tolist(), strict=True)) if lesions else {},
         slides=len(hits),
         lesions=lesions,

@@ -23,9 +23,9 @@ from wsi_meta.errors import DataError, HeatmapError, one_line
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
-from wsi_meta.heatmaps.beneath import known_slide
 from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import is_store, is_torn_store
+from wsi_meta.heatmaps.scanned_slide import known_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
 from wsi_meta.readers.reader import Bounds
@@ -39,8 +39,8 @@ __all__ = [
     "JudgedSlide",
     "Reading",
     "Scores",
-    "judge_slide",
     "judge_slides",
+    "match_slide",
     "read_scores",
     "some_of",
 ]
@@ -121,7 +121,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     with progress_bar(len(judged_names), "slides", "judging", enabled=progress) as bar:
         for name in judged_names:
             drawn_of = outlines.get(name, truths.get(name))
-            judged.append(judge_slide(name, read_detections(found[name]), drawn_of, level, corrected.get(name)))
+            judged.append(match_slide(name, read_detections(found[name]), drawn_of, level, corrected.get(name)))
             bar.update(1)
     return Cohort(tuple(judged), left_out, _find_incomplete([reading.slides, reading.corrections], judged_names))
 
@@ -253,7 +253,7 @@ def _bounds_of(path: Path) -> Bounds | None:
         return slide.bounds
 
 
-def judge_slide(
+def match_slide(
     name: str,
     points: Detections,
     truth: Annotations | Path | None,

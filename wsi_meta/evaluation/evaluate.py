@@ -18,7 +18,7 @@ from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Agreement, Evaluation, Subject, warn
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
-from wsi_meta.inference.agreement import AT_ONCE, Networks, compare_precisions, networks_on
+from wsi_meta.inference.agreement import AT_ONCE, NetworkFactory, compare_precisions, networks_on
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import cpu_settings
@@ -34,11 +34,11 @@ __all__ = [
     "INT8_PATCHES",
     "check_evaluation",
     "compare_int8",
-    "describe_training",
     "evaluate",
     "evaluate_patches",
     "int8_metrics",
     "look_at",
+    "store_feature_statistics",
 ]
 
 DESCRIBED = 4000
@@ -197,7 +197,7 @@ def compare_int8(
     progress: bool = False,
     device: str = "cpu",
     bounds: tuple[int, int] = INT8_PATCHES,
-    networks: Networks | None = None,
+    networks: NetworkFactory | None = None,
 ) -> dict[str, Agreement]:
     """Return how well int8 agrees with float32, in patch mode as ``int8`` and in dense mode as ``int8_dense``.
 
@@ -244,7 +244,7 @@ def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> I
         report(len(images))
 
 
-def describe_training(model: str | Path | Model, patches: Patches, *, workers: int = 2, progress: bool = False) -> bool:
+def store_feature_statistics(model: str | Path | Model, patches: Patches, *, workers: int = 2, progress: bool = False) -> bool:
     """Write into a model file what its training patches look like to it; all else in it stays as it is.
 
     By this a scan tells which slides are unlike the training (:mod:`wsi_meta.models.features`).

@@ -25,9 +25,9 @@ __all__ = [
     "FALSE_POSITIVES",
     "FrocCurve",
     "SlideHits",
-    "bootstrap_interval",
     "delong",
     "froc_curve",
+    "froc_interval",
     "label_lesions",
     "match",
     "script_curve",
@@ -194,7 +194,7 @@ def _curve(
     )
 
 
-def bootstrap_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+def froc_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
     """Return the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993), hits in float32.
 
     Parameters

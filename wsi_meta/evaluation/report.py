@@ -25,7 +25,7 @@ from wsi_meta.evaluation.results import Evaluation, Subject, history_path, warn
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.telling import tell_probability
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _find_cases(subject: Subject, evaluation: Evaluation, pictures: Pictures) ->
                 int(patches.labels[index]), called=bool(evaluation.probabilities[index] >= evaluation.threshold)
             ),
             label=int(patches.labels[index]),
-            probability=tell_probability(float(evaluation.probabilities[index])),
+            probability=format_probability(float(evaluation.probabilities[index])),
             patch=patch,
             heat=heat,
         )

@@ -16,7 +16,7 @@ from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metric
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
 from wsi_meta.files.locks import locked
-from wsi_meta.inference.agreement import Networks
+from wsi_meta.inference.agreement import NetworkFactory
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard
@@ -188,7 +188,7 @@ class Others:
     """Of the patches, in patch mode, before calibration: (n,)."""
     options: ImportOptions
 
-    def allowed(self, predictor: Predictor, networks: Networks | None) -> ModelCard:
+    def allowed(self, predictor: Predictor, networks: NetworkFactory | None) -> ModelCard:
         """Return the card that allows dense mode and int8 where they agree, and records how well they do.
 
         Parameters
@@ -224,5 +224,5 @@ class ImportParts:
 
     build_network: Callable[[], nn.Module] = build_network
     """Makes the network that the weights are for."""
-    networks: Networks | None = None
+    networks: NetworkFactory | None = None
     """Makes the networks that int8 is judged by; None: those of scans."""

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import numpy as np
 
 from wsi_meta.errors import printable, require
-from wsi_meta.heatmaps.beneath import open_beneath
+from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def read_level0(heatmap: Heatmap, slide: str | Path) -> Any | None:
         when it is another slide than that of the heatmap.
     SlideReadError
     """
-    with open_beneath(heatmap, slide) as opened:
+    with open_scanned_slide(heatmap, slide) as opened:
         if opened.vendor != "dicom":
             return None
     path, shape = Path(slide), (heatmap.grid.height, heatmap.grid.width)

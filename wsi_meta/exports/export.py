@@ -12,7 +12,7 @@ from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
 from wsi_meta.exports.dicom_frame import is_exported_dicom
 from wsi_meta.exports.ome_tiff import is_exported_tiff, write_ome_tiff
 from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
-from wsi_meta.exports.qupath import write_cells, write_lesions
+from wsi_meta.exports.qupath import write_annotations, write_detections
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
@@ -124,7 +124,7 @@ def export(
         return target
     with written_whole(target) as partial:
         if form == "qupath":
-            write_lesions(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
+            write_annotations(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
             write_asap(lesions, partial, why_incomplete=why_incomplete(opened.record))
         else:
@@ -137,7 +137,7 @@ def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, leas
     if form == "ome-tiff":
         write_ome_tiff(heatmap, partial)
     elif form == "qupath-cells":
-        write_cells(heatmap, qupath_origin(heatmap, target), partial, least=least)
+        write_detections(heatmap, qupath_origin(heatmap, target), partial, least=least)
     elif form == "dicom-map":
         write_parametric_map(heatmap, partial, slide=slide)
     elif form == "qupath-project" and slide is not None:

@@ -19,7 +19,7 @@ from wsi_meta.heatmaps.store import Heatmap
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CELLS_OF_LESION", "write_cells", "write_lesions"]
+__all__ = ["CELLS_OF_LESION", "write_annotations", "write_detections"]
 
 Origin = tuple[int, int] | None
 """Corner of what QuPath shows, level-0 pixels; None where it is not known, and positions are level-0 pixels."""
@@ -31,7 +31,7 @@ DECIMALS = 2
 """Of a position, level-0 pixels: a hundredth is some nanometres."""
 
 
-def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origin, file: Path, *, smooth: bool) -> None:
+def write_annotations(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origin, file: Path, *, smooth: bool) -> None:
     """Write lesions as annotations with ids, colours of their size classes, and measurements named as QuPath names them.
 
     Parameters
@@ -43,12 +43,12 @@ def write_lesions(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origin, f
         _write(text, frame_facts(origin) | coverage(heatmap), drawn)
 
 
-def write_cells(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
+def write_detections(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
     """Write the scanned cells whose probability is at least `least` as detections, for QuPath's measurement maps.
 
     Parameters
     ----------
-    origin : as for :func:`write_lesions`
+    origin : as for :func:`write_annotations`
     """
     with file.open("w", encoding="utf-8") as text:
         _write(text, frame_facts(origin) | coverage(heatmap), _cell_features(heatmap, origin or (0, 0), least))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsi_meta.errors import printable
 from wsi_meta.exports.qupath import CELLS_OF_LESION
-from wsi_meta.heatmaps.beneath import open_beneath
+from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 
 __all__ = ["write_project_script"]
@@ -33,7 +33,7 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    open_beneath(heatmap, slide).close()
+    open_scanned_slide(heatmap, slide).close()
     lesions = target.with_suffix(".geojson").name
     environment = Environment(
         loader=PackageLoader("wsi_meta", "exports"), undefined=StrictUndefined, keep_trailing_newline=True

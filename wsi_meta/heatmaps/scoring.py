@@ -15,7 +15,7 @@ from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.telling import tell_probability, tell_threshold
+from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = [
     "PieceScore",
     "describe_end",
+    "format_score",
     "known_figures",
     "none_found",
     "refuse_nothing",
     "score_pieces",
     "score_slide",
     "sum_up",
-    "tell_score",
 ]
 
 HIGHEST = 10
@@ -73,9 +73,9 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     return ScanResult(score_slide(probability), complete, cells)
 
 
-def tell_score(score: float, *, complete: bool) -> str:
+def format_score(score: float, *, complete: bool) -> str:
     """Return a score in words; of a slide that was not wholly read it is a lower bound."""
-    return tell_probability(score) if complete else f"≥ {tell_threshold(score, 3)}"
+    return format_probability(score) if complete else f"≥ {format_threshold(score, 3)}"
 
 
 def none_found(record: ScanRecord) -> str:
@@ -90,7 +90,7 @@ def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEff
     result = heatmap.result
     score = result.score if result is not None else None
     complete = result is not None and result.complete
-    found = "no cell was scanned" if score is None else f"score {tell_probability(score, 4)}"
+    found = "no cell was scanned" if score is None else f"score {format_probability(score, 4)}"
     found += "" if score is None or complete else ", incomplete"
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
     how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
@@ -182,7 +182,7 @@ def _score(
     widest = largest_lesion(lesions)
     largest = None if widest is None else widest["size_class"]
     told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
-    told += ", nothing scanned" if score is None else f", score {tell_probability(score)}"
+    told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
     told += f", {len(lesions)} lesions of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
     found = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from wsi_meta.inference.fast_network import FastNetwork
 
-__all__ = ["AT_ONCE", "Networks", "compare_precisions", "emulated_networks", "fast_networks", "networks_on"]
+__all__ = ["AT_ONCE", "NetworkFactory", "compare_precisions", "emulated_networks", "fast_networks", "networks_on"]
 
 MOSAIC_SIDE = 4
 """Patches along the side of the pictures that stand for a slide in dense mode."""
 AT_ONCE = MOSAIC_SIDE**2
 """Patches that are compared at a time."""
-Networks = Callable[[Model, str, bool], "Callable[[torch.Tensor], torch.Tensor]"]
+NetworkFactory = Callable[[Model, str, bool], "Callable[[torch.Tensor], torch.Tensor]"]
 """Makes the network of a model, in a precision, for dense mode or not: uint8 images in, logits out."""
 
 
@@ -34,7 +34,7 @@ def fast_networks(model: Model, precision: str, dense: bool) -> Callable[[torch.
     return _passes(FastNetwork(model, precision=precision, dense=dense), "cpu")
 
 
-def emulated_networks(device: str) -> Networks:
+def emulated_networks(device: str) -> NetworkFactory:
     """Return what makes networks on a device, where int8 is computed in floats and float32 without shortcuts."""
     from wsi_meta.inference.fast_network import FastNetwork
 
@@ -55,13 +55,13 @@ def _passes(network: FastNetwork, device: str) -> Callable[[torch.Tensor], torch
     return compute
 
 
-def networks_on(device: str, *, supports: Callable[[str], bool] = cpu_supports) -> Networks:
+def networks_on(device: str, *, supports: Callable[[str], bool] = cpu_supports) -> NetworkFactory:
     """Return what makes the networks of scans on a CPU with VNNI, else those that compute int8 in floats, on a GPU fast."""
     return fast_networks if device == "cpu" and supports("vnni") else emulated_networks(device)
 
 
 def compare_precisions(
-    model: Model, batches: Iterable[torch.Tensor], modes: Sequence[bool], *, networks: Networks = fast_networks
+    model: Model, batches: Iterable[torch.Tensor], modes: Sequence[bool], *, networks: NetworkFactory = fast_networks
 ) -> NDArray[np.float32]:
     """Return the logits of patches in float32 and in int8, each patch alone and, in dense mode, among 15 others.
 

@@ -11,9 +11,9 @@ from wsi_meta.errors import printable
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
-from wsi_meta.heatmaps.scoring import none_found, tell_score
+from wsi_meta.heatmaps.scoring import format_score, none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.telling import tell_threshold
+from wsi_meta.models.number_format import format_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
@@ -35,7 +35,7 @@ def title_of(record: ScanRecord) -> str:
         return f"{name}: scan not finished"
     score = "no score, nothing scanned"
     if result.score is not None:
-        score = f"score {tell_score(result.score, complete=result.complete)}"
+        score = f"score {format_score(result.score, complete=result.complete)}"
     unread = result.cells["unreadable"]
     incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
     words = () if record.verdict is None else record.verdict.words
@@ -56,9 +56,9 @@ def make_bar(drawn: Map, tissue: NDArray[np.uint8], *, peak: bool) -> Bar:
     marks = []
     if drawn.layer == "probability":
         threshold, highest = lesion_thresholds(drawn.record)
-        marks = [(threshold, f"model's threshold {tell_threshold(threshold)}")]
+        marks = [(threshold, f"model's threshold {format_threshold(threshold)}")]
         if peak and highest > threshold:
-            marks.append((highest, f"a lesion's peak has at least {tell_threshold(highest)}"))
+            marks.append((highest, f"a lesion's peak has at least {format_threshold(highest)}"))
     note = "" if drawn.alpha is None else "in the colours that it has on this tissue"
     return Bar(colours, style.top, style.label, note, marks)
 

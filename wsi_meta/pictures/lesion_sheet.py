@@ -11,12 +11,12 @@ import numpy as np
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.regions import Lesion
 from wsi_meta.heatmaps.scoring import none_found
-from wsi_meta.models.telling import tell_probability, tell_threshold
+from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
+from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.marks import add_outlines, badge
 from wsi_meta.pictures.page import Entry, Page, dpi_for
 from wsi_meta.pictures.window import Map, Window, read_window
-from wsi_meta.tiling.lettering import letter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,14 +105,14 @@ def _place(page: Page, drawn: Map, one: Shown, left: float, top: float) -> None:
     below = top + side + 0.14
     page.caption(left + 0.13, below, str(lesion.number), **badge(lesion.size_class))
     page.caption(left + 0.3, below, f"{lesion.size_class}, {_length(lesion.diameter_mm)}")
-    highest, mean = tell_probability(lesion.max_probability), tell_probability(lesion.mean_probability)
+    highest, mean = format_probability(lesion.max_probability), format_probability(lesion.mean_probability)
     page.caption(left + 0.3, below + 0.15, f"probability {highest}, mean {mean}")
     page.add_scale(window.width * drawn.grid.slide_mpp / 1000 / side, side, left + side + INSIDE_IN, top + side + 0.04)
 
 
 def _tell(drawn: Map, lesions: Sequence[Lesion], shown: int) -> str:
     if not lesions:
-        least = tell_threshold(lesion_thresholds(drawn.record)[1])
+        least = format_threshold(lesion_thresholds(drawn.record)[1])
         return f"{none_found(drawn.record)}: no cell has a probability of {least} or more"
     which = f"the {shown} largest of {len(lesions)} lesions" if shown < len(lesions) else f"all {shown} lesions"
     number = "the lesion" if len(lesions) == 1 else which

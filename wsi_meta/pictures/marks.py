@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
+from wsi_meta.pictures.lettering import text_width
 from wsi_meta.pictures.window import Window
-from wsi_meta.tiling.lettering import text_width
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

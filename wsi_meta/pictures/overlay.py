@@ -10,18 +10,18 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, local_path
-from wsi_meta.heatmaps.beneath import open_beneath
 from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
+from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import LAYERS
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.lesion_sheet import draw_sheet
+from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.marks import add_numbers, add_outlines, seen_in
 from wsi_meta.pictures.page import Page, dpi_for
-from wsi_meta.pictures.window import Map, Window, check_region, read_ground
-from wsi_meta.tiling.lettering import letter
-from wsi_meta.tiling.pictures import check_picture, write_figure
+from wsi_meta.pictures.picture_file import check_picture, write_figure
+from wsi_meta.pictures.window import Map, Window, read_ground, window_of_region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,7 @@ def draw_overlay(
     ----------
     heatmap : store, or path of one
     out : picture to write; its ending says the format, one of
-        :data:`wsi_meta.tiling.pictures.FORMATS`; without an ending, .png is added
+        :data:`wsi_meta.pictures.picture_file.FORMATS`; without an ending, .png is added
     slide : the slide it was made from, or its address; None draws the heatmap alone
     layer : ``probability``, or ``uncertainty``: the spread over the views, where the scan kept it
     alpha : opacity of the highest value
@@ -110,9 +110,9 @@ def draw_overlay(
     else:
         warn_if_unfinished(heatmap, "its other cells are veiled")
     whole = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
-    window = whole if region is None else check_region(region, heatmap)
+    window = whole if region is None else window_of_region(region, heatmap)
     with ExitStack() as stack:
-        opened = None if slide is None else stack.enter_context(open_beneath(heatmap, slide))
+        opened = None if slide is None else stack.enter_context(open_scanned_slide(heatmap, slide))
         if largest is not None and found is not None and opened is not None:
             page = draw_sheet(drawn, opened, found, largest, max_side)
         else:

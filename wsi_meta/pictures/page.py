@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.tiling.lettering import Lettering, break_lines, text_width
-from wsi_meta.tiling.pictures import DPI, round_length
+from wsi_meta.pictures.lettering import Lettering, break_lines, text_width
+from wsi_meta.pictures.picture_file import DPI, round_length
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,7 +20,7 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["UNSEEN", "Map", "Window", "check_region", "read_ground", "read_window"]
+__all__ = ["UNSEEN", "Map", "Window", "read_ground", "read_window", "window_of_region"]
 
 UNSEEN = ((255, 255, 255), (205, 150, 155))
 """Colours, RGB, of the stripes where the slide's pixels could not be read."""
@@ -109,7 +109,7 @@ def stripes(shape: tuple[int, int], top: int = 0) -> NDArray[np.bool_]:
     return np.asarray((rows + cols) // STRIPE_PX % 2 == 1)
 
 
-def check_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Window:
+def window_of_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Window:
     """Return a region of a slide as a window.
 
     Raises

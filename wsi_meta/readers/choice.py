@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from wsi_meta.errors import SlideReadError, first_line, named_by_source
 from wsi_meta.files.address import Address, SlidePath
-from wsi_meta.files.one_picture import SeveralPicturesError
+from wsi_meta.files.image_series import SeveralPicturesError
 from wsi_meta.files.partial_copy import PartialCopy, partial_copy
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file

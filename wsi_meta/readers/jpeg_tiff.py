@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import first_line
 from wsi_meta.readers.tiff_reader import JPEG, TiledLevel, TileForm
-from wsi_meta.tiffs.left_out import lacks_tiles
+from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 
 __all__ = ["NotPlainError", "find_levels", "head_of", "name_of"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.files.one_picture import expect_one, ome_root, pictures_of_tiff
+from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios

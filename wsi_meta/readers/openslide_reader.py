@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.files.one_picture import expect_one_in_tiff
+from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
@@ -19,7 +19,7 @@ from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
-from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
-from wsi_meta.files.one_picture import expect_one, pictures_of_tiff
+from wsi_meta.files.image_series import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm

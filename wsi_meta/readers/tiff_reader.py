@@ -11,7 +11,7 @@ import numpy as np
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.readers.tile_reader import Tile, TileReader
-from wsi_meta.tiffs.left_out import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

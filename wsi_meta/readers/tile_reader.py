@@ -14,7 +14,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.readers.reader import undecodable
 from wsi_meta.readers.tile_cache import TileCache
-from wsi_meta.tiffs.left_out import LeftOut, TileGrid
+from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

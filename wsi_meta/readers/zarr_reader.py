@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
-from wsi_meta.files.one_picture import expect_one, pictures_of_zarr
+from wsi_meta.files.image_series import expect_one, pictures_of_zarr
 from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
@@ -27,7 +27,7 @@ from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.readers.tile_reader import Tile, TileReader
-from wsi_meta.tiffs.left_out import TileGrid
+from wsi_meta.tiffs.sparse_tiles import TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -24,10 +24,10 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import load_model
+from wsi_meta.scanning.cluster_client import reached
+from wsi_meta.scanning.cluster_queue import BlockFlow, Room
 from wsi_meta.scanning.engine import SlideScan, Todo
-from wsi_meta.scanning.flow import BlockFlow, Room
 from wsi_meta.scanning.gpus import GpuProcesses
-from wsi_meta.scanning.reach import reached
 from wsi_meta.scanning.threads import Threads
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import Slide, open_slide

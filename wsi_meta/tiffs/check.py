@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.left_out import TileGrid
 from wsi_meta.tiffs.pages import Page, few_of, number_of, pages_at, pages_in
 from wsi_meta.tiffs.pixel_form import FORM, refuse_other_form
+from wsi_meta.tiffs.sparse_tiles import TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

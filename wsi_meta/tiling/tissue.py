@@ -14,8 +14,8 @@ from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tiling.colours import join_tissue, tell_colours
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.tiling.tissue_colours import join_tissue, segment_by_colour
 from wsi_meta.tiling.tissue_outlines import MaskRaster, read_tissue_outlines
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def find_tissue(slide: Slide) -> TissueMask:
     """
     raster = MaskRaster.of(slide)
     image, readable = slide.read_overview(raster.mpp)
-    coloured, ink = tell_colours(image, raster.mpp)
+    coloured, ink = segment_by_colour(image, raster.mpp)
     del image  # the largest array here; the model may be loaded at the same time
     mask = join_tissue(coloured, ink, readable, raster.mpp)
     return TissueMask(mask, (raster.step,) * 2, "found", inked_share(mask, ink, raster.mpp))

@@ -16,7 +16,7 @@ from wsi_meta.annotations.outlines import Outline, fill_outlines
 from wsi_meta.annotations.polygonize import trace_cells
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tiling.colours import MASK_MPP
+from wsi_meta.tiling.tissue_colours import MASK_MPP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from torch import nn
 
 from wsi_meta.datasets.layouts import Patches, read_batches
 from wsi_meta.errors import TrainingError, first_line
-from wsi_meta.evaluation.evaluate import describe_training
+from wsi_meta.evaluation.evaluate import store_feature_statistics
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, save_model
 from wsi_meta.models.weights import half_precision
@@ -35,7 +35,7 @@ from wsi_meta.training.validation import Validation
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Job", "Outcome", "Parts", "Run", "describe", "train_epoch", "train_epochs"]
+__all__ = ["Job", "Outcome", "Parts", "Run", "card_facts", "train_epoch", "train_epochs"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Parts:
     make_learner: Callable[[Start, Recipe, int, Processes, str], Learner] = make_learner
     make_validation: Callable[..., Validation] = Validation
     best_epoch: Callable[[Sequence[Epoch]], int] = best_epoch
-    describe_training: Callable[..., object] = describe_training
+    store_feature_statistics: Callable[..., object] = store_feature_statistics
     draw_contact_sheet: Callable[[Path, Patches, Recipe], object] = draw_contact_sheet
     draw_curves: Callable[[Path, Sequence[Epoch]], object] = draw_curves
     log_epoch: Callable[[str | Path, Epoch], object] = log_epoch
@@ -79,12 +79,12 @@ class Run:
     train_set: Patches
     validation: Validation
     described: dict[str, Any]
-    """What :func:`describe` returned for it."""
+    """What :func:`card_facts` returned for it."""
     identity: dict[str, Any]
     """What :func:`wsi_meta.training.checkpoint.identify` returned for it."""
 
 
-def describe(job: Job, init: str | Path, train_set: Patches, validation: Validation) -> dict[str, Any]:
+def card_facts(job: Job, init: str | Path, train_set: Patches, validation: Validation) -> dict[str, Any]:
     """Return recipe, initial weights and data of a training, as the card records them."""
     return {
         "recipe": asdict(job.recipe),

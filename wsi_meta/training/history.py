@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.datasets.hygiene import split_for_training
+from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
 from wsi_meta.evaluation.results import history_path

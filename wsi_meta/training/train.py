@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from wsi_meta.datasets.hygiene import check_patches, split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches, tell_few, tell_folders
+from wsi_meta.datasets.checks import check_patches, split_for_training
+from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
 from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
@@ -35,7 +35,7 @@ from wsi_meta.training.checkpoint import (
 )
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
-from wsi_meta.training.epochs import Job, Outcome, Parts, Run, describe, train_epochs
+from wsi_meta.training.epochs import Job, Outcome, Parts, Run, card_facts, train_epochs
 from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_finished, read_history, turned
 from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
@@ -47,7 +47,7 @@ __all__ = ["Recipe", "TrainResult", "run_training", "train"]
 
 logger = logging.getLogger(__name__)
 
-RESNET50 = Parts()
+RESNET50_PARTS = Parts()
 """The parts that :func:`train` uses."""
 
 
@@ -133,7 +133,7 @@ def train(
         progress=progress,
     )
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe or "strong")
-    return run_training(data, init, Path(out), recipe, options, RESNET50)
+    return run_training(data, init, Path(out), recipe, options, RESNET50_PARTS)
 
 
 def run_training(
@@ -152,7 +152,7 @@ def run_training(
         precision = choose_precision(options.precision, processes.device, recipe.pictures(len(train_set)))
         shown = input_of(init, train_set)
         validation = _make_validation(job, precision, valid_set, shown)
-        described = describe(job, init, train_set, validation)
+        described = card_facts(job, init, train_set, validation)
         if finished:
             return _finished_before(job, described, validation)
         start = _load_start(job, init, shown)
@@ -162,8 +162,8 @@ def run_training(
         run = Run(job, learner, train_set, validation, described, identity)
         _begin_files(run, resumed=checkpoint is not None)
         outcome = train_epochs(run, checkpoint)
-        outcome = _finish(job, outcome, train_set, validation)
-        _describe(job, train_set)
+        outcome = _fit_to_int8(job, outcome, train_set, validation)
+        _store_feature_statistics(job, train_set)
         _remove_checkpoint(job)
         return _result(job, outcome, validation)
 
@@ -229,7 +229,7 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
         checked = check_patches(train_set, valid_set, found.get("test"), **asked)
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
-        tell_few(valid_set, f"{tell_folders(data)}: validation")
+        warn_of_few(valid_set, f"{tell_folders(data)}: validation")
     train_set, valid_set = job.processes.share((train_set, valid_set))
     _refuse_too_few(train_set, valid_set, recipe)
     return train_set, valid_set
@@ -270,7 +270,7 @@ def _begin_files(run: Run, *, resumed: bool) -> None:
         job.parts.draw_contact_sheet(out, run.train_set, job.recipe)
 
 
-def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validation) -> Outcome:
+def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Validation) -> Outcome:
     """Make the best weights fit int8 and measure it, before the checkpoint goes: a killed run does it, or not again.
 
     Returns the outcome with the logits of the weights that are stored.
@@ -288,11 +288,11 @@ def _finish(job: Job, outcome: Outcome, train_set: Patches, validation: Validati
     return outcome if logits is None else replace(outcome, best_logits=logits)
 
 
-def _describe(job: Job, train_set: Patches) -> None:
+def _store_feature_statistics(job: Job, train_set: Patches) -> None:
     """Write into the model what its training patches look like, before the checkpoint goes: a killed run does it again."""
     options = job.options
     if job.processes.first:
-        job.parts.describe_training(job.out, train_set, workers=options.workers, progress=options.progress)
+        job.parts.store_feature_statistics(job.out, train_set, workers=options.workers, progress=options.progress)
 
 
 def _remove_checkpoint(job: Job) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import largest_lesion
-from wsi_meta.heatmaps.scoring import none_found, tell_score
+from wsi_meta.heatmaps.scoring import format_score, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.telling import tell_threshold
+from wsi_meta.models.number_format import format_threshold
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 
@@ -131,7 +131,7 @@ def _result(record: ScanRecord) -> Lines:
 
 
 def _told(score: float | None, result: ScanResult) -> str:
-    return "none, nothing scanned" if score is None else tell_score(score, complete=result.complete)
+    return "none, nothing scanned" if score is None else format_score(score, complete=result.complete)
 
 
 def _slide(record: ScanRecord) -> Lines:
@@ -148,7 +148,7 @@ def _slide(record: ScanRecord) -> Lines:
 
 def _model(record: ScanRecord) -> Lines:
     card = record.model
-    points = ", ".join(f"{name.replace('_', ' ')} {tell_threshold(value, 3)}" for name, value in card.thresholds.items())
+    points = ", ".join(f"{name.replace('_', ' ')} {format_threshold(value, 3)}" for name, value in card.thresholds.items())
     auc = card.metrics.get("auc")
     lines = [
         ("Network", f"{card.architecture}, {card.preprocessing.mpp:g} µm"),

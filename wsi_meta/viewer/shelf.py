@@ -14,10 +14,10 @@ from typing import TypeGuard
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
 from wsi_meta.files.address import SlidePath, is_address, slide_path
 from wsi_meta.files.zarr_folder import is_zarr_image
-from wsi_meta.heatmaps.beneath import open_as_scanned
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.heatmaps.scanned_slide import open_as_scanned
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.worklist.table import open_table

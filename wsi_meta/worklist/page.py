@@ -13,15 +13,15 @@ from urllib.parse import quote
 from wsi_meta import __version__
 from wsi_meta.errors import printable
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
-from wsi_meta.heatmaps.scoring import tell_score
+from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.telling import tell_probability
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
 from wsi_meta.quality.verdict import NO_TISSUE, OK
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
-from wsi_meta.worklist.truth import Agreement, CohortFroc, judge_rows
+from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -161,8 +161,8 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "facts": " · ".join(f"{what} {value}" for what, value in facts if value),
         "picture": None if picture is None else quote(os.fsencode(picture)),
         "rank": f"{rank:.4f}".removeprefix("0"),
-        "score": tell_score(rank, complete=row["complete"]),
-        "plain": tell_probability(row["score"]) if row["fitted_score"] is not None else "",
+        "score": format_score(rank, complete=row["complete"]),
+        "plain": format_probability(row["score"]) if row["fitted_score"] is not None else "",
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,
         "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
@@ -190,7 +190,7 @@ def _percent(share: float | None) -> str:
     return f"{100 * share:.1f} %" if 0 < share < 0.1 or 0.995 <= share < 1 else f"{100 * share:.0f} %"
 
 
-def _agreement(found: Agreement | None) -> dict[str, Any] | None:
+def _agreement(found: CohortAgreement | None) -> dict[str, Any] | None:
     if found is None:
         return None
     words = {"score": "the score", "fitted_score": "the fitted score"}

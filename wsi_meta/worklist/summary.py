@@ -12,10 +12,10 @@ from pathlib import Path
 from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
-from wsi_meta.heatmaps.beneath import is_beneath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.regions import largest_lesion
+from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -187,7 +187,7 @@ def _finished_store(store: Path, slide: str | SlidePath) -> tuple[Heatmap | None
         heatmap = Heatmap.open(store)
     except (HeatmapError, OSError):
         return None, None
-    return (None, None) if heatmap.result is None else (heatmap, is_beneath(heatmap, slide))
+    return (None, None) if heatmap.result is None else (heatmap, is_scanned_slide(heatmap, slide))
 
 
 def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
@@ -207,7 +207,7 @@ def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
         return row | (_from_outside(row, before) if before else {})
     named = [row for row in without if Path(row["slide"]).name == printable(heatmap.record.slide.file)]
     if before is None and len(named) == 1 and heatmap.result is not None:
-        before = None if is_beneath(heatmap, named[0]["slide"]) is False else named[0]
+        before = None if is_scanned_slide(heatmap, named[0]["slide"]) is False else named[0]
     row = summarise(before["slide"] if before else heatmap.record.slide.file, heatmap)
     twins = [other for other in named if other["slide"] == printable(row["slide"])]
     if before is None and twins and not row["error"]:  # its path says no more than the name: one row has to tell both

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import SlidePath, local_path
-from wsi_meta.heatmaps.beneath import open_beneath, read_beneath
+from wsi_meta.heatmaps.scanned_slide import open_scanned_slide, read_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import written_whole
 from wsi_meta.pictures.colours import colour_cells
@@ -104,7 +104,7 @@ def _is_at_hand(slide: str | SlidePath | None) -> bool:
 def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] | None:
     """Return an overview of a slide; None where it is not at hand, is another one, or has no level that is read quickly."""
     try:
-        with open_beneath(heatmap, slide) as opened:
+        with open_scanned_slide(heatmap, slide) as opened:
             downsample = max(opened.width, opened.height) / SIDE_PX
             fitting = [
                 width * height
@@ -113,7 +113,7 @@ def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] |
             ]
             if min(fitting, default=0) > MOST_PX:
                 return None
-            return read_beneath(heatmap, opened, SIDE_PX)
+            return read_scanned_slide(heatmap, opened, SIDE_PX)
     except (SlideReadError, HeatmapError) as error:
         logger.debug("%s: the map is drawn alone: %s", slide, one_line(error))
         return None

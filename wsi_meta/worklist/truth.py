@@ -13,13 +13,13 @@ from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.errors import WsiMetaError, one_line
-from wsi_meta.evaluation.cohort import judge_slide
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, bootstrap_interval, delong, froc_curve
+from wsi_meta.evaluation.cohort import match_slide
+from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, delong, froc_curve, froc_interval
 from wsi_meta.heatmaps.score_model import POSITIVE
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import Row
 
-__all__ = ["Agreement", "CohortAuc", "CohortFroc", "judge_rows"]
+__all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CohortFroc:
 
 
 @dataclass(frozen=True, eq=False)
-class Agreement:
+class CohortAgreement:
     """What labels and annotations say."""
 
     aucs: tuple[CohortAuc, ...]
@@ -63,7 +63,7 @@ class Agreement:
     """What was left out, in sentences."""
 
 
-def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesions: bool) -> Agreement | None:
+def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesions: bool) -> CohortAgreement | None:
     """Compare rows of a summary with their own labels and annotations; None where they have none.
 
     Labels are those of :func:`wsi_meta.fit_score`. Slides of Camelyon16 that are known to be wrong are left out, as
@@ -94,7 +94,7 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
             froc = _froc(folder, judged, notes)
         else:
             notes.append("The FROC curve of the lesions is computed when the run has ended.")
-    return Agreement(aucs, froc, tuple(notes))
+    return CohortAgreement(aucs, froc, tuple(notes))
 
 
 def is_tumor(label: str | None) -> bool | None:
@@ -145,7 +145,7 @@ def _froc(folder: Path, slides: Sequence[tuple[str, Row]], notes: list[str]) -> 
         notes.append("There is no FROC curve: no annotated lesion counts.")
         return None
     isolated = sum(slide.isolated for slide in hits)
-    return CohortFroc(froc_curve(hits, hits=np.float32), bootstrap_interval(hits), len(hits), lesions, isolated)
+    return CohortFroc(froc_curve(hits, hits=np.float32), froc_interval(hits), len(hits), lesions, isolated)
 
 
 def _hits(folder: Path, name: str, row: Row) -> SlideHits:
@@ -158,5 +158,5 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
         outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
-        return judge_slide(name, points, outlines).hits
-    return judge_slide(name, points, drawn).hits
+        return match_slide(name, points, outlines).hits
+    return match_slide(name, points, drawn).hits

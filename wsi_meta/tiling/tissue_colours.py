@@ -23,7 +23,7 @@ __all__ = [
     "bridge_gaps",
     "enclosed_areas",
     "join_tissue",
-    "tell_colours",
+    "segment_by_colour",
 ]
 
 MASK_MPP = 7.776
@@ -52,14 +52,14 @@ FILL_MM2 = 0.5
 """Holes up to this are filled: fat inside a node is pale, and nodal tissue runs through it."""
 
 
-def tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def segment_by_colour(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return what is stained (not glass, black or ink), and what is ink with its soft edge; in bands, for little memory."""
     margin = ceil(BLUR_TRUNCATE * BLUR_UM / mpp) + round(PEN_EDGE_UM / mpp) + 1  # how far a band must see into its neighbours
     stained, ink = (np.zeros(image.shape[:2], bool) for _ in range(2))
 
     def tell(top: int) -> None:
         first, inner = max(0, top - margin), slice(top, top + BAND_ROWS)
-        band = _tell_band(image[first : top + BAND_ROWS + margin], mpp)
+        band = _segment_band(image[first : top + BAND_ROWS + margin], mpp)
         stained[inner], ink[inner] = (part[top - first : top - first + BAND_ROWS] for part in band)
         stained[inner] &= ~ink[inner]
 
@@ -68,7 +68,7 @@ def tell_colours(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_
     return stained, ink
 
 
-def _tell_band(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _segment_band(image: NDArray[np.uint8], mpp: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     planes = [_blurred(image[..., channel], mpp) for channel in range(3)]  # one by one: several times faster
     value, lowest = reduce(np.maximum, planes), reduce(np.minimum, planes)
     saturation = np.divide(value - lowest, value, out=np.zeros_like(value), where=value > 0)

@@ -19,7 +19,7 @@ from wsi_meta.slides.slide import Slide, open_slide
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["is_beneath", "is_scan_of", "known_slide", "open_as_scanned", "open_beneath", "read_beneath"]
+__all__ = ["is_scan_of", "is_scanned_slide", "known_slide", "open_as_scanned", "open_scanned_slide", "read_scanned_slide"]
 
 
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
@@ -38,7 +38,7 @@ def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
     return open_slide(path, mpp=mpp)
 
 
-def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
+def open_scanned_slide(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
     """Open the slide that a heatmap was made from; close it after use.
 
     Raises
@@ -55,7 +55,7 @@ def open_beneath(heatmap: Heatmap, slide: str | Path | Address) -> Slide:
     return opened
 
 
-def is_beneath(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
+def is_scanned_slide(heatmap: Heatmap, slide: str | Path | Address) -> bool | None:
     """Tell whether a slide is the one that a heatmap was made from; None where it cannot be opened."""
     try:
         with open_as_scanned(heatmap.record, slide) as opened:
@@ -69,10 +69,10 @@ def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     identity = heatmap.record.identity
     if slide.has_fingerprint(identity.slide):
         return True
-    return slide.reader != identity.reader and bool(is_beneath(heatmap, slide.path))
+    return slide.reader != identity.reader and bool(is_scanned_slide(heatmap, slide.path))
 
 
-def read_beneath(heatmap: Heatmap, slide: Slide, max_side: int) -> NDArray[np.uint8]:
+def read_scanned_slide(heatmap: Heatmap, slide: Slide, max_side: int) -> NDArray[np.uint8]:
     """Return an overview of the open slide of a heatmap, uint8 RGB, its longer side about so many pixels.
 
     Raises

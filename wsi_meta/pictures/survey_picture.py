@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import printable
+from wsi_meta.pictures.lettering import break_lines, letter
+from wsi_meta.pictures.picture_file import DPI, add_scale_bar, write_figure
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tiling.kinds import Kind, TissueSurvey
-from wsi_meta.tiling.lettering import break_lines, letter
-from wsi_meta.tiling.pictures import DPI, add_scale_bar, write_figure
 from wsi_meta.tiling.pieces import SPECK
+from wsi_meta.tiling.tissue_survey import Kind, TissueSurvey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

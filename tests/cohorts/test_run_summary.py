@@ -11,7 +11,7 @@ from fakes import DarknessPredictor
 from slide_files import texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
-from wsi_meta.cohorts.closing import closing_line, what_limits
+from wsi_meta.cohorts.run_summary import closing_line, what_limits
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model

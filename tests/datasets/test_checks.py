@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import TINY, train_tiny
 
 from wsi_meta.cli import main
-from wsi_meta.datasets.hygiene import check_patches
+from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.training.recipe import Recipe

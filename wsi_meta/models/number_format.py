@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["tell_probability", "tell_threshold"]
+__all__ = ["format_probability", "format_threshold"]
 
 
-def tell_probability(value: float, digits: int = 3) -> str:
+def format_probability(value: float, digits: int = 3) -> str:
     """Return a probability, or a slide's score, with so many decimals; none is rounded to 0 or 1."""
     least = 10.0**-digits
     told, none, certain = (f"{number:.{digits}f}" for number in (value, 0, 1))
     return {none: f"under {least:.{digits}f}", certain: f"over {1 - least:.{digits}f}"}.get(told, told)
 
 
-def tell_threshold(value: float, digits: int = 2) -> str:
+def format_threshold(value: float, digits: int = 2) -> str:
     """Return a threshold, or a bound, with so many decimals: more where they would make it 1, two figures of a small one."""
     if value < 10.0 ** (1 - digits):
         return f"{value:.2g}"

@@ -11,12 +11,12 @@ import numpy as np
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.outputs import check_output, refuse_input, refuse_one_name, written_whole
+from wsi_meta.pictures.picture_file import check_picture
+from wsi_meta.pictures.survey_picture import draw_survey
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.tiling.kinds import TissueSurvey, tell_kinds
-from wsi_meta.tiling.pictures import check_picture
-from wsi_meta.tiling.survey_picture import draw_survey
 from wsi_meta.tiling.tissue import TissueMask
 from wsi_meta.tiling.tissue_outlines import tissue_features
+from wsi_meta.tiling.tissue_survey import TissueSurvey, survey_kinds
 
 __all__ = ["survey_tissue"]
 
@@ -63,7 +63,7 @@ def survey_tissue(
         refuse_input(picture, "the tissue mask", tissue_mask)
         refuse_one_name(out, picture, "--out and --picture")
     with nullcontext(slide) if isinstance(slide, Slide) else open_slide(slide, mpp=mpp, reader=reader) as opened:
-        survey = tell_kinds(opened, tissue_mask)
+        survey = survey_kinds(opened, tissue_mask)
         if out is not None:
             _write_mask(out, survey.tissue, opened)
         if picture is not None:

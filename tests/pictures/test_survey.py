@@ -20,14 +20,14 @@ from slide_files import MODEL_MPP, damage_tile, write_scn, write_slide
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.models.model import Model
+from wsi_meta.pictures.survey import survey_tissue
+from wsi_meta.pictures.survey_picture import LOOKS, MAX_SIDE, _colours, _mark_pieces
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.tiling.colours import MASK_MPP
 from wsi_meta.tiling.grid import PatchGrid
-from wsi_meta.tiling.kinds import Kind, tell_kinds
 from wsi_meta.tiling.pieces import SPECK, label_pieces, measure_pieces
-from wsi_meta.tiling.survey import survey_tissue
-from wsi_meta.tiling.survey_picture import LOOKS, MAX_SIDE, _colours, _mark_pieces
 from wsi_meta.tiling.tissue import as_tissue_mask, find_tissue, read_tissue_mask
+from wsi_meta.tiling.tissue_colours import MASK_MPP
+from wsi_meta.tiling.tissue_survey import Kind, survey_kinds
 
 GLASS, TISSUE, GREEN_INK, BLACK = (243, 242, 244), (150, 90, 160), (40, 140, 60), (4, 4, 6)
 FORMATS = ("geojson", "png", "tif")
@@ -190,7 +190,7 @@ class TestKinds:
         path = write_slide(tmp_path / "s.tif", _painted(), MASK_MPP)
         damage_tile(path, 5)  # rows from 256, columns from 512
         with open_slide(path) as slide:
-            survey = tell_kinds(slide)
+            survey = survey_kinds(slide)
         places = {
             Kind.COLOURED: (50, 200),
             Kind.FILLED: (75, 75),
@@ -225,7 +225,7 @@ class TestKinds:
         damage_tile(path, 5)  # from row and column 256 on; 0.06 mm2
         mask = _geojson(tmp_path / "m.geojson", ("Tissue", [_box(100, 100, 384, 700)]))
         with open_slide(path) as slide:
-            found, given = tell_kinds(slide), tell_kinds(slide, mask)
+            found, given = survey_kinds(slide), survey_kinds(slide, mask)
         side = 256 * 0.972 / 1000
         assert found.areas_mm2(left_out=False) == {"unreadable": pytest.approx(side**2)}
         assert (found.specks, (found.labels != 0).any()) == (0, False)
@@ -258,7 +258,7 @@ class TestKinds:
         cells &= np.hypot(rows - 30, cols - 30) > 15  # a ring: neither its corner nor its middle is tissue
         cells |= rows + cols > 130
         with _slide(tmp_path) as slide:
-            survey = tell_kinds(slide)
+            survey = survey_kinds(slide)
         axes = Figure().add_subplot()
         _mark_pieces(axes, replace(survey, labels=label_pieces(cells, 31.104)))
         side = survey.cell_px * survey.mpp / 1000

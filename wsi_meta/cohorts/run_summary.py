@@ -66,7 +66,7 @@ def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
         error = one_line(caught) or type(caught).__name__
         raise
     finally:
-        _tell_end(run, time.perf_counter() - begun, error)
+        _log_end(run, time.perf_counter() - begun, error)
 
 
 def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: float, limit: str) -> str:
@@ -128,7 +128,7 @@ def _waiting(effort: ScanEffort) -> float:
     return effort.waiting_s / busy if busy > 0 else 0.0
 
 
-def _tell_end(run: Run, passed_s: float, error: str | None) -> None:
+def _log_end(run: Run, passed_s: float, error: str | None) -> None:
     effort = ScanEffort().with_others(*run.efforts)
     limit = ""
     if effort.cells and run.scanner is not None:

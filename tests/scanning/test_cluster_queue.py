@@ -13,7 +13,7 @@ import pytest
 from distributed import KilledWorker
 
 from wsi_meta.errors import DeviceError, SlideReadError
-from wsi_meta.scanning.flow import MOST_DEATHS, MOST_LOSSES, TASKS_PER_THREAD, BlockFlow, Room
+from wsi_meta.scanning.cluster_queue import MOST_DEATHS, MOST_LOSSES, TASKS_PER_THREAD, BlockFlow, Room
 from wsi_meta.scanning.threads import Turn
 from wsi_meta.tiling.grid import Block
 

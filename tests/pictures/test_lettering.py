@@ -6,7 +6,7 @@ import warnings
 import pytest
 from matplotlib.figure import Figure
 
-from wsi_meta.tiling.lettering import FAMILY, Lettering, break_lines, letter, text_width
+from wsi_meta.pictures.lettering import FAMILY, Lettering, break_lines, letter, text_width
 
 NO_FONT = "\U000e0041"
 """A tag, which has no shape."""

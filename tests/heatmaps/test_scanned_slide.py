@@ -18,7 +18,7 @@ from wsi_meta.datasets.candidates import find_candidates
 from wsi_meta.datasets.manifest import read_manifest
 from wsi_meta.errors import DataError, HeatmapError
 from wsi_meta.exports.export import export
-from wsi_meta.heatmaps.beneath import is_beneath, is_scan_of, open_beneath
+from wsi_meta.heatmaps.scanned_slide import is_scan_of, is_scanned_slide, open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
@@ -62,9 +62,9 @@ def heatmap(tmp_path: Path, slide: Path, made_by: str) -> Heatmap:
 
 
 def test_it_is_opened_by_the_reader_that_made_the_map(slide: Path, heatmap: Heatmap, made_by: str, tmp_path: Path) -> None:
-    with open_beneath(heatmap, slide) as opened:
+    with open_scanned_slide(heatmap, slide) as opened:
         assert opened.reader == made_by
-    assert is_beneath(heatmap, slide) is True
+    assert is_scanned_slide(heatmap, slide) is True
     assert export(heatmap, tmp_path / "s.groovy", slide=slide).exists()
     assert not draw_thumbnail(heatmap, slide)[1], "it lies beneath"
     shelf = Shelf([heatmap.path], slide)
@@ -75,10 +75,10 @@ def test_it_is_opened_by_the_reader_that_made_the_map(slide: Path, heatmap: Heat
 
 def test_another_slide_is_still_another(heatmap: Heatmap, tmp_path: Path) -> None:
     other = _write_ome(tmp_path / "other.ome.tif", seed=1)
-    assert is_beneath(heatmap, other) is False
+    assert is_scanned_slide(heatmap, other) is False
     assert draw_thumbnail(heatmap, other)[1]
     with pytest.raises(HeatmapError, match=r"made from s\.tif, not from .*other\.ome\.tif"):
-        open_beneath(heatmap, other)
+        open_scanned_slide(heatmap, other)
     with open_slide(other) as opened:
         assert not is_scan_of(heatmap, opened)
 
@@ -89,7 +89,7 @@ def test_where_its_reader_cannot_open_it_the_one_that_fits_does(tmp_path: Path, 
     with open_slide(path) as opened:
         mark = opened.fingerprint()
     heatmap = write_store(tmp_path / "s.zarr", np.zeros((10, 10), np.float32), mpp=MPP, slide=mark, reader=reader)
-    with open_beneath(heatmap, path) as opened:
+    with open_scanned_slide(heatmap, path) as opened:
         assert opened.reader == "openslide"
 
 
@@ -122,12 +122,12 @@ def test_slides_that_differ_in_one_region_are_two_and_older_fingerprints_are_kno
     place = len(stored) // 30  # between the first two of the 16 parts
     other.write_bytes(stored[:place] + bytes(1000) + stored[place + 1000 :])
     heatmap = scan_darkness(path, tmp_path / "h.zarr", **SETTINGS)
-    assert is_beneath(heatmap, other) is False
+    assert is_scanned_slide(heatmap, other) is False
 
     spread = b"".join(stored[at : at + 16384] for number in range(16) for at in [(len(stored) - 16384) * number // 15])
     for parts in (spread, stored[:65536] + stored[-65536:]):
         identity = replace(heatmap.record.identity, slide=hashlib.sha256(head + parts).hexdigest())
         old = heatmap.unfinished(replace(heatmap.record, identity=identity, result=None, lesions=None))
-        assert is_beneath(old, path)
+        assert is_scanned_slide(old, path)
         again = scan_darkness(path, tmp_path / "h.zarr", **SETTINGS)
         assert (again.finished, again.record.identity) == (True, identity)

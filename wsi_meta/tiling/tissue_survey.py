@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.slides.slide import Slide
-from wsi_meta.tiling.colours import FILL_MM2, MASK_MPP, MAX_DARKNESS, enclosed_areas, join_tissue, tell_colours
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
 from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask
+from wsi_meta.tiling.tissue_colours import FILL_MM2, MASK_MPP, MAX_DARKNESS, enclosed_areas, join_tissue, segment_by_colour
 from wsi_meta.tiling.tissue_outlines import MaskRaster
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Kind", "TissueSurvey", "tell_kinds"]
+__all__ = ["Kind", "TissueSurvey", "survey_kinds"]
 
 CELL_UM = 4 * MASK_MPP
 """Side of a cell at the default stride."""
@@ -94,11 +94,11 @@ class TissueSurvey:
         }
 
 
-def tell_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueSurvey:
+def survey_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueSurvey:
     """Return the kinds of a slide's parts; parameters and errors as :func:`wsi_meta.survey_tissue`."""
     raster = MaskRaster.of(slide)
     image, readable = slide.read_overview(raster.mpp)
-    coloured, ink = tell_colours(image, raster.mpp)
+    coloured, ink = segment_by_colour(image, raster.mpp)
     mask = join_tissue(coloured, ink, readable, raster.mpp)
     tissue = TissueMask(mask, (raster.step,) * 2, "found")
     kinds = _kinds_left_out(image, mask, ink, raster.mpp)
