@@ -85,7 +85,6 @@ PATH, SLIDE = LocalPath(path_type=Path), SlideLocation(path_type=Path)
 FILE_OR_WORD = FileOrWord()
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-AUTO_PRECISION = "Arithmetic; auto is bf16 where the hardware has it, else fp32."
 training_precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),

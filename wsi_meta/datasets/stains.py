@@ -131,14 +131,13 @@ def nearest_family(patch: NDArray[np.uint8]) -> Family:
     return min(FAMILIES.values(), key=lambda family: float((((hue - family.hue) / HUE_DEVIATION) ** 2).sum()))
 
 
-def cluster_by_hue(hues: NDArray[np.float64], clusters: int = 6, *, seed: int = 0) -> NDArray[np.int64]:
+def cluster_by_hue(hues: NDArray[np.float64], clusters: int = 6) -> NDArray[np.int64]:
     """Group patches by their stains' colours: k-means, the largest group first.
 
     Parameters
     ----------
     hues : float (n, 4), :func:`stain_hue` of each patch; each column is scaled to a standard deviation of 1
     clusters : number of groups; there are fewer where there are fewer different hues
-    seed : of the starts of k-means
 
     Returns
     -------
@@ -148,7 +147,7 @@ def cluster_by_hue(hues: NDArray[np.float64], clusters: int = 6, *, seed: int = 
 
     scaled = _scaled(hues)
     most = len(np.unique(scaled, axis=0))
-    found = KMeans(min(clusters, most), n_init=10, random_state=seed).fit_predict(scaled)
+    found = KMeans(min(clusters, most), n_init=10, random_state=0).fit_predict(scaled)
     order = np.argsort(-np.bincount(found), kind="stable")
     return np.asarray(np.argsort(order)[found], np.int64)
 

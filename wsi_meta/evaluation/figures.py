@@ -62,6 +62,8 @@ DPI = 200
 SIDE_INCHES = (3.9, 3.7)
 HEAT = 0.65
 """Opacity of a heatmap over its patch where it is highest."""
+COLUMNS = 4
+"""Cases beside each other in the gallery."""
 
 
 @dataclass(frozen=True)
@@ -202,28 +204,28 @@ def draw_probabilities(labels: NDArray[np.uint8], evaluation: Evaluation, theme:
     return _finish(figure)
 
 
-def draw_gallery(cases: Sequence[Case], label_px: int, theme: Theme = LIGHT, *, columns: int = 4) -> bytes:
+def draw_gallery(cases: Sequence[Case], label_px: int) -> bytes:
     """Draw each case as its patch with the heatmap beside it, both with a frame round the labelled centre."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(3.3 * columns, 2.15 * rows + 0.2), layout="constrained", facecolor=theme.paper)
-    for cell in figure.subplots(rows, columns, squeeze=False).flat[len(cases) :]:
+    rows = -(-len(cases) // COLUMNS)
+    figure = Figure(figsize=(3.3 * COLUMNS, 2.15 * rows + 0.2), layout="constrained", facecolor=LIGHT.paper)
+    for cell in figure.subplots(rows, COLUMNS, squeeze=False).flat[len(cases) :]:
         cell.set_axis_off()
     for axes, case in zip(figure.axes, cases, strict=False):
         side = case.patch.shape[0]
-        gap = np.broadcast_to(np.array(_rgb(theme.paper)), (side, side // 24, 3))
+        gap = np.broadcast_to(np.array(_rgb(LIGHT.paper)), (side, side // 24, 3))
         axes.imshow(np.concatenate([case.patch, gap, lay_heat(case)], axis=1), interpolation="nearest")
         corner = (side - label_px) / 2 - 0.5
         for left in (corner, corner + side + side // 24):
             axes.add_patch(Rectangle((left, corner), label_px, label_px, fill=False, ec="white", lw=1.2))
         axes.set_axis_off()
-        colour = theme.tumor if case.label else theme.normal
+        colour = LIGHT.tumor if case.label else LIGHT.normal
         axes.set_title(f"{case.verdict}, probability {case.probability}", fontsize=9, color=colour, loc="left", pad=3)
         name = printable(case.name)
         name = name if len(name) <= 38 else f"...{name[-35:]}"
-        axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=theme.faint, parse_math=False)
+        axes.text(0, -0.03, name, transform=axes.transAxes, va="top", fontsize=6.5, color=LIGHT.faint, parse_math=False)
     return _finish(figure)
 
 

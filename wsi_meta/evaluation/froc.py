@@ -45,6 +45,8 @@ FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per slide at which sensitivity is averaged."""
 Z_95 = 1.959963984540054
 """97.5th percentile of the standard normal distribution."""
+RESAMPLES = 1000
+"""Draws of :func:`froc_interval`; those without lesions are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,13 +196,12 @@ def _curve(
     )
 
 
-def froc_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+def froc_interval(slides: Sequence[SlideHits], *, seed: int = 0) -> tuple[float, float] | None:
     """Return the 95 % interval of the score: the percentile bootstrap over slides (Efron & Tibshirani 1993), hits in float32.
 
     Parameters
     ----------
     slides : as :func:`froc_curve`
-    n : resamples; those without lesions are left out
     seed : of the draws
 
     Returns
@@ -211,7 +212,7 @@ def froc_interval(slides: Sequence[SlideHits], *, n: int = 1000, seed: int = 0) 
     if sum(slide.lesions > 0 for slide in slides) < 2:
         return None
     rng = np.random.default_rng(seed)
-    drawn = np.sort([rng.integers(len(slides), size=len(slides)) for _ in range(n)], axis=1)  # the order changes no score
+    drawn = np.sort([rng.integers(len(slides), size=len(slides)) for _ in range(RESAMPLES)], axis=1)  # in any order
     distinct, places = np.unique(drawn, axis=0, return_inverse=True)  # of few slides the same are often drawn
     scores = np.array([froc_curve([slides[index] for index in indices], hits=np.float32).score for indices in distinct])
     low, high = np.nanpercentile(scores[places.ravel()], (2.5, 97.5))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
@@ -86,11 +84,6 @@ class ResNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:  # there torch would import its compiler: 2.5 s
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def blocks(self) -> Iterator[Bottleneck]:
-        """Yield the blocks of all stages, the one nearest to the input first."""
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            yield from cast("Iterator[Bottleneck]", iter(stage))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits of images: tensor (n, classes) of (n, 3, rows, cols)."""

@@ -165,7 +165,7 @@ def _effort(effort: ScanEffort | None) -> Row:
         "reading_s": effort.reading_s,
         "computing_s": effort.computing_s,
         "writing_s": effort.writing_s,
-        "cells_per_second": effort.cells / effort.passed_s if effort.passed_s > 0 else None,
+        "cells_per_second": effort.cells_per_s,
         "tiles_decoded": effort.tiles_decoded,
         "peak_memory_bytes": effort.peak_memory_bytes,
         "hosts": " ".join(effort.hosts),
