@@ -13,7 +13,7 @@ from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.card import ModelCard
 from wsi_meta.readers.reader import Bounds
-from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.tiling.grid import Block, PatchGrid
 
 SLIDE_MPP = 0.243
 
@@ -55,6 +55,13 @@ def make_record(
     )
 
 
+def write_block(
+    heatmap: Heatmap, block: Block, probability: NDArray[np.float32], status: NDArray[np.uint8], **others: NDArray[np.float32]
+) -> None:
+    """Write a block; `others` are uncertainty and measures, where the store keeps them."""
+    heatmap.write_block(block, {"0": probability, "status": status, **others})
+
+
 def write_store(
     path: Path,
     probability: NDArray[np.float32],
@@ -88,7 +95,7 @@ def write_store(
     heatmap = Heatmap.create(path, record, scanned, overwrite=True)
     status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
     for block in grid.blocks():
-        heatmap.write_block(block, probability[block.cells], status[block.cells])
+        write_block(heatmap, block, probability[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability))
     return Heatmap.open(path)

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from slide_files import texture, write_slide
-from stores import make_record, write_store
+from stores import make_record, write_block, write_store
 
 from wsi_meta.cli import main
 from wsi_meta.errors import DeviceError, HeatmapError, OutputExistsError, OutputPathError
@@ -224,7 +224,7 @@ def store_of(path: Path, fingerprint: str) -> Heatmap:
     heatmap = Heatmap.create(path, record, np.isfinite(values), overwrite=False)
     status = np.where(np.isfinite(values), Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
     for block in GRID.blocks():
-        heatmap.write_block(block, values[block.cells], status[block.cells])
+        write_block(heatmap, block, values[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     heatmap.finalise(ScanResult(0.9, True, cells), lesion_facts(record, values))
     return Heatmap.open(path)

@@ -13,7 +13,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from stores import make_record, write_store
+from stores import make_record, write_block, write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.exports.export import export
@@ -37,7 +37,7 @@ def _fill(heatmap: Heatmap, seed: int = 0) -> None:
     for block in heatmap.open_blocks(heatmap.status):
         wanted = heatmap.read_block(block) != Status.BACKGROUND
         probability = np.where(wanted, rng.random(wanted.shape), np.nan).astype(np.float32)
-        heatmap.write_block(block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
+        write_block(heatmap, block, probability, np.where(wanted, Status.SCANNED, Status.BACKGROUND).astype(np.uint8))
 
 
 def test_a_new_store_knows_nothing(tmp_path: Path) -> None:
@@ -98,10 +98,8 @@ def test_a_blocks_status_is_written_last(tmp_path: Path) -> None:
     heatmap, block = Heatmap(made.path, made.record, noting, made.root), GRID.blocks()[0]
     shape = (block.rows, block.cols)
     values, status = np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8)
-    heatmap.write_block(block, values, status)
-    assert noting.written == ["0", "checksums", "status"]
-    heatmap.write_block(block, values, status, values)
-    assert noting.written[3:] == ["0", "uncertainty", "checksums", "status"]
+    write_block(heatmap, block, values, status, uncertainty=values)
+    assert noting.written == ["0", "uncertainty", "checksums", "status"]
 
 
 def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path) -> None:
@@ -113,7 +111,7 @@ def test_each_array_is_opened_once_whatever_the_number_of_threads(tmp_path: Path
 
     def write(block: Block) -> None:
         found = np.where(heatmap.read_block(block) == Status.PENDING, Status.SCANNED, Status.BACKGROUND)
-        heatmap.write_block(block, expected[block.cells], found.astype(np.uint8))
+        write_block(heatmap, block, expected[block.cells], found.astype(np.uint8))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, GRID.blocks()))
@@ -135,7 +133,7 @@ def test_a_pickled_heatmap_opens_the_store_again(
     arrived = pickle.loads(sent)
     assert (arrived.path, arrived.record) == (tmp_path / "h.zarr", heatmap.record)
     block = GRID.blocks()[0]
-    arrived.write_block(block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
+    write_block(arrived, block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
     monkeypatch.chdir(tmp_path)
     assert (heatmap.probability[block.cells] == 0).all()
 
@@ -146,7 +144,7 @@ def test_uncertainty_is_a_map_beside_the_pyramid(tmp_path: Path) -> None:
     heatmap = _create(tmp_path / "h.zarr", uncertainty=True)
     block = GRID.blocks()[0]
     spread = np.random.default_rng(0).random((block.rows, block.cols), np.float32)
-    heatmap.write_block(block, spread[::-1], np.full(spread.shape, Status.SCANNED, np.uint8), spread)
+    write_block(heatmap, block, spread[::-1], np.full(spread.shape, Status.SCANNED, np.uint8), uncertainty=spread)
     heatmap.finalise(RESULT, None)
     again = Heatmap.open(tmp_path / "h.zarr")
     assert again.has_uncertainty
@@ -168,10 +166,10 @@ def test_open_blocks_shrink_as_they_are_written(tmp_path: Path) -> None:
     todo = heatmap.open_blocks(heatmap.status)
     assert len(todo) == len(GRID.blocks()) == 12
     shape = (todo[0].rows, todo[0].cols)
-    heatmap.write_block(todo[0], np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+    write_block(heatmap, todo[0], np.zeros(shape, np.float32), np.full(shape, Status.SCANNED, np.uint8))
     assert heatmap.open_blocks(Heatmap.open(tmp_path / "h.zarr").status) == todo[1:]
     shape = (todo[1].rows, todo[1].cols)
-    heatmap.write_block(todo[1], np.full(shape, np.nan, np.float32), np.full(shape, Status.UNREADABLE, np.uint8))
+    write_block(heatmap, todo[1], np.full(shape, np.nan, np.float32), np.full(shape, Status.UNREADABLE, np.uint8))
     assert todo[1] in heatmap.open_blocks(heatmap.status), "unreadable cells are tried again"
 
 
@@ -179,7 +177,7 @@ def test_a_block_of_zeros_is_committed(tmp_path: Path) -> None:
     """zarr leaves out chunks of the fill value; probabilities of 0 and NaN must both survive."""
     heatmap = _create(tmp_path / "h.zarr")
     block = Block(60, 60, 60, 60)
-    heatmap.write_block(block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
+    write_block(heatmap, block, np.zeros((60, 60), np.float32), np.full((60, 60), Status.SCANNED, np.uint8))
     again = Heatmap.open(tmp_path / "h.zarr")
     assert (again.probability[block.cells] == 0).all()
     assert block not in again.open_blocks(again.status)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 from shapely.geometry import Point, Polygon
-from stores import SLIDE_MPP, write_store
+from stores import SLIDE_MPP, write_block, write_store
 
 from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
@@ -224,7 +224,7 @@ def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> N
     heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).unfinished()
     probability, status = heatmap.probability, heatmap.status
     status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
-    heatmap.write_block(heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
+    write_block(heatmap, heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
     known = {"complete": False, "scanned": 96, "unreadable": 1, "pending": 3}
     command = ["lesions", str(heatmap.path), "--json", "--out", str(tmp_path / "l.geojson")]
     printed = result_of(CliRunner().invoke(main, command).stdout)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
-from stores import write_store
+from stores import write_block, write_store
 
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.lesions import find_lesions
@@ -111,7 +111,7 @@ def test_a_scan_mends_the_damaged_block_alone(
     np.testing.assert_array_equal(heatmap.status != Status.BACKGROUND, tissue)
     assert np.isnan(heatmap.probability[block.cells]).all()
     state = np.where(tissue[block.cells], Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
-    heatmap.write_block(block, whole[block.cells], state)
+    write_block(heatmap, block, whole[block.cells], state)
     np.testing.assert_array_equal(Heatmap.open(store).probability, whole)
     assert damaged_blocks(Heatmap.open(store), tissue) == []
 
@@ -174,7 +174,7 @@ def test_a_store_without_checksums_goes_on_without(store: Path, tissue: NDArray[
     assert damaged_blocks(heatmap, tissue) == []
     block, values = heatmap.grid.blocks()[0], heatmap.probability
     state = np.where(tissue[block.cells], Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
-    heatmap.write_block(block, values[block.cells], state)
+    write_block(heatmap, block, values[block.cells], state)
     assert damaged_blocks(Heatmap.open(store), tissue) == []
 
 

@@ -20,6 +20,7 @@ from children import start_child
 from distributed import Client, LocalCluster, Worker
 from fakes import scan_darkness, write_shifted
 from slide_files import texture, write_slide
+from stores import write_block
 
 from wsi_meta.errors import DeviceError, ModelFileError, OptionsError, SlideReadError
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -187,7 +188,7 @@ def test_a_worker_that_comes_back_late_writes_only_what_is_still_open(job: Clust
         before = Heatmap.open(job.store).probability
         late, there = worker.open(begun)
         if late.is_wanted(block):
-            there.write_block(block, values, status, measures=dict.fromkeys(there.record.measures, values))
+            write_block(there, block, values, status, **dict.fromkeys(there.record.measures, values))
         return not np.array_equal(Heatmap.open(job.store).probability, before, equal_nan=True)
 
     try:

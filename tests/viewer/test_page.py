@@ -13,7 +13,7 @@ from browsers import Browser, Tab
 from numpy.typing import NDArray
 from served import Client, ask
 from slide_files import write_slide
-from stores import make_record, write_store
+from stores import make_record, write_block, write_store
 
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.slide import open_slide
@@ -404,11 +404,11 @@ def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
         before = await tab.photograph()
         first, *others = grid.blocks()
         nothing = np.full((first.rows, first.cols), np.nan, np.float32)
-        heatmap.write_block(first, nothing, np.full(nothing.shape, Status.UNREADABLE, np.uint8))
+        write_block(heatmap, first, nothing, np.full(nothing.shape, Status.UNREADABLE, np.uint8))
         await tab.until("document.querySelectorAll('#veil .unreadable').length === 1")
         for block in others:
             shape = (block.rows, block.cols)
-            heatmap.write_block(block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+            write_block(heatmap, block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
         await tab.until("document.querySelectorAll('#veil .pending').length === 0 && WsiMeta.page.found().count === 1")
         await tab.settle()
         after = await tab.photograph()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from served import Client, ask
 from slide_files import damage_tile, texture, write_jpeg_slide
-from stores import make_record, write_store
+from stores import make_record, write_block, write_store
 
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -106,7 +106,7 @@ class TestWhatIsSent:
         probability = np.nan_to_num(a_map())
         measured = {"focus": probability + np.float32(0.6), "darkness": np.float32(200) * probability}
         status = np.full(grid.shape, Status.SCANNED, np.uint8)
-        heatmap.write_block(block, probability, status, probability / np.float32(2), measured)
+        write_block(heatmap, block, probability, status, uncertainty=probability / np.float32(2), **measured)
 
         async def check(client: Client) -> None:
             facts = await client.json("facts")
@@ -407,7 +407,7 @@ def test_a_map_grows_while_it_is_scanned(tmp_path: Path) -> None:
 
     def scan(block: Any) -> None:
         shape = (block.rows, block.cols)
-        heatmap.write_block(block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
+        write_block(heatmap, block, np.full(shape, 0.8, np.float32), np.full(shape, Status.SCANNED, np.uint8))
 
     async def check(client: Client) -> None:
         async def scanned() -> int:

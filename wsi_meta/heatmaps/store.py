@@ -186,22 +186,14 @@ class Heatmap:
         is_open = np.isin(status, (Status.PENDING, Status.UNREADABLE))
         return [block for block in self.grid.blocks() if is_open[block.cells].any()]
 
-    def write_block(
-        self,
-        block: Block,
-        probability: NDArray[np.float32],
-        status: NDArray[np.uint8],
-        uncertainty: NDArray[np.float32] | None = None,
-        measures: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        """Write a block's values, NaN where there are none, and their checksum, then its status, which marks it as done."""
-        others = {} if uncertainty is None else {"uncertainty": uncertainty}
-        others |= {name: (measures or {})[name] for name in self.record.measures}
-        for name, values in {"0": probability, **others}.items():
-            self._write(name, block, values)
+    def write_block(self, block: Block, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write what each of :attr:`ScanRecord.arrays` holds of a block, and its checksum; its status last marks it as done."""
+        for name in self.record.arrays:
+            if name != "status":
+                self._write(name, block, values[name])
         if self.keeps_checksums:
-            self._array("checksums")[self.place(block)] = checksum(probability, status, *others.values())
-        self._array("status")[block.cells] = status
+            self._array("checksums")[self.place(block)] = checksum(*(values[name] for name in self.record.arrays))
+        self._array("status")[block.cells] = values["status"]
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""

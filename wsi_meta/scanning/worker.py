@@ -71,17 +71,17 @@ class BlockWorker:
         logits = self.predict(block, wanted, report, measured.add if heatmap.record.measures else None)
         # the mean of logits, not of probabilities: the calibration then leads from the stored value back to it
         probability = calibration.to_probability(mean_over_views(logits))
-        uncertainty = spread_over_views(calibration.to_probability(logits)) if heatmap.has_uncertainty else None
         scanned = np.isfinite(probability)
-        others = {} if uncertainty is None else {"uncertainty": uncertainty}
-        values = {"0": probability} | others | (measured.of(scanned) if heatmap.record.measures else {})
+        values = {"0": probability} | (measured.of(scanned) if heatmap.record.measures else {})
+        if heatmap.has_uncertainty:
+            values["uncertainty"] = spread_over_views(calibration.to_probability(logits))
         known = (before == Status.SCANNED) & ~scanned
         if known.any():
             values = {name: np.where(known, heatmap.read_block(block, name), found) for name, found in values.items()}
         status = np.where(scanned | known, Status.SCANNED, np.where(wanted, Status.UNREADABLE, Status.BACKGROUND))
         with self.meter.timed("writing_s"):
             if self.is_wanted(block):
-                heatmap.write_block(block, values.pop("0"), status.astype(np.uint8), values.pop("uncertainty", None), values)
+                heatmap.write_block(block, values | {"status": status.astype(np.uint8)})
         self.meter.add(cells=int(scanned.sum()))
         self.meter.count_here()
         return int(wanted.sum())
