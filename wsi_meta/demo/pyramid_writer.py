@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.outputs import written_whole
+from wsi_meta.slides.resampling import average_area
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,10 +118,4 @@ def _levels(image: NDArray[np.uint8], levels: int | None) -> Iterator[NDArray[np
 
 def halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Average every 2 x 2 pixels: uint8 (height // 2, width // 2, 3)."""
-    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
-    total = image[0:height:2, 0:width:2].astype(np.uint16)
-    for corner in (image[0:height:2, 1:width:2], image[1:height:2, 0:width:2], image[1:height:2, 1:width:2]):
-        total += corner
-    total += 2
-    total >>= 2
-    return total.astype(np.uint8)
+    return average_area(image, (0.0, 0.0), 2.0, (image.shape[0] // 2, image.shape[1] // 2))
