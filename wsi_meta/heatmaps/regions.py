@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = [
+    "NODE_OF_CLASS",
     "SIZE_CLASSES",
     "SIZE_COLOURS",
     "Lesion",
@@ -29,7 +30,9 @@ __all__ = [
 ]
 
 SIZE_CLASSES = (("macrometastasis", 2.0), ("micrometastasis", 0.2), ("isolated tumor cells", 0.0))
-"""Names and the diameter, mm, that must be exceeded (AJCC; CAMELYON17's labels macro, micro and itc)."""
+"""Names and the diameter, mm, that must be exceeded (AJCC)."""
+NODE_OF_CLASS = {"macrometastasis": "macro", "micrometastasis": "micro", "isolated tumor cells": "itc"}
+"""CAMELYON17's label of a lymph node by the size class of its largest lesion."""
 SIZE_COLOURS = {"macrometastasis": (178, 24, 43), "micrometastasis": (239, 138, 98), "isolated tumor cells": (253, 219, 120)}
 """Red, green and blue of each size class."""
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import printable
-from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.regions import NODE_OF_CLASS
 from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.number_format import format_probability
@@ -30,7 +30,6 @@ __all__ = ["GENERATOR", "render_page"]
 
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
-CLASSES = {name: kind for (name, _), kind in zip(SIZE_CLASSES, ("macro", "micro", "itc"), strict=True)}
 NOTHING, UNKNOWN, EMPTY = "nothing", "unknown", "empty"
 """Kinds of slides on which no lesion was found, of those of which that is not known, and of those without tissue to scan.
 
@@ -78,7 +77,7 @@ def render_page(
         "failures": [_failure(row, name) for row, name in failing],
         "slides": shown,
         "verdicts": sorted({word for slide in shown for word in slide["verdicts"]}),
-        "classes": CLASSES,
+        "classes": NODE_OF_CLASS,
         "fitted": any(row["fitted_score"] is not None for row in rows),
         "patients": (patients := find_patients(rows, names)),
         "labelled": any(patient.labelled for patient in patients),
@@ -115,10 +114,10 @@ def _rank(row: Row) -> float:
 
 
 def _kind(row: Row) -> str:
-    """Return the kind of a slide's largest lesion: one of CLASSES, NOTHING where none was found, UNKNOWN or EMPTY."""
+    """Return the kind of a slide's largest lesion: one of NODE_OF_CLASS, NOTHING where none was found, UNKNOWN or EMPTY."""
     if row["score"] is None and row["complete"] and row["scanned"] == 0:
         return EMPTY
-    return CLASSES.get(row["largest_lesion"] or "", NOTHING if row["lesions"] == 0 and row["complete"] else UNKNOWN)
+    return NODE_OF_CLASS.get(row["largest_lesion"] or "", NOTHING if row["lesions"] == 0 and row["complete"] else UNKNOWN)
 
 
 def _lead(rows: Sequence[Row]) -> list[str]:
@@ -126,7 +125,7 @@ def _lead(rows: Sequence[Row]) -> list[str]:
     scored, errors = [row for row in rows if row["score"] is not None], sum(bool(row["error"]) for row in rows)
     told = [f"{len(scored):,} of {len(rows):,} slides have a score."]
     kinds = [_kind(row) for row in scored]
-    counts = [f"{name} on {kinds.count(kind):,}" for name, kind in CLASSES.items() if kind in kinds]
+    counts = [f"{name} on {kinds.count(kind):,}" for name, kind in NODE_OF_CLASS.items() if kind in kinds]
     nothing, unknown = kinds.count(NOTHING), kinds.count(UNKNOWN)
     if counts:
         told.append(f"The largest lesion is: {', '.join(counts)}{f'; nothing was found on {nothing:,}' if nothing else ''}.")

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wsi_meta.evaluation.staging import NODE_LABELS, NODES, STAGES, stage_patient
-from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.regions import NODE_OF_CLASS
 from wsi_meta.worklist.table import Row
 
 __all__ = ["Patient", "find_patients"]
-
-NODE_OF_CLASS = dict(zip((name for name, _ in SIZE_CLASSES), ("macro", "micro", "itc"), strict=True))
-"""A node's label by the size class of its largest lesion."""
 
 
 @dataclass(frozen=True)
