@@ -25,8 +25,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.checks import check_patches
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.evaluation.evaluate import store_feature_statistics
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
@@ -130,7 +131,7 @@ def average_models(
         raise SystemExit(f"{len(train)} training patches; expected {recipe.batch_size}, a batch, to measure statistics on")
     weights = measure_statistics(
         mean_of([weights_of(source) for source in sources]),
-        itertools.islice(read_batches(loader), steps),
+        itertools.islice(batches_of(loader), steps),
         recipe,
         device=validation.device,
         precision=validation.precision,

@@ -39,7 +39,8 @@ from recipe_arms import ARMS, FIRST, Arm, find_arm
 from safetensors.torch import load
 from soft_labels import read_soft_labels
 
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.batches import batches_of
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard, read_card
@@ -213,7 +214,7 @@ def train_arm(bench: Bench, arm: Arm, epochs: int, seed: int) -> dict[str, torch
         ]
     measured = measure_statistics(
         mean_of(courses),
-        read_batches(_batches(bench, first)),
+        batches_of(_batches(bench, first)),
         first,
         device=bench.processes.device,
         precision=bench.precision,

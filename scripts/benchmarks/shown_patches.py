@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.datasets.batches import batches_of
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.files.locks import locked
@@ -106,6 +107,6 @@ def _make(path: Path, source: _Shown, workers: int, *, progress: bool) -> None:
         progress_bar(len(source), "patches", "shifting", enabled=progress) as bar,
     ):
         np.lib.format.write_array_header_1_0(file, header)
-        for shown, _ in read_batches(loader):
+        for shown, _ in batches_of(loader):
             file.write(shown.numpy().tobytes())
             bar.update(1)

@@ -19,10 +19,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader
 
+from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.checks import split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError
 
 
@@ -324,8 +324,7 @@ def test_other_processes_read_the_same_and_name_a_damaged_row(tmp_path: Path) ->
         start = file["x"].id.get_chunk_info(9).byte_offset
     patches = open_patches(tmp_path)["train"]
     patches.read(0)  # this process's handle is no other's
-    loader = DataLoader(patches, batch_size=4, num_workers=2)
-    assert np.array_equal(torch.cat([images for images, _ in read_batches(loader)]).numpy(), pixels)
+    assert np.array_equal(torch.cat([images for images, _ in read_batches(patches, 4, 2)]).numpy(), pixels)
 
     content = bytearray(path.read_bytes())
     content[start : start + 5000] = b"\x55" * 5000
@@ -333,7 +332,7 @@ def test_other_processes_read_the_same_and_name_a_damaged_row(tmp_path: Path) ->
     others = multiprocessing.active_children()
 
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: row 9 cannot be read") as caught:
-        list(read_batches(DataLoader(open_patches(tmp_path)["train"], batch_size=4, num_workers=2)))
+        list(read_batches(open_patches(tmp_path)["train"], 4, 2))
     assert "\n" not in str(caught.value)
     assert set(multiprocessing.active_children()) <= set(others), "they end at once, not at some garbage collection"
 

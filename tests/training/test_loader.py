@@ -9,7 +9,8 @@ import torch
 from tiny import ALONE
 from torch.utils.data import DataLoader
 
-from wsi_meta.datasets.layouts import open_patches, read_batches
+from wsi_meta.datasets.batches import batches_of
+from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.loader import EpochBatches, HeldBatches, make_loader
@@ -33,7 +34,7 @@ def test_held_patches_make_the_same_batches(patch_folder: Path, processes: Proce
     for epoch in (1, 2):
         for order in orders:
             order.epoch = epoch
-        batches = list(zip(read_batches(decoded), read_batches(held), strict=True))
+        batches = list(zip(batches_of(decoded), batches_of(held), strict=True))
         assert len(batches) == 2
         for (images, labels), (held_images, held_labels) in batches:
             assert torch.equal(images, held_images)

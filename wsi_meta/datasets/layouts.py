@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,10 +30,9 @@ from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.pixel_size import differs
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "read_batches", "tell_folders", "warn_of_few"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "tell_folders", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,21 +125,6 @@ def warn_of_few(patches: Patches, what: str) -> None:
 def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
     """Return the names of folders of patches, in words."""
     return str(data) if isinstance(data, str | Path) else " ".join(map(str, data))
-
-
-def read_batches(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Return a loader's batches: uint8 images (n, patch_px, patch_px, 3) and labels (n,).
-
-    A DataError from a process that decodes patches is raised with its own message, without that process's traceback.
-    """
-    told = None
-    try:
-        yield from loader
-    except DataError as error:
-        told = str(error).rsplit("DataError: ", 1)[-1].strip()
-        error.__traceback__ = None  # its frames hold the loader, whose processes would live until some later garbage collection
-    if told is not None:
-        raise DataError(told)
 
 
 def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, open_patches, read_batches, tell_folders
+from wsi_meta.datasets.batches import read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
@@ -157,17 +158,14 @@ def evaluate_patches(
     `shifts`, each patch is read once and shown under all shifts.
     """
     import torch
-    from torch.utils.data import DataLoader
 
     expected_px = predictor.model.card.preprocessing.patch_px
     if expected_px != patches.patch_px:
         raise DataError(f"patches of {patches.patch_px} px; expected {expected_px} px, which the model is shown")
-    # a generator of its own: else the seeds of the workers are drawn from the global one
-    loader = DataLoader(patches, batch_size=predictor.batch_size, num_workers=workers, generator=torch.Generator())
     changes = SHIFTS if shifts else ()
     parts, hues, contents = [], [], []
     with progress_bar(len(patches) * (1 + len(changes)), "patches", "evaluating", enabled=progress) as bar:
-        for images, _ in read_batches(loader):
+        for images, _ in read_batches(patches, predictor.batch_size, workers):
             rows = [predictor.predict_patches(images)]
             contents += [content_of(patch) for patch in images.numpy()]
             bar.update(len(images))
@@ -236,10 +234,7 @@ def int8_metrics(found: Mapping[str, Agreement]) -> dict[str, float]:
 
 def _batches(patches: Patches, workers: int, report: Callable[[int], None]) -> Iterator[torch.Tensor]:
     """Yield the patches, as many at a time as are compared, and report them once they were used."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    for images, _ in read_batches(DataLoader(patches, batch_size=AT_ONCE, num_workers=workers, generator=torch.Generator())):
+    for images, _ in read_batches(patches, AT_ONCE, workers):
         yield images
         report(len(images))
 

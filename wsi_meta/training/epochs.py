@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.datasets.batches import batches_of
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import TrainingError, first_line
 from wsi_meta.evaluation.evaluate import store_feature_statistics
 from wsi_meta.models.known_patches import KnownPatches
@@ -156,7 +157,7 @@ def train_epoch(run: Run, loader: Loader, number: int) -> tuple[float, float]:
     began, total = time.perf_counter(), torch.zeros((), device=processes.device)
     title = f"epoch {number}/{recipe.epochs}"
     with progress_bar(len(loader) * recipe.batch_size, "images", title, enabled=run.job.options.progress) as bar:
-        for step, (images, labels) in enumerate(read_batches(loader), 1):
+        for step, (images, labels) in enumerate(batches_of(loader), 1):
             total += learner.step(images, labels, generator, side if in_mosaics[step - 1] else 1)
             bar.update(recipe.batch_size)
             if step % CHECK_STEPS == 0 or step == len(loader):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.datasets.batches import read_batches
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.progress import progress_bar
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.recipe import Recipe
@@ -130,9 +131,8 @@ def decode_all(patches: Patches, workers: int, device: str, *, progress: bool) -
     """Decode all patches, in `workers` processes; return them on a device, as :class:`HeldBatches` takes them, with labels."""
     images = torch.empty((len(patches), patches.patch_px, patches.patch_px, 3), dtype=torch.uint8, device=device)
     labels, done = torch.from_numpy(patches.labels.astype(np.int64)).to(device), 0
-    loader = DataLoader(patches, READ_PATCHES, num_workers=workers, generator=torch.Generator())
     with progress_bar(len(patches), "patches", "decoding", enabled=progress) as bar:
-        for decoded, _ in read_batches(loader):
+        for decoded, _ in read_batches(patches, READ_PATCHES, workers):
             images[done : done + len(decoded)] = decoded.to(device)
             done += len(decoded)
             bar.update(len(decoded))

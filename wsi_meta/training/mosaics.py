@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.datasets.batches import read_batches
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import share_device
@@ -46,12 +46,11 @@ def predict_in_mosaics(
     side = SIDES[0]
     order = np.random.default_rng(seed).permutation(len(patches))
     filled = np.resize(order, -(-len(order) // side**2) * side**2)
-    loader = DataLoader(patches.select(filled), batch_size=2 * side**2, num_workers=workers, generator=torch.Generator())
     network = FastNetwork(model, precision=precision, dense=True).to(device)
     shared = share_device(device, exact=precision == "fp32", compiled=False)
     parts = []
     with progress_bar(len(filled), "patches", "dense mode", enabled=progress) as bar, torch.inference_mode():
-        for images, _ in read_batches(loader):
+        for images, _ in read_batches(patches.select(filled), 2 * side**2, workers):
             with shared.passing():
                 found = network(make_mosaics(images, side).to(device))
             parts.append(found[:, ::3, ::3].flatten().cpu().numpy())

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
-from wsi_meta.datasets.layouts import Patches, read_batches
+from wsi_meta.datasets.batches import read_batches
+from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
@@ -145,8 +145,7 @@ class Validation:
     def _inputs(self, train_set: Patches) -> list[torch.Tensor]:
         """Return some training patches as batches of model input."""
         chosen = train_set.select(np.sort(np.random.default_rng(0).permutation(len(train_set))[:FITTED_ON]))
-        loader = DataLoader(chosen, batch_size=64, num_workers=self.workers, generator=torch.Generator())
-        return [self.shown.to_input(images.to(self.device)) for images, _ in read_batches(loader)]
+        return [self.shown.to_input(images.to(self.device)) for images, _ in read_batches(chosen, 64, self.workers)]
 
     def agreement(self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.
