@@ -354,19 +354,22 @@ class TestSeveral:
 
         ask(tmp_path / "heat.zarr", check)
 
-    def test_the_worklist_is_shown_with_its_pictures_alone(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("generator", "code"), [("wsi-meta worklist", 200), ("wsi-meta evaluate", 404)])
+    def test_the_worklist_is_shown_with_its_pictures_alone(self, tmp_path: Path, generator: str, code: int) -> None:
+        """And no other page in a folder of that name, as that of an evaluation."""
         write_store(tmp_path / "one.zarr", a_map())
         pictures = tmp_path / "report" / "thumbnails"
         pictures.mkdir(parents=True)
         (pictures / "one.jpg").write_bytes(b"jpeg")
-        (tmp_path / "report" / "index.html").write_text('<meta name="generator" content="wsi-meta 0.2.0">')
+        (tmp_path / "report" / "index.html").write_text(f'<meta name="generator" content="{generator}">')
 
         async def check(client: Client) -> None:
-            assert json.loads((await client.get("/list")).body)["report"]
-            page = await client.get("/report/")
-            assert page.code == 200
-            assert "connect-src 'none'" in page.headers["Content-Security-Policy"]
-            assert (await client.get("/report/thumbnails/one.jpg")).body == b"jpeg"
+            assert json.loads((await client.get("/list")).body)["report"] == (code == 200)
+            page, picture = await client.get("/report/"), await client.get("/report/thumbnails/one.jpg")
+            assert (page.code, picture.code) == (code, code)
+            if code == 200:
+                assert "connect-src 'none'" in page.headers["Content-Security-Policy"]
+                assert picture.body == b"jpeg"
             assert (await client.get("/report/thumbnails/two.jpg")).code == 404
 
         ask(tmp_path, check)

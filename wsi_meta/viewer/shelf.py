@@ -21,13 +21,12 @@ from wsi_meta.heatmaps.scanned_slide import open_as_scanned
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.worklist.table import open_table
+from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "is_folder_of_slides"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
-REPORT, GENERATOR, HEAD_BYTES = "report", b'<meta name="generator" content="wsi-meta', 4096
-"""Folder of the worklist, and what the head of its page says."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +115,11 @@ class Shelf:
 
     def report(self) -> bytes | None:
         """Return the worklist page of the stores' folder; None where there is none of ours."""
-        if self.folder is None:
-            return None
-        try:
-            page = (self.folder / REPORT / "index.html").read_bytes()
-        except OSError:
-            return None
-        return page if GENERATOR in page[:HEAD_BYTES] else None
+        return None if self.folder is None else read_page(self.folder)
 
     def thumbnail(self, name: str) -> bytes | None:
-        """Return a picture of the worklist by its name, which is compared with those that are there; None of others."""
-        pictures = [] if self.folder is None else (self.folder / REPORT / "thumbnails").glob("*.jpg")
-        found = next((picture for picture in pictures if picture.name == name and not picture.is_symlink()), None)
-        return None if found is None else found.read_bytes()
+        """Return a picture of the worklist by its name; None of others."""
+        return None if self.folder is None else read_thumbnail(self.folder, name)
 
     def close(self) -> None:
         """Close all slides."""

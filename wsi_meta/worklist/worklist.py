@@ -21,7 +21,7 @@ from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 
-__all__ = ["PAGE", "Worklist", "renew_worklist"]
+__all__ = ["PAGE", "Worklist", "read_page", "read_thumbnail", "renew_worklist"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -102,6 +102,26 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
             store = folder / Path(row["heatmap"]).name
             make_thumbnail(store, row["slide"], _picture(report, store))
     _write_page(folder, report, lesions=True, running=None, wait_s=WAIT_S)
+
+
+def read_page(folder: Path) -> bytes | None:
+    """Return the worklist page of a folder of heatmaps; None where there is none of ours."""
+    report = folder / REPORT
+    try:
+        return (report / PAGE).read_bytes() if _is_ours(report) else None
+    except OSError:
+        return None
+
+
+def read_thumbnail(folder: Path, name: str) -> bytes | None:
+    """Return a picture of a folder's worklist by its name, which is compared with those that are there; None of others."""
+    report = folder / REPORT
+    try:
+        pictures = (report / PICTURES).glob("*.jpg") if _is_ours(report) else ()
+        found = next((picture for picture in pictures if picture.name == name and not picture.is_symlink()), None)
+        return None if found is None else found.read_bytes()
+    except OSError:
+        return None
 
 
 def _own_report(folder: Path) -> Path | None:
