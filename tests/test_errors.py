@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.errors import DataError, first_line, one_line, printable
+from wsi_meta.errors import DataError, first_line, one_line, printable, some_of
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,8 @@ def test_the_lines_of_another_error_are_joined() -> None:
     assert one_line(RuntimeError("one\n  two \x1b[1m")) == r"one two \x1b[1m"
     assert first_line(RuntimeError("one\ntwo")) == "one two"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+@pytest.mark.parametrize(("names", "told"), [("", ""), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")])
+def test_of_many_names_some_are_told_and_how_many_more_there_are(names: str, told: str) -> None:
+    assert some_of(list(names)) == told

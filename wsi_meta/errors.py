@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "one_line",
     "printable",
     "require",
+    "some_of",
     "truth",
     "whole_number",
 ]
@@ -169,6 +170,11 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """Return what another library's error says, as far as it fits into one line."""
     return printable(" ".join(str(error).split()[:40])) or type(error).__name__
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Return the first five of some names in words, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @contextmanager

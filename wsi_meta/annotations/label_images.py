@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError, first_line, some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,8 +154,7 @@ def distinct_labels(labels: NDArray[Any]) -> set[int]:
 
 def tell_labels(labels: set[int]) -> str:
     """Return values for people: the first few, colours as red, green and blue."""
-    told = ", ".join(map(_tell_label, sorted(labels)[:5]))
-    return told + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+    return some_of([_tell_label(label) for label in sorted(labels)])
 
 
 def _tell_label(value: int) -> str:

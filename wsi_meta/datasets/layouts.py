@@ -25,7 +25,7 @@ from wsi_meta.annotations.tables import read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, some_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.pixel_size import differs
 
@@ -229,10 +229,7 @@ def _warn_of_unread(folder: Path, parts: Sequence[Patches]) -> None:
     folders = {path.parent for part in parts for path in set(part.files)}
     held = {os.fspath(parent) for place in folders for parent in (place, *place.parents)}
     if names := sorted(_unread(os.fspath(folder), read, held)):
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        logger.warning(
-            "%s: not read: %s%s; expected one of the layouts of labelled patches", folder, ", ".join(names[:5]), more
-        )
+        logger.warning("%s: not read: %s; expected one of the layouts of labelled patches", folder, some_of(names))
 
 
 def _unread(place: str, read: set[str], held: set[str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require, some_of
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
@@ -201,7 +201,7 @@ def _quotas(split: str, sources: Sequence[_Source], each: int, mined: float) -> 
     total = {kind: sum(counts) for kind, counts in there.items()}
     for name, count in (("tumor", total["tumor"]), ("normal", total["hard"] + total["normal"])):
         if not count:
-            names = ", ".join(source.slide.name for source in sources[:5])
+            names = some_of([source.slide.name for source in sources])
             raise DataError(
                 f"{split}: no {name} patches on its {len(sources)} slides ({names}); expected slides with and without tumor in "
                 "each split; see the manifest's columns annotations, split and partly"

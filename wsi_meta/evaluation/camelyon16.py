@@ -14,8 +14,8 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.class_names import ClassNames
-from wsi_meta.errors import DataError, OutputPathError
-from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores, some_of
+from wsi_meta.errors import DataError, OutputPathError, some_of
+from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
 from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole

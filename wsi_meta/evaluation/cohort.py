@@ -19,7 +19,7 @@ from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
-from wsi_meta.errors import DataError, HeatmapError, one_line
+from wsi_meta.errors import DataError, HeatmapError, one_line, some_of
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
@@ -42,7 +42,6 @@ __all__ = [
     "judge_slides",
     "match_slide",
     "read_scores",
-    "some_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -152,11 +151,6 @@ def read_scores(path: str | Path) -> Scores:
         why = None if complete.lower() in AS_WHOLE else error or f"complete is {complete} in {path.name}"
         scores.append((slide, row.line, (score, why)))
     return NamedRows(path, scores, lower=True)
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first of some names in words, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.errors import SlideReadError, printable, some_of
 from wsi_meta.files.zarr_chunks import may_come_later
 from wsi_meta.tiffs.check import pages_of
 
@@ -30,8 +30,8 @@ BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z]
 """How pictures are called that scanners take beside the slide."""
 ROUNDED_PX = 1
 """Sizes of levels are rounded by less than this."""
-MOST_NAMED, MOST_LETTERS = 5, 40
-"""Pictures that a message names, and the letters of a name."""
+MOST_LETTERS = 40
+"""Of the name of a picture in a message."""
 MOST_XML, MOST_SEARCHED = 16 << 20, 300
 """Letters of the longest OME-XML that is read for names; letters of other descriptions that are searched for them."""
 MOST_PICTURES = 1000
@@ -217,8 +217,7 @@ def _pixels(picture: Picture) -> int:
 
 
 def _listed(pictures: list[Picture]) -> str:
-    more = f", and {len(pictures) - MOST_NAMED} more" if len(pictures) > MOST_NAMED else ""
-    return ", ".join(map(str, pictures[:MOST_NAMED])) + more
+    return some_of([str(picture) for picture in pictures])
 
 
 def _called(description: str) -> str:

@@ -14,7 +14,7 @@ from wsi_meta.annotations.class_names import is_tissue
 from wsi_meta.annotations.outline_files import FRAME, DrawnFile, DrawnRegion, frame_facts, read_drawn
 from wsi_meta.annotations.outlines import Outline, fill_outlines
 from wsi_meta.annotations.polygonize import trace_cells
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, some_of
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue_colours import MASK_MPP
 
@@ -81,7 +81,7 @@ def read_tissue_outlines(path: Path, slide: Slide) -> NDArray[np.bool_]:
             path,
             len(outlines[False]),
             len(drawn.regions),
-            ", ".join(sorted({outline.name for outline in outlines[False]})[:5]),
+            some_of(sorted({outline.name for outline in outlines[False]})),
         )
     rows, cols = raster.shape
     mask = np.zeros(raster.shape, bool)

@@ -12,7 +12,7 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, rea
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
-from wsi_meta.errors import WsiMetaError, one_line
+from wsi_meta.errors import WsiMetaError, one_line, some_of
 from wsi_meta.evaluation.cohort import match_slide
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, delong, froc_curve, froc_interval
 from wsi_meta.heatmaps.score_model import POSITIVE
@@ -111,7 +111,7 @@ def _unknown_labels(rows: Sequence[Row]) -> list[str]:
     """Return a sentence on labels that say neither tumor nor normal, and one on labelled slides without a score."""
     notes = []
     if unknown := sorted({str(row["label"]) for row in rows if row["label"] and is_tumor(row["label"]) is None}):
-        told = ", ".join(f"'{label}'" for label in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+        told = some_of([f"'{label}'" for label in unknown])
         notes.append(f"Labels that are not counted: {told}; known are {', '.join(POSITIVE)}.")
     if without := sum(is_tumor(row["label"]) is not None and row["score"] is None for row in rows):
         notes.append(f"Labelled slides without a score, which count nowhere: {without}.")
