@@ -44,6 +44,7 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     (tmp_path / "summary.csv").unlink()
     write_store(tmp_path / "c.zarr", MAP).unfinished()
     (tmp_path / "notes.zarr").mkdir()
+    write_store(tmp_path / ".d.zarr", MAP)
     rows = summarise_folder(tmp_path)
     assert [row["slide"] for row in rows] == ["a.tif", "b.tif", "c.tif"]
     assert [row["complete"] for row in rows] == [True, True, False]

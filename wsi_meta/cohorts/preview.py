@@ -15,7 +15,7 @@ from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import HeatmapError, printable
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
-from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store, refuse_to_replace
+from wsi_meta.heatmaps.ownership import refuse_inside_store, refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs import check_folder
@@ -235,13 +235,12 @@ def _cells_left(there: Heatmap) -> int:
 
 def _finished_in(folder: Path) -> Iterator[tuple[Heatmap, float]]:
     """Yield the finished heatmaps of a folder, and when they were written; those that cannot be opened tell nothing here."""
-    for path in sorted(folder.glob("*.zarr")):
+    for path in stores_in(folder):
         try:
-            heatmap = Heatmap.open(path) if is_store(path) else None
-            written = (path / "zarr.json").stat().st_mtime if heatmap is not None else 0.0
+            heatmap, written = Heatmap.open(path), (path / "zarr.json").stat().st_mtime
         except (HeatmapError, OSError):
             continue
-        if heatmap is not None and heatmap.finished:
+        if heatmap.finished:
             yield heatmap, written
 
 

@@ -24,7 +24,7 @@ from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import why_incomplete
-from wsi_meta.heatmaps.ownership import is_store, is_torn_store
+from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
 from wsi_meta.heatmaps.scanned_slide import known_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
@@ -226,7 +226,7 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
     """Return why, by name, not all of a slide was scanned, for those with a heatmap in one of the folders."""
-    stores = [store for folder in folders if folder is not None for store in sorted(folder.glob("*.zarr"))]
+    stores = [store for folder in folders if folder is not None for store in stores_in(folder)]
     found = {}
     for store in stores:
         if (name := _slide_name(store)) in names and (is_store(store) or is_torn_store(store)):

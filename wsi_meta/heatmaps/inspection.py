@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OptionsError, one_line
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import lesion_facts
-from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
@@ -131,8 +130,7 @@ def stores_at(path: Path) -> list[Path]:
         raise HeatmapError(f"{path}: no such store; expected a heatmap from 'wsi-meta scan', or a folder of them")
     if not path.is_dir() or is_store(path) or (path / "zarr.json").exists() or path.suffix == ".zarr":
         return [path]
-    found = (store for store in path.glob("*.zarr") if store.is_dir() and not store.name.startswith("."))
-    if not (stores := sorted(store for store in found if not is_zarr_image(store))):  # slides may lie beside their heatmaps
+    if not (stores := stores_in(path)):
         raise HeatmapError(f"{path}: no heatmap in this folder; expected stores that end in .zarr")
     return stores
 

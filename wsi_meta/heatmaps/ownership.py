@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.files.locks import locked
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
 
@@ -36,6 +37,7 @@ __all__ = [
     "remove_partials",
     "remove_store",
     "rewrite_attributes",
+    "stores_in",
     "temporary_store",
 ]
 
@@ -98,6 +100,12 @@ def is_torn_store(path: Path) -> bool:
     except OSError:
         pass
     return False
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """Return the stores in a folder, by name; whether each is sound is not looked at. Slides may lie beside their heatmaps."""
+    found = (path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in found if not is_zarr_image(path))
 
 
 def refuse_inside_store(path: Path) -> None:
@@ -227,7 +235,7 @@ def open_group(path: Path) -> zarr.Group:
     except (BaseZarrError, OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError) and not isinstance(error, (BaseZarrError, *NOTHING_THERE)):
             raise  # the disk's or the network's error: it may be a store
-        if inside := sorted(path.glob("*.zarr")):
+        if inside := stores_in(path):
             raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
         raise HeatmapError(
             f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"

@@ -14,8 +14,8 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import NamedRows, read_table
 from wsi_meta.errors import DataError, HeatmapError, first_line, require
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
+from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
@@ -192,8 +192,7 @@ def fit_score(
     require("train", "fitting a score")
     target = check_output(out, overwrite=overwrite)
     refuse_input(target, "the table of labels", labels)
-    stores = sorted(store for store in Path(scans).glob("*.zarr") if not is_zarr_image(store))
-    if not stores:
+    if not (stores := stores_in(Path(scans))):
         raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
     table = _read_labels(Path(labels))
     found = {store.stem: table.get(store.stem) for store in stores}

@@ -13,7 +13,7 @@ from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
-from wsi_meta.heatmaps.ownership import is_store
+from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
@@ -58,7 +58,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         before = open_table(folder).rows()
-        stores = sorted(store for store in folder.glob("*.zarr") if is_store(store))
+        stores = [store for store in stores_in(folder) if is_store(store)]
         if not stores and not before:
             raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
         known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
