@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wsi_meta.annotations.class_names import ClassNames
-from wsi_meta.annotations.outline_files import frame_facts, read_drawn
+from wsi_meta.annotations.outline_files import collection, read_drawn
 from wsi_meta.annotations.outlines import read_annotations, refuse_absent
 from wsi_meta.errors import DataError, OptionsError
 
@@ -148,11 +148,11 @@ def test_qupath_counts_from_the_corner_of_the_bounds_others_do_not(tmp_path: Pat
     xml = '<Annotation Type="Polygon" PartOfGroup="Tumor"><Coordinates>{}</Coordinates></Annotation>'
     points = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(SQUARE))
     (tmp_path / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{xml.format(points)}</Annotations></ASAP_Annotations>")
-    collection = {"type": "FeatureCollection", "features": _classified("Tumor")}
-    _write(tmp_path / "a.geojson", collection)
+    features = _classified("Tumor")
+    _write(tmp_path / "a.geojson", {"type": "FeatureCollection", "features": features})
     _write(tmp_path / "positive.json", {"positive": [{"vertices": SQUARE}]})
-    _write(tmp_path / "qupath.geojson", collection | {"wsi_meta": frame_facts((7, 9))})
-    _write(tmp_path / "level0.geojson", collection | {"wsi_meta": frame_facts(None)})
+    _write(tmp_path / "qupath.geojson", collection(features, (7, 9)))
+    _write(tmp_path / "level0.geojson", collection(features, None))
     for name, corner in [
         ("a.xml", 0),
         ("positive.json", 0),

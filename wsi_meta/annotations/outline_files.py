@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from wsi_meta.errors import DataError, first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FRAME", "OUTLINE_ENDINGS", "DrawnFile", "DrawnRegion", "frame_facts", "read_drawn"]
+__all__ = ["FRAME", "OUTLINE_ENDINGS", "TUMOR", "DrawnFile", "DrawnRegion", "closed", "collection", "feature", "read_drawn"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ ENCLOSING = ("polygon", "spline", "rectangle")
 """ASAP's types of annotations that enclose something; PointSet, Dot and Measurement do not."""
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
+TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
+"""What QuPath is told of the class of tumor."""
 
 FARTHEST = 1 << 21
 """Level-0 pixels that a vertex may lie from the corner: a glass slide of 76 mm has 1.5 million at 0.05 um."""
@@ -97,9 +99,37 @@ def read_drawn(path: Path) -> DrawnFile:
     return DrawnFile(path, sound, origin, slide)
 
 
-def frame_facts(origin: Origin | None) -> dict[str, Any]:
-    """Return what a GeoJSON file of ours says under :data:`FRAME`: QuPath's frame, or level 0 where the corner is not known."""
-    return {"frame": "level-0"} if origin is None else {"frame": "qupath", "origin_x": origin[0], "origin_y": origin[1]}
+def collection(features: Sequence[dict[str, Any]], origin: Origin | None, **facts: Any) -> dict[str, Any]:
+    """Return what a GeoJSON file of ours holds.
+
+    Parameters
+    ----------
+    features : each from :func:`feature`
+    origin : corner of what QuPath shows, level-0 pixels, from which they count; None where it is not known: they are level 0
+    facts : what it says beside its frame, under :data:`FRAME`
+    """
+    qupath = {} if origin is None else {"origin_x": origin[0], "origin_y": origin[1]}
+    frame = {"frame": "level-0" if origin is None else "qupath"} | qupath
+    return {"type": "FeatureCollection", FRAME: frame | facts, "features": features}
+
+
+def feature(kind: str, rings: list[Any], properties: dict[str, Any], name: str | None = None) -> dict[str, Any]:
+    """Return an object of a GeoJSON file.
+
+    Parameters
+    ----------
+    kind : Polygon or MultiPolygon
+    rings : its coordinates; each ring is :func:`closed`
+    properties : as QuPath names them
+    name : identifies it in QuPath; None for none
+    """
+    identity = {} if name is None else {"id": name}
+    return {"type": "Feature", **identity, "geometry": {"type": kind, "coordinates": rings}, "properties": properties}
+
+
+def closed(corners: list[list[float]]) -> list[list[float]]:
+    """Return a ring as GeoJSON has it: the first corner again at the end."""
+    return [*corners, corners[0]]
 
 
 Content = tuple[list[DrawnRegion], Origin | None, str | None, "Counter[str]"]

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 import numpy as np
 
-from wsi_meta.annotations.outline_files import FRAME, frame_facts
+from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
 from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import coverage
 from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
@@ -40,7 +40,7 @@ def write_annotations(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origi
     """
     with file.open("w", encoding="utf-8") as text:
         drawn = (_lesion_feature(heatmap, lesion, origin or (0, 0), smooth=smooth) for lesion in lesions)
-        _write(text, frame_facts(origin) | coverage(heatmap), drawn)
+        _write(text, collection([], origin, **coverage(heatmap)), drawn)
 
 
 def write_detections(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
@@ -51,16 +51,15 @@ def write_detections(heatmap: Heatmap, origin: Origin, file: Path, *, least: flo
     origin : as for :func:`write_annotations`
     """
     with file.open("w", encoding="utf-8") as text:
-        _write(text, frame_facts(origin) | coverage(heatmap), _cell_features(heatmap, origin or (0, 0), least))
+        _write(text, collection([], origin, **coverage(heatmap)), _cell_features(heatmap, origin or (0, 0), least))
 
 
-def _write(text: IO[str], facts: dict[str, Any], features: Iterator[dict[str, Any]]) -> None:
+def _write(text: IO[str], empty: dict[str, Any], features: Iterator[dict[str, Any]]) -> None:
     """Write a collection one feature a line: a slide has hundreds of thousands of cells."""
-    head = json.dumps({"type": "FeatureCollection", FRAME: facts, "features": []})
-    text.write(head.removesuffix("]}"))
+    text.write(json.dumps(empty).removesuffix("]}"))
     between = "\n"
-    for feature in features:
-        text.write(between + json.dumps(feature))
+    for one in features:
+        text.write(between + json.dumps(one))
         between = ",\n"
     text.write("\n]}\n")
 
@@ -68,27 +67,24 @@ def _write(text: IO[str], facts: dict[str, Any], features: Iterator[dict[str, An
 def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *, smooth: bool) -> dict[str, Any]:
     cell_l0 = heatmap.grid.cell_l0
     outlines = [smoothed(outline, cell_l0) if smooth else outline for outline in lesion.outlines]
-    rings = [[_closed(ring - origin) for ring in (outline.vertices, *outline.holes)] for outline in outlines]
-    shape = {"type": "Polygon", "coordinates": rings[0]} if len(rings) == 1 else {"type": "MultiPolygon", "coordinates": rings}
-    return {
-        "type": "Feature",
-        "id": _id(heatmap, f"lesion {lesion.number}"),
-        "geometry": shape,
-        "properties": {
-            "objectType": "annotation",
-            "name": f"lesion {lesion.number}: {lesion.size_class}",
-            "color": SIZE_COLOURS[lesion.size_class],
-            "classification": {"name": "Tumor", "color": [200, 0, 0]},
-            "isLocked": True,
-            "measurements": {
-                "Area µm^2": lesion.area_mm2 * 1e6,
-                "Max diameter µm": lesion.diameter_mm * 1000,
-                "Probability: Max": lesion.max_probability,
-                "Probability: Mean": lesion.mean_probability,
-                CELLS_OF_LESION: lesion.cells,
-            },
+    rings = [[_rounded(ring - origin) for ring in (outline.vertices, *outline.holes)] for outline in outlines]
+    properties = {
+        "objectType": "annotation",
+        "name": f"lesion {lesion.number}: {lesion.size_class}",
+        "color": SIZE_COLOURS[lesion.size_class],
+        "classification": TUMOR,
+        "isLocked": True,
+        "measurements": {
+            "Area µm^2": lesion.area_mm2 * 1e6,
+            "Max diameter µm": lesion.diameter_mm * 1000,
+            "Probability: Max": lesion.max_probability,
+            "Probability: Mean": lesion.mean_probability,
+            CELLS_OF_LESION: lesion.cells,
         },
     }
+    kind = "Polygon" if len(rings) == 1 else "MultiPolygon"
+    name = _id(heatmap, f"lesion {lesion.number}")
+    return feature(kind, rings[0] if len(rings) == 1 else rings, properties, name)
 
 
 def _cell_features(heatmap: Heatmap, origin: tuple[int, int], least: float) -> Iterator[dict[str, Any]]:
@@ -99,18 +95,14 @@ def _cell_features(heatmap: Heatmap, origin: tuple[int, int], least: float) -> I
         if uncertainty is not None:
             measured["Uncertainty"] = float(uncertainty[row, col])
         corners = np.array([(col, row), (col + 1, row), (col + 1, row + 1), (col, row + 1)]) * grid.cell_l0
-        yield {
-            "type": "Feature",
-            "id": _id(heatmap, f"cell {row} {col}"),
-            "geometry": {"type": "Polygon", "coordinates": [_closed(np.minimum(corners, limits) - origin)]},
-            "properties": {"objectType": "detection", "name": f"cell {row}, {col}", "measurements": measured},
-        }
+        properties = {"objectType": "detection", "name": f"cell {row}, {col}", "measurements": measured}
+        yield feature(
+            "Polygon", [_rounded(np.minimum(corners, limits) - origin)], properties, _id(heatmap, f"cell {row} {col}")
+        )
 
 
-def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
-    """Return a ring as GeoJSON has it: the first corner again at the end."""
-    corners: list[list[float]] = np.round(np.vstack([ring, ring[:1]]), DECIMALS).tolist()
-    return corners
+def _rounded(ring: NDArray[np.float64]) -> list[list[float]]:
+    return closed(np.round(ring, DECIMALS).tolist())
 
 
 def _id(heatmap: Heatmap, what: str) -> str:

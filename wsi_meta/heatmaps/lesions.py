@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.detections import Detections, write_detections
-from wsi_meta.annotations.outline_files import FRAME, frame_facts
+from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
 from wsi_meta.heatmaps.record import ScanRecord, Status
 from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
@@ -225,9 +225,7 @@ def write_lesions(
             writer.writerows(rows)
         else:
             features = [_feature(lesion.counted_from(*(origin or (0, 0)))) for lesion in lesions]
-            json.dump(
-                {"type": "FeatureCollection", FRAME: {**frame_facts(origin), **(known or {})}, "features": features}, file
-            )
+            json.dump(collection(features, origin, **(known or {})), file)
     return target
 
 
@@ -282,19 +280,16 @@ def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
     """Return a lesion's outlines as GeoJSON's coordinates of a MultiPolygon; rings are closed."""
-    return [[[*ring.tolist(), ring[0].tolist()] for ring in (outline.vertices, *outline.holes)] for outline in lesion.outlines]
+    return [[closed(ring.tolist()) for ring in (outline.vertices, *outline.holes)] for outline in lesion.outlines]
 
 
 def _feature(lesion: Lesion) -> dict[str, Any]:
     """Return a lesion as GeoJSON with QuPath's properties."""
     measured = {name: value for name, value in lesion.to_dict().items() if isinstance(value, (int, float))}
-    return {
-        "type": "Feature",
-        "geometry": {"type": "MultiPolygon", "coordinates": _polygons(lesion)},
-        "properties": {
-            "objectType": "annotation",
-            "name": f"lesion {lesion.number}: {lesion.size_class}",
-            "classification": {"name": "Tumor", "color": [200, 0, 0]},
-            "measurements": measured,
-        },
+    properties = {
+        "objectType": "annotation",
+        "name": f"lesion {lesion.number}: {lesion.size_class}",
+        "classification": TUMOR,
+        "measurements": measured,
     }
+    return feature("MultiPolygon", _polygons(lesion), properties)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.annotations.class_names import is_tissue
-from wsi_meta.annotations.outline_files import FRAME, DrawnFile, DrawnRegion, frame_facts, read_drawn
+from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, closed, collection, feature, read_drawn
 from wsi_meta.annotations.outlines import Outline, fill_outlines
 from wsi_meta.annotations.polygonize import trace_cells
 from wsi_meta.errors import DataError, some_of
@@ -106,25 +106,13 @@ def tissue_features(mask: NDArray[np.bool_], step: float, slide: Slide) -> dict[
     """
     origin = slide.bounds.x, slide.bounds.y
     polygons = [[_level_0(ring * step, slide, origin) for ring in rings] for rings in trace_cells(mask)]
-    features = [
-        {
-            "type": "Feature",
-            "geometry": {"type": "Polygon", "coordinates": polygon},
-            "properties": {
-                "objectType": "annotation",
-                "name": "tissue",
-                "classification": {"name": "Tissue", "color": [0, 130, 90]},
-            },
-        }
-        for polygon in polygons
-    ]
-    return {"type": "FeatureCollection", FRAME: frame_facts(origin), "features": features}
+    properties = {"objectType": "annotation", "name": "tissue", "classification": {"name": "Tissue", "color": [0, 130, 90]}}
+    return collection([feature("Polygon", polygon, properties) for polygon in polygons], origin)
 
 
 def _level_0(ring: NDArray[np.float64], slide: Slide, origin: tuple[int, int]) -> list[list[float]]:
     """Return a closed ring as GeoJSON has it, cut at the slide's edge."""
-    points = (np.minimum(ring, (slide.width, slide.height)) - origin).round(DECIMALS).tolist()
-    return [*points, points[0]]
+    return closed((np.minimum(ring, (slide.width, slide.height)) - origin).round(DECIMALS).tolist())
 
 
 def _placed(region: DrawnRegion, drawn: DrawnFile, slide: Slide, raster: MaskRaster) -> Outline:

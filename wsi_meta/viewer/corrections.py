@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from wsi_meta.annotations.corrected import corrections_beside
-from wsi_meta.annotations.outline_files import FRAME, frame_facts
+from wsi_meta.annotations.outline_files import FRAME, TUMOR, closed, collection, feature
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
@@ -26,7 +26,7 @@ from wsi_meta.tiling.grid import PatchGrid
 __all__ = ["Correction", "Corrections", "corrections_path", "read_corrections", "write_corrections"]
 
 CLASSES = {
-    "missed": ("missed lesion", {"name": "Tumor", "color": [200, 0, 0]}),
+    "missed": ("missed lesion", TUMOR),
     "false": ("not a lesion", {"name": "Normal", "color": [0, 120, 160]}),
 }
 """Name and QuPath's classification of each kind of correction."""
@@ -146,34 +146,29 @@ def _parse(content: bytes, heatmap: Heatmap) -> Corrections:
         raise ValueError("of another version or slide")
     x, y = (facts["origin_x"], facts["origin_y"]) if facts["frame"] == "qupath" else (0, 0)
     found = []
-    for feature in parts["features"]:
-        rings = [[_flat(ring, x, y) for ring in polygon] for polygon in feature["geometry"]["coordinates"]]
-        found.append({"kind": feature["properties"][FRAME]["correction"], "polygons": rings})
+    for one in parts["features"]:
+        rings = [[_flat(ring, x, y) for ring in polygon] for polygon in one["geometry"]["coordinates"]]
+        found.append({"kind": one["properties"][FRAME]["correction"], "polygons": rings})
     return Corrections.from_dict({"corrections": found, "revision": _revision(content)}, heatmap.grid)
 
 
 def _written(heatmap: Heatmap, given: Corrections) -> str:
     bounds = heatmap.record.slide.bounds
     origin = None if bounds is None else (bounds.x, bounds.y)
-    facts = frame_facts(origin) | {"corrections": 1, "slide": heatmap.record.identity.slide}
     features = [_feature(one, origin or (0, 0)) for one in given.found]
-    return json.dumps({"type": "FeatureCollection", FRAME: facts, "features": features}) + "\n"
+    return json.dumps(collection(features, origin, corrections=1, slide=heatmap.record.identity.slide)) + "\n"
 
 
 def _feature(one: Correction, origin: tuple[int, int]) -> dict[str, Any]:
     name, classification = CLASSES[one.kind]
-    polygons = [[_closed(ring, *origin) for ring in polygon] for polygon in one.polygons]
-    return {
-        "type": "Feature",
-        "id": str(uuid5(NAMESPACE, json.dumps([one.kind, one.polygons]))),
-        "geometry": {"type": "MultiPolygon", "coordinates": polygons},
-        "properties": {
-            "objectType": "annotation",
-            "name": name,
-            "classification": classification,
-            FRAME: {"correction": one.kind},
-        },
+    polygons = [[_counted_from(ring, *origin) for ring in polygon] for polygon in one.polygons]
+    properties = {
+        "objectType": "annotation",
+        "name": name,
+        "classification": classification,
+        FRAME: {"correction": one.kind},
     }
+    return feature("MultiPolygon", polygons, properties, str(uuid5(NAMESPACE, json.dumps([one.kind, one.polygons]))))
 
 
 def _correction(one: Any, grid: PatchGrid) -> Correction:
@@ -197,9 +192,8 @@ def _ring(ring: Any, grid: PatchGrid) -> Ring:
     return tuple(numbers)
 
 
-def _closed(ring: Ring, x: int, y: int) -> list[list[float]]:
-    corners = [[round(left - x, 2), round(top - y, 2)] for left, top in zip(ring[::2], ring[1::2], strict=True)]
-    return [*corners, corners[0]]
+def _counted_from(ring: Ring, x: int, y: int) -> list[list[float]]:
+    return closed([[round(left - x, 2), round(top - y, 2)] for left, top in zip(ring[::2], ring[1::2], strict=True)])
 
 
 def _flat(ring: Any, x: int, y: int) -> list[float]:
