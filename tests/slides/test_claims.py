@@ -32,6 +32,7 @@ from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
 from wsi_meta.readers.tiff_reader import declared_size
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiffs.check import check_tiff
 from wsi_meta.tiling.tissue import find_tissue
 
 
@@ -134,6 +135,74 @@ def test_an_absurd_tile_is_seen_before_openslide_opens_the_file(tmp_path: Path, 
         SlideReadError, match=rf"s\.tif: page {level} says that its tiles are .*2147483647.* px; expected at most"
     ):
         open_slide(path)
+
+
+def _retype(path: Path, tag: str, kind: int, stored: bytes, page: int = 0) -> None:
+    """Give a tag that stands in the directory of a classic TIFF another type and value."""
+    with tifffile.TiffFile(path) as file:
+        found = file.pages[page]
+        assert isinstance(found, tifffile.TiffPage)
+        place = found.tags[tag].offset
+    overwrite(path, place + 2, struct.pack("<H", kind))
+    overwrite(path, place + 8, stored)
+
+
+def _with_a_tag_of_ndpi(path: Path) -> None:
+    set_tag(path, "TileLength", 2**31 - 1, page=1)
+    rename_tag(path, "ResolutionUnit", 65420, page=1)
+
+
+def _doubled(path: Path) -> None:
+    """State the height of tiles twice, first an absurd one, which libtiff takes."""
+    _retype(path, "TileWidth", 4, struct.pack("<I", 2**31 - 16), 1)
+    rename_tag(path, "TileWidth", 323, page=1)
+    rename_tag(path, "SamplesPerPixel", 322, page=1)
+    set_tag(path, "TileWidth", 256, page=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda path: _retype(path, "TileLength", 9, struct.pack("<i", 2**31 - 16), 1),
+            "page 1 says that its tiles are 256 x 21",
+        ),
+        (lambda path: _retype(path, "TileWidth", 9, struct.pack("<i", 2**31 - 16)), "page 0 says that its tiles are 21"),
+        (lambda path: _retype(path, "TileWidth", 8, struct.pack("<hh", -16, 0)), "page 0 has tiles, but says in no way"),
+        (lambda path: _retype(path, "TileWidth", 11, struct.pack("<f", 2.0**31)), "page 0 has tiles, but says in no way"),
+        (_with_a_tag_of_ndpi, "page 1 says that its tiles are 256 x 21"),
+        (_doubled, "page 1 says that its tiles are 256 x 21"),
+    ],
+    ids=["signed height", "signed width", "below zero", "float", "with a tag of NDPI", "twice"],
+)
+def test_an_absurd_tile_is_seen_however_it_is_stored(tmp_path: Path, make: Callable[[Path], None], told: str) -> None:
+    image = texture(600, 600)
+    path = write_jpeg_slide(tmp_path / "s.tif", [image, halved(image)])
+    make(path)
+    with pytest.raises(SlideReadError, match=rf"s\.tif: {told}"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("how", ["signed", "as those of strips"])
+def test_tiles_longer_than_the_file_are_seen_however_their_lengths_are_stored(tmp_path: Path, how: str) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(600, 600))
+    set_tile_tag(path, "TileByteCounts", 4, 2**31 - 1)
+    if how == "signed":
+        with tifffile.TiffFile(path) as file:
+            place = file.pages.first.tags["TileByteCounts"].offset
+        overwrite(path, place + 2, struct.pack("<H", 9))
+    else:
+        rename_tag(path, "TileByteCounts", 279)
+        rename_tag(path, "TileOffsets", 273)
+    assert [tiles.places.tolist() for tiles in check_tiff(path)] == [[[1, 1]]]
+
+
+def test_a_file_of_very_many_pages_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((1000, 1, 1, 3), np.uint8), photometric="rgb", metadata=None)
+    with pytest.raises(SlideReadError, match=r"s\.tif: has 1,000 pages or more; expected the few of a slide"):
+        check_tiff(path)
 
 
 @pytest.mark.parametrize("tag", ["ImageWidth", "ImageLength"])
