@@ -60,7 +60,8 @@ def refuse_no_file(path: Path) -> None:
     """
     if not path.exists():
         refuse_mangled(path)
-        raise SlideReadError(f"{path}: no such file; expected a whole-slide image")
+        found = "a link that leads to no file" if path.is_symlink() else "no such file"
+        raise SlideReadError(f"{path}: {found}; expected a whole-slide image")
     if path.is_dir():
         raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")
     if path.stat().st_size == 0:
