@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 from fakes import scan_darkness
+from fuzzing.dicom import write_dicom
+from numpy.typing import NDArray
 from slide_files import (
     damage_tile,
     overwrite,
@@ -28,6 +30,8 @@ from slide_files import (
 
 from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SameFile
+from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
 from wsi_meta.readers.tiff_reader import declared_size
@@ -361,6 +365,60 @@ def test_a_slide_that_is_replaced_is_not_read_on(tmp_path: Path, reader: str, ho
         slide.read_region(300, 300, 100, 100)
     with pytest.raises(SlideReadError, match="replaced"):
         slide.read_overview(7.776)
+
+
+def _two_dicom_files(folder: Path, image: NDArray[np.uint8]) -> Path:
+    """A DICOM slide of two levels, each a file of its own."""
+    folder.mkdir()
+    write_dicom(folder / "l0.dcm", image, mpp=0.486, tile_px=64)
+    write_dicom(folder / "l1.dcm", halved(image), mpp=0.972, tile_px=64)
+    level = (folder / "l1.dcm").read_bytes()
+    (folder / "l1.dcm").write_bytes(level.replace(b"1.2.3.4\0", b"1.2.3.7\0"))  # an instance of its own
+    return folder / "l0.dcm"
+
+
+@pytest.mark.parametrize("how", ["renamed", "written", "gone"])
+def test_each_file_of_a_slide_is_watched(tmp_path: Path, how: str) -> None:
+    path = _two_dicom_files(tmp_path / "a", texture(256, 256, seed=1))
+    other = _two_dicom_files(tmp_path / "b", texture(256, 256, seed=2)).with_name("l1.dcm")
+    changed = path.with_name("l1.dcm")
+    slide = open_slide(path)
+    assert len(slide.level_dimensions) == 2
+    slide.read_at(0.972, 0, 0, 64, 64)
+    if how == "renamed":
+        other.replace(changed)
+    elif how == "written":
+        changed.write_bytes(other.read_bytes())
+    else:
+        changed.unlink()
+    with pytest.raises(
+        SlideReadError, match=r"l1\.dcm: the slide was replaced or changed|l0\.dcm: went away while it was read"
+    ):
+        slide.read_at(0.972, 64, 0, 64, 64)
+
+
+def test_a_level_that_comes_to_a_slide_meanwhile_is_noticed(tmp_path: Path) -> None:
+    path = _two_dicom_files(tmp_path / "a", texture(256, 256))
+    level = path.with_name("l1.dcm").rename(tmp_path / "l1.dcm")
+    slide = open_slide(path)
+    slide.close()
+    level.rename(path.with_name("l1.dcm"))
+    with pytest.raises(SlideReadError, match=r"l0\.dcm: the slide was replaced or changed"):
+        slide.read_region(0, 0, 64, 64)
+
+
+def test_notes_beside_the_pixels_of_a_mirax_slide_may_change(tmp_path: Path) -> None:
+    for name in ("s.mrxs", "s/Slidat.ini", "s/Index.dat", "s/Data0001.dat", "s/notes.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    file = SameFile.at(*files_of_slide(tmp_path / "s.mrxs", read=True))
+    (tmp_path / "s" / "notes.xml").write_text("more")
+    file.check()
+    for name in ("Data0001.dat", "Slidat.ini"):
+        file = SameFile.at(*files_of_slide(tmp_path / "s.mrxs", read=True))
+        (tmp_path / "s" / name).write_text("other")
+        with pytest.raises(SlideReadError, match=rf"{name}: the slide was replaced"):
+            file.check()
 
 
 def test_a_scan_ends_when_its_slide_is_replaced(tmp_path: Path) -> None:

@@ -90,10 +90,14 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
 
 
-def files_of_slide(path: Path) -> list[Path]:
+def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
     """Return all files that a slide is read from: its own first, then those beside it.
 
     An ``.mrxs`` file has a folder of its name, a DICOM slide the files of its series, ``.vms`` and ``.vmu`` name theirs.
+
+    Parameters
+    ----------
+    read : without what else lies in an ``.mrxs`` file's folder, such as a viewer's notes
 
     Raises
     ------
@@ -103,7 +107,8 @@ def files_of_slide(path: Path) -> list[Path]:
     ending, beside = path.suffix.lower(), list[Path]()
     path.stat()
     if ending == ".mrxs":
-        beside = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+        found = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+        beside = [file for file in found if not read or file.suffix == ".dat" or file.name == "Slidat.ini"]
     elif ending == ".dcm" and (series := dicom_series(path)) is not None:
         others = (file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
         beside = [file for file in others if dicom_series(file) == series]
