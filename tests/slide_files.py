@@ -200,10 +200,10 @@ def set_tile_tag(path: Path, tag: str, index: int, value: int) -> None:
     overwrite(path, entry.valueoffset + 4 * index, struct.pack(order + "I", value))
 
 
-def rename_tag(path: Path, tag: str, code: int) -> None:
-    """Give a tag of level 0 another number, so that readers do not find it."""
+def rename_tag(path: Path, tag: str, code: int, *, page: int = 0) -> None:
+    """Give a tag another number, so that readers do not find it."""
     with tifffile.TiffFile(path) as file:
-        entry, order = _page(file, 0).tags[tag], file.byteorder
+        entry, order = _page(file, page).tags[tag], file.byteorder
     overwrite(path, entry.offset, struct.pack(order + "H", code))
 
 

@@ -17,7 +17,15 @@ from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
-from wsi_meta.outputs import check_folder, check_output, filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs import (
+    check_folder,
+    check_output,
+    filled_folder,
+    finish_replacing,
+    refuse_one_name,
+    replace_files,
+    written_whole,
+)
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -155,6 +163,16 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
         partial.write_text("new")
     assert (link.readlink(), target.read_text(), link.read_text()) == (Path("disk/out.csv"), "new", "new")
     assert sorted(path.name for path in (*tmp_path.iterdir(), *target.parent.iterdir())) == ["disk", "link.csv", "out.csv"]
+
+
+def test_a_link_to_itself_is_told(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.csv"
+    loop.symlink_to("loop.csv")
+    refuse_one_name(loop, tmp_path / "other.csv", "--out and --picture")
+    with pytest.raises(OutputPathError, match=r"is to be written twice"):
+        refuse_one_name(loop, loop, "--out and --picture")
+    with pytest.raises(OutputPathError, match=r"loop\.csv: a link to loop\.csv, which is not there"):
+        check_output(loop, overwrite=True)
 
 
 def test_an_error_of_our_own_stays_what_it_is(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "filled_folder",
     "finish_replacing",
     "flush",
+    "real_path",
     "refuse_input",
     "refuse_one_name",
     "remove_leftovers",
@@ -45,6 +46,11 @@ MENDS = {
 """What to do when something cannot be written, by the number of the error."""
 
 
+def real_path(path: Path) -> Path:
+    """Return a path without links. A link that leads to itself stays, where ``Path.resolve`` raises a RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
 def cannot_be_written(what: str, error: OSError) -> str:
     """Return in words that something cannot be written, why, and what to do about it."""
     while error.errno is None and isinstance(cause := error.__cause__ or error.__context__, OSError):
@@ -66,7 +72,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     path = Path(path)
     if path.is_symlink() and not path.exists():
         raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
-    check_folder(path.resolve() if path.is_symlink() else path)
+    check_folder(real_path(path) if path.is_symlink() else path)
     if path.is_dir():
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
     if path.exists() and not path.is_file():
@@ -119,7 +125,7 @@ def refuse_one_name(first: str | Path | None, second: str | Path | None, told: s
     first, second : None is passed over
     told : the two options, in words
     """
-    if first is not None and second is not None and Path(first).resolve() == Path(second).resolve():
+    if first is not None and second is not None and real_path(Path(first)) == real_path(Path(second)):
         raise OutputPathError(f"{second}: is to be written twice, as {told}; choose another name for one of them")
 
 
@@ -134,7 +140,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     OutputPathError
         when it cannot be written, for example to a full disk; an older file stays.
     """
-    place = path.resolve() if path.is_symlink() else path
+    place = real_path(path) if path.is_symlink() else path
     partial = place.with_name(f"{place.name}.{unique_name()}.partial")
     try:
         remove_leftovers(place, older_s=ABANDONED_S)
@@ -286,10 +292,6 @@ def remove_leftovers(path: Path, *, older_s: float = 0.0) -> None:
         if not (left.is_dir() if hidden else left.is_file()):  # of filled_folder, of written_whole
             continue
         with suppress(FileNotFoundError):  # another process removes it, too
-            if time.time() - _last_change(left) >= older_s:
+            changed = max(part.stat().st_mtime for part in (left, *left.rglob("*")))
+            if time.time() - changed >= older_s:
                 shutil.rmtree(left) if hidden else left.unlink()
-
-
-def _last_change(path: Path) -> float:
-    """Return when a file, or anything in a folder, was last written to."""
-    return max(part.stat().st_mtime for part in (path, *path.rglob("*")))

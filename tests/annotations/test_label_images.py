@@ -112,6 +112,22 @@ def test_anything_else_is_refused_with_what_was_found(tmp_path: Path, write: Any
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_a_mask_that_a_viewer_would_turn_is_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"m.{ending}"
+    for orientation in (1, 3):
+        if ending == "tif":
+            _tiff(path, GREY, extratags=[(274, 3, 1, orientation, True)])
+        else:
+            exif = Image.Exif()
+            exif[274] = orientation
+            Image.fromarray(np.full_like(GREY, 255)).save(path, exif=exif)
+        if orientation == 1:
+            assert _read(path).any()
+    with pytest.raises(DataError, match=rf"^{path}: the picture is to be turned \(Orientation 3\), .*; convert it"):
+        _read(path)
+
+
 def test_a_mask_over_pillows_limit_is_read(tmp_path: Path) -> None:
     """Pillow warns of more than 89 million pixels and refuses twice as many."""
     Image.new("1", (16000, 12000), 1).save(tmp_path / "m.png")

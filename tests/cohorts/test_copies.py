@@ -124,6 +124,28 @@ def test_a_copy_that_goes_away_frees_its_bytes_and_hides_no_error(slides: list[P
         copies.close()
 
 
+def test_no_copy_is_of_two_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is replaced before its own copy is begun."""
+    for name in ("s.mrxs", "s/Slidat.ini", "s/Data0000.dat"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    usage, told = shutil.disk_usage, list[str]()
+
+    def replacing(folder: Path) -> Any:
+        (tmp_path / "s" / "Data0000.dat").write_text("of another slide")
+        return usage(folder)
+
+    monkeypatch.setattr(shutil, "disk_usage", replacing)
+    (tmp_path / "fast").mkdir()
+    copying = Staging(tmp_path / "fast", 1e9, told.append)
+    copying.begin([(tmp_path / "s.mrxs", lambda: True)])
+    with copying.copy_of(tmp_path / "s.mrxs") as slide:
+        assert slide == tmp_path / "s.mrxs"
+    copying.close()
+    assert [line for line in told if "s.mrxs: is read where it lies: it cannot be copied" in line and "replaced" in line]
+    assert not list((tmp_path / "fast").iterdir())
+
+
 def test_an_interrupted_batch_leaves_no_copy(slides: list[Path], tmp_path: Path, thin_model: Model) -> None:
     class Interrupted(DarknessPredictor):
         def predict_block(self, *_arguments: Any) -> NDArray[np.float32]:

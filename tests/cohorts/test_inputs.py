@@ -20,11 +20,12 @@ from slide_files import texture, write_slide
 from wsi_meta.cohorts.batch import scan_jobs, scan_slides
 from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
 from wsi_meta.cohorts.jobs import jobs_of
-from wsi_meta.errors import DataError, OptionsError
+from wsi_meta.errors import DataError, OptionsError, SlideReadError
 from wsi_meta.files.slide_file import WHOLE_SLIDE_IMAGE, dicom_series
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.slides.slide import open_slide
 
 UNDEFINED = 0xFFFFFFFF
 
@@ -161,6 +162,15 @@ class TestFolders:
     def test_several_ways_to_a_slide_are_one(self) -> None:
         touch("s/a.tif", "s/b.tif")
         assert names(find_slides(["s/b.tif", "s", "s/*.tif"])) == ["b", "a"]
+
+    def test_a_link_to_itself_is_a_slide_to_be_told_of(self) -> None:
+        touch("s/a.tif", "s/c.tif")
+        Path("s/b.tif").symlink_to("b.tif")
+        Path("s/d").symlink_to("d")
+        assert names(find_slides(["s"], recursive=True)) == ["a", "b", "c"]
+        assert names(find_slides(["s/*.tif", "s/b.tif"])) == ["a", "b", "c"]
+        with pytest.raises(SlideReadError, match=r"^s/b\.tif: a link that leads to no file; expected a whole-slide image$"):
+            open_slide("s/b.tif")
 
     def test_one_slide_of_two_names_is_refused(self) -> None:
         """Its rows would be one in the summary, and its copies one with --stage."""

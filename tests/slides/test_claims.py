@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tifffile
 from fakes import scan_darkness
+from fuzzing.dicom import write_dicom
+from numpy.typing import NDArray
 from slide_files import (
     damage_tile,
     overwrite,
@@ -28,10 +30,13 @@ from slide_files import (
 
 from wsi_meta.demo.pyramid_writer import halved
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.same_file import SameFile
+from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
 from wsi_meta.readers.tiff_reader import declared_size
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiffs.check import check_tiff
 from wsi_meta.tiling.tissue import find_tissue
 
 
@@ -134,6 +139,74 @@ def test_an_absurd_tile_is_seen_before_openslide_opens_the_file(tmp_path: Path, 
         SlideReadError, match=rf"s\.tif: page {level} says that its tiles are .*2147483647.* px; expected at most"
     ):
         open_slide(path)
+
+
+def _retype(path: Path, tag: str, kind: int, stored: bytes, page: int = 0) -> None:
+    """Give a tag that stands in the directory of a classic TIFF another type and value."""
+    with tifffile.TiffFile(path) as file:
+        found = file.pages[page]
+        assert isinstance(found, tifffile.TiffPage)
+        place = found.tags[tag].offset
+    overwrite(path, place + 2, struct.pack("<H", kind))
+    overwrite(path, place + 8, stored)
+
+
+def _with_a_tag_of_ndpi(path: Path) -> None:
+    set_tag(path, "TileLength", 2**31 - 1, page=1)
+    rename_tag(path, "ResolutionUnit", 65420, page=1)
+
+
+def _doubled(path: Path) -> None:
+    """State the height of tiles twice, first an absurd one, which libtiff takes."""
+    _retype(path, "TileWidth", 4, struct.pack("<I", 2**31 - 16), 1)
+    rename_tag(path, "TileWidth", 323, page=1)
+    rename_tag(path, "SamplesPerPixel", 322, page=1)
+    set_tag(path, "TileWidth", 256, page=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (
+            lambda path: _retype(path, "TileLength", 9, struct.pack("<i", 2**31 - 16), 1),
+            "page 1 says that its tiles are 256 x 21",
+        ),
+        (lambda path: _retype(path, "TileWidth", 9, struct.pack("<i", 2**31 - 16)), "page 0 says that its tiles are 21"),
+        (lambda path: _retype(path, "TileWidth", 8, struct.pack("<hh", -16, 0)), "page 0 has tiles, but says in no way"),
+        (lambda path: _retype(path, "TileWidth", 11, struct.pack("<f", 2.0**31)), "page 0 has tiles, but says in no way"),
+        (_with_a_tag_of_ndpi, "page 1 says that its tiles are 256 x 21"),
+        (_doubled, "page 1 says that its tiles are 256 x 21"),
+    ],
+    ids=["signed height", "signed width", "below zero", "float", "with a tag of NDPI", "twice"],
+)
+def test_an_absurd_tile_is_seen_however_it_is_stored(tmp_path: Path, make: Callable[[Path], None], told: str) -> None:
+    image = texture(600, 600)
+    path = write_jpeg_slide(tmp_path / "s.tif", [image, halved(image)])
+    make(path)
+    with pytest.raises(SlideReadError, match=rf"s\.tif: {told}"):
+        open_slide(path)
+
+
+@pytest.mark.parametrize("how", ["signed", "as those of strips"])
+def test_tiles_longer_than_the_file_are_seen_however_their_lengths_are_stored(tmp_path: Path, how: str) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(600, 600))
+    set_tile_tag(path, "TileByteCounts", 4, 2**31 - 1)
+    if how == "signed":
+        with tifffile.TiffFile(path) as file:
+            place = file.pages.first.tags["TileByteCounts"].offset
+        overwrite(path, place + 2, struct.pack("<H", 9))
+    else:
+        rename_tag(path, "TileByteCounts", 279)
+        rename_tag(path, "TileOffsets", 273)
+    assert [tiles.places.tolist() for tiles in check_tiff(path)] == [[[1, 1]]]
+
+
+def test_a_file_of_very_many_pages_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((1000, 1, 1, 3), np.uint8), photometric="rgb", metadata=None)
+    with pytest.raises(SlideReadError, match=r"s\.tif: has 1,000 pages or more; expected the few of a slide"):
+        check_tiff(path)
 
 
 @pytest.mark.parametrize("tag", ["ImageWidth", "ImageLength"])
@@ -292,6 +365,60 @@ def test_a_slide_that_is_replaced_is_not_read_on(tmp_path: Path, reader: str, ho
         slide.read_region(300, 300, 100, 100)
     with pytest.raises(SlideReadError, match="replaced"):
         slide.read_overview(7.776)
+
+
+def _two_dicom_files(folder: Path, image: NDArray[np.uint8]) -> Path:
+    """A DICOM slide of two levels, each a file of its own."""
+    folder.mkdir()
+    write_dicom(folder / "l0.dcm", image, mpp=0.486, tile_px=64)
+    write_dicom(folder / "l1.dcm", halved(image), mpp=0.972, tile_px=64)
+    level = (folder / "l1.dcm").read_bytes()
+    (folder / "l1.dcm").write_bytes(level.replace(b"1.2.3.4\0", b"1.2.3.7\0"))  # an instance of its own
+    return folder / "l0.dcm"
+
+
+@pytest.mark.parametrize("how", ["renamed", "written", "gone"])
+def test_each_file_of_a_slide_is_watched(tmp_path: Path, how: str) -> None:
+    path = _two_dicom_files(tmp_path / "a", texture(256, 256, seed=1))
+    other = _two_dicom_files(tmp_path / "b", texture(256, 256, seed=2)).with_name("l1.dcm")
+    changed = path.with_name("l1.dcm")
+    slide = open_slide(path)
+    assert len(slide.level_dimensions) == 2
+    slide.read_at(0.972, 0, 0, 64, 64)
+    if how == "renamed":
+        other.replace(changed)
+    elif how == "written":
+        changed.write_bytes(other.read_bytes())
+    else:
+        changed.unlink()
+    with pytest.raises(
+        SlideReadError, match=r"l1\.dcm: the slide was replaced or changed|l0\.dcm: went away while it was read"
+    ):
+        slide.read_at(0.972, 64, 0, 64, 64)
+
+
+def test_a_level_that_comes_to_a_slide_meanwhile_is_noticed(tmp_path: Path) -> None:
+    path = _two_dicom_files(tmp_path / "a", texture(256, 256))
+    level = path.with_name("l1.dcm").rename(tmp_path / "l1.dcm")
+    slide = open_slide(path)
+    slide.close()
+    level.rename(path.with_name("l1.dcm"))
+    with pytest.raises(SlideReadError, match=r"l0\.dcm: the slide was replaced or changed"):
+        slide.read_region(0, 0, 64, 64)
+
+
+def test_notes_beside_the_pixels_of_a_mirax_slide_may_change(tmp_path: Path) -> None:
+    for name in ("s.mrxs", "s/Slidat.ini", "s/Index.dat", "s/Data0001.dat", "s/notes.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    file = SameFile.at(*files_of_slide(tmp_path / "s.mrxs", read=True))
+    (tmp_path / "s" / "notes.xml").write_text("more")
+    file.check()
+    for name in ("Data0001.dat", "Slidat.ini"):
+        file = SameFile.at(*files_of_slide(tmp_path / "s.mrxs", read=True))
+        (tmp_path / "s" / name).write_text("other")
+        with pytest.raises(SlideReadError, match=rf"{name}: the slide was replaced"):
+            file.check()
 
 
 def test_a_scan_ends_when_its_slide_is_replaced(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError, first_line, some_of
+from wsi_meta.tiffs.pixel_form import ORIENTATION, OtherFormError, exif_orientation, refuse_turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     ------
     DataError
         when it is missing, damaged, or no label image: several pictures, other colours than grey, transparent pixels, values
-        that are not whole numbers.
+        that are not whole numbers, or pixels that a viewer would turn.
     """
     import struct
     import tokenize
@@ -115,6 +116,8 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
             yield _of_picture(path)
     except DataError:
         raise
+    except OtherFormError as error:
+        raise DataError(str(error)) from error
     except (*errors, SyntaxError, tokenize.TokenError, struct.error, zlib.error, tifffile.TiffFileError) as error:
         raise DataError(f"{path}: not a {what} ({first_line(error)}); expected {expected}") from error
 
@@ -228,6 +231,8 @@ def _of_picture(path: Path) -> LabelImage:
                 raise ValueError(f"{image.width} x {image.height} px in {path.stat().st_size} bytes: damaged")
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError(f"{image.n_frames} pictures in one file")
+            if kind in (PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile):
+                refuse_turned(path, exif_orientation(path.read_bytes()))
             return _of_array(_decoded(image))
     raise ValueError("no PNG, TIFF, BMP, GIF or JPEG")
 
@@ -271,6 +276,7 @@ def _of_tiff(tiff: Any) -> LabelImage:
         )
     for level in series.levels:
         _check_size(level.keyframe, tiff.filehandle.size)
+        refuse_turned(tiff.filehandle.path, level.keyframe.tags.valueof(ORIENTATION, default=1))
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))
     return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette))
 

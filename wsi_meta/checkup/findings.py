@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputPathError, first_line, printable
-from wsi_meta.outputs import MENDS, NO_ROOM
+from wsi_meta.outputs import MENDS, NO_ROOM, real_path
 
 __all__ = ["Checkup", "Part", "looked_at", "without_names"]
 
@@ -77,7 +77,7 @@ def looked_at(name: str, look: Callable[[], Part], remedy: str, *, hidden: Seque
 
 def without_names(text: str, *folders: Path) -> str:
     """Return a text in which folders, the user's home and this machine's name are words instead."""
-    names = {str(folder.absolute()): "FOLDER" for folder in folders} | {str(folder.resolve()): "FOLDER" for folder in folders}
+    names = {str(folder.absolute()): "FOLDER" for folder in folders} | {str(real_path(folder)): "FOLDER" for folder in folders}
     with suppress(RuntimeError):  # no home
         names[str(Path.home())] = "~"
     if len(platform.node()) > 3:

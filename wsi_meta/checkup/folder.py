@@ -16,7 +16,7 @@ from wsi_meta.checkup.machine import GB
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import put_in_place
-from wsi_meta.outputs import check_folder, written_whole
+from wsi_meta.outputs import check_folder, real_path, written_whole
 
 __all__ = ["FILE_SYSTEM", "FileSystem", "output_folder"]
 
@@ -133,6 +133,6 @@ def _file_system(folder: Path) -> str:
         rows: list[Any] = [line.split()[1:3] for line in MOUNTS.read_text().splitlines()]
     except OSError:
         return "unknown file system"
-    here = folder.resolve()
+    here = real_path(folder)
     fitting = [(len(point), kind) for point, kind in rows if here.is_relative_to(point.replace("\\040", " "))]
     return str(max(fitting)[1]) if fitting else "unknown file system"

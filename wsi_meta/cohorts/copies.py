@@ -163,6 +163,7 @@ class Staging:
             if self._stopped or not isinstance(slide, Path) or slide.is_dir() or not is_needed():
                 return None  # of an address little is read; an OME-Zarr image may be anything
             files = files_of_slide(slide)
+            before = SameFile.at(*files)
             bytes_of_slide = _bytes_of(files)
             if (reason := self._take(bytes_of_slide)) is not None:
                 self._tell(f"{slide}: is read where it lies: {reason}")
@@ -173,6 +174,7 @@ class Staging:
         try:
             for file in files:
                 self._copy_file(file, target / file.relative_to(slide.parent))
+            before.check()  # a file may be replaced while another one is copied
         except (OSError, InterruptedError) as error:
             self._remove(target, bytes_of_slide)
             if not isinstance(error, InterruptedError):

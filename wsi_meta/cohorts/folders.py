@@ -8,6 +8,7 @@ from glob import escape, glob
 from pathlib import Path
 
 from wsi_meta.files.slide_file import is_mrxs_folder
+from wsi_meta.outputs import real_path
 
 __all__ = ["is_new", "matches", "may_hold_slides"]
 
@@ -22,7 +23,7 @@ def may_hold_slides(folder: Path) -> bool:
 
 def is_new(folder: Path, seen: set[Path]) -> bool:
     """Tell whether a folder is none of those seen, by whatever name, and count it among them."""
-    real = folder.resolve()
+    real = real_path(folder)
     new = real not in seen
     seen.add(real)
     return new

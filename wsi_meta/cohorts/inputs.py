@@ -13,7 +13,7 @@ from typing import Any
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import is_new, matches, may_hold_slides
 from wsi_meta.errors import DataError, MissingMppError
-from wsi_meta.files.address import Address, SlidePath, several, slide_name, slide_path
+from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import given_mpp
@@ -169,12 +169,12 @@ def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:
     kept: dict[str, SlideInput] = {}
     names: dict[SlidePath, str] = {}
     for slide in found:
-        if (name := names.setdefault(slide.path.resolve(), slide.name)) != slide.name:
+        if (name := names.setdefault(real_slide_path(slide.path), slide.name)) != slide.name:
             told = "a slide has one map, and one row in the summary; scan it into several --out"
             raise DataError(f"{slide.path}: is given twice, as '{name}' and '{slide.name}'; {told}")
         if (first := kept.setdefault(slide.name, slide)) is slide:
             continue
-        same = first.path.resolve() == slide.path.resolve()
+        same = real_slide_path(first.path) == real_slide_path(slide.path)
         if not same or (first.given and slide.given and slide.path.suffix.lower() not in (".dcm", ".mrxs")):
             raise DataError(
                 f"{slide.name}: the name of several slides ({first.path}, {slide.path}); expected names of their own; "

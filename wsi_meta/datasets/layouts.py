@@ -27,6 +27,7 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
 from wsi_meta.errors import DataError, some_of
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.outputs import real_path
 from wsi_meta.slides.pixel_size import differs
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
     found: dict[str, list[Patches]] = {}
     folders = _folders(paths)
     for number, folder in enumerate(folders):
-        if folder.resolve() in {other.resolve() for other in folders[:number]}:
+        if real_path(folder) in map(real_path, folders[:number]):
             raise DataError(f"{folder}: given twice; expected each folder once")
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; expected a folder of labelled patches")

@@ -11,8 +11,10 @@ from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.outputs import real_path
 
-__all__ = ["Address", "SlidePath", "is_address", "local_path", "refuse_mangled", "several", "slide_name", "slide_path"]
+__all__ = ["Address", "SlidePath", "is_address", "local_path", "real_slide_path"]
+__all__ += ["refuse_mangled", "several", "slide_name", "slide_path"]
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
@@ -70,10 +72,6 @@ class Address:
         """Return the address: it is the same from every folder."""
         return self
 
-    def resolve(self) -> Address:
-        """Return the address: nothing of it is a link."""
-        return self
-
     def __str__(self) -> str:
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -112,6 +110,11 @@ def several(given: T | Sequence[T]) -> Sequence[T]:
 def slide_name(path: SlidePath) -> str:
     """Return the name of a slide: its file's without ending; of an OME-Zarr image also without ``.ome``."""
     return path.stem.removesuffix(".ome") if path.suffix.lower() == ".zarr" else path.stem
+
+
+def real_slide_path(path: SlidePath) -> SlidePath:
+    """Return a slide's path without links, see :func:`.real_path`; an address as it is."""
+    return path if isinstance(path, Address) else real_path(path)
 
 
 def local_path(given: str | Path | Address) -> Path | None:

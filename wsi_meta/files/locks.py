@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, cannot_be_written, remove_leftovers, unique_name
+from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, cannot_be_written, real_path, remove_leftovers, unique_name
 
 __all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_file", "own_folder"]
 
@@ -174,7 +174,7 @@ def _remove_abandoned(parent: Path, kind: str) -> None:
 
 def lock_path(path: Path) -> Path:
     """Return the lock file of an output; it is the same by whatever links the output is reached."""
-    real = path.resolve()
+    real = real_path(path)
     return real.parent / f".{real.name}.lock"  # / has no name
 
 

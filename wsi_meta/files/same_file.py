@@ -64,16 +64,18 @@ class WatchedFile(Protocol):
 
 @dataclass(frozen=True)
 class SameFile:
-    """A file of a disk as it was when it was opened first."""
+    """A file of a disk as it was when it was opened first, with those that belong to it."""
 
     path: Path
     mark: tuple[int, int, int, int]
     """Device, inode, size and time of the last change in nanoseconds."""
+    beside: tuple[SameFile, ...] = ()
+    """The other files of a slide of several."""
 
     @classmethod
-    def at(cls, path: Path) -> SameFile:
-        """Return the file that stands at a path now."""
-        return cls(path, _mark(path.stat()))
+    def at(cls, path: Path, *beside: Path) -> SameFile:
+        """Return the file that stands at a path now, and those beside it."""
+        return cls(path, _mark(path.stat()), tuple(map(cls.at, beside)))
 
     @property
     def size(self) -> int:
@@ -85,7 +87,7 @@ class SameFile:
         return _Descriptor(self)
 
     def check(self, descriptor: int | None = None) -> None:
-        """Check that the file is still the same.
+        """Check that the file is still the same, and those beside it.
 
         Parameters
         ----------
@@ -99,6 +101,8 @@ class SameFile:
         """
         if _mark(self.path.stat() if descriptor is None else os.fstat(descriptor)) != self.mark:
             raise SlideReplacedError(f"{self.path}: {REPLACED}")
+        for other in self.beside:
+            other.check()
 
 
 class _Descriptor:

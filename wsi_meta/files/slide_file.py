@@ -60,7 +60,8 @@ def refuse_no_file(path: Path) -> None:
     """
     if not path.exists():
         refuse_mangled(path)
-        raise SlideReadError(f"{path}: no such file; expected a whole-slide image")
+        found = "a link that leads to no file" if path.is_symlink() else "no such file"
+        raise SlideReadError(f"{path}: {found}; expected a whole-slide image")
     if path.is_dir():
         raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")
     if path.stat().st_size == 0:
@@ -89,10 +90,14 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
 
 
-def files_of_slide(path: Path) -> list[Path]:
+def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
     """Return all files that a slide is read from: its own first, then those beside it.
 
     An ``.mrxs`` file has a folder of its name, a DICOM slide the files of its series, ``.vms`` and ``.vmu`` name theirs.
+
+    Parameters
+    ----------
+    read : without what else lies in an ``.mrxs`` file's folder, such as a viewer's notes
 
     Raises
     ------
@@ -102,7 +107,8 @@ def files_of_slide(path: Path) -> list[Path]:
     ending, beside = path.suffix.lower(), list[Path]()
     path.stat()
     if ending == ".mrxs":
-        beside = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+        found = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
+        beside = [file for file in found if not read or file.suffix == ".dat" or file.name == "Slidat.ini"]
     elif ending == ".dcm" and (series := dicom_series(path)) is not None:
         others = (file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
         beside = [file for file in others if dicom_series(file) == series]

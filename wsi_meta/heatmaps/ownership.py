@@ -18,7 +18,7 @@ from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import FORMAT_VERSION
-from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
+from wsi_meta.outputs import UNIQUE, check_folder, flush, real_path, unique_name, written_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -76,7 +76,7 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     refuse_inside_store(path)
     check_folder(path)
     with locked(path):
-        _tidy(path.resolve())
+        _tidy(real_path(path))
         if overwrite:
             refuse_to_replace(path, overwrite=True)
         yield
@@ -110,7 +110,7 @@ def stores_in(folder: Path) -> list[Path]:
 
 def refuse_inside_store(path: Path) -> None:
     """Make sure that no store would lie inside another one; OutputPathError if so."""
-    for folder in path.resolve().parents:
+    for folder in real_path(path).parents:
         if is_store(folder):
             raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another --out")
 

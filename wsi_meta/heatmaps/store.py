@@ -43,7 +43,7 @@ from wsi_meta.heatmaps.ownership import (
 )
 from wsi_meta.heatmaps.pyramid import create_arrays, write_derived
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
-from wsi_meta.outputs import check_folder, flush
+from wsi_meta.outputs import check_folder, flush, real_path
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class Heatmap:
         """
         check_folder(path)
         refuse_to_replace(path, overwrite=overwrite)
-        new = temporary_store(path.resolve())
+        new = temporary_store(real_path(path))
         try:
             _write_empty(new, path.stem, record, tissue)
-            put_in_place(new, path.resolve())
+            put_in_place(new, real_path(path))
         finally:
             remove_store(new)
         return cls.open(path)

@@ -11,8 +11,8 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one_in_tiff
-from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
+from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
+from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
@@ -65,7 +65,7 @@ class OpenSlideReader:
 
     def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
-        self.path, self.file = path, file or SameFile.at(path)
+        self.path, self.file = path, file or SameFile.at(*files_of_slide(path, read=True))
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
@@ -217,6 +217,8 @@ class OpenSlideReader:
         except OpenSlideError as error:
             raise why_not_opened(self.path, error) from error
         self._check_file()
+        if handle.level_dimensions != getattr(self, "level_dimensions", handle.level_dimensions):  # a file came to its series
+            raise SlideReplacedError(f"{self.path}: {REPLACED}")
         return handle
 
     def _check_file(self) -> None:

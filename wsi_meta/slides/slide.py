@@ -26,6 +26,7 @@ from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse
 from wsi_meta.slides.resampling import average_area, exact_ratio
+from wsi_meta.slides.strange_levels import BelievedLevels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,10 +53,8 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
     ------
     SlideReadError
         when the file is missing, a folder, empty, damaged or of no known format, or when `reader` cannot read it.
-    MissingMppError
-        when `mpp` cannot be the size of a pixel.
-    OptionsError
-        when there is no such reader.
+    MissingMppError, OptionsError
+        when `mpp` cannot be the size of a pixel, or there is no such reader.
     """
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
@@ -69,9 +68,8 @@ class Slide:
     ----------
     path, name : the file or its address, and its name without ending
     width, height : level-0 pixels
-    bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (OpenSlide's ``openslide.bounds-x`` and
-        so on); all of it where the file does not say. QuPath shows only this part and counts from its corner; here everything
-        counts from level 0's own corner
+    bounds : x, y, width and height of the part of level 0 that holds all scanned pixels (``openslide.bounds-x`` and so on); all
+        of it where the file does not say. QuPath shows only this part and counts from its corner, we from level 0's own
     level_dimensions : (width, height) of each level, level 0 first
     level_downsamples : factor of each level relative to level 0
     level_tiles : (width, height) of each level's stored tiles; None where it is not known
@@ -104,6 +102,7 @@ class Slide:
         (self.width, self.height), *_ = self.level_dimensions
         self.level_tiles, self._file = facts.tiles, facts.file
         self._extents = facts.scales.extents(self.level_dimensions)
+        self._believed = BelievedLevels(self.path, self._read_level, self._usable, self._extents, self.level_tiles)
         self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self._print = Fingerprint(facts.file, facts.level_dimensions, facts.properties.get("openslide.quickhash-1", ""))
@@ -123,10 +122,8 @@ class Slide:
 
         Raises
         ------
-        SlideReadError
-            for another type or shape.
-        MissingMppError
-            when `mpp` cannot be the size of a pixel.
+        SlideReadError, MissingMppError
+            for another type or shape, or when `mpp` cannot be the size of a pixel.
         """
         return cls(Path(name), mpp, picture=PictureReader(Path(name), pixels))
 
@@ -193,8 +190,11 @@ class Slide:
             when the slide is more than 5 % coarser than `mpp`, or cannot be decoded there.
         MissingMppError, OptionsError
         """
+        return self._read_plane(self._usable, mpp, x, y, width, height)
+
+    def _read_plane(self, levels: dict[int, float], mpp: float, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         check_region(self.path, (x, y), (width, height))
-        window = self._window(mpp, x, y, width, height)
+        window = find_window(levels, self.check_resolution(mpp), x, y, width, height)
         inside = cut_to(self._extents, window.rectangle)
         if min(inside[3:]) <= 0 or self._reader.is_empty(*inside):  # a level of 100,000 px may hold little more than that
             return np.full((height, width, 3), self.background, np.uint8)
@@ -203,6 +203,8 @@ class Slide:
 
     def read_overview(self, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Read the whole slide in parts, small ones around damage, so that a damaged tile costs little more than itself.
+
+        A level that clearly shows something else than finer ones is passed over, with a warning; see :class:`.BelievedLevels`.
 
         Parameters
         ----------
@@ -220,9 +222,9 @@ class Slide:
         """
         l0_per_px = self.check_resolution(mpp)
         shape = ceil(self.height / l0_per_px), ceil(self.width / l0_per_px)
-        # parts of half a tile: little of its neighbours is lost with a damaged one
-        least_px = self.tile_px_at(mpp) / 2
-        image, readable, failure = read_in_parts(partial(self.read_at, mpp), shape, least_px, self.background)
+        least_px = self.tile_px_at(mpp) / 2  # little of its neighbours is lost with a damaged tile
+        read = partial(self._read_plane, self._believed.up_to(self._window(mpp, 0, 0, 1, 1).level), mpp)
+        image, readable, failure = read_in_parts(read, shape, least_px, self.background)
         if failure is not None and not readable.any():
             raise SlideReadError(f"{self.path}: nothing of it can be read; copy the slide again") from failure
         return image, readable

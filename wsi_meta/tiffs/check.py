@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.pages import Page, few_of, number_of, pages_at, pages_in
+from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
 from wsi_meta.tiffs.pixel_form import FORM, refuse_other_form
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 
@@ -31,10 +31,11 @@ __all__ = [
 __all__ += ["page_of_size", "structure_of", "tile_grids"]
 
 WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
-STRIP_OFFSETS, SAMPLES, SEPARATE, SUB_PAGES, HAMAMATSU = 273, 277, 2, 330, 65420
+STRIP_OFFSETS, STRIP_LENGTHS, SAMPLES, SEPARATE, SUB_PAGES = 273, 279, 277, 2, 330
+OFFSETS, LENGTHS = (STRIP_OFFSETS, TILE_OFFSETS), (STRIP_LENGTHS, TILE_LENGTHS)
 KIND, REDUCED, IS_MASK = 254, 1, 4
-"""TIFF 6.0's tags and planar configuration; the tag by which NDPI is known, whose offsets are wider than TIFF's; and the tag
-of a page's kind, with its bits of a coarser level and of a mask of transparency."""
+"""TIFF 6.0's tags and planar configuration; and the tag of a page's kind, with its bits of a coarser level and of a mask of
+transparency."""
 MAX_TILE_PX = 2**26
 """Pixels of the largest tile that is read, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it gets none."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
@@ -76,7 +77,7 @@ class ImpossibleTiles:
 def check_tiff(path: Path) -> list[ImpossibleTiles]:
     """Check the sizes of a TIFF's tiles.
 
-    Any other file is left to OpenSlide, and so is what is not understood.
+    Any other file is left to OpenSlide, and so are pages without tiles, such as NDPI's.
 
     Returns
     -------
@@ -85,25 +86,27 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
     Raises
     ------
     SlideReadError
-        when a tile is too large to be one, or the file has fewer tiles than its size in pixels needs.
+        when a tile is too large to be one, the file has fewer tiles than its size in pixels needs, or what a page with tiles
+        says of its sizes is not understood.
     """
-    found = []
+    found: dict[tuple[int, int], ImpossibleTiles] = {}
     with path.open("rb") as file:
-        pages = list(pages_in(file))
-        if any(HAMAMATSU in page for page in pages):
-            return []
-        for number, page in enumerate(pages):
-            sizes = [number_of(page, tag) for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT)]
-            if not all(sizes):
+        for number, page in enumerate(pages_in(file)):
+            if number + 1 == MAX_PAGES:
+                raise SlideReadError(f"{path}: has {MAX_PAGES:,} pages or more; expected the few of a slide; convert it")
+            if not _is_tiled(page):
                 continue
-            size, tile = (sizes[0] or 0, sizes[1] or 0), (sizes[2] or 0, sizes[3] or 0)
-            if problem := _problem(page, size, tile, path.stat().st_size):
+            width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
+            size, shape = (width, height), (tile[0], tile[1])
+            problem = _problem(page, size, shape, path.stat().st_size)
+            if problem is None and len(places := _impossible(page, size, shape, file)):
+                problem = "and another one of its size have tiles longer than the file" if size in found else None
+                found[size] = ImpossibleTiles(size, shape, places)
+            if problem is not None:
                 raise SlideReadError(
                     f"{path}: page {number} {problem}; the file is damaged; copy the slide again, or convert it"
                 )
-            if len(places := _impossible(page, size, tile, file)):
-                found.append(ImpossibleTiles(size, tile, places))
-    return found
+    return list(found.values())
 
 
 def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> None:
@@ -120,12 +123,19 @@ def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> 
         when OpenSlide decodes them to something else.
     """
     with path.open("rb") as file:
-        pages = list(pages_in(file))
-        if any(HAMAMATSU in page for page in pages):
-            return
-        for number, page in enumerate(pages):
-            if TILE_WIDTH in page and (number == 0 or _is_level(page, vendor, sizes)):
+        for number, page in enumerate(pages_in(file)):
+            if _is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
+
+
+def _is_tiled(page: Page) -> bool:
+    """Tell whether OpenSlide and libtiff take a page for one with tiles."""
+    return TILE_WIDTH in page and TILE_HEIGHT in page
+
+
+def _last_of(page: Page, codes: tuple[int, int]) -> Tag | None:
+    """Return the last of two tags, the one that counts: libtiff keeps the places of tiles and of strips as one."""
+    return next((page[code] for code in reversed(page) if code in codes), None)
 
 
 def _is_level(page: Page, vendor: str, sizes: Collection[tuple[int, int]]) -> bool:
@@ -238,26 +248,25 @@ def _codec(number: int | None) -> str | None:
 
 def _problem(page: Page, size: tuple[int, int], tile: tuple[int, int], file_bytes: int) -> str | None:
     """Return what is impossible about a page; None when nothing is."""
+    if not all((*size, *tile)):
+        return "has tiles, but says in no way that is known how large it and they are"
     if tile[0] * tile[1] > MAX_TILE_PX:
         return f"says that its tiles are {tile[0]} x {tile[1]} px; expected at most {MAX_TILE_PX:,} pixels"
     separate = number_of(page, PLANES) == SEPARATE
     needed = -(-size[0] // tile[0]) * -(-size[1] // tile[1]) * ((number_of(page, SAMPLES) or 1) if separate else 1)
-    for code, what in ((TILE_OFFSETS, "places"), (TILE_LENGTHS, "lengths")):
-        if code in page and page[code].count < needed:
-            return (
-                f"says that it is {size[0]} x {size[1]} px, but has the {what} of {page[code].count} tiles; expected {needed}"
-            )
-        if code in page and page[code].end > file_bytes:
+    for tag, what in ((_last_of(page, OFFSETS), "places"), (_last_of(page, LENGTHS), "lengths")):
+        if tag is not None and tag.count < needed:
+            return f"says that it is {size[0]} x {size[1]} px, but has the {what} of {tag.count} tiles; expected {needed}"
+        if tag is not None and tag.end > file_bytes:
             return f"has its tiles' {what} behind the end of the file"
     return None
 
 
 def _impossible(page: Page, size: tuple[int, int], tile: tuple[int, int], file: BinaryIO) -> NDArray[np.int64]:
     """Return row and column of the tiles of impossible length."""
-    if TILE_LENGTHS not in page:
+    if (tag := _last_of(page, LENGTHS)) is None:
         return np.zeros((0, 2), np.int64)
-    lengths = page[TILE_LENGTHS].values(file)
     most = min(file.seek(0, os.SEEK_END), MOST_BYTES_PER_PX * tile[0] * tile[1] + HEADER_BYTES)
     columns, rows = -(-size[0] // tile[0]), -(-size[1] // tile[1])
-    numbers = np.flatnonzero(lengths > most) % (columns * rows)  # planes that are stored apart follow each other
+    numbers = np.flatnonzero(tag.values(file) > most) % (columns * rows)  # planes that are stored apart follow each other
     return np.stack(np.divmod(numbers, columns), -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -12,18 +12,18 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Page", "Tag", "few_of", "number_of", "pages_at", "pages_in"]
+__all__ = ["MAX_PAGES", "Page", "Tag", "few_of", "number_of", "pages_at", "pages_in"]
 
 MAX_PAGES = 1000
 """Pages that are looked at."""
-MAX_TAGS = 1000
-"""A page with more tags is no page."""
+MAX_TAGS = 4096
+"""A page with more tags is no page, to libtiff neither."""
 BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4, 16: 8, 17: 8, 18: 8, 5: 8, 10: 8, 12: 8}
 """Size of one value of each type."""
 MAX_FEW = 64
-"""Values of a tag that has one for each sample of a pixel, at most."""
-NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8"}
-"""Types of unsigned numbers, in numpy's notation."""
+"""Values that are read of a tag that has one for each sample of a pixel."""
+NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 18: "u8", 6: "i1", 8: "i2", 9: "i4", 17: "i8"}
+"""Types of whole numbers, in numpy's notation. libtiff takes those with a sign wherever it takes the others."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Tag:
 
     count: int
     form: str
-    """Type of its values in numpy's notation; empty where they are no unsigned numbers."""
+    """Type of its values in numpy's notation; empty where they are no whole numbers."""
     inline: bytes
     """The values, where they stand in the page itself."""
     start: int
@@ -40,7 +40,7 @@ class Tag:
     """Where in the file the values stand; 0 where they stand in the page itself."""
 
     def values(self, file: BinaryIO) -> NDArray[np.uint64]:
-        """Return the values; fewer than `count` where the file ends before."""
+        """Return the values, one below 0 as 2^64 less; fewer than `count` where the file ends before."""
         if not self.form:
             return np.zeros(0, np.uint64)
         length, stored = self.count * np.dtype(self.form).itemsize, self.inline
@@ -63,17 +63,18 @@ def pages_at(file: BinaryIO, places: list[int]) -> Iterator[Page]:
 
 
 def number_of(page: Page, code: int) -> int | None:
-    """Return a tag's value, where it is one unsigned number that stands in the page itself."""
+    """Return a tag's value, where it is one whole number of 0 or more that stands in the page itself."""
     tag = page.get(code)
     if tag is None or tag.count != 1 or not tag.form or tag.end:
         return None
-    return int(np.frombuffer(tag.inline, tag.form, 1)[0])
+    value = int(np.frombuffer(tag.inline, tag.form, 1)[0])
+    return value if value >= 0 else None
 
 
 def few_of(page: Page, code: int, file: BinaryIO) -> list[int]:
-    """Return a tag's values, where they are a few unsigned numbers; empty where they are not."""
+    """Return the first values of a tag, a few; empty where they are no whole numbers."""
     tag = page.get(code)
-    return [] if tag is None or tag.count > MAX_FEW else tag.values(file).tolist()
+    return [] if tag is None else replace(tag, count=min(tag.count, MAX_FEW)).values(file).tolist()
 
 
 def pages_in(file: BinaryIO) -> Iterator[Page]:
@@ -116,7 +117,10 @@ def _read_page(file: BinaryIO, at: int, order: str, *, big: bool) -> tuple[Page,
         raise ValueError("no page")
     stored = file.read(count * entry)
     following = struct.unpack(order + wide, file.read(struct.calcsize(wide)))[0]
-    return dict(_read_tag(stored[place : place + entry], order, wide) for place in range(0, count * entry, entry)), following
+    page: Page = {}
+    for place in range(0, count * entry, entry):
+        page.setdefault(*_read_tag(stored[place : place + entry], order, wide))  # of two the first counts, as for libtiff
+    return page, following
 
 
 def _read_tag(entry: bytes, order: str, wide: str) -> tuple[int, Tag]:

@@ -18,6 +18,7 @@ from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import open_as_scanned
+from wsi_meta.outputs import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.worklist.table import open_table
@@ -153,7 +154,7 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
         when a path does not exist, or a folder holds no store.
     """
     found = [store for path in paths for store in stores_at(Path(path))]
-    return list({store.resolve(): store for store in found}.values())
+    return list({real_path(store): store for store in found}.values())
 
 
 def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
@@ -188,7 +189,7 @@ def _how_it_differs(path: SlidePath, found: tuple[int, int], record: ScanRecord)
 
 
 def _key(path: Path) -> str:
-    return hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:12]
+    return hashlib.sha256(str(real_path(path)).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _close(gone: Sequence[ShownStore]) -> None:
