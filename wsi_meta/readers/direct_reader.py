@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.readers.jpeg_tiff import NotPlainError, find_levels
 from wsi_meta.readers.openslide_reader import OpenSlideReader
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tiff_reader import TiffReader
 from wsi_meta.readers.tile_cache import TileCache
 
@@ -102,7 +101,7 @@ class DirectReader(TiffReader):
         rows, cols = np.unravel_index(busiest_first[ranks], lengths.shape)
         return list(zip(rows.tolist(), cols.tolist(), strict=True))
 
-    def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[SlideReadError]:
+    def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[UnreadableRegionError]:
         """Return the errors of the decoders that do not read a tile; NotPlainError when both do, and differ."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
         left, top = col * stored.tile_width, row * stored.tile_height
@@ -114,9 +113,7 @@ class DirectReader(TiffReader):
         for reader, pixels in ((self, ours), (judge, theirs)):
             try:
                 reader.read_into(pixels, level, left, top)
-            except SlideReplacedError:
-                raise
-            except SlideReadError as error:
+            except UnreadableRegionError as error:
                 failed.append(error)
         if not failed and (np.abs(ours.astype(np.int16) - theirs) <= SAME_GREY_LEVELS).mean() < SAME_SHARE:
             raise NotPlainError(f"tiles of level {level} decode to other pixels than OpenSlide's")
@@ -141,10 +138,10 @@ class _Verdict:
     same: int = 0
     by_none: int = 0
     """Tiles that neither decoder reads."""
-    by_one: list[SlideReadError] = field(default_factory=list)
+    by_one: list[UnreadableRegionError] = field(default_factory=list)
     """Tiles that only one decoder reads: damaged, or written so that the other takes them for damaged."""
 
-    def add(self, failed: list[SlideReadError]) -> None:
+    def add(self, failed: list[UnreadableRegionError]) -> None:
         """Count a tile that was compared."""
         if len(failed) == 1:
             self.by_one += failed

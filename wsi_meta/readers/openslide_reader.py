@@ -11,12 +11,12 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one_in_tiff
-from wsi_meta.files.same_file import SameFile, WatchedFile
+from wsi_meta.files.same_file import SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
+from wsi_meta.readers.reader import Bounds, UnreadableRegionError, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
@@ -90,13 +90,19 @@ class OpenSlideReader:
 
         Raises
         ------
-        SlideReadError
-            when the stored pixels cannot be decoded. Other regions can still be read.
+        UnreadableRegionError
+            when the stored pixels cannot be decoded, or the file went away. Other regions can still be read.
+        SlideReplacedError
         """
-        for row in range(0, region.shape[0], MAX_READ_PX):
-            for col in range(0, region.shape[1], MAX_READ_PX):
-                part = region[row : row + MAX_READ_PX, col : col + MAX_READ_PX]
-                part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
+        try:
+            for row in range(0, region.shape[0], MAX_READ_PX):
+                for col in range(0, region.shape[1], MAX_READ_PX):
+                    part = region[row : row + MAX_READ_PX, col : col + MAX_READ_PX]
+                    part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
+        except (SlideReplacedError, UnreadableRegionError):
+            raise
+        except OSError as error:
+            raise UnreadableRegionError(str(error)) from error
 
     def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
         """Do nothing: OpenSlide's own cache cannot use it."""

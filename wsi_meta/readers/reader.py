@@ -15,7 +15,11 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Facts", "Reader", "mpp_properties", "undecodable"]
+__all__ = ["Bounds", "Facts", "Reader", "UnreadableRegionError", "mpp_properties", "undecodable"]
+
+
+class UnreadableRegionError(SlideReadError):
+    """A region cannot be read: what sees it is lost, and the rest of the slide can still be read."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class Reader(Protocol):
 
         Raises
         ------
-        SlideReadError
+        UnreadableRegionError
             when the stored pixels cannot be decoded. Other regions can still be read.
+        SlideReplacedError
         """
 
     def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int | None:
@@ -78,9 +83,9 @@ class Facts(Protocol):
     """RGB of what is transparent, or was left out of the file."""
 
 
-def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
+def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> UnreadableRegionError:
     """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
-    return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
+    return UnreadableRegionError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
 
 
 def mpp_properties(mpp: tuple[float, float] | None) -> dict[str, str]:

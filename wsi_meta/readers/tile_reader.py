@@ -61,8 +61,9 @@ class TileReader(ABC):
 
         Raises
         ------
-        SlideReadError
+        UnreadableRegionError
             when a tile cannot be decoded, or was lost. Other regions can still be read.
+        SlideReplacedError
         """
         try:
             if self._left_out is not None:
