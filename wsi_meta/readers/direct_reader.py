@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from wsi_meta.readers.jpeg_tiff import NotPlainError, find_levels
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tiff_reader import TiffReader
-from wsi_meta.readers.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +43,6 @@ class DirectReader(TiffReader):
     Parameters
     ----------
     judge : the same file, opened with OpenSlide, which says what its levels are and checks a tile of each
-    cache : for the decoded tiles
     show : told offset and length of what the judge will read, where that has a part of the file only
     shown : what messages call the slide; None is the judge's file
 
@@ -62,16 +59,13 @@ class DirectReader(TiffReader):
     def __init__(
         self,
         judge: OpenSlideReader,
-        cache: TileCache | None = None,
         *,
         show: Callable[[int, int], None] | None = None,
         shown: object = None,
     ) -> None:
-        if find_spec("simplejpeg") is None:
-            raise NotPlainError("simplejpeg is not installed")
         vendor, usable = str(judge.properties.get("openslide.vendor")), judge.scales.usable
         levels = find_levels(judge.path, vendor, judge.level_dimensions, usable)
-        super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background, cache)
+        super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background)
         self._judge_left_out(judge.level_dimensions[0], judge.scales.downsamples)
         self._show = show
         self.reason = _conclude([self._compare(level, judge) for level in usable])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from wsi_meta.files.slide_file import refuse_no_file, why_not_opened
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, UnreadableRegionError, mpp_properties, undecodable
+from wsi_meta.readers.reader import Bounds, Reader, UnreadableRegionError, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
@@ -30,7 +30,7 @@ MAX_READ_PX = 4000
 """OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
 
 
-class OpenSlideReader:
+class OpenSlideReader(Reader):
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
@@ -51,7 +51,6 @@ class OpenSlideReader:
     tiles : (width, height) of each level's stored tiles; None where OpenSlide does not say
     scales : the true factors, and the levels that are not to be read
     background : RGB of what is transparent; the slide's own background colour, else white
-    tiles_decoded : None; OpenSlide does not count them
 
     Raises
     ------
@@ -61,7 +60,6 @@ class OpenSlideReader:
     """
 
     name = "openslide"
-    tiles_decoded: int | None = None
 
     def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
@@ -103,13 +101,6 @@ class OpenSlideReader:
             raise
         except OSError as error:
             raise UnreadableRegionError(str(error)) from error
-
-    def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """Do nothing: OpenSlide's own cache cannot use it."""
-
-    def is_empty(self, *_region: int) -> bool:
-        """Return False: OpenSlide does not tell."""
-        return False
 
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
-from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
@@ -119,7 +118,7 @@ class TiffReader(TileReader):
     ----------
     path : of the slide, for messages
     file : the file, on a disk or at an address
-    levels, downsamples, background, cache : see :class:`.TileReader`
+    levels, downsamples, background : see :class:`.TileReader`
     """
 
     name = "direct"
@@ -131,9 +130,8 @@ class TiffReader(TileReader):
         levels: Mapping[int, TiledLevel],
         downsamples: Sequence[float],
         background: tuple[int, ...],
-        cache: TileCache | None = None,
     ) -> None:
-        super().__init__(path, levels, downsamples, background, cache)
+        super().__init__(path, levels, downsamples, background)
         self._levels, self._same = levels, file
         self._file: OpenFile | None = None
 
