@@ -15,6 +15,7 @@ from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff
 from wsi_meta.readers.reader import WHITE, Bounds, Reader, mpp_properties
+from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import exif_orientation, refuse_turned
 
 if TYPE_CHECKING:
@@ -97,7 +98,11 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         _refuse_larger(path, width, height)
         if colours in ("CMYK", "YCCK"):
             raise SlideReadError(f"{path}: colours for printing ({colours}); expected RGB; save it as RGB")
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+        return decode_jpeg(data)
+    except KeyError:  # simplejpeg has names of the common samplings
+        raise SlideReadError(
+            f"{path}: a JPEG of a rare sampling of colours; expected 4:2:0, 4:2:2 or 4:4:4; save it so"
+        ) from None
     except (ValueError, RuntimeError, struct.error) as error:
         raise SlideReadError(f"{path}: not a whole PNG or JPEG ({first_line(error)}); copy it again") from error
 

@@ -10,15 +10,16 @@ import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
+from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CODECS", "JPEG", "JPEG2000", "TiffReader", "TileForm", "TiledLevel", "declared_size"]
+__all__ = ["CODECS", "JPEG", "JPEG2000", "TiffReader", "TileForm", "TiledLevel"]
 
-JPEG, JPEG2000 = 7, (33004, 33005, 34712)
-"""TIFF's numbers of compressions. JPEG 2000 of three colours as they are; 33003 stores them as YCbCr, and is left out."""
+JPEG, JPEG2000, JPEG2000_YCBCR = 7, (33004, 33005, 34712), 33003
+"""TIFF's numbers of compressions: JPEG 2000 of three colours as they are, and with YCbCr, which is not decoded here."""
 CODECS: dict[int, str] = {
     1: "none",
     5: "lzw",
@@ -29,9 +30,6 @@ CODECS: dict[int, str] = {
     **dict.fromkeys(JPEG2000, "jpeg2k"),
 }
 """Other compressions that are read, by the names that imagecodecs has for them."""
-START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG that are followed by its size."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
 """A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
 
@@ -60,20 +58,28 @@ class TileForm:
         """Return the pixels (height, width, samples); ValueError where the bytes do not give exactly these."""
         return self._decode_jpeg(stored) if self.compression == JPEG else self._decode_other(stored, samples)
 
-    def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
-        from simplejpeg import decode_jpeg
+    def check(self, stored: bytes) -> None:
+        """Find damage in a JPEG or JPEG 2000 without its pixels; ValueError. Others are not looked at."""
+        if self.compression == JPEG:
+            check_jpeg(self._whole(stored))
+        elif self.compression in (*JPEG2000, JPEG2000_YCBCR):
+            check_jpeg2000(stored)
 
+    def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
+        pixels = decode_jpeg(self._whole(stored))
+        if pixels.shape != (self.height, self.width, 3):
+            raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
+        return pixels
+
+    def _whole(self, stored: bytes) -> bytes:
+        """Return a complete JPEG; ValueError where it does not say that it has the size of a tile."""
         if stored[:2] != b"\xff\xd8":
             raise ValueError("a tile that is no JPEG")
         jpeg = b"".join((self.head, memoryview(stored)[2:]))
         if (size := declared_size(jpeg)) != (self.width, self.height):  # before memory is taken for its pixels
             said = f"{size[0]} x {size[1]} px" if size else "nothing of its size"
             raise ValueError(f"a tile whose own header says {said}; expected {self.width} x {self.height} px")
-        # strict: libjpeg only warns of too many or too few bytes, but the pixels that it then returns are not the slide's
-        pixels = np.asarray(decode_jpeg(jpeg, "RGB", strict=True))
-        if pixels.shape != (self.height, self.width, 3):
-            raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
-        return pixels
+        return jpeg
 
     def _decode_other(self, stored: bytes, samples: int) -> NDArray[np.uint8]:
         whole, name = self.width * self.height * samples, CODECS[self.compression]
@@ -177,32 +183,6 @@ def _decoder(compression: int) -> Callable[[bytes, int], Any]:
     if compression == 1:
         return lambda stored, _: stored
     if compression in JPEG2000:
-        return _decode_jpeg2000
+        return decode_jpeg2000
     decode = getattr(imagecodecs, f"{CODECS[compression]}_decode")
     return lambda stored, whole: decode(stored, out=whole + 1)  # one more than fits: too much is noticed, and takes no memory
-
-
-def _decode_jpeg2000(stored: bytes, whole: int) -> Any:
-    """Decode JPEG 2000 whose header says that it has so many values: before memory is taken for them."""
-    import imagecodecs
-
-    at = stored.find(b"\xff\x4f\xff\x51") + 8  # start of the stream, then its size
-    right, bottom, left, top = (int.from_bytes(stored[place : place + 4], "big") for place in range(at, at + 16, 4))
-    planes = int.from_bytes(stored[at + 32 : at + 34], "big")
-    if (right - left) * (bottom - top) * planes != whole:
-        raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
-    return imagecodecs.jpeg2k_decode(stored)
-
-
-def declared_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) that a JPEG states, without decoding it; None where it states none before its pixels."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
-        marker = jpeg[at + 1]
-        if marker in START_OF_FRAME:
-            height, width = (int.from_bytes(jpeg[place : place + 2], "big") for place in (at + 5, at + 7))
-            return width, height
-        if marker in (START_OF_SCAN, END_OF_IMAGE):
-            return None
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")  # any number of FF may fill
-    return None
