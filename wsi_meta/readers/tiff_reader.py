@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CODECS", "JPEG", "JPEG2000", "TiffReader", "TileForm", "TiledLevel"]
+__all__ = ["CODECS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG, JPEG2000, JPEG2000_YCBCR = 7, (33004, 33005, 34712), 33003
-"""TIFF's numbers of compressions: JPEG 2000 of three colours as they are, and with YCbCr, which is not decoded here."""
+JPEG, JPEG2000, CHECKED = 7, (33004, 33005, 34712), (7, 33003, 33004, 33005, 34712)
+"""TIFF's numbers of compressions: JPEG; JPEG 2000 of RGB; and those that are checked, with JPEG 2000 of YCbCr."""
 CODECS: dict[int, str] = {
     1: "none",
     5: "lzw",
@@ -62,7 +63,7 @@ class TileForm:
         """Find damage in a JPEG or JPEG 2000 without its pixels; ValueError. Others are not looked at."""
         if self.compression == JPEG:
             check_jpeg(self._whole(stored))
-        elif self.compression in (*JPEG2000, JPEG2000_YCBCR):
+        elif self.compression in CHECKED:
             check_jpeg2000(stored)
 
     def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
@@ -164,16 +165,90 @@ class TiffReader(TileReader):
     def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
         level = self._levels[tile[0]]
         planes = [
-            level.form.decode(self._read(level.form, source, *part), 3 // level.planes) for part in level.parts(*tile[1:])
+            level.form.decode(_read(level.form, self._same, source, part), 3 // level.planes) for part in level.parts(*tile[1:])
         ]
         return planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
 
-    def _read(self, form: TileForm, file: OpenFile, offset: int, length: int) -> bytes:
-        if not 0 <= length <= form.most_bytes:
-            raise ValueError(f"a tile of {length:,} bytes")
-        if not 0 <= offset <= self._same.size - length:
-            raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {self._same.size:,}")
-        return file.read(offset, length)
+
+@dataclass(frozen=True)
+class PlacedTiles:
+    """The tiles of a page, and where in its level the page lies."""
+
+    tiles: TiledLevel
+    size: tuple[int, int]
+    """Width and height of the page."""
+    left: int = 0
+    top: int = 0
+
+    def touched(self, left: int, top: int, width: int, height: int) -> Iterator[tuple[int, int]]:
+        """Return row and column of the stored tiles that a rectangle of the level touches."""
+        first = max(0, left - self.left), max(0, top - self.top)
+        last = min(self.size[0], left + width - self.left), min(self.size[1], top + height - self.top)
+        if first[0] < last[0] and first[1] < last[1]:
+            rows, cols = self.tiles.touched(*first, last[0] - first[0], last[1] - first[1])
+            for row, col in product(range(rows.start, rows.stop), range(cols.start, cols.stop)):
+                if self.tiles.lengths[self.tiles.number(row, col)]:
+                    yield row, col
+
+
+class TileCheck:
+    """Looks strictly at stored tiles before another library, which passes over damage, decodes them. Threads may share it.
+
+    Parameters
+    ----------
+    file : the file
+    levels : the tiles of each level that is checked
+    """
+
+    def __init__(self, file: WatchedFile, levels: Mapping[int, Sequence[PlacedTiles]]) -> None:
+        self._same, self._levels = file, levels
+        self._file: OpenFile | None = None
+        self._sound = {level: [np.zeros(len(page.tiles.lengths), bool) for page in pages] for level, pages in levels.items()}
+
+    def refuse_damaged(self, level: int, left: int, top: int, width: int, height: int) -> None:
+        """Refuse a rectangle of a level that touches a damaged tile; ValueError, or OSError. A sound tile is read once."""
+        for page, sound in zip(self._levels.get(level, ()), self._sound.get(level, ()), strict=True):
+            for row, col in page.touched(left, top, width, height):
+                if not sound[number := page.tiles.number(row, col)]:
+                    self._check(page.tiles, row, col)
+                    sound[number] = True
+
+    def samples(self, most: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """Return where some of the busier tiles of each page lie: level, left, top, width, height."""
+        for level, pages in self._levels.items():
+            for page in pages:
+                tiles, busiest_first = page.tiles, np.argsort(-page.tiles.lengths, kind="stable")
+                count = -(-int((tiles.lengths > 0).sum()) // 2)
+                for rank in np.unique(np.linspace(0, count - 1, most).astype(int)) if count else ():
+                    row, col = divmod(int(busiest_first[rank]), tiles.columns)
+                    left, top = col * tiles.tile_width, row * tiles.tile_height
+                    sides = min(tiles.tile_width, page.size[0] - left), min(tiles.tile_height, page.size[1] - top)
+                    yield level, page.left + left, page.top + top, *sides
+
+    def close(self) -> None:
+        """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
+        self._file = None
+
+    def _check(self, tiles: TiledLevel, row: int, col: int) -> None:
+        file = self._file
+        if file is None:
+            self._file = file = self._same.opened()
+        for part in tiles.parts(row, col):
+            stored = _read(tiles.form, self._same, file, part)
+            try:
+                tiles.form.check(stored)
+            except ValueError as error:
+                raise ValueError(f"tile at row {row}, column {col}: {error}") from error
+
+
+def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, int]) -> bytes:
+    """Return the bytes at an offset, of a length; ValueError where no tile can lie there."""
+    offset, length = part
+    if not 0 <= length <= form.most_bytes:
+        raise ValueError(f"a tile of {length:,} bytes")
+    if not 0 <= offset <= same.size - length:
+        raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
+    return file.read(offset, length)
 
 
 def _decoder(compression: int) -> Callable[[bytes, int], Any]:
