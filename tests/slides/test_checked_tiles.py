@@ -13,7 +13,7 @@ from slide_files import overwrite, set_tile_tag, stored_tiles, texture, write_jp
 
 from wsi_meta.readers.openslide_reader import OpenSlideReader
 from wsi_meta.readers.reader import UnreadableRegionError
-from wsi_meta.readers.tiff_reader import TileForm
+from wsi_meta.readers.tiff_reader import TileCheck, TileForm
 from wsi_meta.slides.slide import open_slide
 
 CORNER = (70, 40)
@@ -70,6 +70,21 @@ def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: s
                 slide.read_region(x0 + x, y0 + y, side, side)
         assert np.array_equal(slide.read_region(x0, y0, 256, 256), sound)
         slide.read_region(x0 + 512, y0 + 512, 50, 50)
+
+
+def test_bytes_that_the_disk_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = scn(tmp_path / "s.scn")
+
+    def broken(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(TileCheck, "samples", lambda *_: ())
+    slide = open_slide(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsi_meta.readers.tiff_reader._read", broken)
+        with pytest.raises(UnreadableRegionError, match=r"s\.scn: cannot be decoded at x=100 y=100 level 0 \(.*output error\)"):
+            slide.read_region(100, 100, 20, 20)
+    slide.read_region(100, 100, 20, 20)
 
 
 def test_a_sound_tile_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,8 @@ def find_checked(
             else:
                 places = list(_leica(file, level_dimensions, usable)) if vendor == "leica" else []
             for level, page, corner in places:
-                if int(page.compression) in CHECKED and page.planarconfig == CONTIGUOUS and page.imagedepth == 1:
+                layout = page.samplesperpixel in (1, 3), page.planarconfig, page.imagedepth
+                if int(page.compression) in CHECKED and layout == (True, CONTIGUOUS, 1):
                     size = int(page.imagewidth), int(page.imagelength)
                     found.setdefault(level, []).append(PlacedTiles(_tiles_of(page), size, *corner))
     except Exception:  # tifffile raises whatever odd tags lead to

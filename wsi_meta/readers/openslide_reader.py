@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenSlideReader", "warn_of_damage"]
 
-SAMPLES = 9
-"""Tiles of each page that are looked at first, at most."""
+SAMPLES, FEWER = 9, 2
+"""Tiles of each page that are looked at first, at most; so few odd ones are damaged, however few others there are."""
 MAX_READ_PX = 4000
 """OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
 
@@ -92,18 +92,20 @@ class OpenSlideReader(Reader):
     def check_tiles(self) -> None:
         """From now on look at the bytes of tiles before OpenSlide, which passes over damage, is asked for their pixels.
 
-        Not where it reads most of those that look damaged: then a writer has its own way.
+        Not where it reads most of a few tiles in spite of their bytes: then a writer has its own way.
         """
         vendor = str(self.properties.get("openslide.vendor"))
         checked = TileCheck(self.file, find_checked(self.path, vendor, self.level_dimensions, self.scales.usable))
-        sound, odd = 0, list[ValueError]()
+        sound, odd = 0, list[Exception]()
         for level, *place in checked.samples(SAMPLES):
             try:
                 checked.refuse_damaged(level, *place)
                 sound += 1
-            except ValueError as error:
+            except SlideReplacedError:
+                raise
+            except (ValueError, OSError) as error:
                 odd += [error] if self._decodes(level, *place) else []
-        if len(odd) > sound:
+        if len(odd) > max(sound, FEWER):
             warn_of_damage(self.path, odd[0])
         else:
             self._checked = checked
@@ -124,7 +126,7 @@ class OpenSlideReader(Reader):
                     part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
         except (SlideReplacedError, UnreadableRegionError):
             raise
-        except OSError as error:
+        except SlideReadError as error:
             raise UnreadableRegionError(str(error)) from error
 
     def close(self) -> None:
@@ -145,7 +147,9 @@ class OpenSlideReader(Reader):
             if self._checked is not None:
                 self._checked.refuse_damaged(level, *around)
             self._refuse_lost(level, left, top, width, height)
-        except ValueError as error:
+        except SlideReadError:
+            raise
+        except (ValueError, OSError) as error:
             raise undecodable(self.path, corner, level, error) from error
         return self._pixels(level, left, top, width, height)
 
@@ -261,7 +265,7 @@ class OpenSlideReader(Reader):
             raise SlideReadError(f"{self.path}: went away while it was read ({first_line(error)}); start again") from error
 
 
-def warn_of_damage(path: Path, error: ValueError) -> None:
+def warn_of_damage(path: Path, error: Exception) -> None:
     """Warn of a file whose damage is not told from the way in which it was written."""
     logger.warning("%s: is read by OpenSlide, which may show damage as tissue (%s); copy the slide again", path, error)
 

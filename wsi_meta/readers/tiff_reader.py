@@ -218,7 +218,8 @@ class TileCheck:
         for level, pages in self._levels.items():
             for page in pages:
                 tiles, busiest_first = page.tiles, np.argsort(-page.tiles.lengths, kind="stable")
-                count = -(-int((tiles.lengths > 0).sum()) // 2)
+                stored = int((tiles.lengths > 0).sum())
+                count = max(stored // 2, min(stored, most))
                 for rank in np.unique(np.linspace(0, count - 1, most).astype(int)) if count else ():
                     row, col = divmod(int(busiest_first[rank]), tiles.columns)
                     left, top = col * tiles.tile_width, row * tiles.tile_height
