@@ -123,7 +123,9 @@ def write_jpeg_slide(
     return path
 
 
-def write_scn(path: Path, image: NDArray[np.uint8], corner: tuple[int, int], glass: tuple[int, int]) -> Path:
+def write_scn(
+    path: Path, image: NDArray[np.uint8], corner: tuple[int, int], glass: tuple[int, int], compression: str = "deflate"
+) -> Path:
     """A Leica SCN with one scanned area on a larger glass (width, height), which OpenSlide gives bounds."""
     (height, width), nm = image.shape[:2], round(MODEL_MPP * 1000)
     text = (
@@ -137,7 +139,7 @@ def write_scn(path: Path, image: NDArray[np.uint8], corner: tuple[int, int], gla
         "<numericalAperture>0.3</numericalAperture><illuminationSource>brightfield</illuminationSource>"
         "</illuminationSettings></scanSettings></image></collection></scn>"
     )
-    options: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256), "compression": "deflate", "metadata": None}
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (256, 256), "compression": compression, "metadata": None}
     options |= {"resolution": (1e4 / MODEL_MPP, 1e4 / MODEL_MPP), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, image, bigtiff=True, description=text, **options)
     return path

@@ -7,6 +7,7 @@ import json
 import resource
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from tiny import HERE, train_tiny
 
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.cli import main
-from wsi_meta.datasets.candidates import find_candidates, tumor_cells
-from wsi_meta.datasets.cutting import is_blank
+from wsi_meta.datasets.candidates import Candidates, find_candidates, tumor_cells
+from wsi_meta.datasets.cutting import PatchCutter, is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
 from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -251,6 +253,17 @@ def test_background_and_damage_are_left_out_and_counted(slides: Path, tmp_path: 
     assert not any(x + 192 > 512 and y < 512 for x, y in places), "none where nothing can be read"
     assert "fewer than the 1000 asked for" in caplog.text
     assert len(rows) == 2 * sum(row["center_tumor_patch"] == "True" for row in rows), "balanced all the same"
+
+
+def test_a_slide_that_is_replaced_is_no_damage(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "s.tif", texture(300, 300))
+    candidates = Candidates(np.array([[2, 2], [3, 3]], np.int32), np.ones(2, bool))
+    with open_slide(path) as slide, ThreadPoolExecutor(1) as pool:
+        cutter = PatchCutter(slide, Preprocessing(), pool)
+        write_slide(path, texture(300, 300, seed=1))
+        with pytest.raises(SlideReplacedError):
+            list(cutter.cut(candidates, 2, tumor=True))
+        assert cutter.unreadable == 0
 
 
 # hard negatives

@@ -34,7 +34,6 @@ from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
-from wsi_meta.readers.tiff_reader import declared_size
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiffs.check import check_tiff
 from wsi_meta.tiling.tissue import find_tissue
@@ -76,14 +75,6 @@ def test_a_tile_that_declares_another_size_is_never_decoded(tmp_path: Path, busi
     assert slide.reader == "direct"
     assert peak < 100e6
     assert slide.read_region((left + 256) % 768, top, 200, 200).std() > 0
-
-
-def test_declared_size() -> None:
-    frame = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03"
-    assert declared_size(b"\xff\xd8" + frame) == (32, 16)
-    assert declared_size(b"\xff\xd8\xff\xdb\x00\x04ab\xff" + frame) == (32, 16), "after tables and a byte that fills"
-    for without in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x02" + frame, b"\xff\xd8\xff\xdb\x00\x04ab", b"\xff\xd8 text"):
-        assert declared_size(without) is None
 
 
 # offsets and lengths

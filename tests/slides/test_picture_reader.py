@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 from click.testing import CliRunner
+from imagecodecs import jpeg8_encode
 from PIL import Image
 from slide_files import texture, write_slide
 
@@ -108,6 +109,15 @@ def test_what_is_no_whole_picture_is_one_line(tmp_path: Path) -> None:
     Image.new("CMYK", (20, 20)).save(tmp_path / "print.jpg")
     with pytest.raises(SlideReadError, match="colours for printing"):
         open_slide(tmp_path / "print.jpg", mpp=MPP)
+    jpeg = bytearray(jpeg8_encode(texture(64, 64), level=90, subsampling="444"))
+    jpeg[jpeg.index(b"\xff\xc0") + 11] = 0x14
+    (tmp_path / "rare.jpg").write_bytes(jpeg)
+    with pytest.raises(SlideReadError, match=r"rare\.jpg: a JPEG of a rare sampling of colours; expected 4:2:0"):
+        open_slide(tmp_path / "rare.jpg", mpp=MPP)
+    holed = jpeg8_encode(texture(256, 256), level=85, subsampling="420")
+    (tmp_path / "hole.jpg").write_bytes(holed[:9000] + bytes(64) + holed[9064:])
+    with pytest.raises(SlideReadError, match=r"hole\.jpg: not a whole PNG or JPEG \(.*\); copy it again"):
+        open_slide(tmp_path / "hole.jpg", mpp=MPP)
     with pytest.raises(SlideReadError, match=r"shape \(3, 4, 5\)"):
         Slide.from_array(np.zeros((3, 4, 5), np.uint8), mpp=MPP)
     with pytest.raises(SlideReadError, match="values of type float64"):

@@ -13,7 +13,7 @@ from slide_files import damage_tile, texture, write_scn, write_slide, write_spar
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
 from wsi_meta.readers.openslide_reader import _find_bounds
-from wsi_meta.readers.reader import Bounds
+from wsi_meta.readers.reader import Bounds, UnreadableRegionError
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.slide import open_slide
@@ -177,7 +177,7 @@ def test_a_picture_of_which_nothing_is_read_is_given_up() -> None:
 
     def fail(*part: int) -> NDArray[np.uint8]:
         tried.append(part)
-        raise SlideReadError("damaged")
+        raise UnreadableRegionError("damaged")
 
     image, readable, failure = read_in_parts(fail, (4, 256 * 1100), 16.0, (255, 255, 255))
     assert len(tried) == 1000

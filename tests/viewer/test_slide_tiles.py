@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 
@@ -107,7 +107,7 @@ def test_what_fails_once_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first, last = (0, 0, 0), (len(tiles.levels) - 1, 1, 1)
 
     def lost(*_: object, **__: object) -> None:
-        raise SlideReadError("slide.tif: no answer")
+        raise UnreadableRegionError("slide.tif: no answer")
 
     with monkeypatch.context() as patch:
         patch.setattr(tiles.slide, "read_region", lost)

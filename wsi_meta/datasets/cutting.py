@@ -11,8 +11,8 @@ import numpy as np
 
 from wsi_meta.datasets.candidates import Candidates
 from wsi_meta.datasets.pcam import PatchPlace
-from wsi_meta.errors import SlideReadError
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.slides.resampling import exact_ratio
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue_colours import BLUR_UM, MIN_SATURATION
@@ -65,7 +65,7 @@ class PatchCutter:
         side, mpp = self._preprocessing.patch_px, self._preprocessing.mpp
         try:
             pixels = self._slide.read_at(mpp, *corner, side, side)
-        except SlideReadError:
+        except UnreadableRegionError:
             return None, False
         return pixels, is_blank(pixels, mpp)
 

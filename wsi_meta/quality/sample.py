@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -44,8 +43,6 @@ def read_sample(slide: Slide, grid: PatchGrid, scanned: NDArray[np.bool_], *, pa
     for window in windows:
         try:
             read.append(slide.read_at(grid.mpp, *window))
-        except SlideReplacedError:
-            raise
-        except SlideReadError:
+        except UnreadableRegionError:
             continue
     return np.array(read, np.uint8).reshape(-1, grid.patch_px, grid.patch_px, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from wsi_meta.files.zarr_folder import is_zarr
 from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader
 from wsi_meta.readers.jpeg_tiff import NotPlainError
 from wsi_meta.readers.ome_tiff import OmeTiffReader
-from wsi_meta.readers.openslide_reader import OpenSlideReader
+from wsi_meta.readers.openslide_reader import OpenSlideReader, warn_of_damage
 from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, TIFF_ENDINGS, PictureReader
 from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
@@ -33,8 +32,6 @@ READERS = ("auto", "openslide", "direct", "picture", "zarr")
 with a pyramid in their first page, else OpenSlide."""
 
 Opened: TypeAlias = OpenSlideReader | OmeTiffReader | PictureReader | ZarrReader
-
-logger = logging.getLogger("wsi_meta")
 
 
 @dataclass
@@ -59,6 +56,7 @@ class Opening:
         if not isinstance(self.facts, OpenSlideReader):
             return self.facts, self.facts.reason
         if self.asked == "openslide":
+            self.facts.check_tiles()
             return self.facts, "asked for"
         try:
             direct = self._judged(self.facts)
@@ -83,9 +81,9 @@ class Opening:
                 f"{facts.path}: {reason}; the direct reader expects a plain TIFF of JPEG tiles; leave --reader out"
             ) from error
         if isinstance(error, DecodersDisagreeError):
-            logger.warning(
-                "%s: is read by OpenSlide, which may show damage as tissue (%s); copy the slide again", facts.path, error
-            )
+            warn_of_damage(facts.path, error)
+        else:
+            facts.check_tiles()
         return facts, reason
 
 

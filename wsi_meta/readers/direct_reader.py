@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.readers.jpeg_tiff import NotPlainError, find_levels
 from wsi_meta.readers.openslide_reader import OpenSlideReader
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tiff_reader import TiffReader
-from wsi_meta.readers.tile_cache import TileCache
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +43,6 @@ class DirectReader(TiffReader):
     Parameters
     ----------
     judge : the same file, opened with OpenSlide, which says what its levels are and checks a tile of each
-    cache : for the decoded tiles
     show : told offset and length of what the judge will read, where that has a part of the file only
     shown : what messages call the slide; None is the judge's file
 
@@ -63,16 +59,13 @@ class DirectReader(TiffReader):
     def __init__(
         self,
         judge: OpenSlideReader,
-        cache: TileCache | None = None,
         *,
         show: Callable[[int, int], None] | None = None,
         shown: object = None,
     ) -> None:
-        if find_spec("simplejpeg") is None:
-            raise NotPlainError("simplejpeg is not installed")
         vendor, usable = str(judge.properties.get("openslide.vendor")), judge.scales.usable
         levels = find_levels(judge.path, vendor, judge.level_dimensions, usable)
-        super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background, cache)
+        super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background)
         self._judge_left_out(judge.level_dimensions[0], judge.scales.downsamples)
         self._show = show
         self.reason = _conclude([self._compare(level, judge) for level in usable])
@@ -102,7 +95,7 @@ class DirectReader(TiffReader):
         rows, cols = np.unravel_index(busiest_first[ranks], lengths.shape)
         return list(zip(rows.tolist(), cols.tolist(), strict=True))
 
-    def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[SlideReadError]:
+    def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[UnreadableRegionError]:
         """Return the errors of the decoders that do not read a tile; NotPlainError when both do, and differ."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
         left, top = col * stored.tile_width, row * stored.tile_height
@@ -114,9 +107,7 @@ class DirectReader(TiffReader):
         for reader, pixels in ((self, ours), (judge, theirs)):
             try:
                 reader.read_into(pixels, level, left, top)
-            except SlideReplacedError:
-                raise
-            except SlideReadError as error:
+            except UnreadableRegionError as error:
                 failed.append(error)
         if not failed and (np.abs(ours.astype(np.int16) - theirs) <= SAME_GREY_LEVELS).mean() < SAME_SHARE:
             raise NotPlainError(f"tiles of level {level} decode to other pixels than OpenSlide's")
@@ -141,10 +132,10 @@ class _Verdict:
     same: int = 0
     by_none: int = 0
     """Tiles that neither decoder reads."""
-    by_one: list[SlideReadError] = field(default_factory=list)
+    by_one: list[UnreadableRegionError] = field(default_factory=list)
     """Tiles that only one decoder reads: damaged, or written so that the other takes them for damaged."""
 
-    def add(self, failed: list[SlideReadError]) -> None:
+    def add(self, failed: list[UnreadableRegionError]) -> None:
         """Count a tile that was compared."""
         if len(failed) == 1:
             self.by_one += failed

@@ -1,18 +1,19 @@
-"""Which TIFFs are plain: levels of JPEG tiles side by side, and where in the file each tile lies."""
+"""Which TIFFs are plain: levels of JPEG tiles side by side; and where in the file each tile lies, also of others."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsi_meta.errors import first_line
-from wsi_meta.readers.tiff_reader import JPEG, TiledLevel, TileForm
+from wsi_meta.files.image_series import ome_root
+from wsi_meta.readers.tiff_reader import CHECKED, JPEG, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 
-__all__ = ["NotPlainError", "find_levels", "head_of", "name_of"]
+__all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
@@ -34,7 +35,7 @@ def find_levels(
     path : TIFF file that OpenSlide opened
     vendor, level_dimensions : what OpenSlide says of it
     usable : the levels that are needed
-    sparse : whether tiles may be left out, whatever OpenSlide draws there
+    sparse : whether tiles may be left out, whatever OpenSlide draws there, and be JPEG 2000
 
     Raises
     ------
@@ -50,7 +51,7 @@ def find_levels(
             everything: Iterable[Any] = file.pages
             pages = [page for page in everything if page.is_tiled]
             matched = _match(pages, vendor, level_dimensions, usable)
-            levels = {level: _level(page) for level, page in matched.items()}
+            levels = {level: _level(page, also=JPEG2000 if sparse else ()) for level, page in matched.items()}
     except NotPlainError:
         raise
     except Exception as error:  # tifffile raises whatever odd tags lead to
@@ -80,20 +81,79 @@ def _match(
     return {level: fitting[0] for level, fitting in found.items()}
 
 
-def _level(page: Any) -> TiledLevel:
-    """Return a page's tiles; NotPlainError when they are not plain."""
-    if page.compression != JPEG:
+def find_checked(
+    path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
+) -> dict[int, list[PlacedTiles]]:
+    """Find the tiles of OpenSlide's levels whose bytes show damage that it passes over; no levels where that is not known.
+
+    Parameters
+    ----------
+    path, vendor, level_dimensions, usable : as for :func:`find_levels`
+    """
+    import tifffile
+
+    found: dict[int, list[PlacedTiles]] = {}
+    try:
+        with tifffile.TiffFile(path) as file:
+            everything: Iterable[Any] = file.pages
+            pages = [page for page in everything if page.is_tiled]
+            if vendor in VENDORS:
+                matched = _match(pages, vendor, level_dimensions, usable)
+                places = [(level, page, (0, 0)) for level, page in matched.items()]
+            else:
+                places = list(_leica(file, level_dimensions, usable)) if vendor == "leica" else []
+            for level, page, corner in places:
+                layout = page.samplesperpixel in (1, 3), page.planarconfig, page.imagedepth
+                if int(page.compression) in CHECKED and layout == (True, CONTIGUOUS, 1):
+                    size = int(page.imagewidth), int(page.imagelength)
+                    found.setdefault(level, []).append(PlacedTiles(_tiles_of(page), size, *corner))
+    except Exception:  # tifffile raises whatever odd tags lead to
+        return {}
+    return found
+
+
+def _leica(
+    file: Any, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
+) -> Iterator[tuple[int, Any, tuple[int, int]]]:
+    """Yield level, page and corner of the scanned areas of an SCN, as OpenSlide puts them together; its overview is none."""
+    root = ome_root(file.pages[0].description)
+    for collection in () if root is None else root.iterfind("{*}collection"):
+        glass = _numbers(collection, "sizeX", "sizeY")
+        for image in collection.iterfind("{*}image"):
+            if (view := image.find("{*}view")) is None or _numbers(view, "sizeX", "sizeY") == glass:
+                continue
+            for stored in image.iterfind("{*}pixels/{*}dimension"):
+                nm_per_px = _numbers(view, "sizeX")[0] / _numbers(stored, "sizeX")[0]
+                size = np.array(glass) / nm_per_px
+                page = file.pages[int(stored.attrib["ifd"])]
+                corner = [int(offset / nm_per_px) for offset in _numbers(view, "offsetX", "offsetY")]
+                for level in usable if stored.get("z", "0") == "0" else ():
+                    if (np.abs(size - level_dimensions[level]) < 2).all():
+                        yield level, page, (corner[0], corner[1])
+
+
+def _numbers(element: Any, *names: str) -> tuple[float, ...]:
+    return tuple(float(element.attrib[name]) for name in names)
+
+
+def _level(page: Any, also: Collection[int]) -> TiledLevel:
+    """Return a page's tiles; NotPlainError when they are not plain, nor RGB in one of some other compressions."""
+    if page.compression != JPEG and not (page.compression in also and page.photometric == RGB):
         raise NotPlainError(f"tiles compressed with {name_of(page.compression)}, not JPEG")
     if page.photometric not in (RGB, YCBCR):
         raise NotPlainError(f"colours stored as {name_of(page.photometric)}, not RGB or YCbCr")
     layout = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.imagedepth)
     if layout != (8, 3, CONTIGUOUS, 1):
         raise NotPlainError("samples that are not three interleaved bytes a pixel")
+    return _tiles_of(page)
+
+
+def _tiles_of(page: Any) -> TiledLevel:
     columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
     if len(offsets) != columns * rows or len(lengths) != columns * rows:
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows}")
-    form = TileForm(page.tilewidth, page.tilelength, JPEG, head_of(page))
+    form = TileForm(page.tilewidth, page.tilelength, int(page.compression), head_of(page) if page.compression == JPEG else b"")
     return TiledLevel(page.tilewidth, page.tilelength, columns, lengths, offsets, form)
 
 

@@ -12,7 +12,7 @@ from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import Bounds, mpp_properties
+from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 from wsi_meta.tiffs.pixel_form import ORIENTATION, UNSIGNED, refuse_turned
 
@@ -20,7 +20,6 @@ __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
-WHITE = (255, 255, 255)
 SEPARATE, DIFFERENCES = 2, 2
 """TIFF's numbers of a planar configuration and of a predictor."""
 MAX_TILE_PX = 1 << 26

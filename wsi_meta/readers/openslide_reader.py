@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +14,28 @@ from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
-from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_levels
+from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, mpp_properties, undecodable
-from wsi_meta.readers.tiff_reader import TiffReader
+from wsi_meta.readers.reader import Bounds, Reader, UnreadableRegionError, mpp_properties, undecodable
+from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OpenSlideReader"]
+__all__ = ["OpenSlideReader", "warn_of_damage"]
 
+SAMPLES, FEWER = 9, 2
+"""Tiles of each page that are looked at first, at most; so few odd ones are damaged, however few others there are."""
 MAX_READ_PX = 4000
 """OpenSlide gave wrong pixels for reads of 4,096 px and more at levels other than 0 (openslide issue 612)."""
 
+logger = logging.getLogger("wsi_meta")
 
-class OpenSlideReader:
+
+class OpenSlideReader(Reader):
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
@@ -51,7 +56,6 @@ class OpenSlideReader:
     tiles : (width, height) of each level's stored tiles; None where OpenSlide does not say
     scales : the true factors, and the levels that are not to be read
     background : RGB of what is transparent; the slide's own background colour, else white
-    tiles_decoded : None; OpenSlide does not count them
 
     Raises
     ------
@@ -61,7 +65,6 @@ class OpenSlideReader:
     """
 
     name = "openslide"
-    tiles_decoded: int | None = None
 
     def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
@@ -84,43 +87,69 @@ class OpenSlideReader:
         check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out()
+        self._checked: TileCheck | None = None
+
+    def check_tiles(self) -> None:
+        """From now on look at the bytes of tiles before OpenSlide, which passes over damage, is asked for their pixels.
+
+        Not where it reads most of a few tiles in spite of their bytes: then a writer has its own way.
+        """
+        vendor = str(self.properties.get("openslide.vendor"))
+        checked = TileCheck(self.file, find_checked(self.path, vendor, self.level_dimensions, self.scales.usable))
+        sound, odd = 0, list[Exception]()
+        for level, *place in checked.samples(SAMPLES):
+            try:
+                checked.refuse_damaged(level, *place)
+                sound += 1
+            except SlideReplacedError:
+                raise
+            except (ValueError, OSError) as error:
+                odd += [error] if self._decodes(level, *place) else []
+        if len(odd) > max(sound, FEWER):
+            warn_of_damage(self.path, odd[0])
+        else:
+            self._checked = checked
 
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
         """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.
 
         Raises
         ------
-        SlideReadError
-            when the stored pixels cannot be decoded. Other regions can still be read.
+        UnreadableRegionError
+            when the stored pixels cannot be decoded, or the file went away. Other regions can still be read.
+        SlideReplacedError
         """
-        for row in range(0, region.shape[0], MAX_READ_PX):
-            for col in range(0, region.shape[1], MAX_READ_PX):
-                part = region[row : row + MAX_READ_PX, col : col + MAX_READ_PX]
-                part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
-
-    def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """Do nothing: OpenSlide's own cache cannot use it."""
-
-    def is_empty(self, *_region: int) -> bool:
-        """Return False: OpenSlide does not tell."""
-        return False
+        try:
+            for row in range(0, region.shape[0], MAX_READ_PX):
+                for col in range(0, region.shape[1], MAX_READ_PX):
+                    part = region[row : row + MAX_READ_PX, col : col + MAX_READ_PX]
+                    part[:] = self._read(level, left + col, top + row, part.shape[1], part.shape[0])
+        except (SlideReplacedError, UnreadableRegionError):
+            raise
+        except SlideReadError as error:
+            raise UnreadableRegionError(str(error)) from error
 
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._handle = None
-        if self._coarse is not None:
-            self._coarse.close()
+        for other in (self._coarse, self._checked):
+            if other is not None:
+                other.close()
 
     def _read(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
-        if (tiles := self._impossible[level]) is not None:
-            # where the corner is no whole pixel of the level, OpenSlide blends neighbours
-            beside = int(any(at % self.level_downsamples[level] for at in corner))
-            if tiles.touch(left - beside, top - beside, width + 2 * beside, height + 2 * beside):
-                raise undecodable(self.path, corner, level, "a tile longer than a tile can be")
+        # where the corner is no whole pixel of the level, OpenSlide blends neighbours
+        beside = int(any(at % self.level_downsamples[level] for at in corner))
+        around = left - beside, top - beside, width + 2 * beside, height + 2 * beside
+        if (tiles := self._impossible[level]) is not None and tiles.touch(*around):
+            raise undecodable(self.path, corner, level, "a tile longer than a tile can be")
         try:
+            if self._checked is not None:
+                self._checked.refuse_damaged(level, *around)
             self._refuse_lost(level, left, top, width, height)
-        except ValueError as error:
+        except SlideReadError:
+            raise
+        except (ValueError, OSError) as error:
             raise undecodable(self.path, corner, level, error) from error
         return self._pixels(level, left, top, width, height)
 
@@ -129,10 +158,10 @@ class OpenSlideReader:
 
         In Aperio's files OpenSlide draws coarser tiles anew from level 0 where they, or what lies below them, were left out.
         """
-        if self._left_out is not None and self._coarse is not None:
+        if self._left_out is not None and self.properties.get("openslide.vendor") == "aperio":
             scale = self.scales.downsamples[level]
             rectangle = 0, int(left * scale), int(top * scale), ceil(width * scale), ceil(height * scale)
-            self._left_out.refuse_lost(rectangle, self._coarse.pixels)
+            self._left_out.refuse_lost(rectangle, _no_look if self._coarse is None else self._coarse.pixels)
         elif self._left_out is not None:
             self._left_out.refuse_lost((level, left, top, width, height), self._pixels)
 
@@ -153,7 +182,7 @@ class OpenSlideReader:
     def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
         """Find out which tiles that were left out are no glass, and who looks at coarser ones where OpenSlide cannot.
 
-        None where there are none, or where they lie is not known.
+        None where there are none, or where they lie is not known; and where nobody can look.
         """
         vendor, found = str(self.properties.get("openslide.vendor")), dict[int, TileGrid]()
         pages = tile_grids(self.path) if vendor in VENDORS else []
@@ -171,10 +200,18 @@ class OpenSlideReader:
         if vendor == "aperio":
             try:
                 levels = find_levels(self.path, vendor, sizes, grids, sparse=True)
+                coarse = TiffReader(self.path, self.file, levels, factors, self.background)
             except NotPlainError:
-                return None, None
-            coarse = TiffReader(self.path, self.file, levels, factors, self.background)
+                pass  # what is in doubt counts as lost
         return left_out, coarse
+
+    def _decodes(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+        """Tell whether OpenSlide decodes a rectangle, whatever it makes of it."""
+        try:
+            self._pixels(level, left, top, width, height)
+        except UnreadableRegionError:
+            return False
+        return True
 
     def _pixels(self, level: int, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
         corner = (round(left * self.level_downsamples[level]), round(top * self.level_downsamples[level]))
@@ -228,6 +265,15 @@ class OpenSlideReader:
             raise
         except OSError as error:
             raise SlideReadError(f"{self.path}: went away while it was read ({first_line(error)}); start again") from error
+
+
+def warn_of_damage(path: Path, error: Exception) -> None:
+    """Warn of a file whose damage is not told from the way in which it was written."""
+    logger.warning("%s: is read by OpenSlide, which may show damage as tissue (%s); copy the slide again", path, error)
+
+
+def _no_look(*_rectangle: int) -> NDArray[np.uint8]:
+    raise ValueError("a tile that was left out, though other levels hold what lies there; they cannot be looked at")
 
 
 def _tile_of(properties: dict[str, str], level: int) -> tuple[int, int] | None:

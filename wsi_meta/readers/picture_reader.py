@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,8 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff
-from wsi_meta.readers.reader import Bounds, mpp_properties
+from wsi_meta.readers.reader import WHITE, Bounds, Reader, mpp_properties
+from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import exif_orientation, refuse_turned
 
 if TYPE_CHECKING:
@@ -31,10 +31,9 @@ MOST_PX = 1 << 28
 """Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
 PNG, HEADER = b"\x89PNG\r\n\x1a\n", struct.Struct(">II")
 """How a PNG begins; the width and height in its header."""
-WHITE = (255, 255, 255)
 
 
-class PictureReader:
+class PictureReader(Reader):
     """The pixels of a picture; attributes as :class:`wsi_meta.readers.reader.Facts` has them.
 
     Parameters
@@ -50,7 +49,6 @@ class PictureReader:
     """
 
     name, reason = "picture", "a picture without levels"
-    tiles_decoded: int | None = None
 
     def __init__(self, path: Path, pixels: NDArray[np.uint8] | None = None, file: WatchedFile | None = None) -> None:
         self.path, self.background = path, WHITE
@@ -77,16 +75,6 @@ class PictureReader:
         height, width = region.shape[:2]
         region[:] = self._pixels[top : top + height, left : left + width]
 
-    def expect(self, _regions: Iterable[tuple[int, int, int, int, int]]) -> None:
-        """Do nothing: all pixels are decoded."""
-
-    def is_empty(self, *_region: int) -> bool:
-        """Return False: every pixel is there."""
-        return False
-
-    def close(self) -> None:
-        """Keep the pixels: a later read needs them."""
-
     def _decode(self) -> NDArray[np.uint8]:
         if self.path.suffix.lower() not in TIFF_ENDINGS:
             return _decode(self.path)
@@ -110,7 +98,11 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         _refuse_larger(path, width, height)
         if colours in ("CMYK", "YCCK"):
             raise SlideReadError(f"{path}: colours for printing ({colours}); expected RGB; save it as RGB")
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
+        return decode_jpeg(data)
+    except KeyError:  # simplejpeg has names of the common samplings
+        raise SlideReadError(
+            f"{path}: a JPEG of a rare sampling of colours; expected 4:2:0, 4:2:2 or 4:4:4; save it so"
+        ) from None
     except (ValueError, RuntimeError, struct.error) as error:
         raise SlideReadError(f"{path}: not a whole PNG or JPEG ({first_line(error)}); copy it again") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,14 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Facts", "Reader", "mpp_properties", "undecodable"]
+__all__ = ["WHITE", "Bounds", "Facts", "Reader", "UnreadableRegionError", "mpp_properties", "undecodable"]
+
+WHITE = (255, 255, 255)
+"""The background of slides that state none."""
+
+
+class UnreadableRegionError(SlideReadError):
+    """A region cannot be read: what sees it is lost, and the rest of the slide can still be read."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Bounds:
     height: int
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Who decodes a slide's pixels. Threads may share it."""
 
     name: str
@@ -37,23 +45,28 @@ class Reader(Protocol):
     @property
     def tiles_decoded(self) -> int | None:
         """Tiles decoded so far; None where they are not counted."""
+        return None
 
+    @abstractmethod
     def read_into(self, region: NDArray[np.uint8], level: int, left: int, top: int) -> None:
         """Fill an array (height, width, 3) with the pixels at (left, top) of a level; all of it lies in the level.
 
         Raises
         ------
-        SlideReadError
+        UnreadableRegionError
             when the stored pixels cannot be decoded. Other regions can still be read.
+        SlideReplacedError
         """
 
-    def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int | None:
+    def expect(self, regions: Iterable[tuple[int, int, int, int, int]]) -> int | None:  # noqa: ARG002
         """Say what will be read, as (level, left, top, width, height); return the number of stored tiles, where known."""
+        return None
 
-    def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:
+    def is_empty(self, level: int, left: int, top: int, width: int, height: int) -> bool:  # noqa: ARG002
         """Tell whether the file says that a region has the background colour."""
+        return False
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Let go of the file as soon as the reads of other threads have ended. A later read opens it again."""
 
 
@@ -78,9 +91,9 @@ class Facts(Protocol):
     """RGB of what is transparent, or was left out of the file."""
 
 
-def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> SlideReadError:
+def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> UnreadableRegionError:
     """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
-    return SlideReadError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
+    return UnreadableRegionError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
 
 
 def mpp_properties(mpp: tuple[float, float] | None) -> dict[str, str]:

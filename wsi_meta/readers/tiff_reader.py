@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
-from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.readers.tile_reader import Tile, TileReader
+from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CODECS", "JPEG", "JPEG2000", "TiffReader", "TileForm", "TiledLevel", "declared_size"]
+__all__ = ["CODECS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG, JPEG2000 = 7, (33004, 33005, 34712)
-"""TIFF's numbers of compressions. JPEG 2000 of three colours as they are; 33003 stores them as YCbCr, and is left out."""
+JPEG, JPEG2000, CHECKED = 7, (33004, 33005, 34712), (7, 33003, 33004, 33005, 34712)
+"""TIFF's numbers of compressions: JPEG; JPEG 2000 of RGB; and those that are checked, with JPEG 2000 of YCbCr."""
 CODECS: dict[int, str] = {
     1: "none",
     5: "lzw",
@@ -30,9 +31,6 @@ CODECS: dict[int, str] = {
     **dict.fromkeys(JPEG2000, "jpeg2k"),
 }
 """Other compressions that are read, by the names that imagecodecs has for them."""
-START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of a JPEG that are followed by its size."""
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
 """A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
 
@@ -61,20 +59,28 @@ class TileForm:
         """Return the pixels (height, width, samples); ValueError where the bytes do not give exactly these."""
         return self._decode_jpeg(stored) if self.compression == JPEG else self._decode_other(stored, samples)
 
-    def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
-        from simplejpeg import decode_jpeg
+    def check(self, stored: bytes) -> None:
+        """Find damage in a JPEG or JPEG 2000 without its pixels; ValueError. Others are not looked at."""
+        if self.compression == JPEG:
+            check_jpeg(self._whole(stored))
+        elif self.compression in CHECKED:
+            check_jpeg2000(stored)
 
+    def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
+        pixels = decode_jpeg(self._whole(stored))
+        if pixels.shape != (self.height, self.width, 3):
+            raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
+        return pixels
+
+    def _whole(self, stored: bytes) -> bytes:
+        """Return a complete JPEG; ValueError where it does not say that it has the size of a tile."""
         if stored[:2] != b"\xff\xd8":
             raise ValueError("a tile that is no JPEG")
         jpeg = b"".join((self.head, memoryview(stored)[2:]))
         if (size := declared_size(jpeg)) != (self.width, self.height):  # before memory is taken for its pixels
             said = f"{size[0]} x {size[1]} px" if size else "nothing of its size"
             raise ValueError(f"a tile whose own header says {said}; expected {self.width} x {self.height} px")
-        # strict: libjpeg only warns of too many or too few bytes, but the pixels that it then returns are not the slide's
-        pixels = np.asarray(decode_jpeg(jpeg, "RGB", strict=True))
-        if pixels.shape != (self.height, self.width, 3):
-            raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
-        return pixels
+        return jpeg
 
     def _decode_other(self, stored: bytes, samples: int) -> NDArray[np.uint8]:
         whole, name = self.width * self.height * samples, CODECS[self.compression]
@@ -119,7 +125,7 @@ class TiffReader(TileReader):
     ----------
     path : of the slide, for messages
     file : the file, on a disk or at an address
-    levels, downsamples, background, cache : see :class:`.TileReader`
+    levels, downsamples, background : see :class:`.TileReader`
     """
 
     name = "direct"
@@ -131,9 +137,8 @@ class TiffReader(TileReader):
         levels: Mapping[int, TiledLevel],
         downsamples: Sequence[float],
         background: tuple[int, ...],
-        cache: TileCache | None = None,
     ) -> None:
-        super().__init__(path, levels, downsamples, background, cache)
+        super().__init__(path, levels, downsamples, background)
         self._levels, self._same = levels, file
         self._file: OpenFile | None = None
 
@@ -160,16 +165,91 @@ class TiffReader(TileReader):
     def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
         level = self._levels[tile[0]]
         planes = [
-            level.form.decode(self._read(level.form, source, *part), 3 // level.planes) for part in level.parts(*tile[1:])
+            level.form.decode(_read(level.form, self._same, source, part), 3 // level.planes) for part in level.parts(*tile[1:])
         ]
         return planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
 
-    def _read(self, form: TileForm, file: OpenFile, offset: int, length: int) -> bytes:
-        if not 0 <= length <= form.most_bytes:
-            raise ValueError(f"a tile of {length:,} bytes")
-        if not 0 <= offset <= self._same.size - length:
-            raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {self._same.size:,}")
-        return file.read(offset, length)
+
+@dataclass(frozen=True)
+class PlacedTiles:
+    """The tiles of a page, and where in its level the page lies."""
+
+    tiles: TiledLevel
+    size: tuple[int, int]
+    """Width and height of the page."""
+    left: int = 0
+    top: int = 0
+
+    def touched(self, left: int, top: int, width: int, height: int) -> Iterator[tuple[int, int]]:
+        """Return row and column of the stored tiles that a rectangle of the level touches."""
+        first = max(0, left - self.left), max(0, top - self.top)
+        last = min(self.size[0], left + width - self.left), min(self.size[1], top + height - self.top)
+        if first[0] < last[0] and first[1] < last[1]:
+            rows, cols = self.tiles.touched(*first, last[0] - first[0], last[1] - first[1])
+            for row, col in product(range(rows.start, rows.stop), range(cols.start, cols.stop)):
+                if self.tiles.lengths[self.tiles.number(row, col)]:
+                    yield row, col
+
+
+class TileCheck:
+    """Looks strictly at stored tiles before another library, which passes over damage, decodes them. Threads may share it.
+
+    Parameters
+    ----------
+    file : the file
+    levels : the tiles of each level that is checked
+    """
+
+    def __init__(self, file: WatchedFile, levels: Mapping[int, Sequence[PlacedTiles]]) -> None:
+        self._same, self._levels = file, levels
+        self._file: OpenFile | None = None
+        self._sound = {level: [np.zeros(len(page.tiles.lengths), bool) for page in pages] for level, pages in levels.items()}
+
+    def refuse_damaged(self, level: int, left: int, top: int, width: int, height: int) -> None:
+        """Refuse a rectangle of a level that touches a damaged tile; ValueError, or OSError. A sound tile is read once."""
+        for page, sound in zip(self._levels.get(level, ()), self._sound.get(level, ()), strict=True):
+            for row, col in page.touched(left, top, width, height):
+                if not sound[number := page.tiles.number(row, col)]:
+                    self._check(page.tiles, row, col)
+                    sound[number] = True
+
+    def samples(self, most: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """Return where some of the busier tiles of each page lie: level, left, top, width, height."""
+        for level, pages in self._levels.items():
+            for page in pages:
+                tiles, busiest_first = page.tiles, np.argsort(-page.tiles.lengths, kind="stable")
+                stored = int((tiles.lengths > 0).sum())
+                count = max(stored // 2, min(stored, most))
+                for rank in np.unique(np.linspace(0, count - 1, most).astype(int)) if count else ():
+                    row, col = divmod(int(busiest_first[rank]), tiles.columns)
+                    left, top = col * tiles.tile_width, row * tiles.tile_height
+                    sides = min(tiles.tile_width, page.size[0] - left), min(tiles.tile_height, page.size[1] - top)
+                    yield level, page.left + left, page.top + top, *sides
+
+    def close(self) -> None:
+        """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
+        self._file = None
+
+    def _check(self, tiles: TiledLevel, row: int, col: int) -> None:
+        file = self._file
+        if file is None:
+            self._file = file = self._same.opened()
+        for part in tiles.parts(row, col):
+            stored = _read(tiles.form, self._same, file, part)
+            try:
+                tiles.form.check(stored)
+            except ValueError as error:
+                raise ValueError(f"tile at row {row}, column {col}: {error}") from error
+
+
+def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, int]) -> bytes:
+    """Return the bytes at an offset, of a length; ValueError where no tile can lie there."""
+    offset, length = part
+    if not 0 <= length <= form.most_bytes:
+        raise ValueError(f"a tile of {length:,} bytes")
+    if not 0 <= offset <= same.size - length:
+        raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
+    return file.read(offset, length)
 
 
 def _decoder(compression: int) -> Callable[[bytes, int], Any]:
@@ -179,32 +259,6 @@ def _decoder(compression: int) -> Callable[[bytes, int], Any]:
     if compression == 1:
         return lambda stored, _: stored
     if compression in JPEG2000:
-        return _decode_jpeg2000
+        return decode_jpeg2000
     decode = getattr(imagecodecs, f"{CODECS[compression]}_decode")
     return lambda stored, whole: decode(stored, out=whole + 1)  # one more than fits: too much is noticed, and takes no memory
-
-
-def _decode_jpeg2000(stored: bytes, whole: int) -> Any:
-    """Decode JPEG 2000 whose header says that it has so many values: before memory is taken for them."""
-    import imagecodecs
-
-    at = stored.find(b"\xff\x4f\xff\x51") + 8  # start of the stream, then its size
-    right, bottom, left, top = (int.from_bytes(stored[place : place + 4], "big") for place in range(at, at + 16, 4))
-    planes = int.from_bytes(stored[at + 32 : at + 34], "big")
-    if (right - left) * (bottom - top) * planes != whole:
-        raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
-    return imagecodecs.jpeg2k_decode(stored)
-
-
-def declared_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return the (width, height) that a JPEG states, without decoding it; None where it states none before its pixels."""
-    at = 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
-        marker = jpeg[at + 1]
-        if marker in START_OF_FRAME:
-            height, width = (int.from_bytes(jpeg[place : place + 2], "big") for place in (at + 5, at + 7))
-            return width, height
-        if marker in (START_OF_SCAN, END_OF_IMAGE):
-            return None
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")  # any number of FF may fill
-    return None

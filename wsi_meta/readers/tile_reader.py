@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -12,7 +12,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SlideReplacedError
-from wsi_meta.readers.reader import undecodable
+from wsi_meta.readers.reader import Reader, undecodable
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid
 
@@ -25,7 +25,7 @@ Tile = tuple[int, int, int]
 """Level, row and column of a stored tile."""
 
 
-class TileReader(ABC):
+class TileReader(Reader):
     """Tiles of any kind. Threads may share it, and share the tiles that they decode.
 
     Parameters
@@ -34,21 +34,13 @@ class TileReader(ABC):
     levels : the tiles of each level that may be read
     downsamples : factor of every level relative to level 0
     background : RGB of tiles that the file left out
-    cache : for the decoded tiles
     """
 
-    name: str
-
     def __init__(
-        self,
-        path: object,
-        levels: Mapping[int, TileGrid],
-        downsamples: Sequence[float],
-        background: tuple[int, ...],
-        cache: TileCache | None = None,
+        self, path: object, levels: Mapping[int, TileGrid], downsamples: Sequence[float], background: tuple[int, ...]
     ) -> None:
         self._shown, self._grids, self._downsamples, self.background = path, levels, downsamples, background
-        self._cache = cache or TileCache()
+        self._cache = TileCache()
         self._left_out: LeftOut | None = None
 
     @property
@@ -61,8 +53,9 @@ class TileReader(ABC):
 
         Raises
         ------
-        SlideReadError
+        UnreadableRegionError
             when a tile cannot be decoded, or was lost. Other regions can still be read.
+        SlideReplacedError
         """
         try:
             if self._left_out is not None:

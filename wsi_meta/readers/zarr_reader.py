@@ -25,7 +25,7 @@ from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import Bounds
+from wsi_meta.readers.reader import WHITE, Bounds
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 
@@ -42,7 +42,6 @@ AT_ONCE = 8
 """Chunks that are fetched at the same time from an address."""
 PROBES = (1, 2)
 """Fill values that are read with in place of the array's own: where both show, nothing is stored."""
-WHITE = (255, 255, 255)
 UM_PER_UNIT = {
     **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1.0),
     **dict.fromkeys(("nanometer", "nanometre", "nm"), 1e-3),

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import mean_over_views, spread_over_views
 from wsi_meta.quality.cell_measures import BlockMeasures
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.scanning.threads import Stop, Threads
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.slide import Slide
@@ -106,9 +105,7 @@ class BlockWorker:
         try:
             reads = (partial(self._read_and_show, show, block, *window) for window in self.windows(block, wanted))
             return self._compute(self.threads.read_ahead(reads, self.stop), wanted, tell)
-        except SlideReplacedError:
-            raise
-        except SlideReadError:
+        except UnreadableRegionError:
             tell(-sum(told))
             return self._predict_readable(block, wanted, tell, show)
 

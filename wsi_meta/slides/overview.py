@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.reader import UnreadableRegionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,12 +39,12 @@ def read_in_parts(
     *,
     part_px: int = PART_PX,
     small_reads_at_first: int = SMALL_READS_AT_FIRST,
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_], SlideReadError | None]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], UnreadableRegionError | None]:
     """Read a picture part by part.
 
     Parameters
     ----------
-    read : returns the pixels of (x, y, width, height), or raises SlideReadError
+    read : returns the pixels of (x, y, width, height), or raises UnreadableRegionError
     shape : (rows, cols) of the picture
     least_px : side of the parts that are not divided any more when they cannot be read
     background : RGB of what cannot be read
@@ -71,9 +70,7 @@ def read_in_parts(
             image[place], readable[place] = read(*part), True
             allowed = min(SMALL_READS, allowed + SMALL_READS_PER_PART)
             continue
-        except SlideReplacedError:
-            raise
-        except SlideReadError as error:
+        except UnreadableRegionError as error:
             failed, failure, readable[place], image[place] = failed + 1, error, False, background
         if failed == FRUITLESS_READS and allowed == small_reads_at_first:  # nothing was read
             image[:], readable[:] = background, False

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
-from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
 from wsi_meta.slides.slide import Slide
@@ -152,9 +151,7 @@ class SlideTiles:
         corner = x * shown.downsample, y * shown.downsample
         try:
             return self.slide.read_region(*corner, width, height, level=shown.stored or 0)
-        except SlideReplacedError:
-            raise
-        except SlideReadError as error:
+        except UnreadableRegionError as error:
             raise _DamagedError(_stripes(height, width)) from error
 
     def _average(self, level: int, window: tuple[int, int, int, int]) -> NDArray[np.uint8]:

@@ -1,0 +1,85 @@
+"""JPEGs and JPEG 2000 whose bytes show that they are damaged, where a decoder makes tissue of them."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+from slide_files import texture
+
+from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
+
+ZEROS = bytes(16)
+
+
+def jpeg_of(pixels: NDArray[np.uint8], **options: Any) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "jpeg", quality=85, **options)
+    return stream.getvalue()
+
+
+def test_declared_size() -> None:
+    frame = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x20\x03"
+    assert declared_size(b"\xff\xd8" + frame) == (32, 16)
+    assert declared_size(b"\xff\xd8\xff\xdb\x00\x04ab\xff" + frame) == (32, 16), "after tables and a byte that fills"
+    for without in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x02" + frame, b"\xff\xd8\xff\xdb\x00\x04ab", b"\xff\xd8 text"):
+        assert declared_size(without) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"grey": True}])
+def test_zeros_amid_a_jpeg_are_a_hole(options: dict[str, Any]) -> None:
+    pixels = texture(256, 256)
+    grey = "grey" in options
+    jpeg = jpeg_of(pixels[..., 0]) if grey else jpeg_of(pixels, **options)
+    start, unnoticed = jpeg.index(b"\xff\xda") + 14, 0
+    for at in np.linspace(start, len(jpeg) - 80, 40).astype(int).tolist():
+        holed = jpeg[:at] + bytes(64) + jpeg[at + 64 :]
+        for read in (decode_jpeg, check_jpeg):
+            with pytest.raises(ValueError, match=r"zeros amid|Corrupt"):
+                read(holed)
+        try:
+            simplejpeg.decode_jpeg(holed, "RGB", strict=True)
+            unnoticed += 1
+        except ValueError:
+            pass
+    assert unnoticed, "else nothing is tried here"
+    check_jpeg(jpeg)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_zeros_may_spell_glass(progressive: bool) -> None:
+    glass = np.full((1024, 1024, 3), 240, np.uint8)
+    glass[:8, :8] = texture(8, 8)
+    jpeg = jpeg_of(glass, optimize=True, progressive=progressive)
+    assert ZEROS in jpeg[jpeg.index(b"\xff\xda") :]
+    check_jpeg(jpeg)
+    assert np.abs(decode_jpeg(jpeg).astype(int) - glass)[16:].max() <= 2
+    assert ZEROS not in jpeg_of(glass)[700:], "an encoder's usual tables have no such codes"
+
+
+def test_zeros_beside_what_is_coded_do_not_count() -> None:
+    jpeg = jpeg_of(texture(64, 64), comment=ZEROS * 4)
+    assert ZEROS in jpeg
+    assert np.array_equal(decode_jpeg(jpeg), decode_jpeg(jpeg + ZEROS))
+
+
+def test_a_jpeg2000_that_breaks_off_is_damaged() -> None:
+    pixels = texture(128, 128)
+    whole = bytes(imagecodecs.jpeg2k_encode(pixels, level=30, reversible=False))
+    part = whole.index(b"\xff\x90")
+    for cut in (1, 2, 3, len(whole) // 20, len(whole) // 2, len(whole) - part - 3, len(whole) - part + 9):
+        for damaged in (whole[:-cut], whole[:-cut] + bytes(cut), whole[:-cut] + b"\xff" * cut):
+            with pytest.raises(ValueError, match=r"JPEG 2000 (that breaks off|whose header)"):
+                decode_jpeg2000(damaged, pixels.size)
+    to_the_end = whole[: part + 6] + bytes(4) + whole[part + 10 :]
+    for sound in (whole, whole + bytes(7), whole + b"\xff", to_the_end, to_the_end + bytes(3)):
+        assert np.abs(decode_jpeg2000(sound, pixels.size).astype(int) - pixels).mean() < 12
+    for damaged in (b"", to_the_end[:-1], to_the_end[:-9] + bytes(9)):
+        with pytest.raises(ValueError, match="JPEG 2000"):
+            check_jpeg2000(damaged)
