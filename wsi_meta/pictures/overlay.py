@@ -73,7 +73,8 @@ def draw_overlay(
         their size classes
     region : x, y, width and height of a part to draw instead of the whole slide, level-0 pixels from level 0's own corner, as
         OpenSlide counts; a level-0 pixel becomes at most four pixels wide
-    largest : draw a sheet of so many lesions instead, the largest ones: the tissue of each beside the map over it
+    largest : draw a sheet of so many lesions instead, the largest ones: the tissue of each beside the map over it; where there
+        is no lesion, the whole slide as without it
     overwrite : replace `out` if it exists
 
     Returns
@@ -113,7 +114,7 @@ def draw_overlay(
     window = whole if region is None else window_of_region(region, heatmap)
     with ExitStack() as stack:
         opened = None if slide is None else stack.enter_context(open_scanned_slide(heatmap, slide))
-        if largest is not None and found is not None and opened is not None:
+        if largest is not None and found and opened is not None:
             page = draw_sheet(drawn, opened, found, largest, max_side)
         else:
             page = _draw(drawn, opened, window, found, max_side)
