@@ -29,7 +29,12 @@ def test_the_slide_is_looked_for(place: str | None, tmp_path: Path, monkeypatch:
         add_row(store.path.parent, summarise(slide, store), store.path)
     given: list[Any] = []
     drawn = overlay._draw
-    monkeypatch.setattr(overlay, "_draw", lambda *parts: given.append(parts[1]) or drawn(*parts))
+
+    def note_slide(*parts: Any) -> Any:
+        given.append(parts[1])
+        return drawn(*parts)
+
+    monkeypatch.setattr(overlay, "_draw", note_slide)
 
     def draw(*words: str) -> Any:
         asked = ["overlay", str(store.path), "--out", str(tmp_path / "o.png"), "--max-side", "100", "--overwrite", *words]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +22,7 @@ from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 
-__all__ = ["PAGE", "Worklist", "renew_worklist"]
+__all__ = ["PAGE", "Worklist", "renew_worklist", "worklist_page"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -102,6 +103,15 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
             store = folder / Path(row["heatmap"]).name
             make_thumbnail(store, row["slide"], _picture(report, store))
     _write_page(folder, report, lesions=True, running=None, wait_s=WAIT_S)
+
+
+def worklist_page(folder: Path) -> Path | None:
+    """Return the page of a folder; None where none was written, or another one has its name."""
+    report = folder / REPORT
+    with suppress(OSError):
+        if (report / PAGE).is_file() and _is_ours(report):
+            return report / PAGE
+    return None
 
 
 def _own_report(folder: Path) -> Path | None:
