@@ -247,10 +247,11 @@ class TestKinds:
         assert (labels[35, 5], labels[46, 18], labels[10, 40], labels[29, 44], labels[50, 40]) == (1, 1, 2, 2, 3)
         assert labels[6, 81] == SPECK
         np.testing.assert_array_equal(labels != 0, cells)
-        first, second, third = measure_pieces(labels, 31.104, 128.0)
+        first, second, third = measure_pieces(labels, 31.104, 128.0, (90 * 128, 55 * 128 - 100))
         assert (first.x, first.y, first.width, first.height) == (256, 3840, 17 * 128, 17 * 128)
         assert first.area_mm2 == pytest.approx((15 * 15 + 4) * 0.031104**2)
         assert (second.y, third.y) == (256, 5120)
+        assert third.y + third.height == 55 * 128 - 100, "the slide ends there"
         assert not label_pieces(np.zeros((3, 4), bool), 31.104).any()
 
     def test_the_number_of_a_piece_stands_on_its_tissue(self, tmp_path: Path) -> None:
@@ -306,7 +307,8 @@ class TestCommand:
         assert "m.geojson: exists" in again.stderr
         told = CliRunner().invoke(main, ["tissue", str(path)])
         assert "\n- 2: " in told.stdout
-        assert "left_out:\n  glass: " in told.stdout
+        assert "left_out:\n  glass_mm2: " in told.stdout
+        assert "\ntissue_fraction: " in told.stdout
 
     def test_an_ending_may_be_in_capitals(self, tmp_path: Path) -> None:
         path = write_slide(tmp_path / "s.tif", _blots(300, 300, 100))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import one_line
+from wsi_meta.errors import counted, one_line
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.inference.device import cpu_supports
 from wsi_meta.progress import duration, tell
@@ -60,9 +60,8 @@ def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
     staged : whether they are copied to a fast disk first
     """
     run, begun = Run(slides, staged=staged), time.perf_counter()
-    told = f"{slides} slides" if slides > 1 else "1 slide"
     level = logging.INFO if slides > 1 else logging.DEBUG
-    _tell(run, f"{told} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
+    _tell(run, f"{counted(slides, 'slide')} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
     error = None
     try:
         yield run
@@ -90,7 +89,7 @@ def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: floa
     limit : as :func:`what_limits` says it
     """
     bad = failures(failed, incomplete)
-    told = f"{slides} slide{'s' if slides > 1 else ''} in {duration(passed_s)}{f', {bad}' if bad else ''}"
+    told = f"{counted(slides, 'slide')} in {duration(passed_s)}{f', {bad}' if bad else ''}"
     if not effort.cells:
         return f"{told}: nothing was left to scan" if not failed else f"{told}: nothing was scanned"
     work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError, counted
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
@@ -98,9 +98,10 @@ def draw_overlay(
     if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
         raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
     if largest is not None and region is not None:
-        raise OptionsError(f"a sheet of {largest} lesions, and a region; expected one of them: a sheet is of the whole slide")
+        sheet = counted(largest, "lesion")
+        raise OptionsError(f"a sheet of {sheet}, and a region; expected one of them: a sheet is of the whole slide")
     if largest is not None and (slide is None or largest < 1):
-        raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, and the slide; pass --slide")
+        raise OptionsError(f"a sheet of {counted(largest, 'lesion')}; expected 1 or more, and the slide; pass --slide")
     out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)

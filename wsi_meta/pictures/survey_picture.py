@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import printable
+from wsi_meta.errors import counted, printable
 from wsi_meta.pictures.colours import blend
 from wsi_meta.pictures.legend import on_white, unseen_entries
 from wsi_meta.pictures.lettering import letter
@@ -98,7 +98,7 @@ def _shown_kinds(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
 
 
 def _title(survey: TissueSurvey) -> str:
-    pieces = f"{len(survey.pieces)} piece" + "s" * (len(survey.pieces) != 1)
+    pieces = counted(len(survey.pieces), "piece")
     return f"{printable(survey.slide)}: tissue {survey.tissue_mm2:.1f} mm², {survey.tissue.fraction:.1%} of the slide, {pieces}"
 
 
