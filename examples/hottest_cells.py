@@ -6,6 +6,7 @@ python examples/hottest_cells.py heat.zarr
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
@@ -35,4 +36,6 @@ def main(store: Path, count: int = 10) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    main(**vars(parser.parse_args()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
         draw_overlay(heatmap, results / f"{file.stem}.png", slide=file, lesions=True, overwrite=True)
         widest = max(lesions, key=lambda lesion: lesion.diameter_mm, default=None)
         labels[file.name] = LABELS[widest.size_class] if widest else "negative"
-        print(f"{file.name}: score {row['score']:.3f}, {len(lesions)} lesions, {labels[file.name]}")
+        print(f"{file.name}: score {row['score']:.3f}, lesions: {len(lesions)}, {labels[file.name]}")
     if not labels:
         sys.exit(f"{slides}: no slide has findings; nothing is written to nodes.csv")
     nodes = Counter(name.partition("_node_")[0] for name in labels if "_node_" in name)
@@ -52,4 +53,8 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("slides", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("model", nargs="?", default="default")
+    main(**vars(parser.parse_args()))

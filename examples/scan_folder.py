@@ -8,6 +8,7 @@ Slides that are already in results/ are not scanned again; an interrupted run go
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from wsi_meta import scan_slides
@@ -26,4 +27,8 @@ def main(slides: Path, results: Path, model: str = "default") -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("slides", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("model", nargs="?", default="default")
+    main(**vars(parser.parse_args()))

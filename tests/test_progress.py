@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.progress import TELL_S, Console, LogFile, ProgressBar, counted_cells, duration, note, progress_bar, tell
+from wsi_meta.progress import FIRST_S, TELL_S, Console, LogFile, ProgressBar, counted_cells, duration, note, progress_bar, tell
 
 logger = logging.getLogger("wsi_meta")
 
@@ -41,19 +41,23 @@ class Clock:
         return self.now
 
 
-def test_a_line_a_minute_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_after_ten_seconds_and_then_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with ProgressBar(1000, "cells", "[3/12] node", show=True, clock=clock, slide="node.tif") as bar:
         for _ in range(3):
-            clock.now += TELL_S / 3 + 1
+            clock.now += FIRST_S / 3 + 0.1
             bar.update(50)
+        assert capsys.readouterr().err == "[3/12] node: 150 of 1,000 cells (15%), 15 cells/s, 58 s left\n"
         bar.update(60)
         clock.now += TELL_S / 2
         bar.update(-10)
-        assert capsys.readouterr().err == "[3/12] node: 150 of 1,000 cells (15%), 2 cells/s, 5 min 57 s left\n"
+        assert not capsys.readouterr().err
         clock.now += TELL_S / 2
-        bar.update(800)
-        assert capsys.readouterr().err == "[3/12] node: 1,000 of 1,000 cells (100%), 8 cells/s, 0.0 s left\n"
+        bar.update(300)
+        assert capsys.readouterr().err == "[3/12] node: 500 of 1,000 cells (50%), 7 cells/s, 1 min 10 s left\n"
+        clock.now += TELL_S
+        bar.update(500)
+        assert not capsys.readouterr().err, "the end has a line of its own"
 
 
 def test_a_line_is_an_event(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:

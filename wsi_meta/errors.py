@@ -147,6 +147,11 @@ def whole_number(name: str, value: Any, expected: str = "a whole number") -> int
     raise OptionsError(f"{name} {value!r}; expected {expected}")
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it is of: ``1 lesion``, ``1,200 lesions``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""Return a text as one line that any terminal, table or picture can show.
 

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
@@ -67,6 +68,10 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
         return _model_facts(path), None
     if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):
         return _heatmap_facts(path), None
+    if not is_zarr_image(path):
+        if inside := sorted(path.glob("*.zarr")):
+            raise HeatmapError(f"{path}: a folder of heatmaps; name one of them, such as {inside[0]}")
+        refuse_no_file(path, "a slide, a model file or a heatmap")
     return _slide_facts(path, reader)
 
 

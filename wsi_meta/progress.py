@@ -26,8 +26,8 @@ __all__ = ["Console", "LogFile", "Progress", "ProgressBar", "counted_cells", "du
 Progress = bool | Callable[[Any, int, int], None]
 """True shows bars and notes on stderr; a function is told slide, cells done and cells in all, from several threads in turn."""
 
-TELL_S = 60.0
-"""Where there is no terminal, a line tells after so many seconds how much is done."""
+FIRST_S, TELL_S = 10.0, 60.0
+"""Where there is no terminal, a line tells after so many seconds how much is done: a first one, and each further one."""
 LOG_BEGINS = {
     True: re.compile(rb'\{"time": "\d{4}-'),
     False: re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z (DEBUG|INFO|WARNING|ERROR|CRITICAL) "),
@@ -56,7 +56,7 @@ def note(text: str, *, enabled: bool) -> None:
 
 
 class ProgressBar:
-    """Counts work as it is done: on a bar where stderr is a terminal, elsewhere by a line a minute. Threads may count.
+    """Counts work as it is done: on a bar where stderr is a terminal, elsewhere by lines. Threads may count.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class ProgressBar:
         self._show, self._clock, self._facts = show, clock, facts
         self._bar = self._draw() if show and _on_terminal() and not _is_quiet() else None
         self._lock, self.done = threading.Lock(), 0
-        self._begun = self._told = clock()
+        self._begun, self._due = clock(), clock() + FIRST_S
 
     def update(self, count: int) -> None:
         """Say that so many more are done; a negative number takes some back."""
@@ -91,8 +91,8 @@ class ProgressBar:
             if self._bar is not None:
                 self._bar.update(count)
             now = self._clock()
-            due = now - self._told >= TELL_S
-            self._told = now if due else self._told
+            if due := now >= self._due and self.done < self.total:  # the end has a line of its own
+                self._due = now + TELL_S
         if due:
             self._tell(now - self._begun)
 

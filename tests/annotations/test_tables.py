@@ -27,6 +27,11 @@ def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, row: str) -> None
         read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
 
 
+def test_a_missing_table_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"t\.csv: no such file; expected a table of labels, CSV with 'slide'"):
+        read_table(tmp_path / "t.csv", ("slide",), "labels")
+
+
 def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("slide,label,label\na,0,1\n")
     with pytest.raises(DataError, match="column 'label' twice"):

@@ -57,7 +57,11 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan with a budget of no stage": ("scan s.tif --stage-budget -3 --out h.zarr", 2, "stage budget -3 GB without a stage"),
     "scan nothing": ("scan --out scans", 2, "Expected SLIDE or --manifest"),
     "scan a folder without slides": ("scan empty --out scans", 1, "empty: no slides; expected"),
-    "scan by a missing manifest": ("scan --manifest none.csv --out scans", 1, "none.csv: not a table of slides"),
+    "scan by a missing manifest": (
+        "scan --manifest none.csv --out scans",
+        1,
+        "none.csv: no such file; expected a table of slides",
+    ),
     "scan by another table": ("scan --manifest meta.csv --out scans", 1, "meta.csv: line 1: unknown column 'stain'"),
     "preview slides": ("scan none.tif --manifest slides.csv --dry-run --out scans", 1, "1 of 2 slides would be refused"),
     "preview another slide's": ("scan s.tif --dry-run --out other.zarr", 1, "1 of 1 slides would be refused"),
@@ -105,7 +109,10 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "score by nothing": ("score other.zarr --score-model none.json", 1, "none.json: "),
     "lesions of nothing": ("lesions none.zarr", 1, "none.zarr: no such store"),
     "check of nothing": ("check none.zarr", 1, "none.zarr: no such store"),
-    "info of nothing": ("info none.tif", 1, "none.tif: no such file"),
+    "info of nothing": ("info none", 1, "none: no such file; expected a slide, a model file or a heatmap"),
+    "info of a folder of heatmaps": ("info maps", 1, "maps: a folder of heatmaps; name one of them, such as maps/a.zarr"),
+    "info of another folder": ("info empty", 1, "empty: a directory; expected a slide, a model file or a heatmap"),
+    "score of a folder": ("score empty", 1, "empty: a folder without heatmaps; expected"),
 }
 """Command, exit code, and what its line begins with."""
 

@@ -19,6 +19,7 @@ from fakes import write_darkness_model
 from slide_files import texture, write_slide
 
 from wsi_meta.cli import config, main, running
+from wsi_meta.cohorts import batch
 from wsi_meta.heatmaps.store import Heatmap
 
 logger = logging.getLogger("wsi_meta")
@@ -79,9 +80,11 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     assert text.count("Z ERROR slides/bad.tif: not a slide") == 2, "when it happened, and as the command's end"
     assert "Traceback (most recent call last):" in loud.stderr
     assert loud.stderr.count("\nError: slides/bad.tif: not a slide") == 2, "when it happened, and as the end"
-    closing = events[-2]["text"]
+    closing = next(event["text"] for event in events if event["event"] == "run finished")
     assert closing in loud.stderr
     assert closing.startswith("2 slides in ")
+    where = "look: wsi-meta view out\nworklist: out/report/index.html\ntable: out/summary.csv\n"
+    assert where in loud.stderr[loud.stderr.index(closing) :]
 
     (folder / "slides" / "bad.tif").unlink()
     quiet = run(*common, "--quiet", "--overwrite")
@@ -89,6 +92,23 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
     assert "score" in quiet.stdout
     assert len((folder / "log").read_text()) > len(text)
     assert run(*common, "-q", "-v").exit_code == 2
+
+
+def test_a_scan_says_where_it_is_seen(folder: Path, model: Path) -> None:
+    (folder / "my scans").mkdir()
+    common = ("slides/a.tif", "--model", model, "--stride", 96, "--device", "cpu")
+    told = [run(*common, "--out", out).stderr.splitlines()[-1] for out in ("my scans/a.zarr", "a.zarr", "slides/a.zarr")]
+    assert told[0] == "look: wsi-meta view 'my scans/a.zarr' --slide slides/a.tif"
+    assert told[1:] == ["look: wsi-meta view a.zarr --slide slides/a.tif", "look: wsi-meta view slides/a.zarr"]
+
+
+def test_slides_with_a_score_have_not_failed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    kinds = {"a": None, "b": "incomplete", "c": "incomplete", "d": "SlideReadError"}
+    rows = [{"heatmap": None, "error": kind and "x", "error_kind": kind} for kind in kinds.values()]
+    monkeypatch.setattr(batch, "scan_jobs", lambda *_: rows)
+    for name in kinds:
+        (folder / "slides" / f"{name}.tif").write_bytes((folder / "slides" / "a.tif").read_bytes())
+    assert run("slides", "--out", "out").stderr == "Error: of 4 slides 1 failed, 2 incomplete\n"
 
 
 def test_two_logs_of_one_name_are_refused(folder: Path) -> None:

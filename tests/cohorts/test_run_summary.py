@@ -56,6 +56,9 @@ def test_the_line() -> None:
     line = closing_line(taken, slides=12, failed=1, passed_s=90, limit="Reading is what limits")
     shares = "reading 61%, computing 30%, writing 2%, finding tissue 7%; the network waited for pixels 70% of its time"
     assert line == f"12 slides in 1 min 30 s, 1 failed, 900 cells, 10 cells/s: {shares}. Reading is what limits"
+    assert closing_line(taken, slides=6, failed=1, incomplete=1, passed_s=90, limit="").startswith(
+        "6 slides in 1 min 30 s, 1 failed, 1 incomplete, 900 cells"
+    )
     assert (
         closing_line(ScanEffort(), slides=1, failed=0, passed_s=0.2, limit="") == "1 slide in 0.2 s: nothing was left to scan"
     )

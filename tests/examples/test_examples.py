@@ -81,6 +81,15 @@ def test_examples_run(
     assert values == sorted(values, reverse=True)
 
 
+@pytest.mark.parametrize("name", ["hottest_cells.py", "pipeline.py", "scan_folder.py"])
+def test_without_arguments_an_example_says_which_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _run(name, monkeypatch=monkeypatch)
+    assert f"usage: {name} [-h] " in capsys.readouterr().err
+
+
 def test_pipeline(
     tmp_path: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from stores import make_record, write_block, write_store
 
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
 from wsi_meta.exports.export import export
+from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -340,6 +341,16 @@ def test_existing_outputs_are_safe(tmp_path: Path) -> None:
         _create(tmp_path / "nowhere" / "h.zarr")
 
 
+def test_what_is_printed_of_a_heatmap_is_a_line(tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "a.zarr", np.full((6, 9), 0.91, np.float32))
+    assert repr(heatmap) == f"Heatmap('{heatmap.path}', a, 9 x 6 cells, score 0.910)"
+    assert "unfinished" in repr(heatmap.unfinished())
+    (lesion,) = find_lesions(heatmap)
+    assert "cells=54" in repr(lesion)
+    assert repr(lesion.outlines) == "(Outline(4 corners, 'tumor'),)"
+    assert len(repr(lesion)) < 300
+
+
 def test_what_is_no_heatmap(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
@@ -352,7 +363,7 @@ def test_what_is_no_heatmap(tmp_path: Path) -> None:
     for name, found in [
         ("missing", "no such store"),
         ("file", "not a folder"),
-        ("folder", "not a heatmap store"),
+        ("folder", "a folder without heatmaps"),
         ("other.zarr", "not from wsi-meta"),
         ("newer.zarr", "newer than 1; update"),
     ]:

@@ -60,6 +60,16 @@ def test_a_peak_in_a_last_column_of_less_than_a_pixel_is_in_its_piece(tmp_path: 
     assert [(piece.piece, piece.lesions) for piece in score_pieces(heatmap)] == [(1, 0), (0, 1)]
 
 
+def test_a_piece_ends_where_its_slide_does(tmp_path: Path) -> None:
+    probability = np.full((30, 30), 0.1, np.float32)
+    probability[:, 29] = 0.9
+    whole, cut = (write_store(tmp_path / f"{cut}.zarr", probability, mpp=0.25, cut=cut) for cut in (0, 120))
+    (piece,), (before,) = score_pieces(cut), score_pieces(whole)
+    assert (piece.x + piece.width, piece.y + piece.height) == (cut.grid.width, cut.grid.height)
+    assert (piece.score, piece.lesions, piece.area_mm2) == (before.score, before.lesions, before.area_mm2)
+    assert ", 1 lesion of " in piece.line
+
+
 def test_score_and_info_tell_them(heatmap: Heatmap) -> None:
     pieces = score_pieces(heatmap)
     assert score_heatmap(heatmap).pieces == pieces

@@ -15,6 +15,8 @@ from torch import nn
 
 from wsi_meta.inference.bands import Residual, Windowed, features_in_bands, see_rows
 from wsi_meta.inference.fast_network import FastNetwork
+from wsi_meta.inference.options import InferenceOptions, resolve_inference
+from wsi_meta.inference.predictor import Predictor, PredictorParts
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.block_plan import PieceSizes
 
@@ -103,3 +105,18 @@ def test_the_classifier_in_bands(precision: str, rows: int, thin_model: Model) -
         np.testing.assert_allclose(banded(image), expected, rtol=0, atol=1e-5)
     assert expected.shape == (1, 5, 3)
     assert np.ptp(expected.numpy()) > 0
+
+
+@pytest.mark.parametrize(("views", "least"), [(1, 16), (2, 2)])
+def test_cells_are_counted_within_a_block(views: int, least: int, thin_model: Model) -> None:
+    plan = resolve_inference(InferenceOptions("cpu", "fp32", 8, views))
+    parts = PredictorParts(PieceSizes(piece_px=1, band_px=0))
+    predictor = Predictor.from_plan(thin_model, plan, dense=True, parts=parts)
+    wanted = np.ones((16, 3), bool)
+    wanted[5] = False
+    image = texture(18 * 32 + 256, 5 * 32 + 256)
+    told: list[int] = []
+    predictor.predict_block((image[piece] for piece in predictor.pieces(wanted, 32)), wanted, 32, told.append)
+    assert sum(told) == wanted.sum()
+    assert min(told) > 0
+    assert least <= len(told) <= 45

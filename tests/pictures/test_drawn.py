@@ -164,20 +164,33 @@ class TestSheet:
         said = words(draw_overlay(store, tmp_path / "s.svg", slide=slide_file, largest=60, max_side=600))
         assert any(line.startswith("all 4 lesions") for line in said)
 
-    def test_none(self, empty: Heatmap, slide_file: Path, tmp_path: Path) -> None:
-        said = words(draw_overlay(empty, tmp_path / "s.svg", slide=slide_file, largest=5, max_side=600))
-        assert "no lesion found: no cell has a probability of 0.50 or more" in said
-        outlined = words(draw_overlay(empty, tmp_path / "o.svg", slide=slide_file, lesions=True, max_side=300))
-        assert "no lesion found" in outlined
+    def test_none_is_the_whole_slide(self, empty: Heatmap, slide_file: Path, tmp_path: Path) -> None:
+        sheet, outlined = tmp_path / "s.svg", tmp_path / "o.svg"
+        draw_overlay(empty, sheet, slide=slide_file, largest=5, max_side=300)
+        draw_overlay(empty, outlined, slide=slide_file, lesions=True, max_side=300)
+        assert words(sheet) == words(outlined)
+        assert "no lesion found" in words(sheet)
 
-    def test_a_window_holds_its_lesion_in_the_middle(self, store: Heatmap) -> None:
-        for lesion in find_lesions(store):
-            window = window_round(lesion, MPP)
+    def test_a_window_lies_on_the_slide_and_holds_its_lesion(self, store: Heatmap) -> None:
+        grid = store.grid
+        for number, lesion in enumerate(find_lesions(store)):
+            window = window_round(lesion, grid)
             corners = np.vstack([outline.vertices for outline in lesion.outlines])
-            middle = (corners.min(0) + corners.max(0)) / 2
-            assert (window.x + window.width / 2, window.y + window.height / 2) == pytest.approx(tuple(middle))
+            low, high = corners.min(0), corners.max(0)
+            start, end = np.array([window.x, window.y]), np.array([window.x + window.width, window.y + window.height])
+            assert (start >= 0).all()
+            assert (end <= [grid.width + 0.01, grid.height + 0.01]).all()
+            assert (start <= low + 0.01).all()
+            assert (end >= high - 0.01).all()
+            if number == 1:  # with room on all sides
+                assert (start + end) / 2 == pytest.approx((low + high) / 2)
             assert window.width * MPP >= 499.9
             assert window.width >= 1.29 * np.ptp(corners, axis=0).max()
+
+    def test_a_slide_that_is_smaller_than_a_window_lies_in_its_middle(self, tmp_path: Path) -> None:
+        small = write_store(tmp_path / "a.zarr", np.full((3, 9), 0.9, np.float32), mpp=MPP)
+        window = window_round(find_lesions(small)[0], small.grid)
+        assert (window.x + window.width / 2, window.y + window.height / 2) == (small.grid.width / 2, small.grid.height / 2)
 
     def test_tissue_lies_beside_the_map(self, store: Heatmap, slide_file: Path, tmp_path: Path) -> None:
         picture = Image.open(draw_overlay(store, tmp_path / "s.png", slide=slide_file, largest=1, alpha=1.0, max_side=900))

@@ -20,8 +20,9 @@ from slide_files import MODEL_MPP, damage_tile, write_scn, write_slide
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.models.model import Model
+from wsi_meta.pictures import survey_picture
 from wsi_meta.pictures.survey import survey_tissue
-from wsi_meta.pictures.survey_picture import LOOKS, MAX_SIDE, _colours, _mark_pieces
+from wsi_meta.pictures.survey_picture import MAX_SIDE, _mark_pieces, _shown_kinds, draw_survey
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.pieces import SPECK, label_pieces, measure_pieces
@@ -234,7 +235,7 @@ class TestKinds:
         np.testing.assert_array_equal(given.tissue.fraction, (given.kinds < Kind.GLASS).mean())
         large = np.full((2 * MAX_SIDE, 3), Kind.GLASS, np.uint8)
         large[501] = Kind.UNREADABLE
-        assert (_colours(large)[250] == LOOKS[Kind.UNREADABLE][0]).all()
+        assert (_shown_kinds(large)[0][250] == Kind.UNREADABLE).all()
 
     def test_large_pieces_are_numbered_from_the_left(self) -> None:
         cells = np.zeros((60, 90), bool)
@@ -246,10 +247,11 @@ class TestKinds:
         assert (labels[35, 5], labels[46, 18], labels[10, 40], labels[29, 44], labels[50, 40]) == (1, 1, 2, 2, 3)
         assert labels[6, 81] == SPECK
         np.testing.assert_array_equal(labels != 0, cells)
-        first, second, third = measure_pieces(labels, 31.104, 128.0)
+        first, second, third = measure_pieces(labels, 31.104, 128.0, (90 * 128, 55 * 128 - 100))
         assert (first.x, first.y, first.width, first.height) == (256, 3840, 17 * 128, 17 * 128)
         assert first.area_mm2 == pytest.approx((15 * 15 + 4) * 0.031104**2)
         assert (second.y, third.y) == (256, 5120)
+        assert third.y + third.height == 55 * 128 - 100, "the slide ends there"
         assert not label_pieces(np.zeros((3, 4), bool), 31.104).any()
 
     def test_the_number_of_a_piece_stands_on_its_tissue(self, tmp_path: Path) -> None:
@@ -265,6 +267,28 @@ class TestKinds:
         places = {text.get_text(): [int(part / side) for part in text.get_position()] for text in axes.texts}
         assert places.keys() == {"1", "2"}
         assert all(cells[row, col] for col, row in places.values())
+
+
+@pytest.mark.parametrize("kind", [Kind.UNREADABLE, Kind.COLOURED])
+def test_what_cannot_be_read_is_striped_whatever_the_mask_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    path = write_slide(tmp_path / "s.tif", np.full((512, 512, 3), TISSUE, np.uint8), MASK_MPP)
+    damage_tile(path, 3)
+    figures: list[Figure] = []
+    monkeypatch.setattr(survey_picture, "write_figure", lambda figure, _: figures.append(figure))
+    with open_slide(path) as slide:
+        survey = survey_kinds(slide)
+        survey.kinds[256:, 256:] = kind
+        draw_survey(survey, slide, tmp_path / "p.png")
+    picture = np.asarray(figures[0].axes[0].images[0].get_array())
+    assert picture.shape == (MAX_SIDE, MAX_SIDE, 3)
+    red = [[(230, 25, 48), (108, 15, 26)], [(255, 255, 255), (205, 150, 155)]][kind == Kind.COLOURED]
+    found = {tuple(colour) for colour in picture[1020:, 1020:].reshape(-1, 3).astype(int).tolist()}
+    assert np.abs(np.array(sorted(found)) - sorted(red)).max() <= 12
+    words = " ".join(text.get_text() for text in figures[0].texts)
+    assert "(research use only)" in words
+    assert "slide's pixels cannot be read" in words
 
 
 class TestCommand:
@@ -283,7 +307,8 @@ class TestCommand:
         assert "m.geojson: exists" in again.stderr
         told = CliRunner().invoke(main, ["tissue", str(path)])
         assert "\n- 2: " in told.stdout
-        assert "left_out:\n  glass: " in told.stdout
+        assert "left_out:\n  glass_mm2: " in told.stdout
+        assert "\ntissue_fraction: " in told.stdout
 
     def test_an_ending_may_be_in_capitals(self, tmp_path: Path) -> None:
         path = write_slide(tmp_path / "s.tif", _blots(300, 300, 100))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.files.locks import locked
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
 from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
@@ -325,6 +327,16 @@ def test_a_thumbnail_of_more_cells_than_pixels_hides_no_row(tmp_path: Path, monk
         picture, _ = thumbnails.draw_thumbnail(write_store(tmp_path / "a.zarr", values), None)
         pixels = np.asarray(picture).astype(int)
         assert (pixels[..., 1] > pixels[..., 2] + 60).any(), f"row {row} is nowhere green to yellow"
+
+
+def test_a_thumbnail_stripes_what_could_not_be_read(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    status: Any = store.group["status"]
+    status[8:, :4] = Status.UNREADABLE
+    picture, _ = thumbnails.draw_thumbnail(Heatmap.open(store.path), None)
+    reds = np.unique(np.asarray(picture)[210:290, :90, 0]).astype(int)
+    assert len(reds) == 2
+    assert np.ptp(reds) > 80
 
 
 def test_a_picture_that_cannot_be_drawn_is_told_and_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, read_drawn
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ MOST_SHOWN = 12
 """Names of classes that a message lists."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outline:
     """A closed ring and the holes in it."""
 
@@ -36,6 +36,11 @@ class Outline:
     """Shape (n, 2), x and y in level-0 pixels; the last is joined to the first."""
     holes: tuple[NDArray[np.float64], ...] = ()
     name: str = ""
+
+    def __repr__(self) -> str:
+        """Return how many corners it has, not all of them."""
+        holes = f", {counted(len(self.holes), 'hole')}" if self.holes else ""
+        return f"Outline({counted(len(self.vertices), 'corner')}{holes}{self.name and f', {self.name!r}'})"
 
     @property
     def area(self) -> float:

@@ -122,6 +122,8 @@ def read_table(
             raise DataError(f"{path}: line {before + 1}: unknown column '{strange[0]}'; expected some of {', '.join(known)}")
         places = [names.index(name) if name in names else len(names) for name in known]
         rows = list(_rows(csv.reader(lines[before + 1 :], delimiter=separator, strict=True), before + 1))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected a table of {what}, CSV with {wanted}") from error
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
     if strict:

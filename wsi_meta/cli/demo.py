@@ -32,4 +32,5 @@ def demo(out: Path, seed: int, device: str, as_json: bool) -> None:
     paths = {name: str(getattr(made, name)) for name in ("slide", "heatmap", "overlay")}
     options.print_result(paths | {"score": made.score, "auc_drawn_tumor_vs_normal": made.auc}, as_json=as_json)
     if not as_json:
-        print(NEXT_STEPS)
+        print(NEXT_STEPS, flush=True)
+    running.tell_where_to_look(made.heatmap, made.slide)

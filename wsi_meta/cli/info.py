@@ -45,7 +45,8 @@ def _short_heatmap(facts: dict[str, Any]) -> dict[str, Any]:
         "verdict": ", ".join(verdict["words"]) if verdict else None,
         "lesions": facts["lesions"],
         "pieces": facts["pieces"],
-        "slide": {name: slide[name] for name in ("file", "width", "height", "mpp")} | {"tissue": facts["tissue"]["fraction"]},
+        "slide": {name: slide[name] for name in ("file", "width", "height", "mpp")}
+        | {"tissue_fraction": facts["tissue"]["fraction"]},
         "scan": {
             "mode": identity["mode"],
             "cell_um": facts["cell_um"],

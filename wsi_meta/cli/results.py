@@ -10,8 +10,10 @@ import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import HeatmapError, one_line, printable
+from wsi_meta.progress import note
 
 if TYPE_CHECKING:
+    from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.store import Heatmap
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
@@ -134,7 +136,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Picture to write.")
-@click.option("--slide", type=options.SLIDE, help="The slide it was made from; without it the map alone.")
+@click.option("--slide", type=options.SLIDE, help="The slide it was made from, or 'none'; without it, it is looked for.")
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -160,22 +162,30 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
     metavar="X,Y,WIDTH,HEIGHT",
     help="Draw this part alone; level-0 pixels, as OpenSlide counts.",
 )
-@click.option(
-    "--largest", type=click.IntRange(1, 100), help="Draw a sheet of so many lesions instead: tissue beside map. Needs --slide."
-)
+@click.option("--largest", type=click.IntRange(1, 100), help="Draw a sheet of so many lesions instead: tissue beside map.")
 @options.overwrite_option
 @options.as_json_option
-def overlay(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
+def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **settings: Any) -> None:
     """Draw a heatmap over its slide: colour bar, scale bar, name and score.
+
+    The slide is looked for beside the heatmap, beside its folder, and where the folder's summary.csv says, as 'view' does.
 
     The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
     an image.
     """
+    from wsi_meta.heatmaps.scoring import none_found
     from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.pictures.overlay import draw_overlay
+    from wsi_meta.worklist.slide_places import find_slide
 
     opened = Heatmap.open(heatmap)
-    _print_written({"overlay": str(draw_overlay(opened, out, **settings))}, opened, as_json=as_json)
+    wanted = str(slide) != "none"
+    given = (slide or find_slide(opened)) if wanted else None
+    picture = draw_overlay(opened, out, slide=given, **settings)
+    note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=wanted and given is None)
+    _print_written({"overlay": str(picture)}, opened, as_json=as_json)
+    if settings["largest"] is not None and not as_json and not (opened.record.lesions or {}).get("found", True):
+        print(f"{none_found(opened.record)}: the whole slide is drawn")
 
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))

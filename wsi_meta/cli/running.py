@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import INTERRUPTED, WsiMetaError, one_line
 from wsi_meta.outputs import refuse_one_name
-from wsi_meta.progress import Console, LogFile
+from wsi_meta.progress import Console, LogFile, note
 
-__all__ = ["console", "describe_error", "log_json_option", "told"]
+if TYPE_CHECKING:
+    from wsi_meta.files.address import SlidePath
+
+__all__ = ["console", "describe_error", "log_json_option", "tell_where_to_look", "told"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -63,6 +67,28 @@ def told(command: Command) -> Command:
     for option in OPTIONS:
         run = option(run)
     return run  # type: ignore[return-value]
+
+
+def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
+    """Say on stderr how a heatmap, or a folder of them, is seen; of a folder also where its worklist and its table lie.
+
+    Parameters
+    ----------
+    slide : of the one heatmap; it is named where it would not be found
+    """
+    from wsi_meta.heatmaps.ownership import is_store
+    from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.worklist.slide_places import find_slide
+    from wsi_meta.worklist.worklist import worklist_page
+
+    named = "" if slide is None or find_slide(Heatmap.open(path)) is not None else f" --slide {shlex.quote(str(slide))}"
+    lines = [f"look: wsi-meta view {shlex.quote(str(path))}{named}"]
+    if not is_store(path):
+        page, table = worklist_page(path), path / "summary.csv"
+        lines += [f"worklist: {page}"] if page is not None else []
+        lines += [f"table: {table}"] if table.is_file() else []
+    for line in lines:
+        note(line, enabled=True)
 
 
 def describe_error(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -186,11 +187,18 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
 def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage: Stage | None, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
     from wsi_meta.cohorts.batch import scan_alone, scan_jobs
+    from wsi_meta.cohorts.run_summary import failures
+    from wsi_meta.worklist.summary import INCOMPLETE
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     options.print_results(rows, as_json=as_json)
+    sys.stdout.flush()
+    if any(row["heatmap"] for row in rows):
+        running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
     if errors := [_named(job.slide.path, str(row["error"])) for job, row in zip(jobs, rows, strict=True) if row["error"]]:
-        raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
+        incomplete = sum(row["error_kind"] == INCOMPLETE for row in rows)
+        told = f"of {len(rows)} slides {failures(len(errors) - incomplete, incomplete)}"
+        raise click.ClickException(errors[0] if len(errors) == 1 else told)
 
 
 def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:

@@ -35,4 +35,11 @@ def tissue(slide: SlidePath, as_json: bool, **settings: Any) -> None:
     """
     from wsi_meta.pictures.survey import survey_tissue
 
-    options.print_result(survey_tissue(slide, **settings).to_dict(), as_json=as_json)
+    found = survey_tissue(slide, **settings).to_dict()
+    options.print_result(found if as_json else _with_units(found), as_json=as_json)
+
+
+def _with_units(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures by names that say what they are in; those of JSON stay as they were."""
+    areas = {kind: {f"{name}_mm2": area for name, area in found[kind].items()} for kind in ("tissue", "left_out")}
+    return {"tissue_fraction" if name == "share" else name: areas.get(name, value) for name, value in found.items()}

@@ -138,9 +138,9 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
         try:
             row = job.row(summarise(job.slide.path, _scan(run.scanner, job, turn, copies)))
         except BaseException:
-            run.add(turn.stop_meter(), failed=True)
+            run.add(turn.stop_meter(), "failed")
             raise
-        run.add(turn.stop_meter(), failed=row["error"] is not None)
+        run.add(turn.stop_meter(), row["error_kind"])
         return row
 
 
@@ -196,7 +196,7 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
                 worklist.add_picture(heatmap, slide)
             row = job.row(summarise(slide, heatmap))
         except InterruptedError:
-            run.add(turns[number].stop_meter(), failed=False)
+            run.add(turns[number].stop_meter(), None)
             raise
         except Exception as error:  # whatever one slide brings, the others go on
             told, kind = tell_failure(slide, error), type(error).__name__
@@ -204,7 +204,7 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
             logger.debug("%s: failed", slide, exc_info=error, extra={"facts": facts | {"event": "traceback"}})
             scanner.note(told, level=logging.ERROR, event="failed", **facts)
             row = job.row(failed(slide, told, kind))
-        run.add(turns[number].stop_meter(), failed=row["error"] is not None)
+        run.add(turns[number].stop_meter(), row["error_kind"])
         return row
 
     with ThreadPoolExecutor(scanner.slides_in_work, "slides") as pool:

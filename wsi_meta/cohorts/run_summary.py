@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import one_line
+from wsi_meta.errors import counted, one_line
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.inference.device import cpu_supports
 from wsi_meta.progress import duration, tell
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.worklist.summary import INCOMPLETE
 
-__all__ = ["Run", "closing_line", "told_run", "what_limits"]
+__all__ = ["Run", "closing_line", "failures", "told_run", "what_limits"]
 
 WORK = {"reading": "reading_s", "computing": "computing_s", "writing": "writing_s", "finding tissue": "tissue_s"}
 """Kinds of work, with the fields of an effort that hold their seconds."""
@@ -34,15 +35,18 @@ class Run:
     efforts: list[ScanEffort] = field(default_factory=list)
     """Of those slides that were scanned, this run only."""
     failed: int = 0
+    incomplete: int = 0
+    """Slides of which cells could not be read: they have a score."""
     staged: bool = False
     """Whether slides are copied to a fast disk first."""
     scanner: Scanner | None = None
     """The one at work."""
 
-    def add(self, effort: ScanEffort, *, failed: bool) -> None:
-        """Count a slide; threads may do so."""
+    def add(self, effort: ScanEffort, error_kind: str | None) -> None:
+        """Count a slide, and what its row says of its error; threads may do so."""
         self.efforts.append(effort)
-        self.failed += failed
+        self.failed += error_kind not in (None, INCOMPLETE)
+        self.incomplete += error_kind == INCOMPLETE
 
 
 @contextmanager
@@ -56,9 +60,8 @@ def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
     staged : whether they are copied to a fast disk first
     """
     run, begun = Run(slides, staged=staged), time.perf_counter()
-    told = f"{slides} slides" if slides > 1 else "1 slide"
     level = logging.INFO if slides > 1 else logging.DEBUG
-    _tell(run, f"{told} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
+    _tell(run, f"{counted(slides, 'slide')} to scan into {out}", level, event="run begun", slides=slides, out=str(out))
     error = None
     try:
         yield run
@@ -69,17 +72,24 @@ def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
         _log_end(run, time.perf_counter() - begun, error)
 
 
-def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: float, limit: str) -> str:
+def failures(failed: int, incomplete: int) -> str:
+    """Return how many slides failed, and how many were not wholly read; empty where all is well."""
+    counts = {"failed": failed, "incomplete": incomplete}
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+def closing_line(effort: ScanEffort, *, slides: int, failed: int, passed_s: float, limit: str, incomplete: int = 0) -> str:
     """Return one line on where a run's time went.
 
     Parameters
     ----------
     effort : what all slides took together
-    slides, failed : how many there were, and how many of them failed
+    slides, failed, incomplete : how many there were, how many of them failed, and of how many cells could not be read
     passed_s : seconds from the run's begin to its end
     limit : as :func:`what_limits` says it
     """
-    told = f"{slides} slide{'s' if slides > 1 else ''} in {duration(passed_s)}{f', {failed} failed' if failed else ''}"
+    bad = failures(failed, incomplete)
+    told = f"{counted(slides, 'slide')} in {duration(passed_s)}{f', {bad}' if bad else ''}"
     if not effort.cells:
         return f"{told}: nothing was left to scan" if not failed else f"{told}: nothing was scanned"
     work = {name: getattr(effort, seconds) for name, seconds in WORK.items()}
@@ -135,10 +145,11 @@ def _log_end(run: Run, passed_s: float, error: str | None) -> None:
         plan, int8 = run.scanner.plan, cpu_supports("vnni")
         machine: dict[str, Any] = {"device": plan.inference.device_kind, "precision": plan.inference.precision, "int8": int8}
         limit = what_limits(effort, passed_s, **machine, views=plan.views, staged=run.staged)
-    line = closing_line(effort, slides=run.slides, failed=run.failed, passed_s=passed_s, limit=limit)
+    counts = {"slides": run.slides, "failed": run.failed, "incomplete": run.incomplete}
+    line = closing_line(effort, **counts, passed_s=passed_s, limit=limit)
     facts = effort.to_facts()
     del facts["runs"]
-    facts |= {"passed_s": round(passed_s, 3), "slides": run.slides, "failed": run.failed, "limit": limit}
+    facts |= {"passed_s": round(passed_s, 3), **counts, "limit": limit}
     level = logging.DEBUG if error and not effort.cells else logging.INFO
     _tell(run, f"ended early after {line}" if error else line, level, event="run finished", **facts, error=error)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.class_names import ClassNames
-from wsi_meta.errors import DataError, OutputPathError, some_of
+from wsi_meta.errors import DataError, OutputPathError, counted, some_of
 from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
 from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
@@ -228,7 +228,7 @@ def _draw_slides(axes: Any, slides: SlideAuc) -> None:
 def _title(result: FrocResult) -> str:
     score = "no score: no lesions" if result.score is None else f"score {result.score:.3f}"
     interval = f" (95 %: {result.interval[0]:.3f} to {result.interval[1]:.3f})" if result.interval else ""
-    return f"FROC, {score}{interval}, {result.lesions} lesions on {result.slides} slides"
+    return f"FROC, {score}{interval}, {counted(result.lesions, 'lesion')} on {counted(result.slides, 'slide')}"
 
 
 def _tell_incomplete(cohort: Cohort, table: Scores | None) -> dict[str, str]:

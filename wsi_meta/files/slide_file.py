@@ -51,8 +51,8 @@ HEAD_BYTES = 1 << 18
 """The number of its series stands in these first bytes of a DICOM file, before anything large."""
 
 
-def refuse_no_file(path: Path) -> None:
-    """Refuse what is no file with something in it.
+def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
+    """Refuse what is no file with something in it; `expected` says what it should be.
 
     Raises
     ------
@@ -61,11 +61,11 @@ def refuse_no_file(path: Path) -> None:
     if not path.exists():
         refuse_mangled(path)
         found = "a link that leads to no file" if path.is_symlink() else "no such file"
-        raise SlideReadError(f"{path}: {found}; expected a whole-slide image")
+        raise SlideReadError(f"{path}: {found}; expected {expected}")
     if path.is_dir():
-        raise SlideReadError(f"{path}: a directory; expected a whole-slide image file")
+        raise SlideReadError(f"{path}: a directory; expected {expected}")
     if path.stat().st_size == 0:
-        raise SlideReadError(f"{path}: an empty file; expected a whole-slide image; copy it again")
+        raise SlideReadError(f"{path}: an empty file; expected {expected}; copy it again")
 
 
 def why_not_opened(path: Path, error: Exception) -> SlideReadError:

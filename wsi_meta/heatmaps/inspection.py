@@ -8,7 +8,7 @@ from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OptionsError, one_line
+from wsi_meta.errors import HeatmapError, OptionsError, counted, one_line
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
@@ -56,7 +56,8 @@ class StoreCheck:
     @property
     def line(self) -> str:
         """State and findings in one line that begins with the store's path."""
-        told = "not finished" if self.state == "unfinished" else self.state
+        words = {"unfinished": "not finished", "sound": "intact, incomplete" if self.found else "sound"}
+        told = words.get(self.state, self.state)
         return f"{self.heatmap}: {told}{self.found and f': {self.found}'}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
         done = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
         return StoreCheck(path, "unfinished", f"{done}; run its scan again, which goes on", len(blocks), left)
     unreadable = heatmap.result.cells.get("unreadable", 0)
-    found = f"complete but for {unreadable:,} cells that could not be read from the slide" if unreadable else ""
+    found = f"{counted(unreadable, 'cell')} could not be read from the slide; scan it again to retry" if unreadable else ""
     return StoreCheck(path, "sound", found, len(blocks), left)
 
 

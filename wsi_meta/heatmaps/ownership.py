@@ -237,6 +237,8 @@ def open_group(path: Path) -> zarr.Group:
             raise  # the disk's or the network's error: it may be a store
         if inside := stores_in(path):
             raise HeatmapError(f"{path}: a folder of heatmaps; name them, such as {inside[0]}") from error
+        if not (path / "zarr.json").exists():
+            raise HeatmapError(f"{path}: a folder without heatmaps; expected a heatmap from 'wsi-meta scan'") from error
         raise HeatmapError(
             f"{path}: not a heatmap store ({type(error).__name__}); expected one from 'wsi-meta scan'"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class Lesion:
     max_probability: float
     mean_probability: float
     cells: int
-    outlines: tuple[Outline, ...]
+    outlines: tuple[Outline, ...] = field(repr=False)
     """Along the cells' sides, with holes; several where parts touch only at a corner."""
 
     @property

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, slide_path
@@ -16,10 +13,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.readers.choice import READERS
 from wsi_meta.slides.slide import Slide, open_slide
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["is_scan_of", "is_scanned_slide", "known_slide", "open_as_scanned", "open_scanned_slide", "read_scanned_slide"]
+__all__ = ["is_scan_of", "is_scanned_slide", "known_slide", "open_as_scanned", "open_scanned_slide"]
 
 
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
@@ -70,18 +64,6 @@ def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     if slide.has_fingerprint(identity.slide):
         return True
     return slide.reader != identity.reader and bool(is_scanned_slide(heatmap, slide.path))
-
-
-def read_scanned_slide(heatmap: Heatmap, slide: Slide, max_side: int) -> NDArray[np.uint8]:
-    """Return an overview of the open slide of a heatmap, uint8 RGB, its longer side about so many pixels.
-
-    Raises
-    ------
-    SlideReadError
-    """
-    grid = heatmap.grid
-    image, _ = slide.read_overview(max(grid.slide_mpp, max(grid.width, grid.height) * grid.slide_mpp / max_side))
-    return image
 
 
 def known_slide(store: Path) -> Callable[[str], bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, counted
 from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
@@ -156,10 +156,11 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     of_piece: dict[int, list[dict[str, Any]]] = {}
     for lesion in lesions:
         of_piece.setdefault(int(labels[peak_cell(lesion, grid)]), []).append(lesion)
-    pieces = measure_pieces(labels, grid.cell_um, grid.cell_l0)
-    found = [_score(piece, piece.piece, labels, heatmap, probability, of_piece.get(piece.piece, [])) for piece in pieces]
-    together = measure_pieces((labels == SPECK).astype(np.int32), grid.cell_um, grid.cell_l0)  # one or none
-    specks = [_score(piece, SPECK, labels, heatmap, probability, of_piece.get(SPECK, [])) for piece in together]
+    pieces = measure_pieces(labels, grid.cell_um, grid.cell_l0, (grid.width, grid.height))
+    found = [_score(piece, piece.piece, labels, probability, of_piece.get(piece.piece, [])) for piece in pieces]
+    as_one = (labels == SPECK).astype(np.int32)
+    together = measure_pieces(as_one, grid.cell_um, grid.cell_l0, (grid.width, grid.height))  # one or none
+    specks = [_score(piece, SPECK, labels, probability, of_piece.get(SPECK, [])) for piece in together]
     return (*found, *specks)
 
 
@@ -167,14 +168,12 @@ def _score(
     place: TissuePiece,
     label: int,
     labels: NDArray[np.int32],
-    heatmap: Heatmap,
     probability: NDArray[np.float32],
     lesions: Sequence[dict[str, Any]],
 ) -> PieceScore:
-    window = tuple(
-        slice(round(start / heatmap.grid.cell_l0), round((start + side) / heatmap.grid.cell_l0))
-        for start, side in ((place.y, place.height), (place.x, place.width))
-    )
+    from scipy.ndimage import find_objects
+
+    window = find_objects((labels == label).astype(np.int8))[0]
     within = labels[window] == label
     values = np.where(within, probability[window], np.float32(np.nan))
     score, unread = score_slide(values), int((within & np.isnan(values)).sum())
@@ -184,6 +183,6 @@ def _score(
     told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
     told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
-    told += f", {len(lesions)} lesions of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
+    told += f", {counted(len(lesions), 'lesion')} of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
     found = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
     return PieceScore(**vars(place) | {"piece": 0 if label == SPECK else place.piece, "line": told} | found)

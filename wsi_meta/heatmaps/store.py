@@ -26,11 +26,11 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, first_line
+from wsi_meta.errors import HeatmapError, first_line, printable
 from wsi_meta.heatmaps.ome import multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
@@ -41,8 +41,9 @@ from wsi_meta.heatmaps.ownership import (
     rewrite_attributes,
     temporary_store,
 )
-from wsi_meta.heatmaps.pyramid import create_arrays, write_derived
+from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.outputs import check_folder, flush, real_path
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = ["Heatmap", "Status"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Heatmap:
     """An opened heatmap store; :meth:`open` one, or let :func:`wsi_meta.scan` make it.
 
@@ -68,16 +69,16 @@ class Heatmap:
     path: Path
     record: ScanRecord
     """What the store says of its scan, as it was when the store was opened."""
-    group: zarr.Group = field(repr=False)
+    group: zarr.Group
     """The zarr group itself."""
-    root: Path = field(repr=False)
+    root: Path
     """Where the store lies, whatever folder the process is in; `path` is how it was named."""
     blocks: list[int] | None = None
     """Checksum of each block, in the grid's order; None until the scan reaches its end."""
     intact: bool = True
     """Whether the record is as it was written."""
-    _arrays: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _arrays: dict[str, Any] = field(default_factory=dict, init=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Heatmap:
@@ -119,7 +120,7 @@ class Heatmap:
         refuse_to_replace(path, overwrite=overwrite)
         new = temporary_store(real_path(path))
         try:
-            _write_empty(new, path.stem, record, tissue)
+            write_empty(new, path.stem, record, tissue)
             put_in_place(new, real_path(path))
         finally:
             remove_store(new)
@@ -199,7 +200,7 @@ class Heatmap:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
         for name in (*self.record.arrays, "checksums"):
             self._chunk(name, block).unlink(missing_ok=True)
-        self._array("status")[block.cells] = _before_scan(tissue)
+        self._array("status")[block.cells] = before_scan(tissue)
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> Heatmap:
         """Write what is derived from the cells, the result, the lesions and the verdict of a scan that has reached its end.
@@ -240,6 +241,15 @@ class Heatmap:
             return self
         return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None, verdict=None))
 
+    def __repr__(self) -> str:
+        """Return path, slide, size, score and verdict in a line."""
+        record, (rows, cols) = self.record, self.grid.shape
+        score = "unfinished"
+        if record.result is not None:
+            score = "no score" if record.result.score is None else f"score {format_probability(record.result.score)}"
+        parts = [record.slide.name, f"{cols} x {rows} cells", score, *(record.verdict.words if record.verdict else ())]
+        return f"Heatmap({str(self.path)!r}, {printable(', '.join(parts))})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
         return Heatmap.open, (self.root,)
@@ -275,17 +285,3 @@ class Heatmap:
             if not self.root.exists():
                 told = "no such store any more; open it again where it lies now"
             raise HeatmapError(f"{self.path}: {told}") from error
-
-
-def _write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
-    import zarr
-
-    parts, ome = record.to_dict(), multiscales(name, record.grid.cell_um, 1)
-    attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
-    group = zarr.create_group(path, zarr_format=3, attributes=attributes)  # our mark first
-    create_arrays(group, record.grid, [array for array in record.arrays if array != "status"])
-    cast("Any", group["status"])[...] = _before_scan(tissue)
-
-
-def _before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)

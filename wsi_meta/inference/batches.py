@@ -10,7 +10,7 @@ import numpy as np
 from wsi_meta.models.dihedral import AVERAGED, dihedral
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
@@ -73,6 +73,23 @@ class Batching:
         rows = torch.arange(len(patches) * self.views, device=patches.device)
         shown = torch.tensor(AVERAGED[self.views], device=patches.device)
         return dihedral(patches[rows // self.views], shown[rows % self.views])
+
+
+def in_shares(report: Callable[[int], None] | None, cells: int) -> Callable[..., None]:
+    """Return a function that tells `report` of the cells which were done since it was last called.
+
+    It is called with how many parts `of` how many are done, such as rows of a picture; all of them are all `cells`.
+    """
+    told = 0
+
+    def reach(done: int, of: int) -> None:
+        nonlocal told
+        due = cells * done // of
+        if report is not None and due > told:
+            report(due - told)
+        told = due
+
+    return reach
 
 
 def cut_patches(

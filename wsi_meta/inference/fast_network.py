@@ -98,12 +98,13 @@ class FastNetwork(nn.Module):
             return self.top_to_bottom([images])
         return _means_of_patches(self.head(self.trunk(self.preprocessing.to_input(images))))
 
-    def top_to_bottom(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+    def top_to_bottom(self, pieces: Iterable[torch.Tensor], told: Callable[[int], None] | None = None) -> torch.Tensor:
         """Return the logits of an image that comes in pieces, from the top down. A piece is let go once it is computed.
 
         Parameters
         ----------
         pieces : uint8 tensors (1, rows, width, 3); `rows` a multiple of ``sizes.band_rows(width)``, except in the last
+        told : called after each band with the rows that the network has taken up to there
 
         Returns
         -------
@@ -111,10 +112,14 @@ class FastNetwork(nn.Module):
         """
 
         def inputs() -> Iterator[torch.Tensor]:
+            rows = 0
             for piece in pieces:
                 for band in piece.split(self.sizes.band_rows(piece.shape[2]), 1):
                     self._memory.check()
+                    rows += band.shape[1]
                     yield self.preprocessing.to_input(band.contiguous())
+                    if told is not None:
+                        told(rows)
 
         return _means_of_patches(features_in_bands(self.trunk, inputs()))
 

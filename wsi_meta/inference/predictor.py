@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.inference.batches import Batching, cut_patches
+from wsi_meta.inference.batches import Batching, cut_patches, in_shares
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
 from wsi_meta.inference.passes import FewShapes, HalvedPasses, OneProcess
@@ -203,7 +204,7 @@ class Predictor:
         pieces : uint8 arrays (height, width, 3), RGB at the model's mpp: the parts of the image that :meth:`pieces` lists. They
             are taken one after the other and not kept
         wanted, stride_px : as for :meth:`pieces`
-        report : called after each forward pass with the number of cells that it finished
+        report : called as the work goes on with how many more cells are finished
 
         Returns
         -------
@@ -261,22 +262,21 @@ class Predictor:
         halo = self.halo_px // DENSE_STRIDE_PX
         logits = torch.zeros((*wanted.shape, self.views), dtype=torch.float32, device=self.device)
         for box in self._cut.boxes(wanted, DENSE_STRIDE_PX):
-            shown: Iterable[torch.Tensor] = islice(pieces, len(self._cut.pieces(box, DENSE_STRIDE_PX)))
-            if self.views > 1:
-                shown = list(shown)
+            parts, reach = self._cut.pieces(box, DENSE_STRIDE_PX), in_shares(report, int(wanted[box].sum()))
+            told = partial(reach, of=parts[-1][0].stop - parts[0][0].start) if self.views == 1 else None
+            shown = islice(pieces, len(parts)) if self.views == 1 else list(islice(pieces, len(parts)))
             for place, view in enumerate(AVERAGED[self.views]):
-                seen = self._see(turn(piece[None], view) for piece in shown)
+                seen = self._see((turn(piece[None], view) for piece in shown), told)
                 inner = seen[:, halo : seen.shape[1] - halo, halo : seen.shape[2] - halo]
                 logits[(*box, place)] = turn_back(inner, view)[0]
-            if report is not None:
-                report(int(wanted[box].sum()))
+                reach(place + 1, of=self.views)
         return logits
 
-    def _see(self, pieces: Iterable[torch.Tensor]) -> torch.Tensor:
+    def _see(self, pieces: Iterable[torch.Tensor], told: Callable[[int], None] | None) -> torch.Tensor:
         """Run the network over an image that comes in pieces (1, height, width, 3) from top to bottom, or in one piece."""
         if self._in_bands:
             with self._shared.passing():
-                return self._fast.top_to_bottom(pieces)
+                return self._fast.top_to_bottom(pieces, told)
         (image,) = pieces
         return self._pass(image.contiguous())
 

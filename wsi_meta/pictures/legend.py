@@ -23,7 +23,7 @@ from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_entries", "make_bar", "tissue_colour", "title_of", "unknown_entries"]
+__all__ = ["class_entries", "make_bar", "on_white", "tissue_colour", "title_of", "unknown_entries", "unseen_entries"]
 
 SHORT_NAMES = {"isolated tumor cells": "isolated tumor cells (ITC)"}
 
@@ -78,14 +78,19 @@ def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_]) -> list
     sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
     present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
     entries = [
-        Entry(words, _on_white(colour), hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
+        Entry(words, on_white(colour), hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
     ]
-    if not seen.all():
-        entries.append(Entry("slide's pixels cannot be read", tuple(part / 255 for part in UNSEEN[1]), hatched=True))
-    return entries
+    return entries + unseen_entries(seen)
 
 
-def _on_white(colour: tuple[float, ...]) -> tuple[float, ...]:
+def unseen_entries(seen: NDArray[np.bool_]) -> list[Entry]:
+    """Return the line for a picture's pixels of the slide that could not be read; none where all could be."""
+    if seen.all():
+        return []
+    return [Entry("slide's pixels cannot be read", tuple(part / 255 for part in UNSEEN[1]), hatched=True)]
+
+
+def on_white(colour: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
     """Return a colour (RGBA) as it looks on white: PostScript knows no transparency."""
     return tuple(part * colour[3] + 1 - colour[3] for part in colour[:3])
 

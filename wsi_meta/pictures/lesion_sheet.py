@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.regions import Lesion
-from wsi_meta.heatmaps.scoring import none_found
-from wsi_meta.models.number_format import format_probability, format_threshold
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.marks import add_outlines, badge
 from wsi_meta.pictures.page import Entry, Page, dpi_for
 from wsi_meta.pictures.window import Map, Window, read_window
+from wsi_meta.tiling.grid import PatchGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +49,7 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
 
     Parameters
     ----------
-    lesions : all of them, the largest first
+    lesions : all of them, one at least, the largest first
     width_px : width of the sheet
     """
     chosen = lesions[:most]
@@ -60,9 +59,9 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
     side = side_px / dpi
     page = Page(
         letter(title_of(drawn.record), drawn.record.slide.file),
-        [_tell(drawn, lesions, len(chosen))],
+        [_tell(lesions, len(chosen))],
         (across * (2 * side + INSIDE_IN + BETWEEN_IN) - BETWEEN_IN, -(-len(shown) // across) * (side + CAPTION_IN)),
-        make_bar(drawn, _common_colour(drawn, shown), peak=True) if shown else None,
+        make_bar(drawn, _common_colour(drawn, shown), peak=True),
         _legend(drawn, shown),
         dpi,
     )
@@ -80,17 +79,18 @@ def _layout(lesions: int, width_in: float, dpi: float) -> tuple[int, int]:
     return across, int(((width_in + BETWEEN_IN) / across - BETWEEN_IN - INSIDE_IN) / 2 * dpi)
 
 
-def window_round(lesion: Lesion, mpp: float) -> Window:
-    """Return a square round a lesion with what lies about it, level-0 pixels; it may reach over the slide's edge."""
+def window_round(lesion: Lesion, grid: PatchGrid) -> Window:
+    """Return a square round a lesion with what lies about it, level-0 pixels, on the slide where that is large enough."""
     corners = np.vstack([outline.vertices for outline in lesion.outlines])
     low, high = corners.min(0), corners.max(0)
-    side = max(ROUND * float((high - low).max()), LEAST_MM * 1000 / mpp)
-    x, y = (low + high) / 2 - side / 2
+    side = max(ROUND * float((high - low).max()), LEAST_MM * 1000 / grid.slide_mpp)
+    room = np.array([grid.width, grid.height]) - side
+    x, y = np.where(room > 0, np.clip((low + high) / 2 - side / 2, 0, np.maximum(room, 0)), room / 2)
     return Window(float(x), float(y), side, side)
 
 
 def _show(drawn: Map, slide: Slide, lesion: Lesion, side_px: int) -> Shown:
-    window = window_round(lesion, drawn.grid.slide_mpp)
+    window = window_round(lesion, drawn.grid)
     return Shown(lesion, window, *read_window(slide, window, (side_px, side_px)))
 
 
@@ -110,10 +110,7 @@ def _place(page: Page, drawn: Map, one: Shown, left: float, top: float) -> None:
     page.add_scale(window.width * drawn.grid.slide_mpp / 1000 / side, side, left + side + INSIDE_IN, top + side + 0.04)
 
 
-def _tell(drawn: Map, lesions: Sequence[Lesion], shown: int) -> str:
-    if not lesions:
-        least = format_threshold(lesion_thresholds(drawn.record)[1])
-        return f"{none_found(drawn.record)}: no cell has a probability of {least} or more"
+def _tell(lesions: Sequence[Lesion], shown: int) -> str:
     which = f"the {shown} largest of {len(lesions)} lesions" if shown < len(lesions) else f"all {shown} lesions"
     number = "the lesion" if len(lesions) == 1 else which
     return f"{number}, the tissue beside the map over it; numbers and outlines as in the overlay; largest diameters"
@@ -130,4 +127,4 @@ def _common_colour(drawn: Map, shown: Sequence[Shown]) -> NDArray[np.uint8]:
 
 def _legend(drawn: Map, shown: Sequence[Shown]) -> list[Entry]:
     unknown = [entry for one in shown for entry in unknown_entries(drawn, one.window, one.seen)]
-    return [*dict.fromkeys(unknown), *(class_entries(drawn.record, [one.lesion for one in shown]) if shown else [])]
+    return [*dict.fromkeys(unknown), *class_entries(drawn.record, [one.lesion for one in shown])]

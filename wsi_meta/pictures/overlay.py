@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError, counted
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
@@ -73,7 +73,8 @@ def draw_overlay(
         their size classes
     region : x, y, width and height of a part to draw instead of the whole slide, level-0 pixels from level 0's own corner, as
         OpenSlide counts; a level-0 pixel becomes at most four pixels wide
-    largest : draw a sheet of so many lesions instead, the largest ones: the tissue of each beside the map over it
+    largest : draw a sheet of so many lesions instead, the largest ones: the tissue of each beside the map over it; where there
+        is no lesion, the whole slide as without it
     overwrite : replace `out` if it exists
 
     Returns
@@ -97,9 +98,10 @@ def draw_overlay(
     if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
         raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
     if largest is not None and region is not None:
-        raise OptionsError(f"a sheet of {largest} lesions, and a region; expected one of them: a sheet is of the whole slide")
+        sheet = counted(largest, "lesion")
+        raise OptionsError(f"a sheet of {sheet}, and a region; expected one of them: a sheet is of the whole slide")
     if largest is not None and (slide is None or largest < 1):
-        raise OptionsError(f"a sheet of {largest} lesions; expected 1 or more, and the slide; pass --slide")
+        raise OptionsError(f"a sheet of {counted(largest, 'lesion')}; expected 1 or more, and the slide; pass --slide")
     out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
@@ -113,7 +115,7 @@ def draw_overlay(
     window = whole if region is None else window_of_region(region, heatmap)
     with ExitStack() as stack:
         opened = None if slide is None else stack.enter_context(open_scanned_slide(heatmap, slide))
-        if largest is not None and found is not None and opened is not None:
+        if largest is not None and found and opened is not None:
             page = draw_sheet(drawn, opened, found, largest, max_side)
         else:
             page = _draw(drawn, opened, window, found, max_side)

@@ -31,7 +31,7 @@ FULL_SIDE_PX = 2000
 
 
 Extent = tuple[float, float, float, float]
-"""Left, right, bottom and top of a picture, level-0 pixels."""
+"""Left, right, bottom and top of a picture on its slide: level-0 pixels, or mm."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Page:
     def add_picture(self, picture: NDArray[np.uint8], extent: Extent, left: float, top: float) -> Any:
         """Draw pixels as they are, `left` and `top` inches from the corner of the content; return their axes.
 
-        The axes count level-0 pixels.
+        The axes count in units of `extent`.
         """
         dpi = self.figure.get_dpi()
         axes = self.figure.add_axes(

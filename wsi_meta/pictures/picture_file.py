@@ -9,7 +9,7 @@ from typing import Any
 from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 
-__all__ = ["DPI", "FORMATS", "add_scale_bar", "check_picture", "ending_of", "round_length", "write_figure"]
+__all__ = ["DPI", "FORMATS", "check_picture", "ending_of", "round_length", "write_figure"]
 
 FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "pdf", "svg", "svgz", "eps", "ps")
 """Endings of the pictures that can be written."""
@@ -86,15 +86,3 @@ def round_length(width_mm: float) -> tuple[float, str]:
     round_lengths = [digit * 10.0**power for power in range(-3, 3) for digit in (1, 2, 5)]
     length = max((value for value in round_lengths if value <= width_mm / 4), default=round_lengths[0])
     return length, f"{length:g} mm" if length >= 0.1 else f"{length * 1000:g} µm"
-
-
-def add_scale_bar(axes: Any, width_mm: float) -> None:
-    """Add a bar of a round length, about a fifth of the width."""
-    from matplotlib.offsetbox import AnchoredOffsetbox, AuxTransformBox, TextArea, VPacker
-    from matplotlib.patches import Rectangle
-
-    length, words = round_length(width_mm)
-    bar = AuxTransformBox(axes.transData)
-    bar.add_artist(Rectangle((0, 0), length, width_mm / 150, color="black"))
-    packed = VPacker(children=[bar, TextArea(words)], align="center", pad=0, sep=3)
-    axes.add_artist(AnchoredOffsetbox("lower left", child=packed, pad=0.4, borderpad=0.6, frameon=True))

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import printable
-from wsi_meta.pictures.lettering import break_lines, letter
-from wsi_meta.pictures.picture_file import DPI, add_scale_bar, write_figure
+from wsi_meta.errors import counted, printable
+from wsi_meta.pictures.colours import blend
+from wsi_meta.pictures.legend import on_white, unseen_entries
+from wsi_meta.pictures.lettering import letter
+from wsi_meta.pictures.page import Entry, Page, dpi_for
+from wsi_meta.pictures.picture_file import write_figure
+from wsi_meta.pictures.window import Window, hatch, read_window
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.pieces import SPECK
 from wsi_meta.tiling.tissue_survey import Kind, TissueSurvey
@@ -35,6 +39,11 @@ LOOKS: dict[Kind, tuple[tuple[int, int, int, int], str]] = {
     Kind.UNSEEN: ((150, 0, 25, 230), "left out: cannot be read, outside the mask"),
 }
 """Colour (RGBA) and words for each kind."""
+HATCHED = (Kind.UNSEEN, Kind.UNREADABLE)
+"""Drawn as cells that could not be read are drawn in the picture of a map."""
+NOTE = "where a scan looks for tumor, and what it leaves out (research use only)"
+BAND_PX = 256
+"""Rows that are blended at a time."""
 
 
 def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
@@ -46,38 +55,50 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
         when it cannot be written.
     SlideReadError
     """
-    from matplotlib.figure import Figure
-
+    window = Window(0, 0, slide.width, slide.height)
+    shape = window.pixels(MAX_SIDE)
+    ground, seen = read_window(slide, window, shape)
     width_mm, height_mm = slide.width * slide.mpp / 1000, slide.height * slide.mpp / 1000
-    side = MAX_SIDE / DPI / max(width_mm, height_mm)
-    figure = Figure(figsize=(max(width_mm * side, 5), max(height_mm * side, 3) + 1.3), layout="constrained", dpi=DPI)
-    axes = figure.add_subplot()
-    image, _ = slide.read_overview(max(slide.mpp, max(width_mm, height_mm) * 1000 / MAX_SIDE))
-    axes.imshow(image, extent=(0, width_mm, height_mm, 0), interpolation="antialiased")
-    rows, cols = (length * survey.mpp / 1000 for length in survey.kinds.shape)
-    axes.imshow(_colours(survey.kinds), extent=(0, cols, rows, 0), interpolation="nearest")
-    axes.set(xlim=(0, width_mm), ylim=(height_mm, 0), xticks=[], yticks=[])
-    title = letter(_title(survey), survey.slide)
-    axes.set_title("\n".join(break_lines(title, 12, figure.get_figwidth() - 0.4)), parse_math=False, fontfamily=title.families)
+    dpi = dpi_for(MAX_SIDE)
+    frame = shape[1] / dpi, shape[0] / dpi
+    page = Page(letter(_title(survey), survey.slide), [NOTE], frame, None, _entries(survey, seen), dpi)
+    pixels_mm = (np.arange(shape[0]) + 0.5) * height_mm / shape[0], (np.arange(shape[1]) + 0.5) * width_mm / shape[1]
+    axes = page.add_picture(_over(ground, survey, pixels_mm), (0, width_mm, height_mm, 0), 0, 0)
     _mark_pieces(axes, survey)
-    add_scale_bar(axes, width_mm)
-    _add_legend(axes, survey)
-    write_figure(figure, out)
+    page.add_scale(width_mm / frame[0], frame[0])
+    write_figure(page.figure, out)
     return out
 
 
-def _colours(kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return RGBA of so many pixels as the picture has."""
+def _over(
+    ground: NDArray[np.uint8], survey: TissueSurvey, pixels_mm: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> NDArray[np.uint8]:
+    """Return a picture of the slide with the kinds blended over it; `pixels_mm` are the centres of its rows and columns."""
+    kinds, every = _shown_kinds(survey.kinds)
+    rows, cols = (
+        np.minimum((centres / (survey.mpp * every / 1000)).astype(np.int64), length - 1)
+        for centres, length in zip(pixels_mm, kinds.shape, strict=True)
+    )
+    colours = np.array([LOOKS[kind][0] for kind in Kind]) / 255
+    picture = np.empty_like(ground)
+    for top in range(0, len(ground), BAND_PX):
+        shown = kinds[rows[top : top + BAND_PX, None], cols[None]]
+        picture[top : top + BAND_PX] = blend(ground[top : top + BAND_PX], hatch(colours[shown], np.isin(shown, HATCHED), top))
+    return picture
+
+
+def _shown_kinds(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """Return at most as many kinds as the picture has pixels, and how many lie along a side of each."""
     every = max(1, -(-max(kinds.shape) // MAX_SIDE))
     shown = kinds[::every, ::every].copy()
-    for kind in (Kind.UNSEEN, Kind.UNREADABLE):  # seen wherever some of a pixel cannot be read
+    for kind in HATCHED:  # seen wherever some of a pixel cannot be read
         there = np.logical_or.reduceat(kinds == kind, np.arange(0, len(kinds), every), 0)
         shown[np.logical_or.reduceat(there, np.arange(0, kinds.shape[1], every), 1)] = kind
-    return np.array([LOOKS[kind][0] for kind in Kind], np.uint8)[shown]
+    return shown, every
 
 
 def _title(survey: TissueSurvey) -> str:
-    pieces = f"{len(survey.pieces)} piece" + "s" * (len(survey.pieces) != 1)
+    pieces = counted(len(survey.pieces), "piece")
     return f"{printable(survey.slide)}: tissue {survey.tissue_mm2:.1f} mm², {survey.tissue.fraction:.1%} of the slide, {pieces}"
 
 
@@ -106,13 +127,12 @@ def _mark_pieces(axes: Any, survey: TissueSurvey) -> None:
         axes.scatter(places[:, 1], places[:, 0], s=40, facecolors="none", edgecolors=[(0, 0.67, 0.63)], linewidths=0.9)
 
 
-def _add_legend(axes: Any, survey: TissueSurvey) -> None:
-    from matplotlib.patches import Patch
-
+def _entries(survey: TissueSurvey, seen: NDArray[np.bool_]) -> list[Entry]:
+    """Return a line of the legend for each kind that occurs, and one for pixels of the picture that could not be read."""
     areas = survey.areas_mm2(left_out=False) | survey.areas_mm2(left_out=True)
-    looks = [(*LOOKS[kind], areas[kind.name.lower()]) for kind in Kind if kind.name.lower() in areas]
-    patches = [
-        Patch(facecolor=(red / 255, green / 255, blue / 255, alpha / 255), edgecolor="0.5", label=f"{words}: {area:.2f} mm²")
-        for (red, green, blue, alpha), words, area in looks
+    entries = [
+        Entry(f"{words}: {areas[kind.name.lower()]:.2f} mm²", on_white(np.array(colour) / 255), hatched=kind in HATCHED)
+        for kind, (colour, words) in LOOKS.items()
+        if kind.name.lower() in areas
     ]
-    axes.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False)
+    return [*entries, *unseen_entries(seen)]

@@ -20,7 +20,7 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["UNSEEN", "Map", "Window", "read_ground", "read_window", "window_of_region"]
+__all__ = ["UNSEEN", "Map", "Window", "hatch", "read_ground", "read_window", "window_of_region"]
 
 UNSEEN = ((255, 255, 255), (205, 150, 155))
 """Colours, RGB, of the stripes where the slide's pixels could not be read."""
@@ -97,9 +97,7 @@ class Map:
             shown = colours[under[:, None], inside[None]]
             shown[rows[band] < 0] = 0
             shown[:, cols < 0] = 0
-            dark = hatched[under[:, None], inside[None]] & stripes((shown.shape[0], shown.shape[1]), top)
-            shown[dark, :3] *= 0.45
-            picture[band] = blend(ground[band], shown)
+            picture[band] = blend(ground[band], hatch(shown, hatched[under[:, None], inside[None]], top))
         return picture
 
 
@@ -107,6 +105,12 @@ def stripes(shape: tuple[int, int], top: int = 0) -> NDArray[np.bool_]:
     """Return oblique stripes: every other one True; bool (rows, cols) of the rows from `top` on."""
     rows, cols = np.ogrid[top : top + shape[0], : shape[1]]
     return np.asarray((rows + cols) // STRIPE_PX % 2 == 1)
+
+
+def hatch(colours: NDArray[np.float64], where: NDArray[np.bool_], top: int = 0) -> NDArray[np.float64]:
+    """Return colours of pixels (RGBA, from the row `top` on) with dark stripes where a picture knows nothing, in place."""
+    colours[where & stripes((where.shape[0], where.shape[1]), top), :3] *= 0.45
+    return colours
 
 
 def window_of_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Window:

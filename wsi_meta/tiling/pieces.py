@@ -64,13 +64,23 @@ def label_pieces(cells: NDArray[np.bool_], cell_um: float) -> NDArray[np.int32]:
     return np.asarray(numbers[near])
 
 
-def measure_pieces(labels: NDArray[np.int32], cell_um: float, cell_l0: float) -> tuple[TissuePiece, ...]:
-    """Return place and area of the numbered pieces of :func:`label_pieces`; `cell_l0` is a cell's side in level-0 pixels."""
+def measure_pieces(
+    labels: NDArray[np.int32], cell_um: float, cell_l0: float, slide_px: tuple[int, int]
+) -> tuple[TissuePiece, ...]:
+    """Return place and area of the numbered pieces of :func:`label_pieces`.
+
+    Parameters
+    ----------
+    labels, cell_um : of :func:`label_pieces`
+    cell_l0 : side of a cell, level-0 pixels
+    slide_px : width and height of the slide, level-0 pixels, beyond which no piece is told to reach
+    """
     from scipy.ndimage import find_objects
 
     found = []
     for number, (rows, cols) in enumerate(find_objects(np.maximum(labels, 0)), 1):
         y, x, bottom, right = (round(edge * cell_l0) for edge in (rows.start, cols.start, rows.stop, cols.stop))
+        right, bottom = min(right, slide_px[0]), min(bottom, slide_px[1])
         area = int((labels[rows, cols] == number).sum()) * (cell_um / 1000) ** 2
         line = f"{number}: {area:.2f} mm2 of cells at x {x}, y {y}, {right - x} x {bottom - y} px"
         found.append(TissuePiece(number, line, x, y, right - x, bottom - y, area))

@@ -115,7 +115,7 @@ def survey_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueS
     labels[(labels == SPECK) & ~_by_cell(mask & readable, cell_px)] = 0
     specks = labels == SPECK
     kinds[mask & readable & specks.repeat(cell_px, 0).repeat(cell_px, 1)[: mask.shape[0], : mask.shape[1]]] = Kind.SPECK
-    pieces = measure_pieces(labels, cell_um, cell_px * raster.step)
+    pieces = measure_pieces(labels, cell_um, cell_px * raster.step, (slide.width, slide.height))
     return TissueSurvey(slide.name, tissue, kinds, raster.mpp, cell_px, labels, pieces, _count(specks))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
-from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.address import SlidePath
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
@@ -21,7 +21,7 @@ from wsi_meta.heatmaps.scanned_slide import open_as_scanned
 from wsi_meta.outputs import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
-from wsi_meta.worklist.table import open_table
+from wsi_meta.worklist.slide_places import slide_places
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "is_folder_of_slides"]
@@ -163,23 +163,11 @@ def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
 
 
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:
-    """Yield the files that may be a store's slide: the given one alone, else those beside it and in its folder's table."""
-    name, folder = Path(record.slide.file).name, store.absolute().parent
-    if given is not None:
-        yield given / name if is_folder_of_slides(given) else given
-        return
-    places = [folder / name, folder.parent / name]
-    addresses: list[SlidePath] = []
-    with suppress(WsiMetaError, OSError, ValueError):
-        for row in open_table(folder).rows():
-            if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
-                if is_address(str(row["slide"])):
-                    addresses.append(slide_path(str(row["slide"])))
-                    continue
-                places.append(folder / str(row["slide"]))  # an absolute path stays one
-                places.append(Path(str(row["slide"])))
-    yield from (place for place in dict.fromkeys(places) if place.exists())
-    yield from addresses
+    """Yield the files that may be a store's slide: the given one alone, else those where it may lie."""
+    if given is None:
+        yield from slide_places(store, record)
+    else:
+        yield given / Path(record.slide.file).name if is_folder_of_slides(given) else given
 
 
 def _how_it_differs(path: SlidePath, found: tuple[int, int], record: ScanRecord) -> str:

@@ -20,7 +20,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 
-__all__ = ["add_row", "check_summary", "failed", "summarise", "summarise_folder"]
+__all__ = ["INCOMPLETE", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
 
 WAIT_S = 60.0
 """For how long to wait until another process has written its row, which takes milliseconds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,10 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import SlidePath, local_path
-from wsi_meta.heatmaps.scanned_slide import open_scanned_slide, read_scanned_slide
+from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import written_whole
-from wsi_meta.pictures.colours import colour_cells
-from wsi_meta.pictures.pooling import TUMOR, pool
+from wsi_meta.pictures.window import Map, Window, read_window
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,8 +30,6 @@ MOST_PX = 64_000_000
 PAPER = (246, 246, 243)
 """What lies beneath a map without its slide."""
 OPACITY = 0.7
-WHOLE = 1e-9
-"""A number of cells that is larger than a whole one by less counts as that."""
 ALONE = b"wsi-meta: map alone"
 """Comment in the picture of a map without its slide: it is drawn again when the slide is at hand."""
 
@@ -63,23 +59,15 @@ def draw_thumbnail(heatmap: Heatmap, slide: str | SlidePath | None) -> tuple[Ima
     """Return the picture, RGB, and whether the map is alone on it."""
     from PIL import Image
 
-    grid = heatmap.grid
-    scale = SIDE_PX / max(grid.width, grid.height)
-    shape = max(1, round(grid.width * scale)), max(1, round(grid.height * scale))
-    beneath = None if slide is None else _read_slide(heatmap, slide)
-    ground = Image.new("RGB", shape, PAPER)
-    if beneath is not None:
-        ground = Image.fromarray(beneath).resize(shape, Image.Resampling.BOX)
-    factor = max(1, ceil(1 / (grid.cell_l0 * scale) - WHOLE))  # cells along a pixel
-    starts = [np.arange(0, length, factor) if factor > 1 else None for length in grid.shape]
-    values, status = pool(heatmap.probability, heatmap.status, (starts[0], starts[1]), TUMOR)
-    colours = (colour_cells(values, status, "probability", OPACITY if beneath is not None else None) * 255).astype(np.uint8)
-    side = factor * grid.cell_l0 * scale  # of a pooled cell, pixels
-    extent = (0, 0, shape[0] / side, shape[1] / side)
-    layer = Image.fromarray(colours).transform(shape, Image.Transform.EXTENT, extent, Image.Resampling.NEAREST)
-    ground.paste(layer, mask=layer.getchannel("A"))
-    _outline(ground, heatmap.record.lesions, scale)
-    return ground, beneath is None
+    window = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
+    shape = window.pixels(SIDE_PX)
+    beneath = None if slide is None else _read_slide(heatmap, slide, window, shape)
+    ground = np.full((*shape, 3), PAPER, np.uint8) if beneath is None else beneath
+    alpha = None if beneath is None else OPACITY
+    drawn = Map(heatmap.record, heatmap.probability, heatmap.status, "probability", alpha, threshold=0.0)
+    picture = Image.fromarray(drawn.over(ground, window))
+    _outline(picture, heatmap.record.lesions, SIDE_PX / max(window.width, window.height))
+    return picture, beneath is None
 
 
 def _is_current(out: Path, store: Path, *, at_hand: bool) -> bool:
@@ -101,8 +89,8 @@ def _is_at_hand(slide: str | SlidePath | None) -> bool:
     return path is not None and path.exists()
 
 
-def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] | None:
-    """Return an overview of a slide; None where it is not at hand, is another one, or has no level that is read quickly."""
+def _read_slide(heatmap: Heatmap, slide: str | SlidePath, window: Window, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Return a window of a slide; None where it is not at hand, is another one, or has no level that is read quickly."""
     try:
         with open_scanned_slide(heatmap, slide) as opened:
             downsample = max(opened.width, opened.height) / SIDE_PX
@@ -113,7 +101,8 @@ def _read_slide(heatmap: Heatmap, slide: str | SlidePath) -> NDArray[np.uint8] |
             ]
             if min(fitting, default=0) > MOST_PX:
                 return None
-            return read_scanned_slide(heatmap, opened, SIDE_PX)
+            pixels, seen = read_window(opened, window, shape)
+            return pixels if seen.any() else None
     except (SlideReadError, HeatmapError) as error:
         logger.debug("%s: the map is drawn alone: %s", slide, one_line(error))
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +22,7 @@ from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 
-__all__ = ["PAGE", "Worklist", "read_page", "read_thumbnail", "renew_worklist"]
+__all__ = ["PAGE", "Worklist", "read_page", "read_thumbnail", "renew_worklist", "worklist_page"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -104,13 +105,21 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
     _write_page(folder, report, lesions=True, running=None, wait_s=WAIT_S)
 
 
-def read_page(folder: Path) -> bytes | None:
-    """Return the worklist page of a folder of heatmaps; None where there is none of ours."""
+def worklist_page(folder: Path) -> Path | None:
+    """Return the worklist page of a folder of heatmaps; None where none was written, or another one has its name."""
     report = folder / REPORT
-    try:
-        return (report / PAGE).read_bytes() if _is_ours(report) else None
-    except OSError:
-        return None
+    with suppress(OSError):
+        if (report / PAGE).is_file() and _is_ours(report):
+            return report / PAGE
+    return None
+
+
+def read_page(folder: Path) -> bytes | None:
+    """Return the content of a folder's worklist page; None as :func:`worklist_page`."""
+    with suppress(OSError):
+        if page := worklist_page(folder):
+            return page.read_bytes()
+    return None
 
 
 def read_thumbnail(folder: Path, name: str) -> bytes | None:

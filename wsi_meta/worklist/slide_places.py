@@ -1,0 +1,38 @@
+"""Where the slide of a heatmap may lie: beside its store, or where the table of its folder says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from wsi_meta.errors import WsiMetaError
+from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
+from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.worklist.table import open_table
+
+__all__ = ["find_slide", "slide_places"]
+
+
+def find_slide(heatmap: Heatmap) -> SlidePath | None:
+    """Return the slide that a heatmap was made from; None where it is not found."""
+    return next((place for place in slide_places(heatmap.path, heatmap.record) if is_scanned_slide(heatmap, place)), None)
+
+
+def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
+    """Yield what may be the slide of a store: files beside it, beside its folder and of the folder's table, then addresses."""
+    name, folder = Path(record.slide.file).name, store.absolute().parent
+    places = [folder / name, folder.parent / name]
+    addresses: list[SlidePath] = []
+    with suppress(WsiMetaError, OSError, ValueError):
+        for row in open_table(folder).rows():
+            if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
+                if is_address(str(row["slide"])):
+                    addresses.append(slide_path(str(row["slide"])))
+                    continue
+                places.append(folder / str(row["slide"]))  # an absolute path stays one
+                places.append(Path(str(row["slide"])))
+    yield from (place for place in dict.fromkeys(places) if place.exists())
+    yield from addresses
