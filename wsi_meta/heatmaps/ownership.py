@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.record import FORMAT_VERSION
+from wsi_meta.kept_files import is_store
 from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ __all__ = [
     "is_torn_store",
     "open_group",
     "put_in_place",
-    "refuse_inside_store",
     "refuse_to_replace",
     "remove_part",
     "remove_partials",
@@ -71,22 +71,12 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     OutputPathError
         when its folder is missing, cannot be written to, or lies in another store.
     """
-    refuse_inside_store(path)
     check_folder(path)
     with locked(path):
         _tidy(path.resolve())
         if overwrite:
             refuse_to_replace(path, overwrite=True)
         yield
-
-
-def is_store(path: Path) -> bool:
-    """Tell whether a folder bears our mark, be it damaged otherwise."""
-    try:
-        content = json.loads((path / "zarr.json").read_bytes())
-        return bool("identity" in content["attributes"]["wsi_meta"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def is_torn_store(path: Path) -> bool:
@@ -98,13 +88,6 @@ def is_torn_store(path: Path) -> bool:
     except OSError:
         pass
     return False
-
-
-def refuse_inside_store(path: Path) -> None:
-    """Make sure that no store would lie inside another one; OutputPathError if so."""
-    for folder in path.resolve().parents:
-        if is_store(folder):
-            raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another --out")
 
 
 def foreign_part(store: Path) -> str | None:
