@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OutputExistsError
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.kept_files import is_store
-from wsi_meta.outputs import UNIQUE, check_folder, flush, unique_name, written_whole
+from wsi_meta.outputs import UNIQUE, cannot_be_written, check_folder, flush, unique_name, written_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -37,6 +37,7 @@ __all__ = [
     "remove_store",
     "rewrite_attributes",
     "temporary_store",
+    "written_into",
 ]
 
 NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -236,6 +237,22 @@ def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
     content["attributes"] |= attributes
     with written_whole(mark) as partial:
         partial.write_text(json.dumps(content))
+
+
+@contextmanager
+def written_into(store: Path) -> Iterator[None]:
+    """Say of a store that it cannot be written, why, and what to do about it, where the disk does not take something of it.
+
+    Raises
+    ------
+    OutputPathError
+    """
+    try:
+        yield
+    except WsiMetaError:
+        raise
+    except OSError as error:
+        raise OutputPathError(cannot_be_written(f"{store}:", error)) from error
 
 
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:

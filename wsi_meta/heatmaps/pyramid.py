@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from wsi_meta.heatmaps.ome import label_metadata, level_path
+from wsi_meta.heatmaps.ome import label_metadata, level_path, multiscales
 from wsi_meta.heatmaps.ownership import remove_part
-from wsi_meta.heatmaps.record import Status
+from wsi_meta.heatmaps.record import ScanRecord, Status, seal_of
 from wsi_meta.heatmaps.regions import label_regions, numbered
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ __all__ = [
     "LABELS",
     "LEVEL_CHUNK",
     "array_files",
+    "before_scan",
     "coarser_levels",
-    "create_arrays",
     "halve",
     "label_arrays",
     "level_arrays",
     "place_arrays",
     "write_derived",
+    "write_empty",
 ]
 
 SMALLEST_LEVEL = 64
@@ -64,7 +65,23 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
 """What an array says of itself, in CF's words, by its name."""
 
 
-def create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> None:
+def write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
+    """Make a store of no values: its record, and its arrays; `name` is what it is called in the file."""
+    import zarr
+
+    parts, ome = record.to_dict(), multiscales(name, record.grid.cell_um, 1)
+    attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
+    group = zarr.create_group(path, zarr_format=3, attributes=attributes)  # our mark first
+    _create_arrays(group, record.grid, [array for array in record.arrays if array != "status"])
+    cast("Any", group["status"])[...] = before_scan(tissue)
+
+
+def before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the status of cells that are not scanned: pending where there is tissue, else background."""
+    return np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
+
+
+def _create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> None:
     """Make a store's empty arrays: float32 ones by name, NaN everywhere, then the blocks' checksums and the status."""
     from zarr.codecs import ZstdCodec
 
