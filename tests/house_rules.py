@@ -13,6 +13,7 @@ from pathlib import Path
 
 ORDER = (
     "errors",
+    "kept_files",
     "outputs",
     "progress",
     "tiffs",

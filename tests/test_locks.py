@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from wsi_meta.errors import OutputExistsError
+from wsi_meta.files import locks
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked, own_file
 from wsi_meta.outputs import ABANDONED_S
 
@@ -83,3 +84,36 @@ def test_nothing_is_left_of_an_own_file_that_cannot_be_signed(tmp_path: Path, mo
     with pytest.raises(OSError, match="no space left"):
         own_file(tmp_path, "running", "ours: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("hidden", ["process", "all of /proc"])
+def test_a_process_that_is_hidden_from_this_user_is_not_taken_for_dead(
+    hidden: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Holder.here()
+    lock_path(tmp_path / "a").write_bytes(SIGNED + json.dumps(asdict(here)).encode())
+
+    def refused(pid: int, signal: int) -> None:
+        raise PermissionError(pid, signal)
+
+    if hidden == "process":
+        monkeypatch.setattr(os, "kill", refused)
+    monkeypatch.setattr(locks, "_start_of", lambda _pid: "")
+    assert not here.is_dead
+    with pytest.raises(OutputExistsError, match="is being written by process"), locked(tmp_path / "a"):
+        pass
+
+
+def test_machines_of_one_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "machine-id").write_text("one\n")
+    monkeypatch.setattr(locks, "MACHINE", tmp_path / "machine-id")
+    dead = replace(Holder.here(), start="another boot 1")
+    assert dead.is_dead
+    (tmp_path / "machine-id").write_text("two\n")
+    assert not replace(dead).is_near
+    assert not replace(dead).is_dead
+    older = replace(dead, space=dead.space.partition(" on machine ")[0])
+    assert older.is_near, "a lock of before names no machine"
+    (tmp_path / "machine-id").unlink()
+    assert older.is_near
+    assert not dead.is_near

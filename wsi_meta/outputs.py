@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError, WsiMetaError, first_line
+from wsi_meta.kept_files import refuse_inside_store, refuse_kept
 
 __all__ = [
     "UNIQUE",
@@ -59,15 +60,16 @@ def cannot_be_written(what: str, error: OSError) -> str:
     return f"{what} cannot be written ({error.strerror or first_line(error)}); {mend}"
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
-    """Make sure that a file can be written.
+def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Path:
+    """Make sure that a file can be written; `replaces` is as for :func:`wsi_meta.kept_files.refuse_kept`.
 
     Raises
     ------
     OutputExistsError
         when it exists and not `overwrite`.
     OutputPathError
-        when its folder is missing or cannot be written to, or it is no file, or a link to what is not there.
+        when its folder is missing, cannot be written to, or lies in a heatmap store; when it is no file, a link to what is not
+        there, or a file that is never replaced.
     """
     path = Path(path)
     if path.is_symlink() and not path.exists():
@@ -77,16 +79,19 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
         raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
     if path.exists() and not path.is_file():
         raise OutputPathError(f"{path}: a device or a pipe, never replaced; expected the name of a file to write")
+    if path.exists():
+        refuse_kept(path, replaces=replaces)
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
     return path
 
 
 def check_folder(path: Path, *, temporary: bool = True) -> None:
-    """Make sure that `path`'s folder exists, can be written to, and takes its `temporary` names; OutputPathError if not."""
+    """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not."""
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
+    refuse_inside_store(path)
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -23,6 +23,7 @@ from PIL import Image
 from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches
+from wsi_meta.datasets.patches import join
 from wsi_meta.errors import DataError
 
 
@@ -890,3 +891,27 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCap
     (tmp_path / "1" / "gone.png").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"gone\.png"):
         open_and_check(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["hdf5", "kaggle", "classes"])
+def test_patches_stay_those_of_the_folder_they_were_opened_in(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = {}
+    for seed, place in enumerate(("here", "elsewhere")):
+        (folder := tmp_path / place / "data").mkdir(parents=True)
+        written[place] = draw(2, seed)
+        if layout == "hdf5":
+            write_hdf5(folder, "train", written[place], [0, 1])
+        elif layout == "kaggle":
+            write_kaggle(folder, written[place], "id,label\na,0\nb,1\n")
+        else:
+            written[place] = write_classes(folder, (1, 1), seed=seed)
+    monkeypatch.chdir(tmp_path / "here")
+    patches = open_patches("data")["train"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert np.array_equal(patches.read_many([0, 1]), written["here"])
+    patches.check()
+    joined = join([patches, open_patches("data")["train"]])
+    assert np.array_equal(joined.read_many([1, 2]), [written["here"][1], written["elsewhere"][0]])
+    assert not patches.files[0].is_absolute(), "errors name what was given"

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -370,3 +373,36 @@ def test_what_is_no_heatmap(tmp_path: Path) -> None:
         with pytest.raises(HeatmapError, match=found) as caught:
             Heatmap.open(tmp_path / name)
         assert name in str(caught.value)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Let no file become longer than a byte, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("step", ["create", "write_block", "clear_block", "finalise", "unfinished"])
+def test_a_full_disk_is_told_with_the_store_and_a_remedy(step: str, tmp_path: Path) -> None:
+    heatmap = write_store(tmp_path / "h.zarr", np.random.default_rng(0).random((70, 70), np.float32))
+    tissue, block = np.ones((70, 70), bool), heatmap.grid.blocks()[0]
+    result, path, status = RESULT, heatmap.path, heatmap.status
+    values = heatmap.probability[block.cells], status[block.cells]
+    steps: dict[str, Callable[[], object]] = {
+        "create": lambda: Heatmap.create(path, heatmap.record, tissue, overwrite=True),
+        "write_block": lambda: write_block(heatmap, block, *values),
+        "clear_block": lambda: heatmap.clear_block(block, ~tissue[block.cells]),
+        "finalise": lambda: heatmap.finalise(result, None),
+        "unfinished": heatmap.unfinished,
+    }
+    told = r"h\.zarr(/zarr\.json)?: cannot be written \(File too large\); make room"
+    with _full_disk(), pytest.raises(OutputPathError, match=told):
+        steps[step]()
+    if step == "clear_block":
+        status[block.cells] = Status.PENDING
+    assert np.array_equal(Heatmap.open(path).status, status), "the mark of what is done stays"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["h.zarr"]

@@ -140,7 +140,7 @@ def test_bad_input(scans: Path, labels: Path, tmp_path: Path) -> None:
 
 
 def test_the_labels_are_never_replaced(scans: Path, labels: Path, tmp_path: Path) -> None:
-    table = tmp_path / "labels.csv"
+    table = tmp_path / "labels.json"
     table.write_bytes(labels.read_bytes())
     with pytest.raises(OutputPathError, match="the table of labels, never replaced"):
         fit_score(scans, table, out=table, overwrite=True)

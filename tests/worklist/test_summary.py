@@ -194,7 +194,8 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
         summarise_folder(tmp_path / "slides")
     assert not list((tmp_path / "slides").iterdir())
     (tmp_path / "summary.csv").write_text("mine\n")
-    with pytest.raises(OutputExistsError, match="not a summary of scans"):
+    told = "not a summary of scans: begins with 'mine'; expected 'slide,heatmap,score,fitted_score'"
+    with pytest.raises(OutputExistsError, match=told):
         summarise_folder(tmp_path)
     assert (tmp_path / "summary.csv").read_text() == "mine\n"
 
@@ -231,6 +232,46 @@ def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
     assert open_table(tmp_path).rows() == before
     add_row(tmp_path, failed("x/c.tif", "bad"), tmp_path / "c.zarr")
     assert [row["complete"] for row in _read(tmp_path)] == ["True", "False", "False"]
+
+
+SAVED = {
+    "Windows-1252": lambda text: text.encode("cp1252"),
+    "one line in Windows-1252": lambda text: text.replace("\r\n", "\n").encode().replace("café".encode(), b"caf\xe9"),
+    "semicolons": lambda text: text.replace(",", ";").replace("0.75;", "0,75;").encode("utf-8-sig"),
+    "tabs in UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_a_table_in_another_encoding_or_with_other_separators_says_the_same(tmp_path: Path, saved: str) -> None:
+    for name in ("café", "naïve"):
+        store = write_store(tmp_path / f"{name}.zarr", MAP)
+        add_row(tmp_path, summarise(f"/x/{name}.tif", store) | {"patient": f"p {name}", "label": "tumor"}, store.path)
+    before, table = open_table(tmp_path).rows(), tmp_path / "summary.csv"
+    table.write_bytes(SAVED[saved](table.read_bytes().decode()))
+    assert open_table(tmp_path).rows() == before
+    add_row(tmp_path, summarise("/x/café.tif", Heatmap.open(tmp_path / "café.zarr")), tmp_path / "café.zarr")
+    assert [(row["slide"], row["patient"], row["label"]) for row in _read(tmp_path)] == [
+        ("/x/café.tif", "p café", "tumor"),
+        ("/x/naïve.tif", "p naïve", "tumor"),
+    ]
+
+
+def test_text_that_cannot_be_decoded_is_not_written_back(tmp_path: Path) -> None:
+    add_row(tmp_path, failed("/x/a.tif", "bad"), tmp_path / "a.zarr")
+    table = tmp_path / "summary.csv"
+    table.write_bytes(left := table.read_bytes().replace(b"bad", b"\x81"))
+    with pytest.raises(OutputExistsError, match=r"summary\.csv: .*neither UTF-8 nor Windows-1252; save it as CSV in UTF-8"):
+        add_row(tmp_path, failed("/x/b.tif", "bad"), tmp_path / "b.zarr")
+    assert table.read_bytes() == left
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"\xef\xbb\xbf,,,\r\n,,,\r\n"])
+def test_an_emptied_table_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "summary.csv").write_bytes(content)
+    assert open_table(tmp_path).rows() == []
+    add_row(tmp_path, failed("/x/a.tif", "bad"), tmp_path / "a.zarr")
+    assert [row["slide"] for row in _read(tmp_path)] == ["/x/a.tif"]
 
 
 @pytest.mark.parametrize("cleared", [",,,,", "", " ,,", '"",,', '"","two\nlines",'])

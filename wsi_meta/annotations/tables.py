@@ -11,7 +11,18 @@ from typing import Any, Generic, TypeVar
 
 from wsi_meta.errors import DataError, first_line
 
-__all__ = ["SEPARATORS", "NamedRows", "Row", "last_part", "read_lines", "read_table", "refuse_twice", "without_ending"]
+__all__ = [
+    "SEPARATORS",
+    "NamedRows",
+    "Row",
+    "decode_table",
+    "last_part",
+    "read_lines",
+    "read_table",
+    "refuse_twice",
+    "split_header",
+    "without_ending",
+]
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
@@ -112,7 +123,7 @@ def read_table(
     try:
         lines = read_lines(path)
         before = next((number for number, line in enumerate(lines) if line.strip()), 0)
-        separator, header = _header(lines[before] if lines else "", columns)
+        separator, header = split_header(lines[before] if lines else "", columns)
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
             raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
@@ -132,17 +143,26 @@ def read_table(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as spreadsheets write.
+    """Return the lines of a text that :func:`decode_table` decodes.
 
     Raises
     ------
     OSError, UnicodeError
     """
-    content = path.read_bytes()
+    return io.StringIO(decode_table(path.read_bytes()), newline="").readlines()
+
+
+def decode_table(content: bytes) -> str:
+    """Return a text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as spreadsheets write.
+
+    Raises
+    ------
+    UnicodeError
+    """
     text = content.decode("utf-16") if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
     if not any(separator in text for separator in SEPARATORS):  # any bytes may happen to be UTF-16
         text = content.decode("utf-8-sig")
-    return io.StringIO(text, newline="").readlines()
+    return text
 
 
 def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
@@ -168,7 +188,7 @@ def last_part(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def _header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
+def split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
     """Return the separator under which a header has the most of the columns, and its names."""
     found = [(separator, next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS]
     return max(found, key=lambda parts: len({name.strip().lower() for name in parts[1]} & set(columns)))

@@ -16,7 +16,7 @@ from wsi_meta.cohorts.run_summary import Run, told_run
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import Address, SlidePath
-from wsi_meta.heatmaps.ownership import is_store, refuse_inside_store
+from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_folder
 from wsi_meta.scanning.scanner import Scanner
@@ -177,7 +177,6 @@ def check_batch_folder(out: Path, slides: int) -> None:
         raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
     if is_store(out):
         raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
-    refuse_inside_store(out)
     check_folder(out, temporary=False)
     check_summary(out)
 

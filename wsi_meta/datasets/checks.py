@@ -68,7 +68,7 @@ def split_for_training(
     if "valid" in data:
         return train, data["valid"]
     if (counts := np.bincount(train.labels, minlength=2)).min() <= LEAST_HELD:
-        shared = os.path.commonpath([path.parent.absolute() for path in (train.files[0], train.files[-1])])
+        shared = os.path.commonpath([train.root / path.parent for path in (train.files[0], train.files[-1])])
         raise DataError(
             f"{shared}: {counts[1]} tumor and {counts[0]} normal patches, and no validation split; "
             f"expected at least {LEAST_HELD + 1} of each, {LEAST_HELD} of them to validate on: add patches"

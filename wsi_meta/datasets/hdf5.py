@@ -40,13 +40,14 @@ class Hdf5Rows:
     def __reduce__(self) -> tuple[type[Hdf5Rows], tuple[()]]:
         return Hdf5Rows, ()
 
-    def read(self, path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def read(self, path: Path, rows: NDArray[np.int64], told: Path) -> NDArray[np.uint8]:
         """Read rows of one file.
 
         Parameters
         ----------
-        path : HDF5 file
+        path : HDF5 file, absolute: the process may go to another folder
         rows : indices in any order, also repeated; shape (n,)
+        told : the file's name in errors
 
         Returns
         -------
@@ -64,8 +65,8 @@ class Hdf5Rows:
             self._open.pop(path, None)
             if len(wanted) > 1:
                 for row in wanted:
-                    self.read(path, np.array([row]))
-            raise _unreadable(path, "x", f"row {wanted[0]}", error) from error
+                    self.read(path, np.array([row]), told)
+            raise _unreadable(told, "x", f"row {wanted[0]}", error) from error
 
     def _read_ascending(self, path: Path, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         data = self._opened(path)

@@ -41,7 +41,7 @@ class Patches(TorchDataset):
     """
 
     files: tuple[Path, ...]
-    """File of each patch; the HDF5 file itself for the official layout."""
+    """File of each patch, as it was named; the HDF5 file itself for the official layout."""
     rows: NDArray[np.int64]
     """Row within the HDF5 file, -1 for an image file; shape (n,)."""
     labels: NDArray[np.uint8]
@@ -55,6 +55,8 @@ class Patches(TorchDataset):
     """Whether an image file's name is the SHA-1 of its RGB bytes, as Kaggle's ids are; shape (n,); None for no patch."""
     contents: NDArray[np.uint8] | None = None
     """SHA-1 of each patch's pixels, shape (n, 20); None where they were not all read yet."""
+    root: Path = field(default_factory=Path.cwd, repr=False, compare=False)
+    """Folder that relative files count from, wherever the process goes."""
     hdf5: Hdf5Rows = field(default_factory=Hdf5Rows, repr=False, compare=False)
     """The open HDF5 files."""
 
@@ -112,7 +114,7 @@ class Patches(TorchDataset):
             else:
                 pixels[place] = self._read_image(index)
         for path, places in places_in.items():
-            read = self.hdf5.read(path, self.rows[[indices[place] for place in places]])
+            read = self.hdf5.read(self.root / path, self.rows[[indices[place] for place in places]], path)
             for place, patch in zip(places, read, strict=True):
                 pixels[place] = patch
         return pixels
@@ -131,7 +133,7 @@ class Patches(TorchDataset):
             for the first file that is no image or not `patch_px` square, and when there is only one class.
         """
         for path in (path for path, row in zip(self.files, self.rows, strict=True) if row < 0):
-            with _opened_image(path) as image:
+            with self._opened_image(path) as image:
                 check_mode(image)
                 self._check_shape(path, image.size)
         self.check_classes()
@@ -189,7 +191,7 @@ class Patches(TorchDataset):
 
     def _read_image(self, index: int) -> NDArray[np.uint8]:
         path = self.files[index]
-        with _opened_image(path) as image:
+        with self._opened_image(path) as image:
             pixels = read_rgb(image)
         self._check_shape(path, (pixels.shape[1], pixels.shape[0]))
         if self.named_by_sha1 is not None and self.named_by_sha1[index]:
@@ -199,6 +201,21 @@ class Patches(TorchDataset):
                     f"{path}: damaged or re-encoded: SHA-1 of its pixels is {found}, not its name; download it again"
                 )
         return pixels
+
+    @contextmanager
+    def _opened_image(self, path: Path) -> Iterator[Any]:
+        """Open an image; raise a DataError for any error while it is open."""
+        from PIL import Image
+
+        try:
+            with Image.open(self.root / path) as image:
+                yield image
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such file; expected an image") from error
+        except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: does not decode as an image ({first_line(error)}); remove or replace it") from error
 
     def _check_shape(self, path: Path, size: tuple[int, int]) -> None:
         if size != (self.patch_px, self.patch_px):
@@ -225,11 +242,13 @@ def join(parts: Sequence[Patches]) -> Patches:
     """
     slides = [np.zeros(len(part), np.str_) if part.slides is None else part.slides for part in parts]
     named = [np.zeros(len(part), bool) if part.named_by_sha1 is None else part.named_by_sha1 for part in parts]
+    root = parts[0].root
     return Patches(
-        tuple(path for part in parts for path in part.files),
+        tuple(path if part.root == root else part.root / path for part in parts for path in part.files),
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.labels for part in parts]),
         mpp=_common_mpp(parts),
+        root=root,
         slides=np.concatenate(slides) if any(part.slides is not None for part in parts) else None,
         named_by_sha1=np.concatenate(named) if any(flags.any() for flags in named) else None,
     )
@@ -245,19 +264,3 @@ def _common_mpp(parts: Sequence[Patches]) -> float | None:
                 "expected one size; train on them apart, or sample again"
             )
     return known[0][0] if known else None
-
-
-@contextmanager
-def _opened_image(path: Path) -> Iterator[Any]:
-    """Open an image; raise a DataError for any error while it is open."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; expected an image") from error
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: does not decode as an image ({first_line(error)}); remove or replace it") from error

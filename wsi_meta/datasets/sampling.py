@@ -20,6 +20,7 @@ from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require, some_of
 from wsi_meta.files.locks import locked
+from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
@@ -148,6 +149,7 @@ def sample(
 def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Hold a folder for one sampling; yield a temporary one for the new files, which goes in the end."""
     check_folder(folder)
+    refuse_inside_store(folder / RECORD)
     with locked(folder):
         finish_replacing(folder, _names())
         _check_out(folder, overwrite=overwrite)

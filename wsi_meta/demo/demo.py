@@ -13,6 +13,7 @@ from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation.metrics import auc_of
+from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
@@ -75,6 +76,7 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
 
 
 def _make_folder(folder: Path) -> Path:
+    refuse_inside_store(folder / "synthetic-node.tif")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

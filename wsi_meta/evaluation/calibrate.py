@@ -16,6 +16,7 @@ from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs import check_output, refuse_input
@@ -92,7 +93,7 @@ def calibrate(
     card = expecting(prior, replace(card, metrics=card.metrics | int8_metrics(found)), logits, patches)
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     with locked(out):
-        check_output(out, overwrite=overwrite)  # it took a while
+        check_output(out, overwrite=overwrite, replaces=MODEL)  # it took a while
         save_model(out, stored_weights(loaded), card, seen, loaded.known_patches)
     return card
 
@@ -178,7 +179,7 @@ def check_calibration(
     require("train", "calibrating")
     check_prior(prior)
     check_model_name(Path(out))
-    out = check_output(out, overwrite=overwrite)
+    out = check_output(out, overwrite=overwrite, replaces=MODEL)
     refuse_input(out, "the model to calibrate", model_path(model))
     shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split, tell=tell)
     patches.check_mpp(shown.mpp, tell=tell)

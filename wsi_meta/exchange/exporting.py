@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.files.locks import locked
+from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, refuse_input, replace_files
@@ -109,6 +110,7 @@ def check_export(
     check_folder(out)
     if out.exists() and not out.is_dir():
         raise OutputExistsError(f"{out}: a file; expected the name of a folder to write into")
+    refuse_inside_store(out / CONFIG)
     with locked(out):
         finish_replacing(out, FORMATS[format])
     for name in FORMATS[format]:

@@ -19,6 +19,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.agreement import NetworkFactory
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
 from wsi_meta.models.versions import library_versions
@@ -137,7 +138,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     require("train", "importing a model")
     check_prior(options.prior)
     check_model_name(out)
-    check_output(out, overwrite=options.overwrite)
+    check_output(out, overwrite=options.overwrite, replaces=MODEL)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)
     patches = choose_split(data, split=options.split, tell=tell)
@@ -166,7 +167,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
     seen = look_at(patches, model, **asked)
     with locked(out):
-        check_output(out, overwrite=options.overwrite)  # it took a while
+        check_output(out, overwrite=options.overwrite, replaces=MODEL)  # it took a while
         save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
     return card
 

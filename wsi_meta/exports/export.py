@@ -19,6 +19,7 @@ from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished, why_incomplete
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.kept_files import SLIDE
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 
 __all__ = ["FORMATS", "USED_BY", "export"]
@@ -104,7 +105,8 @@ def export(
         raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     if form == "qupath-project" and slide is None:
         raise OptionsError("qupath-project needs the slide; pass --slide (slide=)")
-    target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite)
+    own = SLIDE if form in IS_OURS else ""  # which is looked at more closely
+    target = Path(out) if form in FOLDERS else check_output(out, overwrite=overwrite, replaces=own)
     _refuse_foreign(target, form)
     opened = open_sound(heatmap)
     if form in WITHOUT_LESIONS:

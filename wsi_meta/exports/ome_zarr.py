@@ -13,7 +13,6 @@ import numpy as np
 
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.ome import image_label, multiscale, omero
-from wsi_meta.heatmaps.ownership import refuse_inside_store
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
 from wsi_meta.outputs import UNIQUE, check_folder, unique_name, written_folder
 
@@ -81,7 +80,6 @@ def replaced_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     OutputPathError
         when it cannot be written, or would lie in a heatmap store.
     """
-    refuse_inside_store(folder)
     check_folder(folder)
     _tidy(folder)
     _refuse_to_replace(folder, overwrite=overwrite)

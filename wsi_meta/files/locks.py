@@ -26,6 +26,10 @@ SIGNED = b"wsi-meta is writing here: "
 """What a lock file begins with."""
 UNSIGNED_S = 10
 """A lock file that is still without its holder's name after so long was left by a process that was killed."""
+AT = " on machine "
+"""What stands between a namespace and its machine."""
+MACHINE = Path("/etc/machine-id")
+"""File that tells machines of one name apart; copies of a container's image may share it, whose namespaces differ then."""
 MARK = "of-process.json"
 """File in a process's own folder that names the process; a folder without it is removed only where it is empty and old."""
 
@@ -39,7 +43,8 @@ class Holder:
     start: str
     """When it started, so that a later process of the same number is not taken for it; empty where that is unknown."""
     space: str
-    """What its number is counted in: containers of one host have the same numbers for different processes."""
+    """What its number is counted in: containers of one host have the same numbers for different processes, and the first
+    namespace has the same number on every machine, of which several may have one name. An older lock names no machine."""
 
     def __post_init__(self) -> None:
         texts = all(isinstance(value, str) for value in (self.host, self.start, self.space))
@@ -49,14 +54,14 @@ class Holder:
     @classmethod
     def here(cls) -> Holder:
         """Return this process."""
-        space = Path("/proc/self/ns/pid")
-        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()), str(space.readlink()) if space.exists() else "")
+        return cls(socket.gethostname(), os.getpid(), _start_of(os.getpid()), _space())
 
     @property
     def is_near(self) -> bool:
         """Whether this process can see if that one runs."""
         here = Holder.here()
-        return (self.host, self.space) == (here.host, here.space)
+        space = here.space if AT in self.space else here.space.partition(AT)[0]
+        return (self.host, self.space) == (here.host, space)
 
     @property
     def is_dead(self) -> bool:
@@ -69,7 +74,8 @@ class Holder:
             return True
         except PermissionError:
             pass  # another user's, and it runs
-        return bool(self.start) and _start_of(self.pid) != self.start
+        now = _start_of(self.pid)
+        return bool(self.start and now) and now != self.start  # another user's may be hidden (hidepid)
 
 
 @contextmanager
@@ -268,6 +274,16 @@ def _alone_in(folder: Path) -> Iterator[bool]:
         yield alone
     finally:
         os.close(number)
+
+
+def _space() -> str:
+    """Return the namespace of this process's number, and the machine where that is known."""
+    namespace = machine = ""
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    with suppress(OSError, UnicodeError):
+        machine = MACHINE.read_text().strip()
+    return f"{namespace}{AT}{machine}" if machine else namespace
 
 
 def _start_of(pid: int) -> str:

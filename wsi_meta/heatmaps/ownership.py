@@ -14,11 +14,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import FORMAT_VERSION
-from wsi_meta.outputs import UNIQUE, check_folder, flush, real_path, unique_name, written_whole
+from wsi_meta.kept_files import is_store
+from wsi_meta.outputs import UNIQUE, cannot_be_written, check_folder, flush, real_path, unique_name, written_whole
 
 if TYPE_CHECKING:
     import zarr
@@ -31,7 +32,6 @@ __all__ = [
     "is_torn_store",
     "open_group",
     "put_in_place",
-    "refuse_inside_store",
     "refuse_to_replace",
     "remove_part",
     "remove_partials",
@@ -39,6 +39,7 @@ __all__ = [
     "rewrite_attributes",
     "stores_in",
     "temporary_store",
+    "written_into",
 ]
 
 NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -73,22 +74,12 @@ def claimed(path: Path, *, overwrite: bool) -> Iterator[None]:
     OutputPathError
         when its folder is missing, cannot be written to, or lies in another store.
     """
-    refuse_inside_store(path)
     check_folder(path)
     with locked(path):
         _tidy(real_path(path))
         if overwrite:
             refuse_to_replace(path, overwrite=True)
         yield
-
-
-def is_store(path: Path) -> bool:
-    """Tell whether a folder bears our mark, be it damaged otherwise."""
-    try:
-        content = json.loads((path / "zarr.json").read_bytes())
-        return bool("identity" in content["attributes"]["wsi_meta"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def is_torn_store(path: Path) -> bool:
@@ -106,13 +97,6 @@ def stores_in(folder: Path) -> list[Path]:
     """Return the stores in a folder, by name; whether each is sound is not looked at. Slides may lie beside their heatmaps."""
     found = (path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
     return sorted(path for path in found if not is_zarr_image(path))
-
-
-def refuse_inside_store(path: Path) -> None:
-    """Make sure that no store would lie inside another one; OutputPathError if so."""
-    for folder in real_path(path).parents:
-        if is_store(folder):
-            raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another --out")
 
 
 def foreign_part(store: Path) -> str | None:
@@ -263,6 +247,22 @@ def rewrite_attributes(path: Path, attributes: dict[str, Any]) -> None:
     content["attributes"] |= attributes
     with written_whole(mark) as partial:
         partial.write_text(json.dumps(content))
+
+
+@contextmanager
+def written_into(store: Path) -> Iterator[None]:
+    """Say of a store that it cannot be written, why, and what to do about it, where the disk does not take something of it.
+
+    Raises
+    ------
+    OutputPathError
+    """
+    try:
+        yield
+    except WsiMetaError:
+        raise
+    except OSError as error:
+        raise OutputPathError(cannot_be_written(f"{store}:", error)) from error
 
 
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:

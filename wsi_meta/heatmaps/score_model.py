@@ -13,7 +13,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import NamedRows, read_table
-from wsi_meta.errors import DataError, HeatmapError, first_line, require
+from wsi_meta.errors import DataError, HeatmapError, OutputPathError, first_line, require
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
@@ -190,6 +190,8 @@ def fit_score(
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")
+    if Path(out).suffix.lower() != ".json":
+        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected .json for a score model")
     target = check_output(out, overwrite=overwrite)
     refuse_input(target, "the table of labels", labels)
     if not (stores := stores_in(Path(scans))):

@@ -40,6 +40,7 @@ from wsi_meta.heatmaps.ownership import (
     remove_store,
     rewrite_attributes,
     temporary_store,
+    written_into,
 )
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
@@ -120,8 +121,9 @@ class Heatmap:
         refuse_to_replace(path, overwrite=overwrite)
         new = temporary_store(real_path(path))
         try:
-            write_empty(new, path.stem, record, tissue)
-            put_in_place(new, real_path(path))
+            with written_into(path):
+                write_empty(new, path.stem, record, tissue)
+                put_in_place(new, real_path(path))
         finally:
             remove_store(new)
         return cls.open(path)
@@ -193,14 +195,15 @@ class Heatmap:
             if name != "status":
                 self._write(name, block, values[name])
         if self.keeps_checksums:
-            self._array("checksums")[self.place(block)] = checksum(*(values[name] for name in self.record.arrays))
-        self._array("status")[block.cells] = values["status"]
+            self._put("checksums", self.place(block), checksum(*(values[name] for name in self.record.arrays)))
+        self._put("status", block.cells, values["status"])
 
     def clear_block(self, block: Block, tissue: NDArray[np.bool_]) -> None:
         """Forget a block's values, be its files damaged or not: cells with tissue are pending, the others background."""
-        for name in (*self.record.arrays, "checksums"):
-            self._chunk(name, block).unlink(missing_ok=True)
-        self._array("status")[block.cells] = before_scan(tissue)
+        with written_into(self.path):
+            for name in (*self.record.arrays, "checksums"):
+                self._chunk(name, block).unlink(missing_ok=True)
+        self._put("status", block.cells, before_scan(tissue))
 
     def finalise(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> Heatmap:
         """Write what is derived from the cells, the result, the lesions and the verdict of a scan that has reached its end.
@@ -208,9 +211,10 @@ class Heatmap:
         `lesions` are as :func:`wsi_meta.heatmaps.lesions.lesion_facts` returns them. Returns the same store with the finished
         record; this object keeps the old one.
         """
-        remove_partials(self.root)
         arrays = [self._read(name) for name in self.record.arrays]
-        levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
+        with written_into(self.path):
+            remove_partials(self.root)
+            levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
         return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
@@ -261,8 +265,13 @@ class Heatmap:
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
         """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""
-        self._array(name)[block.cells] = values
-        flush(self._chunk(name, block))
+        self._put(name, block.cells, values)
+        with written_into(self.path):
+            flush(self._chunk(name, block))
+
+    def _put(self, name: str, part: Any, values: Any) -> None:
+        with written_into(self.path):
+            self._array(name)[part] = values
 
     def _chunk(self, name: str, block: Block) -> Path:
         """Return the file of a block's part of an array; there is none where all values are the array's fill value."""

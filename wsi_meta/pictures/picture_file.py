@@ -29,21 +29,12 @@ def check_picture(out: Path, slide: str | Path | None, *, overwrite: bool) -> Pa
         raise OutputPathError(f"{out}: .{ending} is no kind of picture that can be written; expected one of {endings}")
     refuse_input(out, "the slide", slide)
     check_output(out, overwrite=overwrite)
-    if _is_slide(out):
-        raise OutputPathError(f"{out}: a slide, never replaced; choose another --out")
     return out
 
 
 def ending_of(out: Path) -> str:
     """Return a picture's ending, in lower case and without the dot."""
     return out.suffix[1:].lower()
-
-
-def _is_slide(path: Path) -> bool:
-    """Tell whether a file is a slide of its own format; pictures, also TIFFs that were drawn here, are none."""
-    from openslide import OpenSlide
-
-    return path.exists() and OpenSlide.detect_format(path) is not None  # one that is refused or damaged as well
 
 
 def write_figure(figure: Any, out: Path) -> None:

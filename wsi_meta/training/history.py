@@ -12,6 +12,7 @@ from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
 from wsi_meta.evaluation.results import history_path, read_rows
+from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import check_model_name
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
@@ -208,7 +209,7 @@ def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
     if checkpoint.is_file() and not resume and not overwrite:
         raise OutputExistsError(f"{checkpoint}: a training that is not finished; go on with --resume, {otherwise}")
     for path in (out, history_path(out), curves_path(out), contact_sheet_path(out), checkpoint):
-        check_output(path, overwrite=overwrite or resume)
+        check_output(path, overwrite=overwrite or resume, replaces=MODEL)
 
 
 def _check_logs(folder: Path) -> None:

@@ -6,21 +6,27 @@ in both, and a row that is added leaves the lines of the others as they are: at 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import logging
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsi_meta import __version__
-from wsi_meta.errors import OutputExistsError, printable
+from wsi_meta.annotations.tables import decode_table, split_header
+from wsi_meta.errors import OutputExistsError, first_line, printable
 from wsi_meta.files.address import is_address
 from wsi_meta.outputs import written_whole
 
 __all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
+
+logger = logging.getLogger(__name__)
 
 FIRST_COLUMNS = (
     "slide",
@@ -132,8 +138,8 @@ class Table:
 def open_table(folder: Path) -> Table:
     """Return the table of a folder, an empty one where there is none.
 
-    A table with the columns of the first version is read as well; what it lacks is unknown. Rows without a slide, such as
-    those that were cleared in a spreadsheet, are left out.
+    A table with the columns of the first version is read as well; what it lacks is unknown. So is one that a spreadsheet saved
+    with other separators or in another encoding. Rows without a slide, such as those that were cleared there, are left out.
 
     Raises
     ------
@@ -143,16 +149,17 @@ def open_table(folder: Path) -> Table:
     content = _ours(folder / "summary.csv")
     head = _ours(folder / "summary.json")
     if head is not None and head.strip(b"\0") and not head.startswith(_HEAD):  # empty after a loss of power
-        raise _foreign(folder / "summary.json")
-    if content is None:
+        raise _foreign(folder / "summary.json", head, _HEAD.decode())
+    if content is None or not content.strip(NOTHING):
         return Table(folder, [], [])
-    text = content.decode("utf-8-sig", errors="replace")
+    text = _decoded(folder / "summary.csv", content)
     lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
     if lines[0] != ",".join(COLUMNS) or any(line.count('"') % 2 for line in lines):
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+        separator, _ = split_header(lines[0], COLUMNS)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
         names = set(reader.fieldnames or ())
         if not (set(FIRST_COLUMNS) <= names <= set(COLUMNS)):
-            raise _foreign(folder / "summary.csv")
+            raise _foreign(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:4]))
         named = (row for row in reader if (row["slide"] or "").strip())
         return Table.of(folder, [_typed({name: row.get(name) or "" for name in COLUMNS}) for row in named])
     lines[1:] = [line for line in lines[1:] if _first_two(line)[0].strip()]
@@ -169,6 +176,8 @@ def from_here(slide: str) -> str:
     return slide if is_address(slide) else printable(str(Path(slide).absolute()))
 
 
+NOTHING = b"\0\xef\xbb\xbf\xff\xfe \t\r\n,;"
+"""What is left of a table whose cells were all cleared, or after a loss of power."""
 _HEAD = b'{"made_by": "wsi-meta '
 """What the JSON begins with."""
 
@@ -192,13 +201,41 @@ def _ours(path: Path) -> bytes | None:
     if not path.exists():
         return None
     if not path.is_file():
-        raise _foreign(path)
+        raise OutputExistsError(f"{path}: a folder or a device; expected a summary of scans; move it, or choose another folder")
     return path.read_bytes()
 
 
-def _foreign(path: Path) -> OutputExistsError:
+def _decoded(path: Path, content: bytes) -> str:
+    """Return the text of a table; lines that are not UTF-8 are taken for what spreadsheets on Windows write, with a warning.
+
+    Raises
+    ------
+    OutputExistsError
+        where they are neither: text that is lost would be written back.
+    """
+    with suppress(UnicodeError):
+        return decode_table(content)
+    try:
+        text = "\n".join(map(_decoded_line, content.removeprefix(codecs.BOM_UTF8).split(b"\n")))
+    except UnicodeError as error:
+        told = "neither UTF-8 nor Windows-1252; save it as CSV in UTF-8, or move it away"
+        raise OutputExistsError(f"{path}: {first_line(error)}: {told}") from error
+    logger.warning("%s: not UTF-8; read as Windows-1252, as spreadsheets save it; look at names with accents", path)
+    return text
+
+
+def _decoded_line(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeError:
+        return line.decode("cp1252")
+
+
+def _foreign(path: Path, content: bytes, expected: str) -> OutputExistsError:
+    begin = printable(content[:200].decode(errors="replace").split("\n")[0].strip()[:60])
     return OutputExistsError(
-        f"{path}: exists and is not a summary of scans; it is never replaced; move it away, or choose another folder"
+        f"{path}: exists and is not a summary of scans: begins with '{begin}'; expected '{expected}'; it is never replaced; "
+        "move it away, or choose another folder"
     )
 
 
@@ -217,6 +254,8 @@ def _typed(texts: Mapping[str, str]) -> Row:
 def _value(text: str, kind: type) -> Any:
     if kind is bool:
         return text.strip().lower() == "true"  # a spreadsheet writes TRUE
+    if kind in (int, float):
+        text = text.replace(",", ".")  # of a spreadsheet in a country of decimal commas
     try:
         if kind is int and float(text).is_integer():
             return int(float(text))  # pandas and spreadsheets write 3.0

@@ -1,0 +1,78 @@
+"""What no output replaces or lies in: heatmap stores, slides, model files, the table of a folder of heatmaps."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from wsi_meta.errors import OutputPathError
+
+__all__ = ["MODEL", "SLIDE", "is_store", "refuse_inside_store", "refuse_kept"]
+
+SLIDE, MODEL = "a slide", "a model file"
+HEAD_BYTES = 4096
+"""So much of a file says what it is."""
+MARKS = b"\xef\xbb\xbf\xff\xfe"
+"""What a byte order mark is made of."""
+HEADS = {
+    "the table of a folder of heatmaps": re.compile(
+        rb'"?slide"?[,;\t]"?heatmap"?[,;\t]"?score"?[,;\t]|\{"made_by": "wsi-meta [^"]*", "csv_crc32": '
+    ),
+    "the options of a scan": re.compile(rb"# wsi-meta \S+; start from it again: wsi-meta scan "),
+}
+"""What files of ours begin with that hold more than can be made again."""
+
+
+def is_store(path: Path) -> bool:
+    """Tell whether a folder bears the mark of our heatmap stores, be it damaged otherwise."""
+    try:
+        content = json.loads((path / "zarr.json").read_bytes())
+        return bool("identity" in content["attributes"]["wsi_meta"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def refuse_inside_store(path: Path) -> None:
+    """Make sure that an output would not lie inside a heatmap store; OutputPathError if so."""
+    for folder in Path(os.path.realpath(path)).parents:
+        if is_store(folder):
+            raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another place")
+
+
+def refuse_kept(path: Path, *, replaces: str = "") -> None:
+    """Refuse to write over a file that only its own writer may replace; OutputPathError if it is one.
+
+    Parameters
+    ----------
+    path : an existing file
+    replaces : the kind of file that the caller writes, :data:`SLIDE` or :data:`MODEL`, which may stand there
+    """
+    kind = _kind_of(path)
+    if kind is not None and kind != replaces:
+        raise OutputPathError(f"{path}: {kind}, never replaced; choose another place")
+
+
+def _kind_of(path: Path) -> str | None:
+    """Return what a file is if it is one that is kept."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            length = int.from_bytes(head[:8], "little")
+            is_model = head[8:9] == b"{" and b'"wsi_meta"' in head + file.read(min(length, 1 << 24))
+    except OSError:
+        return None  # what cannot be read is told where it is written
+    if is_model:
+        return MODEL
+    text = head.replace(b"\0", b"").lstrip(MARKS)  # a spreadsheet may have written it
+    if kinds := [kind for kind, begin in HEADS.items() if begin.match(text)]:
+        return kinds[0]
+    return SLIDE if _is_slide(path) else None
+
+
+def _is_slide(path: Path) -> bool:
+    """Tell whether a file is a slide of its own format, also one that is refused or damaged; pictures are none."""
+    from openslide import OpenSlide
+
+    return OpenSlide.detect_format(path) is not None
