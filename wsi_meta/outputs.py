@@ -239,12 +239,7 @@ def replace_files(made: Path, folder: Path, names: Sequence[str]) -> None:
 
 
 def finish_replacing(folder: Path, names: Sequence[str]) -> None:
-    """Put in order what a killed :func:`replace_files` left: older files stand again unless all new ones do.
-
-    Parameters
-    ----------
-    folder, names : as for :func:`replace_files`
-    """
+    """Put in order what a killed :func:`replace_files` left of `names`: older files stand again unless all new ones do."""
     ours = re.compile(re.escape(f".{folder.name}.") + UNIQUE + r"\.(leaving|old)")
     for aside in [entry for entry in folder.absolute().parent.iterdir() if ours.fullmatch(entry.name) and entry.is_dir()]:
         if aside.suffix == ".old" and (folder / names[-1]).exists():
