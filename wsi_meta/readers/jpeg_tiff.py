@@ -11,13 +11,12 @@ import numpy as np
 from wsi_meta.errors import first_line
 from wsi_meta.readers.tiff_reader import JPEG, TiledLevel, TileForm
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
+from wsi_meta.tiffs.tags import CONTIGUOUS, RGB, YCBCR
 
 __all__ = ["NotPlainError", "find_levels", "head_of", "name_of"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
-RGB, YCBCR, CONTIGUOUS = 2, 6, 1
-"""TIFF 6.0 with Technical Note 2: photometric interpretations, planar configuration."""
 
 
 class NotPlainError(ValueError):
