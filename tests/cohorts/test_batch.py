@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from fakes import DarknessPredictor
-from slide_files import damage_tile, texture, write_slide
+from slide_files import damage_tile, overwrite, set_tag, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
@@ -44,6 +45,22 @@ def test_a_store_each_and_one_table(tmp_path: Path, darkness: DarknessPredictor)
     assert float(table[3]["score"]) == rows[3]["score"]
     assert (tmp_path / "out" / "a.zarr").is_dir()
     assert not (tmp_path / "out" / "gone.zarr").exists()
+
+
+def test_no_slide_ends_the_batch(tmp_path: Path, darkness: DarknessPredictor) -> None:
+    """OpenSlide asks for terabytes for the second, and aborts; the third is a link to itself."""
+    paths = [write_slide(tmp_path / f"{name}.tif", texture(130, 130)) for name in "abcd"]
+    set_tag(paths[1], "TileLength", 2**31 - 16)
+    with tifffile.TiffFile(paths[1]) as file:
+        place = file.pages.first.tags["TileLength"].offset
+    overwrite(paths[1], place + 2, b"\x09\0")  # the type of numbers with a sign
+    paths[2].unlink()
+    paths[2].symlink_to(paths[2].name)
+    rows = scan_slides(tmp_path, tmp_path / "out", predictor=darkness)
+    assert [(Path(row["slide"]).stem, row["complete"]) for row in rows] == [
+        *zip("abcd", (True, False, False, True), strict=True)
+    ]
+    assert [row["error_kind"] for row in rows if row["error"]] == ["SlideReadError"] * 2
 
 
 def test_bad_calls(tmp_path: Path, darkness: DarknessPredictor) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError, first_line, some_of
-from wsi_meta.tiffs.pixel_form import ORIENTATION, OtherFormError, exif_orientation, refuse_turned
+from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
+from wsi_meta.tiffs.tags import MAX_TILE_PX, ORIENTATION, is_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,11 +31,8 @@ logger = logging.getLogger(__name__)
 
 BAND_ROWS = 512
 """Rows that are read together where the file does not say how its pixels are stored."""
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MOST_PACKED = 1100
 """Largest ratio of pixels to bits in a file that is believed: deflate reaches 1,032."""
-MOST_TILE = 1 << 26
-"""Pixels of a tile that are believed of any file."""
 COLOUR = 1 << 24
 """Label of a colour: this and its 24 bits, so that no colour has the label of a grey."""
 
@@ -107,7 +105,7 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        if start[:4] in TIFF_STARTS:
+        if is_tiff(start):
             with tifffile.TiffFile(path) as tiff:
                 yield _of_tiff(tiff)
         elif start[:6] == b"\x93NUMPY":
@@ -285,5 +283,5 @@ def _check_size(page: Any, size: int) -> None:
     """Raise ValueError when a page of a TIFF declares more pixels than its tiles, or a file of `size` bytes, can hold."""
     declared, stored = math.prod(page.chunked), len(page.dataoffsets)
     tile = math.prod(page.chunks)
-    if declared > stored or tile > max(MOST_TILE, 8 * MOST_PACKED * size):
+    if declared > stored or tile > max(MAX_TILE_PX, 8 * MOST_PACKED * size):
         raise ValueError(f"{page.imagewidth} x {page.imagelength} px in {stored} tiles or strips of {tile}: damaged")

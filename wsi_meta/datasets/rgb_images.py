@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.tiffs.tags import BITS, COMPRESSION, PHOTOMETRIC, PLANES, SAMPLE_FORMAT, SEPARATE, WHITE_IS_ZERO
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["check_mode", "read_rgb"]
 
-BITS_TAG, COMPRESSION_TAG, PHOTOMETRIC_TAG, PLANES_TAG, SAMPLE_FORMAT_TAG = 258, 259, 262, 284, 339
-"""Numbers of TIFF tags."""
 SHOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 """Modes that Pillow converts to what the picture shows."""
 
@@ -27,19 +27,15 @@ def check_mode(image: Any) -> None:
         raise ValueError("several pictures in one file; expected one")
     tags = getattr(image, "tag_v2", None)
     if _is_16_bit(image):
-        bits = 16 if tags is None else int(np.max(tags.get(BITS_TAG, 16)))
-        if bits != 16 or (tags is not None and int(np.max(tags.get(SAMPLE_FORMAT_TAG, 1))) != 1):
+        bits = 16 if tags is None else int(np.max(tags.get(BITS, 16)))
+        if bits != 16 or (tags is not None and int(np.max(tags.get(SAMPLE_FORMAT, 1))) != 1):
             raise ValueError(f"grey values of {bits} bits, or signed; expected 8 or 16 bits")
         if "transparency" in image.info:
             raise ValueError("transparent pixels in a grey image of 16 bits; expected 8 bits")
     elif image.mode not in SHOWN:
         kind = "floats" if image.mode == "F" else "whole numbers of up to 32 bits"
         raise ValueError(f"values are {kind}; expected 8 or 16 bits")
-    elif (
-        tags is not None
-        and (tags.get(PLANES_TAG), tags.get(COMPRESSION_TAG, 1)) == (2, 1)
-        and np.max(tags.get(BITS_TAG, 1)) > 8
-    ):
+    elif tags is not None and (tags.get(PLANES), tags.get(COMPRESSION, 1)) == (SEPARATE, 1) and np.max(tags.get(BITS, 1)) > 8:
         raise ValueError("a plane of 16 bits for each colour, uncompressed; expected 8 bits, or colours pixel by pixel")
 
 
@@ -56,7 +52,7 @@ def read_rgb(image: Any) -> NDArray[np.uint8]:
     check_mode(image)
     if _is_16_bit(image):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == 0:  # white is zero; Pillow inverts only 8 bits
+        if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts only 8 bits
             grey = 255 - grey
         return np.repeat(grey[..., None], 3, 2)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:

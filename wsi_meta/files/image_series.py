@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from wsi_meta.errors import SlideReadError, printable, some_of
 from wsi_meta.files.zarr_chunks import may_come_later
 from wsi_meta.tiffs.check import pages_of
+from wsi_meta.tiffs.tags import IS_MASK, REDUCED
 
 __all__ = [
     "Picture",
@@ -24,8 +25,6 @@ __all__ = [
     "pictures_of_zarr",
 ]
 
-REDUCED, MASK = 1, 4
-"""Bits of a TIFF page's NewSubfileType: a coarser level, label or overview; which pixels of another page count."""
 BESIDE = re.compile(r"(?<![a-z])(label|macro|thumbnail|overview|barcode)(?![a-z])", re.I)
 """How pictures are called that scanners take beside the slide."""
 ROUNDED_PX = 1
@@ -187,7 +186,7 @@ def pictures_of_tiff(file: Any, read: int = 0) -> list[Picture]:
         tile = int(page.tilewidth or 0), int(page.tilelength or 0)
         level = not nested and not page.subifds and _is_coarser(other.size, first.size, tile)
         larger = _pixels(other) > _pixels(first)  # whatever it says that it is, the one that is read is not the slide
-        if not kind & MASK and (larger or not (kind & REDUCED or level)):
+        if not kind & IS_MASK and (larger or not (kind & REDUCED or level)):
             found.append(other._replace(name=names.get(other.size, "") if names else _called(str(page.description))))
     return found
 

@@ -12,13 +12,12 @@ from wsi_meta.errors import first_line
 from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
+from wsi_meta.tiffs.tags import CONTIGUOUS, RGB, YCBCR
 
 __all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
-RGB, YCBCR, CONTIGUOUS = 2, 6, 1
-"""TIFF 6.0 with Technical Note 2: photometric interpretations, planar configuration."""
 
 
 class NotPlainError(ValueError):

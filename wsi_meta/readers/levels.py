@@ -1,4 +1,4 @@
-"""Which levels of a slide can be trusted, which one to read for a rectangle, and where in it. Arithmetic only."""
+"""Which levels of a slide can be trusted, which one to read for a rectangle, and where in it; units. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from math import ceil, floor, isfinite
 from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import SlidePath
 
-__all__ = ["LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios"]
+__all__ = ["UM_PER_UNIT", "LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios"]
 
 SAME_SCALE_PX = 0.25
 """A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
@@ -20,6 +20,16 @@ WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
 """Factors that are considered for a level whose size is rounded, or padded or cut to whole tiles: pyramids are halved."""
 SURE_TILES = 4
 """A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
+UM_PER_UNIT = {
+    **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1.0),
+    **dict.fromkeys(("nanometer", "nanometre", "nm"), 1e-3),
+    **dict.fromkeys(("millimeter", "millimetre", "mm"), 1e3),
+    **dict.fromkeys(("centimeter", "centimetre", "cm"), 1e4),
+    **dict.fromkeys(("meter", "metre", "m"), 1e6),
+    **dict.fromkeys(("angstrom", "Å"), 1e-4),
+    **dict.fromkeys(("inch", "in"), 25_400.0),
+}
+"""Micrometres of the units that NGFF names, and of OME-XML's; the letter for micro is written in two ways."""
 
 Size = tuple[int, int]
 """Width and height."""

@@ -10,24 +10,19 @@ import numpy as np
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, RGB, YCBCR, NotPlainError, head_of, name_of
-from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
+from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
+from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
-from wsi_meta.tiffs.pixel_form import ORIENTATION, UNSIGNED, refuse_turned
+from wsi_meta.tiffs.pixel_form import refuse_turned
+from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
-SEPARATE, DIFFERENCES = 2, 2
-"""TIFF's numbers of a planar configuration and of a predictor."""
-MAX_TILE_PX = 1 << 26
-"""Pixels of the largest tile that is read, 8,192 x 8,192."""
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
-UM_PER_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "in": 25_400.0}
-"""Micrometres of the units of OME-XML; the letter for micro is written in two ways."""
 
 
 class OmeTiffReader(TiffReader):

@@ -16,7 +16,7 @@ from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff
 from wsi_meta.readers.reader import WHITE, Bounds, Reader, mpp_properties
 from wsi_meta.tiffs.codestreams import decode_jpeg
-from wsi_meta.tiffs.pixel_form import exif_orientation, refuse_turned
+from wsi_meta.tiffs.pixel_form import PNG, exif_orientation, refuse_turned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +29,8 @@ TIFF_ENDINGS = (".tif", ".tiff")
 """How those end that are pictures where they have no tiles."""
 MOST_PX = 1 << 28
 """Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
-PNG, HEADER = b"\x89PNG\r\n\x1a\n", struct.Struct(">II")
-"""How a PNG begins; the width and height in its header."""
+HEADER = struct.Struct(">II")
+"""The width and height in a PNG's header."""
 
 
 class PictureReader(Reader):

@@ -9,19 +9,21 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
-from wsi_meta.readers.jpeg_tiff import CONTIGUOUS, NotPlainError, head_of, name_of
-from wsi_meta.readers.ome_tiff import DIFFERENCES, SEPARATE, mpp_of_page
+from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
+from wsi_meta.readers.ome_tiff import mpp_of_page
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
-from wsi_meta.tiffs.pixel_form import (
+from wsi_meta.tiffs.pixel_form import other_colours, refuse_turned
+from wsi_meta.tiffs.tags import (
     BLACK_IS_ZERO,
+    CONTIGUOUS,
+    DIFFERENCES,
     ORIENTATION,
     PALETTE,
     RGB,
+    SEPARATE,
     UNSIGNED,
     WHITE_IS_ZERO,
     YCBCR,
-    other_colours,
-    refuse_turned,
 )
 
 if TYPE_CHECKING:

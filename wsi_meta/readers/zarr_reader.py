@@ -24,34 +24,23 @@ from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
-from wsi_meta.readers.levels import Scales, find_scales, mean_ratios
+from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import TileGrid
+from wsi_meta.tiffs.tags import MAX_TILE_PX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ZarrReader"]
 
-MAX_CHUNK_PX = 1 << 26
-"""Pixels of the largest chunk that is read, 8,192 x 8,192."""
 MOST_HASHED_CHUNKS = 16
 """Chunks of the coarsest level, spread over it, that are in the fingerprint, at most."""
 AT_ONCE = 8
 """Chunks that are fetched at the same time from an address."""
 PROBES = (1, 2)
 """Fill values that are read with in place of the array's own: where both show, nothing is stored."""
-UM_PER_UNIT = {
-    **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1.0),
-    **dict.fromkeys(("nanometer", "nanometre", "nm"), 1e-3),
-    **dict.fromkeys(("millimeter", "millimetre", "mm"), 1e3),
-    **dict.fromkeys(("centimeter", "centimetre", "cm"), 1e4),
-    **dict.fromkeys(("meter", "metre", "m"), 1e6),
-    **dict.fromkeys(("angstrom",), 1e-4),
-    **dict.fromkeys(("inch", "in"), 25_400.0),
-}
-"""Micrometres of the units that NGFF names, and of their short forms."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +214,8 @@ def _level_of(path: SlidePath, array: Any, axes: list[str], dataset: Any, multis
     if sides["c"] != 3 or any(side != 1 for axis, side in sides.items() if axis not in "yxc"):
         told = " x ".join(f"{side} {axis}" for axis, side in sides.items())
         raise SlideReadError(f"{path}: array {dataset['path']} is {told}; expected three colours, and one picture")
-    if steps["x"] * steps["y"] > MAX_CHUNK_PX or not min(sides.values()):
-        raise SlideReadError(f"{path}: chunks of {steps['x']} x {steps['y']} px; expected at most {MAX_CHUNK_PX:,} pixels")
+    if steps["x"] * steps["y"] > MAX_TILE_PX or not min(sides.values()):
+        raise SlideReadError(f"{path}: chunks of {steps['x']} x {steps['y']} px; expected at most {MAX_TILE_PX:,} pixels")
     far, scale = isinstance(path, Address), _transformed("scale", axes, dataset, multiscale)
     return _Level(
         (probed(array, PROBES[0], far=far), probed(array, PROBES[1], far=far)),

@@ -12,8 +12,31 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
-from wsi_meta.tiffs.pixel_form import FORM, refuse_other_form
+from wsi_meta.tiffs.pixel_form import refuse_other_form
 from wsi_meta.tiffs.sparse_tiles import TileGrid
+from wsi_meta.tiffs.tags import (
+    CODECS,
+    COMMON_CODECS,
+    COMPRESSION,
+    FORM,
+    HEIGHT,
+    IS_MASK,
+    KIND,
+    LENGTHS,
+    MAX_TILE_PX,
+    OFFSETS,
+    PLANES,
+    REDUCED,
+    SAMPLES,
+    SEPARATE,
+    STRIP_OFFSETS,
+    SUB_PAGES,
+    TILE_HEIGHT,
+    TILE_LENGTHS,
+    TILE_OFFSETS,
+    TILE_WIDTH,
+    WIDTH,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,35 +48,14 @@ __all__ = [
     "codecs_of",
     "has_sub_pages",
     "is_plain_picture",
-    "is_tiff",
     "pages_of",
 ]
 __all__ += ["page_of_size", "structure_of", "tile_grids"]
 
-WIDTH, HEIGHT, COMPRESSION, PLANES, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_LENGTHS = 256, 257, 259, 284, 322, 323, 324, 325
-STRIP_OFFSETS, STRIP_LENGTHS, SAMPLES, SEPARATE, SUB_PAGES = 273, 279, 277, 2, 330
-OFFSETS, LENGTHS = (STRIP_OFFSETS, TILE_OFFSETS), (STRIP_LENGTHS, TILE_LENGTHS)
-KIND, REDUCED, IS_MASK = 254, 1, 4
-"""TIFF 6.0's tags and planar configuration; and the tag of a page's kind, with its bits of a coarser level and of a mask of
-transparency."""
-MAX_TILE_PX = 2**26
-"""Pixels of the largest tile that is read, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it gets none."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
 MAX_HASHED_BYTES = 5 << 20
 """OpenSlide's quickhash covers the pixels of the smallest level, where they take no more than this."""
-CODECS = {
-    34712: "JPEG 2000",
-    34887: "LERC",
-    34892: "lossy JPEG (DNG)",
-    34925: "LZMA",
-    50000: "Zstandard",
-    50001: "WebP",
-    50002: "JPEG XL",
-}
-"""Names of compressions that some writers use and some builds of OpenSlide do not read."""
-COMMON_CODECS = {1: "none", 5: "LZW", 7: "JPEG", 8: "deflate", 32946: "deflate", 33003: "JPEG 2000", 33005: "JPEG 2000"}
-"""Names of those that OpenSlide reads."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,11 @@ def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
 
 
 def codecs_of(path: Path) -> list[str]:
-    """Return the compressions of a TIFF's tiles, those that have a name here; empty for any other file."""
+    """Return the compressions of a TIFF's tiles that not every OpenSlide reads and have a name; empty for any other file."""
     with path.open("rb") as file:
         pages = [page for page in pages_in(file) if TILE_WIDTH in page]
-    return sorted({CODECS[number] for page in pages if (number := number_of(page, COMPRESSION)) in CODECS})
+    numbers = {number_of(page, COMPRESSION) for page in pages}
+    return sorted({CODECS[number] for number in numbers - COMMON_CODECS if number in CODECS})
 
 
 def pages_of(path: Path) -> list[dict[str, Any]]:
@@ -196,11 +199,6 @@ def page_of_size(path: Path, size: tuple[int, int]) -> int | None:
             if level and TILE_WIDTH in page and (number_of(page, WIDTH), number_of(page, HEIGHT)) == size:
                 return number
     return None
-
-
-def is_tiff(head: bytes) -> bool:
-    """Tell whether a file that begins so is a TIFF."""
-    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_plain_picture(path: Path) -> bool:
@@ -243,7 +241,7 @@ def structure_of(file: BinaryIO) -> list[tuple[int, int]]:
 
 
 def _codec(number: int | None) -> str | None:
-    return None if number is None else (COMMON_CODECS | CODECS).get(number, f"number {number}")
+    return None if number is None else CODECS.get(number, f"number {number}")
 
 
 def _problem(page: Page, size: tuple[int, int], tile: tuple[int, int], file_bytes: int) -> str | None:

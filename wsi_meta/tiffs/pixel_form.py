@@ -10,18 +10,27 @@ from io import BytesIO
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.pages import number_of, pages_in
+from wsi_meta.tiffs.tags import (
+    BITS,
+    BLACK_IS_ZERO,
+    EXTRA_SAMPLES,
+    ORIENTATION,
+    PALETTE,
+    PHOTOMETRIC,
+    RGB,
+    SAMPLE_FORMAT,
+    SAMPLES,
+    UNSIGNED,
+    WHITE_IS_ZERO,
+    YCBCR,
+)
 
-__all__ = ["FORM", "ORIENTATION", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
+__all__ = ["PNG", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
 
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = FORM = 258, 262, 274, 277, 338, 339
-"""TIFF's tags that say how pixels are stored."""
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
-"""TIFF's numbers of what values mean."""
-UNSIGNED = (1, 4)
-"""TIFF's SampleFormats of values from 0 on: 4, undefined, is read as if nothing were said."""
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
+"""How a PNG, a JPEG and the EXIF of one begin."""
 APP1, START_OF_SCAN = 0xE1, 0xDA
 """Markers of a JPEG."""
 
@@ -64,7 +73,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     Parameters
     ----------
     number : of the page
-    said : values of the tags in :data:`FORM`, of those that it has
+    said : values of the tags in :data:`wsi_meta.tiffs.tags.FORM`, of those that it has
 
     Raises
     ------
