@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.errors import first_line
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
@@ -87,7 +88,7 @@ class TileForm:
         try:
             content = _decoder(self.compression)(stored, whole)
         except Exception as error:  # each codec has errors of its own, which are RuntimeErrors
-            raise ValueError(f"a tile that is no {name} of {whole:,} bytes ({type(error).__name__})") from error
+            raise ValueError(f"a tile that is no {name} of {whole:,} bytes ({first_line(error)})") from error
         pixels = np.frombuffer(content, np.uint8) if isinstance(content, bytes | bytearray) else np.asarray(content)
         if pixels.dtype != np.uint8 or pixels.size != whole:
             raise ValueError(f"a tile of {pixels.size:,} values of type {pixels.dtype}; expected {whole:,} of uint8")
