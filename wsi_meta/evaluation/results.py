@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from wsi_meta.models.model import Model
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "warn"]
+__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "read_rows", "warn"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -256,6 +259,18 @@ def history_path(out: Path) -> Path:
     return out.with_suffix(".history.csv")
 
 
+def read_rows(out: Path, parse: Callable[[dict[str, str]], T], mend: str) -> list[T]:
+    """Return what `parse` makes of each row of a model file's history; DataError that says to `mend` it where it is none."""
+    path = history_path(out)
+    try:
+        with path.open(newline="") as file:
+            if rows := [parse(row) for row in csv.DictReader(file)]:
+                return rows
+        raise ValueError("no epoch in it")
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a training's history ({first_line(error)}); {mend}") from error
+
+
 def read_losses(out: Path) -> dict[str, list[Any]] | None:
     """Read the losses from the history beside the model file `out`; None where there is none.
 
@@ -269,20 +284,14 @@ def read_losses(out: Path) -> dict[str, list[Any]] | None:
     DataError
         when the file is no such table.
     """
-    path = history_path(out)
-    if not path.exists():
+    if not history_path(out).exists():
         return None
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        losses: dict[str, list[Any]] = {
-            name: [float(row[name]) for row in rows] for name in ("epoch", "train_loss", "valid_loss")
-        }
-        if not rows or not all(np.isfinite(values).all() for values in losses.values()):
-            raise ValueError("a value that is not finite" if rows else "no epoch in it")
-        return losses | {"stage": [row.get("stage", "all") for row in rows]}
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a training's history ({first_line(error)}); expected epoch, train_loss and "
-            "valid_loss in each row; remove or restore it"
-        ) from error
+    rows = read_rows(out, _losses_of, "expected epoch, train_loss and valid_loss in each row; remove or restore it")
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _losses_of(row: dict[str, str]) -> dict[str, Any]:
+    losses = {name: float(row[name]) for name in ("epoch", "train_loss", "valid_loss")}
+    if not all(map(isfinite, losses.values())):
+        raise ValueError("a value that is not finite")
+    return losses | {"stage": row.get("stage", "all")}

@@ -11,7 +11,7 @@ from typing import Any
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
-from wsi_meta.evaluation.results import history_path
+from wsi_meta.evaluation.results import history_path, read_rows
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import check_model_name
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
@@ -104,14 +104,7 @@ def write_history(out: Path, epochs: Sequence[Epoch]) -> Path:
 
 def read_history(out: Path) -> list[Epoch]:
     """Read the rows that :func:`write_history` wrote beside the model file `out`; DataError when they cannot be read."""
-    path = history_path(out)
-    try:
-        with path.open(newline="") as file:
-            return [_row_of(row) for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as a training's history ({first_line(error)}); restore it, or start anew with --overwrite"
-        ) from error
+    return read_rows(out, _row_of, "restore it, or start anew with --overwrite")
 
 
 def _row_of(row: dict[str, str]) -> Epoch:
