@@ -111,8 +111,11 @@ def scan(predictor: HashPredictor, *words: object) -> Ended:
     @click.option("--retry-crashed", is_flag=True)
     def command(slides: Sequence[Path], out: Path, overwrite: bool, retry_crashed: bool, **settings: Any) -> None:
         one = len(slides) == 1
-        noted = noted_crashes(out.absolute().parent if one else out, slides, retry=retry_crashed)
-        with Scanner(predictor=predictor, block_px=BLOCK_PX, workers=1, **settings) as scanner, noted as scanner.journal:
+        beside = out.absolute().parent if one else out
+        with (
+            noted_crashes(beside, slides, retry=retry_crashed) as journal,
+            Scanner(predictor=predictor, block_px=BLOCK_PX, workers=1, journal=journal, **settings) as scanner,
+        ):
             if one:
                 rows = [summarise(slides[0], scanner.scan(slides[0], out, overwrite=overwrite))]
             else:

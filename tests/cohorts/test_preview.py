@@ -134,9 +134,8 @@ def took(store: Path, passed_s: float) -> None:
 
 
 def test_a_slide_that_a_scan_died_of_is_told(tmp_path: Path, slides: Path, thin_model: Model) -> None:
-    with Scanner(predictor=DarknessPredictor(thin_model)) as scanner:
-        suspect = Suspect("Aborted", certain=True, journals=())
-        scanner.journal = Journal(None, {str(slides / "a.tif"): suspect})
+    journal = Journal(None, {str(slides / "a.tif"): Suspect("Aborted", certain=True, journals=())})
+    with Scanner(predictor=DarknessPredictor(thin_model), journal=journal) as scanner:
         told = preview_scans([slides / "a.tif", slides / "b.tif"], tmp_path / "out", scanner=scanner)
     assert [slide.state for slide in told.slides] == ["refused", "new"]
     assert "an earlier scan died (Aborted)" in told.slides[0].told

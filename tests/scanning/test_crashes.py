@@ -207,8 +207,8 @@ def test_in_a_batch_the_others_go_on(tmp_path: Path, thin_model: Model) -> None:
     journals[0].rename(tmp_path / "out" / journals[0].name)
     for retry in (False, True):
         with (
-            Scanner(predictor=DarknessPredictor(thin_model)) as scanner,
-            noted_crashes(tmp_path / "out", slides, retry=retry) as scanner.journal,
+            noted_crashes(tmp_path / "out", slides, retry=retry) as journal,
+            Scanner(predictor=DarknessPredictor(thin_model), journal=journal) as scanner,
         ):
             rows = scan_slides(slides, tmp_path / "out", scanner=scanner)
         assert [row["complete"] for row in rows] == [True, retry, True]

@@ -177,8 +177,7 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
 
     @contextmanager
     def open_scanner(own: dict[str, Any]) -> Iterator[Scanner]:
-        with Scanner(progress=True, **settings | own) as scanner, scanner.tuned_memory():
-            scanner.journal = journal
+        with Scanner(progress=True, journal=journal, **settings | own) as scanner, scanner.tuned_memory():
             yield scanner
 
     return open_scanner

@@ -96,7 +96,7 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
 
 def refuse_elsewhere(scanner: Scanner, stage: Stage | None) -> None:
     """Refuse to stage for workers that do not see this machine's disks; OptionsError."""
-    if stage is not None and scanner.late.options.on_other_machines:
+    if stage is not None and scanner.options.on_other_machines:
         raise OptionsError("stage: workers on other machines do not see the copies of this one; expected no cluster with it")
 
 

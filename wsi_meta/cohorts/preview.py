@@ -147,13 +147,13 @@ def preview_jobs(
     rates = []
     for own, together in groups_of(jobs):
         with open_scanner(own) as scanner:
-            known = scanner.late.known_identity() | {"model": scanner.networks.hash()}
+            known = scanner.known_identity()
             for job in together:
                 told[job.place] = _preview(scanner, job, known)
                 if report is not None:
                     report(told[job.place])
             if cells := sum(told[job.place].cells or 0 for job in together):
-                rate, words = measured_rate(together[0].store.absolute().parent, known, scanner.late.options.stride_px)
+                rate, words = measured_rate(together[0].store.absolute().parent, known, scanner.options.stride_px)
                 seconds = None if rate is None or seconds is None else seconds + cells / rate
                 rates += [words] if rate is not None else []
     return BatchPreview(tuple(told[job.place] for job in jobs), seconds, "" if seconds is None else "; ".join(rates))
@@ -211,7 +211,7 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
         check_folder(store)
     if overwrite:
         refuse_to_replace(store, overwrite=True)
-    grid = scanner.late.options.grid(slide, scanner.networks.card)
+    grid = scanner.options.grid(slide, scanner.networks.card)
     there = None if overwrite else find_store(store)
     if there is not None:
         refuse_other_slide(there, slide, grid)

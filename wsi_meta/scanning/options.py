@@ -225,11 +225,7 @@ class LatePlan:
 
     @property
     def plan(self) -> ScanPlan:
-        """Nothing in it is ``auto``, but for compiling, which depends on each slide."""
-        return self.make()
-
-    def make(self) -> ScanPlan:
-        """Make the plan if that has not been done, and return it."""
+        """Nothing in it is ``auto``, but for compiling, which depends on each slide. It is made when it is first asked for."""
         with self._making:
             if self._plan is None:
                 self._plan = plan_of(self.options, self._mode, self._resolve())
@@ -261,7 +257,7 @@ class LatePlan:
 
     def begin(self) -> None:
         """Make the plan; within :meth:`tuned_memory`, tune the memory where a CPU of this machine computes."""
-        plan = self.make()
+        plan = self.plan
         with self._making:
             stack, self._tuned = self._tuned, None
             if stack is not None and plan.inference.device_kind == "cpu" and not self.options.on_cluster:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from wsi_meta.errors import OptionsError, truth
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    TissueSource: TypeAlias = str | Path | NDArray[np.bool_] | TissueMask | None
+
 __all__ = ["Scanner"]
 
 
@@ -52,6 +54,7 @@ class Scanner:
     predictor : a :class:`wsi_meta.Predictor` to use as it is, instead of `model`, `device`, `precision`, `compiled`,
         `batch_size`, `tta` and a dense or patch `mode`; it is not closed
     progress : True shows bars and notes on stderr; a function is told slide, cells done and cells in all
+    journal : a command's, which tells later ones of the slides that a crash left open; None keeps none
     others : see :func:`wsi_meta.scan`
 
     Raises
@@ -81,9 +84,10 @@ class Scanner:
         scheduler: Any = "threads",
         predictor: Predictor | None = None,
         progress: Progress = False,
+        journal: Journal | None = None,
     ) -> None:
         asked = InferenceOptions(device, precision, batch_size, tta)
-        self._options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
+        options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
         if predictor is not None and (model is not None or asked != InferenceOptions()):
             raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
         if score_model is not None:
@@ -94,8 +98,9 @@ class Scanner:
         self._idle, self._in_work, self._closed = threading.Condition(), 0, False
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None
-        self.journal = Journal()  # a command's own takes its place
-        self.late, self._engine = self._resolve(asked, predictor)
+        self.journal = Journal() if journal is None else journal
+        self.options = options if predictor is None else options_of(predictor, options)
+        self._late, self._engine = self._resolve(asked, predictor)
 
     def scan(
         self,
@@ -183,18 +188,22 @@ class Scanner:
     @property
     def plan(self) -> ScanPlan:
         """What the options come to on the machine that computes; see :class:`wsi_meta.scanning.options.LatePlan`."""
-        return self.late.plan
+        return self._late.plan
+
+    def known_identity(self) -> dict[str, Any]:
+        """Return what is known of the scans' identities before the plan; see :class:`wsi_meta.scanning.options.LatePlan`."""
+        return self._late.known_identity() | {"model": self.networks.hash()}
 
     def tuned_memory(self) -> AbstractContextManager[None]:
         """Tune this process's allocator from :meth:`begin`, or the first scan that passed its checks, on; then undo that.
 
         For a command or a service that has the process to itself; see :func:`wsi_meta.inference.allocator.tuned_memory`.
         """
-        return self.late.tuned_memory()
+        return self._late.tuned_memory()
 
     def begin(self) -> None:
         """Do what the first scan would do once nothing is left to refuse: import torch, make the plan, tune the memory."""
-        self.late.begin()
+        self._late.begin()
 
     def __enter__(self) -> Scanner:
         return self
@@ -204,15 +213,14 @@ class Scanner:
 
     def _resolve(self, asked: InferenceOptions, predictor: Predictor | None) -> tuple[LatePlan, Engine]:
         """Return the plan, and the engine that the blocks run on."""
-        options = self._options if predictor is None else options_of(predictor, self._options)
         asked = asked if predictor is not None else fit_to_model(asked, self.networks.card)
-        mode = choose_mode(options, self.networks.card, views=asked.views if predictor is None else predictor.views)
-        engine = _make_engine(options, asked, self.networks, self._threads)
-        late = LatePlan(options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
+        mode = choose_mode(self.options, self.networks.card, views=asked.views if predictor is None else predictor.views)
+        engine = _make_engine(self.options, asked, self.networks, self._threads)
+        late = LatePlan(self.options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:
-            known = options.cluster_is_reached if options.on_cluster else asked.may_be_refused
+            known = self.options.cluster_is_reached if self.options.on_cluster else asked.may_be_refused
             if predictor is not None or known:
-                late.make()
+                _ = late.plan  # what it refuses is refused now
             return late, engine
         except BaseException:
             engine.close()
@@ -241,17 +249,9 @@ class Scanner:
                 self._in_work -= 1
                 self._idle.notify_all()
 
-    def _begin(
-        self,
-        slide: Slide,
-        out: Path,
-        tissue_mask: str | Path | NDArray[np.bool_] | TissueMask | None,
-        meter: Meter,
-        *,
-        overwrite: bool,
-    ) -> Heatmap:
+    def _begin(self, slide: Slide, out: Path, tissue_mask: TissueSource, meter: Meter, *, overwrite: bool) -> Heatmap:
         """Find tissue while the model is loaded; then open the store of this very scan, or make it."""
-        grid = self.late.options.grid(slide, self.networks.card)
+        grid = self.options.grid(slide, self.networks.card)
         there = None if overwrite else find_store(out)
         if there is not None:
             refuse_other_slide(there, slide, grid)
