@@ -6,6 +6,8 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,48 @@ def test_evaluating_leaves_its_host_alone(thin_model: Model, patch_folder: Path,
     evaluate(thin_model, patch_folder, batch_size=8, **HERE | {"workers": workers})
 
     assert host() == before
+
+
+@contextmanager
+def _default_type(wanted: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(wanted)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float64": lambda: _default_type(torch.float64),
+    "meta": lambda: torch.device("meta"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(patch_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "m.safetensors"
+    train_tiny(patch_folder, out, recipe=Recipe(epochs=1, batch_size=8), **HERE)
+    return out
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_the_host_change_nothing(
+    mode: str, trained: Path, thin_model: Model, patch_folder: Path, tmp_path: Path
+) -> None:
+    expected = evaluate(thin_model, patch_folder, batch_size=8, **HERE).logits
+
+    with MODES[mode]():
+        before = host(), torch.get_default_device(), torch.is_autocast_enabled("cpu")
+        train_tiny(patch_folder, tmp_path / "m.safetensors", recipe=Recipe(epochs=1, batch_size=8), **HERE)
+        found = evaluate(thin_model, patch_folder, batch_size=8, **HERE).logits
+        assert (host(), torch.get_default_device(), torch.is_autocast_enabled("cpu")) == before
+
+    assert (tmp_path / "m.safetensors").read_bytes() == trained.read_bytes()
+    assert np.array_equal(found, expected)
 
 
 def test_initial_weights_are_those_of_a_global_seed_without_touching_it() -> None:

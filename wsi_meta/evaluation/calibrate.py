@@ -16,6 +16,7 @@ from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
@@ -42,6 +43,7 @@ LIKE_ITS_OWN = "expected label 1 for tumor and 0 for normal, and patches such as
 """What to do about a model of ours that is worse than chance."""
 
 
+@own_modes()
 def calibrate(
     model: str | Path | None,
     data: str | Path | Sequence[str | Path],
@@ -84,7 +86,6 @@ def calibrate(
     """
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
     patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite, tell=True)
-    out = Path(out)
     patches.check()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
@@ -92,7 +93,7 @@ def calibrate(
     found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = expecting(prior, replace(card, metrics=card.metrics | int8_metrics(found)), logits, patches)
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
-    with locked(out):
+    with locked(Path(out)):
         check_output(out, overwrite=overwrite, replaces=MODEL)  # it took a while
         save_model(out, stored_weights(loaded), card, seen, loaded.known_patches)
     return card
@@ -244,8 +245,7 @@ def operating_points(probabilities: NDArray[np.float32], labels: NDArray[np.uint
 
 def card_thresholds(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> dict[str, float]:
     """Return the operating points as a card may hold them: over 0, and 1 where only a higher one would fit its name."""
-    points = operating_points(probabilities, labels)
-    return {name: min(max(point, SMALLEST_THRESHOLD), 1.0) for name, point in points.items()}
+    return {name: min(max(point, SMALLEST_THRESHOLD), 1.0) for name, point in operating_points(probabilities, labels).items()}
 
 
 def cross_fit(

@@ -22,7 +22,7 @@ from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, NetworkFactory, compare_precisions, networks_on
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.inference.torch_settings import cpu_settings
+from wsi_meta.inference.torch_settings import cpu_settings, own_modes
 from wsi_meta.models.card import read_card
 from wsi_meta.models.features import MIN_PATCHES, FeatureStatistics
 from wsi_meta.models.model import Model, describe_patches, load_model, model_path, save_model, stored_weights
@@ -48,6 +48,7 @@ INT8_PATCHES = (1000, 3000)
 """Fewest patches that int8 is judged by (of fewer, all but a thousandth are all), and how many of more are drawn."""
 
 
+@own_modes()
 def evaluate(
     model: str | Path | Model | None,
     data: str | Path | Sequence[str | Path],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.files.locks import locked
+from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
@@ -55,6 +56,7 @@ class Exported:
         }
 
 
+@own_modes()
 def export_model(
     model: str | Path | None,
     out: str | Path,

@@ -19,6 +19,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.agreement import NetworkFactory
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
@@ -150,6 +151,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     return patches
 
 
+@own_modes()
 def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, parts: ImportParts | None = None) -> ModelCard:
     """Import as :func:`import_model` does; `parts` is what an import is made of, None: the usual parts."""
     parts = parts or ImportParts()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SharedSettings", "cpu_settings", "gpu_settings"]
+__all__ = ["SharedSettings", "cpu_settings", "gpu_settings", "own_modes"]
 
 
 class Setting(NamedTuple):
@@ -71,11 +71,12 @@ class SharedSettings:
         self._entrance, self._left, self._holders = threading.Lock(), threading.Condition(), set()
 
 
-_gpu, _cpu = SharedSettings(), SharedSettings()
+_gpu, _cpu, _types = SharedSettings(), SharedSettings(), SharedSettings()
 """One for the process, because the settings are those of the process. It is no state: outside of passes nothing is changed."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_gpu.begin_anew)
     os.register_at_fork(after_in_child=_cpu.begin_anew)
+    os.register_at_fork(after_in_child=_types.begin_anew)
 
 
 @contextmanager
@@ -95,6 +96,30 @@ def cpu_settings() -> Iterator[None]:
     """Let passes on a CPU compute by oneDNN, and with float32 numbers as they are."""
     with _cpu.holding(True, _for_cpu), _no_autocast():
         yield
+
+
+@contextmanager
+def own_modes() -> Iterator[None]:
+    """Let no modes of the program around change what tensors are: gradients, autocast, default device and default type.
+
+    May be nested: all want the same. The default type is that of the whole process, and put back as the other settings are.
+    """
+    import torch
+
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        modes.enter_context(_no_autocast())
+        if torch.get_default_device().type != "cpu":  # else for nothing: it takes a microsecond of each call of torch
+            modes.enter_context(torch.device("cpu"))
+        modes.enter_context(_types.holding(True, _for_tensors))
+        yield
+
+
+def _for_tensors() -> list[Setting]:
+    import torch
+
+    return [Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32)]
 
 
 def _for_gpu(exact: bool) -> list[Setting]:

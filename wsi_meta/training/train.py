@@ -18,6 +18,7 @@ from wsi_meta.errors import TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
+from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import read_card
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
@@ -142,6 +143,7 @@ def run_training(
     """Train as :func:`train` does, from any parts: one stage a line."""
     check_outputs(out, init, options)
     with (
+        own_modes(),
         compiler_variables,
         joined_processes(options.device) as processes,
         _owned(out, init, options, processes) as finished,
@@ -249,10 +251,8 @@ def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> N
 
 
 def _make_validation(job: Job, precision: str, patches: Patches, shown: Preprocessing) -> Validation:
-    options, parts = job.options, job.parts
-    return parts.make_validation(
-        patches, job.processes.device, precision, options.workers, options.progress, parts.build_network, shown
-    )
+    options, parts, device = job.options, job.parts, job.processes.device
+    return parts.make_validation(patches, device, precision, options.workers, options.progress, parts.build_network, shown)
 
 
 def _begin_files(run: Run, *, resumed: bool) -> None:
