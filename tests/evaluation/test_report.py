@@ -220,6 +220,14 @@ def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_a
     assert "The 2 patches that the model was most wrong about, the worst first." in page.read_text()
 
 
+def test_a_long_list_is_folded(model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(model.card.training, "int8_ranges", {f"layer1.{number}.downsample.1": 1.5 for number in range(53)})
+    subject = Subject(model, valid, "", "", False, None)
+    page = write_report(tmp_path / "r", subject, evaluation_of(valid, WRONG_ON_TWO), pictures=UNPAINTED).read_text()
+    assert page.count("<details>") == 1
+    assert "<dt>int8 ranges</dt><dd><details><summary>53 values</summary>layer1.0" in page
+
+
 def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patches, tmp_path: Path) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO, threshold=0.65, intervals=False)
 

@@ -55,10 +55,7 @@ PLOTS = {
         "Probabilities by class",
         "The probabilities of tumor patches (up) and normal ones (down). In the middle the model is unsure.",
     ),
-    "losses": (
-        "Loss curves",
-        "From the history beside the model file.",
-    ),
+    "losses": ("Loss curves", "From the history beside the model file."),
 }
 """Title and caption of each plot."""
 DPI = 200
