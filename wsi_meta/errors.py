@@ -147,9 +147,9 @@ def whole_number(name: str, value: Any, expected: str = "a whole number") -> int
     raise OptionsError(f"{name} {value!r}; expected {expected}")
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number and what it is of: ``1 lesion``, ``1,200 lesions``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number and what it is of: ``1 lesion``, ``1,200 lesions``; `plural` where that does not end in s alone."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:

@@ -198,6 +198,7 @@ def test_the_gallery_shows_the_worst_first(written: Path, valid: Patches) -> Non
     assert first is not None
     assert np.array_equal(np.asarray(Image.open(BytesIO(base64.b64decode(first[1])))), valid.read(5))
     assert "inset: 33.333%" in html  # the centre 32 of 96 px
+    assert "The 8 patches of the highest loss: 2 called wrongly, and 6 that the model was least sure of." in html
 
 
 def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_against(
@@ -216,6 +217,15 @@ def test_only_so_many_cases_are_shown_and_misses_are_explained_by_the_evidence_a
 
     assert asked == [[False, True]]  # a miss, a false alarm
     assert page.read_text().count('class="pair"') == 2
+    assert "The 2 patches that the model was most wrong about, the worst first." in page.read_text()
+
+
+def test_a_long_list_is_folded(model: Model, valid: Patches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(model.card.training, "int8_ranges", {f"layer1.{number}.downsample.1": 1.5 for number in range(53)})
+    subject = Subject(model, valid, "", "", False, None)
+    page = write_report(tmp_path / "r", subject, evaluation_of(valid, WRONG_ON_TWO), pictures=UNPAINTED).read_text()
+    assert page.count("<details>") == 1
+    assert "<dt>int8 ranges</dt><dd><details><summary>53 values</summary>layer1.0" in page
 
 
 def test_without_history_or_intervals_the_page_says_so(model: Model, valid: Patches, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import csv
 import errno
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from wsi_meta.errors import OutputPathError
@@ -98,9 +100,25 @@ def test_the_curves_show_the_stages(tmp_path: Path) -> None:
         with Image.open(path) as picture:
             assert picture.format == "PNG"
             assert min(picture.size) > 300
-            drawn[name] = np.asarray(picture.convert("L")) == round(0.9 * 255)
+            drawn[name] = np.asarray(picture.convert("L")) == 229  # the band's grey
 
     assert drawn["head"].mean() > 0.05 > drawn["none"].mean()
+
+
+def test_the_only_epoch_is_a_whole_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    saved = Figure.savefig
+
+    def save(figure: Figure, *where: Any, **settings: Any) -> None:
+        figures.append(figure)
+        saved(figure, *where, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    draw_curves(tmp_path / "m.safetensors", [ROW])
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1.0]
+        assert axes.get_title("left")
 
 
 def test_a_table_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,6 +358,24 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
     show(browser, store, check)
 
 
+def test_the_page_is_of_the_slide_and_its_overview_hides_no_tissue(browser: Browser, tmp_path: Path) -> None:
+    """A store of another name than its slide; the overview is there while a part of the slide is seen."""
+    store = write_store(tmp_path / "node.zarr", np.full((17, 23), 0.6, np.float32), mpp=MPP).path
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask("document.title") == "node: wsi-meta"
+        assert await tab.ask("[...document.getElementById('name').childNodes].map((one) => one.textContent)") == [
+            "node",
+            "other.zarr",
+        ]
+        seen = "WsiMeta.page.viewer.navigator.element.checkVisibility({ visibilityProperty: true })"
+        assert await tab.ask(seen) is False
+        await look_at(tab, 300, 300, 4)
+        assert await tab.ask(seen) is True
+
+    show(browser, store.rename(tmp_path / "other.zarr"), check)
+
+
 def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
     values = np.full((17, 23), 0.9999, np.float32)
     stores = [write_store(tmp_path / f"{'a_long_name_' * 5}{number}.zarr", values, mpp=MPP).path for number in range(2)]

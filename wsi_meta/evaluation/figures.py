@@ -26,6 +26,7 @@ __all__ = [
     "PLOTS",
     "Case",
     "Theme",
+    "add_legend",
     "draw_confusion",
     "draw_gallery",
     "draw_losses",
@@ -35,6 +36,8 @@ __all__ = [
     "draw_roc",
     "encode_png",
     "lay_heat",
+    "style_axes",
+    "tick_epochs",
 ]
 
 PLOTS = {
@@ -52,10 +55,7 @@ PLOTS = {
         "Probabilities by class",
         "The probabilities of tumor patches (up) and normal ones (down). In the middle the model is unsure.",
     ),
-    "losses": (
-        "Loss curves",
-        "From the history beside the model file.",
-    ),
+    "losses": ("Loss curves", "From the history beside the model file."),
 }
 """Title and caption of each plot."""
 DPI = 200
@@ -100,16 +100,14 @@ class Case:
 
 def draw_losses(losses: dict[str, list[Any]], theme: Theme = LIGHT) -> bytes:
     """Draw the loss of training and validation over the epochs, as :func:`.read_losses` returns them."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, axes = _start("Loss while training", theme)
     for name, colour, words in (("train_loss", theme.normal, "training"), ("valid_loss", theme.tumor, "validation")):
         axes.plot(losses["epoch"], losses[name], "o-", color=colour, lw=2, ms=4, label=words)
     if heads := [epoch for epoch, stage in zip(losses["epoch"], losses["stage"], strict=True) if stage == "head"]:
         axes.axvspan(min(heads) - 0.5, max(heads) + 0.5, color=theme.line, lw=0, zorder=0, label="new layers only")
     axes.set(xlabel="epoch", ylabel="cross-entropy")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _add_legend(axes, theme)
+    tick_epochs(axes)
+    add_legend(axes, theme)
     return _finish(figure)
 
 
@@ -150,7 +148,7 @@ def draw_roc(labels: NDArray[np.uint8], evaluation: Evaluation, theme: Theme = L
     )
     axes.set(xlabel="false alarms (1 - specificity)", ylabel="tumor found (sensitivity)")
     _set_unit_square(axes)
-    _add_legend(axes, theme, "lower right")
+    add_legend(axes, theme, "lower right")
     return _finish(figure)
 
 
@@ -169,7 +167,7 @@ def draw_precision_recall(labels: NDArray[np.uint8], evaluation: Evaluation, the
         _add_operating_point(axes, point, evaluation, theme)
     axes.set(xlabel="recall (sensitivity)", ylabel="precision")
     _set_unit_square(axes)
-    _add_legend(axes, theme, "lower left")
+    add_legend(axes, theme, "lower left")
     return _finish(figure)
 
 
@@ -185,7 +183,7 @@ def draw_reliability(labels: NDArray[np.uint8], evaluation: Evaluation, theme: T
     axes.scatter(stated, true, 14 + 130 * held, color=theme.normal, edgecolor=theme.paper, zorder=3, clip_on=False)
     axes.set(xlabel="probability of tumor, mean of the bin", ylabel="share of tumor")
     _set_unit_square(axes)
-    _add_legend(axes, theme)
+    add_legend(axes, theme)
     return _finish(figure)
 
 
@@ -200,7 +198,7 @@ def draw_probabilities(labels: NDArray[np.uint8], evaluation: Evaluation, theme:
     axes.axvline(evaluation.threshold, color=theme.ink, lw=1.2, ls="--", label=f"threshold {evaluation.threshold:.3g}")
     axes.set(xlabel="probability of tumor", ylabel="share of the class", xlim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6))
     axes.yaxis.set_major_formatter(lambda share, _position: f"{abs(share):.0%}")
-    _add_legend(axes, theme, "upper left")
+    add_legend(axes, theme, "upper left")
     return _finish(figure)
 
 
@@ -255,6 +253,12 @@ def _start(title: str, theme: Theme) -> tuple[Figure, Axes]:
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     figure.suptitle(title, x=0.03, ha="left", fontsize=11, color=theme.ink)
     axes = figure.subplots()
+    style_axes(axes, theme)
+    return figure, axes
+
+
+def style_axes(axes: Axes, theme: Theme) -> None:
+    """Draw axes in the colours of the theme, without a frame."""
     axes.set_facecolor(theme.paper)
     axes.grid(color=theme.line, lw=0.8)
     axes.set_axisbelow(True)
@@ -263,7 +267,13 @@ def _start(title: str, theme: Theme) -> tuple[Figure, Axes]:
     axes.yaxis.label.set(color=theme.faint, fontsize=9.5)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure, axes
+
+
+def tick_epochs(axes: Axes) -> None:
+    """Let whole numbers stand at the ticks below axes, also where there is but one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _finish(figure: Figure) -> bytes:
@@ -281,7 +291,8 @@ def _set_unit_square(axes: Axes) -> None:
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=np.linspace(0, 1, 6), yticks=np.linspace(0, 1, 6))
 
 
-def _add_legend(axes: Any, theme: Theme, place: str = "best") -> None:
+def add_legend(axes: Any, theme: Theme, place: str = "best") -> None:
+    """Add a legend without a frame, in the colours of the theme."""
     axes.legend(loc=place, facecolor=theme.paper, framealpha=0.85, edgecolor="none", fontsize=8.5, labelcolor=theme.faint)
 
 

@@ -149,6 +149,7 @@ def _fill(folder: Path, subject: Subject, evaluation: Evaluation, pictures: Pict
     values = _words(subject, evaluation) | {
         "figures": _draw(folder, subject, evaluation, pictures),
         "cases": [_show(case) for case in cases],
+        "cases_words": wording.describe_cases([case.verdict for case in cases]),
         "shifts": None if evaluation.robustness is None else _show_shifts(subject.patches, evaluation, evaluation.robustness),
     }
     templates = Environment(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsi_meta.datasets.patches import Patches
+from wsi_meta.errors import counted
 from wsi_meta.models.dihedral import count_views
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cluster_rows",
     "data_facts",
+    "describe_cases",
     "describe_losses",
     "explain_intervals",
     "model_facts",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 AVERAGED_VIEWS = {1: "none", 2: "two of each patch", 4: "four of each patch", 8: "eight of each patch"}
+WRONG = ("missed tumor", "false alarm")
+"""Verdicts on patches that were called wrongly."""
 FIGURES = {
     "auc": ("AUC", "how often a tumor patch is given a higher probability than a normal one"),
     "average_precision": ("Average precision", "precision, averaged over the tumor patches found one after the other"),
@@ -111,9 +116,18 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
 
 def verdict(label: int, *, called: bool) -> str:
     """Name the outcome of a patch."""
-    return {(1, False): "missed tumor", (0, True): "false alarm", (1, True): "tumor, found", (0, False): "normal, left alone"}[
+    return {(1, False): WRONG[0], (0, True): WRONG[1], (1, True): "tumor, found", (0, False): "normal, left alone"}[
         label, called
     ]
+
+
+def describe_cases(verdicts: Sequence[str]) -> str:
+    """Say how many of the patches of the highest loss, by their :func:`verdict`, were called wrongly."""
+    shown, wrong = len(verdicts), sum(verdict in WRONG for verdict in verdicts)
+    if wrong == shown:
+        return f"The {counted(shown, 'patch', 'patches')} that the model was most wrong about, the worst first."
+    called = f"{wrong} called wrongly, and {shown - wrong}" if wrong else "none called wrongly:"
+    return f"The {counted(shown, 'patch', 'patches')} of the highest loss: {called} that the model was least sure of."
 
 
 def tiles(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
+from wsi_meta.evaluation.figures import LIGHT, add_legend, style_axes, tick_epochs
 from wsi_meta.evaluation.results import history_path, read_rows
 from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import read_card
@@ -113,27 +114,30 @@ def _row_of(row: dict[str, str]) -> Epoch:
     return Epoch(epoch=int(row["epoch"]), stage=row["stage"], **numbers)
 
 
+CURVES = (
+    ("Loss while training", "cross-entropy", {"train_loss": "training", "valid_loss": "validation"}),
+    ("On the validation patches", "AUC and accuracy", {"valid_auc": "AUC", "valid_accuracy": "accuracy"}),
+)
+"""Title, axis and lines of each plot."""
+
+
 def draw_curves(out: Path, epochs: Sequence[Epoch]) -> Path:
     """Draw loss, AUC and accuracy over the epochs as ``<stem>.curves.png`` beside the model file `out`; return its path."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor=LIGHT.paper)
     number = [epoch.epoch for epoch in epochs]
-    left.plot(number, [epoch.train_loss for epoch in epochs], "o-", label="training")
-    left.plot(number, [epoch.valid_loss for epoch in epochs], "o-", label="validation")
-    left.set(xlabel="epoch", ylabel="loss (cross-entropy)")
-    right.plot(number, [epoch.valid_auc for epoch in epochs], "o-", label="validation AUC")
-    right.plot(number, [epoch.valid_accuracy for epoch in epochs], "o-", label="validation accuracy")
-    right.set(xlabel="epoch", ylabel="share")
     heads = [epoch.epoch for epoch in epochs if epoch.stage == "head"]
-    for axes in (left, right):
+    for axes, (title, what, lines) in zip(figure.subplots(1, 2), CURVES, strict=True):
+        style_axes(axes, LIGHT)
+        for (name, words), colour in zip(lines.items(), (LIGHT.normal, LIGHT.tumor), strict=True):
+            axes.plot(number, [getattr(epoch, name) for epoch in epochs], "o-", color=colour, lw=2, ms=4, label=words)
         if heads:
-            axes.axvspan(0.5, max(heads) + 0.5, color="0.9", zorder=0, label="new layers only")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+            axes.axvspan(0.5, max(heads) + 0.5, color=LIGHT.line, lw=0, zorder=0, label="new layers only")
+        axes.set_title(title, loc="left", fontsize=11, color=LIGHT.ink)
+        axes.set(xlabel="epoch", ylabel=what)
+        tick_epochs(axes)
+        add_legend(axes, LIGHT)
     path = curves_path(out)
     with written_whole(path) as partial:
         figure.savefig(partial, dpi=120, format="png")

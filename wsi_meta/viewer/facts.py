@@ -42,7 +42,8 @@ def map_facts(state: MapState) -> dict[str, Any]:
     heatmap, grid = state.heatmap, state.heatmap.grid
     rows, cols = grid.shape
     return {
-        "name": printable(heatmap.path.stem),
+        "name": printable(heatmap.record.slide.name),
+        "store": printable(heatmap.path.stem),
         "version": state.version,
         "slide_scanned": slide_scanned(heatmap),
         "finished": heatmap.result is not None,

@@ -181,7 +181,7 @@
 
   const showFacts = () => {
     document.title = `${facts.name}: wsi-meta`;
-    byId("name").textContent = facts.name;
+    byId("name").replaceChildren(facts.name, ...(facts.store === facts.name ? [] : [make("small", `${facts.store}.zarr`)]));
     byId("all").hidden = !facts.several;
     const result = facts.facts.find((group) => group.title === "Result");
     byId("score").replaceChildren(...result.lines.flatMap(([name, value]) => [make("span", name), make("b", value)]));
@@ -516,6 +516,11 @@
       corrections.close();
     });
     for (const name of ["update-viewport", "resize"]) viewer.addHandler(name, draw);
+    // where the whole slide is in view the small one says nothing, and hides tissue
+    const whole = () => viewer.viewport.getZoom(true) < 1.2 * viewer.viewport.getHomeZoom();
+    const fold = () => { viewer.navigator.element.style.visibility = whole() ? "hidden" : "visible"; };
+    for (const name of ["update-viewport", "resize"]) viewer.addHandler(name, fold);
+    fold();
     viewer.addHandler("animation-finish", keepLink);
   };
 
@@ -535,8 +540,8 @@
       tileSources: WsiMeta.tileSource(source, facts),
       showNavigationControl: false,
       showNavigator: true,
-      navigatorPosition: "TOP_LEFT",
-      navigatorSizeRatio: 0.16,
+      navigatorPosition: "BOTTOM_RIGHT",
+      navigatorSizeRatio: 0.14,
       navigatorAutoFade: false,
       maxZoomPixelRatio: 4,
       minZoomImageRatio: 0.6,
