@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
 import warnings
@@ -28,6 +29,7 @@ __all__ = [
     "HEAD",
     "Match",
     "bytes_of",
+    "check_weights",
     "digest_of",
     "find_names",
     "half_precision",
@@ -42,6 +44,10 @@ HEAD = "fc."
 """Begins the names of the head in our networks, as in torchvision's."""
 COUNTS = "num_batches_tracked"
 """Ends the names of entries that no result depends on; older files lack them."""
+VARIANCES = ".running_var"
+"""Ends the names of the variances of a BatchNorm."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types of numbers that are weights as they are; smaller ones stand for others by scales that are kept elsewhere."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Place of an object in memory, as Python prints functions: another one in each process."""
 
@@ -84,6 +90,48 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # what a damaged file raises depends on the damage
         raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
     return _only_tensors(content, path)
+
+
+def check_weights(state: Mapping[str, torch.Tensor], source: object, ranges: Mapping[str, float] | None = None) -> None:
+    """Refuse weights that no network computes with: other than floats, not finite, or of a variance below 0.
+
+    Computed in int8, such weights give numbers that look like any. A ResNet50 takes some milliseconds.
+
+    Parameters
+    ----------
+    state : tensors that are taken, by name
+    source : names the file, for messages
+    ranges : of int8, as the card has them: of each BatchNorm one; None where there are none
+
+    Raises
+    ------
+    ModelFileError
+    """
+    for name, tensor in state.items():
+        if not name.endswith(COUNTS):
+            _check_tensor(name, tensor, source)
+    norms = {name.removesuffix(VARIANCES) for name in state if name.endswith(VARIANCES)}
+    if ranges is not None and (other := norms ^ set(ranges)):
+        told = f"'{min(other)}' is in only one of int8_ranges in its card and its BatchNorms"
+        raise ModelFileError(f"{source}: {told}; expected a range for each; train it again")
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, source: object) -> None:
+    import torch
+
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
+        kind += "" if tensor.layout is torch.strided else f", {str(tensor.layout).removeprefix('torch.')}"
+        expected = f"expected one of {', '.join(FLOATS)}, dense; save the network as it was before it was quantised or packed"
+        raise ModelFileError(f"{source}: '{name}' is of {kind}{', without values' if tensor.is_meta else ''}; {expected}")
+    told, values = "", tensor.float() if kind == "float64" else tensor
+    # a sum is quick and keeps what is not finite; of finite values it may only be too large
+    if not math.isfinite(values.sum()) and not values.isfinite().all():
+        told = "holds values that are no finite float32; expected numbers"
+    elif name.endswith(VARIANCES) and values.numel() and values.min() < 0:
+        told = f"holds a variance of {float(values.min()):g}; expected 0 or more"
+    if told:
+        raise ModelFileError(f"{source}: '{name}' ({kind}) {told}; take a whole copy, or weights of an earlier epoch")
 
 
 def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str = "auto") -> Match:
