@@ -134,14 +134,20 @@ def _check_tensor(name: str, tensor: torch.Tensor, source: object) -> None:
         raise ModelFileError(f"{source}: '{name}' ({kind}) {told}; take a whole copy, or weights of an earlier epoch")
 
 
-def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str = "auto") -> Match:
+def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, source: object, naming: str = "auto") -> Match:
     """Return the naming and prefix under which most of a network's trunk is found.
 
     Parameters
     ----------
     state : tensors by the names in the file
     network : whose trunk is looked for
+    source : names the file, for messages
     naming : ``auto``; ``torchvision`` or ``timm``, which are the same; ``tiatoolbox``: ``feat_extract.4.0.conv1.weight``
+
+    Raises
+    ------
+    ModelFileError
+        when as much of it is found under several prefixes, with other weights, as in a file of teacher and student.
     """
     own = [name for name in network.state_dict() if not name.startswith(HEAD) and not name.endswith(COUNTS)]
     places = {name: str(place) for place, (name, _) in enumerate(network.named_children())}
@@ -152,11 +158,11 @@ def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: st
 
     namings = {"torchvision": {name: name for name in own}, "tiatoolbox": {theirs(name): name for name in own}}
     wanted = {"timm": "torchvision"}.get(naming, naming)
-    matches = [_match(state, kind, names) for kind, names in namings.items() if wanted in ("auto", kind)]
+    matches = [_match(state, kind, names, source) for kind, names in namings.items() if wanted in ("auto", kind)]
     return max(matches, key=lambda match: len(match.names))
 
 
-def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str]) -> Match:
+def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str], source: object) -> Match:
     prefixes = {""} | {name.removesuffix(theirs) for name in state for theirs in names if name.endswith(f".{theirs}")}
     found = {
         prefix: {prefix + theirs: name for theirs, name in names.items() if prefix + theirs in state}
@@ -164,7 +170,20 @@ def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, s
     }
     prefix = max(found, key=lambda prefix: len(found[prefix]))
     missing = tuple(prefix + theirs for theirs in names if prefix + theirs not in state)
+    others = [other for other in found if len(found[other]) == len(found[prefix]) > len(missing) and other != prefix]
+    for other in others:
+        if not all(map(_are_equal, map(state.get, found[prefix]), map(state.get, found[other]))):
+            told = f"holds several networks with other weights, under '{prefix}*' and '{other}*'; expected one"
+            raise ModelFileError(f"{source}: {told}; save the tensors of the one that is meant to a file of their own")
     return Match(naming, prefix, found[prefix], missing)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Tell whether two tensors are the same, dense ones of one type."""
+    import torch
+
+    plain = all(tensor.layout is torch.strided and not tensor.is_meta for tensor in (one, other))
+    return plain and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _load_pickled(path: Path) -> Any:
