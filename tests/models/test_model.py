@@ -30,7 +30,7 @@ from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),
-    preprocessing=Preprocessing(patch_px=64, label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+    preprocessing=Preprocessing(label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     dense=True,
     calibration=Calibration(temperature=1.7, bias=-0.25),
     thresholds={"default": 0.5, "sensitive": 0.125},
@@ -466,6 +466,7 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
         ("calibration", {"temperature": 0, "bias": 0}),
         ("calibration", {"temperature": "a", "bias": 0}),
         ("dense", "no"),
+        ("preprocessing", Preprocessing(patch_px=64).to_dict()),  # of a card that allows dense mode
         ("classes", "tumor"),
         ("thresholds", 3),
         ("thresholds", {}),
@@ -477,7 +478,7 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
     ids=str,
 )
 def test_a_card_of_senseless_values_is_refused(tmp_path: Path, name: str, value: Any) -> None:
-    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({name: value})))
+    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({"dense": True, name: value})))
 
 
 NO_THRESHOLDS = [0, 2, -0.5, 1.0000001, math.nan, math.inf, True, "0.5", None, 10**400]
