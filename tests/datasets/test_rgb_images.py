@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -94,6 +95,38 @@ def test_values_without_an_agreed_colour_are_refused(tmp_path: Path, values: Any
         with pytest.raises(DataError, match=re.escape(str(tmp_path / "0" / "a.tif"))) as caught:
             read()
         assert told in str(caught.value)
+
+
+SHALLOW = RAMP.astype(np.uint16) * 16
+
+
+def _deep_png(path: Path, values: Any) -> None:
+    path.write_bytes(imagecodecs.png_encode(values))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="minisblack"),
+        lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="miniswhite"),
+        lambda path, values: _tiff(path.with_suffix(".tif"), np.dstack([values] * 3), photometric="rgb"),
+        _deep_png,
+        lambda path, values: _deep_png(path, np.dstack([values] * 3)),
+        lambda path, values: _deep_png(path, np.dstack([values] * 3 + [np.full_like(values, 65535)])),
+        lambda path, values: _deep_png(path, np.dstack([values, np.full_like(values, 65535)])),
+    ],
+)  # fmt: skip
+def test_values_of_12_bits_in_16_are_refused(tmp_path: Path, write: Any) -> None:
+    """They were nearly black; a picture of 16 bits that is black is one."""
+    _classes(tmp_path)
+    (tmp_path / "0" / "0.png").unlink()
+    write(tmp_path / "0" / "a.png", SHALLOW)
+    told = r"a\.(png|tif): .*values of 16 bits that are all under 4096, as of 12 bits"
+    with pytest.raises(DataError, match=told):
+        open_patches(tmp_path)["train"].read(0)
+    for sound in (SHALLOW * 16, SHALLOW * 0):
+        write(tmp_path / "0" / "a.png", sound)
+        assert len(np.unique(open_patches(tmp_path)["train"].read(0))) == len(np.unique(sound >> 8))
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "Val", "valid"])

@@ -135,6 +135,16 @@ def test_the_same_patches_are_tumor_whatever_the_prior(prior: float, n: int, apa
         assert ((shifted.calibration.to_probability(logits) >= shifted.thresholds[name]) == called).all(), name
 
 
+@pytest.mark.parametrize("prior", [1 - 1e-9, 1 - 1e-15, 1e-300])
+def test_a_prior_of_which_no_threshold_keeps_its_meaning_is_refused(prior: float) -> None:
+    """In float32 every threshold was 1, and most normal patches were tumor by ``specificity_99``; or none was."""
+    logits, labels = draw(400, 1.0, 0.0)
+    patches = Patches((Path("a.png"),) * 400, np.full(400, -1), labels)
+
+    with pytest.raises(DataError, match=r"prior .*: too many probabilities become 0 or 1 .*; expected a share less near to"):
+        expecting(prior, ModelCard(), logits, patches)
+
+
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
 def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
     with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):

@@ -347,13 +347,17 @@ def test_a_script_that_computes_something_else_is_refused(few_patches: Path, tmp
         (lambda content: content.pop("spacing_um_px"), "'spacing_um_px' is missing"),
         (lambda content: content.update(num_classes=3, class_names=["a", "b", "c"]), "num_classes 3"),
         (lambda content: content.update(class_names=["tumor"]), "num_classes 2"),
+        (lambda content: content.update(class_names=["tumor"], num_classes=1), "class_names tumor; expected 2, as many as"),
         (lambda content: content.update(patch_size_pixels="96"), "patch_size_pixels '96'"),
-        (lambda content: content.update(transform=[{"name": "Flip"}]), "'Flip' is missing"),
+        (
+            lambda content: content.update(transform=[{"name": "Flip"}]),
+            "transform 'Flip' is none of Resize, ToTensor, Normalize",
+        ),
         (lambda content: content["transform"][2]["arguments"].update(mean=[1]), "expected 3, got 1"),
         (lambda content: content.update(spacing_um_px=1e-9), "mpp"),
         (lambda content: content.update(transform=[{"name": "Resize", "arguments": {"size": 224}}]), "patches of 224 px"),
     ],
-    ids=["missing", "three classes", "names", "a text", "a transform", "one mean", "spacing", "size"],
+    ids=["missing", "three classes", "names", "one name", "a text", "a transform", "one mean", "spacing", "size"],
 )
 def test_a_wrong_configuration_is_refused(
     change: Callable[[dict[str, Any]], object], told: str, script: Path, few_patches: Path, tmp_path: Path
@@ -372,6 +376,17 @@ def test_classes_whose_names_say_nothing_must_be_told(script: Path, few_patches:
     assert import_thin(script, few_patches, tmp_path / "m.safetensors", tumor_class="one").metrics["auc"] == 1.0
     with pytest.raises(OptionsError, match=r"config\.json says what it is shown"):
         import_thin(script, few_patches, tmp_path / "n.safetensors", tumor_class="one", mpp=1.0)
+
+
+@pytest.mark.parametrize("name", ["normal", "notumor"])
+def test_one_class_whose_name_is_not_tumor_must_be_told(name: str, few_patches: Path, tmp_path: Path) -> None:
+    """It was taken for the tumor's."""
+    save_script(tmp_path / "net.pt", network_of(darkness_state(UNIT, build_thin), build_thin), [name])
+
+    with pytest.raises(OptionsError, match=f"classes {name}; expected --tumor-class .*; if it is not, turn the signs of"):
+        import_thin(tmp_path / "net.pt", few_patches, tmp_path / "m.safetensors")
+    card = import_thin(tmp_path / "net.pt", few_patches, tmp_path / "m.safetensors", tumor_class=name)
+    assert card.metrics["auc"] == 1.0
 
 
 BEYOND = ["torch.save(x, 'file')", "ops.aten.from_file('file')", "ops.mine.run(x)", "def __setstate__(self)"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from torch import nn
 from wsi_meta.errors import ModelFileError
 from wsi_meta.exchange.states import compact, find_state
 from wsi_meta.models.model import build_network, network_of
-from wsi_meta.models.weights import read_weights
+from wsi_meta.models.weights import check_weights, read_weights
+from wsi_meta.training.initial_weights import initialise
 
 IMAGES = torch.rand((3, 3, 96, 96), generator=torch.Generator().manual_seed(1)) * torch.tensor([0.2, 1, 4])[:, None, None, None]
 MAKERS: dict[str, Callable[[int], nn.Module]] = {
@@ -119,6 +122,54 @@ def test_another_network_is_refused_in_one_line(change: Callable[[dict[str, Any]
     state = dict(build_thin().state_dict())
     change(state)
     assert told in refusal(state)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("layer1.0.conv2.weight", lambda tensor: (tensor * 100).to(torch.int8), "is of int8; expected one of float16,"),
+        ("fc.weight", lambda tensor: tensor.to(torch.complex64), "is of complex64"),
+        ("fc.weight", lambda tensor: tensor.to_sparse(), "is of float32, sparse_coo"),
+        ("fc.weight", lambda tensor: torch.quantize_per_tensor(tensor, 0.01, 0, torch.qint8), "is of qint8"),
+        ("conv1.weight", lambda tensor: tensor.to(torch.float8_e4m3fn), "is of float8_e4m3fn"),
+        ("conv1.weight", lambda tensor: tensor.to("meta"), "is of float32, without values"),
+        ("conv1.weight", lambda tensor: tensor.double() + 1e39, "(float64) holds values that are no finite float32"),
+        ("fc.bias", lambda tensor: tensor * math.nan, "(float32) holds values that are no finite float32"),
+        ("layer1.0.bn1.running_var", lambda tensor: tensor - 5, "(float32) holds a variance of -4"),
+    ],
+)
+def test_weights_that_no_network_computes_with_are_refused_by_name(
+    name: str, change: Callable[[torch.Tensor], torch.Tensor], told: str, tmp_path: Path
+) -> None:
+    """By what takes weights in and by what starts a training."""
+    network = build_thin()
+    state = {f"net.{key}": change(tensor) if key == name else tensor for key, tensor in network.state_dict().items()}
+    assert f"net.pth: 'net.{name}' {told}" in refusal(state)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match=re.escape(f"{tmp_path / 'net.pth'}: '{name}' {told}")):
+        initialise(network, tmp_path / "net.pth")
+
+
+def test_large_values_and_half_precision_are_weights() -> None:
+    state = {"a": torch.full((9,), 6e4).half(), "b": torch.full((9,), 3e38), "c": torch.ones(2).bfloat16(), "d": torch.ones(0)}
+    check_weights(state | {"bn.num_batches_tracked": torch.tensor(3), "bn.running_var": torch.zeros(0)}, "net.pth")
+
+
+@pytest.mark.parametrize("second", ["a.second.", "momentum."])
+def test_of_two_networks_none_is_taken(second: str, tmp_path: Path) -> None:
+    """The first by the alphabet was taken, whichever was meant; where both are the same it does not matter."""
+    own = randomised(build_thin()).state_dict()
+    prefixes = ("encoder.", second)
+    state = {prefix + name: tensor * (prefix == "encoder.") for prefix in prefixes for name, tensor in own.items()}
+    first, last = sorted(prefixes)
+    told = f"net.pth: holds several networks with other weights, under '{first}*' and '{last}*'; expected one"
+    assert told in refusal(state)
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(ModelFileError, match=re.escape(told)):
+        initialise(build_thin(), tmp_path / "net.pth")
+    torch.save({prefix + name: tensor.clone() for prefix in prefixes for name, tensor in own.items()}, tmp_path / "net.pth")
+    assert f"({first}*)" in initialise(build_thin(), tmp_path / "net.pth").summary
 
 
 def test_a_naming_that_was_said_is_the_only_one_looked_for() -> None:

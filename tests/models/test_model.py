@@ -30,7 +30,7 @@ from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
     classes=("normal", "tumor"),
-    preprocessing=Preprocessing(patch_px=64, label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+    preprocessing=Preprocessing(label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     dense=True,
     calibration=Calibration(temperature=1.7, bias=-0.25),
     thresholds={"default": 0.5, "sensitive": 0.125},
@@ -408,6 +408,33 @@ def test_weights_of_another_shape_are_refused(model_file: Path, tmp_path: Path) 
     assert "weights do not fit" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("layer3.0.conv1.weight", torch.tensor([1, math.nan]).half(), "no finite float32"),
+        ("fc.bias", torch.tensor([-math.inf]), "no finite float32"),
+        ("bn1.running_var", torch.tensor([1.0, -1.0]), "a variance of -1"),
+        ("layer3.0.conv1.weight", torch.ones(2, dtype=torch.int8), "is of int8; expected one of float16"),
+    ],
+    ids=["nan", "infinity", "variance", "int8"],
+)
+def test_weights_that_no_network_computes_with_are_refused_by_name(
+    name: str, values: torch.Tensor, told: str, tmp_path: Path
+) -> None:
+    """Computed in int8, not a number became a number."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, TINY_STATE | {name: values}, ModelCard())
+
+    assert f"'{name}'" in (text := refusal(path))
+    assert told in text
+
+
+def test_a_card_with_ranges_of_another_network_is_refused_when_it_is_opened(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update(training={"int8_ranges": {"x": 1.0}}))
+
+    assert "'x' is in only one of int8_ranges" in refusal(path)
+
+
 def test_a_refusal_is_also_a_value_error(tmp_path: Path) -> None:
     assert issubclass(ModelFileError, ValueError)
     with pytest.raises(WsiMetaError):
@@ -439,6 +466,7 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
         ("calibration", {"temperature": 0, "bias": 0}),
         ("calibration", {"temperature": "a", "bias": 0}),
         ("dense", "no"),
+        ("preprocessing", Preprocessing(patch_px=64).to_dict()),  # of a card that allows dense mode
         ("classes", "tumor"),
         ("thresholds", 3),
         ("thresholds", {}),
@@ -450,7 +478,7 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
     ids=str,
 )
 def test_a_card_of_senseless_values_is_refused(tmp_path: Path, name: str, value: Any) -> None:
-    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({name: value})))
+    refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({"dense": True, name: value})))
 
 
 NO_THRESHOLDS = [0, 2, -0.5, 1.0000001, math.nan, math.inf, True, "0.5", None, 10**400]

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_mode", "read_rgb"]
 
+DEEP_MODE = ";16"
+"""In the names by which Pillow decodes values of 16 bits, colours as well, of which it keeps the upper byte."""
+TWELVE_BITS = 1 << 12
 SHOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 """Modes that Pillow converts to what the picture shows."""
 
@@ -42,14 +45,15 @@ def check_mode(image: Any) -> None:
 def read_rgb(image: Any) -> NDArray[np.uint8]:
     """Return the pixels of an opened image, uint8 (height, width, 3).
 
-    Greys of 16 bits are scaled to 8 as OpenSlide does: the upper byte counts. Transparent pixels are laid on white.
+    Values of 16 bits are scaled to 8 as OpenSlide does: the upper byte counts. Transparent pixels are laid on white.
 
     Raises
     ------
     ValueError
-        as :func:`check_mode`.
+        as :func:`check_mode`, or when values of 16 bits reach no farther than those of 12: their upper bytes are nearly black.
     """
     check_mode(image)
+    _refuse_12_in_16_bits(image)
     if _is_16_bit(image):
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts only 8 bits
@@ -61,6 +65,19 @@ def read_rgb(image: Any) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
+
+
+def _refuse_12_in_16_bits(image: Any) -> None:
+    """Raise ValueError when values of 16 bits are those of 12, or fewer, that were not scaled.
+
+    Neither PNG's sBIT nor TIFF's MaxSampleValue tells: by their standards values are scaled all the same.
+    """
+    if DEEP_MODE not in str(image.tile) or image.mode == "CMYK":  # what is to be decoded; once it was, nothing is left of it
+        return
+    values = np.asarray(image)
+    colours = values if values.ndim == 2 else values[..., : {"LA": 1, "La": 1}.get(image.mode, 3)]
+    if 0 < int(colours.max()) << (0 if _is_16_bit(image) else 8) < TWELVE_BITS:
+        raise ValueError("values of 16 bits that are all under 4096, as of 12 bits; expected them times 16, or 8 bits")
 
 
 def _is_16_bit(image: Any) -> bool:

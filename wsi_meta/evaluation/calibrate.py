@@ -90,6 +90,7 @@ def calibrate(
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
     card, logits = fit_card(predictor, patches, workers=workers, progress=progress)
+    expecting(prior, card, logits, patches)  # refuses a prior before more work
     found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = expecting(prior, replace(card, metrics=card.metrics | int8_metrics(found)), logits, patches)
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
@@ -112,16 +113,11 @@ def fit_card(
     Parameters
     ----------
     predictor : of the model
-    patches, workers, progress : as for :func:`calibrate`
+    patches, workers, progress : as for :func:`calibrate`, and its errors
     remedy : as for :func:`wsi_meta.models.card.check_fitted`
-
-    Raises
-    ------
-    DataError, ModelFileError
     """
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
-    card = expecting(None, predictor.model.card, logits, patches)
-    card = replace(card, metrics=validation_metrics(logits, patches.labels))
+    card = replace(expecting(None, predictor.model.card, logits, patches), metrics=validation_metrics(logits, patches.labels))
     check_fitted(card, predictor.model.path, remedy)
     return card, logits
 
@@ -129,8 +125,9 @@ def fit_card(
 def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32], patches: Patches) -> ModelCard:
     """Return the card with the calibration and the operating points of a share of tumor; figures stay as they are.
 
-    The points are chosen on the patches' own share, and moved with it: by each the same patches are tumor. Other ways to
-    compute the model are compared with a card of the patches' own share: where hardly any probability reaches 0.5, all agree.
+    The points are chosen on the patches' own share, and moved with it: by each the same patches are tumor; DataError where
+    too many probabilities become 0 or 1 for that. Other ways to compute the model are compared with a card of the patches' own
+    share: where hardly any probability reaches 0.5, all agree.
 
     Parameters
     ----------
@@ -141,7 +138,11 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
     points = card_thresholds(own.to_probability(logits), patches.labels)
     if prior is not None:
         calibration = fit_calibration(logits, patches.labels, prior=prior)
+        before = [own.to_probability(logits) >= point for point in points.values()]
         points = {name: own.moved(point, logits, calibration) for name, point in points.items()}
+        if not np.array_equal(before, [calibration.to_probability(logits) >= point for point in points.values()]):
+            told = "too many probabilities become 0 or 1 for thresholds that call the same patches tumor"
+            raise DataError(f"calibration: prior {prior}: {told}; expected a share less near to 0 or 1")
     training = card.training | {"calibrated_on": patches.summary() | {"prior": prior}}
     return replace(card, calibration=calibration, thresholds=points, training=training)
 
@@ -162,7 +163,7 @@ def check_calibration(
     overwrite: bool = False,
     tell: bool = False,
 ) -> Patches:
-    """Refuse what :func:`calibrate` would refuse before its work, without importing torch, which takes seconds.
+    """Refuse what :func:`calibrate` would refuse before its work, by its errors, without importing torch, which takes seconds.
 
     Parameters
     ----------
@@ -172,10 +173,6 @@ def check_calibration(
     Returns
     -------
     The patches to calibrate on.
-
-    Raises
-    ------
-    DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
     require("train", "calibrating")
     check_prior(prior)

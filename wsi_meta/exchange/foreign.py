@@ -89,17 +89,18 @@ class ImportOptions:
             raise OptionsError(str(error)) from error
 
     def class_of(self, names: tuple[str, ...]) -> int:
-        """Return the place of the tumor's logit among two.
+        """Return the place of the tumor's logit among two, or of the only one; OptionsError where names do not say it.
 
         Parameters
         ----------
         names : of the classes, as a config.json has them; empty for bare weights
         """
         told = self.tumor_class
-        if told is None and len(names) == 2:
+        if told is None and names:
             told = next((name for name in names if name.lower() in SAYS_TUMOR), None)
             if told is None:
-                raise OptionsError(f"classes {', '.join(names)}; expected --tumor-class with the one that is tumor")
+                turned = "; if it is not, turn the signs of the head's weight and bias" if len(names) == 1 else ""
+                raise OptionsError(f"classes {', '.join(names)}; expected --tumor-class with the one that is tumor{turned}")
         if told in names:
             return names.index(str(told))
         place = "1" if told is None else str(told)
@@ -211,6 +212,9 @@ def read_foreign(file: Path, options: ImportOptions, build: Callable[[], nn.Modu
     found = find_state(state, source=file, naming=options.naming, tumor_class=tumor_class, build=build)
     if found.logits == 1 and options.tumor_class not in (None, *(() if config is None else config.class_names)):
         raise OptionsError(f"tumor class {options.tumor_class}: the head of {file} has one logit, which is the tumor's")
+    if config is not None and found.logits != len(config.class_names):
+        names = ", ".join(config.class_names)
+        raise ModelFileError(f"{path}: class_names {names}; expected {found.logits}, as many as the head of {file} has logits")
     shown = options.input_of(found.naming) if config is None else config.preprocessing
     facts = {"kind": "weights" if config is None else "TorchScript", "naming": found.naming, "logits": found.logits}
     facts |= _class_facts(config, found.logits, tumor_class)

@@ -165,6 +165,7 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))
     asked: dict[str, Any] = {"workers": options.workers, "progress": options.progress}
     card, logits = fit_card(predictor, patches, **asked, remedy=foreign.remedy)
+    expecting(options.prior, card, logits, patches)  # refuses a prior before more work
     others = Others(replace(model, card=card), patches, logits, options)
     card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
     seen = look_at(patches, model, **asked)

@@ -11,7 +11,7 @@ from torch import nn
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import Calibration
 from wsi_meta.models.model import build_network
-from wsi_meta.models.weights import COUNTS, HEAD, find_names, half_precision
+from wsi_meta.models.weights import COUNTS, HEAD, check_weights, find_names, half_precision
 
 __all__ = ["FoundState", "compact", "find_state", "two_logits"]
 
@@ -49,11 +49,12 @@ def find_state(
     Raises
     ------
     ModelFileError
-        when it is another network, when its head has not one or two logits, or when there are tensors that belong to neither.
+        when it is another network or several, when its head has not one or two logits, when there are tensors that belong to
+        neither, or weights that no network computes with.
     """
     with torch.device("meta"):
         network = build()
-    own, match = network.state_dict(), find_names(state, network, naming)
+    own, match = network.state_dict(), find_names(state, network, source, naming)
     if match.missing:
         example, whole = next(iter(state), ""), len(match.missing) + len(match.names)
         raise ModelFileError(
@@ -65,6 +66,7 @@ def find_state(
         if tensor.shape != own[name].shape:
             found_shape, expected = tuple(tensor.shape), tuple(own[name].shape)
             raise ModelFileError(f"{source}: '{name}' is {found_shape}; expected {expected}: is it another network?")
+    check_weights({theirs: state[theirs] for theirs in match.names}, source)
     rest = {name: tensor for name, tensor in state.items() if name not in match.names and not name.endswith(COUNTS)}
     weight, bias = _find_head(rest, own[f"{HEAD}weight"].shape[1], source)
     zeros = {name: torch.zeros_like(tensor, device="cpu") for name, tensor in own.items() if name.endswith(COUNTS)}
@@ -93,7 +95,9 @@ def two_logits(weight: torch.Tensor, bias: torch.Tensor, calibration: Calibratio
 
 def _find_head(rest: Mapping[str, torch.Tensor], channels: int, source: object) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight (logits, channels) and bias (logits,) of the head: all that is left beside the trunk."""
-    weights = [name for name, tensor in rest.items() if tensor.shape[1:2] == (channels,) and tensor[0].numel() == channels]
+    weights = [
+        name for name, tensor in rest.items() if tensor.shape[1:2] == (channels,) and tensor.shape[1:].numel() == channels
+    ]
     if not weights:
         raise ModelFileError(
             f"{source}: has no head, which takes {channels} features; expected a classifier of one or two logits"
@@ -104,6 +108,7 @@ def _find_head(rest: Mapping[str, torch.Tensor], channels: int, source: object) 
         raise ModelFileError(
             f"{source}: '{others[0]}' belongs neither to a ResNet50 nor to its head '{name}'; expected these alone"
         )
+    check_weights(rest, source)
     weight = _plain(rest[name]).flatten(1)
     bias = _plain(rest.get(f"{place}bias", torch.zeros(len(weight), dtype=torch.float32)))
     if len(weight) not in (1, 2) or bias.shape != (len(weight),):

@@ -93,7 +93,9 @@ def _parse(content: Any) -> ZooConfig:
     unscaled = Preprocessing(patch_px=patch_px, mpp=float(mpp), mean=NEUTRAL_MEAN, std=NEUTRAL_STD)
     shown = unscaled
     for step in content["transform"]:
-        shown = STEPS[step["name"]](shown, step.get("arguments") or {})
+        if (name := step["name"]) not in STEPS:
+            raise ValueError(f"transform '{name}' is none of {', '.join(STEPS)}, which are known here")
+        shown = STEPS[name](shown, step.get("arguments") or {})
     shown = replace(shown, mpp=shown.mpp * patch_px / shown.patch_px)
     shown.refuse_senseless()
     return ZooConfig(tuple(names), shown)

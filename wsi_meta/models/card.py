@@ -51,6 +51,8 @@ TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
 FITTED_TEMPERATURES = (1 / 20, 20.0)
 """Limits of temperatures that are fitted."""
+DENSE_PATCH_PX = 96
+"""Side of the patches that dense mode can give the logits of: three features of the trunk."""
 CHANCE = 0.5
 """Area under the curve of what tells nothing."""
 
@@ -279,17 +281,12 @@ def _refuse_senseless(card: ModelCard) -> None:
             raise ValueError(f"{name} is {side}; expected an even number: a cell is the middle of its patch, to the pixel")
     if card.preprocessing.label_px > card.preprocessing.patch_px:
         raise ValueError(f"label_px is {card.preprocessing.label_px}; expected at most patch_px, {card.preprocessing.patch_px}")
-    if not isinstance(card.dense, bool):
-        raise ValueError("dense must be true or false")
-    if not isinstance(card.training, dict) or not all(isinstance(name, str) and len(name) > 1 for name in card.classes):
-        raise ValueError("training must be an object, classes a list of names")
-    if not all(isinstance(value, str) for value in card.versions.values()):
-        raise ValueError("versions must be texts")
-    _refuse_ranges(card.int8_ranges or {})
-
-
-def _refuse_ranges(ranges: dict[str, float]) -> None:
-    for name, value in ranges.items():
+    if not isinstance(card.dense, bool) or (card.dense and card.preprocessing.patch_px != DENSE_PATCH_PX):
+        raise ValueError(f"dense {str(card.dense)[:40]}; expected true or false, false where patch_px is not {DENSE_PATCH_PX}")
+    named = all(isinstance(name, str) and len(name) > 1 for name in card.classes)
+    if not (named and isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
+        raise ValueError("training must be an object, classes a list of names, versions texts")
+    for name, value in (card.int8_ranges or {}).items():
         _refuse_beyond(f"range of '{name}'", value, 0, 1e30, "a number of at least 0")
 
 

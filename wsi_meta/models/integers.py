@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import nn
 
-from wsi_meta.errors import ModelFileError
 from wsi_meta.models.resnet import Bottleneck, ResNet
 
 __all__ = ["BESIDE", "LEVELS", "Integers", "Moments", "fit", "layers_beside", "named_blocks", "plan_integers", "weight_steps"]
@@ -69,18 +68,10 @@ def plan_integers(network: ResNet, ranges: Mapping[str, float] | None = None) ->
     ----------
     network : ResNet with its BatchNorms
     ranges : largest value of each activation by name, and of both signs beside a block; None derives them from BatchNorm
-
-    Raises
-    ------
-    ModelFileError
-        when the ranges are those of another network.
     """
     expected = _expected(network)
     if ranges is None:
         return expected
-    if set(ranges) != set(expected):
-        other = min(set(ranges) ^ set(expected))
-        raise ModelFileError(f"ranges of int8 in the card: {other} is in only one of card and network; train the model again")
     return {name: _within(name, ranges[name], integers.means) for name, integers in expected.items()}
 
 

@@ -19,7 +19,7 @@ from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
-from wsi_meta.models.weights import digest_of
+from wsi_meta.models.weights import check_weights, digest_of, with_metadata
 from wsi_meta.outputs import written_whole
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def load_model(path: str | Path | None = None) -> Model:
     Raises
     ------
     ModelFileError
-        when the file is missing, damaged, a pickle, has no card, or a card of a newer format, or was replaced meanwhile.
+        when the file is missing, damaged, a pickle or replaced meanwhile, or its card or weights are none that can be used.
     """
     path = model_path(path)
     before = SameFile.at(path) if path.exists() else None
@@ -241,11 +241,14 @@ def load_model(path: str | Path | None = None) -> Model:
     if SameFile.at(path) != before:  # a training writes its model after each epoch that was the best
         raise ModelFileError(f"{path}: {REPLACED}")
     try:
-        network = network_of(load(content))
+        weights = load(content)
+        check_weights(weights, path, card.int8_ranges)
+        network = network_of(weights)
+    except ModelFileError:
+        raise
     except Exception as error:  # safetensors and torch raise several kinds for damaged weights; all mean the same here
         raise ModelFileError(f"{path}: the weights do not fit a ResNet50 with one logit ({first_line(error)})") from error
-    digest = hashlib.sha256(content).hexdigest()
-    return Model(network, card, digest, path.absolute(), features, digest_of(network, card), known)
+    return Model(network, card, hashlib.sha256(content).hexdigest(), path.absolute(), features, digest_of(network, card), known)
 
 
 def stored_weights(model: Model) -> dict[str, torch.Tensor]:
@@ -286,8 +289,6 @@ def save_model(
         when it cannot be written; an older file stays.
     """
     from safetensors.torch import save
-
-    from wsi_meta.models.weights import with_metadata
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {CARD_KEY: json.dumps(card.to_dict())}

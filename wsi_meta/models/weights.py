@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
 import warnings
@@ -28,6 +29,7 @@ __all__ = [
     "HEAD",
     "Match",
     "bytes_of",
+    "check_weights",
     "digest_of",
     "find_names",
     "half_precision",
@@ -42,6 +44,10 @@ HEAD = "fc."
 """Begins the names of the head in our networks, as in torchvision's."""
 COUNTS = "num_batches_tracked"
 """Ends the names of entries that no result depends on; older files lack them."""
+VARIANCES = ".running_var"
+"""Ends the names of the variances of a BatchNorm."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types of numbers that are weights as they are; smaller ones stand for others by scales that are kept elsewhere."""
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 """Place of an object in memory, as Python prints functions: another one in each process."""
 
@@ -86,14 +92,62 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return _only_tensors(content, path)
 
 
-def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: str = "auto") -> Match:
+def check_weights(state: Mapping[str, torch.Tensor], source: object, ranges: Mapping[str, float] | None = None) -> None:
+    """Refuse weights that no network computes with: other than floats, not finite, or of a variance below 0.
+
+    Computed in int8, such weights give numbers that look like any. A ResNet50 takes some milliseconds.
+
+    Parameters
+    ----------
+    state : tensors that are taken, by name
+    source : names the file, for messages
+    ranges : of int8, as the card has them: of each BatchNorm one; None where there are none
+
+    Raises
+    ------
+    ModelFileError
+    """
+    for name, tensor in state.items():
+        if not name.endswith(COUNTS):
+            _check_tensor(name, tensor, source)
+    norms = {name.removesuffix(VARIANCES) for name in state if name.endswith(VARIANCES)}
+    if ranges is not None and (other := norms ^ set(ranges)):
+        told = f"'{min(other)}' is in only one of int8_ranges in its card and its BatchNorms"
+        raise ModelFileError(f"{source}: {told}; expected a range for each; train it again")
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, source: object) -> None:
+    import torch
+
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
+        kind += "" if tensor.layout is torch.strided else f", {str(tensor.layout).removeprefix('torch.')}"
+        expected = f"expected one of {', '.join(FLOATS)}, dense; save the network as it was before it was quantised or packed"
+        raise ModelFileError(f"{source}: '{name}' is of {kind}{', without values' if tensor.is_meta else ''}; {expected}")
+    told, values = "", tensor.float() if kind == "float64" else tensor
+    # a sum is quick and keeps what is not finite; of finite values it may only be too large
+    if not math.isfinite(values.sum()) and not values.isfinite().all():
+        told = "holds values that are no finite float32; expected numbers"
+    elif name.endswith(VARIANCES) and values.numel() and values.min() < 0:
+        told = f"holds a variance of {float(values.min()):g}; expected 0 or more"
+    if told:
+        raise ModelFileError(f"{source}: '{name}' ({kind}) {told}; take a whole copy, or weights of an earlier epoch")
+
+
+def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, source: object, naming: str = "auto") -> Match:
     """Return the naming and prefix under which most of a network's trunk is found.
 
     Parameters
     ----------
     state : tensors by the names in the file
     network : whose trunk is looked for
+    source : names the file, for messages
     naming : ``auto``; ``torchvision`` or ``timm``, which are the same; ``tiatoolbox``: ``feat_extract.4.0.conv1.weight``
+
+    Raises
+    ------
+    ModelFileError
+        when as much of it is found under several prefixes, with other weights, as in a file of teacher and student.
     """
     own = [name for name in network.state_dict() if not name.startswith(HEAD) and not name.endswith(COUNTS)]
     places = {name: str(place) for place, (name, _) in enumerate(network.named_children())}
@@ -104,11 +158,11 @@ def find_names(state: Mapping[str, torch.Tensor], network: nn.Module, naming: st
 
     namings = {"torchvision": {name: name for name in own}, "tiatoolbox": {theirs(name): name for name in own}}
     wanted = {"timm": "torchvision"}.get(naming, naming)
-    matches = [_match(state, kind, names) for kind, names in namings.items() if wanted in ("auto", kind)]
+    matches = [_match(state, kind, names, source) for kind, names in namings.items() if wanted in ("auto", kind)]
     return max(matches, key=lambda match: len(match.names))
 
 
-def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str]) -> Match:
+def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, str], source: object) -> Match:
     prefixes = {""} | {name.removesuffix(theirs) for name in state for theirs in names if name.endswith(f".{theirs}")}
     found = {
         prefix: {prefix + theirs: name for theirs, name in names.items() if prefix + theirs in state}
@@ -116,7 +170,20 @@ def _match(state: Mapping[str, torch.Tensor], naming: str, names: Mapping[str, s
     }
     prefix = max(found, key=lambda prefix: len(found[prefix]))
     missing = tuple(prefix + theirs for theirs in names if prefix + theirs not in state)
+    others = [other for other in found if len(found[other]) == len(found[prefix]) > len(missing) and other != prefix]
+    for other in others:
+        if not all(map(_are_equal, map(state.get, found[prefix]), map(state.get, found[other]))):
+            told = f"holds several networks with other weights, under '{prefix}*' and '{other}*'; expected one"
+            raise ModelFileError(f"{source}: {told}; save the tensors of the one that is meant to a file of their own")
     return Match(naming, prefix, found[prefix], missing)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Tell whether two tensors are the same, dense ones of one type."""
+    import torch
+
+    plain = all(tensor.layout is torch.strided and not tensor.is_meta for tensor in (one, other))
+    return plain and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _load_pickled(path: Path) -> Any:

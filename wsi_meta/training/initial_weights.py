@@ -19,7 +19,7 @@ from wsi_meta.errors import ModelFileError, TrainingError, first_line
 from wsi_meta.models.card import CARD_KEY, read_card, read_metadata
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
-from wsi_meta.models.weights import COUNTS, find_names, holds_pickle, read_weights
+from wsi_meta.models.weights import COUNTS, check_weights, find_names, holds_pickle, read_weights
 from wsi_meta.slides.pixel_size import differs
 from wsi_meta.training.recipe import RECIPES, Recipe
 
@@ -101,19 +101,21 @@ def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None
     Raises
     ------
     ModelFileError
-        when the file is missing or unreadable, when none of its tensors fits, or a stage in part, or when the download fails.
+        when the file is missing or unreadable, when none of its tensors fits, or a stage in part, when it holds several
+        networks, or weights that no network computes with, or when the download fails.
     """
     shown = shown or Preprocessing()
     if str(init) == "none":
         return Start(network, frozenset(), "none", "all weights random", shown)
     state = _download_imagenet() if str(init) == "imagenet" else read_weights(Path(init))
-    match, own = find_names(state, network), network.state_dict()
+    match, own = find_names(state, network, init), network.state_dict()
     state = {match.names.get(name, name.removeprefix(match.prefix)): tensor for name, tensor in state.items()}
     fitting = {name: tensor for name, tensor in state.items() if name in own and tensor.shape == own[name].shape}
     if not fitting:
         told = f"none of its {len(state)} tensors fits; expected a ResNet50 with torchvision's, timm's or TIAToolbox's names"
         raise ModelFileError(f"{init}: {told}; its first: '{next(iter(state))}'")
     _refuse_parts(own, state, init)
+    check_weights(fitting, init)
     network.load_state_dict(fitting, strict=False)
     missing = [name for name in own if name not in fitting and not name.endswith(COUNTS)]
     stages = sorted({stage_of(name) for name in missing}, key=STAGES.index)
