@@ -266,6 +266,35 @@ def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     assert result_of(result.stdout)["slides"] == 3
 
 
+def test_masks_are_compared_with_their_slides(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """Read as level 0, a mask of level 5 has an isolated cell where there is a lesion."""
+    (cohort[0] / "Test_002.csv").write_text("")
+    (tmp_path / "scans").mkdir()
+    slide = write_store(tmp_path / "scans" / "test_002.zarr", np.zeros((30, 30), np.float32)).record.slide
+    mask = np.zeros((slide.height // 32 + 1, slide.width // 32), np.uint8)
+    mask[5:45, 5:45] = 255
+    tifffile.imwrite(cohort[1] / "test_002_Mask.tif", mask)
+    for level in (0, 3):
+        with pytest.raises(
+            DataError, match=f"expected level {level} of the slide's .*, but this is level 5; pass --mask-level 5"
+        ):
+            froc(*cohort, mask_level=level, slides=tmp_path / "scans")
+    assert froc(*cohort, mask_level=5, slides=tmp_path / "scans").lesions == 2
+    tifffile.imwrite(cohort[1] / "test_002_Mask.tif", mask[:, :-4])
+    with pytest.raises(DataError, match=r"test_002_Mask\.tif: .* do not fit the slide's"):
+        froc(*cohort, mask_level=5, slides=tmp_path / "scans")
+
+
+def test_masks_of_implausibly_small_slides_are_told(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    (cohort[0] / "Test_002.csv").write_text("")
+    froc(*cohort)
+    assert "120 x 100 px, which at --mask-level 0 is a slide of 120 x 100 px (1 such masks); expected 16384" in caplog.text
+    caplog.clear()
+    (cohort[0] / "test_003.csv").write_text("0.5,100,90000\n")
+    froc(*cohort, mask_level=5)
+    assert "at --mask-level 5 is a slide of 3840 x 3200 px (1 such masks); expected 22500 or more" in caplog.text
+
+
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
     """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
     scans.mkdir(exist_ok=True)
@@ -591,7 +620,7 @@ def test_the_score_is_the_scripts_where_hits_and_false_positives_share_scores(di
 def test_both_scores_are_told_where_they_differ(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
     found, truth = cohort
     assert froc(found, truth, mask_level=5).float64_score == 0.5
-    assert caplog.text == ""
+    assert "float32" not in caplog.text
     for name, content in [("test_001", "0.6,1000,1000\n"), ("test_003", "0.6,100,100\n" * 3)]:
         (found / f"{name}.csv").write_text(content)
     result = froc(found, truth, mask_level=5)

@@ -159,4 +159,4 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
         bounds = record.slide.bounds
         outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
         return match_slide(name, points, outlines).hits
-    return match_slide(name, points, drawn).hits
+    return match_slide(name, points, drawn, None, extent=(record.slide.width, record.slide.height)).hits
