@@ -136,13 +136,52 @@ def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplo
         found = read_annotations(path)
     assert found.mask((1500, 2000), 1).sum() == 200**2
     assert "t.geojson: 2 outlines without a class" in caplog.text
-    caplog.clear()
-    path.write_text(json.dumps([region, region]))
-    assert len(read_annotations(path).tumor) == 2, "where nothing has a class, everything is tumor"
-    assert caplog.text == ""
+    other = _feature("Polygon", region["geometry"]["coordinates"], {"name": "A"})
+    path.write_text(json.dumps([region, other]))
+    assert len(read_annotations(path).tumor) == 2
+    assert f"{path}: nothing has a class, so 2 outlines count as tumor; they are named 'A', 'ROI'" in caplog.text
     path.write_text(json.dumps([region, excluded]))
     with pytest.raises(DataError, match="1 outlines without a class beside others of which none is tumor"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objectType", "tma_core"),
+        ("objectType", "root"),
+        ("object_type", "cell"),
+        ("objectType", "tile"),
+        ("id", "PathDetectionObject"),
+    ],
+)
+def test_what_nobody_outlined_is_no_tumor(tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, value: str) -> None:
+    path, square = tmp_path / "t.geojson", [_square(0, 0, 40).tolist()]
+    drawn = _feature("Polygon", [_square(0, 0, 8).tolist()], {"objectType": "annotation"})
+    idle = _feature("Polygon", square, {} if key == "id" else {key: value}) | ({key: value} if key == "id" else {})
+    path.write_text(json.dumps([idle, drawn]))
+    assert read_annotations(path).mask((40, 40), 1).sum() == 64
+    assert "QuPath objects that are no annotations are left out: 1 " in caplog.text
+    path.write_text(json.dumps([idle]))
+    with pytest.raises(DataError, match="only QuPath objects that are no annotations"):
+        read_annotations(path)
+    classified = _feature("Polygon", square, {key: value, "classification": {"name": "Tumor"}})
+    path.write_text(json.dumps([classified | {"id": value}, drawn | {"properties": {"class": "tumor"}}]))
+    assert len(read_annotations(path).tumor) == (1 if value in ("tma_core", "root") else 2)
+
+
+@pytest.mark.parametrize("key", ["class", "label", "category", "type", "className", "name", "classification"])
+def test_classes_of_other_programs(tmp_path: Path, key: str) -> None:
+    path, rings = tmp_path / "t.geojson", [[_square(0, 0, side).tolist()] for side in (8, 4)]
+    names = ["Tumor", "normal"] if key != "classification" else [["Tumor", "Positive"], {"names": ["normal"]}]
+    features = [_feature("Polygon", ring, {key: name}) for ring, name in zip(rings, names, strict=True)]
+    path.write_text(json.dumps(features))
+    assert read_annotations(path).mask((8, 8), 1).sum() == 64 - 16
+    path.write_text(json.dumps(features).replace("normal", "Krebs"))
+    assert [outline.area for outline in read_annotations(path, tumor="krebs").tumor] == [16]
+    if key != "name":
+        with pytest.raises(DataError, match="group 'Krebs' is neither tumor nor excluded"):
+            read_annotations(path)
 
 
 def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

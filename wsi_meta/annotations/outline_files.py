@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from wsi_meta.annotations.class_names import class_of
 from wsi_meta.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -49,8 +51,11 @@ class DrawnRegion:
     rings: tuple[NDArray[np.float64], ...]
     """The outer one, then the holes: (n, 2), x and y in pixels of level 0 from the file's own corner."""
     name: str
+    """Its own name; "" where it has none."""
     tumor: bool | None = None
     """Whether it is tumor or excluded, where the format itself says it; else None."""
+    kind: str = ""
+    """What it is in QuPath (annotation, detection, cell, tile, tmacore, root); "" or another word elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +148,7 @@ def _read_json(path: Path) -> Content:
     for feature in _features(content):
         polygons = list(_polygons(feature["geometry"], others))
         if polygons:
-            regions += _regions_of(feature.get("properties") or {}, polygons)
+            regions += _regions_of(feature, polygons)
     if others and not regions:
         raise ValueError(f"a {min(others)}, expected Polygon or MultiPolygon")
     facts = content.get(FRAME) if isinstance(content, dict) else None
@@ -178,18 +183,13 @@ def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.
         others[kind] += 1
 
 
-def _regions_of(properties: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
-    """Return regions with the class and name of a feature.
-
-    QuPath writes a derived class with colons or as a list of names; other programs write the mere name.
-    """
-    classification = properties.get("classification") or {}
-    if isinstance(classification, str):
-        classification = {"name": classification}
-    names = classification["names"] if "names" in classification else [classification.get("name")]
-    group = ": ".join(str(name) for name in names if name is not None)
-    groups = () if group.lower() in ("", "unclassified") else (group,)
-    return [DrawnRegion(groups, rings, str(properties.get("name") or group or "tumor")) for rings in polygons]
+def _regions_of(feature: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
+    """Return regions with the class, name and kind of a feature; QuPath wrote kinds as ids once: ``PathCellObject``."""
+    properties = feature.get("properties") or {}
+    group, name = class_of(properties), str(properties.get("name") or "")
+    kind = str(properties.get("objectType") or properties.get("object_type") or feature.get("id") or "")
+    kind = re.sub(r"^path|object$|_", "", kind.lower())
+    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind) for rings in polygons]
 
 
 def _own_slide(facts: Any) -> str | None:
