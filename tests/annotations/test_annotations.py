@@ -246,8 +246,16 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
         ("c.json", '{"positive": [{"vertices": [[1, 2], [3, NaN], [4, 5]]}]}', "no number"),
         ("d.json", "3", "TypeError"),
         ("e.json", '{"positive": [{"vertices": [[1], [2], [3]]}]}', "ValueError"),
-        ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "a Point, expected Polygon"),
-        ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "ValueError"),
+        ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "Point, expected Polygon"),
+        ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "empty Polygon, expected Polygon"),
+        ("i.geojson", '"a word"', "a str where a feature should be"),
+        ("j.geojson", "[" * 100000, "nested too deeply, expected features"),
+        ("c.xml", "<Annotations MicronsPerPixel='0.25'/>", "the form of ImageScope and HALO, expected ASAP's; bring"),
+        (
+            "d.xml",
+            "<ASAP_Annotations><Annotations><Annotation Name='e' Type='Ellipse'/></Annotations></ASAP_Annotations>",
+            "annotation 'e' of the unknown type 'Ellipse', expected Polygon",
+        ),
         (
             "h.geojson",
             json.dumps([_feature("Polygon", [[[0, 0], [1, 0], [1, 1]]], {"classification": {"name": "Fat"}})]),

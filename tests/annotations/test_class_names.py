@@ -111,6 +111,8 @@ OTHER = {"type": "MultiPolygon", "coordinates": [[SQUARE], [[[50, 50], [60, 50],
             2,
             "nothing has a class",
         ),
+        ([_feature({"type": "Polygon", "coordinates": []}, TUMOR), _feature(POLYGON, TUMOR)], 1, "(empty Polygon)"),
+        ([_feature({"type": "MultiPolygon", "coordinates": []}), _feature(POLYGON, TUMOR)], 1, "(empty MultiPolygon)"),
         ([], 0, ""),
     ],
 )

@@ -295,6 +295,52 @@ def test_masks_of_implausibly_small_slides_are_told(cohort: tuple[Path, Path], c
     assert "at --mask-level 5 is a slide of 3840 x 3200 px (1 such masks); expected 22500 or more" in caplog.text
 
 
+def _outline(truth: Path, *rings: list[list[float]]) -> None:
+    content = {"positive": [{"name": f"n{number}", "vertices": ring} for number, ring in enumerate(rings)]}
+    (truth / "Test_001.json").write_text(json.dumps(content))
+
+
+def _ring(left: float, top: float, side: float) -> list[list[float]]:
+    return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
+
+
+def test_an_outline_smaller_than_a_pixel_is_isolated_tumor_cells(
+    cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    _outline(cohort[1], _ring(994, 994, 10))
+    (cohort[0] / "test_001.csv").write_text("0.9,1000,1000\n")
+    result = froc(*cohort, mask_level=5)
+    assert (result.lesions, result.isolated) == (1, 1)
+    assert 0.9 not in result.curve.thresholds, "neither a hit nor false"
+    assert result.slide_auc is not None
+    assert result.slide_auc.tumor == 2
+    assert "Test_001.json: 1 outlines of tumor are smaller than a pixel of 32 level-0 px" in caplog.text
+
+
+@pytest.mark.parametrize("idle", [_ring(-1000, -1000, 900), _ring(320, 320, 1920) * 2])
+def test_outlines_that_draw_nothing_are_told(
+    cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture, idle: list[list[float]]
+) -> None:
+    _outline(cohort[1], _ring(320, 320, 1920), idle)
+    assert froc(*cohort, mask_level=5).lesions == 2
+    assert "Test_001.json: 1 outlines of tumor enclose nothing on the slide, first 'n1' at x" in caplog.text
+    _outline(cohort[1], idle)
+    with pytest.raises(
+        DataError, match=r"Test_001\.json: none of 1 outlines of tumor encloses anything on the slide, first 'n0'"
+    ):
+        froc(*cohort, mask_level=5)
+
+
+def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
+    for folder in ("found", "scans"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "found" / "a.csv").write_text("")
+    _drawn(tmp_path / "truth", "a", 50000, "Tumor")
+    write_store(tmp_path / "scans" / "a.zarr", np.zeros((20, 300), np.float32), bounds=Bounds(0, 0, 9000, 2000))
+    with pytest.raises(DataError, match=r"a\.geojson: none of 1 outlines .* at x 50000 to 56400"):
+        froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans")
+
+
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
     """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
     scans.mkdir(exist_ok=True)

@@ -55,6 +55,8 @@ class Annotations:
     tumor: tuple[Outline, ...] = ()
     excluded: tuple[Outline, ...] = ()
     """Removed from the tumor wherever they overlap it."""
+    source: str = "outlines"
+    """The file that they were read from, for messages."""
 
     def mask(self, shape: tuple[int, int], downsample: float, *, corner: tuple[int, int] = (0, 0)) -> NDArray[np.bool_]:
         """Draw the tumor at a level, or in a window of it.
@@ -153,7 +155,7 @@ def sort_outlines(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) 
     for kind, region in _kinds_of(drawn, names):
         exterior, *holes = (ring + corner for ring in region.rings)
         found[kind].append(Outline(exterior, tuple(holes), region.name))
-    return Annotations(tuple(found[True]), tuple(found[False]))
+    return Annotations(tuple(found[True]), tuple(found[False]), str(drawn.path))
 
 
 def refuse_absent(names: ClassNames, files: Iterable[DrawnFile], where: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.masks import read_mask
-from wsi_meta.annotations.outlines import Annotations
+from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines
 from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,21 +24,68 @@ MARGIN_PX = 8
 """Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
 SMALLEST_SLIDE = 16384
 """Level-0 pixels along the longer side under which a mask is told: 4 mm at 0.25 um. Whole slides have more."""
+TINY_PX = 2
+"""Pixels of the mask: an outline that holds no centre is tiny where it is smaller, not where it is drawn twice or a line."""
 OTHERS_LARGER = 4
 """Masks are told whose longer side is this many times smaller than what other slides of the same cohort reach."""
 
 
-def draw_outlines(truth: Annotations, downsample: int) -> NDArray[np.bool_]:
+def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] | None = None) -> NDArray[np.bool_]:
     """Return a mask of outlined tumor, bool (height, width), as large as the outlines and a margin.
+
+    A pixel is tumor when its centre is, as in Camelyon16's masks at level 5. An outline so small that it holds no centre counts
+    as the pixel in which it lies, so that what is found there is not false: with :mod:`wsi_meta.evaluation.froc` it is isolated
+    tumor cells. Others that draw nothing, or nothing on the slide, are told.
 
     Parameters
     ----------
     truth : what was drawn
     downsample : level-0 pixels along a side of the mask's pixel
+    extent : (width, height) of the slide, level-0 pixels; None where it is not known
+
+    Raises
+    ------
+    DataError
+        when there are outlines of tumor, but none of them draws anything on the slide: it would count as normal.
     """
-    corners = [outline.vertices.max(0) for outline in truth.tumor] or [np.zeros(2)]
-    width, height = np.maximum(0, np.ceil(np.max(corners, 0) / downsample)).astype(int) + MARGIN_PX
-    return truth.mask((int(height), int(width)), downsample)
+    boxes = [np.array([outline.vertices.min(0), outline.vertices.max(0)]) / downsample for outline in truth.tumor]
+    width, height = (np.maximum(0, np.ceil(np.max([box[1] for box in boxes] or [np.zeros(2)], 0))) + MARGIN_PX).astype(int)
+    mask = np.zeros((int(height), int(width)), bool)
+    least = np.full(2, np.inf) if extent is None else np.array(extent) / downsample
+    tiny, idle = 0, []
+    for outline, box in zip(truth.tumor, boxes, strict=True):
+        (left, top), (right, bottom) = np.maximum(0, [np.floor(box[0]), np.ceil(box[1])]).astype(int).tolist()
+        inside = fill_outlines([outline], (bottom - top, right - left), downsample, corner=(left, top))
+        mask[top:bottom, left:right] |= inside
+        col, row = (middle := box.mean(0)).astype(int).tolist()
+        if inside.any() and (box[0] < least).all():
+            continue
+        if outline.area and (np.ptp(box, 0) < TINY_PX).all() and (middle >= 0).all() and (middle < least).all():
+            mask[row, col] = True
+            tiny += 1
+        else:
+            idle.append(outline)
+    _tell_idle(truth, idle, tiny, downsample)
+    return mask & ~fill_outlines(truth.excluded, mask.shape, downsample)
+
+
+def _tell_idle(truth: Annotations, idle: list[Outline], tiny: int, downsample: int) -> None:
+    """Warn of outlines that draw nothing on the slide, and of tiny ones; DataError where all draw nothing."""
+    if tiny:
+        told = "%s: %d outlines of tumor are smaller than a pixel of %d level-0 px; each counts as the pixel in which it lies"
+        logger.warning(told, truth.source, tiny, downsample)
+    if not idle:
+        return
+    (left, top), (right, bottom) = np.array([idle[0].vertices.min(0), idle[0].vertices.max(0)]).round().astype(int).tolist()
+    first = f"first '{idle[0].name}' at x {left} to {right}, y {top} to {bottom}"
+    if len(idle) == len(truth.tumor):
+        raise DataError(
+            f"{truth.source}: none of {len(idle)} outlines of tumor encloses anything on the slide, {first}; expected those of "
+            "the same slide, in level-0 pixels, each drawn once; leave the file out if there is no tumor"
+        )
+    logger.warning(
+        "%s: %d outlines of tumor enclose nothing on the slide, %s; they count nowhere", truth.source, len(idle), first
+    )
 
 
 def read_fitting_mask(

@@ -272,16 +272,16 @@ def match_slide(
     ----------
     mask_level : level of the slide that the first image of a mask is as large as; None as `extent` says
     corrected : what was corrected on its map: missed lesions are tumor, too, and false ones are not
-    extent : (width, height) of the slide, level-0 pixels, which its mask must fit; None where it is not known
+    extent : (width, height) of the slide, level-0 pixels, which its truth must fit; None where it is not known
 
     Raises
     ------
     DataError
-        when the mask is damaged, or of another slide.
+        when the mask is damaged or of another slide, or no outline of tumor encloses anything on the slide.
     """
     tumor = None
     if isinstance(truth, Annotations):
-        tumor = draw_outlines(truth, DOWNSAMPLE)
+        tumor = draw_outlines(truth, DOWNSAMPLE, extent)
     elif truth is not None:
         tumor = read_fitting_mask(truth, points, DOWNSAMPLE, mask_level, extent)
     if corrected is not None:

@@ -155,8 +155,9 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     scores, x, y = (np.array([lesion[key] for lesion in found]) for key in ("max_probability", "peak_x", "peak_y"))
     points = Detections(scores.astype(np.float64), x.astype(np.int64), y.astype(np.int64))
     drawn = Path(row["annotations"]) if row["annotations"] else None
+    extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
         outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
-        return match_slide(name, points, outlines).hits
-    return match_slide(name, points, drawn, None, extent=(record.slide.width, record.slide.height)).hits
+        return match_slide(name, points, outlines, extent=extent).hits
+    return match_slide(name, points, drawn, None, extent=extent).hits
