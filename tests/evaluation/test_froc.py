@@ -731,9 +731,20 @@ def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert CliRunner().invoke(main, [*command, "--tumor", "a", "--exclude-class", "A"]).exit_code == 2
 
 
-def test_columns_in_another_order_without_a_header_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("1000,2000,0.9\n3000,40,1\n")
-    with pytest.raises(DataError, match=r"d\.csv: scores over 1, and y below 1 everywhere"):
-        read_detections(tmp_path / "d.csv")
-    (tmp_path / "d.csv").write_text("7.5,2000,0\n3,40,1\n")
-    assert read_detections(tmp_path / "d.csv").scores.tolist() == [7.5, 3], "scores may be any numbers"
+@pytest.mark.parametrize(
+    "content",
+    ["1000,2000,0.9\n3000,40,1\n", "15000,15000,1\n", "15000,15000,0\n", "15000,1,15000\n", "15000,9000,97\n", "7,2000,0\n"],
+)
+def test_columns_in_another_order_without_a_header_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"d\.csv: the first column of '.*' reaches .*; expected probability,x,y in this order"):
+        read_detections(path)
+    path.write_text(f"probability,x,y\n{content}")
+    read_detections(path)  # as it says
+
+
+@pytest.mark.parametrize("content", ["7.5,2000,0\n3,40,9\n", "90,15000,15000\n", "1,0,0\n", "0.5,1,1\n", "100,5000,90\n"])
+def test_scores_may_be_any_numbers(tmp_path: Path, content: str) -> None:
+    (tmp_path / "d.csv").write_text(content)
+    assert read_detections(tmp_path / "d.csv").highest == float(content.partition(",")[0])

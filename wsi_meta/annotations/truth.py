@@ -70,10 +70,11 @@ def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] |
 
 
 def _tell_idle(truth: Annotations, idle: list[Outline], tiny: int, downsample: int) -> None:
-    """Warn of outlines that draw nothing on the slide, and of tiny ones; DataError where all draw nothing."""
+    """Warn of outlines that draw nothing on the slide, or where all are tiny; DataError where all draw nothing."""
     if tiny:
+        level = logging.WARNING if tiny == len(truth.tumor) else logging.INFO  # beside others often a slip of the hand
         told = "%s: %d outlines of tumor are smaller than a pixel of %d level-0 px; each counts as the pixel in which it lies"
-        logger.warning(told, truth.source, tiny, downsample)
+        logger.log(level, told, truth.source, tiny, downsample)
     if not idle:
         return
     (left, top), (right, bottom) = np.array([idle[0].vertices.min(0), idle[0].vertices.max(0)]).round().astype(int).tolist()
