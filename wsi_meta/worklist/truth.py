@@ -12,10 +12,10 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, rea
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
+from wsi_meta.annotations.tables import LABELS, label_of
 from wsi_meta.errors import WsiMetaError, one_line
 from wsi_meta.evaluation.cohort import match_slide
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, delong, froc_curve, froc_interval
-from wsi_meta.heatmaps.score_model import POSITIVE
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import Row
 
@@ -99,7 +99,7 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
 
 def is_tumor(label: str | None) -> bool | None:
     """Return what a label means; None where it is empty or no word for it is known."""
-    return POSITIVE.get((label or "").strip().lower())
+    return label_of(label or "")
 
 
 def _left_out(excluded: dict[str, Exclusion], name: str, task: str) -> bool:
@@ -112,7 +112,7 @@ def _unknown_labels(rows: Sequence[Row]) -> list[str]:
     notes = []
     if unknown := sorted({str(row["label"]) for row in rows if row["label"] and is_tumor(row["label"]) is None}):
         told = ", ".join(f"'{label}'" for label in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-        notes.append(f"Labels that are not counted: {told}; known are {', '.join(POSITIVE)}.")
+        notes.append(f"Labels that are not counted: {told}; known are {', '.join(LABELS)}.")
     if without := sum(is_tumor(row["label"]) is not None and row["score"] is None for row in rows):
         notes.append(f"Labelled slides without a score, which count nowhere: {without}.")
     return notes
