@@ -170,7 +170,7 @@ def _features(content: Any) -> Iterator[dict[str, Any]]:
         for part in content:
             yield from _features(part)
     elif not isinstance(content, dict):
-        raise TypeError(f"a {type(content).__name__} where a feature should be")
+        raise TypeError(f"{type(content).__name__} where a feature should be")
     elif "features" in content:
         yield from _features(content["features"])
     elif "geometry" in content:
@@ -188,11 +188,11 @@ def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.
         for part in geometry["geometries"]:
             yield from _polygons(part, others)
     elif kind in ("Polygon", "MultiPolygon"):
-        for rings in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
+        for rings in (geometry["coordinates"] or [()]) if kind == "MultiPolygon" else [geometry["coordinates"]]:
             if rings:
                 yield tuple(map(_ring, rings))
-        if not all(geometry["coordinates"] or [()]):
-            others[f"empty {kind}"] += 1
+            else:
+                others[f"empty {kind}"] += 1
     else:
         others[kind] += 1
 
