@@ -136,13 +136,52 @@ def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplo
         found = read_annotations(path)
     assert found.mask((1500, 2000), 1).sum() == 200**2
     assert "t.geojson: 2 outlines without a class" in caplog.text
-    caplog.clear()
-    path.write_text(json.dumps([region, region]))
-    assert len(read_annotations(path).tumor) == 2, "where nothing has a class, everything is tumor"
-    assert caplog.text == ""
+    other = _feature("Polygon", region["geometry"]["coordinates"], {"name": "A"})
+    path.write_text(json.dumps([region, other]))
+    assert len(read_annotations(path).tumor) == 2
+    assert f"{path}: nothing has a class, so 2 outlines count as tumor; they are named 'A', 'ROI'" in caplog.text
     path.write_text(json.dumps([region, excluded]))
     with pytest.raises(DataError, match="1 outlines without a class beside others of which none is tumor"):
         read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objectType", "tma_core"),
+        ("objectType", "root"),
+        ("object_type", "cell"),
+        ("objectType", "tile"),
+        ("id", "PathDetectionObject"),
+    ],
+)
+def test_what_nobody_outlined_is_no_tumor(tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, value: str) -> None:
+    path, square = tmp_path / "t.geojson", [_square(0, 0, 40).tolist()]
+    drawn = _feature("Polygon", [_square(0, 0, 8).tolist()], {"objectType": "annotation"})
+    idle = _feature("Polygon", square, {} if key == "id" else {key: value}) | ({key: value} if key == "id" else {})
+    path.write_text(json.dumps([idle, drawn]))
+    assert read_annotations(path).mask((40, 40), 1).sum() == 64
+    assert "QuPath objects that are no annotations are left out: 1 " in caplog.text
+    path.write_text(json.dumps([idle]))
+    with pytest.raises(DataError, match="only QuPath objects that are no annotations"):
+        read_annotations(path)
+    classified = _feature("Polygon", square, {key: value, "classification": {"name": "Tumor"}})
+    path.write_text(json.dumps([classified | {"id": value}, drawn | {"properties": {"class": "tumor"}}]))
+    assert len(read_annotations(path).tumor) == (1 if value in ("tma_core", "root") else 2)
+
+
+@pytest.mark.parametrize("key", ["class", "label", "category", "type", "className", "name", "classification"])
+def test_classes_of_other_programs(tmp_path: Path, key: str) -> None:
+    path, rings = tmp_path / "t.geojson", [[_square(0, 0, side).tolist()] for side in (8, 4)]
+    names = ["Tumor", "normal"] if key != "classification" else [["Tumor", "Positive"], {"names": ["normal"]}]
+    features = [_feature("Polygon", ring, {key: name}) for ring, name in zip(rings, names, strict=True)]
+    path.write_text(json.dumps(features))
+    assert read_annotations(path).mask((8, 8), 1).sum() == 64 - 16
+    path.write_text(json.dumps(features).replace("normal", "Krebs"))
+    assert [outline.area for outline in read_annotations(path, tumor="krebs").tumor] == [16]
+    if key != "name":
+        with pytest.raises(DataError, match="group 'Krebs' is neither tumor nor excluded"):
+            read_annotations(path)
 
 
 def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,6 +231,7 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
     assert [ring.tolist() for ring in outline.holes] == [hole]
     assert outline.area == 60
     assert read_annotations(path).mask((8, 8), 1.0).sum() == 60
+    assert "empty Polygon" not in caplog.text
     assert f"{path}: 3 holes of less than three vertices enclose nothing, left out" in caplog.text
 
 
@@ -207,8 +247,16 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
         ("c.json", '{"positive": [{"vertices": [[1, 2], [3, NaN], [4, 5]]}]}', "no number"),
         ("d.json", "3", "TypeError"),
         ("e.json", '{"positive": [{"vertices": [[1], [2], [3]]}]}', "ValueError"),
-        ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "a Point, expected Polygon"),
-        ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "ValueError"),
+        ("f.geojson", json.dumps([_feature("Point", [1, 2], {})]), "Point, expected Polygon"),
+        ("g.geojson", json.dumps([_feature("Polygon", [], {})]), "empty Polygon, expected Polygon"),
+        ("i.geojson", '"a word"', "str where a feature should be"),
+        ("j.geojson", "[" * 100000, "nested too deeply, expected features"),
+        ("c.xml", "<Annotations MicronsPerPixel='0.25'/>", "the form of ImageScope and HALO, expected ASAP's; bring"),
+        (
+            "d.xml",
+            "<ASAP_Annotations><Annotations><Annotation Name='e' Type='Ellipse'/></Annotations></ASAP_Annotations>",
+            "annotation 'e' of the unknown type 'Ellipse', expected Polygon",
+        ),
         (
             "h.geojson",
             json.dumps([_feature("Polygon", [[[0, 0], [1, 0], [1, 1]]], {"classification": {"name": "Fat"}})]),
@@ -260,7 +308,9 @@ def test_mask_tiff(tmp_path: Path, value: int) -> None:
             exact = downsample < 32 or levels == 1
             assert (found != drawn.mask(found.shape, downsample)).sum() <= (0 if exact else 20)
     small = _write_mask(tmp_path / "small.tif", mask[16::32, 16::32])
-    np.testing.assert_array_equal(read_mask(small, 32, first_downsample=32), read_mask(tmp_path / "1.tif", 32))
+    cases: list[dict[str, Any]] = [{"first_downsample": 32}, {"first_downsample": None, "extent": (900, 700)}]
+    for told in cases:
+        np.testing.assert_array_equal(read_mask(small, 32, **told), read_mask(tmp_path / "1.tif", 32))
 
 
 def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

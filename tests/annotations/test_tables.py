@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsi_meta.annotations.tables import NamedRows, read_table
+from wsi_meta.annotations.tables import NamedRows, label_of, read_table
 from wsi_meta.errors import DataError
 
 
@@ -63,10 +63,11 @@ def test_a_name_twice_is_refused_with_both_lines() -> None:
 
 
 def test_tables_of_spreadsheets(tmp_path: Path) -> None:
-    """UTF-16 with tabs, line ends of Windows, empty lines before, between and after; the lines are counted as they are."""
+    """UTF-16 with tabs, line ends of Windows, rows without values, `sep=`; the lines are counted as they are."""
     path = tmp_path / "t.csv"
     for text, encoding in [
         ("\r\nslide\tlabel\r\n\r\na\t1\r\n\r\nb\t0\r\n", "utf-16"),
+        ("sep=;\r\nslide;label\r\n;;\r\na;1\r\n; ;\r\nb;0\r\n;\r\n", "utf-8-sig"),
         ('\n"Slide" ; LABEL\n\n a;1\n\n"b";0\n\n', "utf-8-sig"),
     ]:
         path.write_bytes(text.encode(encoding))
@@ -78,3 +79,20 @@ def test_tables_of_spreadsheets(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"t\.csv: .*expected") as caught:
             read_table(path, ("slide", "label"), "labels")
         assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("True", True),
+        ("FALSE", False),
+        (" Macro ", True),
+        ("Normal", False),
+        ("1.0", True),
+        ("0", False),
+        ("", None),
+        ("2", None),
+    ],
+)
+def test_labels_are_words_in_any_case(text: str, label: bool | None) -> None:
+    assert label_of(text) is label

@@ -500,7 +500,7 @@ def test_other_columns_are_refused(tmp_path: Path, header: str) -> None:
     assert "expected 'id' and 'label'" in refusal(tmp_path, tmp_path / "train_labels.csv")
 
 
-@pytest.mark.parametrize("row", ["b,2", "b,-1", "b,tumor", "b,0.5", "b,", "b"])
+@pytest.mark.parametrize("row", ["b,2", "b,-1", "b,stroma", "b,0.5", "b,", "b"])
 def test_labels_other_than_0_and_1_are_refused(tmp_path: Path, row: str) -> None:
     write_kaggle(tmp_path, draw(2), f"id,label\na,0\n{row}\n")
 

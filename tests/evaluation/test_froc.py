@@ -266,6 +266,81 @@ def test_command(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     assert result_of(result.stdout)["slides"] == 3
 
 
+def test_masks_are_compared_with_their_slides(cohort: tuple[Path, Path], tmp_path: Path) -> None:
+    """Read as level 0, a mask of level 5 has an isolated cell where there is a lesion."""
+    (cohort[0] / "Test_002.csv").write_text("")
+    (tmp_path / "scans").mkdir()
+    slide = write_store(tmp_path / "scans" / "test_002.zarr", np.zeros((30, 30), np.float32)).record.slide
+    mask = np.zeros((slide.height // 32 + 1, slide.width // 32), np.uint8)
+    mask[5:45, 5:45] = 255
+    tifffile.imwrite(cohort[1] / "test_002_Mask.tif", mask)
+    for level in (0, 3):
+        with pytest.raises(
+            DataError, match=f"expected level {level} of the slide's .*, but this is level 5; pass --mask-level 5"
+        ):
+            froc(*cohort, mask_level=level, slides=tmp_path / "scans")
+    assert froc(*cohort, mask_level=5, slides=tmp_path / "scans").lesions == 2
+    tifffile.imwrite(cohort[1] / "test_002_Mask.tif", mask[:, :-4])
+    with pytest.raises(DataError, match=r"test_002_Mask\.tif: .* do not fit the slide's"):
+        froc(*cohort, mask_level=5, slides=tmp_path / "scans")
+
+
+def test_masks_of_implausibly_small_slides_are_told(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    (cohort[0] / "Test_002.csv").write_text("")
+    froc(*cohort)
+    assert "120 x 100 px, which at --mask-level 0 is a slide of 120 x 100 px (1 such masks); expected 16384" in caplog.text
+    caplog.clear()
+    (cohort[0] / "test_003.csv").write_text("0.5,100,90000\n")
+    froc(*cohort, mask_level=5)
+    assert "at --mask-level 5 is a slide of 3840 x 3200 px (1 such masks); expected 22500 or more" in caplog.text
+
+
+def _outline(truth: Path, *rings: list[list[float]]) -> None:
+    content = {"positive": [{"name": f"n{number}", "vertices": ring} for number, ring in enumerate(rings)]}
+    (truth / "Test_001.json").write_text(json.dumps(content))
+
+
+def _ring(left: float, top: float, side: float) -> list[list[float]]:
+    return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
+
+
+def test_an_outline_smaller_than_a_pixel_is_isolated_tumor_cells(
+    cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    _outline(cohort[1], _ring(994, 994, 10))
+    (cohort[0] / "test_001.csv").write_text("0.9,1000,1000\n")
+    result = froc(*cohort, mask_level=5)
+    assert (result.lesions, result.isolated) == (1, 1)
+    assert 0.9 not in result.curve.thresholds, "neither a hit nor false"
+    assert result.slide_auc is not None
+    assert result.slide_auc.tumor == 2
+    assert "Test_001.json: 1 outlines of tumor are smaller than a pixel of 32 level-0 px" in caplog.text
+
+
+@pytest.mark.parametrize("idle", [_ring(-1000, -1000, 900), _ring(320, 320, 1920) * 2])
+def test_outlines_that_draw_nothing_are_told(
+    cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture, idle: list[list[float]]
+) -> None:
+    _outline(cohort[1], _ring(320, 320, 1920), idle)
+    assert froc(*cohort, mask_level=5).lesions == 2
+    assert "Test_001.json: 1 outlines of tumor enclose nothing on the slide, first 'n1' at x" in caplog.text
+    _outline(cohort[1], idle)
+    with pytest.raises(
+        DataError, match=r"Test_001\.json: none of 1 outlines of tumor encloses anything on the slide, first 'n0'"
+    ):
+        froc(*cohort, mask_level=5)
+
+
+def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
+    for folder in ("found", "scans"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "found" / "a.csv").write_text("")
+    _drawn(tmp_path / "truth", "a", 50000, "Tumor")
+    write_store(tmp_path / "scans" / "a.zarr", np.zeros((20, 300), np.float32), bounds=Bounds(0, 0, 9000, 2000))
+    with pytest.raises(DataError, match=r"a\.geojson: none of 1 outlines .* at x 50000 to 56400"):
+        froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans")
+
+
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
     """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
     scans.mkdir(exist_ok=True)
@@ -591,7 +666,7 @@ def test_the_score_is_the_scripts_where_hits_and_false_positives_share_scores(di
 def test_both_scores_are_told_where_they_differ(cohort: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
     found, truth = cohort
     assert froc(found, truth, mask_level=5).float64_score == 0.5
-    assert caplog.text == ""
+    assert "float32" not in caplog.text
     for name, content in [("test_001", "0.6,1000,1000\n"), ("test_003", "0.6,100,100\n" * 3)]:
         (found / f"{name}.csv").write_text(content)
     result = froc(found, truth, mask_level=5)
@@ -656,9 +731,20 @@ def test_classes_that_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert CliRunner().invoke(main, [*command, "--tumor", "a", "--exclude-class", "A"]).exit_code == 2
 
 
-def test_columns_in_another_order_without_a_header_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("1000,2000,0.9\n3000,40,1\n")
-    with pytest.raises(DataError, match=r"d\.csv: scores over 1, and y below 1 everywhere"):
-        read_detections(tmp_path / "d.csv")
-    (tmp_path / "d.csv").write_text("7.5,2000,0\n3,40,1\n")
-    assert read_detections(tmp_path / "d.csv").scores.tolist() == [7.5, 3], "scores may be any numbers"
+@pytest.mark.parametrize(
+    "content",
+    ["1000,2000,0.9\n3000,40,1\n", "15000,15000,1\n", "15000,15000,0\n", "15000,1,15000\n", "15000,9000,97\n", "7,2000,0\n"],
+)
+def test_columns_in_another_order_without_a_header_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"d\.csv: the first column of '.*' reaches .*; expected probability,x,y in this order"):
+        read_detections(path)
+    path.write_text(f"probability,x,y\n{content}")
+    read_detections(path)  # as it says
+
+
+@pytest.mark.parametrize("content", ["7.5,2000,0\n3,40,9\n", "90,15000,15000\n", "1,0,0\n", "0.5,1,1\n", "100,5000,90\n"])
+def test_scores_may_be_any_numbers(tmp_path: Path, content: str) -> None:
+    (tmp_path / "d.csv").write_text(content)
+    assert read_detections(tmp_path / "d.csv").highest == float(content.partition(",")[0])

@@ -96,6 +96,11 @@ def test_patients_that_kappa_leaves_out_are_told(tmp_path: Path, caplog: pytest.
     assert "18 of its 20 patients have no nodes in the table; kappa is of the other 2" in caplog.text
 
 
+def test_labels_and_stages_in_any_case(tmp_path: Path) -> None:
+    nodes = _write(tmp_path / "nodes.csv", _patient(0, "Macro MICRO itc ITC Negative"))
+    assert stage(nodes, reference=_write(tmp_path / "truth.csv", [("patient_000.zip", "PN1")])).agreeing == 1
+
+
 def test_bad_tables(tmp_path: Path) -> None:
     good = _patient(0, "macro micro itc itc itc")
     for name, rows, told in [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from wsi_meta.errors import OptionsError
 
-__all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "NOT_TISSUE_GROUPS", "TUMOR_GROUPS", "ClassNames", "is_tissue"]
+__all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "NOT_TISSUE_GROUPS", "TUMOR_GROUPS", "ClassNames", "class_of", "is_tissue"]
 
 TUMOR_GROUPS = ("tumor", "tumour", "_0", "_1", "metastases", "metastasis")
 """Names, in lower case, under which tumor is outlined: Camelyon16's (Tumor, _0, _1) and CAMELYON17's (metastases)."""
@@ -15,6 +16,21 @@ EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
 """Names, in lower case, of what is removed from the tumor."""
 NOT_TISSUE_GROUPS = ("exclusion", "_2", "ignore*", "artifact", "artefact", "background", "glass", "ink")
 """Names, in lower case, of what is removed from outlines of tissue. Any other class is tissue, ``Normal`` as well."""
+CLASS_PROPERTIES = ("classification", "class", "class_name", "className", "label", "category", "type")
+"""Properties of GeoJSON that may hold the class: QuPath's, then other programs'."""
+NO_CLASSES = (
+    "",
+    "unclassified",
+    "annotation",
+    "detection",
+    "feature",
+    "polygon",
+    "multipolygon",
+    "rectangle",
+    "ellipse",
+    "roi",
+)
+"""What stands there, in lower case, where nothing is classified, or says only what was drawn."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,22 @@ DEFAULT_NAMES = ClassNames()
 def is_tissue(groups: Iterable[str]) -> bool:
     """Tell whether an outline in a tissue mask is tissue; `groups` as for :meth:`ClassNames.kind`."""
     return not set(NOT_TISSUE_GROUPS) & set(_names_of(groups))
+
+
+def class_of(properties: Mapping[str, Any]) -> str:
+    """Return the class that a feature's properties in GeoJSON give it; "" for none.
+
+    QuPath writes a derived class with colons or as a list of names; other programs write the mere name.
+    """
+    for key in CLASS_PROPERTIES:
+        told = properties.get(key)
+        if isinstance(told, Mapping):
+            told = told["names"] if "names" in told else told.get("name")
+        parts = told if isinstance(told, list) else [told]
+        name = ": ".join(str(part).strip() for part in parts if part is not None)
+        if name.lower() not in NO_CLASSES:
+            return name
+    return ""
 
 
 def _plain(name: str) -> str:

@@ -74,4 +74,4 @@ def read_corrected(path: Path, is_of: Callable[[str], bool]) -> Corrected:
             f"{path}: corrections of another slide; expected those of the slide that is there now; "
             "was it replaced? move the file away, scan it, and correct it again"
         )
-    return Corrected(Annotations(marked.tumor), Annotations(marked.excluded))
+    return Corrected(Annotations(marked.tumor, source=str(path)), Annotations(marked.excluded, source=str(path)))

@@ -25,6 +25,8 @@ __all__ = ["COLUMNS", "PROBABILITY", "Detections", "read_detections", "write_det
 COLUMNS = ("probability", "x", "y")
 PROBABILITY = ("probability", "confidence", "score", "prob", "p")
 """Names that a header may have for the probability."""
+LARGEST_PROBABILITIES = (1, 100)
+"""Of probabilities, and of percentages. No detection lies so near a slide's edge."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,8 @@ def read_detections(path: str | Path) -> Detections:
     Raises
     ------
     DataError
-        when the file is missing or is no text, its header lacks a column, a line is not three numbers of at least 0, or the
-        third number looks like the probability.
+        when the file is missing or is no text, its header lacks a column, a line is not three numbers of at least 0, or there
+        is no header and the second or third column looks like the probability.
     """
     path = Path(path)
     try:
@@ -68,12 +70,12 @@ def read_detections(path: str | Path) -> Detections:
         lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
-    if lines and not any(map(_is_number, lines[0][1])):
+    if headed := bool(lines) and not any(map(_is_number, lines[0][1])):
         places = _places(path, lines[0][1])
         lines = [(number, [row[place] if place < len(row) else "" for place in places]) for number, row in lines[1:]]
     values = np.array([_numbers(path, number, row) for number, row in lines], np.float64).reshape(-1, 3)
-    if values[:, 0].max(initial=0) > 1 and values[:, 2].max() <= 1 and (values[:, 2] % 1).any():
-        raise DataError(f"{path}: scores over 1, and y below 1 everywhere; expected probability,x,y in this order, or a header")
+    if not headed and len(values):
+        _refuse_swapped(path, lines[0][1], *values.max(0).tolist())
     return Detections(values[:, 0], values[:, 1].astype(np.int64), values[:, 2].astype(np.int64))
 
 
@@ -108,6 +110,15 @@ def _numbers(path: Path, number: int, row: list[str]) -> tuple[float, float, flo
     if not good:
         raise DataError(f"{path}: line {number} is '{','.join(row)[:60]}'; expected probability,x,y, none below 0")
     return score, x, y
+
+
+def _refuse_swapped(path: Path, first: list[str], score: float, x: float, y: float) -> None:
+    """Raise DataError when the largest numbers of the columns are those of a place and a probability, whole or in percent."""
+    for most in LARGEST_PROBABILITIES:
+        if score > most and min(x, y) <= most:
+            column = "second" if x <= y else "third"
+            told = f"the first column of '{','.join(first)[:60]}' reaches {score:g}, the {column} only {min(x, y):g}"
+            raise DataError(f"{path}: {told}; expected probability,x,y in this order, or a header that names the columns")
 
 
 def _places(path: Path, header: list[str]) -> list[int]:

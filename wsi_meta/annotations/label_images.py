@@ -251,6 +251,8 @@ def _of_tiff(tiff: Any) -> LabelImage:
     from tifffile import PHOTOMETRIC
 
     series = tiff.series[0]
+    for later in tiff.series[1:]:
+        _refuse_larger(series.keyframe, later.keyframe)
     page, axes = series.keyframe, series.axes
     if axes not in ("YX", "YXS", "SYX"):
         raise ValueError(f"several pictures in one file: shape {series.shape}, axes {axes}")
@@ -277,6 +279,14 @@ def _of_tiff(tiff: Any) -> LabelImage:
         refuse_turned(tiff.filehandle.path, level.keyframe.tags.valueof(ORIENTATION, default=1))
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))
     return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette))
+
+
+def _refuse_larger(first: Any, later: Any) -> None:
+    """Raise ValueError when a later picture of a TIFF is larger than the first, which then is a thumbnail of something."""
+    sizes = [(page.imagewidth, page.imagelength) for page in (first, later)]
+    if math.prod(sizes[1]) > math.prod(sizes[0]):
+        told = [f"{width} x {height} px" for width, height in sizes]
+        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep it alone")
 
 
 def _check_size(page: Any, size: int) -> None:

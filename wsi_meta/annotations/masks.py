@@ -33,7 +33,9 @@ LEVEL_OFF = 0.01
 """A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
 
-def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 1.0) -> NDArray[np.bool_]:
+def read_mask(
+    path: str | Path, downsample: float, *, first_downsample: float | None = 1.0, extent: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
     """Read where a mask TIFF says tumor.
 
     Each pixel has the value under its centre, never an average: in the coarsest stored level that is not coarser than asked, or
@@ -45,7 +47,8 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     ----------
     path : TIFF, with or without coarser levels, as :func:`wsi_meta.annotations.label_images.opened_labels` reads it
     downsample : level-0 pixels of the slide along a side of the result's pixel
-    first_downsample : the same for the file's first image; 1 where that is as large as the slide
+    first_downsample : the same for the file's first image; 1 where that is as large as the slide; None as `extent` says
+    extent : (width, height) of the slide, level-0 pixels, which the mask must fit; None where it is not known
 
     Returns
     -------
@@ -54,12 +57,15 @@ def read_mask(path: str | Path, downsample: float, *, first_downsample: float = 
     Raises
     ------
     DataError
-        when the file is missing or damaged, is more than 5 % coarser than asked, or holds 255 and 1, or other values than
-        these, 2 and 0.
+        when the file is missing or damaged, does not fit the slide, is more than 5 % coarser than asked, or holds 255 and 1,
+        or other values than these, 2 and 0.
     """
     path = Path(path)
     with opened_labels(path, *OPENED_AS) as image:
-        values = np.concatenate([*_bands(path, image, downsample / first_downsample)])
+        first = 1.0 if first_downsample is None else first_downsample
+        if extent is not None:
+            first = _first_downsample(path, image.shape(), extent, first_downsample)
+        values = np.concatenate([*_bands(path, image, downsample / first)])
     return np.asarray(values == _tumor_value(path, distinct_labels(values)))
 
 
@@ -114,14 +120,20 @@ def _tumor_value(path: Path, seen: set[int]) -> int:
     return found[0]
 
 
-def _first_downsample(path: Path, shape: tuple[int, int], extent: tuple[int, int]) -> float:
-    """Return the level-0 pixels along a side of a pixel of the first image: a power of two."""
-    factors = [length / stored for length, stored in zip(extent, shape[::-1], strict=True)]
-    power = 2.0 ** round(math.log2(factors[0]))
-    if any(abs(factor / power - 1) > LEVEL_OFF for factor in factors):
+def _first_downsample(path: Path, shape: tuple[int, int], extent: tuple[int, int], stated: float | None = None) -> float:
+    """Return the level-0 pixels along a side of a pixel of the first image: a power of two, and that stated if any."""
+    sides = list(zip(extent, shape[::-1], strict=True))
+    power = 2.0 ** round(math.log2(max(extent) / max(shape)))
+    if any(abs(length - stored * power) >= max(length * LEVEL_OFF, power) for length, stored in sides):
         raise DataError(
             f"{path}: {shape[1]} x {shape[0]} px do not fit the slide's {extent[0]} x {extent[1]}; "
             "expected the mask of the same slide, as large or a power of two smaller"
+        )
+    if stated is not None and power != stated:
+        level, told = (round(math.log2(factor)) for factor in (power, stated))
+        raise DataError(
+            f"{path}: {shape[1]} x {shape[0]} px; expected level {told} of the slide's {extent[0]} x {extent[1]}, "
+            f"but this is level {level}; pass --mask-level {level}"
         )
     return power
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from wsi_meta.annotations.class_names import class_of
 from wsi_meta.errors import DataError, first_line
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ logger = logging.getLogger(__name__)
 
 OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
 ENCLOSING = ("polygon", "spline", "rectangle")
-"""ASAP's types of annotations that enclose something; PointSet, Dot and Measurement do not."""
+"""ASAP's types of annotations that enclose something."""
+NOT_ENCLOSING = ("pointset", "dot", "measurement", "none")
+"""ASAP's other types."""
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
 TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
@@ -51,8 +55,11 @@ class DrawnRegion:
     rings: tuple[NDArray[np.float64], ...]
     """The outer one, then the holes: (n, 2), x and y in pixels of level 0 from the file's own corner."""
     name: str
+    """Its own name; "" where it has none."""
     tumor: bool | None = None
     """Whether it is tumor or excluded, where the format itself says it; else None."""
+    kind: str = ""
+    """What it is in QuPath (annotation, detection, cell, tile, tmacore, root); "" or another word elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +92,10 @@ def read_drawn(path: Path) -> DrawnFile:
     try:
         regions, origin, slide, others = read(path)
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
-        told = f"{type(error).__name__}: {first_line(error)}"
+        deep = isinstance(error, RecursionError)
+        told = (
+            "nested too deeply, expected features with geometries" if deep else f"{type(error).__name__}: {first_line(error)}"
+        )
         raise DataError(f"{path}: its outlines cannot be read ({told}); correct it or export it again") from error
     if others:
         told = ", ".join(sorted(others))
@@ -139,15 +149,19 @@ Content = tuple[list[DrawnRegion], Origin | None, str | None, "Counter[str]"]
 def _read_asap(path: Path) -> Content:
     """ASAP numbers the coordinates; an annotation without a group is what its name says."""
     root = ElementTree.parse(path).getroot()
+    if root.tag == "Annotations":
+        raise ValueError("the form of ImageScope and HALO, expected ASAP's; bring the outlines into QuPath or ASAP first")
     if root.tag != "ASAP_Annotations":
         raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
     within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
     regions, others = [], Counter[str]()
     for annotation in root.iterfind("./Annotations/Annotation"):
         name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
-        if (kind := annotation.get("Type", "Polygon")).lower() not in ENCLOSING:
+        if (kind := annotation.get("Type", "Polygon")).lower() in NOT_ENCLOSING:
             others[kind] += 1
             continue
+        if kind.lower() not in ENCLOSING:
+            raise ValueError(f"annotation '{name}' of the unknown type '{kind}', expected Polygon, Spline or Rectangle")
         points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
         regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
@@ -173,18 +187,20 @@ def _read_json(path: Path) -> Content:
     for feature in _features(content):
         polygons = list(_polygons(feature["geometry"], others))
         if polygons:
-            regions += _regions_of(feature.get("properties") or {}, polygons)
+            regions += _regions_of(feature, polygons)
     if others and not regions:
-        raise ValueError(f"a {min(others)}, expected Polygon or MultiPolygon")
+        raise ValueError(f"{min(others)}, expected Polygon or MultiPolygon that encloses something")
     facts = content.get(FRAME) if isinstance(content, dict) else None
     return regions, _own_origin(facts), _own_slide(facts), others
 
 
 def _features(content: Any) -> Iterator[dict[str, Any]]:
     """Return the features of a FeatureCollection, a list, a single feature or a mere geometry."""
-    if not isinstance(content, dict):
+    if isinstance(content, list):
         for part in content:
             yield from _features(part)
+    elif not isinstance(content, dict):
+        raise TypeError(f"{type(content).__name__} where a feature should be")
     elif "features" in content:
         yield from _features(content["features"])
     elif "geometry" in content:
@@ -202,24 +218,22 @@ def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.
         for part in geometry["geometries"]:
             yield from _polygons(part, others)
     elif kind in ("Polygon", "MultiPolygon"):
-        for exterior, *holes in geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]:
-            yield tuple(map(_ring, (exterior, *holes)))
+        for rings in (geometry["coordinates"] or [()]) if kind == "MultiPolygon" else [geometry["coordinates"]]:
+            if rings:
+                yield tuple(map(_ring, rings))
+            else:
+                others[f"empty {kind}"] += 1
     else:
         others[kind] += 1
 
 
-def _regions_of(properties: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
-    """Return regions with the class and name of a feature.
-
-    QuPath writes a derived class with colons or as a list of names; other programs write the mere name.
-    """
-    classification = properties.get("classification") or {}
-    if isinstance(classification, str):
-        classification = {"name": classification}
-    names = classification["names"] if "names" in classification else [classification.get("name")]
-    group = ": ".join(str(name) for name in names if name is not None)
-    groups = () if group.lower() in ("", "unclassified") else (group,)
-    return [DrawnRegion(groups, rings, str(properties.get("name") or group or "tumor")) for rings in polygons]
+def _regions_of(feature: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
+    """Return regions with the class, name and kind of a feature; QuPath wrote kinds as ids once: ``PathCellObject``."""
+    properties = feature.get("properties") or {}
+    group, name = class_of(properties), str(properties.get("name") or "")
+    kind = str(properties.get("objectType") or properties.get("object_type") or feature.get("id") or "")
+    kind = re.sub(r"^path|object$|_", "", kind.lower())
+    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind) for rings in polygons]
 
 
 def _own_slide(facts: Any) -> str | None:

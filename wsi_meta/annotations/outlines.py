@@ -6,8 +6,9 @@ Coordinates are level-0 pixels from OpenSlide's corner, x first; pixel (x, y) co
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 MOST_SHOWN = 12
 """Names of classes that a message lists."""
+FRAMES = ("tmacore", "root")
+"""Kinds of QuPath's objects that say where something lies, not what it is."""
+DETECTED = ("tile", "cell", "detection")
+"""Kinds that a program made, which mean something only where they have a class."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +60,8 @@ class Annotations:
     tumor: tuple[Outline, ...] = ()
     excluded: tuple[Outline, ...] = ()
     """Removed from the tumor wherever they overlap it."""
+    source: str = "outlines"
+    """The file that they were read from, for messages."""
 
     def mask(self, shape: tuple[int, int], downsample: float, *, corner: tuple[int, int] = (0, 0)) -> NDArray[np.bool_]:
         """Draw the tumor at a level, or in a window of it.
@@ -127,14 +134,15 @@ def read_annotations(
     Returns
     -------
     Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices, points and
-    lines, which enclose nothing, and features without a classification beside tumor that has one. Where no feature of a file
-    is classified and `tumor` is not given, all of them are tumor.
+    lines, which enclose nothing, QuPath's TMA cores, its cells and tiles without a class, and features without a class beside
+    tumor that has one. A name that is one of `tumor` or `excluded` counts as a class. Where no feature of a file has a class
+    and `tumor` is not given, all of them are tumor, with a warning.
 
     Raises
     ------
     DataError
-        when the file is missing, damaged, in none of the formats, holds a group of another name (none of those given as
-        `tumor`), or features without a classification beside others of which none is tumor.
+        when the file is missing, damaged, in none of the formats, holds nothing but TMA cores and the like, holds a group of
+        another name (none of those given as `tumor`), or features without a class beside others of which none is tumor.
     OptionsError
         for a name that is to be both.
     """
@@ -152,7 +160,7 @@ def sort_outlines(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) 
     for kind, region in _kinds_of(drawn, names):
         exterior, *holes = (ring + corner for ring in region.rings)
         found[kind].append(Outline(exterior, tuple(holes), region.name))
-    return Annotations(tuple(found[True]), tuple(found[False]))
+    return Annotations(tuple(found[True]), tuple(found[False]), str(drawn.path))
 
 
 def refuse_absent(names: ClassNames, files: Iterable[DrawnFile], where: str) -> None:
@@ -172,14 +180,32 @@ def refuse_absent(names: ClassNames, files: Iterable[DrawnFile], where: str) -> 
 
 
 def _groups(drawn: DrawnFile) -> list[tuple[str, ...]]:
-    return [region.groups for region in drawn.regions if region.groups]
+    return [_classes(region) for region in drawn.regions if any(_classes(region))]
+
+
+def _classes(region: DrawnRegion) -> tuple[str, ...]:
+    """Return what may say what a region is: its groups, else its name."""
+    return region.groups or (region.name,)
+
+
+def _annotated(drawn: DrawnFile) -> DrawnFile:
+    """Return a file without what nobody drew round anything: TMA cores, and cells and tiles without a class."""
+    idle = [region.kind in FRAMES or (region.kind in DETECTED and not region.groups) for region in drawn.regions]
+    if not any(idle):
+        return drawn
+    kinds = Counter(region.kind for region, is_idle in zip(drawn.regions, idle, strict=True) if is_idle)
+    told = ", ".join(f"{count} {kind.replace('tmacore', 'TMA core')}" for kind, count in sorted(kinds.items()))
+    if all(idle):
+        raise DataError(f"{drawn.path}: only QuPath objects that are no annotations ({told}); expected annotations of tumor")
+    logger.warning("%s: QuPath objects that are no annotations are left out: %s", drawn.path, told)
+    return replace(drawn, regions=tuple(region for region, is_idle in zip(drawn.regions, idle, strict=True) if not is_idle))
 
 
 def _kinds_of(drawn: DrawnFile, names: ClassNames) -> list[tuple[bool, DrawnRegion]]:
     """Return of each outline whether it is tumor (True) or excluded (False), without those that say neither."""
-    sorted_out, passed_over = [], set()
+    sorted_out, passed_over, drawn = [], set(), _annotated(drawn)
     for region in drawn.regions:
-        kind = names.kind(region.groups) if region.tumor is None else region.tumor
+        kind = names.kind(_classes(region)) if region.tumor is None else region.tumor
         if kind is not None:
             sorted_out.append((kind, region))
         elif region.groups and names.passes_over(region.groups):
@@ -199,9 +225,15 @@ def _without_class(
     drawn: DrawnFile, names: ClassNames, sorted_out: list[tuple[bool, DrawnRegion]]
 ) -> list[tuple[bool, DrawnRegion]]:
     """Return outlines without a class as tumor where no other has one; else they are left out, or refused."""
-    others = [(True, region) for region in drawn.regions if not region.groups and region.tumor is None]
-    if not others or (len(others) == len(drawn.regions) and not names.tumor):
-        return others
+    others = [region for region in drawn.regions if names.kind(_classes(region)) is None and not region.groups]
+    others = [region for region in others if region.tumor is None]
+    if not others:
+        return []
+    if len(others) == len(drawn.regions) and not names.tumor:
+        called = sorted({f"'{region.name}'" for region in others if region.name})
+        named = f"; they are named {', '.join(called[:MOST_SHOWN])}" if len(called) > 1 else ""
+        logger.warning("%s: nothing has a class, so %d outlines count as tumor%s", drawn.path, len(others), named)
+        return [(True, region) for region in others]
     if not names.tumor and not any(kind for kind, _ in sorted_out):
         raise DataError(
             f"{drawn.path}: {len(others)} outlines without a class beside others of which none is tumor; "

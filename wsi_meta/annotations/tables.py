@@ -12,10 +12,12 @@ from typing import Any, Generic, TypeVar
 from wsi_meta.errors import DataError, first_line
 
 __all__ = [
+    "LABELS",
     "SEPARATORS",
     "NamedRows",
     "Row",
     "decode_table",
+    "label_of",
     "last_part",
     "read_lines",
     "read_table",
@@ -26,6 +28,8 @@ __all__ = [
 
 SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
+BLANK = ',; \t\r\n"'
+"""Of what a line without any value consists."""
 SLIDE_ENDINGS = [
     ".tif",
     ".tiff",
@@ -48,6 +52,10 @@ SLIDE_ENDINGS = [
     ".zip",
 ]
 """Endings that are surely not a part of a slide's name."""
+
+NORMAL, TUMOR = ("0", "normal", "negative", "0.0", "false"), ("1", "tumor", "itc", "micro", "macro", "1.0", "true")
+LABELS = dict.fromkeys(NORMAL, False) | dict.fromkeys(TUMOR, True)
+"""Words for the label of a slide or patch; pandas writes 1.0, a spreadsheet TRUE."""
 
 Value = TypeVar("Value")
 
@@ -103,7 +111,8 @@ def read_table(
 
     Parameters
     ----------
-    path : text as :func:`read_lines` reads it; its values are separated by one of :data:`SEPARATORS`; empty lines are skipped
+    path : text as :func:`read_lines` reads it; its values are separated by one of :data:`SEPARATORS`; rows without any
+        value are skipped
     columns : names that the header must hold, in any case and order
     what : what the rows are, in the plural, for the error ("labels")
     optional : names that it may hold
@@ -122,7 +131,7 @@ def read_table(
     known, wanted = (*columns, *optional), " and ".join(f"'{column}'" for column in columns)
     try:
         lines = read_lines(path)
-        before = next((number for number, line in enumerate(lines) if line.strip()), 0)
+        before = next((number for number, line in enumerate(lines) if line.strip(BLANK)), 0)
         separator, header = split_header(lines[before] if lines else "", columns)
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
@@ -149,7 +158,10 @@ def read_lines(path: Path) -> list[str]:
     ------
     OSError, UnicodeError
     """
-    return io.StringIO(decode_table(path.read_bytes()), newline="").readlines()
+    lines = io.StringIO(decode_table(path.read_bytes()), newline="").readlines()
+    if lines and lines[0].strip(BLANK).lower().startswith("sep="):  # tells Excel the separator
+        lines[0] = "\n"
+    return lines
 
 
 def decode_table(content: bytes) -> str:
@@ -171,6 +183,11 @@ def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
     for key, line in keys:
         if lines.setdefault(key, line) != line:
             raise _twice(path, key, lines[key], line)
+
+
+def label_of(text: str) -> bool | None:
+    """Return whether a label, in any case, means tumor; None where it is none of :data:`LABELS`."""
+    return LABELS.get(text.strip().lower())
 
 
 def without_ending(name: str) -> str:
@@ -195,9 +212,9 @@ def split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _rows(reader: Any, before: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and stripped values of each row that is not empty; the reader begins after some lines."""
+    """Yield line and stripped values of each row that holds any; the reader begins after some lines."""
     for values in reader:
-        if values:
+        if any(map(str.strip, values)):
             yield before + reader.line_num, [value.strip() for value in values]
 
 

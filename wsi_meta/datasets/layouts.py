@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.tables import read_table, refuse_twice
+from wsi_meta.annotations.tables import label_of, read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
@@ -253,12 +253,12 @@ def _checked_labels(
     values: Iterable[object], path: Path, where: Callable[[int], str] = lambda row: f"row {row}"
 ) -> NDArray[np.uint8]:
     """Return labels as 0 and 1; `where` tells the place of a label that is neither."""
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # a spreadsheet writes TRUE
-    texts = [str(value).strip() for value in values]
-    for row, text in enumerate(texts):
-        if text.lower() not in known:
-            raise DataError(f"{path}: label {text!r} in {where(row)}; expected 0 or 1")
-    return np.array([known[text.lower()] for text in texts], np.uint8)
+    labels = []
+    for row, value in enumerate(values):
+        if (label := label_of(str(value))) is None:
+            raise DataError(f"{path}: label {str(value).strip()!r} in {where(row)}; expected 0 or 1, or normal or tumor")
+        labels.append(label)
+    return np.array(labels, np.uint8)
 
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:

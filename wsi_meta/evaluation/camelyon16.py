@@ -115,7 +115,8 @@ def froc(
         ``camelyon16``, the slides of Camelyon16 that are known to be wrong; or ``none`` (or None)
     scores : CSV with columns ``slide`` and ``score``, such as ``summary.csv`` of a scan; None takes each slide's highest
         detection, 0 without any. Where it has a column ``complete``, slides that were not wholly read are told
-    mask_level : level of the slide that the first image of each mask TIFF is as large as; 0 is the slide itself
+    mask_level : level of the slide that the first image of each mask TIFF is as large as; 0 is the slide itself. With `slides`
+        each mask is compared with its slide; else those of implausibly small slides are told
     tumor, exclude_class : classes of outlines that are tumor, or removed from it; see :func:`wsi_meta.read_annotations`
     slides : folder of the slides, or of their heatmaps ``<slide>.zarr``. QuPath counts from the corner of
         :attr:`wsi_meta.Slide.bounds`, which is added to its GeoJSON; None takes GeoJSON as level-0 pixels, with a warning,
@@ -130,7 +131,7 @@ def froc(
     ------
     DataError
         when a folder or file is missing or damaged, or files contradict each other: a truth without detections, detections
-        outside a mask, a slide without a score.
+        outside a mask, a mask that does not fit its slide, outlines that enclose nothing on it, a slide without a score.
     OutputExistsError, OutputPathError
     """
     target = _check_out(Path(out), overwrite=overwrite) if out is not None else None

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,24 +14,19 @@ from wsi_meta.annotations.camelyon_slides import Exclusion, loose
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
-from wsi_meta.annotations.masks import MASK_ENDINGS, read_mask
+from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
-from wsi_meta.errors import DataError, HeatmapError, one_line, some_of
+from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, warn_of_small_masks
+from wsi_meta.errors import DataError, HeatmapError, WsiMetaError, one_line, some_of
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
-from wsi_meta.heatmaps.scanned_slide import known_slide
+from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, known_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
-from wsi_meta.readers.reader import Bounds
-from wsi_meta.slides.slide import open_slide
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = [
     "Cohort",
@@ -46,8 +40,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MARGIN_PX = 8
-"""Margin round outlines in pixels of the evaluation mask: merging lesions enlarges them by less."""
 Scores = NamedRows[tuple[float, str | None]]
 """By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
 AS_WHOLE = ("", "true", "yes", "1", "1.0")
@@ -65,7 +57,7 @@ class Reading:
     names: ClassNames = DEFAULT_NAMES
     """Which classes of outlines are tumor."""
     slides: Path | None = None
-    """Folder of the slides or their heatmaps, which know the corner that QuPath's outlines count from."""
+    """Folder of the slides or their heatmaps, which know how large a slide is, and where QuPath's outlines count from."""
     corrections: Path | None = None
     """Folder of what was corrected on their maps."""
 
@@ -112,16 +104,18 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     outlined = [name for name in judged_names if name in truths and truths[name].suffix.lower() in OUTLINE_ENDINGS]
     drawn = {name: read_drawn(truths[name]) for name in outlined}
     refuse_absent(reading.names, drawn.values(), str(truth))
-    corners = _find_corners(truth, [name for name, file in drawn.items() if file.origin is None], reading.slides)
-    outlines = {name: sort_outlines(file, reading.names, corners.get(name, (0, 0))) for name, file in drawn.items()}
-    level = reading.mask_level
+    masks = [name for name in judged_names if name in truths and name not in drawn]
+    shown = _find_slides(truth, [name for name, file in drawn.items() if file.origin is None], masks, reading.slides)
+    outlines = {name: sort_outlines(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
+    points = {name: read_detections(found[name]) for name in judged_names}
     judged = []
     with progress_bar(len(judged_names), "slides", "judging", enabled=progress) as bar:
         for name in judged_names:
-            drawn_of = outlines.get(name, truths.get(name))
-            judged.append(match_slide(name, read_detections(found[name]), drawn_of, level, corrected.get(name)))
+            drawn_of, extent = outlines.get(name, truths.get(name)), shown[name].extent if name in shown else None
+            judged.append(match_slide(name, points[name], drawn_of, reading.mask_level, corrected.get(name), extent))
             bar.update(1)
+    warn_of_small_masks([truths[name] for name in masks if name not in shown], reading.mask_level, _reach(points, outlines))
     return Cohort(tuple(judged), left_out, _find_incomplete([reading.slides, reading.corrections], judged_names))
 
 
@@ -188,14 +182,14 @@ def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str,
             raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
 
 
-def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dict[str, tuple[int, int]]:
-    """Return the level-0 pixel that QuPath counts from, of the slides with these names; without `slides` that is not known."""
+def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
+    """Return what is known of the slides whose outlines are QuPath's, which must be there, and of those with masks."""
     if slides is None:
-        if names:
+        if qupath:
             told = (
                 "%s: GeoJSON of %d slides is taken as level-0 pixels; pass --slides if they are MRXS, SCN or others with bounds"
             )
-            logger.warning(told, truth, len(names))
+            logger.warning(told, truth, len(qupath))
         return {}
     if not slides.is_dir():
         raise DataError(f"{slides}: no such folder; expected one with the slides or their heatmaps")
@@ -203,13 +197,24 @@ def _find_corners(truth: Path, names: Sequence[str], slides: Path | None) -> dic
     for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
         if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
             files.setdefault(slide_name(path).lower(), []).append(path)
-    corners = {}
-    for name in names:
-        bounds = next((known for path in files.get(name, []) if (known := _bounds_of(path)) is not None), None)
-        if bounds is None:
+    shown = {name: frame for name in masks for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
+    for name in qupath:
+        frames = (frame_of(path) for path in files.get(name, []))
+        if (frame := next((frame for frame in frames if frame.bounds is not None), None)) is None:
             raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
-        corners[name] = bounds.x, bounds.y
-    return corners
+        shown[name] = frame
+    return shown
+
+
+def _corner(shown: SlideFrame | None) -> tuple[int, int]:
+    """Return the level-0 pixel that QuPath counts from."""
+    return (0, 0) if shown is None or shown.bounds is None else (shown.bounds.x, shown.bounds.y)
+
+
+def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> int:
+    """Return the largest level-0 coordinate of a detection or an outline."""
+    drawn = [outline.vertices.max() for annotations in outlines.values() for outline in annotations.tumor]
+    return int(max([0, *drawn, *(max(part.x.max(initial=0), part.y.max(initial=0)) for part in points.values())]))
 
 
 def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected]:
@@ -239,53 +244,40 @@ def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> di
     return found
 
 
-def _bounds_of(path: Path) -> Bounds | None:
-    """Return what QuPath shows of a slide, by the slide or by its heatmap; None where an older heatmap does not say."""
-    if path.suffix == ".zarr" and not is_zarr_image(path):
-        return Heatmap.open(path).record.slide.bounds
-    with open_slide(path) as slide:
-        return slide.bounds
+def _frame_of(path: Path) -> SlideFrame | None:
+    """Return what a slide or its heatmap says of its frame; None where it is damaged, which is told elsewhere."""
+    try:
+        return frame_of(path)
+    except (WsiMetaError, OSError):
+        return None
 
 
 def match_slide(
     name: str,
     points: Detections,
     truth: Annotations | Path | None,
-    mask_level: int = 0,
+    mask_level: int | None = 0,
     corrected: Corrected | None = None,
+    extent: tuple[int, int] | None = None,
 ) -> JudgedSlide:
     """Compare a slide's detections with its outlines, the file of its mask, or, for a normal slide, None.
 
     Parameters
     ----------
-    mask_level : level of the slide that the first image of a mask is as large as
+    mask_level : level of the slide that the first image of a mask is as large as; None as `extent` says
     corrected : what was corrected on its map: missed lesions are tumor, too, and false ones are not
+    extent : (width, height) of the slide, level-0 pixels, which its truth must fit; None where it is not known
 
     Raises
     ------
     DataError
-        when the mask is damaged, or of another slide.
+        when the mask is damaged or of another slide, or no outline of tumor encloses anything on the slide.
     """
-    tumor = None if truth is None else _draw_truth(truth, points, mask_level)
+    tumor = None
+    if isinstance(truth, Annotations):
+        tumor = draw_outlines(truth, DOWNSAMPLE, extent)
+    elif truth is not None:
+        tumor = read_fitting_mask(truth, points, DOWNSAMPLE, mask_level, extent)
     if corrected is not None:
         tumor = corrected.correct(tumor, DOWNSAMPLE, MARGIN_PX)
     return JudgedSlide(name, match(points, tumor), tumor is not None and bool(tumor.any()), points.highest)
-
-
-def _draw_truth(truth: Annotations | Path, points: Detections, mask_level: int) -> NDArray[np.bool_]:
-    """Return the evaluation mask, bool (height, width) at level 5, of outlines or of a mask's file."""
-    if isinstance(truth, Annotations):
-        corners = [outline.vertices.max(0) for outline in truth.tumor] or [np.zeros(2)]
-        width, height = np.maximum(0, np.ceil(np.max(corners, 0) / DOWNSAMPLE)).astype(int) + MARGIN_PX
-        return truth.mask((int(height), int(width)), DOWNSAMPLE)
-    mask = read_mask(truth, DOWNSAMPLE, first_downsample=2**mask_level)
-    # the last pixels of a slide may be less than half a pixel of the mask
-    outside = (points.y // DOWNSAMPLE > mask.shape[0]) | (points.x // DOWNSAMPLE > mask.shape[1])
-    if outside.any():
-        first = int(np.flatnonzero(outside)[0])
-        size = f"{mask.shape[1] * DOWNSAMPLE} x {mask.shape[0] * DOWNSAMPLE} level-0 pixels"
-        raise DataError(
-            f"{truth}: covers {size}, but a detection lies at x {points.x[first]}, y {points.y[first]}; "
-            "expected the mask of the same slide; see --mask-level"
-        )
-    return mask

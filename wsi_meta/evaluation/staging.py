@@ -140,6 +140,7 @@ def read_stage_table(path: str | Path) -> StageTable:
     for name, (full_name, value) in zip(names, rows, strict=True):
         patient = patient_of(name)
         known, place = (NODE_LABELS, nodes.setdefault(patient, {})) if patient != name else (STAGES, stages)
+        value = next((word for word in known if word.lower() == value.lower()), value)  # in any case
         if value not in known or place.setdefault(name, value) != value:
             raise DataError(f"{path}: {value!r} for {full_name!r}; expected one of {', '.join(known)}, once")
     refuse_twice(path, ((name, row.line) for name, row in zip(names, rows, strict=True)))

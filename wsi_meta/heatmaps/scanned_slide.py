@@ -4,16 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.readers.choice import READERS
+from wsi_meta.readers.reader import Bounds
 from wsi_meta.slides.slide import Slide, open_slide
 
-__all__ = ["is_scan_of", "is_scanned_slide", "known_slide", "open_as_scanned", "open_scanned_slide"]
+__all__ = [
+    "SlideFrame",
+    "frame_of",
+    "is_scan_of",
+    "is_scanned_slide",
+    "known_slide",
+    "open_as_scanned",
+    "open_scanned_slide",
+]
+
+
+@dataclass(frozen=True)
+class SlideFrame:
+    """How large a slide is, and what QuPath shows of it."""
+
+    extent: tuple[int, int]
+    """Width and height, level-0 pixels."""
+    bounds: Bounds | None
+    """None where an older heatmap does not say."""
+
+
+def frame_of(path: Path) -> SlideFrame:
+    """Return the frame of a slide, by its file or by its heatmap.
+
+    Raises
+    ------
+    SlideReadError, HeatmapError
+    """
+    if path.suffix == ".zarr" and not is_zarr_image(path):
+        scanned = Heatmap.open(path).record.slide
+        return SlideFrame((scanned.width, scanned.height), scanned.bounds)
+    with open_slide(path) as slide:
+        return SlideFrame((slide.width, slide.height), slide.bounds)
 
 
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:

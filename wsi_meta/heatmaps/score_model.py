@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import patient_of
-from wsi_meta.annotations.tables import NamedRows, read_table
+from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
 from wsi_meta.errors import DataError, HeatmapError, OutputPathError, first_line, require
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.ownership import stores_in
@@ -53,9 +53,6 @@ LARGEST = 1e30
 """Numbers of a score model are smaller, and scales larger than one over it: within these limits a score stays a number."""
 FOLDS = 5
 """Largest number of parts for cross-validation."""
-NORMAL, TUMOR = ("0", "normal", "negative", "0.0"), ("1", "tumor", "itc", "micro", "macro", "1.0")
-POSITIVE = dict.fromkeys(NORMAL, False) | dict.fromkeys(TUMOR, True)
-"""Words for a slide's label; pandas writes 1.0."""
 
 
 @dataclass(frozen=True)
@@ -257,9 +254,9 @@ def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
     """Return label and patient by slide; the patient is empty where the table does not say."""
     rows = read_table(path, ("slide", "label"), "labels", optional=("patient",))
     for row in rows:
-        if row[1].lower() not in POSITIVE:
-            raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(POSITIVE)}")
-    return NamedRows(path, [(row[0], row.line, (POSITIVE[row[1].lower()], row[2])) for row in rows])
+        if label_of(row[1]) is None:
+            raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(LABELS)}")
+    return NamedRows(path, [(row[0], row.line, (bool(label_of(row[1])), row[2])) for row in rows])
 
 
 def _regression() -> Any:

@@ -130,4 +130,4 @@ def _placed(region: DrawnRegion, drawn: DrawnFile, slide: Slide, raster: MaskRas
             f"{slide.width} x {slide.height} level-0 px; expected outlines of this slide; are they of another one?"
         )
     exterior, *holes = (np.where(ring >= limits - AT_EDGE, ring + raster.step, ring) for ring in rings)
-    return Outline(exterior, tuple(holes), region.groups[0] if region.groups else region.name)
+    return Outline(exterior, tuple(holes), region.groups[0] if region.groups else region.name or "without a class")

@@ -12,10 +12,10 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, rea
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
+from wsi_meta.annotations.tables import LABELS, label_of
 from wsi_meta.errors import WsiMetaError, one_line, some_of
 from wsi_meta.evaluation.cohort import match_slide
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, delong, froc_curve, froc_interval
-from wsi_meta.heatmaps.score_model import POSITIVE
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import Row
 
@@ -99,7 +99,7 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
 
 def is_tumor(label: str | None) -> bool | None:
     """Return what a label means; None where it is empty or no word for it is known."""
-    return POSITIVE.get((label or "").strip().lower())
+    return label_of(label or "")
 
 
 def _left_out(excluded: dict[str, Exclusion], name: str, task: str) -> bool:
@@ -112,7 +112,7 @@ def _unknown_labels(rows: Sequence[Row]) -> list[str]:
     notes = []
     if unknown := sorted({str(row["label"]) for row in rows if row["label"] and is_tumor(row["label"]) is None}):
         told = some_of([f"'{label}'" for label in unknown])
-        notes.append(f"Labels that are not counted: {told}; known are {', '.join(POSITIVE)}.")
+        notes.append(f"Labels that are not counted: {told}; known are {', '.join(LABELS)}.")
     if without := sum(is_tumor(row["label"]) is not None and row["score"] is None for row in rows):
         notes.append(f"Labelled slides without a score, which count nowhere: {without}.")
     return notes
@@ -155,8 +155,9 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     scores, x, y = (np.array([lesion[key] for lesion in found]) for key in ("max_probability", "peak_x", "peak_y"))
     points = Detections(scores.astype(np.float64), x.astype(np.int64), y.astype(np.int64))
     drawn = Path(row["annotations"]) if row["annotations"] else None
+    extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
         outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
-        return match_slide(name, points, outlines).hits
-    return match_slide(name, points, drawn).hits
+        return match_slide(name, points, outlines, extent=extent).hits
+    return match_slide(name, points, drawn, None, extent=extent).hits
