@@ -403,7 +403,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     result = froc(*cohort, mask_level=5, scores=table, out=tmp_path / "out")
     assert result.incomplete == json.loads((tmp_path / "out" / "froc.json").read_text())["incomplete"] == told
     named = "test_002 (9 cells could not be read), test_003 (complete is FALSE in summary.csv)"
-    assert f"2 slides were not wholly read, so that their score is a lower bound: {named}" in caplog.text
+    assert f"2 slides were not wholly read; their score is of what was read: {named}" in caplog.text
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
         write_store(scans / f"{name}.zarr", np.full((5, 5), value, np.float32))

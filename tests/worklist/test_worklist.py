@@ -108,7 +108,7 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
     part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
     assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
-    assert "≥ 0.500 none in what was read" in _render(tmp_path, part).rows[1]
+    assert "0.500, incomplete none in what was read" in _render(tmp_path, part).rows[1]
 
 
 def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     summarise_folder(tmp_path)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "1 slides labelled tumor, 2 normal" in text
-    assert "Slides that were not wholly read, whose score is a lower bound: 1." in text
+    assert "Slides that were not wholly read, whose score is of what was read: 1." in text
     assert text.count('<b class="big">1.000</b>') == 1
     assert "Labels that are not counted: &#39;odd&#39;" in text
     assert "FROC" in text

@@ -75,8 +75,8 @@ class FrocResult:
     excluded: dict[str, str]
     """Slides that the table excludes: from which task, and why."""
     incomplete: dict[str, str]
-    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: what was found there, and
-    their score, are a lower bound."""
+    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: lesions may be missing
+    there, and their score is of what was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curves as plain JSON values."""
@@ -237,7 +237,7 @@ def _tell_incomplete(cohort: Cohort, table: Scores | None) -> dict[str, str]:
     told = {name: row[1] for name, row in known.items() if row is not None and row[1] is not None} | cohort.incomplete
     if told:
         named = some_of([f"{name} ({why})" for name, why in sorted(told.items())])
-        logger.warning("%d slides were not wholly read, so that their score is a lower bound: %s", len(told), named)
+        logger.warning("%d slides were not wholly read; their score is of what was read: %s", len(told), named)
     return dict(sorted(told.items()))
 
 

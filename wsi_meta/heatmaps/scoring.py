@@ -15,7 +15,7 @@ from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.number_format import format_probability, format_threshold
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
 
@@ -44,7 +44,8 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     """Score a slide: the mean of its ten highest cells after 3x3 averaging over scanned cells.
 
     One hot cell (a fold, a speck of dust) moves its neighbourhood's mean by at most a ninth where all are scanned; a
-    lesion of a few cells moves it fully.
+    lesion of a few cells moves it fully. Where cells are missing, their neighbours' means are over fewer, and may be higher or
+    lower than with them: the score of a part says nothing certain of the whole.
 
     Parameters
     ----------
@@ -74,8 +75,8 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
 
 
 def format_score(score: float, *, complete: bool) -> str:
-    """Return a score in words; of a slide that was not wholly read it is a lower bound."""
-    return format_probability(score) if complete else f"≥ {format_threshold(score, 3)}"
+    """Return a score in words. One of what was read of a slide bounds nothing: cells that are missing may raise or lower it."""
+    return format_probability(score) + ("" if complete else ", incomplete")
 
 
 def none_found(record: ScanRecord) -> str:

@@ -11,9 +11,9 @@ from wsi_meta.errors import printable
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
-from wsi_meta.heatmaps.scoring import format_score, none_found
+from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.number_format import format_threshold
+from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
@@ -35,7 +35,7 @@ def title_of(record: ScanRecord) -> str:
         return f"{name}: scan not finished"
     score = "no score, nothing scanned"
     if result.score is not None:
-        score = f"score {format_score(result.score, complete=result.complete)}"
+        score = f"score {format_probability(result.score)}"
     unread = result.cells["unreadable"]
     incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
     words = () if record.verdict is None else record.verdict.words

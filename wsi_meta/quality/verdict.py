@@ -50,7 +50,7 @@ class Limit:
 
 
 LIMITS = {
-    "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
+    "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread: the score is of what was read"),
     "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells with contrast"),
     "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
     "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
