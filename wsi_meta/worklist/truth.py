@@ -30,7 +30,7 @@ class CohortAuc:
     """Which one: a column of the summary."""
     auc: float
     interval: tuple[float, float] | None
-    """95 %, by DeLong; None where a class has one slide."""
+    """95 %, by DeLong; None where a class has one slide, or the AUC is 0 or 1."""
     tumor: int
     normal: int
 
@@ -41,7 +41,7 @@ class CohortFroc:
 
     curve: FrocCurve
     interval: tuple[float, float] | None
-    """95 %, bootstrap over slides; None where fewer than two have lesions."""
+    """95 %, bootstrap over slides; None where fewer than two have lesions, or all resamples agree."""
     slides: int
     lesions: int
     isolated: int
