@@ -62,18 +62,24 @@ def write_store(
     mpp: float = SLIDE_MPP,
     cut: int = 0,
     complete: bool = True,
+    unreadable: NDArray[np.bool_] | None = None,
     slide: str = "none",
     reader: str = "direct",
     device: str = "cpu",
     bounds: Bounds | None = None,
     **thresholds: float,
 ) -> Heatmap:
-    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
+    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do.
+
+    Cells without a value are background, but for those that are `unreadable`; with one of these it is not complete.
+    """
     rows, cols = probability.shape
     side = 0.972 / mpp * 32
     grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32, block_px=1920)
     assert grid.shape == probability.shape
     scanned = np.isfinite(probability)
+    unread = np.zeros(probability.shape, bool) if unreadable is None else unreadable & ~scanned
+    complete = complete and not unread.any()
     fraction = float(scanned.mean())
     record = make_record(
         grid,
@@ -85,10 +91,10 @@ def write_store(
         thresholds=thresholds,
         bounds=bounds,
     )
-    heatmap = Heatmap.create(path, record, scanned, overwrite=True)
-    status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
+    heatmap = Heatmap.create(path, record, scanned | unread, overwrite=True)
+    status = np.where(scanned, Status.SCANNED, np.where(unread, Status.UNREADABLE, Status.BACKGROUND)).astype(np.uint8)
     for block in grid.blocks():
         heatmap.write_block(block, probability[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability))
+    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability, status))
     return Heatmap.open(path)

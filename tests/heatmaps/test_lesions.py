@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from wsi_meta.heatmaps.lesions import (
 )
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
+from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.readers.reader import Bounds
@@ -285,7 +287,7 @@ def test_the_chain_ends_in_a_perfect_score(heatmap: Heatmap, tmp_path: Path) -> 
 
 
 def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -> None:
-    kept = json.loads(json.dumps(lesion_facts(heatmap.record, heatmap.probability)))
+    kept = json.loads(json.dumps(lesion_facts(heatmap.record, heatmap.probability, heatmap.status)))
     found = find_lesions(heatmap, out=tmp_path / "l.geojson")
     assert (kept["threshold"], kept["peak"], kept["min_area_mm2"]) == (0.5, 0.5, 0)
     features = json.loads((tmp_path / "l.geojson").read_text())["features"]
@@ -293,6 +295,40 @@ def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -
     assert kept["found"] == [lesion.to_dict() for lesion in found]
     again = find_lesions(heatmap, threshold=kept["threshold"], peak=kept["peak"], min_area=kept["min_area_mm2"])
     assert [lesion.to_dict() for lesion in again] == kept["found"]
+
+
+def test_a_lesion_beside_cells_that_were_not_read_is_at_least_as_large(tmp_path: Path) -> None:
+    """One lesion of 1.3 mm, of which damage left two ends, was told as two plain ones."""
+    probability = _map(30, 60, (5, 5, 4, 40, 0.9), (20, 20, 3, 3, 0.9))
+    probability[5:9, 8:43] = np.nan
+    probability[19, 20] = np.nan
+    unreadable = np.isnan(probability)
+    unreadable[19, 20] = False
+    heatmap = write_store(tmp_path / "h.zarr", probability, unreadable=unreadable)
+
+    found = find_lesions(heatmap, out=tmp_path / "l.csv", threshold=0.5, peak=0.5)
+
+    assert [lesion.cut for lesion in found] == [True, False, True], "glass cuts nothing"
+    with (tmp_path / "l.csv").open(newline="") as file:
+        assert [row["cut"] for row in csv.DictReader(file)] == ["True", "False", "True"]
+    write_lesions(tmp_path / "l.geojson", found)
+    first, second, _ = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    assert first["properties"]["name"] == "lesion 1: at least isolated tumor cells"
+    assert (first["properties"]["measurements"]["cut"], second["properties"]["measurements"]["cut"]) == (1, 0)
+    text = CliRunner().invoke(main, ["lesions", str(heatmap.path)]).stdout
+    assert text.count("size_class: at least isolated tumor cells") == text.count("diameter_mm: ≥ 0.1") == 2
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_older_stores_do_not_say_which_lesions_are_cut(tmp_path: Path, cut: bool) -> None:
+    probability = _map(6, 6, (2, 2, 2, 2, 0.9))
+    probability[1, 1] = np.nan
+    heatmap = write_store(tmp_path / "h.zarr", probability, unreadable=np.full((6, 6), cut))
+    assert heatmap.record.lesions is not None
+    older = [{name: value for name, value in lesion.items() if name != "cut"} for lesion in heatmap.record.lesions["found"]]
+    kept = kept_lesions(replace(heatmap, record=replace(heatmap.record, lesions=heatmap.record.lesions | {"found": older})))
+    assert kept is not None
+    assert [lesion["cut"] for lesion in kept["found"]] == [cut]
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

@@ -109,6 +109,8 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
     assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
     assert "0.500, incomplete none in what was read" in _render(tmp_path, part).rows[1]
+    cut = {"lesions": 1, "largest_lesion": "isolated tumor cells", "largest_lesion_mm": 0.16, "largest_lesion_cut": True}
+    assert "at least isolated tumor cells ≥ 0.16 mm" in _render(tmp_path, part | cut).rows[1]
 
 
 def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:

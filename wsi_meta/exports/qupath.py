@@ -13,7 +13,7 @@ import numpy as np
 from wsi_meta.annotations.outline_files import FRAME, frame_facts
 from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import coverage
-from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
+from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion, at_least
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
         "geometry": shape,
         "properties": {
             "objectType": "annotation",
-            "name": f"lesion {lesion.number}: {lesion.size_class}",
+            "name": f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}",
             "color": SIZE_COLOURS[lesion.size_class],
             "classification": {"name": "Tumor", "color": [200, 0, 0]},
             "isLocked": True,
@@ -86,6 +86,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
                 "Probability: Max": lesion.max_probability,
                 "Probability: Mean": lesion.mean_probability,
                 CELLS_OF_LESION: lesion.cells,
+                "Cut by unread cells": int(lesion.cut),
             },
         },
     }

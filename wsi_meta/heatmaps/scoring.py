@@ -13,7 +13,7 @@ from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
-from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
+from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.number_format import format_probability
 from wsi_meta.quality.verdict import blurred_share, folded_share
@@ -28,6 +28,7 @@ __all__ = [
     "PieceScore",
     "describe_end",
     "format_score",
+    "kept_lesions",
     "known_figures",
     "none_found",
     "refuse_nothing",
@@ -142,6 +143,21 @@ class PieceScore(TissuePiece):
     """Area of them together."""
     largest: str | None
     """Size class of the one with the longest diameter; None without lesions."""
+    largest_cut: bool | None
+    """Whether that one is cut by cells that were not scanned, and may be larger; None without lesions."""
+
+
+def kept_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
+    """Return what a store keeps of its lesions, as :func:`wsi_meta.heatmaps.lesions.lesion_facts` has it; None before its end.
+
+    Stores of before do not say which lesions are cut: none are where all was read, else it is found out again.
+    """
+    record = heatmap.record
+    if record.lesions is None or all("cut" in lesion for lesion in record.lesions["found"]):
+        return record.lesions
+    if record.result is not None and record.result.complete:
+        return record.lesions | {"found": [lesion | {"cut": False} for lesion in record.lesions["found"]]}
+    return lesion_facts(record, heatmap.probability, heatmap.status)
 
 
 def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
@@ -153,7 +169,7 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     """
     grid, probability, status = heatmap.grid, heatmap.probability, heatmap.status
     labels = label_pieces(status != Status.BACKGROUND, grid.cell_um)
-    lesions = (heatmap.record.lesions or lesion_facts(heatmap.record, probability))["found"]
+    lesions = (kept_lesions(heatmap) or lesion_facts(heatmap.record, probability, status))["found"]
     of_piece: dict[int, list[dict[str, Any]]] = {}
     for lesion in lesions:
         of_piece.setdefault(int(labels[peak_cell(lesion, grid)]), []).append(lesion)
@@ -181,10 +197,19 @@ def _score(
     score, unread = score_slide(values), int((within & np.isnan(values)).sum())
     area = sum(float(lesion["area_mm2"]) for lesion in lesions)
     widest = largest_lesion(lesions)
-    largest = None if widest is None else widest["size_class"]
+    largest, cut = (None, None) if widest is None else (widest["size_class"], widest["cut"])
     told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
     told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
-    told += f", {len(lesions)} lesions of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
-    found = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
+    told += (
+        f", {len(lesions)} lesions of {area:.2f} mm2, largest: {at_least(str(largest), cut=cut)}" if lesions else ", no lesion"
+    )
+    found = {
+        "score": score,
+        "unread": unread,
+        "lesions": len(lesions),
+        "lesion_mm2": area,
+        "largest": largest,
+        "largest_cut": cut,
+    }
     return PieceScore(**vars(place) | {"piece": 0 if label == SPECK else place.piece, "line": told} | found)

@@ -92,14 +92,19 @@ def _on_white(colour: tuple[float, ...]) -> tuple[float, ...]:
 
 def class_entries(record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
     """Return a line for each size class with the number of its lesions; what has no number is told."""
-    counts = {name: sum(lesion.size_class == name for lesion in lesions) for name, _ in SIZE_CLASSES}
+    classes = {name: [lesion.cut for lesion in lesions if lesion.size_class == name] for name, _ in SIZE_CLASSES}
     entries = [
-        Entry(f"{SHORT_NAMES.get(name, name)}: {count}", class_colour(name), round=True)
-        for name, count in counts.items()
-        if count
+        Entry(f"{SHORT_NAMES.get(name, name)}: {len(cuts)}{_told_cut(name, sum(cuts))}", class_colour(name), round=True)
+        for name, cuts in classes.items()
+        if cuts
     ]
     if entries and not numbered:
         entries.append(Entry("too narrow for numbers"))
     elif len(lesions) > NUMBERED:
         entries.append(Entry(f"the {NUMBERED} largest lesions have numbers"))
     return entries or [Entry(none_found(record))]
+
+
+def _told_cut(size_class: str, cut: int) -> str:
+    """Return how many of a class's lesions may be of a larger one, where some may."""
+    return f", {cut} of them cut: at least that" if cut and size_class != SIZE_CLASSES[0][0] else ""

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import printable
-from wsi_meta.heatmaps.regions import SIZE_CLASSES
+from wsi_meta.heatmaps.regions import SIZE_CLASSES, at_least
 from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.number_format import format_probability
@@ -166,7 +166,8 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,
         "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
-        "lesion": row["largest_lesion"],
+        "lesion": at_least(row["largest_lesion"] or "", cut=row["largest_lesion_cut"]),
+        "length": at_least(f"{row['largest_lesion_mm'] or 0:.2f} mm", cut=row["largest_lesion_cut"]),
         "mm": row["largest_lesion_mm"] or 0.0,
         "lesions": row["lesions"] or 0,
         "tissue": _percent(row["tissue_fraction"]),

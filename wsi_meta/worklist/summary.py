@@ -16,6 +16,7 @@ from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
+from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -115,7 +116,8 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     record, result = heatmap.record, heatmap.record.result
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
-    cells, found = result.cells, record.lesions["found"] if record.lesions else None
+    cells, kept = result.cells, kept_lesions(heatmap)
+    found = kept["found"] if kept else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
     error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
@@ -131,6 +133,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "lesions": None if found is None or record.nothing_scanned else len(found),
             "largest_lesion": largest["size_class"] if largest else None,
             "largest_lesion_mm": largest["diameter_mm"] if largest else None,
+            "largest_lesion_cut": largest["cut"] if largest else None,
             "tissue_fraction": record.tissue.fraction,
             "scanned": cells["scanned"],
             "background": cells["background"],

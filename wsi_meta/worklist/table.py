@@ -45,6 +45,7 @@ KINDS: dict[str, type] = {
     "lesions": int,
     "largest_lesion": str,
     "largest_lesion_mm": float,
+    "largest_lesion_cut": bool,
     "tissue_fraction": float,
     "scanned": int,
     "background": int,
@@ -216,7 +217,7 @@ def _typed(texts: Mapping[str, str]) -> Row:
 
 def _value(text: str, kind: type) -> Any:
     if kind is bool:
-        return text.strip().lower() == "true"  # a spreadsheet writes TRUE
+        return text.strip().lower() == "true" if text.strip() else None  # a spreadsheet writes TRUE
     try:
         if kind is int and float(text).is_integer():
             return int(float(text))  # pandas and spreadsheets write 3.0
