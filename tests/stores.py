@@ -12,6 +12,7 @@ from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, 
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.card import ModelCard
+from wsi_meta.quality.verdict import Verdict
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -63,6 +64,7 @@ def write_store(
     cut: int = 0,
     complete: bool = True,
     unreadable: NDArray[np.bool_] | None = None,
+    verdict: Verdict | None = None,
     slide: str = "none",
     reader: str = "direct",
     device: str = "cpu",
@@ -96,5 +98,5 @@ def write_store(
     for block in grid.blocks():
         heatmap.write_block(block, probability[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability, status))
+    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability, status), verdict)
     return Heatmap.open(path)

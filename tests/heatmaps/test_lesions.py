@@ -37,6 +37,7 @@ from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_r
 from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.quality.verdict import pronounce
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -227,7 +228,7 @@ def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> N
     probability, status = heatmap.probability, heatmap.status
     status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
     heatmap.write_block(heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
-    known = {"complete": False, "scanned": 96, "unreadable": 1, "pending": 3}
+    known = {"complete": False, "verdict": None, "scanned": 96, "unreadable": 1, "pending": 3}
     command = ["lesions", str(heatmap.path), "--json", "--out", str(tmp_path / "l.geojson")]
     printed = result_of(CliRunner().invoke(main, command).stdout)
     assert {name: printed[name] for name in known} == known
@@ -295,6 +296,24 @@ def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -
     assert kept["found"] == [lesion.to_dict() for lesion in found]
     again = find_lesions(heatmap, threshold=kept["threshold"], peak=kept["peak"], min_area=kept["min_area_mm2"])
     assert [lesion.to_dict() for lesion in again] == kept["found"]
+
+
+def test_the_verdict_stands_beside_every_number(tmp_path: Path) -> None:
+    """Skin was printed as 0.98 and a micrometastasis, without a word."""
+    verdict = pronounce({"unlikeness": 1.094})
+    heatmap = write_store(tmp_path / "skin.zarr", _map(10, 10, (2, 2, 6, 6, 0.9)), verdict=verdict)
+    out = tmp_path / "l.geojson"
+    export(heatmap, tmp_path / "q.geojson")
+    for words in (["score"], ["lesions", "--out", str(out)], ["info"], ["summary"]):
+        at = str(heatmap.path) if words[0] != "summary" else str(tmp_path)
+        text = CliRunner().invoke(main, [words[0], at, *words[1:]]).stdout
+        assert "verdict: unlike training (1.09; usual is up to 0.90)\n" in text, words
+        assert "verdict_figures" not in text
+    told = {"words": ["unlike training"], "figures": verdict.figures}
+    for path in (out, tmp_path / "q.geojson"):
+        assert json.loads(path.read_text())["wsi_meta"]["verdict"] == told
+    for name in ("score", "lesions"):
+        assert result_of(CliRunner().invoke(main, [name, str(heatmap.path), "--json"]).stdout)["verdict"] == told
 
 
 def test_a_lesion_beside_cells_that_were_not_read_is_at_least_as_large(tmp_path: Path) -> None:
@@ -392,7 +411,7 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
     assert heatmap.record.slide.bounds == Bounds(501, 33, 4000, 3000)
     found = find_lesions(heatmap, out=tmp_path / "l.geojson", detections=tmp_path / "d.csv")
     content = json.loads((tmp_path / "l.geojson").read_text())
-    known = {"complete": True, "scanned": 1200, "unreadable": 0, "pending": 0}
+    known = {"complete": True, "verdict": None, "scanned": 1200, "unreadable": 0, "pending": 0}
     assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33} | known
     corner = np.array([501, 33])
     for lesion, feature in zip(found, content["features"], strict=True):

@@ -86,6 +86,18 @@ def test_slides_are_ranked_and_failures_come_first(tmp_path: Path) -> None:
     assert "research use only" in text
 
 
+def test_verdicts_are_explained_and_told_first(tmp_path: Path) -> None:
+    told = "incomplete (1.0% of the tissue unread), unlike training (1.09; usual is up to 0.90)"
+    odd = ROW | {"verdict": "incomplete, unlike training", "verdict_figures": told}
+    table = Table.of(tmp_path, [{"slide": "a.tif"} | odd, {"slide": "b.tif"} | ROW | {"verdict": "ok"}]).rows()
+    text = render_page(tmp_path, table, {}, lesions=False, running=None)
+    assert "1 of 2 is unlike the training slides: its score and lesions mean little." in text.split("</header>")[0]
+    incomplete, unlike, fine = (chip["title"] for chip in _Page(text).all("span") if "chip" in str(chip.get("class")))
+    assert incomplete == "incomplete (1.0% of the tissue unread). The score is of what was read; lesions may be missing."
+    assert str(unlike).startswith("unlike training (1.09; usual is up to 0.90). The tissue does not look like")
+    assert fine == "ok"
+
+
 def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     """Rows of the first version's table do not say how many lesions there are."""
     old, macro = ROW | {"score": 0.99, "lesions": None}, ROW | {"largest_lesion": "macrometastasis", "lesions": None}

@@ -189,7 +189,7 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
     from wsi_meta.cohorts.batch import scan_alone, scan_jobs
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
-    options.print_results(rows, as_json=as_json)
+    _print_rows(rows, as_json=as_json)
     if errors := [_named(job.slide.path, str(row["error"])) for job, row in zip(jobs, rows, strict=True) if row["error"]]:
         raise click.ClickException(errors[0] if len(errors) == 1 else f"{len(errors)} of {len(rows)} slides failed")
 
@@ -222,7 +222,13 @@ def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
     from wsi_meta.worklist.summary import summarise_folder
 
-    options.print_results(summarise_folder(folder), as_json=as_json)
+    _print_rows(summarise_folder(folder), as_json=as_json)
+
+
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows of a summary, in words with the verdict's figures once."""
+    told = [row | {"verdict": row["verdict_figures"] or row["verdict"], "verdict_figures": None} for row in rows]
+    options.print_results(rows if as_json else told, as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta check heat.zarr scans/"))

@@ -80,8 +80,7 @@ def find_lesions(
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson). In a table positions are level-0 pixels, as OpenSlide
         counts them. Outlines are in QuPath's frame: the corner of :attr:`wsi_meta.Slide.bounds` is taken off, and the file
-        says so (member ``wsi_meta``), so that :func:`wsi_meta.read_annotations` adds it again. It also says there how much of
-        the tissue was read
+        says so (member ``wsi_meta``, beside :func:`coverage`), so that :func:`wsi_meta.read_annotations` adds it again
     detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion. An empty file
         says that there is none, so it is refused where no cell was scanned
     overwrite : replace these files if they exist
@@ -246,10 +245,11 @@ def why_incomplete(record: ScanRecord) -> str | None:
 
 
 def coverage(heatmap: Heatmap) -> dict[str, Any]:
-    """Return how much of the tissue is known: ``complete``, and how many cells are ``scanned``, ``unreadable``, ``pending``."""
+    """Return how far results go: ``complete``, the ``verdict``, how many cells are ``scanned``, ``unreadable``, ``pending``."""
     status = heatmap.status
-    told = (Status.SCANNED, Status.UNREADABLE, Status.PENDING)
-    return {"complete": heatmap.finished} | {state.name.lower(): int((status == state).sum()) for state in told}
+    told = [(state.name.lower(), int((status == state).sum())) for state in (Status.SCANNED, Status.UNREADABLE, Status.PENDING)]
+    verdict = heatmap.record.verdict
+    return {"complete": heatmap.finished, "verdict": verdict and verdict.to_dict()} | dict(told)
 
 
 def warn_if_corrected(heatmap: Heatmap) -> None:

@@ -131,7 +131,7 @@ def _result(record: ScanRecord) -> Lines:
     missing = result.cells.get("unreadable", 0)
     lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
     if record.verdict is not None:
-        lines.append(("Quality", record.verdict.told))
+        lines.append(("Quality", record.verdict.explained))
     return lines
 
 

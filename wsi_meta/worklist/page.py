@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
-from wsi_meta.quality.verdict import NO_TISSUE, OK
+from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows
@@ -38,6 +39,7 @@ Not known: not all was read, or the table of an older version does not say.
 """
 NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no tissue found"}
 """What the table says of a slide without a lesion, by its kind."""
+UNLIKE = LIMITS["unlikeness"].word
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
 NO_AUC = "There is no AUC: it takes slides with a score that are labelled tumor, and others that are labelled normal."
@@ -136,6 +138,9 @@ def _lead(rows: Sequence[Row]) -> list[str]:
         told.append(f"Whether there are lesions on {unknown:,} is not known.")
     if empty := sum(_kind(row) == EMPTY for row in rows):
         told.append(f"On {empty:,} nothing was scanned, because no tissue was found.")
+    if unlike := sum(UNLIKE in str(row["verdict"]).split(", ") for row in scored):
+        are, theirs = ("is", "its score and lesions") if unlike == 1 else ("are", "their scores and lesions")
+        told.append(f"{unlike:,} of {len(scored):,} {are} unlike the training slides: {theirs} mean little.")
     if errors:
         told.append(f"{errors:,} need{'s' if errors == 1 else ''} attention.")
     return told
@@ -174,12 +179,18 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "tissue_value": f"{row['tissue_fraction'] or 0:.4f}",
         "unread": _percent(unread),
         "unread_value": f"{unread or 0:.4f}",
-        "verdicts": verdicts,
+        "verdicts": {word: _explain(word, row["verdict_figures"] or "") for word in verdicts},
         "seconds": row["seconds"],
         "time": None if row["seconds"] is None else duration(row["seconds"]),
         "rate": None if row["cells_per_second"] is None else f"{row['cells_per_second']:,.0f} cells/s",
         "hosts": row["hosts"],
     }
+
+
+def _explain(word: str, figures: str) -> str:
+    """Return a word of a verdict with its figure, where the table has that, and what follows from it."""
+    told = re.search(rf"\b{re.escape(word)} \([^)]*\)", figures)
+    return ". ".join(filter(None, [told[0] if told else word, MEANINGS.get(word, "")]))
 
 
 def _percent(share: float | None) -> str:

@@ -130,6 +130,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
             "complete": result.complete,
             "verdict": record.verdict.told if record.verdict else None,
+            "verdict_figures": record.verdict.told_with_figures if record.verdict else None,
             "lesions": None if found is None or record.nothing_scanned else len(found),
             "largest_lesion": largest["size_class"] if largest else None,
             "largest_lesion_mm": largest["diameter_mm"] if largest else None,

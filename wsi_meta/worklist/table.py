@@ -42,6 +42,7 @@ KINDS: dict[str, type] = {
     "fitted_score": float,
     "complete": bool,
     "verdict": str,
+    "verdict_figures": str,
     "lesions": int,
     "largest_lesion": str,
     "largest_lesion_mm": float,
