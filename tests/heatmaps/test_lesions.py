@@ -201,7 +201,10 @@ def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pyt
     assert not caplog.records
     part = write_store(tmp_path / "part.zarr", _map(4, 4))
     find_lesions(part.finalise(ScanResult(0.1, complete=False, cells={"unreadable": 7}), None))
-    assert "part.zarr: 7 cells could not be read; lesions may be missing or cut; scan it again to retry them" in caplog.text
+    assert (
+        "part.zarr: 7 cells could not be read; lesions may be missing or cut; copy the slide again, or scan again if"
+        in caplog.text
+    )
     find_lesions(part.unfinished())
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 

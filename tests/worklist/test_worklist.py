@@ -134,6 +134,24 @@ def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
     assert re.findall('class="why">(.*?)</span>', text) == ["no such file", "no such file", "b.tif: no such file"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "error", "first"),
+    [
+        ("SlideReadError", "not a slide", True),
+        ("SlideReadError", "lost; try again", False),
+        ("OSError", "no space left", False),
+    ],
+)
+def test_a_file_that_is_no_slide_is_replaced_before_it_is_tried_again(
+    tmp_path: Path, kind: str, error: str, first: bool
+) -> None:
+    row = {"slide": "/s/a.tif", "complete": False, "error": error, "error_kind": kind}
+    for retry, told in (("wsi-meta scan /s/a.tif", "replaced the file:"), (None, "replaced the file, run the same scan again")):
+        text = render_page(tmp_path, Table.of(tmp_path, [row | {"retry": retry}]).rows(), {}, lesions=False, running=None)
+        assert (f"After you have {told}" in text) == first
+        assert first or "After you have" not in text
+
+
 def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
     lost = {"slide": "/s/a.tif", "complete": False, "error": "not scanned to the end; scan again to continue"}
     texts = [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "MEND_UNREAD",
     "coverage",
     "default_lesions",
     "default_threshold",
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 PEAK = "specificity_99"
 """Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the higher one."""
 ENDINGS = (".csv", ".geojson")
+MEND_UNREAD = "copy the slide again, or scan again if a network or disk failed"
 
 
 def find_lesions(
@@ -75,8 +77,7 @@ def find_lesions(
     threshold : calibrated probability that all cells of a lesion have at least; None takes the operating point ``default`` of
         the model that made the heatmap
     peak : calibrated probability that one of its cells has at least; None takes the model's ``specificity_99`` where that is
-        higher than `threshold`, else `threshold`. A `peak` equal to `threshold` also keeps unsure lesions, which a FROC curve
-        can rank
+        higher than `threshold`, else `threshold`. Equal to `threshold` it also keeps unsure lesions, which a FROC curve ranks
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson). In a table positions are level-0 pixels, as OpenSlide
         counts them. Outlines are in QuPath's frame: the corner of :attr:`wsi_meta.Slide.bounds` is taken off, and the file
@@ -228,7 +229,7 @@ def write_lesions(
 
 def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
     """Warn of a heatmap that is not complete, or empty; `lost` says in words what of one that is not may be missing."""
-    mend = "scan it again to continue" if heatmap.result is None else "scan it again to retry them"
+    mend = "scan it again to continue" if heatmap.result is None else MEND_UNREAD
     if heatmap.record.nothing_scanned:
         lost, mend = "that no lesion is found says nothing", "look at the slide, or at its tissue"
     if (why := why_incomplete(heatmap.record)) is not None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wsi_meta import __version__
-from wsi_meta.errors import printable
+from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.files.address import is_address
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, at_least
 from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
@@ -151,7 +152,15 @@ def _failure(row: Row, name: str) -> dict[str, Any]:
     named, _, rest = reason.partition(": ")
     if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
         reason = rest
-    return {"name": name, "slide": row["slide"], "reason": reason, "retry": row["retry"], "partly": row["score"] is not None}
+    damaged = row["error_kind"] == SlideReadError.__name__ and "try again" not in reason and not is_address(row["slide"])
+    return {
+        "name": name,
+        "slide": row["slide"],
+        "reason": reason,
+        "retry": row["retry"],
+        "partly": row["score"] is not None,
+        "first": "After you have replaced the file" if damaged else "",
+    }
 
 
 def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.heatmaps.lesions import MEND_UNREAD
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
@@ -120,7 +121,7 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     found = kept["found"] if kept else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
-    error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
+    error = f"{cells['unreadable']} cells could not be read; {MEND_UNREAD}" if cells["unreadable"] else None
     return (
         dict.fromkeys(COLUMNS)
         | {
