@@ -14,7 +14,7 @@ from wsi_meta.cli import main
 __all__ = ["PAGE", "documented", "failure_of", "result_of", "results_of"]
 
 PAGE = Path(__file__).parents[1] / "docs" / "json.md"
-AS_OTHERS = {"summary": ("scan",), "train": ("train", "evaluate")}
+AS_OTHERS = {"summary": ("scan",)}
 """Commands whose section refers to another's table."""
 
 

@@ -12,6 +12,7 @@ from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, 
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.card import ModelCard
+from wsi_meta.quality.verdict import Verdict
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import Block, PatchGrid
 
@@ -69,18 +70,25 @@ def write_store(
     mpp: float = SLIDE_MPP,
     cut: int = 0,
     complete: bool = True,
+    unreadable: NDArray[np.bool_] | None = None,
+    verdict: Verdict | None = None,
     slide: str = "none",
     reader: str = "direct",
     device: str = "cpu",
     bounds: Bounds | None = None,
     **thresholds: float,
 ) -> Heatmap:
-    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do."""
+    """A finished heatmap with these values; the slide ends `cut` level-0 pixels before the last cells do.
+
+    Cells without a value are background, but for those that are `unreadable`; with one of these it is not complete.
+    """
     rows, cols = probability.shape
     side = 0.972 / mpp * 32
     grid = PatchGrid(round(cols * side) - cut, round(rows * side) - cut, mpp, 0.972, 96, 32, block_px=1920)
     assert grid.shape == probability.shape
     scanned = np.isfinite(probability)
+    unread = np.zeros(probability.shape, bool) if unreadable is None else unreadable & ~scanned
+    complete = complete and not unread.any()
     fraction = float(scanned.mean())
     record = make_record(
         grid,
@@ -92,10 +100,10 @@ def write_store(
         thresholds=thresholds,
         bounds=bounds,
     )
-    heatmap = Heatmap.create(path, record, scanned, overwrite=True)
-    status = np.where(scanned, Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
+    heatmap = Heatmap.create(path, record, scanned | unread, overwrite=True)
+    status = np.where(scanned, Status.SCANNED, np.where(unread, Status.UNREADABLE, Status.BACKGROUND)).astype(np.uint8)
     for block in grid.blocks():
         write_block(heatmap, block, probability[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability))
+    heatmap.finalise(ScanResult(score_slide(probability), complete, cells), lesion_facts(record, probability, status), verdict)
     return Heatmap.open(path)

@@ -11,10 +11,10 @@ from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr_image
-from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
-from wsi_meta.heatmaps.scoring import score_pieces
+from wsi_meta.heatmaps.scoring import kept_lesions, score_pieces
 from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import Slide, open_slide
@@ -92,7 +92,7 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
         "path": str(path),
         "result": kept.pop("result"),
         "verdict": kept.pop("verdict", None),
-        "lesions": _count_lesions(record),
+        "lesions": _count_lesions(heatmap),
         "pieces": None if record.result is None else [asdict(piece) for piece in score_pieces(heatmap)],
         "slide": kept.pop("slide"),
         "tissue": kept.pop("tissue"),
@@ -107,15 +107,16 @@ def _heatmap_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _count_lesions(record: ScanRecord) -> dict[str, Any] | None:
+def _count_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
     """Return the thresholds of the kept lesions and how many each size class has; ``wsi-meta lesions`` lists them.
 
     None of a slide on which nothing was scanned, too: it has not been looked at.
     """
-    if record.lesions is None or record.nothing_scanned:
+    kept = kept_lesions(heatmap)
+    if kept is None or heatmap.record.nothing_scanned:
         return None
-    classes = [lesion["size_class"] for lesion in record.lesions["found"]]
-    return {**record.lesions, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}}
+    classes, cut = ([lesion[name] for lesion in kept["found"]] for name in ("size_class", "cut"))
+    return {**kept, "found": {name: classes.count(name) for name, _ in SIZE_CLASSES}, "cut": sum(cut)}
 
 
 def _slide_facts(path: SlidePath, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:

@@ -198,6 +198,9 @@ def test_delong_by_its_definition(slides: list[tuple[bool, int]]) -> None:
         return
     variance = kernel.mean(1).var(ddof=1) / kernel.shape[0] + kernel.mean(0).var(ddof=1) / kernel.shape[1]
     half = 1.959964 * variance**0.5
+    if half < 1e-9:
+        assert interval is None, "1.000 to 1.000 would say that it is certain"
+        return
     assert interval == pytest.approx((max(0, auc - half), min(1, auc + half)), abs=1e-6)
 
 
@@ -478,7 +481,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     result = froc(*cohort, mask_level=5, scores=table, out=tmp_path / "out")
     assert result.incomplete == json.loads((tmp_path / "out" / "froc.json").read_text())["incomplete"] == told
     named = "test_002 (9 cells could not be read), test_003 (complete is FALSE in summary.csv)"
-    assert f"2 slides were not wholly read, so that their score is a lower bound: {named}" in caplog.text
+    assert f"2 slides were not wholly read; their score is of what was read: {named}" in caplog.text
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
         write_store(scans / f"{name}.zarr", np.full((5, 5), value, np.float32))

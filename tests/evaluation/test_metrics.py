@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
-from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability, roc_points
+from wsi_meta.evaluation.froc import roc_points
+from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.models.card import Calibration, ModelCard
 
@@ -208,8 +210,25 @@ def test_resamples_without_a_class_are_left_out() -> None:
 
     intervals = bootstrap_intervals(probabilities, labels, n=50)
 
-    assert intervals["auc"] == (1.0, 1.0)
+    assert "auc" not in intervals, "all resamples have 1: there is no spread"
     assert all(np.isfinite(interval).all() for interval in intervals.values())
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(8), 10)])
+def test_a_share_of_0_or_1_has_the_exact_interval(groups: NDArray[np.int64] | None) -> None:
+    """40 of 40 normal patches left alone are not surely all: 1.000 to 1.000 was said."""
+    labels = np.tile([0, 1], 40)
+    probabilities = np.where(labels == 1, np.arange(80) % 4 / 4 + 0.01, 0.1)
+
+    for told, name in ((probabilities, "specificity"), (np.full(80, 0.1), "sensitivity"), (1 - labels, "accuracy")):
+        intervals = bootstrap_intervals(told, labels, groups=groups, n=30)
+        none = name != "specificity"
+        n = len(np.unique(groups)) if groups is not None else 80 if name == "accuracy" else 40
+        exact = binomtest(0 if none else n, n).proportion_ci(method="exact")
+        assert intervals[name] == pytest.approx((exact.low, exact.high))
+        assert all(low < high for low, high in intervals.values())
+    if groups is None:
+        assert bootstrap_intervals(probabilities, labels, n=30)["specificity"][0] == pytest.approx(0.912, abs=1e-3)
 
 
 @pytest.mark.parametrize(

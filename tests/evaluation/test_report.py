@@ -463,7 +463,8 @@ def test_evaluate_gives_figures_with_their_intervals(model: Model, patch_folder:
     figures = evaluate(model, patch_folder, **HERE).to_dict()
 
     assert figures["n"] == 8
-    named = set(figures_of(np.array([0.0, 1.0]), np.array([0, 1]))) - {"ece"}
+    named = set(figures_of(np.array([0.0, 1.0]), np.array([0, 1]))) - {"ece", "auc", "f1", "f1_at_threshold"}
+    assert figures["auc"] == 0, "of which, and of F1 then, all resamples agree"
     assert {name for name in figures if name.endswith("_ci")} == {f"{name}_ci" for name in named}
     assert all(isinstance(value, int | float) for name, value in figures.items() if not name.endswith("_ci"))
     assert all(isinstance(value, list) and len(value) == 2 for name, value in figures.items() if name.endswith("_ci"))
@@ -529,8 +530,10 @@ def test_the_command_writes_a_report_and_refuses_to_write_it_twice(model: Model,
 
     assert made.exit_code == 0, made.output
     (auc,) = re.findall(r"^auc: (.*)$", made.stdout, re.MULTILINE)
-    assert f"AUC {float(auc):.3f}, 95 % interval" in Page(tmp_path / "r" / "report.html").text
-    assert re.search(r"^auc_ci: \[\d(\.\d{1,4})?, \d(\.\d{1,4})?\]$", made.stdout, re.MULTILINE)
+    told = Page(tmp_path / "r" / "report.html").text
+    assert f"AUC {float(auc):.3f}" in told
+    assert "1.000 to 1.000" not in told
+    assert re.search(r"^accuracy_ci: \[\d(\.\d{1,4})?, \d(\.\d{1,4})?\]$", made.stdout, re.MULTILINE)
     assert again.exit_code == 1
     assert again.stdout == ""
     assert again.stderr.startswith("Error: ")

@@ -122,7 +122,7 @@ def test_a_model_that_only_looks_at_colour_is_caught(by_colour: Evaluation) -> N
     assert by_name["white_warm"].sentence.startswith(f"A warmer white costs {-100 * lost.change:.1f} points of sensitivity (")
     assert "specificity" in by_name["white_cool"].sentence
     assert not by_name["jpeg_90"].costs
-    assert "costs nothing for certain" in by_name["jpeg_90"].sentence
+    assert f": no cost is certain on {N} patches (AUC +" in by_name["jpeg_90"].sentence
     assert f"{found.lowest.figures['auc'].value:.3f} at worst, under {found.lowest.words}" in found.summary
 
 
@@ -132,7 +132,7 @@ def test_a_model_that_looks_at_shapes_is_not(by_shape: Evaluation) -> None:
     assert by_shape.auc == 1
     assert min(shift.figures["auc"].value for shift in found.shifts) == 1
     assert not any(shift.costs for shift in found.shifts)
-    assert found.mean.figures["auc"] == Change(1.0, 0.0, (0.0, 0.0))
+    assert found.mean.figures["auc"] == Change(1.0, 0.0, None), "no resample differs: there is no spread"
     assert "1.000 on average" in found.summary
 
 
@@ -199,7 +199,7 @@ def test_only_what_is_certain_and_matters_is_told() -> None:
         "ece": Change(0.135, 0.105, None),
     }
 
-    shift = ShiftFigures("eosin_0.6", "pale eosin", figures)
+    shift = ShiftFigures("eosin_0.6", "pale eosin", figures, 80)
 
     assert list(shift.costs) == ["sensitivity_at_threshold"]
     assert list(shift.gains) == ["specificity_at_threshold"]
@@ -209,6 +209,20 @@ def test_only_what_is_certain_and_matters_is_told() -> None:
     )
     worse = replace(shift, figures=figures | {"auc": Change(0.9, -0.1, (-0.2, -0.05)), "ece": Change(0.2, 0.08, None)})
     assert worse.sentence.startswith("Pale eosin costs 0.100 of AUC (0.050 to 0.200) and 6.0 points of sensitivity (2.0 to")
+
+
+def test_a_loss_that_is_not_certain_is_no_certain_absence_of_one() -> None:
+    """Blur took 0.024 of AUC, and "costs nothing for certain" was said."""
+    none = Change(0.9, 0.0, None)
+    lost = {"sensitivity_at_threshold": none, "specificity_at_threshold": none, "auc": Change(0.941, -0.024, (-0.057, 0.001))}
+
+    shift = ShiftFigures("blur_0.9", "blur", lost, 80)
+
+    assert shift.sentence == "Blur: no cost is certain on 80 patches (AUC -0.024, -0.057 to +0.001)."
+    small = replace(shift, figures=lost | {"auc": Change(0.963, -0.003, (-0.005, -0.001))}, n=9000)
+    assert small.sentence == "Blur: only a small cost is certain on 9,000 patches (AUC -0.003, -0.005 to -0.001)."
+    alone = replace(shift, figures=lost | {"auc": Change(0.941, -0.024, None)})
+    assert alone.sentence.endswith("(AUC -0.024, no interval).")
 
 
 # --- clusters
@@ -259,7 +273,10 @@ def test_where_slides_are_known_they_are_drawn(by_colour: Evaluation, patches: C
     assert {figure.interval for shift in one.shifts for figure in shift.figures.values()} == {None}
     assert not any(shift.costs or shift.gains for shift in one.shifts)
     assert "nothing is certain" in one.caution
-    assert several.caution == f"Each interval stands by itself: of {3 * len(SHIFTS)}, about 4 leave out 0 by chance alone."
+    count = sum(figure.interval is not None for shift in several.shifts for figure in shift.figures.values())
+    assert 0 < count < 3 * len(SHIFTS), "what no resample changes has none"
+    told = f"of {count}, about {max(1, round(count / 20))} leave out 0 by chance alone."
+    assert several.caution == f"Each interval stands by itself: {told}"
     assert one.lowest.figures["auc"].value == found.lowest.figures["auc"].value
     assert several.mean.figures["auc"].interval not in (None, found.mean.figures["auc"].interval)
 
@@ -310,7 +327,9 @@ def test_the_report_tells_what_to_fear(
     assert page.count('alt="patches under') == 1 + len(SHIFTS)
     assert page.count("too few of a class: left out</span>") == len(found.clusters)
     assert 'class="number worse"' in page
-    assert "Nothing for certain is lost under" in calm
+    assert f"No loss of that size is certain on these {N} patches (it may be there all the same) under" in calm
+    assert "+0.0 to +0.0" not in calm
+    assert "no interval" in calm
     assert "On other stains and scanners" not in plain
 
 

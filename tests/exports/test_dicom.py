@@ -226,7 +226,7 @@ def store_of(path: Path, fingerprint: str) -> Heatmap:
     for block in GRID.blocks():
         write_block(heatmap, block, values[block.cells], status[block.cells])
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
-    heatmap.finalise(ScanResult(0.9, True, cells), lesion_facts(record, values))
+    heatmap.finalise(ScanResult(0.9, True, cells), lesion_facts(record, values, status))
     return Heatmap.open(path)
 
 

@@ -49,7 +49,7 @@ def heatmap(tmp_path_factory: pytest.TempPathFactory) -> Heatmap:
 
 def _features(path: Path) -> list[dict[str, Any]]:
     collection: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    known = {"complete": True, "scanned": 8800, "unreadable": 0, "pending": 0}
+    known = {"complete": True, "verdict": None, "scanned": 8800, "unreadable": 0, "pending": 0}
     assert collection["wsi_meta"] == {"frame": "qupath", "origin_x": BOUNDS.x, "origin_y": BOUNDS.y} | known
     return list(collection["features"])
 

@@ -126,7 +126,7 @@ def test_what_contradicts_the_blocks_is_told_and_mended(
     assert heatmap.result is None
     assert heatmap.open_blocks(heatmap.status) == [], "no block is scanned again"
     probability = heatmap.probability
-    heatmap.finalise(sum_up(heatmap.status, probability), lesion_facts(heatmap.record, probability))
+    heatmap.finalise(sum_up(heatmap.status, probability), lesion_facts(heatmap.record, probability, heatmap.status))
     assert _line(store) == "sound"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from wsi_meta.heatmaps.lesions import (
 )
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.regions import label_regions, longest_distance, measure_regions
+from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.pictures.overlay import draw_overlay
+from wsi_meta.quality.verdict import pronounce
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
 
@@ -198,7 +201,10 @@ def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pyt
     assert not caplog.records
     part = write_store(tmp_path / "part.zarr", _map(4, 4))
     find_lesions(part.finalise(ScanResult(0.1, complete=False, cells={"unreadable": 7}), None))
-    assert "part.zarr: 7 cells could not be read; lesions may be missing or cut; scan it again to retry them" in caplog.text
+    assert (
+        "part.zarr: 7 cells could not be read; lesions may be missing or cut; copy the slide again, or scan again if"
+        in caplog.text
+    )
     find_lesions(part.unfinished())
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 
@@ -225,7 +231,7 @@ def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> N
     probability, status = heatmap.probability, heatmap.status
     status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
     write_block(heatmap, heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
-    known = {"complete": False, "scanned": 96, "unreadable": 1, "pending": 3}
+    known = {"complete": False, "verdict": None, "scanned": 96, "unreadable": 1, "pending": 3}
     command = ["lesions", str(heatmap.path), "--json", "--out", str(tmp_path / "l.geojson")]
     printed = result_of(CliRunner().invoke(main, command).stdout)
     assert {name: printed[name] for name in known} == known
@@ -285,7 +291,7 @@ def test_the_chain_ends_in_a_perfect_score(heatmap: Heatmap, tmp_path: Path) -> 
 
 
 def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -> None:
-    kept = json.loads(json.dumps(lesion_facts(heatmap.record, heatmap.probability)))
+    kept = json.loads(json.dumps(lesion_facts(heatmap.record, heatmap.probability, heatmap.status)))
     found = find_lesions(heatmap, out=tmp_path / "l.geojson")
     assert (kept["threshold"], kept["peak"], kept["min_area_mm2"]) == (0.5, 0.5, 0)
     features = json.loads((tmp_path / "l.geojson").read_text())["features"]
@@ -293,6 +299,58 @@ def test_what_a_store_keeps_is_what_is_found(heatmap: Heatmap, tmp_path: Path) -
     assert kept["found"] == [lesion.to_dict() for lesion in found]
     again = find_lesions(heatmap, threshold=kept["threshold"], peak=kept["peak"], min_area=kept["min_area_mm2"])
     assert [lesion.to_dict() for lesion in again] == kept["found"]
+
+
+def test_the_verdict_stands_beside_every_number(tmp_path: Path) -> None:
+    """Skin was printed as 0.98 and a micrometastasis, without a word."""
+    verdict = pronounce({"unlikeness": 1.094})
+    heatmap = write_store(tmp_path / "skin.zarr", _map(10, 10, (2, 2, 6, 6, 0.9)), verdict=verdict)
+    out = tmp_path / "l.geojson"
+    export(heatmap, tmp_path / "q.geojson")
+    for words in (["score"], ["lesions", "--out", str(out)], ["info"], ["summary"]):
+        at = str(heatmap.path) if words[0] != "summary" else str(tmp_path)
+        text = CliRunner().invoke(main, [words[0], at, *words[1:]]).stdout
+        assert "verdict: unlike training (1.09; usual is up to 0.90)\n" in text, words
+        assert "verdict_figures" not in text
+    told = {"words": ["unlike training"], "figures": verdict.figures}
+    for path in (out, tmp_path / "q.geojson"):
+        assert json.loads(path.read_text())["wsi_meta"]["verdict"] == told
+    for name in ("score", "lesions"):
+        assert result_of(CliRunner().invoke(main, [name, str(heatmap.path), "--json"]).stdout)["verdict"] == told
+
+
+def test_a_lesion_beside_cells_that_were_not_read_is_at_least_as_large(tmp_path: Path) -> None:
+    """One lesion of 1.3 mm, of which damage left two ends, was told as two plain ones."""
+    probability = _map(30, 60, (5, 5, 4, 40, 0.9), (20, 20, 3, 3, 0.9))
+    probability[5:9, 8:43] = np.nan
+    probability[19, 20] = np.nan
+    unreadable = np.isnan(probability)
+    unreadable[19, 20] = False
+    heatmap = write_store(tmp_path / "h.zarr", probability, unreadable=unreadable)
+
+    found = find_lesions(heatmap, out=tmp_path / "l.csv", threshold=0.5, peak=0.5)
+
+    assert [lesion.cut for lesion in found] == [True, False, True], "glass cuts nothing"
+    with (tmp_path / "l.csv").open(newline="") as file:
+        assert [row["cut"] for row in csv.DictReader(file)] == ["True", "False", "True"]
+    write_lesions(tmp_path / "l.geojson", found)
+    first, second, _ = json.loads((tmp_path / "l.geojson").read_text())["features"]
+    assert first["properties"]["name"] == "lesion 1: at least isolated tumor cells"
+    assert (first["properties"]["measurements"]["cut"], second["properties"]["measurements"]["cut"]) == (1, 0)
+    text = CliRunner().invoke(main, ["lesions", str(heatmap.path)]).stdout
+    assert text.count("size_class: at least isolated tumor cells") == text.count("diameter_mm: ≥ 0.1") == 2
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_older_stores_do_not_say_which_lesions_are_cut(tmp_path: Path, cut: bool) -> None:
+    probability = _map(6, 6, (2, 2, 2, 2, 0.9))
+    probability[1, 1] = np.nan
+    heatmap = write_store(tmp_path / "h.zarr", probability, unreadable=np.full((6, 6), cut))
+    assert heatmap.record.lesions is not None
+    older = [{name: value for name, value in lesion.items() if name != "cut"} for lesion in heatmap.record.lesions["found"]]
+    kept = kept_lesions(replace(heatmap, record=replace(heatmap.record, lesions=heatmap.record.lesions | {"found": older})))
+    assert kept is not None
+    assert [lesion["cut"] for lesion in kept["found"]] == [cut]
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
@@ -356,7 +414,7 @@ def test_qupaths_outlines_count_from_the_bounds_and_are_found_again(tmp_path: Pa
     assert heatmap.record.slide.bounds == Bounds(501, 33, 4000, 3000)
     found = find_lesions(heatmap, out=tmp_path / "l.geojson", detections=tmp_path / "d.csv")
     content = json.loads((tmp_path / "l.geojson").read_text())
-    known = {"complete": True, "scanned": 1200, "unreadable": 0, "pending": 0}
+    known = {"complete": True, "verdict": None, "scanned": 1200, "unreadable": 0, "pending": 0}
     assert content["wsi_meta"] == {"frame": "qupath", "origin_x": 501, "origin_y": 33} | known
     corner = np.array([501, 33])
     for lesion, feature in zip(found, content["features"], strict=True):

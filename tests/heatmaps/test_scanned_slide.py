@@ -83,6 +83,16 @@ def test_another_slide_is_still_another(heatmap: Heatmap, tmp_path: Path) -> Non
         assert not is_scan_of(heatmap, opened)
 
 
+def test_no_option_is_blamed_that_was_not_given(heatmap: Heatmap, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of another slide with other pixels, "--mpp says" was said first, by a command without that option."""
+    other = write_slide(tmp_path / "other.tif", texture(320, 320), 2 * MPP)
+    with pytest.raises(HeatmapError, match=r"made from s\.tif, not from .*other\.tif"):
+        open_scanned_slide(heatmap, other)
+    assert "--mpp" not in caplog.text
+    with open_slide(other, mpp=MPP):
+        assert f"says {2 * MPP:g} um per pixel; {MPP:g} is used instead, as --mpp says" in caplog.text
+
+
 @pytest.mark.parametrize("reader", ["picture", "zarr", "of a later version"])
 def test_where_its_reader_cannot_open_it_the_one_that_fits_does(tmp_path: Path, reader: str) -> None:
     path = write_slide(tmp_path / "s.tif", texture(320, 320), MPP)

@@ -15,7 +15,8 @@ def _map(shape: tuple[int, int] = (40, 40), value: float = 0.0) -> np.ndarray[tu
 def test_a_score_in_words_is_no_certainty() -> None:
     scores = (0.0003, 0.25, 0.9996)
     assert [format_score(score, complete=True) for score in scores] == ["under 0.001", "0.250", "over 0.999"]
-    assert [format_score(score, complete=False) for score in scores] == ["≥ 0.0003", "≥ 0.250", "≥ 0.9996"]
+    parts = [format_score(score, complete=False) for score in scores]
+    assert parts == ["under 0.001, incomplete", "0.250, incomplete", "over 0.999, incomplete"]
 
 
 def test_nothing_scanned_has_no_score() -> None:
@@ -38,6 +39,18 @@ def test_cells_not_scanned_count_neither_way() -> None:
     probability = _map(value=np.nan)
     probability[5:9, 5:9] = 0.8
     assert score_slide(probability) == pytest.approx(0.8)
+
+
+def test_the_score_of_a_part_bounds_nothing() -> None:
+    probability = _map((12, 12), 0.02)
+    probability[5] = 0.97
+    whole = score_slide(probability)
+    probability[[4, 6]] = np.nan
+    part = score_slide(probability)
+    assert whole == pytest.approx(0.337, abs=1e-3)
+    assert part == pytest.approx(0.97)
+    assert part is not None
+    assert format_score(part, complete=False) == "0.970, incomplete", "the whole has less: no ≥ and no lower bound"
 
 
 def test_fewer_than_ten_cells() -> None:

@@ -47,7 +47,11 @@ def test_each_figure_has_its_word(figure: str, usual: float, odd: float) -> None
 
 
 def test_several_words_come_in_order() -> None:
-    assert pronounce({"unlikeness": 2, "unread": 0.5}).told == "incomplete, unlike training"
+    verdict = pronounce({"unlikeness": 2, "unread": 0.5})
+    assert verdict.told == "incomplete, unlike training"
+    assert verdict.explained.startswith(f"{verdict.told_with_figures}. The score is of what was read")
+    assert verdict.explained.endswith("score and lesions mean little.")
+    assert pronounce({}).explained == "ok"
 
 
 def test_the_pixel_size_of_a_blurred_picture_is_not_told() -> None:

@@ -140,6 +140,7 @@ def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, f
     result = run("evaluate", trained.model, few_patches, "--split", "valid", "--json", *WORDS)
     evaluated = result_of(result.stdout)
     (best,) = rows_of(trained.model.with_name("m.history.csv"))
+    card = read_card(trained.model)
 
     assert evaluated.pop("known_patches") == {"train": 0, "valid": 4}
     assert "The model's best epoch was chosen on 4 of these 4 patches" in result.stderr
@@ -148,7 +149,8 @@ def test_evaluating_the_written_file_prints_the_same_figures(trained: Trained, f
     assert 0 <= evaluated["auc"] <= 1
     intervals = {name: evaluated.pop(name) for name in list(evaluated) if name.endswith("_ci")}
     assert intervals["auc_ci"][0] <= evaluated["auc"] <= intervals["auc_ci"][1]
-    assert {name: trained.printed[name] for name in evaluated} == evaluated
+    assert (trained.printed["n"], trained.printed["auc"]) == (evaluated["n"], evaluated["auc"])
+    assert {name: trained.printed[name] for name in card.metrics} == card.metrics
     assert not any(name.endswith("_ci") for name in trained.printed)
     assert trained.printed["best_epoch"] == 1
     assert (evaluated["auc"], evaluated["accuracy"]) == (float(best["valid_auc"]), float(best["valid_accuracy"]))
@@ -226,7 +228,9 @@ def test_the_history_has_a_row_for_each_epoch(patch_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("same", [0.96, 0.98])
-def test_the_card_allows_dense_mode_only_where_it_agrees(patch_folder: Path, tmp_path: Path, same: float) -> None:
+def test_the_card_allows_dense_mode_only_where_it_agrees(
+    patch_folder: Path, tmp_path: Path, same: float, caplog: pytest.LogCaptureFixture
+) -> None:
     class Measured(Validation):
         def agreement(self, *_values: Any) -> Agreement:
             return Agreement(0.9, 0.9, 0.02, 0.1, same)
@@ -236,6 +240,11 @@ def test_the_card_allows_dense_mode_only_where_it_agrees(patch_folder: Path, tmp
 
     assert card.dense == (same >= 0.97)
     assert card.metrics["dense_same_decision"] == same
+    (told,) = (record.getMessage() for record in caplog.records if "scans are slower" in record.getMessage())
+    assert ("dense mode (AUC 0.900 against " in told) == (same < 0.97)
+    assert ("96.0% decided alike; expected within 0.004, and 97 %)" in told) == (same < 0.97)
+    assert "int8 unless asked for" in told, "it was not measured of this network"
+    assert "more patches or epochs, and --mosaics over 0" in told
 
 
 def test_without_mosaics_dense_mode_is_neither_measured_nor_allowed(patch_folder: Path, tmp_path: Path) -> None:

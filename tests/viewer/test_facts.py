@@ -44,7 +44,10 @@ def test_what_was_not_wholly_read_is_no_slide_without_lesions(tmp_path: Path) ->
     (shelved,) = Shelf([heatmap.path]).stores.values()
     assert list_facts(shelved)["lesions"] == "no lesion in what was read"
     (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
-    assert dict(result)["Slide score"] == "≥ 0.250"
+    assert dict(result)["Slide score"] == "0.250, incomplete"
+    values = np.where(np.eye(5), np.float32(0.9), np.float32(np.nan))
+    (shelved,) = Shelf([write_store(tmp_path / "cut.zarr", values, unreadable=~np.eye(5, dtype=bool)).path]).stores.values()
+    assert list_facts(shelved)["lesions"] == "1, largest: at least isolated tumor cells"
 
 
 def test_a_slide_without_quickhash_that_was_replaced_is_looked_for_anew(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ def test_slides_are_ranked_and_failures_come_first(tmp_path: Path) -> None:
     assert "research use only" in text
 
 
+def test_verdicts_are_explained_and_told_first(tmp_path: Path) -> None:
+    told = "incomplete (1.0% of the tissue unread), unlike training (1.09; usual is up to 0.90)"
+    odd = ROW | {"verdict": "incomplete, unlike training", "verdict_figures": told}
+    table = Table.of(tmp_path, [{"slide": "a.tif"} | odd, {"slide": "b.tif"} | ROW | {"verdict": "ok"}]).rows()
+    text = render_page(tmp_path, table, {}, lesions=False, running=None)
+    assert "1 of 2 is unlike the training slides: its score and lesions mean little." in text.split("</header>")[0]
+    incomplete, unlike, fine = (chip["title"] for chip in _Page(text).all("span") if "chip" in str(chip.get("class")))
+    assert incomplete == "incomplete (1.0% of the tissue unread). The score is of what was read; lesions may be missing."
+    assert str(unlike).startswith("unlike training (1.09; usual is up to 0.90). The tissue does not look like")
+    assert fine == "ok"
+
+
 def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     """Rows of the first version's table do not say how many lesions there are."""
     old, macro = ROW | {"score": 0.99, "lesions": None}, ROW | {"largest_lesion": "macrometastasis", "lesions": None}
@@ -110,7 +122,9 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
     part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
     assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
-    assert "≥ 0.500 none in what was read" in _render(tmp_path, part).rows[1]
+    assert "0.500, incomplete none in what was read" in _render(tmp_path, part).rows[1]
+    cut = {"lesions": 1, "largest_lesion": "isolated tumor cells", "largest_lesion_mm": 0.16, "largest_lesion_cut": True}
+    assert "at least isolated tumor cells ≥ 0.16 mm" in _render(tmp_path, part | cut).rows[1]
 
 
 def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
@@ -120,6 +134,24 @@ def test_a_reason_does_not_name_its_slide_again(tmp_path: Path) -> None:
     ]
     text = render_page(tmp_path, Table.of(tmp_path, rows).rows(), {}, lesions=False, running=None)
     assert re.findall('class="why">(.*?)</span>', text) == ["no such file", "no such file", "b.tif: no such file"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "first"),
+    [
+        ("SlideReadError", "not a slide", True),
+        ("SlideReadError", "lost; try again", False),
+        ("OSError", "no space left", False),
+    ],
+)
+def test_a_file_that_is_no_slide_is_replaced_before_it_is_tried_again(
+    tmp_path: Path, kind: str, error: str, first: bool
+) -> None:
+    row = {"slide": "/s/a.tif", "complete": False, "error": error, "error_kind": kind}
+    for retry, told in (("wsi-meta scan /s/a.tif", "replaced the file:"), (None, "replaced the file, run the same scan again")):
+        text = render_page(tmp_path, Table.of(tmp_path, [row | {"retry": retry}]).rows(), {}, lesions=False, running=None)
+        assert (f"After you have {told}" in text) == first
+        assert first or "After you have" not in text
 
 
 def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
@@ -233,7 +265,7 @@ def test_labels_and_annotations_give_auc_and_froc(tmp_path: Path) -> None:
     summarise_folder(tmp_path)
     text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "1 slides labelled tumor, 2 normal" in text
-    assert "Slides that were not wholly read, whose score is a lower bound: 1." in text
+    assert "Slides that were not wholly read, whose score is of what was read: 1." in text
     assert text.count('<b class="big">1.000</b>') == 1
     assert "Labels that are not counted: &#39;odd&#39;" in text
     assert "FROC" in text

@@ -37,12 +37,12 @@ def info(path: str, reader: str, everything: bool, as_json: bool) -> None:
 def _short_heatmap(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the result, then what was scanned by which model and how; nothing twice."""
     slide, identity, model = facts["slide"], facts["identity"], facts["model"]
-    verdict, effort = facts["verdict"], facts.get("effort")
+    effort = facts.get("effort")
     return {
         "kind": facts["kind"],
         "path": facts["path"],
         **(facts["result"] or {"complete": "the scan has not reached its end"}),
-        "verdict": ", ".join(verdict["words"]) if verdict else None,
+        "verdict": options.told_verdict(facts["verdict"]),
         "lesions": facts["lesions"],
         "pieces": facts["pieces"],
         "slide": {name: slide[name] for name in ("file", "width", "height", "mpp")}

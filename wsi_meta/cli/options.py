@@ -192,6 +192,18 @@ def example(text: str) -> str:
     return f"\b\nExample:\n  {text}"
 
 
+def told_verdict(verdict: dict[str, Any] | None) -> str | None:
+    """Return a verdict in words, each with its figure; None of a store that has none.
+
+    Parameters
+    ----------
+    verdict : its ``words`` and ``figures``, as ``--json`` prints them
+    """
+    from wsi_meta.quality.verdict import Verdict
+
+    return None if verdict is None else Verdict(tuple(verdict["words"]), verdict["figures"]).told_with_figures
+
+
 def print_result(result: dict[str, Any], *, as_json: bool) -> None:
     """Print a result to stdout: JSON, or a line per figure."""
     print_results([result], as_json=as_json)

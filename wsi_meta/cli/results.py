@@ -94,7 +94,19 @@ def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
     found = [lesion.to_dict() for lesion in find_lesions(opened, **settings)]
     known = {"slide": opened.record.slide.name} | coverage(opened)
     known |= zip(("threshold", "peak"), lesion_thresholds(opened.record, settings["threshold"], settings["peak"]), strict=True)
+    if not as_json:
+        found = [lesion | _told_size(lesion) for lesion in found]
+        known["verdict"] = options.told_verdict(known["verdict"])
     options.print_result(known | {"lesions": found if known["scanned"] else None}, as_json=as_json)
+
+
+def _told_size(lesion: dict[str, Any]) -> dict[str, Any]:
+    """Return class and diameter of a lesion as a person should read them, where it may be larger than what was seen."""
+    from wsi_meta.heatmaps.regions import at_least
+
+    length = f"{lesion['diameter_mm']:.4g}"
+    told = {"size_class": at_least(lesion["size_class"], cut=True), "diameter_mm": at_least(length, cut=True)}
+    return told if lesion["cut"] else {}
 
 
 @click.command(epilog=options.example("wsi-meta score heat.zarr"))
@@ -111,6 +123,8 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
             scores.append(asdict(score_heatmap(heatmap, score_model=score_model)))
         except HeatmapError as error:
             errors.append(error)
+    if not as_json:
+        scores = [score | {"verdict": options.told_verdict(score["verdict"])} for score in scores]
     if scores:
         options.print_results(scores, as_json=as_json)
     for earlier in errors[:-1]:

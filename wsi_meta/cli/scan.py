@@ -191,7 +191,7 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
     from wsi_meta.worklist.summary import INCOMPLETE
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
-    options.print_results(rows, as_json=as_json)
+    _print_rows(rows, as_json=as_json)
     sys.stdout.flush()
     if any(row["heatmap"] for row in rows):
         running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
@@ -229,7 +229,13 @@ def summary(folder: Path, as_json: bool) -> None:
     """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
     from wsi_meta.worklist.summary import summarise_folder
 
-    options.print_results(summarise_folder(folder), as_json=as_json)
+    _print_rows(summarise_folder(folder), as_json=as_json)
+
+
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows of a summary, in words with the verdict's figures once."""
+    told = [row | {"verdict": row["verdict_figures"] or row["verdict"], "verdict_figures": None} for row in rows]
+    options.print_results(rows if as_json else told, as_json=as_json)
 
 
 @click.command(epilog=options.example("wsi-meta check heat.zarr scans/"))

@@ -140,6 +140,7 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
     from wsi_meta.inference.device import announce_torch
+    from wsi_meta.models.card import read_card
     from wsi_meta.training.history import check_training
     from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
 
@@ -155,4 +156,6 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
     if result.rank == 0:
         printed: dict[str, Any] = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}
         printed |= {"best_epoch": result.best_epoch, "stopped": result.stopped}
-        options.print_result(printed | result.validation.to_dict(), as_json=as_json)
+        card = read_card(result.model)
+        printed |= {"dense": card.dense, "int8": card.prefers_int8}
+        options.print_result(printed | card.metrics, as_json=as_json)

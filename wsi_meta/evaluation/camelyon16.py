@@ -16,8 +16,8 @@ from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, rea
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.errors import DataError, OutputPathError, counted, some_of
 from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
-from wsi_meta.evaluation.froc import DROPPED, FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, script_curve
-from wsi_meta.evaluation.metrics import bootstrap_intervals, roc_points
+from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, roc_points, script_curve
+from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
@@ -35,9 +35,9 @@ class SlideAuc:
 
     auc: float
     delong: tuple[float, float] | None
-    """95 % interval; None where a class has one slide."""
+    """95 % interval; None where a class has one slide, or the method knows no spread, as at an AUC of 1."""
     bootstrap: tuple[float, float] | None
-    """95 % interval, percentile bootstrap over slides; None where a class has one slide."""
+    """95 % interval, percentile bootstrap over slides; None as above."""
     tumor: int
     """Slides with tumor."""
     normal: int
@@ -61,7 +61,7 @@ class FrocResult:
     float64_score: float | None
     """The score where hits and false positives are both compared in float64; the same unless they share scores."""
     interval: tuple[float, float] | None
-    """95 %, percentile bootstrap over slides; None where fewer than two have lesions."""
+    """95 %, percentile bootstrap over slides; None where fewer than two have lesions, or all resamples agree."""
     sensitivity: dict[str, float]
     """By false positives a slide; empty where there is no score."""
     slides: int
@@ -75,14 +75,13 @@ class FrocResult:
     excluded: dict[str, str]
     """Slides that the table excludes: from which task, and why."""
     incomplete: dict[str, str]
-    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: what was found there, and
-    their score, are a lower bound."""
+    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: lesions may be missing
+    there, and their score is of what was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the curves as plain JSON values."""
         fields = {name: value for name, value in vars(self).items() if name != "curve"}
-        dropped = None if self.curve.dropped is None else {"threshold": self.curve.dropped, "rule": DROPPED}
-        return fields | {"dropped": dropped, "slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
+        return fields | {"dropped": self.curve.left_out, "slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
 
 
 def froc(
@@ -238,7 +237,7 @@ def _tell_incomplete(cohort: Cohort, table: Scores | None) -> dict[str, str]:
     told = {name: row[1] for name, row in known.items() if row is not None and row[1] is not None} | cohort.incomplete
     if told:
         named = some_of([f"{name} ({why})" for name, why in sorted(told.items())])
-        logger.warning("%d slides were not wholly read, so that their score is a lower bound: %s", len(told), named)
+        logger.warning("%d slides were not wholly read; their score is of what was read: %s", len(told), named)
     return dict(sorted(told.items()))
 
 

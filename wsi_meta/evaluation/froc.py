@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,16 +23,21 @@ __all__ = [
     "DOWNSAMPLE",
     "DROPPED",
     "FALSE_POSITIVES",
+    "NO_SPREAD",
     "FrocCurve",
     "SlideHits",
+    "called_from_the_top",
     "delong",
     "froc_curve",
     "froc_interval",
     "label_lesions",
     "match",
+    "roc_points",
     "script_curve",
 ]
 
+NO_SPREAD = 1e-9
+"""Differences up to it are roundings of 0: figures that every resample agrees on."""
 DOWNSAMPLE = 32
 """Level-0 pixels along a side of the evaluation mask's pixel: level 5."""
 PIXEL_UM = 0.243 * DOWNSAMPLE
@@ -82,6 +87,11 @@ class FrocCurve:
     """Share of lesions found; NaN where there are no lesions."""
     dropped: float | None
     """The score that is left out of the thresholds, see :data:`DROPPED`; None where there is no score."""
+
+    @property
+    def left_out(self) -> dict[str, Any] | None:
+        """The threshold that was dropped and the rule, plain JSON values; None where there is none."""
+        return None if self.dropped is None else {"threshold": self.dropped, "rule": DROPPED}
 
     @property
     def at(self) -> NDArray[np.float64]:
@@ -207,7 +217,8 @@ def froc_interval(slides: Sequence[SlideHits], *, seed: int = 0) -> tuple[float,
     Returns
     -------
     2.5th and 97.5th percentile, too narrow with fewer than about 10 slides (see :func:`.bootstrap_intervals`); None where
-    fewer than two slides have lesions that count: the lesions of one are always drawn together.
+    fewer than two slides have lesions that count, as the lesions of one are always drawn together, and where every resample
+    has the same score, such as 1.
     """
     if sum(slide.lesions > 0 for slide in slides) < 2:
         return None
@@ -216,7 +227,7 @@ def froc_interval(slides: Sequence[SlideHits], *, seed: int = 0) -> tuple[float,
     distinct, places = np.unique(drawn, axis=0, return_inverse=True)  # of few slides the same are often drawn
     scores = np.array([froc_curve([slides[index] for index in indices], hits=np.float32).score for indices in distinct])
     low, high = np.nanpercentile(scores[places.ravel()], (2.5, 97.5))
-    return float(low), float(high)
+    return (float(low), float(high)) if high - low > NO_SPREAD else None
 
 
 def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, tuple[float, float] | None]:
@@ -224,7 +235,7 @@ def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
 
     The variance follows from the rank of each slide among those of the other class, computed from midranks as in Sun & Xu 2014
     (IEEE Signal Processing Letters 21(11):1389-1393). The interval is normal, limited to 0 and 1. At an AUC of exactly 0 or 1
-    the method gives no variance: the interval is that one point, which is too narrow.
+    the method gives no variance, and so no interval.
 
     Parameters
     ----------
@@ -233,7 +244,7 @@ def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
 
     Returns
     -------
-    The AUC, and (low, high); None instead of the interval where a class has only one slide.
+    The AUC, and (low, high); None instead of the interval where a class has only one slide, or the variance is 0.
 
     Raises
     ------
@@ -252,7 +263,33 @@ def delong(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
     if min(len(tumor), len(normal)) < 2:
         return auc, None
     deviation = float(np.sqrt(above.var(ddof=1) / len(tumor) + below.var(ddof=1) / len(normal)))
-    return auc, (max(0.0, auc - Z_95 * deviation), min(1.0, auc + Z_95 * deviation))
+    return auc, (max(0.0, auc - Z_95 * deviation), min(1.0, auc + Z_95 * deviation)) if deviation > NO_SPREAD else None
+
+
+def roc_points(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> list[tuple[float, float]]:
+    """Return the corners of the ROC curve, a distinct score each: shares of normal and of tumor that are called tumor.
+
+    They ascend from (0.0, 0.0) to (1.0, 1.0). Parameters are those of :func:`called_from_the_top`.
+    """
+    hits, alarms = called_from_the_top(scores, labels)
+    return list(zip((alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist(), strict=True))
+
+
+def called_from_the_top(
+    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the numbers of true and of false positives at each distinct score, the highest first, and 0 before them.
+
+    Parameters
+    ----------
+    scores : (n,), of any scale, a higher one means tumor
+    labels : (n,), 1 or True for tumor
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    ranked, tumor = np.asarray(scores, np.float64)[order], np.asarray(labels)[order] == 1
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits, alarms = (np.append(0.0, np.cumsum(called)[last].astype(np.float64)) for called in (tumor, ~tumor))
+    return hits, alarms
 
 
 def _span(there: NDArray[np.bool_], margin: int) -> slice:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.evaluation.froc import NO_SPREAD, called_from_the_top
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,7 +27,6 @@ __all__ = [
     "losses_of",
     "reliability",
     "resampled_figures",
-    "roc_points",
 ]
 
 ECE_BINS = 15
@@ -90,27 +91,7 @@ def figures_of(
 
 def auc_of(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> float:
     """Return the area under the ROC curve, as :func:`figures_of` does, for scores of any scale; both classes must occur."""
-    return float(_areas(*_called_from_the_top(scores, labels))["auc"])
-
-
-def roc_points(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]) -> list[tuple[float, float]]:
-    """Return the corners of the ROC curve, a distinct score each: shares of normal and of tumor that are called tumor.
-
-    They ascend from (0.0, 0.0) to (1.0, 1.0). Parameters are those of :func:`auc_of`.
-    """
-    hits, alarms = _called_from_the_top(scores, labels)
-    return list(zip((alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist(), strict=True))
-
-
-def _called_from_the_top(
-    scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the numbers of true and of false positives at each distinct score, the highest first, and 0 before them."""
-    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
-    ranked, tumor = np.asarray(scores, np.float64)[order], np.asarray(labels)[order] == 1
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    hits, alarms = (np.append(0.0, np.cumsum(called)[last].astype(np.float64)) for called in (tumor, ~tumor))
-    return hits, alarms
+    return float(_areas(*called_from_the_top(scores, labels))["auc"])
 
 
 def bootstrap_intervals(
@@ -123,6 +104,9 @@ def bootstrap_intervals(
     log_odds: NDArray[np.float64] | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of every figure but ``ece``: the percentile bootstrap (Efron & Tibshirani 1993).
+
+    Where all resamples give the same figure, the bootstrap knows no spread. Of accuracy, sensitivity and specificity of 0 or 1
+    the interval is then the exact one for so many patches or groups (Clopper & Pearson 1934); other figures have none.
 
     Patches of one slide resemble each other, so drawing single patches gives intervals that are too narrow. Where slides are
     known, whole slides or patients are drawn; of few they are still too narrow (Cameron, Gelbach & Miller 2008): where two
@@ -138,13 +122,32 @@ def bootstrap_intervals(
 
     Returns
     -------
-    dict from a figure's name to (2.5th, 97.5th percentile): of sensitivity where two groups or more hold tumor, of specificity
-    where two hold normal patches, of others where both is so.
+    dict from a figure's name to (low, high): of sensitivity where two groups or more hold tumor, of specificity where two hold
+    normal patches, of others where both is so.
     """
     odds = None if log_odds is None else log_odds[None]
     found = resampled_figures(probabilities[None], labels, threshold, groups, n, seed, odds)
-    ends = {name: np.percentile(values[0], (2.5, 97.5)) for name, values in found.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    drawn = np.arange(len(labels)) if groups is None else groups
+    held = {"accuracy": drawn, "sensitivity": drawn[np.asarray(labels) == 1], "specificity": drawn[np.asarray(labels) == 0]}
+    counts = {name: len(np.unique(of)) for name, of in held.items()}
+    ends = {name: _ends(values[0], counts.get(name.removesuffix("_at_threshold"))) for name, values in found.items()}
+    return {name: interval for name, interval in ends.items() if interval is not None}
+
+
+def _ends(values: NDArray[np.float64], count: int | None) -> tuple[float, float] | None:
+    """Return the percentiles of a figure's resamples; where all are the same, see :func:`bootstrap_intervals`.
+
+    `count` is how many patches or groups a share is of; None of other figures.
+    """
+    low, high = np.percentile(values, (2.5, 97.5)).tolist()
+    if high - low > NO_SPREAD:
+        return low, high
+    if count is None or round(low, 9) not in (0, 1):
+        return None
+    from scipy.stats import binomtest
+
+    exact = binomtest(round(low * count), count).proportion_ci(0.95, method="exact")
+    return float(exact.low), float(exact.high)
 
 
 def resampled_figures(

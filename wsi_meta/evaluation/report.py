@@ -267,6 +267,7 @@ def _show_shifts(patches: Patches, evaluation: Evaluation, robustness: Robustnes
         "chance": f"{100 * evaluation.ece_noise:.1f}",
         "least_calibrated": CALIBRATED,
         "cluster_summary": robustness.cluster_summary,
+        "patches": f"{len(patches):,}",
         "fears": [shift.sentence for shift in costly],
         "harmless": ", ".join(shift.words for shift in robustness.shifts if not shift.costs),
         "rows": shift_rows,

@@ -1,7 +1,6 @@
 """What a model loses on patches as other laboratories and scanners would show them, and on which stains it is worst.
 
-Every shift is compared with the same patches unshifted: the intervals are of the difference, by the same bootstrap resamples on
-both sides.
+Every shift is compared with the same patches unshifted: intervals are of the difference, by the same bootstrap resamples.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import numpy as np
 
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import cluster_by_hue, describe_hue, nearest_to_mean
+from wsi_meta.evaluation.froc import NO_SPREAD
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of, resampled_figures
 from wsi_meta.models.card import ModelCard
 
@@ -55,7 +55,7 @@ class Change:
     value: float
     change: float
     interval: tuple[float, float] | None
-    """95 % of the change, paired bootstrap; None where :func:`.bootstrap_intervals` has none."""
+    """95 % of the change, paired bootstrap; None where a class is on one slide, or no resample changes at all."""
 
     @property
     def certain(self) -> bool:
@@ -72,6 +72,8 @@ class ShiftFigures:
     words: str
     figures: dict[str, Change]
     """By the names in :data:`COMPARED`."""
+    n: int
+    """Patches that it was seen on."""
 
     @property
     def costs(self) -> dict[str, Change]:
@@ -90,10 +92,15 @@ class ShiftFigures:
 
     @property
     def sentence(self) -> str:
-        """What this shift costs for certain, and what it gains, the most first."""
-        subject = self.words[0].upper() + self.words[1:]
+        """What this shift costs for certain, and what it gains, the most first. Other costs may be there all the same."""
+        subject, auc = self.words[0].upper() + self.words[1:], self.figures["auc"]
         gains = f"; it gains {_told(self.gains)}" if self.gains else ""
-        return f"{subject} costs {_told(self.costs) or 'nothing for certain'}{gains}."
+        if self.costs:
+            return f"{subject} costs {_told(self.costs)}{gains}."
+        certain = any(found.certain and found.change < 0 for name, found in self.figures.items() if name in TOLD)
+        interval = "no interval" if auc.interval is None else "{:+.3f} to {:+.3f}".format(*auc.interval)
+        told = f"is certain on {self.n:,} patches (AUC {auc.change:+.3f}, {interval}){gains}"
+        return f"{subject}: {'only a small' if certain else 'no'} cost {told}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; the interval of a change as ``<name>_change_ci``."""
@@ -159,20 +166,17 @@ class Robustness:
 
     @property
     def summary(self) -> str:
-        """The mean shift and the lowest AUC, in one sentence."""
-        mean, lowest = self.mean.figures["auc"], self.lowest
-        interval = "" if mean.interval is None else ", 95 % interval {:+.3f} to {:+.3f}".format(*mean.interval)
-        return (
-            f"Over {len(self.shifts)} shifts the AUC is {mean.value:.3f} on average (unshifted {self.unshifted['auc']:.3f}; "
-            f"difference {mean.change:+.3f}{interval}), and {lowest.figures['auc'].value:.3f} at worst, under {lowest.words}."
-        )
+        """The mean shift, what it costs for certain, and the lowest AUC."""
+        mean, at_worst = self.mean.figures["auc"], f"{self.lowest.figures['auc'].value:.3f} at worst, under {self.lowest.words}"
+        averaged = f"the AUC is {mean.value:.3f} on average (unshifted {self.unshifted['auc']:.3f})"
+        return f"Over {len(self.shifts)} shifts {averaged}, and {at_worst}. {self.mean.sentence}"
 
     @property
     def caution(self) -> str:
         """How many changes would look certain by chance alone, in one sentence."""
         count = sum(figure.interval is not None for shift in self.shifts for figure in shift.figures.values())
         if not count:
-            return "There are no intervals, so that nothing is certain: too few slides (or patches) of each class."
+            return "There are no intervals, so that nothing is certain: too few slides (or patches) of a class, or no change."
         return f"Each interval stands by itself: of {count}, about {max(1, round(count / 20))} leave out 0 by chance alone."
 
     @property
@@ -233,12 +237,12 @@ def judge_shifts(
     resampled = resampled_figures(probabilities, labels, threshold, groups, log_odds=odds)
     table = {name: np.array([found[name] for found in values]) for name in COMPARED}
     shifts = [
-        ShiftFigures(shift.name, shift.words, _changes(table, resampled, slice(place, place + 1)))
+        ShiftFigures(shift.name, shift.words, _changes(table, resampled, slice(place, place + 1)), len(labels))
         for place, shift in enumerate(SHIFTS, 1)
     ]
     return Robustness(
         unshifted={name: float(table[name][0]) for name in COMPARED},
-        mean=ShiftFigures("mean", "the mean shift", _changes(table, resampled, slice(1, None))),
+        mean=ShiftFigures("mean", "the mean shift", _changes(table, resampled, slice(1, None)), len(labels)),
         shifts=tuple(sorted(shifts, key=lambda shift: (-shift.severity, shift.figures["auc"].value))),
         clusters=_judge_clusters(logits, seen.hues, labels, card, groups),
         logits=seen.logits,
@@ -265,7 +269,7 @@ def _changes(
         value, interval = float(values[places].mean()), None
         if name in resampled:
             low, high = np.percentile(resampled[name][places].mean(0) - resampled[name][0], (2.5, 97.5))
-            interval = float(low), float(high)
+            interval = (float(low), float(high)) if max(-low, high) > NO_SPREAD else None
         found[name] = Change(value, value - float(values[0]), interval)
     return found
 

@@ -104,14 +104,20 @@ def explain_intervals(evaluation: Evaluation, patches: Patches) -> str:
     if not evaluation.intervals:
         return "Without intervals: fewer than two patches or slides hold tumor, and fewer than two normal tissue."
     if (slides := patches.slides) is None or (patients := patches.groups) is None:
-        return (
-            f"Intervals: 95 %, bootstrap over {len(patches):,} patches; by slide, which is not known here, they would be wider."
-        )
+        known = f"bootstrap over {len(patches):,} patches; by slide, which is not known here, they would be wider."
+        return f"Intervals: 95 %, {known}{_beyond_the_bootstrap(evaluation)}"
     count, of_slides = len(np.unique(patients)), len(np.unique(slides))
     what = f"{count:,} slides" if count == of_slides else f"{count:,} patients, of whom {of_slides:,} slides are"
     few = "" if count >= FEW else f" With fewer than about {FEW} they are too narrow (Cameron, Gelbach & Miller 2008)."
-    none = "" if "auc" in evaluation.intervals else " Fewer than two of them hold one of the classes: figures of it have none."
-    return f"Intervals: 95 %, bootstrap over {what}.{few}{none}"
+    return f"Intervals: 95 %, bootstrap over {what}.{few}{_beyond_the_bootstrap(evaluation)}"
+
+
+def _beyond_the_bootstrap(evaluation: Evaluation) -> str:
+    """Say which figures have another interval, or none, where some do."""
+    shares = [evaluation.accuracy, evaluation.sensitivity_at_threshold, evaluation.specificity_at_threshold]
+    exact = " Of a share of 0 or 1 it is exact (Clopper & Pearson 1934)." if {0, 1} & set(shares) else ""
+    told = " Figures without one: fewer than two of them hold a class that it takes, or all resamples agree."
+    return exact + (told if "auc" not in (evaluation.intervals or {}) else "")
 
 
 def verdict(label: int, *, called: bool) -> str:
@@ -232,10 +238,12 @@ def _cell(name: str, figure: Change, *, worse: bool, better: bool) -> dict[str, 
     """Return value, change and its interval as texts, and whether that is certainly worse or better."""
     scale, digits = (1, 3) if name == "auc" else (100, 1)
     change, *ends = (f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in (figure.change, *(figure.interval or ())))
+    if len(set(ends)) == 1:  # by as much in every resample, or ends that are equal but for rounding
+        ends = [f"{ends[0]} ± {10.0**-digits / 2:.{digits + 1}f}"]
     return {
         "value": _shown(name, figure.value),
         "change": change,
-        "interval": " to ".join(ends),
+        "interval": " to ".join(ends) or ("" if name == "ece" else "no interval"),
         "effect": "worse" if worse else "better" if better else "",
     }
 

@@ -21,7 +21,7 @@ from wsi_meta.exports.dicom_frame import (
     source_of,
     stated_placement,
 )
-from wsi_meta.heatmaps.regions import Lesion, label_regions, numbered
+from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, numbered
 from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
 
@@ -136,7 +136,10 @@ def segment_cells(
 def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[float, float], *, unknown: bool) -> list[Any]:
     """Return what a Segmentation says of its segments: one for each lesion, one for what is `unknown`, one at least."""
     hd, codes = _load()
-    labels = [(f"lesion {lesion.number}: {lesion.size_class}", codes.SCT.NeoplasmMetastatic) for lesion in lesions]
+    labels = [
+        (f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}", codes.SCT.NeoplasmMetastatic)
+        for lesion in lesions
+    ]
     labels += [(UNKNOWN, codes.SCT.Unknown)] * unknown
     if not labels:
         of_none = codes.SCT.Unknown if heatmap.record.nothing_scanned else codes.SCT.NeoplasmMetastatic

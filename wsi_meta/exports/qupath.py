@@ -13,7 +13,7 @@ import numpy as np
 from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
 from wsi_meta.exports.smooth import smoothed
 from wsi_meta.heatmaps.lesions import coverage
-from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion
+from wsi_meta.heatmaps.regions import SIZE_COLOURS, Lesion, at_least
 from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
     rings = [[_rounded(ring - origin) for ring in (outline.vertices, *outline.holes)] for outline in outlines]
     properties = {
         "objectType": "annotation",
-        "name": f"lesion {lesion.number}: {lesion.size_class}",
+        "name": f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}",
         "color": SIZE_COLOURS[lesion.size_class],
         "classification": TUMOR,
         "isLocked": True,
@@ -80,6 +80,7 @@ def _lesion_feature(heatmap: Heatmap, lesion: Lesion, origin: tuple[int, int], *
             "Probability: Max": lesion.max_probability,
             "Probability: Mean": lesion.mean_probability,
             CELLS_OF_LESION: lesion.cells,
+            "Cut by unread cells": int(lesion.cut),
         },
     }
     kind = "Polygon" if len(rings) == 1 else "MultiPolygon"

@@ -110,9 +110,10 @@ def contradictions(heatmap: Heatmap) -> list[str]:
     probability, told = heatmap.probability, []
     if levels := stale_levels(heatmap, probability):
         told.append(f"coarser levels ({', '.join(levels)}) do not agree with the blocks")
-    if not _same_result(result, sum_up(heatmap.status, probability)):
+    status = heatmap.status
+    if not _same_result(result, sum_up(status, probability)):
         told.append("score or counts are not those of the blocks")
-    if record.lesions is not None and not _same_lesions(record.lesions, lesion_facts(record, probability)):
+    if record.lesions is not None and not _same_lesions(record.lesions, lesion_facts(record, probability, status)):
         told.append("the lesions are not those of the blocks")
     elif labels := stale_labels(heatmap, probability):
         told.append(f"places or labels ({', '.join(labels)}) do not agree with the blocks")

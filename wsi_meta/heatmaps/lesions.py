@@ -16,7 +16,7 @@ from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
 from wsi_meta.heatmaps.record import ScanRecord, Status
-from wsi_meta.heatmaps.regions import Lesion, label_regions, measure_regions
+from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_one_name, written_whole
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "MEND_UNREAD",
     "coverage",
     "default_lesions",
     "default_threshold",
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 PEAK = "specificity_99"
 """Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the higher one."""
 ENDINGS = (".csv", ".geojson")
+MEND_UNREAD = "copy the slide again, or scan again if a network or disk failed"
 
 
 def find_lesions(
@@ -62,13 +64,12 @@ def find_lesions(
 
     Hysteresis (Canny 1986): a lesion is a region of cells, joined by sides or corners. All of them have at least `threshold`,
     and one of them has at least `peak`. A lesion is then as large as what looks like tumor, and exists only where a cell is
-    surely tumor. Cells that were not scanned belong to no lesion and join none. A heatmap that is not complete, or in which no
-    cell was scanned, gives a warning.
+    surely tumor. Cells that were not scanned belong to no lesion and join none; a lesion that touches one that is pending or
+    unreadable is ``cut``. A heatmap that is not complete, or in which no cell was scanned, gives a warning.
 
     The diameter is the longest distance between midpoints of the cells' sides. It was measured on drawn shapes, where a cell
     is tumor if its centre is: discs of 3 to 60 cells come out between 0.9 cells too short and 1.0 too long (0.65 too long on
-    average), ellipses half as wide between 1.8 too short and 1.0 too long. With the corners of cells instead of the midpoints
-    diameters would be up to 0.7 cells longer, with their centres 0.7 to 1 shorter. A single cell has the length of its side.
+    average), ellipses half as wide between 1.8 too short and 1.0 too long. A single cell has the length of its side.
 
     Parameters
     ----------
@@ -76,13 +77,11 @@ def find_lesions(
     threshold : calibrated probability that all cells of a lesion have at least; None takes the operating point ``default`` of
         the model that made the heatmap
     peak : calibrated probability that one of its cells has at least; None takes the model's ``specificity_99`` where that is
-        higher than `threshold`, else `threshold`. A `peak` equal to `threshold` also keeps unsure lesions, which a FROC curve
-        can rank
+        higher than `threshold`, else `threshold`. Equal to `threshold` it also keeps unsure lesions, which a FROC curve ranks
     min_area : mm2; smaller lesions are left out
     out : file to write, a table (.csv) or outlines for QuPath (.geojson). In a table positions are level-0 pixels, as OpenSlide
         counts them. Outlines are in QuPath's frame: the corner of :attr:`wsi_meta.Slide.bounds` is taken off, and the file
-        says so (member ``wsi_meta``), so that :func:`wsi_meta.read_annotations` adds it again. It also says there how much of
-        the tissue was read
+        says so (member ``wsi_meta``, beside :func:`coverage`), so that :func:`wsi_meta.read_annotations` adds it again
     detections : file to write in Camelyon16's format: a line ``probability,x,y`` with the peak of each lesion. An empty file
         says that there is none, so it is refused where no cell was scanned
     overwrite : replace these files if they exist
@@ -113,7 +112,7 @@ def find_lesions(
         raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
     warn_if_unfinished(heatmap, "lesions may be missing or cut")
     warn_if_corrected(heatmap)
-    found = _find(heatmap.record, probability, threshold, peak, min_area)
+    found = _find(heatmap.record, probability, heatmap.status, (threshold, peak), min_area)
     if out is not None:
         write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), known=coverage(heatmap), overwrite=overwrite)
     if detections is not None:
@@ -124,7 +123,7 @@ def find_lesions(
 def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
     """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
     warn_if_unfinished(heatmap, "lesions may be missing or cut")
-    return _find(heatmap.record, probability, *lesion_thresholds(heatmap.record), 0.0)
+    return _find(heatmap.record, probability, heatmap.status, lesion_thresholds(heatmap.record))
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -148,24 +147,26 @@ def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: 
     return threshold, peak
 
 
-def lesions_at(record: ScanRecord, probability: NDArray[np.float32], threshold: float) -> tuple[tuple[Lesion, ...], float]:
+def lesions_at(
+    record: ScanRecord, probability: NDArray[np.float32], status: NDArray[np.uint8], threshold: float
+) -> tuple[tuple[Lesion, ...], float]:
     """Return the lesions that :func:`find_lesions` finds at a threshold, and the peak that the model then asks for.
 
     Parameters
     ----------
-    record, probability : of the heatmap, as for :func:`lesion_facts`
+    record, probability, status : of the heatmap, as for :func:`lesion_facts`
     """
-    threshold, peak = lesion_thresholds(record, threshold)
-    return _find(record, probability, threshold, peak, 0.0), peak
+    thresholds = lesion_thresholds(record, threshold)
+    return _find(record, probability, status, thresholds), thresholds[1]
 
 
-def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[str, Any]:
+def lesion_facts(record: ScanRecord, probability: NDArray[np.float32], status: NDArray[np.uint8]) -> dict[str, Any]:
     """Return what a store keeps of its lesions: those found by the defaults, and the thresholds that were used.
 
     Parameters
     ----------
     record : of the heatmap
-    probability : of the heatmap, float32 (rows, cols); NaN where not scanned
+    probability, status : of the heatmap, float32 and uint8 (rows, cols)
 
     Returns
     -------
@@ -173,7 +174,7 @@ def lesion_facts(record: ScanRecord, probability: NDArray[np.float32]) -> dict[s
     :meth:`Lesion.to_dict` returns, and its ``outlines``: polygons, each a list of closed rings of x, y in level-0 pixels.
     """
     threshold, peak = lesion_thresholds(record)
-    lesions = _find(record, probability, threshold, peak, 0.0)
+    lesions = _find(record, probability, status, (threshold, peak))
     return {"threshold": threshold, "peak": peak, "min_area_mm2": 0.0, "found": [drawn_lesion(lesion) for lesion in lesions]}
 
 
@@ -215,12 +216,8 @@ def write_lesions(
     rows = [lesion.to_dict() for lesion in lesions]
     with written_whole(target) as partial, partial.open("w", newline="") as file:
         if target.suffix.lower() == ".csv":
-            names = [
-                "lesion",
-                "size_class",
-                *(name for name in Lesion.__dataclass_fields__ if name not in ("number", "outlines")),
-            ]
-            writer = csv.DictWriter(file, names, lineterminator="\n")
+            names = (name for name in Lesion.__dataclass_fields__ if name not in ("number", "outlines"))
+            writer = csv.DictWriter(file, ["lesion", "size_class", *names], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         else:
@@ -231,7 +228,7 @@ def write_lesions(
 
 def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
     """Warn of a heatmap that is not complete, or empty; `lost` says in words what of one that is not may be missing."""
-    mend = "scan it again to continue" if heatmap.result is None else "scan it again to retry them"
+    mend = "scan it again to continue" if heatmap.result is None else MEND_UNREAD
     if heatmap.record.nothing_scanned:
         lost, mend = "that no lesion is found says nothing", "look at the slide, or at its tissue"
     if (why := why_incomplete(heatmap.record)) is not None:
@@ -248,10 +245,11 @@ def why_incomplete(record: ScanRecord) -> str | None:
 
 
 def coverage(heatmap: Heatmap) -> dict[str, Any]:
-    """Return how much of the tissue is known: ``complete``, and how many cells are ``scanned``, ``unreadable``, ``pending``."""
+    """Return how far results go: ``complete``, the ``verdict``, how many cells are ``scanned``, ``unreadable``, ``pending``."""
     status = heatmap.status
-    told = (Status.SCANNED, Status.UNREADABLE, Status.PENDING)
-    return {"complete": heatmap.finished} | {state.name.lower(): int((status == state).sum()) for state in told}
+    told = [(state.name.lower(), int((status == state).sum())) for state in (Status.SCANNED, Status.UNREADABLE, Status.PENDING)]
+    verdict = heatmap.record.verdict
+    return {"complete": heatmap.finished, "verdict": verdict and verdict.to_dict()} | dict(told)
 
 
 def warn_if_corrected(heatmap: Heatmap) -> None:
@@ -262,18 +260,21 @@ def warn_if_corrected(heatmap: Heatmap) -> None:
 
 
 def _find(
-    record: ScanRecord, probability: NDArray[np.float32], threshold: float, peak: float, min_area: float
+    record: ScanRecord,
+    probability: NDArray[np.float32],
+    status: NDArray[np.uint8],
+    thresholds: tuple[float, float],
+    min_area: float = 0.0,
 ) -> tuple[Lesion, ...]:
-    return measure_regions(probability, label_regions(probability, threshold, peak), record.grid, min_area)
+    unknown = np.isin(status, (Status.PENDING, Status.UNREADABLE))
+    return measure_regions(probability, label_regions(probability, *thresholds), record.grid, min_area, unknown)
 
 
 def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
     """Return the corner of what QuPath shows of a slide; None, with a warning, where an older store does not say."""
     bounds = heatmap.record.slide.bounds
     if bounds is None and out.suffix.lower() == ".geojson":
-        told = (
-            "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for QuPath's frame"
-        )
+        told = "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for it"
         logger.warning(told, heatmap.path, out)
     return None if bounds is None else (bounds.x, bounds.y)
 
@@ -285,10 +286,10 @@ def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
 
 def _feature(lesion: Lesion) -> dict[str, Any]:
     """Return a lesion as GeoJSON with QuPath's properties."""
-    measured = {name: value for name, value in lesion.to_dict().items() if isinstance(value, (int, float))}
+    measured = {name: +value for name, value in lesion.to_dict().items() if isinstance(value, (int, float))}
     properties = {
         "objectType": "annotation",
-        "name": f"lesion {lesion.number}: {lesion.size_class}",
+        "name": f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}",
         "classification": TUMOR,
         "measurements": measured,
     }

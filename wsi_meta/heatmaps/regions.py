@@ -21,6 +21,7 @@ __all__ = [
     "SIZE_CLASSES",
     "SIZE_COLOURS",
     "Lesion",
+    "at_least",
     "label_regions",
     "largest_lesion",
     "longest_distance",
@@ -59,6 +60,8 @@ class Lesion:
     cells: int
     outlines: tuple[Outline, ...] = field(repr=False)
     """Along the cells' sides, with holes; several where parts touch only at a corner."""
+    cut: bool = False
+    """Whether it touches a cell that is pending or unreadable: it may be larger than what was seen of it, never smaller."""
 
     @property
     def size_class(self) -> str:
@@ -78,6 +81,19 @@ class Lesion:
         )
         peak_x, peak_y = self.peak_x - x, self.peak_y - y
         return replace(self, x=self.x - x, y=self.y - y, peak_x=peak_x, peak_y=peak_y, outlines=tuple(outlines))
+
+
+def at_least(told: str, *, cut: bool | None) -> str:
+    """Return a lesion's size class, or its diameter, in words; of one that is cut it is the least that it can be.
+
+    Parameters
+    ----------
+    told : the class, or a number with its unit
+    cut : as :attr:`Lesion.cut`; None where that is not known
+    """
+    if not cut or told == SIZE_CLASSES[0][0]:  # there is no class above
+        return told
+    return f"at least {told}" if told in dict(SIZE_CLASSES) else f"≥ {told}"
 
 
 def label_regions(probability: NDArray[np.float32], threshold: float, peak: float) -> NDArray[np.int32]:
@@ -135,7 +151,11 @@ def largest_lesion(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def measure_regions(
-    probability: NDArray[np.float32], regions: NDArray[np.int32], grid: PatchGrid, min_area: float
+    probability: NDArray[np.float32],
+    regions: NDArray[np.int32],
+    grid: PatchGrid,
+    min_area: float,
+    unknown: NDArray[np.bool_] | None = None,
 ) -> tuple[Lesion, ...]:
     """Measure each region of :func:`label_regions`.
 
@@ -145,12 +165,13 @@ def measure_regions(
     regions : int32 (rows, cols)
     grid : where the cells lie
     min_area : mm2; smaller regions are left out
+    unknown : bool (rows, cols), cells that are pending or unreadable; None where there are none
 
     Returns
     -------
     Lesions, the largest first.
     """
-    from scipy.ndimage import find_objects, uniform_filter
+    from scipy.ndimage import binary_dilation, find_objects, uniform_filter
 
     density = uniform_filter(np.nan_to_num(probability).astype(np.float64), 3, mode="constant")
     found = []
@@ -163,7 +184,9 @@ def measure_regions(
             cells, values = np.argwhere(region) + corner, probability[window][region].astype(np.float64)
             found.append((area, outlines, cells, values, cells[np.lexsort((density[window][region], values))[-1]]))
     found.sort(key=lambda parts: -parts[0])
-    return tuple(_lesion(number, *parts, grid) for number, parts in enumerate(found, 1))
+    beside = None if unknown is None or not unknown.any() else binary_dilation(unknown, np.ones((3, 3)))
+    cuts = (beside is not None and bool(beside[tuple(cells.T)].any()) for _, _, cells, _, _ in found)
+    return tuple(replace(_lesion(n, *parts, grid), cut=cut) for n, (parts, cut) in enumerate(zip(found, cuts, strict=True), 1))
 
 
 def _lesion(

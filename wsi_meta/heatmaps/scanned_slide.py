@@ -54,7 +54,8 @@ def frame_of(path: Path) -> SlideFrame:
 def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
     """Open what may be the slide of a scan, by the reader that scanned it: a fingerprint covers the levels that one sees.
 
-    Where that reader cannot open it, the one that fits does. At an address there is no choice.
+    Where that reader cannot open it, the one that fits does. At an address there is no choice. Its pixels are as large as in
+    the scan; where the file says something else, the scan told so, and of another slide it would mean nothing.
 
     Raises
     ------
@@ -63,8 +64,8 @@ def open_as_scanned(record: ScanRecord, slide: str | Path | Address) -> Slide:
     path, mpp, reader = slide_path(slide), record.grid.slide_mpp, record.identity.reader
     if reader in READERS and not isinstance(path, Address):
         with suppress(SlideReadError):
-            return open_slide(path, mpp=mpp, reader=reader)
-    return open_slide(path, mpp=mpp)
+            return Slide(path, mpp, reader)
+    return Slide(path, mpp)
 
 
 def open_scanned_slide(heatmap: Heatmap, slide: str | Path | Address) -> Slide:

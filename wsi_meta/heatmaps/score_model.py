@@ -22,6 +22,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs import check_output, refuse_input, written_whole
 from wsi_meta.progress import progress_bar
+from wsi_meta.quality.verdict import Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,6 +67,8 @@ class SlideScore:
     """Probability of tumor by a score model; None where none was given."""
     complete: bool
     """Whether all tissue was scanned."""
+    verdict: Verdict | None
+    """What may be wrong with the slide; None in older stores."""
     features: dict[str, float]
     """By the names of :data:`FEATURES`."""
     pieces: tuple[PieceScore, ...]
@@ -113,8 +116,8 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     heatmap = open_sound(heatmap)
     features = map_features(heatmap)
     fitted = None if loaded is None else loaded.probability(features)
-    pieces = score_pieces(heatmap)
-    return SlideScore(heatmap.record.slide.name, features["score"], fitted, heatmap.finished, features, pieces)
+    record, pieces = heatmap.record, score_pieces(heatmap)
+    return SlideScore(record.slide.name, features["score"], fitted, heatmap.finished, record.verdict, features, pieces)
 
 
 def fitted_score(heatmap: Heatmap, score_model: str | Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
-from wsi_meta.heatmaps.regions import largest_lesion, peak_cell
+from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.number_format import format_probability, format_threshold
+from wsi_meta.models.number_format import format_probability
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
 
@@ -28,6 +28,7 @@ __all__ = [
     "PieceScore",
     "describe_end",
     "format_score",
+    "kept_lesions",
     "known_figures",
     "none_found",
     "refuse_nothing",
@@ -44,7 +45,8 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     """Score a slide: the mean of its ten highest cells after 3x3 averaging over scanned cells.
 
     One hot cell (a fold, a speck of dust) moves its neighbourhood's mean by at most a ninth where all are scanned; a
-    lesion of a few cells moves it fully.
+    lesion of a few cells moves it fully. Where cells are missing, their neighbours' means are over fewer, and may be higher or
+    lower than with them: the score of a part says nothing certain of the whole.
 
     Parameters
     ----------
@@ -74,8 +76,8 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
 
 
 def format_score(score: float, *, complete: bool) -> str:
-    """Return a score in words; of a slide that was not wholly read it is a lower bound."""
-    return format_probability(score) if complete else f"≥ {format_threshold(score, 3)}"
+    """Return a score in words. One of what was read of a slide bounds nothing: cells that are missing may raise or lower it."""
+    return format_probability(score) + ("" if complete else ", incomplete")
 
 
 def none_found(record: ScanRecord) -> str:
@@ -141,6 +143,21 @@ class PieceScore(TissuePiece):
     """Area of them together."""
     largest: str | None
     """Size class of the one with the longest diameter; None without lesions."""
+    largest_cut: bool | None
+    """Whether that one is cut by cells that were not scanned, and may be larger; None without lesions."""
+
+
+def kept_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
+    """Return what a store keeps of its lesions, as :func:`wsi_meta.heatmaps.lesions.lesion_facts` has it; None before its end.
+
+    Stores of before do not say which lesions are cut: none are where all was read, else it is found out again.
+    """
+    record = heatmap.record
+    if record.lesions is None or all("cut" in lesion for lesion in record.lesions["found"]):
+        return record.lesions
+    if record.result is not None and record.result.complete:
+        return record.lesions | {"found": [lesion | {"cut": False} for lesion in record.lesions["found"]]}
+    return lesion_facts(record, heatmap.probability, heatmap.status)
 
 
 def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
@@ -152,7 +169,7 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     """
     grid, probability, status = heatmap.grid, heatmap.probability, heatmap.status
     labels = label_pieces(status != Status.BACKGROUND, grid.cell_um)
-    lesions = (heatmap.record.lesions or lesion_facts(heatmap.record, probability))["found"]
+    lesions = (kept_lesions(heatmap) or lesion_facts(heatmap.record, probability, status))["found"]
     of_piece: dict[int, list[dict[str, Any]]] = {}
     for lesion in lesions:
         of_piece.setdefault(int(labels[peak_cell(lesion, grid)]), []).append(lesion)
@@ -179,10 +196,12 @@ def _score(
     score, unread = score_slide(values), int((within & np.isnan(values)).sum())
     area = sum(float(lesion["area_mm2"]) for lesion in lesions)
     widest = largest_lesion(lesions)
-    largest = None if widest is None else widest["size_class"]
+    largest, cut = (None, None) if widest is None else (widest["size_class"], widest["cut"])
     told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
     told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
-    told += f", {counted(len(lesions), 'lesion')} of {area:.2f} mm2, largest: {largest}" if lesions else ", no lesion"
-    found = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
-    return PieceScore(**vars(place) | {"piece": 0 if label == SPECK else place.piece, "line": told} | found)
+    found = f", {counted(len(lesions), 'lesion')} of {area:.2f} mm2, largest: {at_least(str(largest), cut=cut)}"
+    told += found if lesions else ", no lesion"
+    measured = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
+    measured |= {"largest_cut": cut, "piece": 0 if label == SPECK else place.piece, "line": told}
+    return PieceScore(**vars(place) | measured)

@@ -11,9 +11,9 @@ from wsi_meta.errors import printable
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
-from wsi_meta.heatmaps.scoring import format_score, none_found
+from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.number_format import format_threshold
+from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
@@ -35,7 +35,7 @@ def title_of(record: ScanRecord) -> str:
         return f"{name}: scan not finished"
     score = "no score, nothing scanned"
     if result.score is not None:
-        score = f"score {format_score(result.score, complete=result.complete)}"
+        score = f"score {format_probability(result.score)}"
     unread = result.cells["unreadable"]
     incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
     words = () if record.verdict is None else record.verdict.words
@@ -97,14 +97,19 @@ def on_white(colour: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]
 
 def class_entries(record: ScanRecord, lesions: Sequence[Lesion], *, numbered: bool = True) -> list[Entry]:
     """Return a line for each size class with the number of its lesions; what has no number is told."""
-    counts = {name: sum(lesion.size_class == name for lesion in lesions) for name, _ in SIZE_CLASSES}
+    classes = {name: [lesion.cut for lesion in lesions if lesion.size_class == name] for name, _ in SIZE_CLASSES}
     entries = [
-        Entry(f"{SHORT_NAMES.get(name, name)}: {count}", class_colour(name), round=True)
-        for name, count in counts.items()
-        if count
+        Entry(f"{SHORT_NAMES.get(name, name)}: {len(cuts)}{_told_cut(name, sum(cuts))}", class_colour(name), round=True)
+        for name, cuts in classes.items()
+        if cuts
     ]
     if entries and not numbered:
         entries.append(Entry("too narrow for numbers"))
     elif len(lesions) > NUMBERED:
         entries.append(Entry(f"the {NUMBERED} largest lesions have numbers"))
     return entries or [Entry(none_found(record))]
+
+
+def _told_cut(size_class: str, cut: int) -> str:
+    """Return how many of a class's lesions may be of a larger one, where some may."""
+    return f", {cut} of them cut: at least that" if cut and size_class != SIZE_CLASSES[0][0] else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.heatmaps.regions import Lesion
+from wsi_meta.heatmaps.regions import Lesion, at_least
 from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.lettering import letter
@@ -104,7 +104,8 @@ def _place(page: Page, drawn: Map, one: Shown, left: float, top: float) -> None:
     add_outlines(axes, [lesion], width=1.2)
     below = top + side + 0.14
     page.caption(left + 0.13, below, str(lesion.number), **badge(lesion.size_class))
-    page.caption(left + 0.3, below, f"{lesion.size_class}, {_length(lesion.diameter_mm)}")
+    told = (at_least(text, cut=lesion.cut) for text in (lesion.size_class, _length(lesion.diameter_mm)))
+    page.caption(left + 0.3, below, ", ".join(told))
     highest, mean = format_probability(lesion.max_probability), format_probability(lesion.mean_probability)
     page.caption(left + 0.3, below + 0.15, f"probability {highest}, mean {mean}")
     page.add_scale(window.width * drawn.grid.slide_mpp / 1000 / side, side, left + side + INSIDE_IN, top + side + 0.04)

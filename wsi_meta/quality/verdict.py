@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ __all__ = [
     "FEWEST_CELLS",
     "FOLDED",
     "LIMITS",
+    "MEANINGS",
     "NO_TISSUE",
     "OK",
     "Verdict",
@@ -47,17 +48,37 @@ class Limit:
     """Usual figures lie between them; both are usual."""
     told: str
     """How the figure is told."""
+    meaning: str
+    """What follows from it, one sentence."""
 
 
 LIMITS = {
-    "unread": Limit("incomplete", 0, 0, "{:.1%} of the tissue unread, so the score is a lower bound"),
-    "blurred": Limit("blurred", 0, 0.25, "{:.0%} of the cells with contrast"),
-    "inked": Limit("inked", 0, 0.02, "{:.0%} of the tissue"),
-    "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells"),
-    "pixel_size": Limit("pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says"),
-    "unlikeness": Limit("unlike training", 0, 0.9, "{:.2f}; usual is up to 0.90"),
+    "unread": Limit(
+        "incomplete", 0, 0, "{:.1%} of the tissue unread", "The score is of what was read; lesions may be missing."
+    ),
+    "blurred": Limit(
+        "blurred", 0, 0.25, "{:.0%} of the cells with contrast", "Probabilities mean less where it is out of focus."
+    ),
+    "inked": Limit(
+        "inked", 0, 0.02, "{:.0%} of the tissue", "Tissue under ink may not have been scanned: look there yourself."
+    ),
+    "folded": Limit("folded", 0, 0.05, "{:.0%} of the cells", "Probabilities mean less where tissue lies double."),
+    "pixel_size": Limit(
+        "pixel size doubtful", 0.6, 1.6, "{:.1f} times what the file says", "If that is so, score and lesions mean nothing."
+    ),
+    "unlikeness": Limit(
+        "unlike training",
+        0,
+        0.9,
+        "{:.2f}; usual is up to 0.90",
+        "The tissue does not look like that of the training slides: score and lesions mean little.",
+    ),
 }
 """What is usual of each figure, in the order of the words; how they were chosen: docs/benchmarks.md, "Verdicts"."""
+
+
+MEANINGS = {limit.word: limit.meaning for limit in LIMITS.values()}
+"""What follows from each word, one sentence; nothing of ``ok`` and ``no tissue``."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,16 @@ class Verdict:
         told = {limit.word: (limit.told, self.figures.get(name)) for name, limit in LIMITS.items()}
         parts = ((word, *told.get(word, ("", None))) for word in self.words)
         return ", ".join(word if value is None else f"{word} ({text.format(value)})" for word, text, value in parts)
+
+    @property
+    def explained(self) -> str:
+        """The words with their figures, then what follows from them, in sentences."""
+        meanings = [MEANINGS[word] for word in self.words if word in MEANINGS]
+        return ". ".join([self.told_with_figures, " ".join(meanings)]) if meanings else self.told
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, as a store keeps them."""
+        return {"words": list(self.words), "figures": self.figures}
 
 
 def pronounce(figures: Mapping[str, float | None], *, tissue: bool = True) -> Verdict:

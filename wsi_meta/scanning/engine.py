@@ -103,7 +103,7 @@ class SlideScan:
         """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
         heatmap, meter = self.heatmap, self.turn.meter
         status, probability = heatmap.status, heatmap.probability
-        result, lesions = sum_up(status, probability), lesion_facts(heatmap.record, probability)
+        result, lesions = sum_up(status, probability), lesion_facts(heatmap.record, probability, status)
         with meter.timed("computing_s"):
             known, scanned = known_figures(heatmap, result), status == Status.SCANNED
             verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)

@@ -20,6 +20,7 @@ __all__ = [
     "refuse_larger_than_any",
     "refuse_too_coarse",
     "stored_mpp",
+    "warn_if_overruled",
 ]
 
 logger = logging.getLogger("wsi_meta")
@@ -43,7 +44,7 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
 
     Parameters
     ----------
-    given : what the user says, or None; a warning tells where the file says something else by more than 2 %
+    given : what the user says, or None; the file says something else where it differs by more than 2 %
     path, properties : the file, and OpenSlide's properties of it
 
     Raises
@@ -59,10 +60,13 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     if asked is None:
         missing = f"{path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
         return stored, None, missing if stored is None else None
-    if stored is None or not differs(asked, stored):
-        return asked, None, None
-    logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stored, asked)
-    return asked, stored, None
+    return asked, stored if stored is not None and differs(asked, stored) else None, None
+
+
+def warn_if_overruled(path: SlidePath, stated: float | None, used: float | None) -> None:
+    """Warn of a file that states another pixel size than the user: `stated`, as :func:`find_mpp` returned it, is not used."""
+    if stated is not None:
+        logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stated, used)
 
 
 def given_mpp(path: SlidePath, mpp: Any) -> float:

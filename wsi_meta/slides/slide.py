@@ -24,7 +24,7 @@ from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse
+from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse, warn_if_overruled
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.strange_levels import BelievedLevels
 
@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Slide", "open_slide"]
 
-COMMON_TILE_PX = 256  # side of a stored tile where the file does not say
-
 logger = logging.getLogger("wsi_meta")
+COMMON_TILE_PX = 256  # side of a stored tile where the file does not say
 
 
 def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: str = "auto") -> Slide:
@@ -58,7 +57,9 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
     """
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
-    return Slide(slide_path(path), mpp, reader)
+    slide = Slide(slide_path(path), mpp, reader)
+    warn_if_overruled(slide.path, slide.stated_mpp, slide.known_mpp)
+    return slide
 
 
 class Slide:
@@ -289,8 +290,8 @@ class Slide:
         region = np.empty((height, width, 3), np.uint8)
         _, l_x, l_y, l_width, l_height = cut_to(self._extents, (level, left, top, width, height))
         if (l_width, l_height) != (width, height):
-            row = np.tile(np.array(self.background, np.uint8), width)
-            region.reshape(height, width * 3)[:] = row  # whole rows: 3 bytes at a time are slow
+            # whole rows: 3 bytes at a time are slow
+            region.reshape(height, width * 3)[:] = np.tile(np.array(self.background, np.uint8), width)
         if l_width > 0 and l_height > 0:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
             self._reader.read_into(part, level, l_x, l_y)

@@ -42,7 +42,7 @@ from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
-from wsi_meta.training.validation import Validation
+from wsi_meta.training.validation import Validation, warn_of_refusals
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
 
@@ -62,7 +62,7 @@ class TrainResult:
     best_epoch: int
     """Number of the epoch whose weights are in the model file."""
     validation: Evaluation
-    """Figures of the weights in the model file on the validation patches, with its calibration."""
+    """Figures on the validation patches, by the calibration that was fitted on them; those of the card are cross-fitted."""
     stopped: str | None
     """Why training ended before its last epoch, in words; None when it did not."""
     rank: int
@@ -90,10 +90,9 @@ def train(
     Where the recipe has `head_epochs`, the new layers are trained alone first, then everything that it does not freeze. The
     best epoch is the one of highest validation AUC; weights are validated as they are stored, rounded to float16. At the end
     they are made to fit 8-bit integers (from 200 training patches on; :mod:`wsi_meta.models.equalise`), and calibrated and
-    judged again.
-    Beside `out` it writes
-    ``<stem>.augmented.png`` at the start, and ``<stem>.history.csv``, ``<stem>.curves.png`` and a checkpoint after every epoch.
-    Processes that ``torchrun`` starts train together as one.
+    judged again. Where these measures refuse dense mode or int8, a warning says so.
+    Beside `out` it writes ``<stem>.augmented.png`` at the start, ``<stem>.history.csv``, ``<stem>.curves.png`` and a checkpoint
+    after every epoch. Processes that ``torchrun`` starts train together as one.
 
     Parameters
     ----------
@@ -190,6 +189,7 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
+    warn_of_refusals(out, tell=job.processes.first)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 

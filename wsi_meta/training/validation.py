@@ -18,7 +18,7 @@ from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, vali
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import CHANCE, RANGES, ModelCard
+from wsi_meta.models.card import CHANCE, RANGES, ModelCard, read_card
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["Validation"]
+__all__ = ["Validation", "warn_of_refusals"]
 
 logger = logging.getLogger(__name__)
 
@@ -174,3 +174,29 @@ class Validation:
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
         return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.shown), "", Path())
+
+
+def warn_of_refusals(out: Path, *, tell: bool) -> None:
+    """Warn in one line of the faster ways of scanning that a trained model's measures refuse, with what helps.
+
+    Parameters
+    ----------
+    out : model file
+    tell : whether to do so; one process of several does
+    """
+    if not tell:
+        return
+    card = read_card(out)
+    refused, metrics = [], card.metrics
+    if "dense_auc" not in metrics:
+        refused.append("dense mode (it was trained without mosaics)")
+    elif not card.dense:
+        figures = (
+            f"AUC {metrics['dense_auc']:.3f} against {metrics['auc']:.3f}, {metrics['dense_same_decision']:.1%} decided alike"
+        )
+        refused.append(f"dense mode ({figures}; expected within 0.004, and 97 %)")
+    if not card.prefers_int8:
+        refused.append("int8 unless asked for (its figures in the card are not near enough to float32's)")
+    remedy = "more patches or epochs, and --mosaics over 0, bring these ways nearer to each other"
+    if refused:
+        logger.warning("%s: scans are slower, without %s; %s", out, " and without ".join(refused), remedy)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import WsiMetaError, one_line, printable
 from wsi_meta.heatmaps.lesions import default_threshold
-from wsi_meta.heatmaps.regions import largest_lesion
-from wsi_meta.heatmaps.scoring import format_score, none_found
+from wsi_meta.heatmaps.regions import at_least, largest_lesion
+from wsi_meta.heatmaps.scoring import format_score, kept_lesions, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.number_format import format_threshold
 from wsi_meta.viewer.colours import layer_colours, veil_colours
@@ -85,18 +85,23 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     """Return a line of the list of heatmaps; what is wrong with a store becomes its ``problem``."""
     facts: dict[str, Any] = {"key": store.key, "name": printable(store.path.stem), "problem": None, "score": None}
     try:
-        record = Heatmap.open(store.path).record
+        heatmap = Heatmap.open(store.path)
+        record = heatmap.record
     except (WsiMetaError, OSError) as error:
         return facts | {"problem": one_line(error).removeprefix(f"{store.path}: "), "state": "damaged", "lesions": ""}
     result = record.result
     state = "not finished" if result is None else "complete" if result.complete else "incomplete"
-    found = (record.lesions or {}).get("found", [])
+    found = (kept_lesions(heatmap) or {}).get("found", [])
     largest, none = largest_lesion(found), none_found(record)
     return facts | {
         "score": None if result is None else result.score,
         "told": "" if result is None or result.score is None else _told(result.score, result),
         "state": state,
-        "lesions": f"{len(found)}, largest: {largest['size_class']}" if largest else none if result else "",
+        "lesions": f"{len(found)}, largest: {at_least(largest['size_class'], cut=largest['cut'])}"
+        if largest
+        else none
+        if result
+        else "",
         "verdict": record.verdict.told if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
@@ -127,7 +132,7 @@ def _result(record: ScanRecord) -> Lines:
     missing = result.cells.get("unreadable", 0)
     lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
     if record.verdict is not None:
-        lines.append(("Quality", record.verdict.told))
+        lines.append(("Quality", record.verdict.explained))
     return lines
 
 

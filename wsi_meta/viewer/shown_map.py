@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.heatmaps.lesions import drawn_lesion, lesions_at
+from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 
@@ -74,12 +75,12 @@ class MapState:
             return self._lesions[threshold]
 
     def _find(self, threshold: float) -> dict[str, Any]:
-        kept = self.heatmap.record.lesions
+        kept = kept_lesions(self.heatmap)
         if kept is not None and kept["threshold"] == threshold and not kept["min_area_mm2"]:
             # not searched for again: that would first import what it needs, half a second
             count, peak, drawn = len(kept["found"]), kept["peak"], kept["found"][:OUTLINED]
         else:
-            found, peak = lesions_at(self.heatmap.record, self.probability, threshold)
+            found, peak = lesions_at(self.heatmap.record, self.probability, self.heatmap.status, threshold)
             count, drawn = len(found), [drawn_lesion(lesion) for lesion in found[:OUTLINED]]
         return {"threshold": threshold, "peak": peak, "count": count, "lesions": [_shown(lesion) for lesion in drawn]}
 

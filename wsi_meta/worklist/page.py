@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wsi_meta import __version__
-from wsi_meta.errors import printable
-from wsi_meta.heatmaps.regions import NODE_OF_CLASS
+from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.files.address import is_address
+from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.progress import duration
-from wsi_meta.quality.verdict import NO_TISSUE, OK
+from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows
@@ -37,6 +39,7 @@ Not known: not all was read, or the table of an older version does not say.
 """
 NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no tissue found"}
 """What the table says of a slide without a lesion, by its kind."""
+UNLIKE = LIMITS["unlikeness"].word
 DASH = "\N{EN DASH}"
 """Stands for what is not known."""
 NO_AUC = "There is no AUC: it takes slides with a score that are labelled tumor, and others that are labelled normal."
@@ -135,6 +138,9 @@ def _lead(rows: Sequence[Row]) -> list[str]:
         told.append(f"Whether there are lesions on {unknown:,} is not known.")
     if empty := sum(_kind(row) == EMPTY for row in rows):
         told.append(f"On {empty:,} nothing was scanned, because no tissue was found.")
+    if unlike := sum(UNLIKE in str(row["verdict"]).split(", ") for row in scored):
+        are, theirs = ("is", "its score and lesions") if unlike == 1 else ("are", "their scores and lesions")
+        told.append(f"{unlike:,} of {len(scored):,} {are} unlike the training slides: {theirs} mean little.")
     if errors:
         told.append(f"{errors:,} need{'s' if errors == 1 else ''} attention.")
     return told
@@ -145,7 +151,15 @@ def _failure(row: Row, name: str) -> dict[str, Any]:
     named, _, rest = reason.partition(": ")
     if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
         reason = rest
-    return {"name": name, "slide": row["slide"], "reason": reason, "retry": row["retry"], "partly": row["score"] is not None}
+    damaged = row["error_kind"] == SlideReadError.__name__ and "try again" not in reason and not is_address(row["slide"])
+    return {
+        "name": name,
+        "slide": row["slide"],
+        "reason": reason,
+        "retry": row["retry"],
+        "partly": row["score"] is not None,
+        "first": "After you have replaced the file" if damaged else "",
+    }
 
 
 def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
@@ -165,19 +179,26 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,
         "none": "none in what was read" if row["lesions"] == 0 and kind == UNKNOWN else NONE.get(kind, ""),
-        "lesion": row["largest_lesion"],
+        "lesion": at_least(row["largest_lesion"] or "", cut=row["largest_lesion_cut"]),
+        "length": at_least(f"{row['largest_lesion_mm'] or 0:.2f} mm", cut=row["largest_lesion_cut"]),
         "mm": row["largest_lesion_mm"] or 0.0,
         "lesions": row["lesions"] or 0,
         "tissue": _percent(row["tissue_fraction"]),
         "tissue_value": f"{row['tissue_fraction'] or 0:.4f}",
         "unread": _percent(unread),
         "unread_value": f"{unread or 0:.4f}",
-        "verdicts": verdicts,
+        "verdicts": {word: _explain(word, row["verdict_figures"] or "") for word in verdicts},
         "seconds": row["seconds"],
         "time": None if row["seconds"] is None else duration(row["seconds"]),
         "rate": None if row["cells_per_second"] is None else f"{row['cells_per_second']:,.0f} cells/s",
         "hosts": row["hosts"],
     }
+
+
+def _explain(word: str, figures: str) -> str:
+    """Return a word of a verdict with its figure, where the table has that, and what follows from it."""
+    told = re.search(rf"\b{re.escape(word)} \([^)]*\)", figures)
+    return ". ".join(filter(None, [told[0] if told else word, MEANINGS.get(word, "")]))
 
 
 def _percent(share: float | None) -> str:

@@ -13,9 +13,11 @@ from wsi_meta.errors import HeatmapError, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
+from wsi_meta.heatmaps.lesions import MEND_UNREAD
 from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
+from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -115,10 +117,11 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     record, result = heatmap.record, heatmap.record.result
     if result is None:
         return failed(slide, "not scanned to the end; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
-    cells, found = result.cells, record.lesions["found"] if record.lesions else None
+    cells, kept = result.cells, kept_lesions(heatmap)
+    found = kept["found"] if kept else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
-    error = f"{cells['unreadable']} cells could not be read; scan again to retry them" if cells["unreadable"] else None
+    error = f"{cells['unreadable']} cells could not be read; {MEND_UNREAD}" if cells["unreadable"] else None
     return (
         dict.fromkeys(COLUMNS)
         | {
@@ -128,9 +131,11 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
             "fitted_score": result.fitted_score["score"] if result.fitted_score else None,
             "complete": result.complete,
             "verdict": record.verdict.told if record.verdict else None,
+            "verdict_figures": record.verdict.told_with_figures if record.verdict else None,
             "lesions": None if found is None or record.nothing_scanned else len(found),
             "largest_lesion": largest["size_class"] if largest else None,
             "largest_lesion_mm": largest["diameter_mm"] if largest else None,
+            "largest_lesion_cut": largest["cut"] if largest else None,
             "tissue_fraction": record.tissue.fraction,
             "scanned": cells["scanned"],
             "background": cells["background"],

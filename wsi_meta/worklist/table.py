@@ -48,9 +48,11 @@ KINDS: dict[str, type] = {
     "fitted_score": float,
     "complete": bool,
     "verdict": str,
+    "verdict_figures": str,
     "lesions": int,
     "largest_lesion": str,
     "largest_lesion_mm": float,
+    "largest_lesion_cut": bool,
     "tissue_fraction": float,
     "scanned": int,
     "background": int,
@@ -253,7 +255,7 @@ def _typed(texts: Mapping[str, str]) -> Row:
 
 def _value(text: str, kind: type) -> Any:
     if kind is bool:
-        return text.strip().lower() == "true"  # a spreadsheet writes TRUE
+        return text.strip().lower() == "true" if text.strip() else None  # a spreadsheet writes TRUE
     if kind in (int, float):
         text = text.replace(",", ".")  # of a spreadsheet in a country of decimal commas
     try:

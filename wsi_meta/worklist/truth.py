@@ -30,7 +30,7 @@ class CohortAuc:
     """Which one: a column of the summary."""
     auc: float
     interval: tuple[float, float] | None
-    """95 %, by DeLong; None where a class has one slide."""
+    """95 %, by DeLong; None where a class has one slide, or the AUC is 0 or 1."""
     tumor: int
     normal: int
 
@@ -41,7 +41,7 @@ class CohortFroc:
 
     curve: FrocCurve
     interval: tuple[float, float] | None
-    """95 %, bootstrap over slides; None where fewer than two have lesions."""
+    """95 %, bootstrap over slides; None where fewer than two have lesions, or all resamples agree."""
     slides: int
     lesions: int
     isolated: int
@@ -86,7 +86,7 @@ def judge_rows(folder: Path, rows: Sequence[Row], names: Sequence[str], *, lesio
     aucs = tuple(filter(None, (_auc(counted, score) for score in ("score", "fitted_score"))))
     partly = [row for row in counted if row["score"] is not None and not row["complete"]]
     if part := sum(is_tumor(row["label"]) is not None or bool(row["annotations"]) for row in partly):
-        notes.append(f"Slides that were not wholly read, whose score is a lower bound: {part}.")
+        notes.append(f"Slides that were not wholly read, whose score is of what was read: {part}.")
     froc = None
     if any(row["annotations"] for row in rows):
         if lesions:
