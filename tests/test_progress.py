@@ -60,6 +60,14 @@ def test_a_line_after_ten_seconds_and_then_each_minute(capsys: pytest.CaptureFix
         assert not capsys.readouterr().err, "the end has a line of its own"
 
 
+def test_no_time_is_foretold_by_the_first_few(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with ProgressBar(1000, "cells", "node", show=True, clock=clock) as bar:
+        clock.now += FIRST_S
+        bar.update(49)
+    assert capsys.readouterr().err == "node: 49 of 1,000 cells (5%), 5 cells/s\n"
+
+
 def test_a_line_is_an_event(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     with (

@@ -124,7 +124,7 @@ class ProgressBar:
     def _tell(self, passed_s: float) -> None:
         done, unit = self.done, self.unit
         rate = done / passed_s if passed_s > 0 else 0.0
-        left_s = (self.total - done) / rate if rate > 0 else None
+        left_s = (self.total - done) / rate if done >= self.total / 20 and rate > 0 else None  # the first ones are slow
         share = f"{done / self.total:.0%}" if self.total else "all"
         left = f", {duration(left_s)} left" if left_s is not None else ""
         text = f"{self.description}: {done:,} of {self.total:,} {unit} ({share}), {rate:,.0f} {unit}/s{left}"
