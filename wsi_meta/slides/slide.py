@@ -289,8 +289,7 @@ class Slide:
         """Read pixels of a level; those outside it have the background colour."""
         region = np.empty((height, width, 3), np.uint8)
         _, l_x, l_y, l_width, l_height = cut_to(self._extents, (level, left, top, width, height))
-        if (l_width, l_height) != (width, height):
-            # whole rows: 3 bytes at a time are slow
+        if (l_width, l_height) != (width, height):  # whole rows: 3 bytes at a time are slow
             region.reshape(height, width * 3)[:] = np.tile(np.array(self.background, np.uint8), width)
         if l_width > 0 and l_height > 0:
             part = region[l_y - top : l_y - top + l_height, l_x - left : l_x - left + l_width]
