@@ -119,7 +119,7 @@ def _ask(store: Path) -> Answers:
         run_command("info", "--json", store),
         run_command("score", "--json", store),
         run_command("lesions", "--json", store, "--out", store.with_suffix(".geojson")),
-        run_command("overlay", store, "--out", picture, "--max-side", 100),
+        run_command("overlay", store, "--out", picture, "--max-side", 100, "--slide", "none"),
     )
     return Answers(ended, picture)
 

@@ -160,7 +160,7 @@ def call_of(function: Callable[..., Any], *arguments: str) -> dict[str, Any]:
     calls = []
 
     def break_off(frame: FrameType, event: str, _value: Any) -> None:
-        if event == "call" and frame.f_code is function.__code__:
+        if event == "call" and frame.f_code is inspect.unwrap(function).__code__:
             calls.append(dict(frame.f_locals))
             raise DataError("far enough")
 

@@ -104,7 +104,10 @@ def test_a_scan_says_where_it_is_seen(folder: Path, model: Path) -> None:
 
 def test_slides_with_a_score_have_not_failed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     kinds = {"a": None, "b": "incomplete", "c": "incomplete", "d": "SlideReadError"}
-    rows = [{"heatmap": None, "error": kind and "x", "error_kind": kind} for kind in kinds.values()]
+    rows = [
+        {"heatmap": None, "error": kind and "x", "error_kind": kind, "verdict": None, "verdict_figures": None}
+        for kind in kinds.values()
+    ]
     monkeypatch.setattr(batch, "scan_jobs", lambda *_: rows)
     for name in kinds:
         (folder / "slides" / f"{name}.tif").write_bytes((folder / "slides" / "a.tif").read_bytes())

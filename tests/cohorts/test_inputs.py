@@ -275,7 +275,6 @@ class TestManifest:
             ("name\na\n", "columns ['name']; expected 'slide'"),
             ("slide\na.tif\na.tif\n", "'a' in line 2 and again in line 3"),
             ("slide,name\na.tif,\nb.tif,a\n", "'a' in line 2 and again in line 3"),
-            ("slide,mpp\na.tif,\n,\n", "line 3: names no slide"),
             ("slide,mpp\na.tif,\n\n,0.25\n", "line 4: names no slide"),
             ("slide,mpp\na, b.tif,0.25\n", "line 2: '0.25' stands in no column"),
             ("slide,mpp\na.tif,fine\n", "line 2: mpp 'fine'; expected micrometres"),
