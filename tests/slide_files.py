@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ MODEL_MPP = 0.972
 
 def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     """Smooth noise in the colours of tissue: uint8 (height, width, 3)."""
+    return _texture(height, width, seed).copy()
+
+
+@lru_cache(maxsize=64)  # many tests draw the same
+def _texture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     coarse = rng.integers((140, 50, 120), (230, 130, 200), (height // 16 + 2, width // 16 + 2, 3))
-    fine = np.kron(coarse, np.ones((16, 16, 1)))[:height, :width]
+    fine = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
     return np.asarray((fine + rng.normal(0, 12, fine.shape)).clip(0, 255), np.uint8)
 
 

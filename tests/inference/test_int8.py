@@ -55,15 +55,16 @@ def test_probabilities_are_near_those_of_float32(model: Model, patches: torch.Te
 
 @with_vnni
 def test_a_patch_does_not_depend_on_its_batch(model: Model, patches: torch.Tensor) -> None:
-    expected = Predictor(model, **HERE, batch_size=64).predict_patches(patches)
-    for batch_size in (4, 8, 12):
-        np.testing.assert_array_equal(Predictor(model, **HERE, batch_size=batch_size).predict_patches(patches), expected)
+    few = patches[:13]
+    expected = Predictor(model, **HERE, batch_size=64).predict_patches(few)
+    for batch_size in (4, 12):
+        np.testing.assert_array_equal(Predictor(model, **HERE, batch_size=batch_size).predict_patches(few), expected)
 
 
 @with_vnni
 @pytest.mark.parametrize("rows", [32, 96])
 def test_bands_give_the_same(model: Model, rows: int) -> None:
-    image = torch.from_numpy(texture(7 * 32, 5 * 32)[None].copy())
+    image = torch.from_numpy(texture(6 * 32, 3 * 32)[None])
     sizes = PieceSizes(band_px=0, least_band_rows=rows)
     whole, banded = (FastNetwork(model, precision="int8", dense=True, in_bands=bands, sizes=sizes) for bands in (False, True))
 
