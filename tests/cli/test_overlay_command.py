@@ -12,6 +12,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
+from wsi_meta.errors import SlideReadError
 from wsi_meta.pictures import overlay
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.summary import add_row, summarise
@@ -42,9 +43,17 @@ def test_the_slide_is_looked_for(place: str | None, tmp_path: Path, monkeypatch:
         assert (ended.exit_code == 0) == ("--largest" not in words or place is not None), ended.output
         return ended
 
+    def undecodable(*parts: Any) -> Any:
+        if parts[1] is not None:
+            raise SlideReadError("a.tif: nothing of it can be read")
+        return note_slide(*parts)
+
     told = draw()
     assert (given[-1] is None, "a.tif: slide not found: map only" in told.stderr) == (place is None,) * 2
     assert "not found" not in draw("--slide", "none").stderr
     assert given[-1] is None
+    with monkeypatch.context() as patch:
+        patch.setattr(overlay, "_draw", undecodable)
+        assert ("nothing of it can be read: map only" in draw().stderr) == (place is not None)
     largest = draw("--largest", "3")
     assert ("no lesion found: the whole slide is drawn" in largest.stdout) == (place is not None)

@@ -239,6 +239,8 @@ SAVED = {
     "one line in Windows-1252": lambda text: text.replace("\r\n", "\n").encode().replace("café".encode(), b"caf\xe9"),
     "semicolons": lambda text: text.replace(",", ";").replace("0.75;", "0,75;").encode("utf-8-sig"),
     "tabs in UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "line ends of an old Macintosh": lambda text: text.replace("\r\n", "\r").encode(),
+    "a line that tells Excel the separator": lambda text: ("sep=;\r\n" + text.replace(",", ";")).encode(),
 }
 
 
@@ -255,6 +257,18 @@ def test_a_table_in_another_encoding_or_with_other_separators_says_the_same(tmp_
         ("/x/café.tif", "p café", "tumor"),
         ("/x/naïve.tif", "p naïve", "tumor"),
     ]
+
+
+@pytest.mark.parametrize(("separator", "score"), [(",", None), (";", 1.234)])
+def test_numbers_with_separators_of_thousands_are_unknown(tmp_path: Path, separator: str, score: float | None) -> None:
+    add_row(tmp_path, failed("/x/a.tif", "bad") | {"score": 5.0, "scanned": 77, "lesions": 3}, tmp_path / "a.zarr")
+    table = tmp_path / "summary.csv"
+    text = table.read_text().replace(",", separator)
+    for number, written in (("5.0", "1,234"), ("77", "12,000"), ("3", "3,0" if separator == ";" else "3.0")):
+        text = text.replace(f"{separator}{number}{separator}", f'{separator}"{written}"{separator}')
+    table.write_text(text)
+    (row,) = open_table(tmp_path).rows()
+    assert (row["score"], row["scanned"], row["lesions"]) == (score, None, 3)
 
 
 def test_text_that_cannot_be_decoded_is_not_written_back(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "decode_table",
     "label_of",
     "last_part",
+    "lines_of",
     "read_lines",
     "read_table",
     "refuse_twice",
@@ -158,8 +159,13 @@ def read_lines(path: Path) -> list[str]:
     ------
     OSError, UnicodeError
     """
-    lines = io.StringIO(decode_table(path.read_bytes()), newline="").readlines()
-    if lines and lines[0].strip(BLANK).lower().startswith("sep="):  # tells Excel the separator
+    return lines_of(decode_table(path.read_bytes()))
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text with their ends, whichever these are; one that only tells Excel the separator is blank."""
+    lines = io.StringIO(text, newline="").readlines()
+    if lines and lines[0].strip(BLANK).lower().startswith("sep="):
         lines[0] = "\n"
     return lines
 

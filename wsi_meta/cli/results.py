@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import HeatmapError, one_line, printable
+from wsi_meta.errors import HeatmapError, SlideReadError, one_line, printable
 from wsi_meta.progress import note
 
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **settings: Any) -> None:
     """Draw a heatmap over its slide: colour bar, scale bar, name and score.
 
-    The slide is looked for beside the heatmap, beside its folder, and where the folder's summary.csv says, as 'view' does.
+    The slide is looked for beside the heatmap, beside its folder, and where the folder's summary.csv says, as 'view' does; one
+    at an address has to be given.
 
     The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
     an image.
@@ -192,11 +193,16 @@ def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **
     from wsi_meta.pictures.overlay import draw_overlay
     from wsi_meta.worklist.slide_places import find_slide
 
-    opened = Heatmap.open(heatmap)
-    wanted = str(slide) != "none"
-    given = (slide or find_slide(opened)) if wanted else None
-    picture = draw_overlay(opened, out, slide=given, **settings)
-    note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=wanted and given is None)
+    opened, given = Heatmap.open(heatmap), None if str(slide) == "none" else slide
+    found = find_slide(opened) if slide is None else None
+    note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=slide is None and found is None)
+    try:
+        picture = draw_overlay(opened, out, slide=given or found, **settings)
+    except SlideReadError as error:
+        if found is None or settings["largest"] is not None:
+            raise
+        note(f"{one_line(error)}: map only", enabled=True)
+        picture = draw_overlay(opened, out, **settings)
     _print_written({"overlay": str(picture)}, opened, as_json=as_json)
     if settings["largest"] is not None and not as_json and not (opened.record.lesions or {}).get("found", True):
         print(f"{none_found(opened.record)}: the whole slide is drawn")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError, OptionsError, counted, one_line
-from wsi_meta.heatmaps.lesions import lesion_facts
+from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
 from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
@@ -160,7 +160,7 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
         done = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
         return StoreCheck(path, "unfinished", f"{done}; run its scan again, which goes on", len(blocks), left)
     unreadable = heatmap.result.cells.get("unreadable", 0)
-    found = f"{counted(unreadable, 'cell')} could not be read from the slide; scan it again to retry" if unreadable else ""
+    found = f"{counted(unreadable, 'cell')} could not be read from the slide; {MEND_UNREAD}" if unreadable else ""
     return StoreCheck(path, "sound", found, len(blocks), left)
 
 

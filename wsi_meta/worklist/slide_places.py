@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +17,10 @@ from wsi_meta.worklist.table import open_table
 __all__ = ["find_slide", "slide_places"]
 
 
-def find_slide(heatmap: Heatmap) -> SlidePath | None:
-    """Return the slide that a heatmap was made from; None where it is not found."""
-    return next((place for place in slide_places(heatmap.path, heatmap.record) if is_scanned_slide(heatmap, place)), None)
+def find_slide(heatmap: Heatmap) -> Path | None:
+    """Return the file of the slide that a heatmap was made from; None where it is not found on this machine's disks."""
+    places = (place for place in slide_places(heatmap.path, heatmap.record) if isinstance(place, Path))
+    return next((place for place in places if is_scanned_slide(heatmap, place)), None)
 
 
 def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
@@ -26,7 +28,7 @@ def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
     name, folder = Path(record.slide.file).name, store.absolute().parent
     places = [folder / name, folder.parent / name]
     addresses: list[SlidePath] = []
-    with suppress(WsiMetaError, OSError, ValueError):
+    with suppress(WsiMetaError, OSError, ValueError):  # the table is not ours, or cannot be read
         for row in open_table(folder).rows():
             if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
                 if is_address(str(row["slide"])):
@@ -34,5 +36,5 @@ def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
                     continue
                 places.append(folder / str(row["slide"]))  # an absolute path stays one
                 places.append(Path(str(row["slide"])))
-    yield from (place for place in dict.fromkeys(places) if place.exists())
+    yield from (place for place in dict.fromkeys(places) if os.path.exists(place))  # noqa: PTH110  (False where nobody may look)
     yield from addresses

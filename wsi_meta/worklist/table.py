@@ -11,15 +11,17 @@ import csv
 import io
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from wsi_meta import __version__
-from wsi_meta.annotations.tables import decode_table, split_header
+from wsi_meta.annotations.tables import decode_table, lines_of, split_header
 from wsi_meta.errors import OutputExistsError, first_line, printable
 from wsi_meta.files.address import is_address
 from wsi_meta.outputs import written_whole
@@ -154,21 +156,28 @@ def open_table(folder: Path) -> Table:
         raise _foreign(folder / "summary.json", head, _HEAD.decode())
     if content is None or not content.strip(NOTHING):
         return Table(folder, [], [])
-    text = _decoded(folder / "summary.csv", content)
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+    stored = [*dropwhile(lambda line: not line.strip(), lines_of(_decoded(folder / "summary.csv", content)))]
+    lines = [line.rstrip("\r\n") for line in stored]
     if lines[0] != ",".join(COLUMNS) or any(line.count('"') % 2 for line in lines):
-        separator, _ = split_header(lines[0], COLUMNS)
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-        names = set(reader.fieldnames or ())
-        if not (set(FIRST_COLUMNS) <= names <= set(COLUMNS)):
-            raise _foreign(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:4]))
-        named = (row for row in reader if (row["slide"] or "").strip())
-        return Table.of(folder, [_typed({name: row.get(name) or "" for name in COLUMNS}) for row in named])
+        try:
+            return Table.of(folder, _rows_by_name(stored))
+        except (ValueError, csv.Error):
+            raise _foreign(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:4])) from None
     lines[1:] = [line for line in lines[1:] if _first_two(line)[0].strip()]
     objects = _objects(head, content, len(lines) - 1)
     if objects is None:
         return Table.of(folder, [_typed(dict(zip(COLUMNS, values, strict=False))) for values in csv.reader(lines[1:])])
     return Table(folder, lines[1:], objects)
+
+
+def _rows_by_name(lines: Sequence[str]) -> list[Row]:
+    """Return the rows of a table by what its header says; ValueError or csv.Error where these are not our columns."""
+    separator, _ = split_header(lines[0], COLUMNS)
+    reader = csv.DictReader(lines, delimiter=separator)
+    if not (set(FIRST_COLUMNS) <= set(reader.fieldnames or ()) <= set(COLUMNS)):
+        raise ValueError(reader.fieldnames)
+    named = (row for row in reader if (row["slide"] or "").strip())
+    return [_typed({name: row.get(name) or "" for name in COLUMNS}, decimal_comma=separator != ",") for row in named]
 
 
 def from_here(slide: str) -> str:
@@ -248,19 +257,19 @@ def _first_two(line: str) -> list[str]:
     )
 
 
-def _typed(texts: Mapping[str, str]) -> Row:
+def _typed(texts: Mapping[str, str], *, decimal_comma: bool = False) -> Row:
     """Return a row's values with their types; what cannot be read is unknown."""
-    return {name: _value(texts.get(name, ""), kind) for name, kind in KINDS.items()}
+    return {name: _value(texts.get(name, ""), kind, decimal_comma=decimal_comma) for name, kind in KINDS.items()}
 
 
-def _value(text: str, kind: type) -> Any:
+def _value(text: str, kind: type, *, decimal_comma: bool) -> Any:
     if kind is bool:
         return text.strip().lower() == "true" if text.strip() else None  # a spreadsheet writes TRUE
-    if kind in (int, float):
-        text = text.replace(",", ".")  # of a spreadsheet in a country of decimal commas
+    if kind is int:  # pandas and spreadsheets write 3.0; in 12,000 a comma or a point may be of thousands
+        text = re.sub(r"[.,]00?$", "", text.strip())
+    if kind is float and decimal_comma:
+        text = text.replace(",", ".")
     try:
-        if kind is int and float(text).is_integer():
-            return int(float(text))  # pandas and spreadsheets write 3.0
         return kind(text) if text else None
     except ValueError:
         return None
