@@ -7,6 +7,7 @@ may have set them for itself, so passes neither rely on them nor leave them chan
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -104,6 +105,9 @@ def own_modes() -> Iterator[None]:
 
     May be nested: all want the same. The default type is that of the whole process, and put back as the other settings are.
     """
+    if "torch" not in sys.modules:  # nobody has set a mode yet, and what is refused at once need not wait seconds for it
+        yield
+        return
     import torch
 
     with ExitStack() as modes:

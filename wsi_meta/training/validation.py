@@ -187,16 +187,18 @@ def warn_of_refusals(out: Path, *, tell: bool) -> None:
     if not tell:
         return
     card = read_card(out)
-    refused, metrics = [], card.metrics
+    refused, metrics, remedy = [], card.metrics, "more patches or epochs"
     if "dense_auc" not in metrics:
         refused.append("dense mode (it was trained without mosaics)")
+        remedy += ", and --mosaics over 0"
     elif not card.dense:
         figures = (
             f"AUC {metrics['dense_auc']:.3f} against {metrics['auc']:.3f}, {metrics['dense_same_decision']:.1%} decided alike"
         )
         refused.append(f"dense mode ({figures}; expected within 0.004, and 97 %)")
-    if not card.prefers_int8:
+    if "int8_auc" not in metrics:
+        refused.append(f"int8 (it was not measured: {metrics['n']} validation patches are too few, or no ResNet50)")
+    elif not card.prefers_int8:
         refused.append("int8 unless asked for (its figures in the card are not near enough to float32's)")
-    remedy = "more patches or epochs, and --mosaics over 0, bring these ways nearer to each other"
     if refused:
-        logger.warning("%s: scans are slower, without %s; %s", out, " and without ".join(refused), remedy)
+        logger.warning("%s: scans are slower, without %s; what helps: %s", out, " and without ".join(refused), remedy)
