@@ -20,7 +20,7 @@ ZEROS = bytes(16)
 
 def jpeg_of(pixels: NDArray[np.uint8], **options: Any) -> bytes:
     stream = BytesIO()
-    Image.fromarray(pixels).save(stream, "jpeg", quality=85, **options)
+    Image.fromarray(pixels).save(stream, "jpeg", **{"quality": 85} | options)
     return stream.getvalue()
 
 
@@ -61,6 +61,14 @@ def test_zeros_may_spell_glass(progressive: bool) -> None:
     check_jpeg(jpeg)
     assert np.abs(decode_jpeg(jpeg).astype(int) - glass)[16:].max() <= 2
     assert ZEROS not in jpeg_of(glass)[700:], "an encoder's usual tables have no such codes"
+
+
+def test_zeros_may_spell_a_ramp() -> None:
+    ramp = np.broadcast_to(250 - (np.arange(512) // 8)[None, :, None], (512, 512, 3)).astype(np.uint8)
+    jpeg = jpeg_of(ramp, optimize=True, quality=75, subsampling=0)
+    assert ZEROS in jpeg[jpeg.index(b"\xff\xda") :]
+    check_jpeg(jpeg)
+    assert np.abs(decode_jpeg(jpeg).astype(int) - ramp).max() <= 2
 
 
 def test_zeros_beside_what_is_coded_do_not_count() -> None:

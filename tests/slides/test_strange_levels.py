@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -59,7 +61,7 @@ def test_tissue_that_a_coarser_level_lacks_is_found(
     slide = open_slide(write_jpeg_slide(tmp_path / "broken.tif", levels, tile_px=128))
     assert not caplog.records
     assert abs(find_tissue(slide).fraction - expected.fraction) < 0.02
-    find_tissue(slide)
+    slide.read_overview(12 * slide.mpp)
     told = [record.getMessage() for record in caplog.records]
     assert told == [
         f"{slide.path}: level {level} shows something else than finer ones, which are read instead to find tissue; "
@@ -86,7 +88,7 @@ def _believed(levels: Levels, path: Path | Address = Path("s.tif")) -> list[int]
 
     sizes = [(image.shape[1], image.shape[0]) for image in levels]
     factors = {level: float(2**level) for level in range(len(levels))}
-    return list(BelievedLevels(path, read, factors, sizes, [(128, 128)] * len(levels)).up_to(len(levels) - 1))
+    return list(BelievedLevels(path, factors, sizes, [(128, 128)] * len(levels)).up_to(len(levels) - 1, read))
 
 
 @pytest.mark.parametrize("reduced", [halved, _nearest, _shifted, _coarse_colours])
@@ -122,5 +124,23 @@ def test_what_cannot_be_read_is_believed() -> None:
     def read(*_place: int) -> NDArray[np.uint8]:
         raise SlideReadError("s.tif: cannot be decoded")
 
-    levels = BelievedLevels(Path("s.tif"), read, {0: 1.0, 1: 2.0}, [(600, 600), (300, 300)], [None, None])
-    assert levels.up_to(1) == {0: 1.0, 1: 2.0}
+    levels = BelievedLevels(Path("s.tif"), {0: 1.0, 1: 2.0}, [(600, 600), (300, 300)], [None, None])
+    assert levels.up_to(1, read) == {0: 1.0, 1: 2.0}
+
+
+def test_what_the_finer_level_alone_left_out_makes_no_coarser_one_strange() -> None:
+    levels = [np.full((512 >> level, 512 >> level, 3), 20, np.uint8) for level in range(3)]
+    levels[0][:, 256:] = 255  # as readers show tiles that are not stored
+    assert _believed(levels) == [0, 1, 2]
+
+
+def test_a_slide_that_is_dropped_is_freed(tmp_path: Path) -> None:
+    slide = open_slide(write_jpeg_slide(tmp_path / "s.tif", _levels(), tile_px=128))
+    slide.read_overview(8 * slide.mpp)
+    kept = weakref.ref(slide)
+    gc.disable()
+    try:
+        del slide
+        assert kept() is None
+    finally:
+        gc.enable()

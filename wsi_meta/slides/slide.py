@@ -103,8 +103,8 @@ class Slide:
         (self.width, self.height), *_ = self.level_dimensions
         self.level_tiles, self._file = facts.tiles, facts.file
         self._extents = facts.scales.extents(self.level_dimensions)
-        self._believed = BelievedLevels(self.path, self._read_level, self._usable, self._extents, self.level_tiles)
         self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
+        self._believed = BelievedLevels(self.path, self._usable, self._extents, self.level_tiles, self.background)
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self._print = Fingerprint(facts.file, facts.level_dimensions, facts.properties.get("openslide.quickhash-1", ""))
         self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
@@ -224,7 +224,7 @@ class Slide:
         l0_per_px = self.check_resolution(mpp)
         shape = ceil(self.height / l0_per_px), ceil(self.width / l0_per_px)
         least_px = self.tile_px_at(mpp) / 2  # little of its neighbours is lost with a damaged tile
-        read = partial(self._read_plane, self._believed.up_to(self._window(mpp, 0, 0, 1, 1).level), mpp)
+        read = partial(self._read_plane, self._believed.up_to(self._window(mpp, 0, 0, 1, 1).level, self._read_level), mpp)
         image, readable, failure = read_in_parts(read, shape, least_px, self.background)
         if failure is not None and not readable.any():
             raise SlideReadError(f"{self.path}: nothing of it can be read; copy the slide again") from failure

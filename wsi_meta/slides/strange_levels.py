@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +12,15 @@ import numpy as np
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.same_file import SlideReplacedError
+from wsi_meta.readers.reader import WHITE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["BelievedLevels"]
 
-PLACES, FEW_PLACES = 16, 8
-"""Places at which the level that is to be used is compared with the next finer one, each a stored tile of that one; and at
-which those below it are."""
+PLACES = 12
+"""Places at which a level is compared with the next finer one, each a stored tile of that one."""
 CELL_PX = 8
 """Means of squares of this side are compared, pixels of the coarser level: a shift of half a pixel hardly changes them."""
 FAR = 40.0
@@ -47,21 +48,31 @@ class BelievedLevels:
     Parameters
     ----------
     path : what messages call the slide
-    read : returns the pixels of (level, left, top, width, height), or raises SlideReadError
     factors : of the levels that are read, relative to level 0
     sizes : width and height of each level, without padding
     tiles : of each level's stored tiles; None where they are not known
+    background : colour of what is transparent; what no level stores is that, or white
     """
 
     def __init__(
-        self, path: SlidePath, read: Read, factors: dict[int, float], sizes: Sequence[Size], tiles: Sequence[Size | None]
+        self,
+        path: SlidePath,
+        factors: dict[int, float],
+        sizes: Sequence[Size],
+        tiles: Sequence[Size | None],
+        background: tuple[int, ...] = WHITE,
     ) -> None:
-        self._path, self._read, self._factors = path, read, factors
-        self._sizes, self._tiles = sizes, tiles
-        self._found = dict[int, dict[int, float]]()
+        self._path, self._factors, self._sizes, self._tiles = path, factors, sizes, tiles
+        self._blank = {background, WHITE}
+        self._strange = dict[Size, bool]()
+        """Whether a level is, beside a finer one; the finer one is the first of each two."""
 
-    def up_to(self, coarsest: int) -> dict[int, float]:
+    def up_to(self, coarsest: int, read: Read) -> dict[int, float]:
         """Return the factors of the believed levels up to one; warn of others when they are found first.
+
+        Parameters
+        ----------
+        read : returns the pixels of (level, left, top, width, height), or raises SlideReadError
 
         Raises
         ------
@@ -69,38 +80,41 @@ class BelievedLevels:
         """
         if isinstance(self._path, Address):
             return self._factors
-        if coarsest not in self._found:
-            self._found[coarsest] = self._look(coarsest)
-        return self._found[coarsest]
-
-    def _look(self, coarsest: int) -> dict[int, float]:
         factors = sorted((factor, level) for level, factor in self._factors.items() if factor <= self._factors[coarsest])
         believed = {factors[0][1]: factors[0][0]}
         for factor, level in factors[1:]:
-            finer = list(believed)[-1]
-            pair = _Pair(self._read, finer, level, factor / believed[finer], (self._sizes[finer], self._sizes[level]))
-            tile = self._tiles[finer] or (COMMON_TILE_PX, COMMON_TILE_PX)
-            if pair.differs(tile, PLACES if level == coarsest else FEW_PLACES):
-                told = "shows something else than finer ones, which are read instead to find tissue; convert the slide again"
-                logger.warning("%s: level %d %s", self._path, level, told)
-            else:
+            if not self._is_strange(list(believed)[-1], level, read):
                 believed[level] = factor
         return believed
 
+    def _is_strange(self, finer: int, level: int, read: Read) -> bool:
+        if (finer, level) not in self._strange:
+            ratio = self._factors[level] / self._factors[finer]
+            pair = _Pair(read, finer, level, ratio, (self._sizes[finer], self._sizes[level]), self._blank)
+            self._strange[finer, level] = pair.differs(self._tiles[finer] or (COMMON_TILE_PX, COMMON_TILE_PX))
+            if self._strange[finer, level]:
+                told = "shows something else than finer ones, which are read instead to find tissue; convert the slide again"
+                logger.warning("%s: level %d %s", self._path, level, told)
+        return self._strange[finer, level]
 
+
+@dataclass(frozen=True)
 class _Pair:
     """Two levels, and by which factor the second is coarser."""
 
-    def __init__(self, read: Read, fine: int, coarse: int, ratio: float, sizes: tuple[Size, Size]) -> None:
-        self._read, self._fine, self._coarse, self._ratio = read, fine, coarse, ratio
-        self._sizes = sizes
+    read: Read
+    fine: int
+    coarse: int
+    ratio: float
+    sizes: tuple[Size, Size]
+    blank: Collection[tuple[int, ...]]
 
-    def differs(self, tile: Size, places: int) -> bool:
-        """Tell whether they clearly show different things, by so many places of the size of a tile of the finer one."""
-        step = [min(max(side, round(2 * CELL_PX * self._ratio)), MOST_PX) for side in tile]
-        count = [-(-whole // side) for whole, side in zip(self._sizes[0], step, strict=True)]
+    def differs(self, tile: Size) -> bool:
+        """Tell whether they clearly show different things, by places of the size of a tile of the finer one."""
+        step = [min(max(side, round(2 * CELL_PX * self.ratio)), MOST_PX) for side in tile]
+        count = [-(-whole // side) for whole, side in zip(self.sizes[0], step, strict=True)]
         looked, found = set[Size](), list[Size]()
-        for place in _spread(count, places):
+        for place in _spread(count, PLACES):
             if place not in looked and self._differs_at(place, step):
                 found.append(place)
                 if len(found) > 1:
@@ -110,31 +124,34 @@ class _Pair:
         return any(self._differs_at(place, step) for place in sorted(beside) if min(place) >= 0)
 
     def _differs_at(self, place: Size, step: list[int]) -> bool:
-        """Compare means of squares in one place; False where it cannot be read, or is too small."""
-        corner = [int(np.ceil(at * side / self._ratio)) for at, side in zip(place, step, strict=True)]
+        """Compare means of squares in one place; False where it cannot be read, is too small, or is blank in the finer level.
+
+        A writer may leave tiles out of the finer level alone, which is then blank there.
+        """
+        corner = [int(np.ceil(at * side / self.ratio)) for at, side in zip(place, step, strict=True)]
         ends = [
-            min((at + 1) * side / self._ratio, fine / self._ratio, coarse)
-            for at, side, fine, coarse in zip(place, step, *self._sizes, strict=True)
+            min((at + 1) * side / self.ratio, fine / self.ratio, coarse)
+            for at, side, fine, coarse in zip(place, step, *self.sizes, strict=True)
         ]
         cells = [int(end - start) // CELL_PX for start, end in zip(corner, ends, strict=True)]
         if min(cells) < 1:
             return False
         edges = [
-            np.round((start + CELL_PX * np.arange(number + 1)) * self._ratio).astype(int)
+            np.round((start + CELL_PX * np.arange(number + 1)) * self.ratio).astype(int)
             for start, number in zip(corner, cells, strict=True)
         ]
         try:
-            coarse = self._read(self._coarse, *corner, *(CELL_PX * number for number in cells))
-            fine = self._read(self._fine, *(edge[0] for edge in edges), *(edge[-1] - edge[0] for edge in edges))
+            coarse = self.read(self.coarse, *corner, *(CELL_PX * number for number in cells))
+            fine = self.read(self.fine, *(edge[0] for edge in edges), *(edge[-1] - edge[0] for edge in edges))
         except SlideReplacedError:
             raise
         except SlideReadError:
             return False
-        means = (
-            _means(fine, [edge[:-1] - edge[0] for edge in edges]),
-            _means(coarse, [CELL_PX * np.arange(number) for number in cells]),
-        )
-        return bool((np.abs(means[0] - means[1]).max(-1) > FAR).mean() > MOST_FAR)
+        shown = _means(fine, [edge[:-1] - edge[0] for edge in edges])
+        far = np.abs(shown - _means(coarse, [CELL_PX * np.arange(number) for number in cells])).max(-1) > FAR
+        for colour in self.blank:
+            far &= (shown != colour).any(-1)
+        return bool(far.mean() > MOST_FAR)
 
 
 def _spread(count: Sequence[int], places: int) -> Iterator[Size]:
