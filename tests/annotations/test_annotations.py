@@ -146,6 +146,34 @@ def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize(
+    ("named", "tumor", "told"),
+    [
+        (["Tumor", "Tumor 2", "Tumor 3"], 3, "so 3 outlines count as tumor; they are named 'Tumor', 'Tumor 2', 'Tumor 3'"),
+        (["Metastasis", "small one"], 2, "so 2 outlines count as tumor"),
+        (["Normal", "Lesion"], 1, "so 1 outlines count as tumor"),
+        (["Normal", "Tumor"], 1, ""),
+    ],
+)
+def test_a_name_tells_nothing_of_what_is_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, named: list[str], tumor: int, told: str
+) -> None:
+    path, rings = tmp_path / "t.geojson", [_square(100 * number, 0, 40).tolist() for number in range(3)]
+    features = [_feature("Polygon", [ring], {"name": name}) for ring, name in zip(rings, named, strict=False)]
+    path.write_text(json.dumps(features))
+    found = read_annotations(path)
+    assert (len(found.tumor), len(found.excluded)) == (tumor, len(named) - tumor)
+    assert told in caplog.text
+    assert bool(caplog.records) == bool(told)
+    normal = _feature("Polygon", rings[2:], {"classification": {"name": "Normal"}})
+    path.write_text(json.dumps([*features, normal]))
+    if told:
+        with pytest.raises(DataError, match="without a class beside others of which none is tumor"):
+            read_annotations(path)
+    path.write_text(json.dumps(features))
+    assert len(read_annotations(path, tumor=named[1]).tumor) == 1
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("objectType", "tma_core"),
