@@ -207,9 +207,38 @@ def test_classes_of_other_programs(tmp_path: Path, key: str) -> None:
     assert read_annotations(path).mask((8, 8), 1).sum() == 64 - 16
     path.write_text(json.dumps(features).replace("normal", "Krebs"))
     assert [outline.area for outline in read_annotations(path, tumor="krebs").tumor] == [16]
-    if key != "name":
+    if key not in ("name", "type"):
         with pytest.raises(DataError, match="group 'Krebs' is neither tumor nor excluded"):
             read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    ("properties", "told"),
+    [
+        ([{"type": "freehand"}, {"category": "Path"}, {"class": "Segmentation"}], "so 3 outlines count as tumor"),
+        ([{"label": {"value": "tumor"}, "type": "polyline"}, {"type": "tumour"}], ""),
+        ([{"label": 1}, {"label": "2.0"}, {"class": 0}], "so 3 outlines count as tumor; they are named '0', '1', '2.0'"),
+        ([{"name": "Tumor", "category": "lesion"}, {"label": "A", "class": 3, "category": "Tumor"}], ""),
+        ([{"name": "Tumor", "classification": "Lesion"}], "group 'Lesion' is neither"),
+        ([{"name": "Tumor", "classification": {"name": "Region"}}], "group 'Region' is neither"),
+        ([{"type": "tumor"}, {"type": "normal"}, {"type": "Krebs"}], "1 outlines without a class beside classes"),
+    ],
+)
+def test_what_was_drawn_and_numbers_are_no_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, properties: list[dict[str, Any]], told: str
+) -> None:
+    path = tmp_path / "t.geojson"
+    path.write_text(json.dumps([_feature("Polygon", [_square(0, 0, 8).tolist()], of) for of in properties]))
+    if "neither" in told:
+        with pytest.raises(DataError, match=told):
+            read_annotations(path)
+        return
+    found = read_annotations(path)
+    assert len(found.tumor) == len(properties) - 2 * ("beside" in told)
+    assert told in caplog.text
+    assert bool(caplog.records) == bool(told)
+    if "count" in told and "label" in properties[0]:
+        assert len(read_annotations(path, tumor="1").tumor) == 1
 
 
 def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

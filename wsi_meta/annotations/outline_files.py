@@ -60,6 +60,8 @@ class DrawnRegion:
     """Whether it is tumor or excluded, where the format itself says it; else None."""
     kind: str = ""
     """What it is in QuPath (annotation, detection, cell, tile, tmacore, root); "" or another word elsewhere."""
+    hints: tuple[str, ...] = ()
+    """Its name and other words, which say what it is only where they are known names of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,10 +232,10 @@ def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.
 def _regions_of(feature: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
     """Return regions with the class, name and kind of a feature; QuPath wrote kinds as ids once: ``PathCellObject``."""
     properties = feature.get("properties") or {}
-    group, name = class_of(properties), str(properties.get("name") or "")
+    (group, hints), name = class_of(properties), str(properties.get("name") or "")
     kind = str(properties.get("objectType") or properties.get("object_type") or feature.get("id") or "")
     kind = re.sub(r"^path|object$|_", "", kind.lower())
-    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind) for rings in polygons]
+    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind, hints=hints) for rings in polygons]
 
 
 def _own_slide(facts: Any) -> str | None:

@@ -135,8 +135,9 @@ def read_annotations(
     -------
     Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices, points and
     lines, which enclose nothing, QuPath's TMA cores, its cells and tiles without a class, and features without a class beside
-    tumor that has one. The name of a feature without a class counts where it is one of `tumor` or `excluded`. Where no feature
-    of a file has a class and `tumor` is not given, all are tumor, with a warning, but for those whose name is excluded.
+    tumor that has one. The name of a feature without a known class counts where it is one of `tumor` or `excluded`. Where no
+    feature of a file has a class and `tumor` is not given, all are tumor, with a warning, but for those whose name is excluded.
+    A number is no class unless it is given, nor is what was drawn (``freehand``)
 
     Raises
     ------
@@ -184,8 +185,8 @@ def _groups(drawn: DrawnFile) -> list[tuple[str, ...]]:
 
 
 def _classes(region: DrawnRegion) -> tuple[str, ...]:
-    """Return what may say what a region is: its groups, else its name."""
-    return region.groups or (region.name,)
+    """Return what may say what a region is: its groups, then what counts only where it is known."""
+    return region.groups + region.hints
 
 
 def _annotated(drawn: DrawnFile) -> DrawnFile:
@@ -234,7 +235,7 @@ def _without_class(
         return []
     if len(unclassified) == len(drawn.regions) and not names.tumor:
         tumor = [region for kind, region in sorted_out if kind] + others
-        called = sorted({region.name for region in tumor if region.name})[:MOST_SHOWN]
+        called = sorted({region.hints[0] for region in tumor if region.hints})[:MOST_SHOWN]
         told = "; they are named " + ", ".join(f"'{name}'" for name in called) if len(called) > 1 else ""
         logger.warning("%s: nothing has a class, so %d outlines count as tumor%s", drawn.path, len(tumor), told)
         return [(True, region) for region in others]
