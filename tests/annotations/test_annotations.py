@@ -242,15 +242,20 @@ def test_what_was_drawn_and_numbers_are_no_classes(
 
 
 def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = _asap(tmp_path / "t.xml", [(kind, "Tumor", _square(0, 0, 40)) for kind in "abcde"])
+    path = _asap(tmp_path / "t.xml", [(kind, "Tumor", _square(0, 0, 40)) for kind in "abcdefghij"])
     content = path.read_text()
-    for kind in ("PointSet", "Dot", "Measurement", "Spline", "Rectangle"):
+    for kind in ("PointSet", "Dot", "Measurement", "Spline", "Rectangle", "Polyline", "Line", "Arrow", "ruler", "Point"):
         content = content.replace('Type="Polygon"', f'Type="{kind}"', 1)
-    path.write_text(content)
+    path.write_text(content.replace("<Annotations>", '<Annotations><Annotation Name="k" Type="" />'))
     with caplog.at_level(logging.WARNING):
         found = read_annotations(path)
     assert [outline.name for outline in found.tumor] == ["d", "e"]
-    assert "t.xml: 3 annotations (Dot, Measurement, PointSet) enclose nothing" in caplog.text
+    told = "Arrow, Dot, Line, Measurement, Point, PointSet, Polyline, no type, ruler"
+    assert f"t.xml: 9 annotations ({told}) enclose nothing" in caplog.text
+    for kind in ("", "Freehand"):
+        path.write_text(content.replace('"Rectangle"', f'"{kind}"'))
+        with pytest.raises(DataError, match=f"annotation 'e' of the unknown type '{kind}'"):
+            read_annotations(path)
 
 
 def test_subgroups_are_what_their_group_is(tmp_path: Path) -> None:

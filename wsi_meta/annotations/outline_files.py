@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
 ENCLOSING = ("polygon", "spline", "rectangle")
 """ASAP's types of annotations that enclose something."""
-NOT_ENCLOSING = ("pointset", "dot", "measurement", "none")
-"""ASAP's other types."""
+NOT_ENCLOSING = ("pointset", "dot", "measurement", "none", "polyline", "line", "arrow", "ruler", "point")
+"""ASAP's other types, and those of programs that write its form."""
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
 TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
@@ -159,12 +159,14 @@ def _read_asap(path: Path) -> Content:
     regions, others = [], Counter[str]()
     for annotation in root.iterfind("./Annotations/Annotation"):
         name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
-        if (kind := annotation.get("Type", "Polygon")).lower() in NOT_ENCLOSING:
-            others[kind] += 1
+        points = annotation.findall("./Coordinates/Coordinate")
+        kind = annotation.get("Type", "Polygon")
+        if kind.lower() in NOT_ENCLOSING or (not kind and len(points) < 3):
+            others[kind or "no type"] += 1
             continue
         if kind.lower() not in ENCLOSING:
             raise ValueError(f"annotation '{name}' of the unknown type '{kind}', expected Polygon, Spline or Rectangle")
-        points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
+        points.sort(key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
         regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
     return regions, (0, 0), None, others
