@@ -146,6 +146,34 @@ def test_a_region_without_a_class_beside_tumor_is_no_tumor(tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize(
+    ("named", "tumor", "told"),
+    [
+        (["Tumor", "Tumor 2", "Tumor 3"], 3, "so 3 outlines count as tumor; they are named 'Tumor', 'Tumor 2', 'Tumor 3'"),
+        (["Metastasis", "small one"], 2, "so 2 outlines count as tumor"),
+        (["Normal", "Lesion"], 1, "so 1 outlines count as tumor"),
+        (["Normal", "Tumor"], 1, ""),
+    ],
+)
+def test_a_name_tells_nothing_of_what_is_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, named: list[str], tumor: int, told: str
+) -> None:
+    path, rings = tmp_path / "t.geojson", [_square(100 * number, 0, 40).tolist() for number in range(3)]
+    features = [_feature("Polygon", [ring], {"name": name}) for ring, name in zip(rings, named, strict=False)]
+    path.write_text(json.dumps(features))
+    found = read_annotations(path)
+    assert (len(found.tumor), len(found.excluded)) == (tumor, len(named) - tumor)
+    assert told in caplog.text
+    assert bool(caplog.records) == bool(told)
+    normal = _feature("Polygon", rings[2:], {"classification": {"name": "Normal"}})
+    path.write_text(json.dumps([*features, normal]))
+    if told:
+        with pytest.raises(DataError, match="without a class beside others of which none is tumor"):
+            read_annotations(path)
+    path.write_text(json.dumps(features))
+    assert len(read_annotations(path, tumor=named[1]).tumor) == 1
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("objectType", "tma_core"),
@@ -179,21 +207,55 @@ def test_classes_of_other_programs(tmp_path: Path, key: str) -> None:
     assert read_annotations(path).mask((8, 8), 1).sum() == 64 - 16
     path.write_text(json.dumps(features).replace("normal", "Krebs"))
     assert [outline.area for outline in read_annotations(path, tumor="krebs").tumor] == [16]
-    if key != "name":
+    if key not in ("name", "type"):
         with pytest.raises(DataError, match="group 'Krebs' is neither tumor nor excluded"):
             read_annotations(path)
 
 
+@pytest.mark.parametrize(
+    ("properties", "told"),
+    [
+        ([{"type": "freehand"}, {"category": "Path"}, {"class": "Segmentation"}], "so 3 outlines count as tumor"),
+        ([{"label": {"value": "tumor"}, "type": "polyline"}, {"type": "tumour"}], ""),
+        ([{"label": 1}, {"label": "2.0"}, {"class": 0}], "so 3 outlines count as tumor; they are named '0', '1', '2.0'"),
+        ([{"name": "Tumor", "category": "lesion"}, {"label": "A", "class": 3, "category": "Tumor"}], ""),
+        ([{"name": "Tumor", "classification": "Lesion"}], "group 'Lesion' is neither"),
+        ([{"name": "Tumor", "classification": {"name": "Region"}}], "group 'Region' is neither"),
+        ([{"type": "tumor"}, {"type": "normal"}, {"type": "Krebs"}], "1 outlines without a class beside classes"),
+    ],
+)
+def test_what_was_drawn_and_numbers_are_no_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, properties: list[dict[str, Any]], told: str
+) -> None:
+    path = tmp_path / "t.geojson"
+    path.write_text(json.dumps([_feature("Polygon", [_square(0, 0, 8).tolist()], of) for of in properties]))
+    if "neither" in told:
+        with pytest.raises(DataError, match=told):
+            read_annotations(path)
+        return
+    found = read_annotations(path)
+    assert len(found.tumor) == len(properties) - 2 * ("beside" in told)
+    assert told in caplog.text
+    assert bool(caplog.records) == bool(told)
+    if "count" in told and "label" in properties[0]:
+        assert len(read_annotations(path, tumor="1").tumor) == 1
+
+
 def test_asap_points_enclose_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = _asap(tmp_path / "t.xml", [(kind, "Tumor", _square(0, 0, 40)) for kind in "abcde"])
+    path = _asap(tmp_path / "t.xml", [(kind, "Tumor", _square(0, 0, 40)) for kind in "abcdefghij"])
     content = path.read_text()
-    for kind in ("PointSet", "Dot", "Measurement", "Spline", "Rectangle"):
+    for kind in ("PointSet", "Dot", "Measurement", "Spline", "Rectangle", "Polyline", "Line", "Arrow", "ruler", "Point"):
         content = content.replace('Type="Polygon"', f'Type="{kind}"', 1)
-    path.write_text(content)
+    path.write_text(content.replace("<Annotations>", '<Annotations><Annotation Name="k" Type="" />'))
     with caplog.at_level(logging.WARNING):
         found = read_annotations(path)
     assert [outline.name for outline in found.tumor] == ["d", "e"]
-    assert "t.xml: 3 annotations (Dot, Measurement, PointSet) enclose nothing" in caplog.text
+    told = "Arrow, Dot, Line, Measurement, Point, PointSet, Polyline, no type, ruler"
+    assert f"t.xml: 9 annotations ({told}) enclose nothing" in caplog.text
+    for kind in ("", "Freehand"):
+        path.write_text(content.replace('"Rectangle"', f'"{kind}"'))
+        with pytest.raises(DataError, match=f"annotation 'e' of the unknown type '{kind}'"):
+            read_annotations(path)
 
 
 def test_subgroups_are_what_their_group_is(tmp_path: Path) -> None:

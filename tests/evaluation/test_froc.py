@@ -22,6 +22,7 @@ from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose, read_excluded
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
+from wsi_meta.annotations.truth import warn_of_small_masks
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.camelyon16 import FILES, froc
@@ -293,9 +294,21 @@ def test_masks_of_implausibly_small_slides_are_told(cohort: tuple[Path, Path], c
     froc(*cohort)
     assert "120 x 100 px, which at --mask-level 0 is a slide of 120 x 100 px (1 such masks); expected 16384" in caplog.text
     caplog.clear()
-    (cohort[0] / "test_003.csv").write_text("0.5,100,90000\n")
+    (cohort[0] / "test_003.csv").write_text("0.5,100,221184\n")
     froc(*cohort, mask_level=5)
-    assert "at --mask-level 5 is a slide of 3840 x 3200 px (1 such masks); expected 22500 or more" in caplog.text
+    assert "at --mask-level 5 is a slide of 3840 x 3200 px (1 such masks); expected 27648 or more" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("width", "level", "reach", "told"),
+    [(1408, 5, 221184, False), (1024, 5, 400000, False), (800, 5, 221184, True), (800, 5, 90000, False), (6912, 0, 0, True)],
+)
+def test_small_nodes_beside_whole_slides_are_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: int, level: int, reach: int, told: bool
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((500, width), np.uint8), compression="deflate")
+    warn_of_small_masks([tmp_path / "a.tif"], level, reach)
+    assert bool(caplog.records) == told
 
 
 def _outline(truth: Path, *rings: list[list[float]]) -> None:

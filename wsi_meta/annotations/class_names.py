@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +17,35 @@ EXCLUDED_GROUPS = ("exclusion", "_2", "normal")
 """Names, in lower case, of what is removed from the tumor."""
 NOT_TISSUE_GROUPS = ("exclusion", "_2", "ignore*", "artifact", "artefact", "background", "glass", "ink")
 """Names, in lower case, of what is removed from outlines of tissue. Any other class is tissue, ``Normal`` as well."""
-CLASS_PROPERTIES = ("classification", "class", "class_name", "className", "label", "category", "type")
-"""Properties of GeoJSON that may hold the class: QuPath's, then other programs'."""
-NO_CLASSES = (
-    "",
-    "unclassified",
-    "annotation",
-    "detection",
-    "feature",
-    "polygon",
-    "multipolygon",
-    "rectangle",
-    "ellipse",
-    "roi",
+CLASS_PROPERTIES = ("class", "class_name", "className", "label", "category", "type")
+"""Properties of other programs' GeoJSON that may hold the class, beside QuPath's ``classification``."""
+UNCLASSIFIED = ("", "unclassified")
+"""What stands there, in lower case, where nothing is classified."""
+DRAWN = frozenset(
+    [
+        "annotation",
+        "detection",
+        "feature",
+        "polygon",
+        "multipolygon",
+        "rectangle",
+        "ellipse",
+        "roi",
+        "polyline",
+        "freehand",
+        "path",
+        "brush",
+        "area",
+        "region",
+        "contour",
+        "circle",
+        "point",
+        "line",
+        "segmentation",
+        "shape",
+    ]
 )
-"""What stands there, in lower case, where nothing is classified, or says only what was drawn."""
+"""What other programs write there, in lower case, that says only what was drawn."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +111,37 @@ def is_tissue(groups: Iterable[str]) -> bool:
     return not set(NOT_TISSUE_GROUPS) & set(_names_of(groups))
 
 
-def class_of(properties: Mapping[str, Any]) -> str:
-    """Return the class that a feature's properties in GeoJSON give it; "" for none.
+def class_of(properties: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the class that a feature's properties in GeoJSON give it, and words that are one only where they are known.
 
-    QuPath writes a derived class with colons or as a list of names; other programs write the mere name.
+    QuPath writes a derived class with colons or as a list of names; other programs write the mere name, or a number.
+
+    Returns
+    -------
+    The class, "" for none; and, unless QuPath classified the feature, its name and what else stands where the class may
     """
-    for key in CLASS_PROPERTIES:
-        told = properties.get(key)
-        if isinstance(told, Mapping):
-            told = told["names"] if "names" in told else told.get("name")
-        parts = told if isinstance(told, list) else [told]
-        name = ": ".join(str(part).strip() for part in parts if part is not None)
-        if name.lower() not in NO_CLASSES:
-            return name
-    return ""
+    if (told := _word(properties.get("classification"))).lower() not in UNCLASSIFIED:
+        return told, ()
+    words = {key: word for key in CLASS_PROPERTIES if (word := _word(properties.get(key))).lower() not in UNCLASSIFIED}
+    words = {key: word for key, word in words.items() if word.lower() not in DRAWN}
+    group = next((word for key, word in words.items() if _is_class(key, word)), "")
+    named = str(properties.get("name") or "")
+    return group, tuple(word for word in (named, *words.values()) if word not in ("", group))
+
+
+def _word(told: Any) -> str:
+    """Return what a property says, itself or as its ``names``, ``name`` or ``value``; "" for nothing."""
+    if isinstance(told, Mapping):
+        told = told["names"] if "names" in told else told.get("name") or told.get("value")
+    parts = told if isinstance(told, list) else [told]
+    return ": ".join(str(part).strip() for part in parts if part is not None)
+
+
+def _is_class(key: str, word: str) -> bool:
+    """Tell whether a word is a class: no number, as of connected components, and as a ``type`` one that is known."""
+    if key == "type":
+        return not {*TUMOR_GROUPS, *EXCLUDED_GROUPS, *NOT_TISSUE_GROUPS}.isdisjoint(_names_of([word]))
+    return re.fullmatch(r"[-+]?\d+(\.\d*)?", word) is None
 
 
 def _plain(name: str) -> str:

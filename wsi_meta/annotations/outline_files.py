@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
 ENCLOSING = ("polygon", "spline", "rectangle")
 """ASAP's types of annotations that enclose something."""
-NOT_ENCLOSING = ("pointset", "dot", "measurement", "none")
-"""ASAP's other types."""
+NOT_ENCLOSING = ("pointset", "dot", "measurement", "none", "polyline", "line", "arrow", "ruler", "point")
+"""ASAP's other types, and those of programs that write its form."""
 FRAME = "wsi_meta"
 """Member of our GeoJSON's FeatureCollection that says where its coordinates count from."""
 TUMOR = {"name": "Tumor", "color": [200, 0, 0]}
@@ -60,6 +60,8 @@ class DrawnRegion:
     """Whether it is tumor or excluded, where the format itself says it; else None."""
     kind: str = ""
     """What it is in QuPath (annotation, detection, cell, tile, tmacore, root); "" or another word elsewhere."""
+    hints: tuple[str, ...] = ()
+    """Its name and other words, which say what it is only where they are known names of classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +159,14 @@ def _read_asap(path: Path) -> Content:
     regions, others = [], Counter[str]()
     for annotation in root.iterfind("./Annotations/Annotation"):
         name, group = annotation.get("Name", ""), annotation.get("PartOfGroup", "None")
-        if (kind := annotation.get("Type", "Polygon")).lower() in NOT_ENCLOSING:
-            others[kind] += 1
+        points = annotation.findall("./Coordinates/Coordinate")
+        kind = annotation.get("Type", "Polygon")
+        if kind.lower() in NOT_ENCLOSING or (not kind and len(points) < 3):
+            others[kind or "no type"] += 1
             continue
         if kind.lower() not in ENCLOSING:
             raise ValueError(f"annotation '{name}' of the unknown type '{kind}', expected Polygon, Spline or Rectangle")
-        points = sorted(annotation.iterfind("./Coordinates/Coordinate"), key=lambda point: float(point.get("Order", 0)))
+        points.sort(key=lambda point: float(point.get("Order", 0)))
         ring = _ring([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
         regions.append(DrawnRegion(_chain(group, within) if group not in ("None", "") else (name,), (ring,), name))
     return regions, (0, 0), None, others
@@ -230,10 +234,10 @@ def _polygons(geometry: Any, others: Counter[str]) -> Iterator[tuple[NDArray[np.
 def _regions_of(feature: dict[str, Any], polygons: list[tuple[NDArray[np.float64], ...]]) -> list[DrawnRegion]:
     """Return regions with the class, name and kind of a feature; QuPath wrote kinds as ids once: ``PathCellObject``."""
     properties = feature.get("properties") or {}
-    group, name = class_of(properties), str(properties.get("name") or "")
+    (group, hints), name = class_of(properties), str(properties.get("name") or "")
     kind = str(properties.get("objectType") or properties.get("object_type") or feature.get("id") or "")
     kind = re.sub(r"^path|object$|_", "", kind.lower())
-    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind) for rings in polygons]
+    return [DrawnRegion((group,) if group else (), rings, name or group, kind=kind, hints=hints) for rings in polygons]
 
 
 def _own_slide(facts: Any) -> str | None:

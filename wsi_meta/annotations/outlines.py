@@ -135,8 +135,9 @@ def read_annotations(
     -------
     Annotations; without outlines where the file has none. Left out with a warning: outlines of one or two vertices, points and
     lines, which enclose nothing, QuPath's TMA cores, its cells and tiles without a class, and features without a class beside
-    tumor that has one. A name that is one of `tumor` or `excluded` counts as a class. Where no feature of a file has a class
-    and `tumor` is not given, all of them are tumor, with a warning.
+    tumor that has one. The name of a feature without a known class counts where it is one of `tumor` or `excluded`. Where no
+    feature of a file has a class and `tumor` is not given, all are tumor, with a warning, but for those whose name is excluded.
+    A number is no class unless it is given, nor is what was drawn (``freehand``)
 
     Raises
     ------
@@ -184,8 +185,8 @@ def _groups(drawn: DrawnFile) -> list[tuple[str, ...]]:
 
 
 def _classes(region: DrawnRegion) -> tuple[str, ...]:
-    """Return what may say what a region is: its groups, else its name."""
-    return region.groups or (region.name,)
+    """Return what may say what a region is: its groups, then what counts only where it is known."""
+    return region.groups + region.hints
 
 
 def _annotated(drawn: DrawnFile) -> DrawnFile:
@@ -224,17 +225,21 @@ def _kinds_of(drawn: DrawnFile, names: ClassNames) -> list[tuple[bool, DrawnRegi
 def _without_class(
     drawn: DrawnFile, names: ClassNames, sorted_out: list[tuple[bool, DrawnRegion]]
 ) -> list[tuple[bool, DrawnRegion]]:
-    """Return outlines without a class as tumor where no other has one; else they are left out, or refused."""
-    others = [region for region in drawn.regions if names.kind(_classes(region)) is None and not region.groups]
-    others = [region for region in others if region.tumor is None]
+    """Return outlines without a class as tumor where no region has one; else they are left out, or refused.
+
+    Those whose name tells are sorted out already; what the others are never follows from the names beside them.
+    """
+    unclassified = [region for region in drawn.regions if not region.groups and region.tumor is None]
+    others = [region for region in unclassified if names.kind(_classes(region)) is None]
     if not others:
         return []
-    if len(others) == len(drawn.regions) and not names.tumor:
-        called = sorted({f"'{region.name}'" for region in others if region.name})
-        named = f"; they are named {', '.join(called[:MOST_SHOWN])}" if len(called) > 1 else ""
-        logger.warning("%s: nothing has a class, so %d outlines count as tumor%s", drawn.path, len(others), named)
+    if len(unclassified) == len(drawn.regions) and not names.tumor:
+        tumor = [region for kind, region in sorted_out if kind] + others
+        called = sorted({region.hints[0] for region in tumor if region.hints})[:MOST_SHOWN]
+        told = "; they are named " + ", ".join(f"'{name}'" for name in called) if len(called) > 1 else ""
+        logger.warning("%s: nothing has a class, so %d outlines count as tumor%s", drawn.path, len(tumor), told)
         return [(True, region) for region in others]
-    if not names.tumor and not any(kind for kind, _ in sorted_out):
+    if not names.tumor and not any(kind and region.groups for kind, region in sorted_out):
         raise DataError(
             f"{drawn.path}: {len(others)} outlines without a class beside others of which none is tumor; "
             "expected a class for each, or --tumor"

@@ -26,8 +26,10 @@ SMALLEST_SLIDE = 16384
 """Level-0 pixels along the longer side under which a mask is told: 4 mm at 0.25 um. Whole slides have more."""
 TINY_PX = 2
 """Pixels of the mask: an outline that holds no centre is tiny where it is smaller, not where it is drawn twice or a line."""
-OTHERS_LARGER = 4
-"""Masks are told whose longer side is this many times smaller than what other slides of the same cohort reach."""
+SMALL_SLIDE = 32768
+"""Level-0 pixels along the longer side from which no mask is told: a node of 8 mm is plain beside whole slides."""
+OTHERS_LARGER = 8
+"""Masks below that are told whose longer side is this many times smaller than what other slides of the cohort reach."""
 
 
 def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] | None = None) -> NDArray[np.bool_]:
@@ -131,7 +133,7 @@ def warn_of_small_masks(masks: list[Path], level: int, reach: int) -> None:
     """
     stored = {path: _stored_extent(path) for path in masks}
     sides = {path: max(size) * 2**level for path, size in stored.items()}
-    least = max(SMALLEST_SLIDE, max([reach, *sides.values()]) / OTHERS_LARGER)
+    least = max(SMALLEST_SLIDE, min(SMALL_SLIDE, max([reach, *sides.values()]) / OTHERS_LARGER))
     if small := [path for path, side in sides.items() if side < least]:
         width, height = stored[small[0]]
         logger.warning(
