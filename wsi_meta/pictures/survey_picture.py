@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_meta.errors import counted, printable
 from wsi_meta.pictures.colours import blend
-from wsi_meta.pictures.legend import on_white, unseen_entries
+from wsi_meta.pictures.legend import unseen_entries, veil_entry
 from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.page import Entry, Page, dpi_for
 from wsi_meta.pictures.picture_file import write_figure
@@ -131,7 +131,7 @@ def _entries(survey: TissueSurvey, seen: NDArray[np.bool_]) -> list[Entry]:
     """Return a line of the legend for each kind that occurs, and one for pixels of the picture that could not be read."""
     areas = survey.areas_mm2(left_out=False) | survey.areas_mm2(left_out=True)
     entries = [
-        Entry(f"{words}: {areas[kind.name.lower()]:.2f} mm²", on_white(np.array(colour) / 255), hatched=kind in HATCHED)
+        veil_entry(f"{words}: {areas[kind.name.lower()]:.2f} mm²", [part / 255 for part in colour], hatched=kind in HATCHED)
         for kind, (colour, words) in LOOKS.items()
         if kind.name.lower() in areas
     ]
