@@ -11,7 +11,7 @@ from stores import make_record
 
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import VEIL, shown_colours
-from wsi_meta.pictures.legend import unknown_entries
+from wsi_meta.pictures.legend import unknown_entries, unseen_entries
 from wsi_meta.pictures.window import UNSEEN, Map, Window, read_window
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
@@ -85,6 +85,28 @@ class TestMap:
         assert counts.min() > 0.45 * counts.sum()
         plain = np.array(VEIL[status][0][:3]) * 255 * VEIL[status][0][3] + 255 * (1 - VEIL[status][0][3])
         np.testing.assert_allclose(colours[colours.sum(1).argmax()], plain, atol=1)
+        (entry,) = unknown_entries(map_of(np.nan, status), Window(0, 0, 5000, 3100), np.ones((310, 500), bool))
+        np.testing.assert_allclose(np.array([entry.hatch, entry.colour]), colours[colours.sum(1).argsort()] / 255, atol=1 / 255)
+
+    @pytest.mark.parametrize(
+        ("status", "told", "bare"),
+        [
+            (Status.UNREADABLE, ["unreadable"], ["unreadable", "slide's pixels cannot be read"]),
+            (Status.SCANNED, ["slide's pixels cannot be read"], ["slide's pixels cannot be read"]),
+        ],
+    )
+    @pytest.mark.parametrize("shape", [(310, 500), (9, 15)])
+    def test_what_lies_under_stripes_of_the_map_has_no_line_of_its_own(
+        self, status: Status, told: list[str], bare: list[str], shape: tuple[int, int]
+    ) -> None:
+        window, seen = Window(-900, -700, 6500, 4500), np.ones(shape, bool)
+        drawn = map_of(0.0)
+        drawn.status[:16] = status
+        seen[shape[0] // 4 : shape[0] // 2, shape[1] // 3 : shape[1] // 2] = False
+        assert [entry.words for entry in unknown_entries(drawn, window, seen)] == told
+        assert [entry.words for entry in unknown_entries(drawn, window, seen, bare=True)] == bare
+        seen[-1] = False
+        assert [entry.words for entry in unknown_entries(drawn, window, seen)] == bare, "also beyond those cells"
 
     def test_beyond_the_slide_nothing_is_drawn(self) -> None:
         ground = np.full((90, 90, 3), 222, np.uint8)
@@ -121,6 +143,8 @@ class TestReadWindow:
         assert seen[:, :128].all()
         assert not seen[132:, 132:].any()
         assert {tuple(colour) for colour in picture[132:, 132:].reshape(-1, 3).tolist()} == set(UNSEEN)
+        (entry,) = unseen_entries(seen)
+        np.testing.assert_allclose(np.array([entry.colour, entry.hatch]), np.array(UNSEEN) / 255)
 
     def test_beyond_the_slide_is_its_background(self, tmp_path: Path) -> None:
         with open_slide(write_slide(tmp_path / "s.tif", np.zeros((100, 100, 3), np.uint8))) as slide:

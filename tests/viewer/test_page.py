@@ -336,12 +336,20 @@ def test_what_was_not_scanned_is_veiled_as_the_legend_says(browser: Browser, tmp
 
 
 def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> None:
-    """Enter on a button of a row is no Enter on the row, and the focus stays where it was when the rows are made anew."""
+    """Enter on a button of a row is no Enter on the row, and the focus stays where it was when the rows are made anew.
+
+    All buttons are in view, also beside a lesion that is cut.
+    """
     values = np.full((17, 23), 0.02, np.float32)
-    values[2:4, 2:4] = values[8:10, 8:10] = 0.9
-    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+    values[2:4, 2:12], values[2:4, 12:], values[8:10, 8:10] = 0.9999, np.nan, 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP, unreadable=np.isnan(values)).path
 
     async def check(tab: Tab, _client: Client) -> None:
+        first, room = "document.querySelector('#lesions tbody tr')", "document.querySelector('.scroll')"
+        told = await tab.ask(f"[...{first}.cells].map((cell) => cell.textContent.replace('\u00ad', ''))")
+        assert told == ["1", "at least micrometastasis", "≥0.31", "≥0.019", ">0.999", "false"]
+        await tab.ask("void (document.querySelector('aside').style.width = '342px')")  # as with two scroll bars
+        assert await tab.ask(f"{room}.scrollWidth <= {room}.clientWidth")
         await tab.page.focus("#lesions tbody tr:nth-child(2) button")
         await tab.page.keyboard.press("Enter")
         await tab.until("document.getElementById('saved').textContent === 'saved'")

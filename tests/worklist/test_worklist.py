@@ -16,6 +16,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.files.locks import locked
+from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
@@ -122,7 +123,7 @@ def test_unknown_lesions_are_not_counted_as_none(tmp_path: Path) -> None:
     assert lead_and_kinds(old, ROW, macro) == (told, ["unknown", "nothing", "macro"])
     part = ROW | {"complete": False, "unreadable_fraction": 0.8, "verdict": "incomplete"}
     assert lead_and_kinds(part) == ("Whether there are lesions on 1 is not known.", ["unknown"])
-    assert "0.500, incomplete none in what was read" in _render(tmp_path, part).rows[1]
+    assert "0.500 incomplete none in what was read" in _render(tmp_path, part).rows[1]
     cut = {"lesions": 1, "largest_lesion": "isolated tumor cells", "largest_lesion_mm": 0.16, "largest_lesion_cut": True}
     assert "at least isolated tumor cells ≥ 0.16 mm" in _render(tmp_path, part | cut).rows[1]
 
@@ -168,21 +169,26 @@ def test_only_commands_that_are_known_are_promised(tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_a_narrow_window_shows_cards_and_leaves_names_their_room(browser: Browser, tmp_path: Path) -> None:
-    table = Table.of(tmp_path, [ROW | {"slide": "x.tif", "heatmap": f"{'long_name_' * 9}.zarr"}]).rows()
+def test_a_narrow_window_shows_cards_and_leaves_names_and_other_words_their_room(browser: Browser, tmp_path: Path) -> None:
+    cut = {"score": 0.9999, "complete": False, "lesions": 12, "largest_lesion_mm": 0.123, "largest_lesion_cut": True}
+    named = ROW | {"slide": "x.tif", "heatmap": f"{'long_name_' * 9}.zarr"}
+    cells = [ROW | cut | {"slide": f"{name}.tif", "largest_lesion": name} for name, _ in SIZE_CLASSES]
+    table = Table.of(tmp_path, [named | {"score": 1.0}, *cells]).rows()
     page = tmp_path / "index.html"
     page.write_text(render_page(tmp_path, table, {}, lesions=False, running=None), encoding="utf-8")
 
     async def run() -> None:
-        for width in (600, 1000):
+        for width in (600, 700, 1000, 1280):
             async with browser.tab(width) as tab:
                 await tab.page.goto(page.as_uri())
                 row = "document.querySelector('#list tbody tr').cells"
                 assert await tab.ask(f"{row}[2].offsetWidth") >= 160
-                assert await tab.ask(f"{row}[8].offsetWidth") >= 100
+                assert await tab.ask(f"{row}[8].offsetWidth") >= 80
                 assert await tab.ask("document.documentElement.scrollWidth") == width
                 boxes = f"[...{row}].map((cell) => cell.getBoundingClientRect())"
-                assert await tab.ask(f"{boxes}.every((box) => box.left >= 0 && box.right <= {width})") == (width == 600)
+                assert await tab.ask(f"{boxes}.every((box) => box.left >= 0 && box.right <= {width})") == (width != 1000)
+                texts = "[...document.querySelectorAll('#list tbody td')]"
+                assert await tab.ask(f"{texts}.filter((cell) => cell.scrollWidth > cell.clientWidth).length") == 0, width
 
     browser.run(run())
 

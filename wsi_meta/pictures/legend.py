@@ -17,13 +17,13 @@ from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
-from wsi_meta.pictures.window import UNSEEN, Map, Window
+from wsi_meta.pictures.window import DARKER, UNSEEN, Map, Window
 from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["class_entries", "make_bar", "on_white", "tissue_colour", "title_of", "unknown_entries", "unseen_entries"]
+__all__ = ["class_entries", "make_bar", "tissue_colour", "title_of", "unknown_entries", "unseen_entries", "veil_entry"]
 
 SHORT_NAMES = {"isolated tumor cells": "isolated tumor cells (ITC)"}
 
@@ -73,24 +73,38 @@ def tissue_colour(ground: NDArray[np.uint8], seen: NDArray[np.bool_], drawn: Map
     return colour.astype(np.uint8)
 
 
-def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_]) -> list[Entry]:
-    """Return the lines for what is not known in a window: cells without a value, and pixels that could not be read."""
+def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_], *, bare: bool = False) -> list[Entry]:
+    """Return the lines for what is not known in a window: cells without a value, and pixels that could not be read.
+
+    Parameters
+    ----------
+    seen : pixels of the picture that could be read
+    bare : whether the tissue is shown without the map, too; else pixels under the map's own stripes need no line
+    """
     sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
     present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
     entries = [
-        Entry(words, on_white(colour), hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
+        veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
     ]
-    return entries + unseen_entries(seen)
+    hidden = not bare and not seen.all() and (seen | drawn.striped(window, (seen.shape[0], seen.shape[1]))).all()
+    return entries if hidden else entries + unseen_entries(seen)
 
 
 def unseen_entries(seen: NDArray[np.bool_]) -> list[Entry]:
     """Return the line for a picture's pixels of the slide that could not be read; none where all could be."""
     if seen.all():
         return []
-    return [Entry("slide's pixels cannot be read", tuple(part / 255 for part in UNSEEN[1]), hatched=True)]
+    pale, dark = (tuple(part / 255 for part in colour) for colour in UNSEEN)
+    return [Entry("slide's pixels cannot be read", pale, hatch=dark)]
 
 
-def on_white(colour: Sequence[float] | NDArray[np.float64]) -> tuple[float, ...]:
+def veil_entry(words: str, colour: Sequence[float], *, hatched: bool) -> Entry:
+    """Return the line for a colour (RGBA, 0 to 1) that lies over tissue, with the dark stripes that it has there."""
+    dark = [part * DARKER for part in colour[:3]]
+    return Entry(words, _on_white(colour), hatch=_on_white([*dark, colour[3]]) if hatched else None)
+
+
+def _on_white(colour: Sequence[float]) -> tuple[float, ...]:
     """Return a colour (RGBA) as it looks on white: PostScript knows no transparency."""
     return tuple(part * colour[3] + 1 - colour[3] for part in colour[:3])
 

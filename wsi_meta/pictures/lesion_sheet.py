@@ -127,5 +127,5 @@ def _common_colour(drawn: Map, shown: Sequence[Shown]) -> NDArray[np.uint8]:
 
 
 def _legend(drawn: Map, shown: Sequence[Shown]) -> list[Entry]:
-    unknown = [entry for one in shown for entry in unknown_entries(drawn, one.window, one.seen)]
+    unknown = [entry for one in shown for entry in unknown_entries(drawn, one.window, one.seen, bare=True)]
     return [*dict.fromkeys(unknown), *class_entries(drawn.record, [one.lesion for one in shown])]

@@ -40,7 +40,8 @@ class Entry:
 
     words: str
     colour: tuple[float, ...] | None = None
-    hatched: bool = False
+    hatch: tuple[float, ...] | None = None
+    """Colour of the stripes over it."""
     round: bool = False
 
 
@@ -187,8 +188,8 @@ class Page:
         x, middle = MARGIN_IN + x, y + TEXT_POINTS * LINE_IN * 0.575
         if entry.colour is not None:
             edge: dict[str, Any] = {"facecolor": entry.colour, "linewidth": 0.5, "edgecolor": "0.3"}
-            if entry.hatched:
-                edge |= {"hatch": "//////", "edgecolor": (0.35, 0, 0.05)}
+            if entry.hatch is not None:
+                edge |= {"hatch": "//////", "edgecolor": entry.hatch}
             if entry.round:
                 left, bottom, wide, high = self._box(x + 0.02, middle - 0.045, PATCH_IN - 0.04, 0.09)
                 box = FancyBboxPatch(

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_meta.errors import counted, printable
 from wsi_meta.pictures.colours import blend
-from wsi_meta.pictures.legend import on_white, unseen_entries
+from wsi_meta.pictures.legend import unseen_entries, veil_entry
 from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.page import Entry, Page, dpi_for
 from wsi_meta.pictures.picture_file import write_figure
@@ -61,9 +61,10 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     width_mm, height_mm = slide.width * slide.mpp / 1000, slide.height * slide.mpp / 1000
     dpi = dpi_for(MAX_SIDE)
     frame = shape[1] / dpi, shape[0] / dpi
-    page = Page(letter(_title(survey), survey.slide), [NOTE], frame, None, _entries(survey, seen), dpi)
     pixels_mm = (np.arange(shape[0]) + 0.5) * height_mm / shape[0], (np.arange(shape[1]) + 0.5) * width_mm / shape[1]
-    axes = page.add_picture(_over(ground, survey, pixels_mm), (0, width_mm, height_mm, 0), 0, 0)
+    picture, striped = _over(ground, survey, pixels_mm)
+    page = Page(letter(_title(survey), survey.slide), [NOTE], frame, None, _entries(survey, seen | striped), dpi)
+    axes = page.add_picture(picture, (0, width_mm, height_mm, 0), 0, 0)
     _mark_pieces(axes, survey)
     page.add_scale(width_mm / frame[0], frame[0])
     write_figure(page.figure, out)
@@ -72,19 +73,26 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
 
 def _over(
     ground: NDArray[np.uint8], survey: TissueSurvey, pixels_mm: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> NDArray[np.uint8]:
-    """Return a picture of the slide with the kinds blended over it; `pixels_mm` are the centres of its rows and columns."""
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return a picture of the slide with the kinds blended over it, and which of its pixels have the stripes of a kind.
+
+    Parameters
+    ----------
+    pixels_mm : the centres of the picture's rows and columns
+    """
     kinds, every = _shown_kinds(survey.kinds)
     rows, cols = (
         np.minimum((centres / (survey.mpp * every / 1000)).astype(np.int64), length - 1)
         for centres, length in zip(pixels_mm, kinds.shape, strict=True)
     )
     colours = np.array([LOOKS[kind][0] for kind in Kind]) / 255
-    picture = np.empty_like(ground)
+    picture, striped = np.empty_like(ground), np.empty(ground.shape[:2], bool)
     for top in range(0, len(ground), BAND_PX):
-        shown = kinds[rows[top : top + BAND_PX, None], cols[None]]
-        picture[top : top + BAND_PX] = blend(ground[top : top + BAND_PX], hatch(colours[shown], np.isin(shown, HATCHED), top))
-    return picture
+        band = slice(top, top + BAND_PX)
+        shown = kinds[rows[band, None], cols[None]]
+        striped[band] = np.isin(shown, HATCHED)
+        picture[band] = blend(ground[band], hatch(colours[shown], striped[band], top))
+    return picture, striped
 
 
 def _shown_kinds(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
@@ -128,10 +136,10 @@ def _mark_pieces(axes: Any, survey: TissueSurvey) -> None:
 
 
 def _entries(survey: TissueSurvey, seen: NDArray[np.bool_]) -> list[Entry]:
-    """Return a line of the legend for each kind that occurs, and one for pixels of the picture that could not be read."""
+    """Return a line of the legend for each kind that occurs, and one for pixels that are neither read nor striped."""
     areas = survey.areas_mm2(left_out=False) | survey.areas_mm2(left_out=True)
     entries = [
-        Entry(f"{words}: {areas[kind.name.lower()]:.2f} mm²", on_white(np.array(colour) / 255), hatched=kind in HATCHED)
+        veil_entry(f"{words}: {areas[kind.name.lower()]:.2f} mm²", [part / 255 for part in colour], hatched=kind in HATCHED)
         for kind, (colour, words) in LOOKS.items()
         if kind.name.lower() in areas
     ]

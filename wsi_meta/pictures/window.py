@@ -20,13 +20,15 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["UNSEEN", "Map", "Window", "hatch", "read_ground", "read_window", "window_of_region"]
+__all__ = ["DARKER", "UNSEEN", "Map", "Window", "hatch", "read_ground", "read_window", "window_of_region"]
 
 UNSEEN = ((255, 255, 255), (205, 150, 155))
 """Colours, RGB, of the stripes where the slide's pixels could not be read."""
 BAND_PX = 256
 """Rows that are blended at a time: RGBA of a whole large picture would take gigabytes."""
 STRIPE_PX = 5
+DARKER = 0.45
+"""Share of a colour that is left in the dark stripes over it."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,8 @@ class Map:
         """Return a picture of the tissue of a window, uint8 RGB (rows, cols, 3), with the map blended over it."""
         if (sides := self.sides(window, (ground.shape[0], ground.shape[1]))) is None:
             return ground
-        part, rows, cols = (sides[0].cells, sides[1].cells), sides[0].under, sides[1].under
-        hot = TUMOR if self.layer == "probability" else None
-        values, status = pool(self.values[part], self.status[part], (sides[0].starts, sides[1].starts), hot)
+        rows, cols = sides[0].under, sides[1].under
+        values, status = self._pooled(sides)
         colours = colour_cells(values, status, self.layer, self.alpha, self.threshold)
         hatched = np.isin(status, HATCHED)
         picture = np.empty_like(ground)
@@ -100,6 +101,19 @@ class Map:
             picture[band] = blend(ground[band], hatch(shown, hatched[under[:, None], inside[None]], top))
         return picture
 
+    def striped(self, window: Window, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return which pixels of a picture show stripes of cells that may hold anything; bool (rows, cols)."""
+        if (sides := self.sides(window, shape)) is None:
+            return np.zeros(shape, bool)
+        rows, cols = sides[0].under[:, None], sides[1].under[None]
+        hatched = np.isin(self._pooled(sides)[1], HATCHED)
+        return np.asarray(hatched[np.maximum(rows, 0), np.maximum(cols, 0)] & (rows >= 0) & (cols >= 0))
+
+    def _pooled(self, sides: tuple[Side, Side]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return values and status of the squares of cells that a picture shows."""
+        part, hot = (sides[0].cells, sides[1].cells), TUMOR if self.layer == "probability" else None
+        return pool(self.values[part], self.status[part], (sides[0].starts, sides[1].starts), hot)
+
 
 def stripes(shape: tuple[int, int], top: int = 0) -> NDArray[np.bool_]:
     """Return oblique stripes: every other one True; bool (rows, cols) of the rows from `top` on."""
@@ -109,7 +123,7 @@ def stripes(shape: tuple[int, int], top: int = 0) -> NDArray[np.bool_]:
 
 def hatch(colours: NDArray[np.float64], where: NDArray[np.bool_], top: int = 0) -> NDArray[np.float64]:
     """Return colours of pixels (RGBA, from the row `top` on) with dark stripes where a picture knows nothing, in place."""
-    colours[where & stripes((where.shape[0], where.shape[1]), top), :3] *= 0.45
+    colours[where & stripes((where.shape[0], where.shape[1]), top), :3] *= DARKER
     return colours
 
 

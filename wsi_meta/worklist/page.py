@@ -15,7 +15,6 @@ from wsi_meta import __version__
 from wsi_meta.errors import SlideReadError, printable
 from wsi_meta.files.address import is_address
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
-from wsi_meta.heatmaps.scoring import format_score
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
@@ -174,7 +173,8 @@ def _shown(row: Row, name: str, picture: str | None) -> dict[str, Any]:
         "facts": " · ".join(f"{what} {value}" for what, value in facts if value),
         "picture": None if picture is None else quote(os.fsencode(picture)),
         "rank": f"{rank:.4f}".removeprefix("0"),
-        "score": format_score(rank, complete=row["complete"]),
+        "score": format_probability(rank),
+        "incomplete": not row["complete"],
         "plain": format_probability(row["score"]) if row["fitted_score"] is not None else "",
         "share": round(100 * min(1.0, max(0.0, rank))),
         "kind": kind,

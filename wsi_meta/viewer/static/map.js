@@ -245,9 +245,10 @@
     byId("count").textContent = `${found.count} at ${inWords(found.threshold)}, peak ${inWords(found.peak)}`;
     const rows = shown.map((lesion) => {
       const row = make("tr");
-      const [most, least] = lesion.cut ? ["at least ", "≥ "] : ["", ""];
-      const figures = [least + lesion.diameter_mm.toFixed(2), least + lesion.area_mm2.toFixed(3), WsiMeta.probability(lesion.max_probability)];
-      row.append(make("td", lesion.lesion), make("td", (lesion.size_class === "macrometastasis" ? "" : most) + lesion.size_class), ...figures.map((text) => make("td", text, "number")));
+      const [most, least] = lesion.cut ? ["at least ", "≥"] : ["", ""];
+      const figures = [least + lesion.diameter_mm.toFixed(2), least + lesion.area_mm2.toFixed(3), WsiMeta.probability(lesion.max_probability).replace(" ", "")];
+      const name = (lesion.size_class === "macrometastasis" ? "" : most) + lesion.size_class;
+      row.append(make("td", lesion.lesion), make("td", name.replace("metastasis", "\u00admetastasis")), ...figures.map((text) => make("td", text, "number")));
       const last = make("td");
       if (!corrections.readOnly) {
         const isFalse = corrections.isFalse(lesion);
