@@ -22,6 +22,7 @@ from wsi_meta.datasets.manifest import read_manifest
 from wsi_meta.exports.export import export
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.pictures.colours import COLOUR_MAP
+from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.readers.reader import Bounds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -100,6 +101,8 @@ def test_pipeline(
         write_slide(tmp_path / "slides" / f"patient_007_node_{node}.tif", texture(100, 320, 2) if node == 2 else pale)
     write_slide(tmp_path / "slides" / "patient_008_node_0.tif", np.full((100, 100, 3), 244, np.uint8))
     (tmp_path / "slides" / "broken.tif").write_text("no slide")
+    assert draw_overlay.__kwdefaults__ is not None
+    monkeypatch.setitem(draw_overlay.__kwdefaults__, "max_side", 300)
     _run("pipeline.py", tmp_path / "slides", tmp_path / "results", model_file, monkeypatch=monkeypatch)
     told = capsys.readouterr()
     assert "broken.tif: " in told.err
