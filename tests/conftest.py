@@ -39,7 +39,8 @@ def _machine() -> Iterator[None]:
     """
     import torch
 
-    gc.freeze()  # what is imported stays: no collection looks at it again, and there are many
+    gc.set_threshold(50_000, 20, 50)  # a collection walks through all that tests have imported; rarer ones save a twentieth
+    gc.freeze()  # what is imported stays: no collection looks at it again
     torch.set_num_threads(1)
     with tuned_memory(in_bands=False), pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # no test loses power, and each wait for the disk is 3 ms
