@@ -13,7 +13,6 @@ from pathlib import Path
 
 ORDER = (
     "errors",
-    "kept_files",
     "outputs",
     "progress",
     "tiffs",

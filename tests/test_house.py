@@ -71,7 +71,7 @@ class TestTheHouse:
         assert rules.shadowed_names(house) == []
 
     def test_links_are_followed_in_one_way(self, house: rules.Package) -> None:
-        """``Path.resolve`` raises a RuntimeError for a link that leads to itself; ``outputs.real_path`` does not."""
+        """``Path.resolve`` raises a RuntimeError for a link that leads to itself; ``real_path`` does not."""
         assert [module for module, text in house.sources.items() if ".resolve()" in text] == []
 
     def test_every_package_says_what_it_is_for(self, house: rules.Package) -> None:

@@ -14,7 +14,7 @@ import pytest
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files import locks
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked, own_file
-from wsi_meta.outputs import ABANDONED_S
+from wsi_meta.outputs.writing import ABANDONED_S
 
 WAIT_S = 0.1
 

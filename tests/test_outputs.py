@@ -17,15 +17,8 @@ from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
-from wsi_meta.outputs import (
-    check_folder,
-    check_output,
-    filled_folder,
-    finish_replacing,
-    refuse_one_name,
-    replace_files,
-    written_whole,
-)
+from wsi_meta.outputs.checks import check_folder, check_output, refuse_one_name
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 

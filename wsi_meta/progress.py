@@ -203,7 +203,7 @@ class LogFile(logging.Handler):
     """
 
     def __init__(self, path: Path, *, as_json: bool) -> None:
-        from wsi_meta.outputs import check_output
+        from wsi_meta.outputs.checks import check_output
 
         super().__init__()
         self._path, self._as_json, self._lost = path, as_json, False

@@ -36,7 +36,7 @@ from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, cell_logits, load_model, network_of, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision
-from wsi_meta.outputs import check_output
+from wsi_meta.outputs.checks import check_output
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
 from wsi_meta.training.loader import EpochBatches, make_loader

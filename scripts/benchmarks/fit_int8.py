@@ -18,7 +18,7 @@ from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import model_path, save_model
-from wsi_meta.outputs import check_output, refuse_input
+from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.training.validation import Validation
 
 __all__ = ["fit_int8"]

@@ -26,7 +26,7 @@ from wsi_meta.evaluation.robustness import CLUSTERS, FEWEST
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import AVERAGED, VIEWS, mean_over_views
 from wsi_meta.models.model import Model
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.mosaics import predict_in_mosaics
 
 __all__ = ["COLUMNS", "Judge", "Judged", "Set", "for_card", "table"]

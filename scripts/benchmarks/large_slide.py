@@ -17,7 +17,7 @@ from tissue_pictures import MODEL_DOWNSAMPLE, assemble_tissue, draw_tissue
 from wsi_meta.demo.pyramid_writer import JPEG_QUALITY, halved
 from wsi_meta.demo.synthetic import GLASS
 from wsi_meta.demo.synthetic import MPP as SLIDE_MPP
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,7 +27,7 @@ from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import VIEWS
 from wsi_meta.models.model import Model, network_of, save_model
-from wsi_meta.outputs import check_output
+from wsi_meta.outputs.checks import check_output
 from wsi_meta.training.distributed import joined_processes
 from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
 

@@ -19,7 +19,7 @@ from wsi_meta.datasets.layouts import Patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import DataError, first_line
 from wsi_meta.files.locks import locked
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.progress import progress_bar
 
 __all__ = ["show_patches", "shown_path"]

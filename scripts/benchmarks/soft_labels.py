@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import DataError
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.checkpoint import differences
 
 __all__ = ["FOLDS", "fold_path", "folds_of", "has_fold", "read_soft_labels", "write_fold"]

@@ -24,7 +24,7 @@ from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
-from wsi_meta.outputs import ABANDONED_S
+from wsi_meta.outputs.writing import ABANDONED_S
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 

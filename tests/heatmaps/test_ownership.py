@@ -21,7 +21,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
 from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, temporary_store
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.scanning.identity import find_store
 
 MAP = np.full((3, 4), 0.75, np.float32)

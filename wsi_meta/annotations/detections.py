@@ -15,7 +15,8 @@ import numpy as np
 
 from wsi_meta.annotations.tables import SEPARATORS, read_lines
 from wsi_meta.errors import DataError, first_line
-from wsi_meta.outputs import check_output, written_whole
+from wsi_meta.outputs.checks import check_output
+from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

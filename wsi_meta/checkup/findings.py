@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputPathError, first_line, printable
-from wsi_meta.outputs import MENDS, NO_ROOM, real_path
+from wsi_meta.outputs.paths import MENDS, NO_ROOM, real_path
 
 __all__ = ["Checkup", "Part", "looked_at", "without_names"]
 

@@ -16,7 +16,9 @@ from wsi_meta.checkup.machine import GB
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import put_in_place
-from wsi_meta.outputs import check_folder, real_path, written_whole
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["FILE_SYSTEM", "FileSystem", "output_folder"]
 

@@ -217,7 +217,7 @@ def _from_folder(folder: Path, given: str) -> str:
 def _keep(path: Path, context: click.Context) -> None:
     """Write a file of options; one that is there and says something else stays, and the next free name is taken."""
     from wsi_meta.files.locks import locked
-    from wsi_meta.outputs import written_whole
+    from wsi_meta.outputs.writing import written_whole
 
     try:
         text = _as_toml(context)

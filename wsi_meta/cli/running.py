@@ -15,7 +15,7 @@ import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import INTERRUPTED, WsiMetaError, one_line
-from wsi_meta.outputs import refuse_one_name
+from wsi_meta.outputs.checks import refuse_one_name
 from wsi_meta.progress import Console, LogFile, note
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_l
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_folder
+from wsi_meta.outputs.checks import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise

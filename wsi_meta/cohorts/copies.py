@@ -19,7 +19,7 @@ from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import NO_ROOM
+from wsi_meta.outputs.paths import NO_ROOM
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 

@@ -8,7 +8,7 @@ from glob import escape, glob
 from pathlib import Path
 
 from wsi_meta.files.slide_file import is_mrxs_folder
-from wsi_meta.outputs import real_path
+from wsi_meta.outputs.paths import real_path
 
 __all__ = ["is_new", "matches", "may_hold_slides"]
 

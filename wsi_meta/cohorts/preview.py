@@ -18,8 +18,8 @@ from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.kept_files import refuse_inside_store
-from wsi_meta.outputs import check_folder
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.progress import duration
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
 from wsi_meta.scanning.scanner import Scanner

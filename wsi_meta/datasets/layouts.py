@@ -27,7 +27,7 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
 from wsi_meta.errors import DataError, some_of
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import real_path
+from wsi_meta.outputs.paths import real_path
 from wsi_meta.slides.pixel_size import differs
 
 if TYPE_CHECKING:

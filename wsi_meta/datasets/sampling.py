@@ -20,11 +20,12 @@ from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
 from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require, some_of
 from wsi_meta.files.locks import locked
-from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
 
@@ -32,10 +33,8 @@ __all__ = ["Sampled", "sample", "share_out"]
 
 logger = logging.getLogger(__name__)
 
-PATCH_PX, LABEL_PX = 96, 32
-"""PCam's geometry. The layout of its files has no others."""
-OTHER_SPLITS = 8
-"""Validation and test each have an eighth of the number of training patches, as in PCam."""
+PATCH_PX, LABEL_PX, OTHER_SPLITS = 96, 32, 8
+"""PCam's geometry, as the layout of its files has no other; validation and test each have an eighth as many patches."""
 
 
 @dataclass

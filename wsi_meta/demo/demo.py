@@ -13,7 +13,7 @@ from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation.metrics import auc_of
-from wsi_meta.kept_files import refuse_inside_store
+from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.slides.resampling import average_area
 
 if TYPE_CHECKING:

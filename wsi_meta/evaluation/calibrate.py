@@ -17,10 +17,10 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
-from wsi_meta.kept_files import MODEL
 from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
-from wsi_meta.outputs import check_output, refuse_input
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.kept_files import MODEL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,8 @@ from wsi_meta.errors import DataError, OutputPathError, counted, some_of
 from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
 from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, roc_points, script_curve
 from wsi_meta.evaluation.metrics import bootstrap_intervals
-from wsi_meta.outputs import check_folder, check_output, refuse_input, written_whole
+from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
 

@@ -26,7 +26,8 @@ from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.number_format import format_probability
-from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, replace_files
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

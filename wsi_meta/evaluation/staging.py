@@ -22,7 +22,8 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
 

@@ -12,10 +12,11 @@ from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, req
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.torch_settings import own_modes
-from wsi_meta.kept_files import refuse_inside_store
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
-from wsi_meta.outputs import check_folder, filled_folder, finish_replacing, refuse_input, replace_files
+from wsi_meta.outputs.checks import check_folder, refuse_input
+from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,8 +19,9 @@ from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished, why_incomplete
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.kept_files import SLIDE
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.kept_files import SLIDE
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["FORMATS", "USED_BY", "export"]
 

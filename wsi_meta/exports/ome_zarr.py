@@ -14,7 +14,9 @@ import numpy as np
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.heatmaps.ome import image_label, multiscale, omero
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
-from wsi_meta.outputs import UNIQUE, check_folder, unique_name, written_folder
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.paths import UNIQUE, unique_name
+from wsi_meta.outputs.writing import written_folder
 
 if TYPE_CHECKING:
     import zarr

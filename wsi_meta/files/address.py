@@ -11,10 +11,19 @@ from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.outputs import real_path
+from wsi_meta.outputs.paths import real_path
 
-__all__ = ["Address", "SlidePath", "is_address", "local_path", "real_slide_path"]
-__all__ += ["refuse_mangled", "several", "slide_name", "slide_path"]
+__all__ = [
+    "Address",
+    "SlidePath",
+    "is_address",
+    "local_path",
+    "real_slide_path",
+    "refuse_mangled",
+    "several",
+    "slide_name",
+    "slide_path",
+]
 
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""

@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.outputs import ABANDONED_S, NO_ROOM, UNIQUE, cannot_be_written, real_path, remove_leftovers, unique_name
+from wsi_meta.outputs.paths import NO_ROOM, UNIQUE, cannot_be_written, real_path, unique_name
+from wsi_meta.outputs.writing import ABANDONED_S, remove_leftovers
 
 __all__ = ["SIGNED", "Holder", "lock_path", "locked", "own_file", "own_folder"]
 

@@ -19,7 +19,8 @@ from wsi_meta.heatmaps.record import ScanRecord, Status
 from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_output, refuse_one_name, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_one_name
+from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

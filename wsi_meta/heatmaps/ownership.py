@@ -18,8 +18,10 @@ from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, Ws
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import FORMAT_VERSION
-from wsi_meta.kept_files import is_store
-from wsi_meta.outputs import UNIQUE, cannot_be_written, check_folder, flush, real_path, unique_name, written_whole
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.kept_files import is_store
+from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
+from wsi_meta.outputs.writing import flush, written_whole
 
 if TYPE_CHECKING:
     import zarr

@@ -20,7 +20,8 @@ from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.progress import progress_bar
 from wsi_meta.quality.verdict import Verdict
 

@@ -45,7 +45,9 @@ from wsi_meta.heatmaps.ownership import (
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
 from wsi_meta.models.number_format import format_probability
-from wsi_meta.outputs import check_folder, flush, real_path
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.writing import flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.weights import check_weights, digest_of, with_metadata
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

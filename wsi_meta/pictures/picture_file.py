@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputPathError
-from wsi_meta.outputs import check_output, refuse_input, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["DPI", "FORMATS", "check_picture", "ending_of", "round_length", "write_figure"]
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.files.address import Address, local_path
-from wsi_meta.outputs import check_output, refuse_input, refuse_one_name, written_whole
+from wsi_meta.outputs.checks import check_output, refuse_input, refuse_one_name
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.pictures.picture_file import check_picture
 from wsi_meta.pictures.survey_picture import draw_survey
 from wsi_meta.slides.slide import Slide, open_slide

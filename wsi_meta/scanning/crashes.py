@@ -26,7 +26,7 @@ from typing import Any
 from wsi_meta.errors import OutputExistsError, SlideReadError
 from wsi_meta.files.address import SlidePath, slide_path
 from wsi_meta.files.locks import Holder, own_file
-from wsi_meta.outputs import UNIQUE
+from wsi_meta.outputs.paths import UNIQUE
 
 __all__ = ["Journal", "noted_crashes"]
 

@@ -18,7 +18,7 @@ from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs import remove_leftovers
+from wsi_meta.outputs.writing import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import (
     Checkpoint,

@@ -20,7 +20,7 @@ from wsi_meta.annotations.outline_files import FRAME, TUMOR, closed, collection,
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["Correction", "Corrections", "corrections_path", "read_corrections", "write_corrections"]

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import OutputExistsError
-from wsi_meta.outputs import check_folder, written_folder
+from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.writing import written_folder
 from wsi_meta.viewer.assets import NAMES, fill_page
 from wsi_meta.viewer.facts import map_facts, slide_facts
 from wsi_meta.viewer.shelf import ShownStore

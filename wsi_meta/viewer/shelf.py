@@ -18,7 +18,7 @@ from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import open_as_scanned
-from wsi_meta.outputs import real_path
+from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.worklist.slide_places import slide_places

@@ -24,7 +24,7 @@ from wsi_meta import __version__
 from wsi_meta.annotations.tables import decode_table, lines_of, split_header
 from wsi_meta.errors import OutputExistsError, first_line, printable
 from wsi_meta.files.address import is_address
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
 

@@ -12,7 +12,7 @@ from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_li
 from wsi_meta.files.address import SlidePath, local_path
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.pictures.window import Map, Window, read_window
 
 if TYPE_CHECKING:

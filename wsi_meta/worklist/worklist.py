@@ -17,7 +17,7 @@ from wsi_meta.errors import OutputExistsError, WsiMetaError, first_line, one_lin
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs import written_whole
+from wsi_meta.outputs.writing import written_whole
 from wsi_meta.worklist.page import GENERATOR, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail

@@ -1,137 +1,31 @@
-"""Where results may be written: checked before the work begins, so that it is not done in vain."""
+"""Files and folders that are written whole or not at all, whatever ends the process."""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from wsi_meta.errors import OutputExistsError, OutputPathError, WsiMetaError, first_line
-from wsi_meta.kept_files import refuse_inside_store, refuse_kept
+from wsi_meta.errors import OutputPathError, WsiMetaError
+from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 
 __all__ = [
-    "UNIQUE",
-    "cannot_be_written",
-    "check_folder",
-    "check_output",
+    "ABANDONED_S",
     "filled_folder",
     "finish_replacing",
     "flush",
-    "real_path",
-    "refuse_input",
-    "refuse_one_name",
     "remove_leftovers",
     "replace_files",
-    "unique_name",
     "written_folder",
     "written_whole",
 ]
 
-UNIQUE = "[0-9a-f]{12}"
-"""Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
 ABANDONED_S = 3600
 """A temporary file of ours that nobody wrote to for so long was left by a process that was killed."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the disk says where it is full, or this user has had a share of it."""
-MENDS = {
-    **dict.fromkeys(NO_ROOM, "make room and run it again"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there (any more); make it and run it again"),
-    errno.ENAMETOOLONG: "choose a shorter name and run it again",
-}
-"""What to do when something cannot be written, by the number of the error."""
-
-
-def real_path(path: Path) -> Path:
-    """Return a path without links. A link that leads to itself stays, where ``Path.resolve`` raises a RuntimeError."""
-    return Path(os.path.realpath(path))
-
-
-def cannot_be_written(what: str, error: OSError) -> str:
-    """Return in words that something cannot be written, why, and what to do about it."""
-    while error.errno is None and isinstance(cause := error.__cause__ or error.__context__, OSError):
-        error = cause  # a library's own error may hide the disk's
-    mend = MENDS.get(error.errno or 0, "make room, or choose another place, and run it again")
-    return f"{what} cannot be written ({error.strerror or first_line(error)}); {mend}"
-
-
-def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Path:
-    """Make sure that a file can be written; `replaces` is as for :func:`wsi_meta.kept_files.refuse_kept`.
-
-    Raises
-    ------
-    OutputExistsError
-        when it exists and not `overwrite`.
-    OutputPathError
-        when its folder is missing, cannot be written to, or lies in a heatmap store; when it is no file, a link to what is not
-        there, or a file that is never replaced.
-    """
-    path = Path(path)
-    if path.is_symlink() and not path.exists():
-        raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
-    check_folder(real_path(path) if path.is_symlink() else path)
-    if path.is_dir():
-        raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise OutputPathError(f"{path}: a device or a pipe, never replaced; expected the name of a file to write")
-    if path.exists():
-        refuse_kept(path, replaces=replaces)
-    if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
-    return path
-
-
-def check_folder(path: Path, *, temporary: bool = True) -> None:
-    """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
-    refuse_inside_store(path)
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputPathError(
-            f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
-        ) from error
-    if not temporary:
-        return
-    try:
-        (folder / f".{path.name}.{unique_name()}.partial").lstat()  # no temporary name is longer
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise OutputPathError(cannot_be_written(f"{path}: a temporary file beside it", error)) from error
-
-
-def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:
-    """Refuse to write over what is read, also under another name or through a link; OutputPathError if it is.
-
-    Parameters
-    ----------
-    path : file to write
-    what : what the inputs are, in words
-    inputs : files or folders that are read; None is passed over
-    """
-    for given in inputs:
-        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
-            raise OutputPathError(f"{path}: {what}, never replaced; choose another --out")
-
-
-def refuse_one_name(first: str | Path | None, second: str | Path | None, told: str) -> None:
-    """Refuse two files to write that are one, which the second would replace; OutputPathError if they are.
-
-    Parameters
-    ----------
-    first, second : None is passed over
-    told : the two options, in words
-    """
-    if first is not None and second is not None and real_path(Path(first)) == real_path(Path(second)):
-        raise OutputPathError(f"{second}: is to be written twice, as {told}; choose another name for one of them")
 
 
 @contextmanager
@@ -263,11 +157,6 @@ def _move_all(source: Path, target: Path, names: Sequence[str]) -> None:
 def _remove_all(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         (folder / name).unlink(missing_ok=True)
-
-
-def unique_name() -> str:
-    """Return a part of a name that no other process comes upon."""
-    return os.urandom(6).hex()
 
 
 def flush(path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
 from wsi_meta.errors import OutputPathError
+from wsi_meta.outputs.paths import real_path
 
 __all__ = ["MODEL", "SLIDE", "is_store", "refuse_inside_store", "refuse_kept"]
 
@@ -36,7 +36,7 @@ def is_store(path: Path) -> bool:
 
 def refuse_inside_store(path: Path) -> None:
     """Make sure that an output would not lie inside a heatmap store; OutputPathError if so."""
-    for folder in Path(os.path.realpath(path)).parents:
+    for folder in real_path(path).parents:
         if is_store(folder):
             raise OutputPathError(f"{path}: lies inside the heatmap store {folder}; choose another place")
 

@@ -1,0 +1,87 @@
+"""Where results may be written: checked before the work begins, so that it is not done in vain."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.outputs.kept_files import refuse_inside_store, refuse_kept
+from wsi_meta.outputs.paths import cannot_be_written, real_path, unique_name
+
+__all__ = ["check_folder", "check_output", "refuse_input", "refuse_one_name"]
+
+
+def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Path:
+    """Make sure that a file can be written; `replaces` is as for :func:`wsi_meta.outputs.kept_files.refuse_kept`.
+
+    Raises
+    ------
+    OutputExistsError
+        when it exists and not `overwrite`.
+    OutputPathError
+        when its folder is missing, cannot be written to, or lies in a heatmap store; when it is no file, a link to what is not
+        there, or a file that is never replaced.
+    """
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
+    check_folder(real_path(path) if path.is_symlink() else path)
+    if path.is_dir():
+        raise OutputPathError(f"{path}: a directory; expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise OutputPathError(f"{path}: a device or a pipe, never replaced; expected the name of a file to write")
+    if path.exists():
+        refuse_kept(path, replaces=replaces)
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path}: exists; choose another --out, or pass --overwrite to replace it")
+    return path
+
+
+def check_folder(path: Path, *, temporary: bool = True) -> None:
+    """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
+    refuse_inside_store(path)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputPathError(
+            f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
+        ) from error
+    if not temporary:
+        return
+    try:
+        (folder / f".{path.name}.{unique_name()}.partial").lstat()  # no temporary name is longer
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputPathError(cannot_be_written(f"{path}: a temporary file beside it", error)) from error
+
+
+def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:
+    """Refuse to write over what is read, also under another name or through a link; OutputPathError if it is.
+
+    Parameters
+    ----------
+    path : file to write
+    what : what the inputs are, in words
+    inputs : files or folders that are read; None is passed over
+    """
+    for given in inputs:
+        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+            raise OutputPathError(f"{path}: {what}, never replaced; choose another --out")
+
+
+def refuse_one_name(first: str | Path | None, second: str | Path | None, told: str) -> None:
+    """Refuse two files to write that are one, which the second would replace; OutputPathError if they are.
+
+    Parameters
+    ----------
+    first, second : None is passed over
+    told : the two options, in words
+    """
+    if first is not None and second is not None and real_path(Path(first)) == real_path(Path(second)):
+        raise OutputPathError(f"{second}: is to be written twice, as {told}; choose another name for one of them")
