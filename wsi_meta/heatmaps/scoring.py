@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,6 +167,8 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     -------
     Pieces from the left, then the specks together, where there are any.
     """
+    from scipy.ndimage import find_objects
+
     grid, probability, status = heatmap.grid, heatmap.probability, heatmap.status
     labels = label_pieces(status != Status.BACKGROUND, grid.cell_um)
     lesions = (kept_lesions(heatmap) or lesion_facts(heatmap.record, probability, status))["found"]
@@ -174,34 +176,31 @@ def score_pieces(heatmap: Heatmap) -> tuple[PieceScore, ...]:
     for lesion in lesions:
         of_piece.setdefault(int(labels[peak_cell(lesion, grid)]), []).append(lesion)
     pieces = measure_pieces(labels, grid.cell_um, grid.cell_l0, (grid.width, grid.height))
-    found = [_score(piece, piece.piece, labels, probability, of_piece.get(piece.piece, [])) for piece in pieces]
-    as_one = (labels == SPECK).astype(np.int32)
-    together = measure_pieces(as_one, grid.cell_um, grid.cell_l0, (grid.width, grid.height))  # one or none
-    specks = [_score(piece, SPECK, labels, probability, of_piece.get(SPECK, [])) for piece in together]
-    return (*found, *specks)
+    windows = find_objects(np.maximum(labels, 0))
+    found = [
+        _score(piece, labels[window] == piece.piece, probability[window], of_piece.get(piece.piece, []))
+        for piece, window in zip(pieces, windows, strict=True)
+    ]
+    specks = labels == SPECK
+    for together in measure_pieces(specks.astype(np.int32), grid.cell_um, grid.cell_l0, (grid.width, grid.height)):  # or none
+        line = f"specks: {together.area_mm2:.2f} mm2 together"
+        found.append(_score(replace(together, piece=0, line=line), specks, probability, of_piece.get(SPECK, [])))
+    return tuple(found)
 
 
 def _score(
-    place: TissuePiece,
-    label: int,
-    labels: NDArray[np.int32],
-    probability: NDArray[np.float32],
-    lesions: Sequence[dict[str, Any]],
+    place: TissuePiece, within: NDArray[np.bool_], probability: NDArray[np.float32], lesions: Sequence[dict[str, Any]]
 ) -> PieceScore:
-    from scipy.ndimage import find_objects
-
-    window = find_objects((labels == label).astype(np.int8))[0]
-    within = labels[window] == label
-    values = np.where(within, probability[window], np.float32(np.nan))
+    values = np.where(within, probability, np.float32(np.nan))
     score, unread = score_slide(values), int((within & np.isnan(values)).sum())
     area = sum(float(lesion["area_mm2"]) for lesion in lesions)
     widest = largest_lesion(lesions)
     largest, cut = (None, None) if widest is None else (widest["size_class"], widest["cut"])
-    told = place.line if label != SPECK else f"specks: {place.area_mm2:.2f} mm2 together"
+    told = place.line
     told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
     told += f", {unread} cells not scanned" if unread and score is not None else ""
     found = f", {counted(len(lesions), 'lesion')} of {area:.2f} mm2, largest: {at_least(str(largest), cut=cut)}"
     told += found if lesions else ", no lesion"
     measured = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}
-    measured |= {"largest_cut": cut, "piece": 0 if label == SPECK else place.piece, "line": told}
+    measured |= {"largest_cut": cut, "line": told}
     return PieceScore(**vars(place) | measured)
