@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -27,7 +26,7 @@ from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["GENERATOR", "render_page"]
+__all__ = ["GENERATOR", "read_template", "render_page"]
 
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
@@ -53,6 +52,7 @@ def render_page(
     *,
     lesions: bool,
     running: tuple[int, int] | None,
+    template: Template | None = None,
 ) -> str:
     """Return the page.
 
@@ -63,6 +63,7 @@ def render_page(
     pictures : path of each thumbnail from the page, by the store's name
     lesions : whether to compare lesions with annotations, which takes a while
     running : how many slides a run that goes on has done, and has in all; None where none goes on
+    template : from :func:`read_template`; None reads it
     """
     names = [_name(row) for row in rows]
     ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
@@ -86,12 +87,11 @@ def render_page(
         "agreement": _agreement(judge_rows(folder, rows, names, lesions=lesions)),
         "colours": _colours(),
     }
-    return _template().render(values)
+    return (template or read_template()).render(values)
 
 
-@cache
-def _template() -> Template:
-    """Return the page's template, compiled once in a process: a running batch renders the page after each slide."""
+def read_template() -> Template:
+    """Return the page's template. Compiling it takes ten times as long as rendering: a batch that goes on keeps it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     templates = Environment(

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from wsi_meta.errors import OutputExistsError, WsiMetaError, first_line, one_line, printable
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
-from wsi_meta.worklist.page import GENERATOR, render_page
+from wsi_meta.worklist.page import GENERATOR, read_template, render_page
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 __all__ = ["PAGE", "Worklist", "read_page", "read_thumbnail", "renew_worklist", "worklist_page"]
 
@@ -70,13 +75,18 @@ class Worklist:
         if time.monotonic() >= self._due:
             self._write(lesions=False, wait_s=0.0)
 
+    @cached_property
+    def _template(self) -> Template:
+        return read_template()
+
     def _write(self, *, lesions: bool, wait_s: float) -> None:
         if self._report is None:
             return
         begun = time.monotonic()
         try:
             running = (self._done, self._slides) if self._done < self._slides else None
-            _write_page(self._folder, self._report, lesions=lesions, running=running, wait_s=wait_s)
+            page = partial(render_page, lesions=lesions, running=running, template=self._template)
+            _write_page(self._folder, self._report, page, wait_s)
         except OutputExistsError as error:
             if wait_s:  # else another batch is writing the page, with these rows or soon with them
                 logger.warning("%s", one_line(error))
@@ -102,7 +112,7 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
         if row["heatmap"] and row["scanned"] is not None:
             store = folder / Path(row["heatmap"]).name
             make_thumbnail(store, row["slide"], _picture(report, store))
-    _write_page(folder, report, lesions=True, running=None, wait_s=WAIT_S)
+    _write_page(folder, report, partial(render_page, lesions=True, running=None), WAIT_S)
 
 
 def worklist_page(folder: Path) -> Path | None:
@@ -157,13 +167,13 @@ def _is_ours(report: Path) -> bool:
     return all(entry.name.startswith((f"{PAGE}.", f".{PAGE}.")) or entry.name == PICTURES for entry in report.iterdir())
 
 
-def _write_page(folder: Path, report: Path, *, lesions: bool, running: tuple[int, int] | None, wait_s: float) -> None:
+def _write_page(folder: Path, report: Path, render: Callable[[Path, list[Row], dict[str, str]], str], wait_s: float) -> None:
     with locked(report / PAGE, wait_s=wait_s):
         rows = open_table(folder).rows()
         pictures = {printable(path.stem): f"{PICTURES}/{path.name}" for path in (report / PICTURES).glob("*.jpg")}
-        page = render_page(folder, rows, pictures, lesions=lesions, running=running)
-        with written_whole(report / PAGE) as partial:
-            partial.write_text(page, encoding="utf-8")
+        page = render(folder, rows, pictures)
+        with written_whole(report / PAGE) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
 
 
 def _picture(report: Path, store: Path) -> Path:
