@@ -76,12 +76,11 @@ def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
     ----------
     slide : of the one heatmap; it is named where it would not be found
     """
-    from wsi_meta.files.address import Address
     from wsi_meta.heatmaps.ownership import is_store
+    from wsi_meta.worklist.slide_places import lies_near
     from wsi_meta.worklist.worklist import worklist_page
 
-    found = slide is None or (not isinstance(slide, Address) and slide.absolute().parent in path.absolute().parents[:2])
-    named = "" if found else f" --slide {shlex.quote(str(slide))}"
+    named = "" if slide is None or lies_near(path, slide) else f" --slide {shlex.quote(str(slide))}"
     lines = [f"look: wsi-meta view {shlex.quote(str(path))}{named}"]
     if not is_store(path):
         page, table = worklist_page(path), path / "summary.csv"

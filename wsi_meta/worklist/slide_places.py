@@ -14,7 +14,7 @@ from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import open_table
 
-__all__ = ["find_slide", "slide_places"]
+__all__ = ["find_slide", "lies_near", "slide_places"]
 
 
 def find_slide(heatmap: Heatmap) -> Path | None:
@@ -23,10 +23,19 @@ def find_slide(heatmap: Heatmap) -> Path | None:
     return next((place for place in places if is_scanned_slide(heatmap, place)), None)
 
 
+def lies_near(store: Path, slide: SlidePath) -> bool:
+    """Tell whether a slide is where it is looked for first: beside its store, or beside that one's folder."""
+    return isinstance(slide, Path) and slide.absolute().parent in _near(store)
+
+
+def _near(store: Path) -> tuple[Path, ...]:
+    return tuple(store.absolute().parents[:2])
+
+
 def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
     """Yield what may be the slide of a store: files beside it, beside its folder and of the folder's table, then addresses."""
     name, folder = Path(record.slide.file).name, store.absolute().parent
-    places = [folder / name, folder.parent / name]
+    places = [near / name for near in _near(store)]
     addresses: list[SlidePath] = []
     with suppress(WsiMetaError, OSError, ValueError):  # the table is not ours, or cannot be read
         for row in open_table(folder).rows():
