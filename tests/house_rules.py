@@ -30,6 +30,7 @@ ORDER = (
     "scanning",
     "datasets",
     "evaluation",
+    "challenges",
     "training",
     "exchange",
     "worklist",

@@ -28,7 +28,7 @@ from torch import nn
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.evaluation.evaluate import store_feature_statistics
+from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card

@@ -142,7 +142,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 @options.as_json_option
 def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, as_json: bool) -> None:
     """Fit a score model to the heatmaps in the folder SCANS; its AUC comes from cross-validation over patients."""
-    from wsi_meta.heatmaps.score_model import fit_score as fit
+    from wsi_meta.challenges.score_fitting import fit_score as fit
 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite, progress=True)), as_json=as_json)
 

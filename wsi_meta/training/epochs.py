@@ -17,7 +17,7 @@ from torch import nn
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import TrainingError, first_line
-from wsi_meta.evaluation.evaluate import store_feature_statistics
+from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, save_model
 from wsi_meta.models.weights import half_precision

@@ -15,7 +15,8 @@ from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
-from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import CHANCE, RANGES, ModelCard, read_card
