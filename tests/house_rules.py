@@ -13,7 +13,10 @@ from pathlib import Path
 
 ORDER = (
     "errors",
+    "words",
+    "versions",
     "outputs",
+    "logs",
     "progress",
     "tiffs",
     "files",

@@ -16,11 +16,12 @@ from wsi_meta.challenges.cohort import Cohort, JudgedSlide, Reading, Scores, jud
 from wsi_meta.challenges.froc import FALSE_POSITIVES, froc_curve, froc_interval, script_curve
 from wsi_meta.challenges.froc_figure import draw_froc
 from wsi_meta.challenges.results import FrocResult, SlideAuc
-from wsi_meta.errors import DataError, OutputPathError, some_of
+from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.evaluation.roc import delong, roc_points
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import some_of
 
 __all__ = ["FILES", "froc"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_meta.challenges.froc import FALSE_POSITIVES
 from wsi_meta.challenges.results import FrocResult, SlideAuc
-from wsi_meta.errors import counted
+from wsi_meta.words import counted
 
 __all__ = ["draw_froc"]
 

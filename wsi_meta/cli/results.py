@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import HeatmapError, SlideReadError, one_line, printable
+from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.progress import note
+from wsi_meta.words import one_line, printable
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath

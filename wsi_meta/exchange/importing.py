@@ -22,9 +22,9 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
-from wsi_meta.models.versions import library_versions
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
+from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.errors import DataError, HeatmapError, first_line
+from wsi_meta.errors import DataError, HeatmapError
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.quality.verdict import Verdict
+from wsi_meta.words import first_line
 
 __all__ = [
     "FEATURES",

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, counted
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.number_format import format_probability
 from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
+from wsi_meta.words import counted, format_probability
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

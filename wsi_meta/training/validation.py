@@ -25,10 +25,10 @@ from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
-from wsi_meta.models.versions import library_versions
 from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note
 from wsi_meta.training.mosaics import compare_dense
+from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
