@@ -13,7 +13,10 @@ from pathlib import Path
 
 ORDER = (
     "errors",
+    "words",
+    "versions",
     "outputs",
+    "logs",
     "progress",
     "tiffs",
     "files",
@@ -30,6 +33,7 @@ ORDER = (
     "scanning",
     "datasets",
     "evaluation",
+    "challenges",
     "training",
     "exchange",
     "worklist",

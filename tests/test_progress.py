@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.progress import FIRST_S, TELL_S, Console, LogFile, ProgressBar, counted_cells, duration, note, progress_bar, tell
+from wsi_meta.logs import Console, LogFile
+from wsi_meta.progress import FIRST_S, TELL_S, ProgressBar, counted_cells, note, progress_bar, tell
 
 logger = logging.getLogger("wsi_meta")
 
@@ -217,19 +218,3 @@ def test_what_is_no_log_is_never_added_to(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone" / "log"):
         with pytest.raises(OutputPathError):
             LogFile(path, as_json=False)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [
-        (0.04, "0.0 s"),
-        (9.94, "9.9 s"),
-        (9.96, "10 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min"),
-        (90, "1 min 30 s"),
-        (7262, "2 h 1 min"),
-    ],
-)
-def test_times_in_words(seconds: float, told: str) -> None:
-    assert duration(seconds) == told

@@ -4,6 +4,9 @@ from .annotations.detections import write_detections as write_detections
 from .annotations.outlines import Annotations as Annotations
 from .annotations.outlines import Outline as Outline
 from .annotations.outlines import read_annotations as read_annotations
+from .challenges.camelyon16 import froc as froc
+from .challenges.score_fitting import fit_score as fit_score
+from .challenges.staging import stage as stage
 from .checkup.doctor import doctor as doctor
 from .cohorts.batch import scan_slides as scan_slides
 from .cohorts.copies import Stage as Stage
@@ -28,10 +31,8 @@ from .errors import SlideReadError as SlideReadError
 from .errors import TrainingError as TrainingError
 from .errors import WsiMetaError as WsiMetaError
 from .evaluation.calibrate import calibrate as calibrate
-from .evaluation.camelyon16 import froc as froc
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.results import Evaluation as Evaluation
-from .evaluation.staging import stage as stage
 from .exchange.exporting import Exported as Exported
 from .exchange.exporting import export_model as export_model
 from .exchange.importing import import_model as import_model
@@ -44,7 +45,6 @@ from .heatmaps.lesions import write_lesions as write_lesions
 from .heatmaps.regions import Lesion as Lesion
 from .heatmaps.score_model import ScoreModel as ScoreModel
 from .heatmaps.score_model import SlideScore as SlideScore
-from .heatmaps.score_model import fit_score as fit_score
 from .heatmaps.score_model import score_heatmap as score_heatmap
 from .heatmaps.scoring import score_slide as score_slide
 from .heatmaps.store import Heatmap as Heatmap

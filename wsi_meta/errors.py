@@ -1,4 +1,4 @@
-"""Every error the package raises on bad input, and how an error or a name is shown.
+"""Every error the package raises on bad input, and what refuses an option or a missing library.
 
 Each is a ``WsiMetaError`` and also the built-in that fits, so that a pipeline may catch either. A message is one line:
 the file, what was found, what was expected, what to do.
@@ -7,8 +7,7 @@ the file, what was found, what was expected, what to do.
 from __future__ import annotations
 
 import operator
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +26,10 @@ __all__ = [
     "SlideReadError",
     "TrainingError",
     "WsiMetaError",
-    "first_line",
     "is_truth",
     "missing_libraries",
     "named_by_source",
-    "one_line",
-    "printable",
     "require",
-    "some_of",
     "truth",
     "whole_number",
 ]
@@ -53,9 +48,6 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 INTERRUPTED = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
 """What a command says after Ctrl-C."""
-
-_ESCAPED = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
-"""Unicode categories of what a terminal may obey or cannot show: controls, direction marks, undecoded bytes, line ends."""
 
 
 class WsiMetaError(Exception):
@@ -147,41 +139,6 @@ def whole_number(name: str, value: Any, expected: str = "a whole number") -> int
     raise OptionsError(f"{name} {value!r}; expected {expected}")
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """Return a number and what it is of: ``1 lesion``, ``1,200 lesions``; `plural` where that does not end in s alone."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def printable(text: str) -> str:
-    r"""Return a text as one line that any terminal, table or picture can show.
-
-    A file's name may hold line ends, terminal escapes and bytes that are no text: each becomes what Python writes for it, such
-    as ``\n``, ``\x1b`` or, for the byte E9, ``\xe9``.
-    """
-    if text.isprintable():
-        return text
-    return "".join(_escape(char) if unicodedata.category(char) in _ESCAPED else char for char in text)
-
-
-def one_line(error: BaseException) -> str:
-    """Return an error's message as one printable line.
-
-    The errors of this package are one line already: a line end in one belongs to a name, and is escaped. The lines of other
-    errors are joined.
-    """
-    return printable(str(error) if isinstance(error, WsiMetaError) else " ".join(str(error).split()))
-
-
-def first_line(error: BaseException) -> str:
-    """Return what another library's error says, as far as it fits into one line."""
-    return printable(" ".join(str(error).split()[:40])) or type(error).__name__
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Return the first five of some names in words, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 @contextmanager
 def named_by_source(source: object, copy: object) -> Iterator[None]:
     """Let errors of this package name a file itself where a copy of it was read; `copy` is None where none was."""
@@ -200,8 +157,3 @@ def _is_installed(module: str) -> bool:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # what a module says that was kept from being imported, or made by hand
         return False
-
-
-def _escape(char: str) -> str:
-    undecoded = 0xDC80 <= ord(char) <= 0xDCFF  # a byte that is no text, as Python keeps it in a name
-    return f"\\x{ord(char) - 0xDC00:02x}" if undecoded else char.encode("unicode_escape").decode()

@@ -28,13 +28,14 @@ from torch import nn
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.checks import check_patches
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.evaluation.evaluate import store_feature_statistics
+from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.known_patches import KnownPatches
-from wsi_meta.models.model import build_network, cell_logits, load_model, network_of, save_model, stored_weights
+from wsi_meta.models.model import build_network, load_model, network_of, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.trunk import cell_logits
 from wsi_meta.models.weights import half_precision
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.training.augment import augment

@@ -21,8 +21,8 @@ from PIL import Image
 from scipy.spatial.distance import pdist
 
 from wsi_meta import Detections, Heatmap, find_lesions, froc, load_model, scan_slides, to_detections, write_detections
+from wsi_meta.challenges.results import FrocResult
 from wsi_meta.demo.pyramid_writer import write_pyramid
-from wsi_meta.evaluation.camelyon16 import FrocResult
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion, label_regions, longest_distance, measure_regions
 from wsi_meta.models.model import Model
 from wsi_meta.tiling.grid import PatchGrid

@@ -155,7 +155,7 @@ def _machine(device: str) -> dict[str, Any]:
     import torch
 
     from wsi_meta.inference.device import resolve_device
-    from wsi_meta.models.versions import library_versions
+    from wsi_meta.versions import library_versions
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.datasets.shifts import SHIFTS
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
 from wsi_meta.files.locks import locked
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.progress import progress_bar
+from wsi_meta.words import first_line
 
 __all__ = ["show_patches", "shown_path"]
 

@@ -20,7 +20,7 @@ from PIL import Image
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.demo.synthetic import MPP, draw_lymph_node
-from wsi_meta.evaluation.evaluate import look_at
+from wsi_meta.evaluation.model_parts import look_at
 from wsi_meta.models.model import Model, describe_patches, load_model
 from wsi_meta.slides.slide import open_slide
 

@@ -20,7 +20,7 @@ from fuzzing.commands import Ended
 from fuzzing.counts import Counts, Finding, Outcome
 from fuzzing.scans import SIDE_PX, end_of, fork, in_fork, left_beside, read_store, scan, scan_well, write_slides
 from fuzzing.standin import HashPredictor
-from wsi_meta.errors import printable
+from wsi_meta.words import printable
 
 __all__ = ["TRIALS", "run", "trial"]
 

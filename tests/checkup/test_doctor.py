@@ -37,8 +37,8 @@ from wsi_meta.errors import OutputPathError
 from wsi_meta.files.locks import MARK, Holder
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
-from wsi_meta.models.versions import library_versions
 from wsi_meta.scanning.cluster_client import look_at_cluster
+from wsi_meta.versions import library_versions
 
 NOTHING = Looks(
     versions=lambda: Part("versions", {}, ("all",)),

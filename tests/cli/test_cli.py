@@ -27,7 +27,8 @@ import wsi_meta
 from wsi_meta.__main__ import run as start
 from wsi_meta.cli import main
 from wsi_meta.cli.running import describe_error
-from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.errors import SlideReadError
+from wsi_meta.words import printable
 
 ALL = ("--tissue-mask", "none", "--stride", 96, "--batch-size", 4)
 

@@ -17,16 +17,17 @@ from json_output import result_of
 from PIL import Image
 from tiny import logits_of_auc, script, train_tiny
 
+from wsi_meta.challenges.camelyon16 import froc
+from wsi_meta.challenges.score_fitting import fit_score
+from wsi_meta.challenges.staging import stage
 from wsi_meta.cli import main
 from wsi_meta.datasets.sampling import sample
 from wsi_meta.demo.demo import run_demo
 from wsi_meta.errors import DataError
 from wsi_meta.evaluation.calibrate import calibrate
-from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.evaluation.evaluate import evaluate
-from wsi_meta.evaluation.staging import stage
 from wsi_meta.heatmaps.lesions import find_lesions
-from wsi_meta.heatmaps.score_model import fit_score, score_heatmap
+from wsi_meta.heatmaps.score_model import score_heatmap
 from wsi_meta.metadata import info
 from wsi_meta.models.card import read_card
 from wsi_meta.pictures.overlay import draw_overlay

@@ -34,7 +34,8 @@ from wsi_meta.evaluation.calibrate import (
     operating_points,
     validation_metrics,
 )
-from wsi_meta.evaluation.evaluate import evaluate, store_feature_statistics
+from wsi_meta.evaluation.evaluate import evaluate
+from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.models.card import Calibration, ModelCard, check_fitted, read_card
 from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches

@@ -14,7 +14,7 @@ import torch
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.evaluation.calibrate import measuring_predictor
-from wsi_meta.evaluation.evaluate import compare_int8, int8_metrics
+from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.inference.agreement import fast_networks, networks_on
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.models.card import INT8_BARS, ModelCard

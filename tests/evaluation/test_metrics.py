@@ -9,9 +9,9 @@ from scipy.stats import binomtest
 from sklearn import metrics as known
 from sklearn.calibration import calibration_curve
 
-from wsi_meta.evaluation.froc import roc_points
 from wsi_meta.evaluation.metrics import ECE_BINS, auc_of, bootstrap_intervals, figures_of, losses_of, reliability
 from wsi_meta.evaluation.results import Evaluation
+from wsi_meta.evaluation.roc import roc_points
 from wsi_meta.models.card import Calibration, ModelCard
 
 KINDS = ["smooth", "ties", "extremes", "constant", "perfect", "reversed"]

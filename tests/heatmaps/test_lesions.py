@@ -22,9 +22,9 @@ from stores import SLIDE_MPP, write_block, write_store
 from wsi_meta.annotations.detections import read_detections
 from wsi_meta.annotations.outlines import Annotations, read_annotations
 from wsi_meta.annotations.polygonize import trace_cells
+from wsi_meta.challenges.camelyon16 import froc
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, OutputPathError
-from wsi_meta.evaluation.camelyon16 import froc
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.lesions import (
     find_lesions,

@@ -23,9 +23,7 @@ from safetensors.torch import load_file, save
 from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
 from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
-from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.versions import library_versions
 from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
@@ -168,21 +166,6 @@ def test_calibration_keeps_nan() -> None:
     shown = Calibration(2.0, 1.0).to_probability(np.array([np.nan, 0.0], np.float32))
 
     assert np.isnan(shown).tolist() == [True, False]
-
-
-# --- in words
-
-
-def test_no_probability_is_told_as_certain() -> None:
-    told = [format_probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
-    assert told == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
-    assert [format_probability(value, 4) for value in (0.00004, 0.9996, 0.99996)] == ["under 0.0001", "0.9996", "over 0.9999"]
-
-
-def test_no_threshold_is_told_as_0_or_1_that_is_not() -> None:
-    told = [format_threshold(value) for value in (2.0**-149, 0.00512, 0.5, 0.946, 0.9966, 0.99999, 1)]
-    assert told == ["1.4e-45", "0.0051", "0.50", "0.95", "0.997", "0.99999", "1.00"]
-    assert [format_threshold(value, 3) for value in (0.0054, 0.0541, 0.9996, 1)] == ["0.0054", "0.054", "0.9996", "1.000"]
 
 
 # --- saving
@@ -565,11 +548,3 @@ def test_loading_draws_no_random_numbers(model_file: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"cpu"}
-
-
-def test_a_library_that_is_not_installed_is_left_out_of_the_versions() -> None:
-    found = library_versions(("torch", "no-such-library"))
-
-    assert list(found) == ["python", "wsi-meta", "torch"]
-    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert set(found) < set(library_versions())

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.tables import SEPARATORS, read_lines
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

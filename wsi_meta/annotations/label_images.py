@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import DataError, first_line, some_of
+from wsi_meta.errors import DataError
 from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
 from wsi_meta.tiffs.tags import MAX_TILE_PX, ORIENTATION, is_tiff
+from wsi_meta.words import first_line, some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

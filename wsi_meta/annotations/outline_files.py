@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsi_meta.annotations.class_names import class_of
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,8 @@ import numpy as np
 
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, read_drawn
-from wsi_meta.errors import DataError, counted
+from wsi_meta.errors import DataError
+from wsi_meta.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

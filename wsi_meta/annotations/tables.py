@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
+from wsi_meta.words import first_line
 
 __all__ = [
     "LABELS",

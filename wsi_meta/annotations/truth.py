@@ -36,7 +36,7 @@ def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] |
     """Return a mask of outlined tumor, bool (height, width), as large as the outlines and a margin.
 
     A pixel is tumor when its centre is, as in Camelyon16's masks at level 5. An outline so small that it holds no centre counts
-    as the pixel in which it lies, so that what is found there is not false: with :mod:`wsi_meta.evaluation.froc` it is isolated
+    as the pixel in which it lies, so that what is found there is not false: with :mod:`wsi_meta.challenges.froc` it is isolated
     tumor cells. Others that draw nothing, or nothing on the slide, are told.
 
     Parameters

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import OutputPathError, first_line, printable
+from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.paths import MENDS, NO_ROOM, real_path
+from wsi_meta.words import first_line, printable
 
 __all__ = ["Checkup", "Part", "looked_at", "without_names"]
 

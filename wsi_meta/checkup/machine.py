@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.checkup.findings import Part, without_names
-from wsi_meta.errors import EXTRAS, DeviceError, first_line, missing_libraries
-from wsi_meta.models.versions import library_versions
+from wsi_meta.errors import EXTRAS, DeviceError, missing_libraries
+from wsi_meta.versions import library_versions
+from wsi_meta.words import first_line
 
 __all__ = ["GB", "devices", "gpus_of", "memory", "precision", "processor", "versions"]
 

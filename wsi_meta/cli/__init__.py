@@ -26,7 +26,8 @@ from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
-from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, WsiMetaError, printable
+from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, WsiMetaError
+from wsi_meta.words import printable
 
 __all__ = ["main"]
 

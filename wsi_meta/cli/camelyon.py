@@ -49,7 +49,7 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
 
     QuPath counts from the corner of the part of a slide that it shows; --slides finds that corner.
     """
-    from wsi_meta.evaluation.camelyon16 import froc as judge
+    from wsi_meta.challenges.camelyon16 import froc as judge
 
     options.print_result(judge(detections, truth, progress=True, **settings).to_dict(), as_json=as_json)
 
@@ -65,7 +65,7 @@ def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool
 
     NODES is a CSV in the challenge's format: patient,stage with rows like patient_000_node_0.tif,macro.
     """
-    from wsi_meta.evaluation.staging import stage as stage_patients
+    from wsi_meta.challenges.staging import stage as stage_patients
 
     found = stage_patients(nodes, reference=reference, out=out, overwrite=overwrite)
     told = vars(found) | {"compared": None if reference is None else len(found.stages)}

@@ -16,8 +16,9 @@ from click.core import ParameterSource
 
 import wsi_meta
 from wsi_meta.cli import options
-from wsi_meta.errors import DataError, WsiMetaError, first_line
+from wsi_meta.errors import DataError, WsiMetaError
 from wsi_meta.files.address import is_address, slide_path
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner

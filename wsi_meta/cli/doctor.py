@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import printable
+from wsi_meta.words import printable
 
 __all__ = ["doctor"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import printable
+from wsi_meta.words import printable
 
 __all__ = ["info"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta import __version__
-from wsi_meta.errors import printable
 from wsi_meta.files.address import is_address, slide_path
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

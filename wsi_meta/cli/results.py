@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import HeatmapError, SlideReadError, one_line, printable
+from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.progress import note
+from wsi_meta.words import one_line, printable
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
@@ -142,7 +143,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 @options.as_json_option
 def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, as_json: bool) -> None:
     """Fit a score model to the heatmaps in the folder SCANS; its AUC comes from cross-validation over patients."""
-    from wsi_meta.heatmaps.score_model import fit_score as fit
+    from wsi_meta.challenges.score_fitting import fit_score as fit
 
     options.print_result(asdict(fit(scans, labels, out=out, seed=seed, overwrite=overwrite, progress=True)), as_json=as_json)
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import INTERRUPTED, WsiMetaError, one_line
+from wsi_meta.errors import INTERRUPTED, WsiMetaError
+from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import refuse_one_name
-from wsi_meta.progress import Console, LogFile, note
+from wsi_meta.progress import note
+from wsi_meta.words import one_line
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath

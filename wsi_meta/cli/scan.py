@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import config, options, running
-from wsi_meta.errors import OptionsError, printable
+from wsi_meta.errors import OptionsError
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner

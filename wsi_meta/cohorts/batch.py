@@ -14,13 +14,14 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.run_summary import Run, told_run
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
+from wsi_meta.words import first_line, one_line, printable
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
 from wsi_meta.worklist.worklist import Worklist
 

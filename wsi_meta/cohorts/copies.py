@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError, first_line, one_line
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
@@ -22,6 +22,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import NO_ROOM
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.words import first_line, one_line
 
 __all__ = ["BUDGET_GB", "Stage", "Staging", "refuse_elsewhere", "staging"]
 

@@ -12,7 +12,7 @@ from wsi_meta.cohorts.copies import Stage
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import HeatmapError, printable
+from wsi_meta.errors import HeatmapError
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
@@ -20,11 +20,11 @@ from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import refuse_inside_store
-from wsi_meta.progress import duration
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.tissue import as_tissue_mask
+from wsi_meta.words import duration, printable
 
 __all__ = ["BatchPreview", "SlidePreview", "measured_rate", "preview_jobs", "preview_scans"]
 

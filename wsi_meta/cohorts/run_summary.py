@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import counted, one_line
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.inference.device import cpu_supports
-from wsi_meta.progress import duration, tell
+from wsi_meta.progress import tell
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.words import counted, duration, one_line
 from wsi_meta.worklist.summary import INCOMPLETE
 
 __all__ = ["Run", "closing_line", "failures", "told_run", "what_limits"]

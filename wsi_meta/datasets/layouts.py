@@ -25,10 +25,11 @@ from wsi_meta.annotations.tables import label_of, read_table, refuse_twice
 from wsi_meta.datasets.hdf5 import read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
-from wsi_meta.errors import DataError, some_of
+from wsi_meta.errors import DataError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.slides.pixel_size import differs
+from wsi_meta.words import some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

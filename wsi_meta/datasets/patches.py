@@ -15,8 +15,9 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.rgb_images import check_mode, read_rgb
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
 from wsi_meta.slides.pixel_size import COARSER_ALLOWED, differs
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     import torch

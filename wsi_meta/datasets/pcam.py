@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wsi_meta.errors import DataError, OutputPathError, first_line
+from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.slides.pixel_size import COARSEST_MPP, FINEST_MPP
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,7 +18,7 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require, some_of
+from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
@@ -28,6 +28,7 @@ from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.words import some_of
 
 __all__ = ["Sampled", "sample", "share_out"]
 

@@ -1,4 +1,4 @@
-"""How good: figures on patches with intervals and a report, calibration, Camelyon's own yardsticks.
+"""How good on patches: figures with intervals and a report, calibration, and what a model file says by labelled patches.
 
-Judges models and detections; trains nothing.
+Judges models; trains nothing.
 """

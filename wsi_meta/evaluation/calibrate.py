@@ -11,8 +11,9 @@ import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, choose_split
 from wsi_meta.errors import DataError, require
-from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
+from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
+from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics, look_at
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import printable
 from wsi_meta.evaluation.metrics import ECE_BINS, reliability
 from wsi_meta.pictures.colours import COLOUR_MAP
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

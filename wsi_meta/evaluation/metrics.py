@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.evaluation.froc import NO_SPREAD, called_from_the_top
+from wsi_meta.evaluation.roc import NO_SPREAD, called_from_the_top
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ import numpy as np
 import wsi_meta
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.datasets.shifts import SHIFTS
-from wsi_meta.errors import OutputExistsError, OutputPathError, printable
+from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
@@ -25,9 +25,9 @@ from wsi_meta.evaluation.results import Evaluation, Subject, history_path, warn
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.number_format import format_probability
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files
+from wsi_meta.words import format_probability, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

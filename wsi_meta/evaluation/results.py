@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from wsi_meta.datasets.patches import Patches
-from wsi_meta.errors import DataError, first_line
+from wsi_meta.errors import DataError
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ import numpy as np
 
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import cluster_by_hue, describe_hue, nearest_to_mean
-from wsi_meta.evaluation.froc import NO_SPREAD
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of, resampled_figures
+from wsi_meta.evaluation.roc import NO_SPREAD
 from wsi_meta.models.card import ModelCard
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.datasets.patches import Patches
-from wsi_meta.errors import counted
 from wsi_meta.models.dihedral import count_views
+from wsi_meta.words import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.datasets.layouts import Patches, choose_split
 from wsi_meta.errors import ModelFileError, require
 from wsi_meta.evaluation.calibrate import check_prior, expecting, fit_card, measuring_predictor
-from wsi_meta.evaluation.evaluate import INT8_PATCHES, compare_int8, int8_metrics, look_at
+from wsi_meta.evaluation.model_parts import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config
 from wsi_meta.files.locks import locked
@@ -22,9 +22,9 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
-from wsi_meta.models.versions import library_versions
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
+from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,7 +198,7 @@ class Others:
         Parameters
         ----------
         predictor : which gave the logits
-        networks : as for :func:`wsi_meta.evaluation.evaluate.compare_int8`
+        networks : as for :func:`wsi_meta.evaluation.model_parts.compare_int8`
         """
         card, options = self.model.card, self.options
         if len(self.patches) < LEAST_PATCHES:

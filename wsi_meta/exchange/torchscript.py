@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.errors import ModelFileError
 from wsi_meta.exchange.zoo_config import CODE
+from wsi_meta.words import first_line
 
 __all__ = ["load_script", "script_logits", "write_script"]
 

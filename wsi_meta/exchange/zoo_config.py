@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.words import first_line
 
 __all__ = ["CODE", "ZooConfig", "is_script", "read_zoo_config"]
 

@@ -10,9 +10,10 @@ from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 
-from wsi_meta.errors import printable, require
+from wsi_meta.errors import require
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wsi_meta.errors import printable
 from wsi_meta.exports.qupath import CELLS_OF_LESION
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.words import printable
 
 __all__ = ["write_project_script"]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from wsi_meta.errors import SlideReadError, printable, some_of
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.zarr_chunks import may_come_later
 from wsi_meta.tiffs.check import pages_of
 from wsi_meta.tiffs.tags import IS_MASK, REDUCED
+from wsi_meta.words import printable, some_of
 
 __all__ = [
     "Picture",

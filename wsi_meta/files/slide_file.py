@@ -7,9 +7,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import refuse_mangled
 from wsi_meta.tiffs.check import codecs_of
+from wsi_meta.words import first_line
 
 __all__ = [
     "SLIDE_EXTENSIONS",

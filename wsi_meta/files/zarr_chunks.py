@@ -6,7 +6,7 @@ import errno
 from dataclasses import replace
 from typing import Any
 
-from wsi_meta.errors import first_line
+from wsi_meta.words import first_line
 
 __all__ = ["CutError", "NotNowError", "may_come_later", "probed", "told_of"]
 

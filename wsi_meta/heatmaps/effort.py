@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from wsi_meta.progress import duration
+from wsi_meta.words import duration
 
 __all__ = ["Meter", "ScanEffort"]
 

@@ -8,13 +8,14 @@ from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OptionsError, counted, one_line
+from wsi_meta.errors import HeatmapError, OptionsError
 from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
 from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
+from wsi_meta.words import counted, one_line
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanResult

@@ -5,34 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from wsi_meta.annotations.camelyon_slides import patient_of
-from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
-from wsi_meta.errors import DataError, HeatmapError, OutputPathError, first_line, require
+from wsi_meta.errors import DataError, HeatmapError
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
-from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.checks import check_output, refuse_input
-from wsi_meta.outputs.writing import written_whole
-from wsi_meta.progress import progress_bar
 from wsi_meta.quality.verdict import Verdict
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from wsi_meta.words import first_line
 
 __all__ = [
     "FEATURES",
     "ScoreModel",
     "SlideScore",
-    "fit_score",
     "fitted_score",
     "load_score_model",
     "map_features",
@@ -49,12 +40,8 @@ FEATURES = {
 }
 """What a score model uses, in order."""
 FORMAT = "wsi-meta slide score 1"
-STRENGTH = 1.0
-"""Inverse strength of the L2 penalty on standardised features (scikit-learn's C)."""
 LARGEST = 1e30
 """Numbers of a score model are smaller, and scales larger than one over it: within these limits a score stays a number."""
-FOLDS = 5
-"""Largest number of parts for cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     Parameters
     ----------
     heatmap : store, or path of one
-    score_model : file from :func:`fit_score`, for the fitted score beside the default one
+    score_model : file from :func:`wsi_meta.fit_score`, for the fitted score beside the default one
 
     Raises
     ------
@@ -126,7 +113,7 @@ def fitted_score(heatmap: Heatmap, score_model: str | Path) -> dict[str, Any]:
 
     Parameters
     ----------
-    score_model : file from :func:`fit_score`
+    score_model : file from :func:`wsi_meta.fit_score`
 
     Returns
     -------
@@ -158,69 +145,8 @@ def map_features(heatmap: Heatmap) -> dict[str, float]:
     return features
 
 
-def fit_score(
-    scans: str | Path,
-    labels: str | Path,
-    *,
-    out: str | Path,
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = False,
-) -> ScoreModel:
-    """Fit a score model to slides whose label is known: an L2-regularised logistic regression (scikit-learn).
-
-    Parameters
-    ----------
-    scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
-    labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
-        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are
-        ignored.
-    out : JSON file to write; not `labels`
-    seed : of the folds
-    overwrite : replace `out` if it exists
-    progress : show a bar on stderr
-
-    Returns
-    -------
-    The model fitted on all slides; ``validation`` has the AUC of slides scored by models fitted on other patients.
-
-    Raises
-    ------
-    DataError
-        when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
-    HeatmapError, OutputExistsError, OutputPathError, DeviceError
-    """
-    require("train", "fitting a score")
-    if Path(out).suffix.lower() != ".json":
-        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected .json for a score model")
-    target = check_output(out, overwrite=overwrite)
-    refuse_input(target, "the table of labels", labels)
-    if not (stores := stores_in(Path(scans))):
-        raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
-    table = _read_labels(Path(labels))
-    found = {store.stem: table.get(store.stem) for store in stores}
-    if missing := [name for name, row in found.items() if row is None]:
-        raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
-    known = [(row[0], row[1] or patient_of(name)) for name, row in found.items() if row is not None]
-    truth, patients = (np.array(part) for part in zip(*known, strict=True))
-    fewest = min(len(set(patients[truth == label])) for label in (False, True))
-    if fewest < 2:
-        raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
-    features = []
-    with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
-        for store in stores:
-            features.append(map_features(open_sound(store)))
-            bar.update(1)
-    values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
-    validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
-    model = _fit(values, truth, validation)
-    with written_whole(target) as partial:
-        partial.write_text(json.dumps({"format": FORMAT, **asdict(model)}, indent=1) + "\n")
-    return model
-
-
 def load_score_model(path: str | Path) -> ScoreModel:
-    """Read a file from :func:`fit_score`; DataError when it is not one."""
+    """Read a file from :func:`wsi_meta.fit_score`; DataError when it is not one."""
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -251,48 +177,4 @@ def _features(heatmap: Heatmap) -> dict[str, float] | None:
         "log_metastases": math.log1p(sum(lesion.diameter_mm > micro for lesion in lesions)),
         "surest_mean": max((lesion.mean_probability for lesion in lesions), default=0.0),
         "share": float((scanned >= default_threshold(heatmap)).mean()),
-    }
-
-
-def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
-    """Return label and patient by slide; the patient is empty where the table does not say."""
-    rows = read_table(path, ("slide", "label"), "labels", optional=("patient",))
-    for row in rows:
-        if label_of(row[1]) is None:
-            raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(LABELS)}")
-    return NamedRows(path, [(row[0], row.line, (bool(label_of(row[1])), row[2])) for row in rows])
-
-
-def _regression() -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
-
-
-def _fit(values: NDArray[np.float64], truth: NDArray[np.bool_], validation: dict[str, float]) -> ScoreModel:
-    scaler, regression = (step for _, step in _regression().fit(values, truth).steps)
-    mean, scale, weights = (
-        dict(zip(FEATURES, part.tolist(), strict=True)) for part in (scaler.mean_, scaler.scale_, regression.coef_[0])
-    )
-    return ScoreModel(mean, scale, weights, float(regression.intercept_[0]), validation)
-
-
-def _validate(
-    values: NDArray[np.float64], truth: NDArray[np.bool_], patients: NDArray[np.str_], folds: int, seed: int
-) -> dict[str, float]:
-    """Score each slide by a model fitted on other patients."""
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    outside = cross_val_predict(_regression(), values, truth, groups=patients, cv=parts, method="predict_proba")[:, 1]
-    return {
-        "auc": float(roc_auc_score(truth, outside)),
-        "auc_of_default_score": float(roc_auc_score(truth, values[:, 0])),
-        "slides": len(truth),
-        "tumor": int(truth.sum()),
-        "patients": len(set(patients)),
-        "folds": folds,
     }

@@ -8,30 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, counted
-from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.heatmaps.lesions import lesion_facts
-from wsi_meta.heatmaps.ownership import remove_store
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.number_format import format_probability
-from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
+from wsi_meta.words import counted, format_probability
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from wsi_meta.heatmaps.effort import ScanEffort
-
 __all__ = [
     "PieceScore",
-    "describe_end",
     "format_score",
     "kept_lesions",
-    "known_figures",
     "none_found",
-    "refuse_nothing",
     "score_pieces",
     "score_slide",
     "sum_up",
@@ -85,48 +76,6 @@ def none_found(record: ScanRecord) -> str:
     if record.nothing_scanned:
         return "nothing was scanned"
     return "no lesion found" if record.result is not None and record.result.complete else "no lesion in what was read"
-
-
-def describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
-    """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
-    result = heatmap.result
-    score = result.score if result is not None else None
-    complete = result is not None and result.complete
-    found = "no cell was scanned" if score is None else f"score {format_probability(score, 4)}"
-    found += "" if score is None or complete else ", incomplete"
-    facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
-    how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
-    return f"{place} {slide_name(slide)}: {found}{how}".lstrip(), facts | effort.to_facts()
-
-
-def describe_fetched(fetched: int, whole: int, name: str, place: str) -> str:
-    """Return in one line how many bytes were fetched of a slide at an address, and how many it has."""
-    return f"{place} {name}: {fetched / 1e6:,.1f} MB fetched of {whole / 1e6:,.1f} MB ({100 * fetched / whole:.1f} %)".lstrip()
-
-
-def known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:
-    """Return what a store whose blocks are written says of its slide, by the names of a verdict's figures."""
-    measures = heatmap.measures
-    unread, scanned = result.cells["unreadable"], result.cells["scanned"]
-    return {
-        "unread": unread / (unread + scanned) if unread + scanned else None,
-        "inked": heatmap.record.tissue.inked,
-        "blurred": blurred_share(measures["focus"]) if "focus" in measures else None,
-        "folded": folded_share(measures["darkness"]) if "darkness" in measures else None,
-    }
-
-
-def refuse_nothing(heatmap: Heatmap, slide: SlidePath) -> None:
-    """Leave no store behind that holds nothing but unreadable tissue.
-
-    Raises
-    ------
-    SlideReadError
-    """
-    cells = heatmap.result.cells if heatmap.result else {}
-    if cells.get("unreadable") and not cells["scanned"]:
-        remove_store(heatmap.root)
-        raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")
 
 
 @dataclass(frozen=True)

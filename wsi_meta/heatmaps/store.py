@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, first_line, printable
+from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.ome import multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
@@ -44,11 +44,11 @@ from wsi_meta.heatmaps.ownership import (
 )
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
-from wsi_meta.models.number_format import format_probability
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.outputs.writing import flush
 from wsi_meta.tiling.grid import Block, PatchGrid
+from wsi_meta.words import first_line, format_probability, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,9 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from wsi_meta.errors import DeviceError, first_line
+from wsi_meta.errors import DeviceError
 from wsi_meta.inference.batches import ROWS_ALIKE
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

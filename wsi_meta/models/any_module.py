@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from wsi_meta.errors import OptionsError, first_line
+from wsi_meta.errors import OptionsError
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import ADDRESS, bytes_of
+from wsi_meta.words import first_line
 
 __all__ = ["TumorLogit", "hash_module", "name_of"]
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError, first_line
+from wsi_meta.errors import ModelFileError, OptionsError, OutputPathError
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
+from wsi_meta.models.trunk import features_after
 from wsi_meta.models.weights import check_weights, digest_of, with_metadata
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "build_network",
-    "cell_features",
-    "cell_logits",
     "check_model_name",
     "describe_patches",
     "load_model",
@@ -146,52 +146,6 @@ def network_of(state: Mapping[str, torch.Tensor], build: Callable[[], nn.Module]
     return network.eval()
 
 
-def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
-    """Return the logit of every cell of larger images by one pass of the trunk: dense mode.
-
-    ResNet50's trunk has a stride of 32 px, so each of its features stands for a cell, and a patch of 96 px is 3x3 of them:
-    their mean is what the head of the patch classifier sees. A single patch gives one logit, the same as ``network(inputs)``.
-
-    Parameters
-    ----------
-    network : ResNet50 as :func:`build_network` makes it
-    inputs : float32 tensor (n, 3, height, width), sides in multiples of 32 and at least 96
-    step : features from one window to the next: 1 scores every cell, 3 every patch of a mosaic
-
-    Returns
-    -------
-    tensor (n, rows, cols): ``(side / 32 - 3) // step + 1`` logits a side.
-    """
-    logits: torch.Tensor = network.get_submodule("fc")(cell_features(network, inputs, step=step))[..., 0]
-    return logits
-
-
-def cell_features(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
-    """Return what the head sees of every cell of larger images, of each patch where an image is one.
-
-    Parameters
-    ----------
-    network, inputs, step : as for :func:`cell_logits`
-
-    Returns
-    -------
-    tensor (n, rows, cols, 2048).
-    """
-    from torch.nn.functional import avg_pool2d
-
-    return avg_pool2d(_through("layer4", network, inputs), kernel_size=3, stride=step).permute(0, 2, 3, 1)
-
-
-def _through(last: str, network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return what a network's first stages make of its input, (n, channels, rows, cols); `last` is the last one of them."""
-    features = inputs
-    for name, stage in network.named_children():
-        features = stage(features)
-        if name == last:
-            break
-    return features
-
-
 def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the numbers that describe patches, in float32 on the CPU; see :mod:`wsi_meta.models.features`.
 
@@ -211,7 +165,7 @@ def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.flo
     filled = np.concatenate([patches, np.zeros((-len(patches) % PATCHES_AT_ONCE, *patches.shape[1:]), np.uint8)])
     with torch.inference_mode():
         inputs = map(model.card.preprocessing.to_input, torch.from_numpy(filled).split(PATCHES_AT_ONCE))
-        found = [_through(STAGE, model.network, some).mean((2, 3)).numpy() for some in inputs]
+        found = [features_after(STAGE, model.network, some).mean((2, 3)).numpy() for some in inputs]
     return np.concatenate([describe_features(some) for some in found])[: len(patches)]
 
 

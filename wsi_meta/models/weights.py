@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError, first_line
+from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import ModelCard, holds_pickle
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from wsi_meta.errors import first_line
+from wsi_meta.words import first_line
 
 __all__ = ["MENDS", "NO_ROOM", "UNIQUE", "cannot_be_written", "real_path", "unique_name"]
 

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import printable
 from wsi_meta.heatmaps.lesions import lesion_thresholds
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.number_format import format_probability, format_threshold
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
 from wsi_meta.pictures.window import DARKER, UNSEEN, Map, Window
 from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
+from wsi_meta.words import format_probability, format_threshold, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

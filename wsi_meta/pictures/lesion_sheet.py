@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.heatmaps.regions import Lesion, at_least
-from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.lettering import letter
 from wsi_meta.pictures.marks import add_outlines, badge
 from wsi_meta.pictures.page import Entry, Page, dpi_for
 from wsi_meta.pictures.window import Map, Window, read_window
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.words import format_probability
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

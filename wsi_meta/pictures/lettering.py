@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from wsi_meta.errors import printable
+from wsi_meta.words import printable
 
 __all__ = ["Lettering", "break_lines", "letter", "text_width"]
 

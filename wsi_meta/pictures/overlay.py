@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError, counted
+from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
@@ -22,6 +22,7 @@ from wsi_meta.pictures.marks import add_numbers, add_outlines, seen_in
 from wsi_meta.pictures.page import Page, dpi_for
 from wsi_meta.pictures.picture_file import check_picture, write_figure
 from wsi_meta.pictures.window import Map, Window, read_ground, window_of_region
+from wsi_meta.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import counted, printable
 from wsi_meta.pictures.colours import blend
 from wsi_meta.pictures.legend import unseen_entries, veil_entry
 from wsi_meta.pictures.lettering import letter
@@ -17,6 +16,7 @@ from wsi_meta.pictures.window import Window, hatch, read_window
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.pieces import SPECK
 from wsi_meta.tiling.tissue_survey import Kind, TissueSurvey
+from wsi_meta.words import counted, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

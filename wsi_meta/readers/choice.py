@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from wsi_meta.errors import SlideReadError, first_line, named_by_source
+from wsi_meta.errors import SlideReadError, named_by_source
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.image_series import SeveralPicturesError
 from wsi_meta.files.partial_copy import PartialCopy, partial_copy
@@ -24,6 +24,7 @@ from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
 from wsi_meta.tiffs.check import has_sub_pages, is_plain_picture
 from wsi_meta.tiffs.pixel_form import OtherFormError
+from wsi_meta.words import first_line
 
 __all__ = ["READERS", "Opening", "opening"]
 

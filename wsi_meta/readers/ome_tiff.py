@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
@@ -16,6 +16,7 @@ from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
+from wsi_meta.words import first_line
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 

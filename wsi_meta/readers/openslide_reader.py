@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
@@ -21,6 +21,7 @@ from wsi_meta.readers.reader import Bounds, Reader, UnreadableRegionError, mpp_p
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

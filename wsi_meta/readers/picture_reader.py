@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
@@ -17,6 +17,7 @@ from wsi_meta.readers.picture_tiff import read_picture_tiff
 from wsi_meta.readers.reader import WHITE, Bounds, Reader, mpp_properties
 from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import PNG, exif_orientation, refuse_turned
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from wsi_meta.errors import SlideReadError, first_line
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import mpp_of_page
@@ -25,6 +25,7 @@ from wsi_meta.tiffs.tags import (
     WHITE_IS_ZERO,
     YCBCR,
 )
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import first_line
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

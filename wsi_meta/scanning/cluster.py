@@ -16,7 +16,7 @@ from uuid import uuid4
 import numpy as np
 from distributed import Client, Future, WorkerPlugin, get_worker
 
-from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError, first_line
+from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
 from wsi_meta.heatmaps.record import ScanIdentity
@@ -32,6 +32,7 @@ from wsi_meta.scanning.threads import Threads
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -14,8 +14,9 @@ from typing import Any
 
 from distributed import Client
 
-from wsi_meta.errors import DeviceError, first_line
-from wsi_meta.models.versions import library_versions
+from wsi_meta.errors import DeviceError
+from wsi_meta.versions import library_versions
+from wsi_meta.words import first_line
 
 __all__ = ["look_at_cluster", "reached"]
 

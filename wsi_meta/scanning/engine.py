@@ -1,4 +1,7 @@
-"""What runs a scanner's blocks: the one thing that differs between this machine, which is here, and a dask cluster."""
+"""One slide's scan and what came of it, and what runs a scanner's blocks.
+
+The latter is the one thing that differs between this machine, which is here, and a dask cluster.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from wsi_meta.errors import OptionsError, named_by_source
-from wsi_meta.files.address import Address, SlidePath, slide_path
-from wsi_meta.heatmaps.effort import Meter
+from wsi_meta.errors import OptionsError, SlideReadError, named_by_source
+from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
+from wsi_meta.heatmaps.effort import Meter, ScanEffort
 from wsi_meta.heatmaps.lesions import lesion_facts
-from wsi_meta.heatmaps.scoring import known_figures, sum_up
+from wsi_meta.heatmaps.ownership import remove_store
+from wsi_meta.heatmaps.record import ScanResult
+from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.quality.judging import Unlikeness, judge_slide
+from wsi_meta.quality.verdict import blurred_share, folded_share
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.networks import Networks
 from wsi_meta.scanning.options import ScanOptions, ScanPlan
@@ -26,12 +32,13 @@ from wsi_meta.scanning.threads import Threads, Turn
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block
+from wsi_meta.words import format_probability
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "LocalEngine", "SlideCopy", "SlideScan", "SlideSource", "Todo"]
+__all__ = ["Engine", "LocalEngine", "SlideCopy", "SlideScan", "SlideSource", "Todo", "refuse_nothing", "tell_end"]
 
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
@@ -105,13 +112,34 @@ class SlideScan:
         status, probability = heatmap.status, heatmap.probability
         result, lesions = sum_up(status, probability), lesion_facts(heatmap.record, probability, status)
         with meter.timed("computing_s"):
-            known, scanned = known_figures(heatmap, result), status == Status.SCANNED
+            known, scanned = _known_figures(heatmap, result), status == Status.SCANNED
             verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
         if not verdict.ok:
             note(f"{self.slide.name}: {verdict.told_with_figures}")
         meter.count_tiles(self.slide.tiles_decoded)
         heatmap = replace(heatmap, record=heatmap.record.with_run(self.turn.stop_meter()))
         return heatmap.finalise(result, lesions, verdict)
+
+
+def refuse_nothing(heatmap: Heatmap, slide: SlidePath) -> None:
+    """Leave no store behind that holds nothing but unreadable tissue.
+
+    Raises
+    ------
+    SlideReadError
+    """
+    cells = heatmap.result.cells if heatmap.result else {}
+    if cells.get("unreadable") and not cells["scanned"]:
+        remove_store(heatmap.root)
+        raise SlideReadError(f"{slide}: none of its tissue can be read; no heatmap was kept; copy the slide again")
+
+
+def tell_end(note: Callable[..., None], heatmap: Heatmap, source: SlidePath, opened: Slide, turn: Turn) -> None:
+    """Note what came of a slide's scan, and what was fetched of a slide at an address."""
+    told, facts = _describe_end(heatmap, source, turn.place, turn.stop_meter())
+    note(told, event="finished", **facts)
+    if opened.bytes_fetched is not None:
+        note(_describe_fetched(*opened.bytes_fetched, opened.name, turn.place))
 
 
 class Engine(Protocol):
@@ -183,3 +211,32 @@ class LocalEngine:
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise
+
+
+def _known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:
+    """Return what a store whose blocks are written says of its slide, by the names of a verdict's figures."""
+    measures = heatmap.measures
+    unread, scanned = result.cells["unreadable"], result.cells["scanned"]
+    return {
+        "unread": unread / (unread + scanned) if unread + scanned else None,
+        "inked": heatmap.record.tissue.inked,
+        "blurred": blurred_share(measures["focus"]) if "focus" in measures else None,
+        "folded": folded_share(measures["darkness"]) if "darkness" in measures else None,
+    }
+
+
+def _describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
+    """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
+    result = heatmap.result
+    score = result.score if result is not None else None
+    complete = result is not None and result.complete
+    found = "no cell was scanned" if score is None else f"score {format_probability(score, 4)}"
+    found += "" if score is None or complete else ", incomplete"
+    facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
+    how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
+    return f"{place} {slide_name(slide)}: {found}{how}".lstrip(), facts | effort.to_facts()
+
+
+def _describe_fetched(fetched: int, whole: int, name: str, place: str) -> str:
+    """Return in one line how many bytes were fetched of a slide at an address, and how many it has."""
+    return f"{place} {name}: {fetched / 1e6:,.1f} MB fetched of {whole / 1e6:,.1f} MB ({100 * fetched / whole:.1f} %)".lstrip()

@@ -15,9 +15,9 @@ from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, averaging_of
 from wsi_meta.heatmaps.soundness import mended
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.models.versions import library_versions
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,6 @@ from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.ownership import claimed
 from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
-from wsi_meta.heatmaps.scoring import describe_end, describe_fetched, refuse_nothing
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
@@ -23,7 +22,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
-from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource
+from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource, refuse_nothing, tell_end
 from wsi_meta.scanning.identity import continue_or_refuse, find_store, keep_effort, make_record, refuse_other_slide
 from wsi_meta.scanning.networks import Networks, choose_compiled
 from wsi_meta.scanning.options import LatePlan, ScanOptions, ScanPlan, choose_mode, options_of
@@ -143,10 +142,7 @@ class Scanner:
             refuse_nothing(heatmap, source.path)
             if self._score_model is not None:
                 heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
-            told, facts = describe_end(heatmap, source.path, turn.place, turn.stop_meter())
-            self.note(told, event="finished", **facts)
-            if opened.bytes_fetched is not None:
-                self.note(describe_fetched(*opened.bytes_fetched, opened.name, turn.place))
+            tell_end(self.note, heatmap, source.path, opened, turn)
             return heatmap
 
     def line_up(self, place: str = "") -> Turn:

@@ -14,9 +14,10 @@ from wsi_meta.annotations.class_names import is_tissue
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, closed, collection, feature, read_drawn
 from wsi_meta.annotations.outlines import Outline, fill_outlines
 from wsi_meta.annotations.polygonize import trace_cells
-from wsi_meta.errors import DataError, some_of
+from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue_colours import MASK_MPP
+from wsi_meta.words import some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

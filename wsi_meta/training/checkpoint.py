@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import OutputExistsError, OutputPathError, first_line
+from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.recipe import Recipe
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import distributed
 
-from wsi_meta.errors import DeviceError, TrainingError, printable
+from wsi_meta.errors import DeviceError, TrainingError
 from wsi_meta.inference.device import resolve_device
+from wsi_meta.words import printable
 
 __all__ = ["Processes", "joined_processes"]
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from wsi_meta.datasets.batches import batches_of
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import TrainingError, first_line
-from wsi_meta.evaluation.evaluate import store_feature_statistics
+from wsi_meta.errors import TrainingError
+from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, save_model
 from wsi_meta.models.weights import half_precision
@@ -32,6 +32,7 @@ from wsi_meta.training.loader import EpochBatches, Loader, make_loader
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
 from wsi_meta.training.validation import Validation
+from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

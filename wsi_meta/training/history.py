@@ -10,7 +10,7 @@ from typing import Any
 
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, first_line, require
+from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError, require
 from wsi_meta.evaluation.figures import LIGHT, add_legend, style_axes, tick_epochs
 from wsi_meta.evaluation.results import history_path, read_rows
 from wsi_meta.models.card import read_card
@@ -21,6 +21,7 @@ from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.recipe import TrainOptions
+from wsi_meta.words import first_line
 
 __all__ = [
     "Epoch",

@@ -15,7 +15,8 @@ from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
-from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics
+from wsi_meta.evaluation.evaluate import evaluate_patches
+from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import CHANCE, RANGES, ModelCard, read_card
@@ -24,10 +25,10 @@ from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
-from wsi_meta.models.versions import library_versions
 from wsi_meta.models.weights import half_precision
 from wsi_meta.progress import note
 from wsi_meta.training.mosaics import compare_dense
+from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import WsiMetaError, one_line, printable
+from wsi_meta.errors import WsiMetaError
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import at_least, largest_lesion
 from wsi_meta.heatmaps.scoring import format_score, kept_lesions, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.number_format import format_threshold
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
+from wsi_meta.words import format_threshold, one_line, printable
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanRecord, ScanResult

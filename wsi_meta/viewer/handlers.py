@@ -12,7 +12,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.web import Application, HTTPError, RequestHandler
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError, one_line
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.viewer.assets import Assets
 from wsi_meta.viewer.corrections import Corrections, read_corrections, write_corrections
@@ -20,6 +20,7 @@ from wsi_meta.viewer.facts import list_facts, map_facts, slide_facts, slide_scan
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
 from wsi_meta.viewer.shown_map import version_of
+from wsi_meta.words import one_line
 
 __all__ = ["Desk", "make_application"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from wsi_meta.errors import HeatmapError, WsiMetaError, one_line, printable
+from wsi_meta.errors import HeatmapError, WsiMetaError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.inspection import stores_at
@@ -21,6 +21,7 @@ from wsi_meta.heatmaps.scanned_slide import open_as_scanned
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
+from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.slide_places import slide_places
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from wsi_meta import __version__
-from wsi_meta.errors import SlideReadError, printable
+from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import is_address
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.models.number_format import format_probability
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
-from wsi_meta.progress import duration
 from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
+from wsi_meta.words import duration, format_probability, printable
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
 from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsi_meta.evaluation.staging import NODE_LABELS, NODES, STAGES, stage_patient
+from wsi_meta.challenges.staging import NODE_LABELS, NODES, STAGES, stage_patient
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS
 from wsi_meta.worklist.table import Row
 
@@ -18,7 +18,7 @@ class Patient:
 
     name: str
     nodes: dict[str, str | None]
-    """Label of each slide, one of :data:`wsi_meta.evaluation.staging.NODE_LABELS`; None where it has no result."""
+    """Label of each slide, one of :data:`wsi_meta.challenges.staging.NODE_LABELS`; None where it has no result."""
     incomplete: int
     """Slides with a result of which not all was read: what was not read may hold more."""
     labelled: str | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_meta.errors import HeatmapError, one_line, printable
+from wsi_meta.errors import HeatmapError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
@@ -19,6 +19,7 @@ from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 

@@ -22,9 +22,10 @@ from typing import Any
 
 from wsi_meta import __version__
 from wsi_meta.annotations.tables import decode_table, lines_of, split_header
-from wsi_meta.errors import OutputExistsError, first_line, printable
+from wsi_meta.errors import OutputExistsError
 from wsi_meta.files.address import is_address
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import first_line, printable
 
 __all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError, first_line, one_line, printable
+from wsi_meta.errors import HeatmapError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import SlidePath, local_path
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.pictures.window import Map, Window, read_window
+from wsi_meta.words import first_line, one_line, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

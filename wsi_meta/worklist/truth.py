@@ -13,10 +13,12 @@ from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.annotations.tables import LABELS, label_of
-from wsi_meta.errors import WsiMetaError, one_line, some_of
-from wsi_meta.evaluation.cohort import match_slide
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, SlideHits, delong, froc_curve, froc_interval
+from wsi_meta.challenges.cohort import match_slide
+from wsi_meta.challenges.froc import FALSE_POSITIVES, FrocCurve, SlideHits, froc_curve, froc_interval
+from wsi_meta.errors import WsiMetaError
+from wsi_meta.evaluation.roc import delong
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.words import one_line, some_of
 from wsi_meta.worklist.table import Row
 
 __all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from json_output import result_of, results_of
 from stores import write_store
 
+from wsi_meta.challenges.score_fitting import fit_score
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, HeatmapError, OutputExistsError, OutputPathError
-from wsi_meta.heatmaps.score_model import FEATURES, fit_score, load_score_model, map_features, score_heatmap
+from wsi_meta.heatmaps.score_model import FEATURES, load_score_model, map_features, score_heatmap
 from wsi_meta.heatmaps.scoring import score_slide
 from wsi_meta.heatmaps.store import Heatmap
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from json_output import result_of
 from sklearn.metrics import cohen_kappa_score
 
+from wsi_meta.challenges.staging import NODE_LABELS, STAGES, read_stage_table, stage, stage_patient, weighted_kappa
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.evaluation.staging import NODE_LABELS, STAGES, read_stage_table, stage, stage_patient, weighted_kappa
 
 
 @pytest.mark.parametrize(

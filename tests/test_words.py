@@ -1,4 +1,4 @@
-"""How errors and names are shown."""
+"""How errors, names, times and probabilities are shown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.errors import DataError, first_line, one_line, printable, some_of
+from wsi_meta.errors import DataError
+from wsi_meta.words import duration, first_line, format_probability, format_threshold, one_line, printable, some_of
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,31 @@ def test_the_lines_of_another_error_are_joined() -> None:
 @pytest.mark.parametrize(("names", "told"), [("", ""), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")])
 def test_of_many_names_some_are_told_and_how_many_more_there_are(names: str, told: str) -> None:
     assert some_of(list(names)) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (90, "1 min 30 s"),
+        (7262, "2 h 1 min"),
+    ],
+)
+def test_times_in_words(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+def test_no_probability_is_told_as_certain() -> None:
+    told = [format_probability(value) for value in (0, 0.0004, 0.0006, 0.5, 0.9994, 0.9996, 1)]
+    assert told == ["under 0.001", "under 0.001", "0.001", "0.500", "0.999", "over 0.999", "over 0.999"]
+    assert [format_probability(value, 4) for value in (0.00004, 0.9996, 0.99996)] == ["under 0.0001", "0.9996", "over 0.9999"]
+
+
+def test_no_threshold_is_told_as_0_or_1_that_is_not() -> None:
+    told = [format_threshold(value) for value in (2.0**-149, 0.00512, 0.5, 0.946, 0.9966, 0.99999, 1)]
+    assert told == ["1.4e-45", "0.0051", "0.50", "0.95", "0.997", "0.99999", "1.00"]
+    assert [format_threshold(value, 3) for value in (0.0054, 0.0541, 0.9996, 1)] == ["0.0054", "0.054", "0.9996", "1.000"]

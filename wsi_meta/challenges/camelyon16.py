@@ -6,83 +6,29 @@ import csv
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.class_names import ClassNames
-from wsi_meta.errors import DataError, OutputPathError, counted, some_of
-from wsi_meta.evaluation.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
-from wsi_meta.evaluation.froc import FALSE_POSITIVES, FrocCurve, delong, froc_curve, froc_interval, roc_points, script_curve
+from wsi_meta.challenges.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
+from wsi_meta.challenges.froc import FALSE_POSITIVES, froc_curve, froc_interval, script_curve
+from wsi_meta.challenges.froc_figure import draw_froc
+from wsi_meta.challenges.results import FrocResult, SlideAuc
+from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.evaluation.metrics import bootstrap_intervals
+from wsi_meta.evaluation.roc import delong, roc_points
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.words import some_of
 
-__all__ = ["FILES", "FrocResult", "SlideAuc", "draw_froc", "froc"]
+__all__ = ["FILES", "froc"]
 
 logger = logging.getLogger(__name__)
 
-LINE, DOTS = "#2b6f99", "#a8386b"
 FILES = ("froc.json", "froc.csv", "froc.png")
 """What is written: all figures; the curve; its picture."""
-
-
-@dataclass(frozen=True)
-class SlideAuc:
-    """How well the slides' scores separate slides with tumor from the others."""
-
-    auc: float
-    delong: tuple[float, float] | None
-    """95 % interval; None where a class has one slide, or the method knows no spread, as at an AUC of 1."""
-    bootstrap: tuple[float, float] | None
-    """95 % interval, percentile bootstrap over slides; None as above."""
-    tumor: int
-    """Slides with tumor."""
-    normal: int
-    """Slides without tumor."""
-    roc: tuple[tuple[float, float], ...]
-    """For each score, from the highest down: the shares of normal slides and of slides with tumor that reach it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all but the curve as plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "roc"}
-
-
-@dataclass(frozen=True, eq=False)
-class FrocResult:
-    """What :func:`froc` found."""
-
-    curve: FrocCurve
-    score: float | None
-    """Mean sensitivity at 1/4 to 8 false positives a slide, as the organisers' script computes it, with hits in float32; None
-    where the truth has no lesion that counts."""
-    float64_score: float | None
-    """The score where hits and false positives are both compared in float64; the same unless they share scores."""
-    interval: tuple[float, float] | None
-    """95 %, percentile bootstrap over slides; None where fewer than two have lesions, or all resamples agree."""
-    sensitivity: dict[str, float]
-    """By false positives a slide; empty where there is no score."""
-    slides: int
-    """Slides that were judged for lesions, including those without detections."""
-    lesions: int
-    """Lesions that count: all but isolated tumor cells."""
-    isolated: int
-    """Isolated tumor cells, which count neither as found nor as missed."""
-    slide_auc: SlideAuc | None
-    """None where the slides are all of one class."""
-    excluded: dict[str, str]
-    """Slides that the table excludes: from which task, and why."""
-    incomplete: dict[str, str]
-    """Judged slides that were not wholly read, by their heatmap or the table of scores, and why: lesions may be missing
-    there, and their score is of what was read."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all but the curves as plain JSON values."""
-        fields = {name: value for name, value in vars(self).items() if name != "curve"}
-        return fields | {"dropped": self.curve.left_out, "slide_auc": self.slide_auc.to_dict() if self.slide_auc else None}
 
 
 def froc(
@@ -100,7 +46,7 @@ def froc(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FrocResult:
-    """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.evaluation.froc` for the protocol.
+    """Judge detections by Camelyon16's rules; see :mod:`wsi_meta.challenges.froc` for the protocol.
 
     Each CSV file in `detections` is a slide. Its truth is the file of the same name in `truth` (case and an ending ``_mask``
     do not matter); a slide without one is normal. Outlines do not say how large the slide is, so any detection beyond them
@@ -181,55 +127,6 @@ def _tell_float64(score: float, in_float64: float) -> float:
         )
         logger.warning(told, score, in_float64)
     return in_float64
-
-
-def draw_froc(result: FrocResult, out: Path) -> None:
-    """Draw the FROC curve and, where there is one, the ROC curve of the slides beside it; write a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10 if result.slide_auc else 6, 4.2), layout="constrained", dpi=150)
-    left, *right = figure.subplots(1, 2, squeeze=False, width_ratios=(3, 2))[0] if result.slide_auc else [figure.add_subplot()]
-    _draw_lesions(left, result)
-    if result.slide_auc:
-        _draw_slides(right[0], result.slide_auc)
-    figure.savefig(out, format="png")
-
-
-def _draw_lesions(axes: Any, result: FrocResult) -> None:
-    """Draw the FROC curve, logarithmic from 1/8 to 16, with the six points of the score."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    places = np.geomspace(1 / 8, 16, 500)  # the straight lines between points of the curve are not straight on this scale
-    curve = np.interp(places, result.curve.false_positives[::-1], result.curve.sensitivity[::-1])
-    axes.plot(places, curve, color=LINE, lw=2)
-    axes.plot(FALSE_POSITIVES, result.curve.at, "o", color=DOTS, ms=7, mec="white", clip_on=False, label="make the score")
-    axes.set(xscale="log", xlim=(1 / 8, 16), ylim=(0, 1.02), xlabel="false positives per slide", ylabel="lesions found")
-    axes.xaxis.set_major_locator(FixedLocator([1 / 8, *FALSE_POSITIVES, 16]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}" if value >= 1 else f"1/{1 / value:g}"))
-    axes.grid(color="#e3e5ea")
-    axes.set_axisbelow(True)
-    axes.legend(loc="lower right", frameon=False)
-    axes.set_title(_title(result), loc="left", fontsize=11)
-
-
-def _draw_slides(axes: Any, slides: SlideAuc) -> None:
-    """Draw the ROC curve of the slides and the line of chance."""
-    interval = f" (95 %: {slides.delong[0]:.3f} to {slides.delong[1]:.3f})" if slides.delong else ""
-    axes.plot((0, 1), (0, 1), color="#9aa0aa", lw=1, ls="--")
-    axes.plot(*np.transpose(slides.roc), color=LINE, lw=2)
-    axes.set(
-        xlim=(-0.01, 1.01), ylim=(0, 1.02), aspect="equal", xlabel="normal slides called tumor", ylabel="tumor slides found"
-    )
-    axes.grid(color="#e3e5ea")
-    axes.set_axisbelow(True)
-    axes.set_title(f"Slides, AUC {slides.auc:.3f}{interval}", loc="left", fontsize=11)
-
-
-def _title(result: FrocResult) -> str:
-    score = "no score: no lesions" if result.score is None else f"score {result.score:.3f}"
-    interval = f" (95 %: {result.interval[0]:.3f} to {result.interval[1]:.3f})" if result.interval else ""
-    return f"FROC, {score}{interval}, {counted(result.lesions, 'lesion')} on {counted(result.slides, 'slide')}"
 
 
 def _tell_incomplete(cohort: Cohort, table: Scores | None) -> dict[str, str]:

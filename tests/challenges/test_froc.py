@@ -23,10 +23,11 @@ from stores import write_store
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose, read_excluded
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
 from wsi_meta.annotations.truth import warn_of_small_masks
+from wsi_meta.challenges.camelyon16 import FILES, froc
+from wsi_meta.challenges.froc import DOWNSAMPLE, froc_curve, froc_interval, label_lesions, match, script_curve
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
-from wsi_meta.evaluation.camelyon16 import FILES, froc
-from wsi_meta.evaluation.froc import DOWNSAMPLE, delong, froc_curve, froc_interval, label_lesions, match, script_curve
+from wsi_meta.evaluation.roc import delong
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.viewer.corrections import Corrections, write_corrections
 

@@ -19,14 +19,15 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
 from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, warn_of_small_masks
-from wsi_meta.errors import DataError, HeatmapError, WsiMetaError, one_line, some_of
-from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
+from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
+from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import slide_name
 from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, known_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
+from wsi_meta.words import one_line, some_of
 
 __all__ = [
     "Cohort",

@@ -1,0 +1,135 @@
+"""A score model fitted to slides whose label is known; :mod:`wsi_meta.heatmaps.score_model` reads and applies it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsi_meta.annotations.camelyon_slides import patient_of
+from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
+from wsi_meta.errors import DataError, OutputPathError, require
+from wsi_meta.heatmaps.ownership import stores_in
+from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, map_features
+from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.writing import written_whole
+from wsi_meta.progress import progress_bar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["fit_score"]
+
+STRENGTH = 1.0
+"""Inverse strength of the L2 penalty on standardised features (scikit-learn's C)."""
+FOLDS = 5
+"""Largest number of parts for cross-validation."""
+
+
+def fit_score(
+    scans: str | Path,
+    labels: str | Path,
+    *,
+    out: str | Path,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> ScoreModel:
+    """Fit a score model to slides whose label is known: an L2-regularised logistic regression (scikit-learn).
+
+    Parameters
+    ----------
+    scans : folder of heatmap stores ``<slide>.zarr``, as ``wsi-meta scan`` of several slides makes it
+    labels : CSV with columns ``slide`` (name or file, once), ``label`` (tumor or normal, 1 or 0, or CAMELYON17's words) and,
+        where known, ``patient``; without it the part of a name before ``_node_`` is the patient. Rows without a store are
+        ignored.
+    out : JSON file to write; not `labels`
+    seed : of the folds
+    overwrite : replace `out` if it exists
+    progress : show a bar on stderr
+
+    Returns
+    -------
+    The model fitted on all slides; ``validation`` has the AUC of slides scored by models fitted on other patients.
+
+    Raises
+    ------
+    DataError
+        when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
+    HeatmapError, OutputExistsError, OutputPathError, DeviceError
+    """
+    require("train", "fitting a score")
+    if Path(out).suffix.lower() != ".json":
+        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected .json for a score model")
+    target = check_output(out, overwrite=overwrite)
+    refuse_input(target, "the table of labels", labels)
+    if not (stores := stores_in(Path(scans))):
+        raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
+    table = _read_labels(Path(labels))
+    found = {store.stem: table.get(store.stem) for store in stores}
+    if missing := [name for name, row in found.items() if row is None]:
+        raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
+    known = [(row[0], row[1] or patient_of(name)) for name, row in found.items() if row is not None]
+    truth, patients = (np.array(part) for part in zip(*known, strict=True))
+    fewest = min(len(set(patients[truth == label])) for label in (False, True))
+    if fewest < 2:
+        raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
+    features = []
+    with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
+        for store in stores:
+            features.append(map_features(open_sound(store)))
+            bar.update(1)
+    values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
+    validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
+    model = _fit(values, truth, validation)
+    with written_whole(target) as partial:
+        partial.write_text(json.dumps({"format": FORMAT, **asdict(model)}, indent=1) + "\n")
+    return model
+
+
+def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
+    """Return label and patient by slide; the patient is empty where the table does not say."""
+    rows = read_table(path, ("slide", "label"), "labels", optional=("patient",))
+    for row in rows:
+        if label_of(row[1]) is None:
+            raise DataError(f"{path}: label '{row[1]}' of '{row[0]}', line {row.line}; expected one of {', '.join(LABELS)}")
+    return NamedRows(path, [(row[0], row.line, (bool(label_of(row[1])), row[2])) for row in rows])
+
+
+def _regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+
+
+def _fit(values: NDArray[np.float64], truth: NDArray[np.bool_], validation: dict[str, float]) -> ScoreModel:
+    scaler, regression = (step for _, step in _regression().fit(values, truth).steps)
+    mean, scale, weights = (
+        dict(zip(FEATURES, part.tolist(), strict=True)) for part in (scaler.mean_, scaler.scale_, regression.coef_[0])
+    )
+    return ScoreModel(mean, scale, weights, float(regression.intercept_[0]), validation)
+
+
+def _validate(
+    values: NDArray[np.float64], truth: NDArray[np.bool_], patients: NDArray[np.str_], folds: int, seed: int
+) -> dict[str, float]:
+    """Score each slide by a model fitted on other patients."""
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    outside = cross_val_predict(_regression(), values, truth, groups=patients, cv=parts, method="predict_proba")[:, 1]
+    return {
+        "auc": float(roc_auc_score(truth, outside)),
+        "auc_of_default_score": float(roc_auc_score(truth, values[:, 0])),
+        "slides": len(truth),
+        "tumor": int(truth.sum()),
+        "patients": len(set(patients)),
+        "folds": folds,
+    }
