@@ -76,10 +76,27 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "evaluate nothing": ("evaluate default none", 1, "none: no such folder"),
     "evaluate a missing model": ("evaluate none.safetensors patches", 1, "none.safetensors: no such model"),
     "evaluate a missing split": ("evaluate default patches --split test", 1, "patches: no 'test' split"),
+    "evaluate on no device": ("evaluate default patches --device tpu", 1, "--device tpu: not supported"),
     "evaluate into a folder of others": ("evaluate default patches --out patches", 1, "patches: exists"),
     "calibrate on nothing": ("calibrate default none --out m.safetensors", 1, "none: no such folder"),
     "calibrate over a file": ("calibrate default patches --out foreign.safetensors", 1, "foreign.safetensors: exists"),
     "calibrate a foreign model": ("calibrate foreign.safetensors patches --out m.safetensors", 1, "foreign.safetensors: safe"),
+    "calibrate on too few": ("calibrate default patches --out m.safetensors", 1, "patches: 1 tumor and 1 normal patches"),
+    "import over a file": (
+        "import-model net.pth --data patches --out foreign.safetensors",
+        1,
+        "foreign.safetensors: exists",
+    ),
+    "import nothing": ("import-model none.pth --data patches --out m.safetensors", 1, "none.pth: no such file"),
+    "import on too few": ("import-model net.pth --data patches --out m.safetensors", 1, "patches: 1 tumor and 1 normal"),
+    "import on no device": (
+        "import-model net.pth --data patches --out m.safetensors --device tpu",
+        1,
+        "--device tpu: not supported",
+    ),
+    "export a missing model": ("export-model none.safetensors --out exported", 1, "none.safetensors: no such model"),
+    "export into a file": ("export-model default --out mask.png", 1, "mask.png: a file; expected the name of a folder"),
+    "demo on no device": ("demo --device tpu --out d", 1, "--device tpu: not supported"),
     "sample from nothing": ("sample none.csv --out sampled", 1, "none.csv: "),
     "sample by a foreign model": ("sample slides.csv --model foreign.safetensors --out sampled", 1, "foreign.safetensors: "),
     "sample over patches": ("sample slides.csv --out pcam", 1, "sampling.json: exists"),
@@ -136,6 +153,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
         Image.fromarray(texture(96, 96)).save(folder / "patches" / "train" / label / "a.png")
     weights = {"fc.weight": np.zeros((1, 8), np.float32)}
     save_file(weights, folder / "foreign.safetensors")
+    (folder / "net.pth").touch()
     card = ModelCard().to_dict() | {"thresholds": {"default": 2}}
     save_file(weights, folder / "bad.safetensors", metadata={"wsi_meta": json.dumps(card)})
     before = sorted(folder.rglob("*"))

@@ -14,6 +14,7 @@ from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
@@ -85,8 +86,9 @@ def calibrate(
     DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
     """
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
-    patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite, tell=True)
+    patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite)
     patches.check()
+    announce_torch()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
     card, logits = fit_card(predictor, patches, workers=workers, progress=progress)
@@ -161,14 +163,12 @@ def check_calibration(
     split: str | None = None,
     prior: float | None = None,
     overwrite: bool = False,
-    tell: bool = False,
 ) -> Patches:
     """Refuse what :func:`calibrate` would refuse before its work, by its errors, without importing torch, which takes seconds.
 
     Parameters
     ----------
     model, data, out, split, prior, overwrite : as for :func:`calibrate`
-    tell : warn of what lies among the patches and is not read
 
     Returns
     -------
@@ -179,8 +179,8 @@ def check_calibration(
     check_model_name(Path(out))
     out = check_output(out, overwrite=overwrite, replaces=MODEL)
     refuse_input(out, "the model to calibrate", model_path(model))
-    shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split, tell=tell)
-    patches.check_mpp(shown.mpp, tell=tell)
+    shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split)
+    patches.check_mpp(shown.mpp)
     return patches
 
 

@@ -20,6 +20,7 @@ from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Agreement, Evaluation, Subject, warn
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, NetworkFactory, compare_precisions, networks_on
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import cpu_settings, own_modes
@@ -89,8 +90,9 @@ def evaluate(
         when `out` cannot be written.
     """
     InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
-    patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite, tell=True)
+    patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite)
     patches.check()
+    announce_torch()
     model = model.as_it_is() if isinstance(model, Model) else load_model(model)
     subject = Subject.of(model, patches, data=tell_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
@@ -111,14 +113,12 @@ def check_evaluation(
     split: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    tell: bool = False,
 ) -> tuple[Patches, str]:
     """Refuse what :func:`evaluate` would refuse before its work, without importing torch, which takes seconds.
 
     Parameters
     ----------
     model, data, split, out, overwrite : as for :func:`evaluate`
-    tell : warn of what lies among the patches and is not read
 
     Returns
     -------
@@ -136,11 +136,11 @@ def check_evaluation(
         raise OptionsError(
             f"{card.architecture}, out: the report shows where a ResNet50 looked; expected no out for another module"
         )
-    splits = open_patches(data, tell=tell)
+    splits = open_patches(data)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
         raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
-    splits[wanted].check_mpp(card.preprocessing.mpp, tell=tell)
+    splits[wanted].check_mpp(card.preprocessing.mpp)
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 
 
