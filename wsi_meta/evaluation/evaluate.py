@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Agreement, Evaluation, Subject, warn
+from wsi_meta.evaluation.results import Agreement, Evaluation, Subject, reuse_of
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.agreement import AT_ONCE, NetworkFactory, compare_precisions, networks_on
 from wsi_meta.inference.device import announce_torch
@@ -42,6 +43,8 @@ __all__ = [
     "look_at",
     "store_feature_statistics",
 ]
+
+logger = logging.getLogger(__name__)
 
 DESCRIBED = 4000
 """Patches that tell what a training set looks like: 64 numbers and how they vary together."""
@@ -181,7 +184,8 @@ def evaluate_patches(
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
     evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
-    warn(card, patches, evaluation, tell=True)
+    for told in reuse_of(card, patches, evaluation):
+        logger.warning("%s", told)
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))

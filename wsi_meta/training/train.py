@@ -189,7 +189,8 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
-    warn_of_refusals(out, tell=job.processes.first)
+    if job.processes.first:
+        warn_of_refusals(out)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
@@ -215,9 +216,8 @@ def _check_batches(job: Job) -> None:
 def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
     start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, shown)
     note(start.summary, enabled=job.options.progress)
-    for told in idle_settings(start, job.recipe):
-        if job.processes.first:
-            logger.warning("%s", told)
+    for told in idle_settings(start, job.recipe) if job.processes.first else ():
+        logger.warning("%s", told)
     return start
 
 
