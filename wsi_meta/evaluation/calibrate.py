@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, choose_split
-from wsi_meta.errors import DataError, require
+from wsi_meta.errors import DataError, OptionsError, require
 from wsi_meta.evaluation.evaluate import compare_int8, evaluate_patches, int8_metrics, look_at
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.files.locks import locked
@@ -83,7 +83,7 @@ def calibrate(
 
     Raises
     ------
-    DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
+    DataError, ModelFileError, DeviceError, OptionsError, OutputExistsError, OutputPathError
     """
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
     patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite)
@@ -150,9 +150,9 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
 
 
 def check_prior(prior: float | None) -> None:
-    """Refuse a prior that is no share of tumor; DataError."""
+    """Refuse a prior that is no share of tumor; OptionsError."""
     if prior is not None and not 0 < prior < 1:
-        raise DataError(f"calibration: prior {prior}; expected a share of tumor between 0 and 1")
+        raise OptionsError(f"prior {prior}; expected a share of tumor between 0 and 1")
 
 
 def check_calibration(

@@ -85,7 +85,9 @@ def export_model(
     ModelFileError
         when the model cannot be read, or what was written gives other logits.
     OptionsError
-        when the format does not exist, or what it needs is not installed.
+        when the format does not exist.
+    DeviceError
+        when what the format needs is not installed.
     OutputExistsError, OutputPathError
     """
     check_export(model, out, format=format, overwrite=overwrite)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.checks import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
-from wsi_meta.errors import TrainingError
+from wsi_meta.errors import OptionsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
@@ -208,7 +208,7 @@ def _check_batches(job: Job) -> None:
     """Refuse a batch that the processes cannot share evenly; say so when batches are too small for mosaics."""
     size, count = job.recipe.batch_size, job.processes.count
     if size % count:
-        raise TrainingError(f"a batch of {size} does not divide by {count} processes; change --batch-size")
+        raise OptionsError(f"a batch of {size} does not divide by {count} processes; change --batch-size")
     if job.recipe.mosaics and mosaic_side(size // count) == 1:
         note("no mosaics: a multiple of 4 as --batch-size (for each process) would make them", enabled=job.options.progress)
 
