@@ -179,8 +179,8 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the
 def tuned_memory(device: str, *, in_bands: bool = False) -> AbstractContextManager[None]:
     """Tune the memory of this process, which is the command's own, unless it is to compute on a GPU.
 
-    This does not ask torch, which takes seconds to load: where ``auto`` becomes a GPU, the memory is tuned all the same, which
-    does no harm. See :func:`wsi_meta.inference.allocator.tuned_memory`; without `in_bands` it is for patches.
+    This does not ask torch, which takes seconds to load: where ``auto`` becomes a GPU, memory is tuned all the same.
+    See :func:`wsi_meta.inference.allocator.tuned_memory`; without `in_bands` it is for patches.
     """
     from wsi_meta.inference.allocator import tuned_memory as tuned
 
