@@ -14,6 +14,7 @@ __all__ = [
     "format_probability",
     "format_threshold",
     "one_line",
+    "out_of_memory",
     "printable",
     "some_of",
 ]
@@ -45,6 +46,14 @@ def one_line(error: BaseException) -> str:
     errors are joined.
     """
     return printable(str(error) if isinstance(error, WsiMetaError) else " ".join(str(error).split()))
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return in words that memory, or a GPU's, did not suffice, and what to do; None for another error."""
+    if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # the second is torch's, on a GPU
+        return None
+    found = one_line(error)
+    return f"out of memory{f' ({found[:400]})' if found else ''}; close other programs, or lower --workers or --batch-size"
 
 
 def first_line(error: BaseException) -> str:

@@ -51,7 +51,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no_mpp": (lambda path: _bare(path, None), "does not say how large its pixels are"),
     "wrong_unit": (lambda path: _bare(path, 0.0097), "cannot be"),
     "text": (lambda path: path.write_text("no slide at all"), "not a slide"),
-    "memory": (lambda path: _dark(path, 4), "there is not enough memory for it"),
+    "memory": (lambda path: _dark(path, 4), "out of memory"),
     "abort": (lambda path: _dark(path, 2), "an earlier scan died (Aborted)"),
     "caf\udce9": (lambda path: path.write_bytes(b"II*\0 and nothing more"), r"caf\xe9.tif: "),
     "webp": (lambda path: _bare(path, compression="webp", compressionargs={"lossless": True}), "compression"),

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 from slide_files import texture, write_slide
@@ -39,10 +41,14 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan a missing slide": ("scan none.tif --out h.zarr", 1, "none.tif: no such file"),
     "scan an address of another kind": ("scan gs://a/s.svs --out h.zarr", 1, "gs://a/s.svs: an address of another kind"),
     "scan what is no slide": ("scan labels.csv --out h.zarr", 1, "labels.csv: not a slide"),
+    "scan an empty file": ("scan empty.tif --out h.zarr", 1, "empty.tif: an empty file"),
+    "scan a cut slide": ("scan cut.tif --out h.zarr", 1, "cut.tif: "),
     "scan a slide of too coarse mpp": ("scan s.tif --mpp 5 --out h.zarr", 1, "s.tif: 5 um per pixel is too coarse"),
     "scan with impossible mpp": ("scan s.tif --mpp 1e-9 --out h.zarr", 1, "s.tif: --mpp says 1e-09 um per pixel"),
     "scan with a missing model": ("scan s.tif --model none.safetensors --out h.zarr", 1, "none.safetensors: no such model"),
     "scan with a foreign model": ("scan s.tif --model foreign.safetensors --out h.zarr", 1, "foreign.safetensors: safetens"),
+    "scan with a pickle": ("scan s.tif --model pickle.pth --out h.zarr", 1, "pickle.pth: a pickle"),
+    "scan with a cut model": ("scan s.tif --model cut.safetensors --out h.zarr", 1, "cut.safetensors: not a safetensors file"),
     "scan with a bad threshold": ("scan s.tif --model bad.safetensors --out h.zarr", 1, "bad.safetensors: its card is"),
     "scan into a picture": ("scan s.tif --out mask.png", 1, "mask.png: exists and is not a heatmap store"),
     "scan into this folder": ("scan s.tif --out .", 1, ".: exists and is not a heatmap store"),
@@ -70,16 +76,36 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "train on nothing": ("train none --init none --out m.safetensors", 1, "none: no such folder"),
     "train on no patches": ("train empty --init none --out m.safetensors", 1, "empty: no labelled patches"),
     "train over a model": ("train patches --init none --out foreign.safetensors", 1, "foreign.safetensors: exists"),
+    "train into no folder": ("train patches --init none --out none/m.safetensors", 1, "none/m.safetensors: there is no folder"),
+    "train into a folder": ("train patches --init none --out empty", 1, "empty: no name of a model file"),
     "train with a bad recipe": ("train patches --lr 1e9 --init none --out m.safetensors", 2, "lr 1000000000.0; expected"),
     "train from nothing": ("train patches --init none.pth --out m.safetensors", 1, "none.pth: no such file"),
     "train on no device": ("train patches --device tpu --init none --out m.safetensors", 1, "--device tpu: not supported"),
     "evaluate nothing": ("evaluate default none", 1, "none: no such folder"),
     "evaluate a missing model": ("evaluate none.safetensors patches", 1, "none.safetensors: no such model"),
+    "evaluate a folder": ("evaluate empty patches", 1, "empty: a directory"),
     "evaluate a missing split": ("evaluate default patches --split test", 1, "patches: no 'test' split"),
+    "evaluate on no device": ("evaluate default patches --device tpu", 1, "--device tpu: not supported"),
     "evaluate into a folder of others": ("evaluate default patches --out patches", 1, "patches: exists"),
     "calibrate on nothing": ("calibrate default none --out m.safetensors", 1, "none: no such folder"),
     "calibrate over a file": ("calibrate default patches --out foreign.safetensors", 1, "foreign.safetensors: exists"),
     "calibrate a foreign model": ("calibrate foreign.safetensors patches --out m.safetensors", 1, "foreign.safetensors: safe"),
+    "calibrate on too few": ("calibrate default patches --out m.safetensors", 1, "patches: 1 tumor and 1 normal patches"),
+    "import over a file": (
+        "import-model net.pth --data patches --out foreign.safetensors",
+        1,
+        "foreign.safetensors: exists",
+    ),
+    "import nothing": ("import-model none.pth --data patches --out m.safetensors", 1, "none.pth: no such file"),
+    "import on too few": ("import-model net.pth --data patches --out m.safetensors", 1, "patches: 1 tumor and 1 normal"),
+    "import on no device": (
+        "import-model net.pth --data patches --out m.safetensors --device tpu",
+        1,
+        "--device tpu: not supported",
+    ),
+    "export a missing model": ("export-model none.safetensors --out exported", 1, "none.safetensors: no such model"),
+    "export into a file": ("export-model default --out mask.png", 1, "mask.png: a file; expected the name of a folder"),
+    "demo on no device": ("demo --device tpu --out d", 1, "--device tpu: not supported"),
     "sample from nothing": ("sample none.csv --out sampled", 1, "none.csv: "),
     "sample by a foreign model": ("sample slides.csv --model foreign.safetensors --out sampled", 1, "foreign.safetensors: "),
     "sample over patches": ("sample slides.csv --out pcam", 1, "sampling.json: exists"),
@@ -110,11 +136,16 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "lesions of nothing": ("lesions none.zarr", 1, "none.zarr: no such store"),
     "check of nothing": ("check none.zarr", 1, "none.zarr: no such store"),
     "info of nothing": ("info none", 1, "none: no such file; expected a slide, a model file or a heatmap"),
+    "info of a missing slide": ("info none.tif", 1, "none.tif: no such file"),
     "info of a folder of heatmaps": ("info maps", 1, "maps: a folder of heatmaps; name one of them, such as maps/a.zarr"),
     "info of another folder": ("info empty", 1, "empty: a directory; expected a slide, a model file or a heatmap"),
     "score of a folder": ("score empty", 1, "empty: a folder without heatmaps; expected"),
 }
 """Command, exit code, and what its line begins with."""
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +155,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     write_slide(folder / "s.tif", texture(300, 400))
     write_store(folder / "other.zarr", np.full((4, 5), 0.25, np.float32))
     Image.fromarray(np.full((30, 900), 255, np.uint8)).save(folder / "mask.png")
+    (folder / "empty.tif").touch()
+    (folder / "cut.tif").write_bytes((folder / "s.tif").read_bytes()[:-20_000])
     (folder / "labels.csv").write_text("slide,label\n" + "x" * 2000)
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
@@ -136,9 +169,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
         Image.fromarray(texture(96, 96)).save(folder / "patches" / "train" / label / "a.png")
     weights = {"fc.weight": np.zeros((1, 8), np.float32)}
     save_file(weights, folder / "foreign.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "foreign.safetensors").read_bytes()[:-10])
+    (folder / "net.pth").touch()
+    torch.save({"fc.weight": torch.zeros(1, 8)}, folder / "pickle.pth")
     card = ModelCard().to_dict() | {"thresholds": {"default": 2}}
     save_file(weights, folder / "bad.safetensors", metadata={"wsi_meta": json.dumps(card)})
-    before = sorted(folder.rglob("*"))
+    before = _contents(folder)
     commands = json.dumps([words.split() for words, _, _ in REFUSALS.values()])
     surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -151,8 +187,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    left = {path.name for path in set(folder.rglob("*")) - set(before)}
-    assert left <= {"scans"}, "nothing but a batch's folder is left behind"
+    after = _contents(folder)
+    assert {path: after.get(path) for path in before} == before
+    assert {path.name for path in set(after) - set(before)} <= {"scans"}, "nothing but a batch's folder is left behind"
     return {name: tuple(found) for name, found in zip(REFUSALS, json.loads(done.stdout), strict=True)}
 
 

@@ -111,14 +111,14 @@ class _Raising(DarknessPredictor):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (MemoryError(), "b.tif: there is not enough memory for it"),
+        (MemoryError(), "b.tif: out of memory; close other programs, or lower --workers"),
         (OverflowError("int too large\nto convert"), "b.tif: cannot be scanned (OverflowError: int too large to convert)"),
         (
             UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"),
             "b.tif: cannot be scanned (UnicodeEncodeE",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "end other programs that use it, or lower --workers"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "b.tif: out of memory (CUDA out of memory); close other programs"),
     ],
 )
 def test_whatever_one_slide_raises_the_others_go_on(tmp_path: Path, thin_model: Model, error: Exception, told: str) -> None:

@@ -173,6 +173,8 @@ def test_the_command_prints_a_line_each_and_the_sums(tmp_path: Path, slides: Pat
 def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, slides: Path, model_file: Path) -> None:
     for name in ("b", "c", "half"):
         (slides / f"{name}.tif").unlink()
-    for given, store in ((slides / "a.tif", "out"), (slides, "out/a.zarr"), (slides / "*.tif", "out/a.zarr")):
-        result = _run(given, "--model", model_file, "--out", tmp_path / "out", "--json")
+    slide = slides / "a.tif"
+    shard = [slide, "--shard", "0/1"]
+    for given, store in (([slide], "out"), ([slides], "out/a.zarr"), ([slides / "*.tif"], "out/a.zarr"), (shard, "out/a.zarr")):
+        result = _run(*given, "--model", model_file, "--out", tmp_path / "out", "--json")
         assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given

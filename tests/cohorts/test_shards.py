@@ -22,11 +22,12 @@ from wsi_meta.models.model import Model
 
 @pytest.mark.parametrize("names", ["abcdefg", "gfbacde"])
 def test_each_slide_is_in_one_shard_in_whatever_order(names: str) -> None:
-    jobs = jobs_of([SlideInput(Path(f"{name}.tif"), name) for name in names], Path("out"), {})
-    parts = [Shard.read(f"{number}/3").part_of(jobs) for number in range(3)]
+    found = [SlideInput(Path(f"{name}.tif"), name) for name in names]
+    jobs = jobs_of(found, Path("out"), {})
+    parts = [jobs_of(found, Path("out"), {}, shard=Shard.read(f"{number}/3")) for number in range(3)]
     assert [{job.slide.name for job in part} for part in parts] == [set("adg"), set("be"), set("cf")]
     assert [job for job in jobs if job in parts[0]] == parts[0], "in the order in which they were given"
-    assert Shard(9, 10).part_of(jobs) == []
+    assert jobs_of(found, Path("out"), {}, shard=Shard(9, 10)) == []
 
 
 @pytest.mark.parametrize("given", ["3/3", "1", "-1/3", "0/0", "a/b", "1/2/3", (3, 3), (-1, 2)])

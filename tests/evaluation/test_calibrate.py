@@ -23,7 +23,7 @@ from tiny import HERE as ALONE
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches, warn_of_few
 from wsi_meta.datasets.patches import Patches
-from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import (
     calibrate,
     card_thresholds,
@@ -148,9 +148,9 @@ def test_a_prior_of_which_no_threshold_keeps_its_meaning_is_refused(prior: float
 
 @pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
 def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
-    with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):
+    with pytest.raises(OptionsError, match="expected a share of tumor between 0 and 1"):
         check_calibration(None, "not looked at", "m.safetensors", prior=prior)  # before the work
-    with pytest.raises(DataError, match="expected a share of tumor between 0 and 1"):
+    with pytest.raises(OptionsError, match="expected a share of tumor between 0 and 1"):
         fit_calibration(np.zeros(2, np.float32), np.array([0, 1], np.uint8), prior=prior)
 
 

@@ -24,7 +24,7 @@ from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, read_losses, warn
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses, reuse_of
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
@@ -277,22 +277,22 @@ def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
     chosen = read.summary() | {"sha256": "of a copy with other names"}
     trained = {"recipe": {"epochs": 1}, "train": chosen}
 
-    assert warn(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
-    (told,) = warn(ModelCard(training=trained), valid, evaluation)
+    assert reuse_of(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
+    (told,) = reuse_of(ModelCard(training=trained), valid, evaluation)
     assert "trained on exactly these patches" in told
-    best, calibrated = warn(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
+    best, calibrated = reuse_of(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
     assert "best epoch was chosen on exactly these" in best
     assert calibrated == "The model was made with exactly these patches (calibration)."
-    (told,) = warn(ModelCard(training={"train": valid.summary()}), valid, evaluation)
+    (told,) = reuse_of(ModelCard(training={"train": valid.summary()}), valid, evaluation)
     assert "trained on patches of the same names and labels" in told
 
 
-def test_patches_that_a_file_knows_are_counted(valid: Patches, caplog: pytest.LogCaptureFixture) -> None:
+def test_patches_that_a_file_knows_are_counted(valid: Patches) -> None:
     card = ModelCard(training={"recipe": {}, "train": valid.summary(), "valid": valid.summary()})
     evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), known_patches={"train": 3, "valid": 0})
 
-    assert warn(card, valid, evaluation, tell=True) == [caplog.messages[0]]
-    assert caplog.messages[0].startswith("The model was trained on 3 of these 8 patches. The figures show how well")
+    (told,) = reuse_of(card, valid, evaluation)
+    assert told.startswith("The model was trained on 3 of these 8 patches. The figures show how well")
     assert evaluation.to_dict()["known_patches"] == {"train": 3, "valid": 0}
     assert "known_patches" not in evaluation_of(valid, WRONG_ON_TWO).to_dict()
 

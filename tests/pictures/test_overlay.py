@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture, write_slide
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, SlideReadError
+from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, OutputPathError, SlideReadError
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
@@ -140,7 +140,7 @@ def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
         draw_overlay(tmp_path / "gone.zarr", tmp_path / "o.png")
     with pytest.raises(OutputPathError, match="there is no folder"):
         draw_overlay(heatmap, tmp_path / "gone" / "o.png")
-    with pytest.raises(ValueError, match="layer 'status'; expected one of"):
+    with pytest.raises(OptionsError, match="layer 'status'; expected one of"):
         draw_overlay(heatmap, tmp_path / "o.png", layer="status")
     assert not (tmp_path / "o.png").exists()
     (tmp_path / "o.png").write_text("precious")

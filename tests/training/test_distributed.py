@@ -206,9 +206,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tm
 
     ends = in_two(lambda _rank: run_command(words, TINY), tmp_path)
 
-    assert [code for code, _ in ends] == [1, 1]
+    assert [code for code, _ in ends] == [2, 2]
     for _, printed in ends:
-        assert printed == "Error: a batch of 9 does not divide by 2 processes; change --batch-size\n"
+        assert printed.endswith("\nError: a batch of 9 does not divide by 2 processes; change --batch-size\n")
 
 
 def test_a_process_whose_fellow_ends_says_so_in_one_line(patch_folder: Path, tmp_path: Path) -> None:

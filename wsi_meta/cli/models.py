@@ -55,10 +55,8 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
     that shows the patches it was most wrong about. With --shifts both also tell what the stains and scanners of other
     laboratories would cost, in sentences, the worst first.
     """
-    from wsi_meta.evaluation.evaluate import check_evaluation
     from wsi_meta.evaluation.evaluate import evaluate as evaluate_model
 
-    check_evaluation(model, data, **{name: settings[name] for name in ("split", "out", "overwrite")})  # before torch
     with options.tuned_memory(settings["device"]):
         evaluation = evaluate_model(model, data, progress=True, **settings)
     options.print_result(evaluation.to_dict() if as_json else evaluation.to_lines(), as_json=as_json)
@@ -76,10 +74,7 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
     The weights do not change. With --prior, probabilities are fitted to this share of tumor instead of the share in DATA.
     """
     from wsi_meta.evaluation.calibrate import calibrate as calibrate_model
-    from wsi_meta.evaluation.calibrate import check_calibration
 
-    known = {name: settings[name] for name in ("split", "prior", "overwrite")}
-    check_calibration(model, data, out, **known)  # before torch
     with options.tuned_memory(settings["device"]):
         card = calibrate_model(model, data, out, progress=True, **settings).to_dict()
     result = {"model": str(out)} | {name: card[name] for name in ("calibration", "thresholds", "metrics")}
@@ -123,11 +118,8 @@ def import_model(file: Path, data: tuple[Path, ...], out: Path, as_json: bool, *
     FILE holds weights (.pth, .pt, .safetensors; code in them is never run) under torchvision's, timm's or TIAToolbox's names,
     or is a TorchScript of WSInfer's zoo with its config.json. Patches are 96 px.
     """
-    from wsi_meta.exchange.foreign import ImportOptions
-    from wsi_meta.exchange.importing import check_import
     from wsi_meta.exchange.importing import import_model as import_file
 
-    check_import(file, data, out, ImportOptions(**settings))  # before torch
     with options.tuned_memory(settings["device"]):
         card = import_file(file, data, out, progress=True, **settings)
     result = {"model": str(out), "imported": card.training["imported"], "dense": card.dense, "int8": card.allows_int8}
@@ -154,8 +146,6 @@ def export_model(model: str, out: Path, as_json: bool, **settings: Any) -> None:
 
     What was written is loaded again, and its logits are compared with the model's own.
     """
-    from wsi_meta.exchange.exporting import check_export
     from wsi_meta.exchange.exporting import export_model as export_file
 
-    check_export(model, out, **settings)  # before torch
     options.print_result(export_file(model, out, **settings).to_dict(), as_json=as_json)

@@ -177,14 +177,14 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the
 
 
 def tuned_memory(device: str, *, in_bands: bool = False) -> AbstractContextManager[None]:
-    """Tune the memory of this process, which is the command's own, where a CPU computes.
+    """Tune the memory of this process, which is the command's own, unless it is to compute on a GPU.
 
+    This does not ask torch, which takes seconds to load: where ``auto`` becomes a GPU, memory is tuned all the same.
     See :func:`wsi_meta.inference.allocator.tuned_memory`; without `in_bands` it is for patches.
     """
     from wsi_meta.inference.allocator import tuned_memory as tuned
-    from wsi_meta.inference.device import resolve_device
 
-    return tuned(in_bands=in_bands) if resolve_device(device) == "cpu" else nullcontext()
+    return nullcontext() if device.startswith("cuda") else tuned(in_bands=in_bands)
 
 
 def example(text: str) -> str:

@@ -18,7 +18,7 @@ from wsi_meta.errors import INTERRUPTED, WsiMetaError
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import refuse_one_name
 from wsi_meta.progress import note
-from wsi_meta.words import one_line
+from wsi_meta.words import one_line, out_of_memory
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
@@ -99,9 +99,9 @@ def describe_error(error: BaseException) -> str:
         return INTERRUPTED
     if isinstance(error, WsiMetaError | OSError):
         return told or type(error).__name__
+    if (short := out_of_memory(error)) is not None:
+        return short
     found = f" ({told[:400]})" if told else ""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's, on a GPU
-        return f"out of memory{found}; close other programs, or lower --workers or --batch-size"
     return f"{type(error).__name__}{found}; 'wsi-meta --debug ...' shows where it came from"
 
 

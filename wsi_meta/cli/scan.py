@@ -146,10 +146,8 @@ def scan(
     shard, copies = _take_who(settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    alone = out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
-    jobs = jobs_of(found, folder, of_slide, settings, alone=alone)
-    if shard is not None:
-        jobs, alone = shard.part_of(jobs), False
+    alone = shard is None and out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
+    jobs = jobs_of(found, folder, of_slide, settings, alone=alone, shard=shard)
     beside = folder.absolute().parent if alone else folder
     with noted_crashes(beside, [job.slide.path for job in jobs], retry=retry_crashed) as journal:
         if dry_run:

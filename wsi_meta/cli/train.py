@@ -139,7 +139,7 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
 
     Each DATA is a folder; several are joined. Writes the model with the highest validation AUC, its history and curves.
     """
-    from wsi_meta.inference.device import announce_torch
+    from wsi_meta.inference.device import announce_torch, resolve_device
     from wsi_meta.models.card import read_card
     from wsi_meta.training.history import check_training
     from wsi_meta.training.recipe import RECIPES, Recipe, TrainOptions
@@ -151,7 +151,7 @@ def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: 
     announce_torch()
     from wsi_meta.training.train import train as train_model  # torch comes with it
 
-    with options.tuned_memory(settings["device"]):
+    with options.tuned_memory(resolve_device(settings["device"])):
         result = train_model(data, out, init=init, recipe=recipe, progress=True, **settings)
     if result.rank == 0:
         printed: dict[str, Any] = {"model": str(result.model), "history": str(result.history), "curves": str(result.curves)}

@@ -21,7 +21,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
-from wsi_meta.words import first_line, one_line, printable
+from wsi_meta.words import first_line, one_line, out_of_memory, printable
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
 from wsi_meta.worklist.worklist import Worklist
 
@@ -100,8 +100,8 @@ def scan_slides(
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None)
-    return scan_jobs(part.part_of(jobs) if part else jobs, Path(out), open_scanner, copies)
+    jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None, shard=part)
+    return scan_jobs(jobs, Path(out), open_scanner, copies)
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
@@ -229,8 +229,5 @@ def tell_failure(slide: str | SlidePath, error: Exception) -> str:
     """Return one line that says what a slide failed with."""
     if isinstance(error, WsiMetaError | OSError):
         return one_line(error)
-    if isinstance(error, MemoryError):
-        return printable(f"{slide}: there is not enough memory for it; end other programs, or use a larger machine")
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, on a GPU
-        return printable(f"{slide}: the GPU's memory does not suffice; end other programs that use it, or lower --workers")
-    return printable(f"{slide}: cannot be scanned ({type(error).__name__}: {first_line(error)})")
+    short = out_of_memory(error)
+    return printable(f"{slide}: {short or f'cannot be scanned ({type(error).__name__}: {first_line(error)})'}")

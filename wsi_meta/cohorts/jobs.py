@@ -9,6 +9,7 @@ from typing import Any
 
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
+from wsi_meta.cohorts.shards import Shard
 
 __all__ = ["Job", "groups_of", "jobs_of"]
 
@@ -47,25 +48,28 @@ def jobs_of(
     settings: dict[str, Any] | None = None,
     *,
     alone: bool = False,
+    shard: Shard | None = None,
 ) -> list[Job]:
-    """Return a job for each slide, with its own settings before those of all.
+    """Return a job for each slide that is to be scanned here, with its own settings before those of all.
 
     Parameters
     ----------
     out : folder of the stores; `alone`, the one slide's store itself
     of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
     settings : of the scanner, for slides that have none of their own; None where they are not known
+    shard : part of the slides; None for all
     """
+    own = range(len(found)) if shard is None else shard.places_of([slide.name for slide in found])
     return [
         Job(
-            f"[{number}/{len(found)}]",
+            f"[{place + 1}/{len(found)}]",
             slide,
             out if alone else out / f"{slide.name}.zarr",
             of_slide | slide.slide_settings,
             None if settings is None else settings | slide.scanner_settings,
             alone,
         )
-        for number, slide in enumerate(found, 1)
+        for place, slide in ((place, found[place]) for place in own)
     ]
 
 

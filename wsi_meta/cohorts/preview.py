@@ -131,12 +131,13 @@ def preview_scans(
     DataError, OutputPathError, OutputExistsError, OptionsError
         as :func:`wsi_meta.scan_slides`.
     """
+    part = None if shard is None else Shard.read(shard)
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    check_batch_folder(Path(out), len(found))
-    jobs = jobs_of(found, Path(out), of_slide)
-    return preview_jobs(jobs if shard is None else Shard.read(shard).part_of(jobs), open_scanner)
+    jobs = jobs_of(found, Path(out), of_slide, shard=part)
+    check_batch_folder(Path(out), len(jobs))
+    return preview_jobs(jobs, open_scanner)
 
 
 def preview_jobs(

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsi_meta.cohorts.jobs import Job
 from wsi_meta.errors import OptionsError
 
 __all__ = ["Shard"]
@@ -41,7 +40,6 @@ class Shard:
             raise OptionsError(f"shard '{given}'; expected I/N with I from 0 to N - 1, such as 0/3")
         return cls(int(found[1]), int(found[2]))
 
-    def part_of(self, jobs: Sequence[Job]) -> list[Job]:
-        """Return the jobs that are its own, in the order in which they were given."""
-        own = {job.place for job in sorted(jobs, key=lambda job: job.slide.name)[self.number :: self.of]}
-        return [job for job in jobs if job.place in own]
+    def places_of(self, names: Sequence[str]) -> list[int]:
+        """Return at which places of a list of all slides' names its own ones stand, in the order of the list."""
+        return sorted(sorted(range(len(names)), key=names.__getitem__)[self.number :: self.of])

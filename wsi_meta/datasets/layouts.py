@@ -99,9 +99,9 @@ def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
 
 
-def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None, tell: bool = False) -> Patches:
+def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None) -> Patches:
     """Return the patches to calibrate on: `split`, ``valid`` or the only one; DataError for none, or too few of a class."""
-    splits = open_patches(data, tell=tell)
+    splits = open_patches(data)
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
         raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
@@ -109,8 +109,7 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
     if min(tumor, n - tumor) < 2:
         told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
         raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
-    if tell:
-        warn_of_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
+    warn_of_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
     return splits[wanted]
 
 

@@ -139,7 +139,7 @@ class Patches(TorchDataset):
                 self._check_shape(path, image.size)
         self.check_classes()
 
-    def check_mpp(self, shown: float, *, tell: bool = True) -> None:
+    def check_mpp(self, shown: float) -> None:
         """Compare the pixel size, where it is known, with what a model is shown; warn of one that is a little off.
 
         Raises
@@ -152,8 +152,7 @@ class Patches(TorchDataset):
         told = f"{self.files[0].parent}: patches of {self.mpp:g} um per pixel, and the model is shown {shown:g}"
         if max(self.mpp / shown, shown / self.mpp) > COARSER_ALLOWED:
             raise DataError(f"{told}; expected the same; cut them again with 'wsi-meta sample --model'")
-        if tell:
-            logger.warning("%s", told)
+        logger.warning("%s", told)
 
     def check_classes(self) -> None:
         """Raise a DataError when there is only one class, or nothing."""

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.datasets.layouts import Patches, choose_split
-from wsi_meta.errors import DataError, require
+from wsi_meta.errors import DataError, OptionsError, require
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics, look_at
 from wsi_meta.files.locks import locked
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
@@ -83,11 +84,12 @@ def calibrate(
 
     Raises
     ------
-    DataError, ModelFileError, DeviceError, OutputExistsError, OutputPathError
+    DataError, ModelFileError, DeviceError, OptionsError, OutputExistsError, OutputPathError
     """
     asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
-    patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite, tell=True)
+    patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite)
     patches.check()
+    announce_torch()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
     card, logits = fit_card(predictor, patches, workers=workers, progress=progress)
@@ -149,9 +151,9 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
 
 
 def check_prior(prior: float | None) -> None:
-    """Refuse a prior that is no share of tumor; DataError."""
+    """Refuse a prior that is no share of tumor; OptionsError."""
     if prior is not None and not 0 < prior < 1:
-        raise DataError(f"calibration: prior {prior}; expected a share of tumor between 0 and 1")
+        raise OptionsError(f"prior {prior}; expected a share of tumor between 0 and 1")
 
 
 def check_calibration(
@@ -162,14 +164,12 @@ def check_calibration(
     split: str | None = None,
     prior: float | None = None,
     overwrite: bool = False,
-    tell: bool = False,
 ) -> Patches:
     """Refuse what :func:`calibrate` would refuse before its work, by its errors, without importing torch, which takes seconds.
 
     Parameters
     ----------
     model, data, out, split, prior, overwrite : as for :func:`calibrate`
-    tell : warn of what lies among the patches and is not read
 
     Returns
     -------
@@ -180,8 +180,8 @@ def check_calibration(
     check_model_name(Path(out))
     out = check_output(out, overwrite=overwrite, replaces=MODEL)
     refuse_input(out, "the model to calibrate", model_path(model))
-    shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split, tell=tell)
-    patches.check_mpp(shown.mpp, tell=tell)
+    shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split)
+    patches.check_mpp(shown.mpp)
     return patches
 
 

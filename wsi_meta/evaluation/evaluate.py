@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, warn
+from wsi_meta.evaluation.results import Evaluation, Subject, reuse_of
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
@@ -26,6 +28,8 @@ from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.progress import note, progress_bar
 
 __all__ = ["check_evaluation", "evaluate", "evaluate_patches"]
+
+logger = logging.getLogger(__name__)
 
 
 @own_modes()
@@ -69,8 +73,9 @@ def evaluate(
         when `out` cannot be written.
     """
     InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
-    patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite, tell=True)
+    patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite)
     patches.check()
+    announce_torch()
     model = model.as_it_is() if isinstance(model, Model) else load_model(model)
     subject = Subject.of(model, patches, data=tell_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
@@ -91,14 +96,12 @@ def check_evaluation(
     split: str | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    tell: bool = False,
 ) -> tuple[Patches, str]:
     """Refuse what :func:`evaluate` would refuse before its work, without importing torch, which takes seconds.
 
     Parameters
     ----------
     model, data, split, out, overwrite : as for :func:`evaluate`
-    tell : warn of what lies among the patches and is not read
 
     Returns
     -------
@@ -116,11 +119,11 @@ def check_evaluation(
         raise OptionsError(
             f"{card.architecture}, out: the report shows where a ResNet50 looked; expected no out for another module"
         )
-    splits = open_patches(data, tell=tell)
+    splits = open_patches(data)
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
         raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
-    splits[wanted].check_mpp(card.preprocessing.mpp, tell=tell)
+    splits[wanted].check_mpp(card.preprocessing.mpp)
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 
 
@@ -161,7 +164,8 @@ def evaluate_patches(
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
     evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
-    warn(card, patches, evaluation, tell=True)
+    for told in reuse_of(card, patches, evaluation):
+        logger.warning("%s", told)
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))

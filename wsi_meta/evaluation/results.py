@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -23,11 +22,9 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "read_rows", "warn"]
+__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "read_rows", "reuse_of"]
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 CHANCE_DRAWS = 20
 """Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
@@ -212,15 +209,11 @@ class Subject:
         return cls(model, patches, data, split, tta, losses if losses and _are_of(losses, model.card) else None)
 
 
-def warn(card: ModelCard, patches: Patches, evaluation: Evaluation, *, tell: bool = False) -> list[str]:
-    """Warn where evaluated patches were used in making the model, and of how many.
+def reuse_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
+    """Return a sentence for each use of evaluated patches in making the model, which says of how many.
 
     They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
     same ones in the same order are told, and where there is none but of names and labels, by these.
-
-    Parameters
-    ----------
-    tell : warn on stderr, too
     """
     now, known = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}
     told = []
@@ -233,8 +226,6 @@ def warn(card: ModelCard, patches: Patches, evaluation: Evaluation, *, tell: boo
             continue
         if which is not None:
             told.append(LEAKS.get(name, f"The model was made with {{}} ({name}).").replace("{}", which))
-            if tell:
-                logger.warning("%s", told[-1])
     return told
 
 

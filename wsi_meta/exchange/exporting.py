@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.files.locks import locked
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
@@ -84,10 +85,13 @@ def export_model(
     ModelFileError
         when the model cannot be read, or what was written gives other logits.
     OptionsError
-        when the format does not exist, or what it needs is not installed.
+        when the format does not exist.
+    DeviceError
+        when what the format needs is not installed.
     OutputExistsError, OutputPathError
     """
     check_export(model, out, format=format, overwrite=overwrite)
+    announce_torch()
     return write_exported(load_model(model), Path(out), format)
 
 

@@ -17,6 +17,7 @@ from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, rea
 from wsi_meta.exchange.zoo_config import read_zoo_config
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.agreement import NetworkFactory
+from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
@@ -118,14 +119,13 @@ def import_model(
     return run_import(Path(file), data, Path(out), options)
 
 
-def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *, tell: bool = False) -> Patches:
+def check_import(file: Path, data: Folders, out: Path, options: ImportOptions) -> Patches:
     """Refuse what :func:`import_model` would refuse before its work, without importing torch, which takes seconds.
 
     Parameters
     ----------
     file, data, out : as for :func:`import_model`
     options : its other ones
-    tell : warn of what lies among the patches and is not read
 
     Returns
     -------
@@ -142,7 +142,7 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
     check_output(out, overwrite=options.overwrite, replaces=MODEL)
     config = check_foreign(file, options)
     refuse_input(out, "the model to import", file, config)
-    patches = choose_split(data, split=options.split, tell=tell)
+    patches = choose_split(data, split=options.split)
     if config is not None and (seen_px := read_zoo_config(config).preprocessing.patch_px) != patches.patch_px:
         raise ModelFileError(
             f"{config}: the model is shown patches of {seen_px} px; expected {patches.patch_px} px, as labelled patches have; "
@@ -155,8 +155,9 @@ def check_import(file: Path, data: Folders, out: Path, options: ImportOptions, *
 def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, parts: ImportParts | None = None) -> ModelCard:
     """Import as :func:`import_model` does; `parts` is what an import is made of, None: the usual parts."""
     parts = parts or ImportParts()
-    patches = check_import(file, data, out, options, tell=True)
+    patches = check_import(file, data, out, options)
     patches.check()
+    announce_torch()
     foreign = read_foreign(file, options, parts.build_network)
     patches.check_mpp(foreign.preprocessing.mpp)
     card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})

@@ -90,12 +90,11 @@ def draw_overlay(
     OutputPathError
         when `out` cannot be written, has another ending, or is a slide: that is never replaced.
     OptionsError
-        for a region that is not on the slide, or a sheet of a region or without a slide.
-    ValueError
-        for a layer that is none of :data:`wsi_meta.pictures.colours.LAYERS`.
+        for a region that is not on the slide, a sheet of a region or without a slide, or a layer that is none of
+        :data:`wsi_meta.pictures.colours.LAYERS`.
     """
     if layer not in LAYERS:
-        raise ValueError(f"layer {layer!r}; expected one of {LAYERS}")
+        raise OptionsError(f"layer {layer!r}; expected one of {LAYERS}")
     if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
         raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
     if largest is not None and region is not None:

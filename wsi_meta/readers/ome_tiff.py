@@ -12,7 +12,7 @@ from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
@@ -26,10 +26,8 @@ UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
 
 
-class OmeTiffReader(TiffReader):
+class OmeTiffReader(TiffReader, OpenedReader):
     """A tiled TIFF with its pyramid in SubIFDs: RGB of 8 bits, its colours interleaved or each in tiles of its own.
-
-    Its attributes are those of :class:`wsi_meta.readers.reader.Facts`, and `reason`.
 
     Parameters
     ----------
@@ -44,6 +42,8 @@ class OmeTiffReader(TiffReader):
     SlideReadError
         when it holds another picture that is as large, or is to be turned.
     """
+
+    file: WatchedFile
 
     def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
         import tifffile
@@ -66,7 +66,7 @@ class OmeTiffReader(TiffReader):
         for number, orientation in enumerate(turned):
             refuse_turned(shown or path, orientation, f"level {number}")
         expect_one(shown or path, pictures)
-        self.level_dimensions: tuple[tuple[int, int], ...] = tuple(sizes)
+        self.level_dimensions = tuple(sizes)
         width, height = sizes[0]
         self.level_downsamples = mean_ratios(sizes)
         self.tiles = [

@@ -17,7 +17,7 @@ from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_op
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, Reader, UnreadableRegionError, mpp_properties, undecodable
+from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
 from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
@@ -36,7 +36,7 @@ MAX_READ_PX = 4000
 logger = logging.getLogger("wsi_meta")
 
 
-class OpenSlideReader(Reader):
+class OpenSlideReader(OpenedReader):
     """A file opened with OpenSlide. Threads may share it, and share the tiles that it keeps.
 
     OpenSlide opens the file by its name again and again. The path must lead to the same file after every read.
@@ -66,6 +66,7 @@ class OpenSlideReader(Reader):
     """
 
     name = "openslide"
+    file: WatchedFile
 
     def __init__(self, path: Path, file: WatchedFile | None = None) -> None:
         refuse_no_file(path)
@@ -73,8 +74,8 @@ class OpenSlideReader(Reader):
         self._handle: Any = None
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
-        self.level_dimensions: tuple[tuple[int, int], ...] = handle.level_dimensions
-        self.properties: dict[str, str] = dict(handle.properties)
+        self.level_dimensions = handle.level_dimensions
+        self.properties = dict(handle.properties)
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
         if self.properties.get("openslide.vendor") == "generic-tiff":  # of any other kind OpenSlide knows what its pages are
             self._judge_pages()

@@ -13,8 +13,8 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.readers.levels import find_scales
-from wsi_meta.readers.picture_tiff import read_picture_tiff
-from wsi_meta.readers.reader import WHITE, Bounds, Reader, mpp_properties
+from wsi_meta.readers.picture_tiff import read_picture_tiff, refuse_larger
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
 from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import PNG, exif_orientation, refuse_turned
 from wsi_meta.words import first_line
@@ -28,14 +28,12 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 """How the files end that are read as pictures."""
 TIFF_ENDINGS = (".tif", ".tiff")
 """How those end that are pictures where they have no tiles."""
-MOST_PX = 1 << 28
-"""Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
 HEADER = struct.Struct(">II")
 """The width and height in a PNG's header."""
 
 
-class PictureReader(Reader):
-    """The pixels of a picture; attributes as :class:`wsi_meta.readers.reader.Facts` has them.
+class PictureReader(OpenedReader):
+    """The pixels of a picture.
 
     Parameters
     ----------
@@ -53,7 +51,7 @@ class PictureReader(Reader):
 
     def __init__(self, path: Path, pixels: NDArray[np.uint8] | None = None, file: WatchedFile | None = None) -> None:
         self.path, self.background = path, WHITE
-        self.file: WatchedFile | None = None
+        self.file = None
         self.properties = {"openslide.vendor": "picture"}
         if pixels is None:
             refuse_no_file(path)
@@ -65,10 +63,10 @@ class PictureReader(Reader):
         self.properties["openslide.quickhash-1"] = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
         self._pixels = pixels
         height, width = pixels.shape[:2]
-        self.level_dimensions: tuple[tuple[int, int], ...] = ((width, height),)
+        self.level_dimensions = ((width, height),)
         self.level_downsamples: tuple[float, ...] = (1.0,)
         self.bounds = Bounds(0, 0, width, height)
-        self.tiles: list[tuple[int, int] | None] = [None]
+        self.tiles = [None]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
 
     def read_into(self, region: NDArray[np.uint8], _level: int, left: int, top: int) -> None:
@@ -79,7 +77,7 @@ class PictureReader(Reader):
     def _decode(self) -> NDArray[np.uint8]:
         if self.path.suffix.lower() not in TIFF_ENDINGS:
             return _decode(self.path)
-        picture = read_picture_tiff(self.path, MOST_PX, getattr(self.file, "address", None))
+        picture = read_picture_tiff(self.path, getattr(self.file, "address", None))
         self.properties |= mpp_properties(picture.mpp)
         return _rgb_of(self.path, picture.pixels)
 
@@ -93,10 +91,10 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     try:
         if data.startswith(PNG):
             width, height = HEADER.unpack_from(data, 16)
-            _refuse_larger(path, width, height)
+            refuse_larger(path, width, height)
             return _rgb_of(path, imagecodecs.png_decode(data))
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _refuse_larger(path, width, height)
+        refuse_larger(path, width, height)
         if colours in ("CMYK", "YCCK"):
             raise SlideReadError(f"{path}: colours for printing ({colours}); expected RGB; save it as RGB")
         return decode_jpeg(data)
@@ -108,14 +106,6 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         raise SlideReadError(f"{path}: not a whole PNG or JPEG ({first_line(error)}); copy it again") from error
 
 
-def _refuse_larger(path: Path, width: int, height: int) -> None:
-    if width * height > MOST_PX:
-        raise SlideReadError(
-            f"{path}: a picture of {width} x {height} px; expected at most {MOST_PX:,} pixels; "
-            "convert it to a slide (vips tiffsave --tile --pyramid --compression jpeg)"
-        )
-
-
 def _rgb_of(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return pixels as RGB: grey three times; what is transparent on white."""
     if pixels.dtype != np.uint8:
@@ -124,7 +114,7 @@ def _rgb_of(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or not pixels.size:
         raise SlideReadError(f"{path}: shape {pixels.shape}; expected (height, width, 3) of a colour picture")
-    _refuse_larger(path, pixels.shape[1], pixels.shape[0])
+    refuse_larger(path, pixels.shape[1], pixels.shape[0])
     if pixels.shape[2] == 3:
         return pixels
     colours = pixels[..., :3] if pixels.shape[2] == 4 else np.repeat(pixels[..., :1], 3, axis=2)

@@ -30,7 +30,10 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_picture_tiff"]
+__all__ = ["read_picture_tiff", "refuse_larger"]
+
+MOST_PX = 1 << 28
+"""Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
 
 ALPHA_MULTIPLIED, ALPHA = 1, 2
 """TIFF's numbers of what a further sample of a pixel is."""
@@ -43,12 +46,11 @@ class TiffPicture(NamedTuple):
     mpp: tuple[float, float] | None
 
 
-def read_picture_tiff(path: Path, most_px: int, shown: object = None) -> TiffPicture:
+def read_picture_tiff(path: Path, shown: object = None) -> TiffPicture:
     """Read a TIFF whose first page is one picture of 8 bits a sample, stored in strips.
 
     Parameters
     ----------
-    most_px : pixels of the largest picture
     shown : what warnings call it; None is `path`
 
     Raises
@@ -61,7 +63,7 @@ def read_picture_tiff(path: Path, most_px: int, shown: object = None) -> TiffPic
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
-            _refuse_larger(path, page, most_px)
+            refuse_larger(path, int(page.imagewidth), int(page.imagelength))
             expect_one(shown or path, pictures_of_tiff(file))
             _refuse_other_kinds(path, page)
             pixels = _meant(page, _decode(path, page))
@@ -72,11 +74,11 @@ def read_picture_tiff(path: Path, most_px: int, shown: object = None) -> TiffPic
         raise SlideReadError(f"{path}: not a whole TIFF ({first_line(error)}); copy it again, or save it as PNG") from error
 
 
-def _refuse_larger(path: Path, page: Any, most_px: int) -> None:
-    width, height = int(page.imagewidth), int(page.imagelength)
-    if width * height > most_px:
+def refuse_larger(path: Path, width: int, height: int) -> None:
+    """Refuse a picture of more pixels than are held in memory; SlideReadError."""
+    if width * height > MOST_PX:
         raise SlideReadError(
-            f"{path}: a picture of {width} x {height} px without tiles; expected at most {most_px:,} pixels; "
+            f"{path}: a picture of {width} x {height} px; expected at most {MOST_PX:,} pixels; "
             "convert it to a slide (vips tiffsave --tile --pyramid --compression jpeg)"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["WHITE", "Bounds", "Facts", "Reader", "UnreadableRegionError", "mpp_properties", "undecodable"]
+__all__ = ["WHITE", "Bounds", "OpenedReader", "Reader", "UnreadableRegionError", "mpp_properties", "undecodable"]
 
 WHITE = (255, 255, 255)
 """The background of slides that state none."""
@@ -70,13 +70,11 @@ class Reader(ABC):
         """Let go of the file as soon as the reads of other threads have ended. A later read opens it again."""
 
 
-class Facts(Protocol):
-    """What an opened file says of itself."""
+class OpenedReader(Reader):
+    """A reader that opens a file by itself, and what the file says of itself."""
 
-    @property
-    def file(self) -> WatchedFile | None:
-        """The file as it was when it was opened first; None where there is no single one."""
-
+    file: WatchedFile | None
+    """The file as it was when it was opened first; None where there is no single one."""
     properties: dict[str, str]
     """By OpenSlide's names."""
     level_dimensions: tuple[tuple[int, int], ...]

@@ -21,11 +21,10 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.files.image_series import expect_one, pictures_of_zarr
 from wsi_meta.files.remote_file import refuse_without_cloud
-from wsi_meta.files.same_file import WatchedFile
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import WHITE, Bounds
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 from wsi_meta.tiffs.tags import MAX_TILE_PX
@@ -87,10 +86,8 @@ class _Level:
         return np.ascontiguousarray(stored.transpose([left.index(axis) for axis in "yxc"]))
 
 
-class ZarrReader(TileReader):
+class ZarrReader(TileReader, OpenedReader):
     """An OME-Zarr image: RGB of 8 bits with an axis of colours. A chunk is a tile.
-
-    Its attributes are those of :class:`wsi_meta.readers.reader.Facts`, and `reason`.
 
     Parameters
     ----------
@@ -105,7 +102,7 @@ class ZarrReader(TileReader):
     name = "zarr"
 
     def __init__(self, path: SlidePath) -> None:
-        self.file: WatchedFile | None = None
+        self.file = None
         self._far = isinstance(path, Address)
         self._pool: ThreadPoolExecutor | None = None
         self._asking = threading.Lock()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from wsi_meta.datasets.checks import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
-from wsi_meta.errors import TrainingError
+from wsi_meta.errors import OptionsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
@@ -189,7 +189,8 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
-    warn_of_refusals(out, tell=job.processes.first)
+    if job.processes.first:
+        warn_of_refusals(out)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
@@ -207,7 +208,7 @@ def _check_batches(job: Job) -> None:
     """Refuse a batch that the processes cannot share evenly; say so when batches are too small for mosaics."""
     size, count = job.recipe.batch_size, job.processes.count
     if size % count:
-        raise TrainingError(f"a batch of {size} does not divide by {count} processes; change --batch-size")
+        raise OptionsError(f"a batch of {size} does not divide by {count} processes; change --batch-size")
     if job.recipe.mosaics and mosaic_side(size // count) == 1:
         note("no mosaics: a multiple of 4 as --batch-size (for each process) would make them", enabled=job.options.progress)
 
@@ -215,9 +216,8 @@ def _check_batches(job: Job) -> None:
 def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
     start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, shown)
     note(start.summary, enabled=job.options.progress)
-    for told in idle_settings(start, job.recipe):
-        if job.processes.first:
-            logger.warning("%s", told)
+    for told in idle_settings(start, job.recipe) if job.processes.first else ():
+        logger.warning("%s", told)
     return start
 
 

@@ -177,16 +177,13 @@ class Validation:
         return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.shown), "", Path())
 
 
-def warn_of_refusals(out: Path, *, tell: bool) -> None:
+def warn_of_refusals(out: Path) -> None:
     """Warn in one line of the faster ways of scanning that a trained model's measures refuse, with what helps.
 
     Parameters
     ----------
     out : model file
-    tell : whether to do so; one process of several does
     """
-    if not tell:
-        return
     card = read_card(out)
     refused, metrics, remedy = [], card.metrics, "more patches or epochs"
     if "dense_auc" not in metrics:
