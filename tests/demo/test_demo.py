@@ -10,7 +10,7 @@ import pytest
 from wsi_meta.demo.demo import DRAWN, _refuse_others, _separation, run_demo
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import DeviceError, OutputExistsError
 from wsi_meta.tiling.grid import PatchGrid
 
 
@@ -28,6 +28,12 @@ def test_what_no_demo_made_is_never_replaced(name: str, tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match=f"{name}: exists and is not of a demo"):
         run_demo(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_nothing_is_drawn_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cuda:99"):
+        run_demo(tmp_path, device="cuda:99")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_files_of_a_demo_are_replaced(tmp_path: Path) -> None:

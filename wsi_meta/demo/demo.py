@@ -13,7 +13,7 @@ from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation.metrics import auc_of
-from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.inference.options import InferenceOptions, resolve_inference
 from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
@@ -65,10 +65,11 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
     OutputPathError
         when the folder cannot be made.
     """
-    InferenceOptions(device)  # refuses what does not exist
+    asked = InferenceOptions(device)  # refuses what does not exist
     folder = _make_folder(Path(folder))
     slide, store, picture = (folder / f"synthetic-node{ending}" for ending in (".tif", ".zarr", ".png"))
     _refuse_others(slide, store, picture)
+    resolve_inference(asked)  # refuses what this machine lacks
     note("drawing a slide of synthetic lymph-node tissue", enabled=progress)
     image, tumor = draw_lymph_node(side_px, side_px, seed=seed)
     write_pyramid(slide, image, mpp=SLIDE_MPP, description=DRAWN)
