@@ -18,7 +18,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.slides.slide import Slide, open_slide
-from wsi_meta.tiffs.check import pages_of
+from wsi_meta.tiffs.structure import pages_of
 
 __all__ = ["describe", "info"]
 

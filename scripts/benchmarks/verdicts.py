@@ -5,7 +5,7 @@ and under each condition, the figures and the words of a verdict are made as a s
 drawn one, and overviews with ink (--ink, taken for --ink-mpp micrometres per pixel).
 
     .venv/bin/python scripts/benchmarks/verdicts.py default pcam/ SLIDE... --ink THUMBNAIL... [--split valid] [--clusters 40]
-    .venv/bin/python scripts/benchmarks/verdicts.py default pcam/ --fit     # the rule of wsi_meta/quality/pixel_size.py
+    .venv/bin/python scripts/benchmarks/verdicts.py default pcam/ --fit     # the rule of wsi_meta/quality/nuclei.py
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wsi_meta.demo.synthetic import MPP, draw_lymph_node
 from wsi_meta.models.model import Model, describe_patches, load_model
 from wsi_meta.quality.cell_measures import measure_cells
 from wsi_meta.quality.judging import EVERY
-from wsi_meta.quality.pixel_size import band_powers, guess_pixel_size, rich_in_nuclei
+from wsi_meta.quality.nuclei import band_powers, guess_pixel_size, rich_in_nuclei
 from wsi_meta.quality.sample import PATCHES
 from wsi_meta.quality.verdict import LIMITS, Verdict, blurred_share, folded_share, pronounce
 from wsi_meta.slides.slide import open_slide

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.resampling import average_area
-from wsi_meta.tiffs.check import check_tiff
+from wsi_meta.tiffs.structure import check_tiff
 from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = ["Picture", "pictures_of", "what_is_wrong"]

@@ -53,15 +53,15 @@ def _write(path: Path, content: Any) -> Path:
     ],
 )
 def test_kinds(groups: list[str], tumor: tuple[str, ...], excluded: tuple[str, ...], kind: bool | None) -> None:
-    assert ClassNames.told(tumor, excluded).kind(groups) is kind
+    assert ClassNames.parse(tumor, excluded).kind(groups) is kind
 
 
 def test_names_that_contradict_each_other_or_are_empty() -> None:
-    assert ClassNames.told("Krebs", ()).tumor == ("Krebs",), "one name, not its letters"
+    assert ClassNames.parse("Krebs", ()).tumor == ("Krebs",), "one name, not its letters"
     with pytest.raises(OptionsError, match="class 'krebs' is to be tumor and to be excluded"):
-        ClassNames.told(["Krebs"], ["krebs "])
+        ClassNames.parse(["Krebs"], ["krebs "])
     with pytest.raises(OptionsError, match="an empty name"):
-        ClassNames.told([" "], ())
+        ClassNames.parse([" "], ())
 
 
 def test_classes_that_were_not_told_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -127,7 +127,7 @@ def test_ctrl_c_and_what_nobody_foresaw_are_logged(folder: Path) -> None:
     ):
 
         @click.command
-        @running.told
+        @running.with_logs
         def fail(error: BaseException = error) -> None:
             raise error
 

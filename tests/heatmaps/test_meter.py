@@ -30,7 +30,7 @@ def test_a_continued_scan_counts_its_runs() -> None:
 def test_the_rate() -> None:
     assert FIRST.cells_per_s == 10
     assert ScanEffort().cells_per_s is None
-    assert FIRST.told == "100 cells in 10 s (10 cells/s)"
+    assert FIRST.summary == "100 cells in 10 s (10 cells/s)"
 
 
 def test_computing_is_without_the_wait_for_pieces_and_keeps_none() -> None:

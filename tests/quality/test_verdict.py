@@ -11,7 +11,7 @@ from slide_files import texture, write_slide
 from wsi_meta.datasets.stains import to_density, to_pixels
 from wsi_meta.quality.cell_measures import measure_cells
 from wsi_meta.quality.judging import judge_slide
-from wsi_meta.quality.pixel_size import guess_pixel_size
+from wsi_meta.quality.nuclei import guess_pixel_size
 from wsi_meta.quality.sample import read_sample
 from wsi_meta.quality.verdict import LIMITS, blurred_share, folded_share, pronounce
 from wsi_meta.slides.slide import open_slide
@@ -24,7 +24,7 @@ def test_nothing_measured_is_told_as_such() -> None:
     assert verdict.words == ("ok",)
     assert verdict.figures == dict.fromkeys(LIMITS)
     assert verdict.ok
-    assert verdict.told_with_figures == "ok"
+    assert verdict.summary_with_figures == "ok"
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,13 @@ def test_each_figure_has_its_word(figure: str, usual: float, odd: float) -> None
     assert pronounce({figure: usual}).words == ("ok",)
     verdict = pronounce({figure: odd})
     assert verdict.words == (LIMITS[figure].word,)
-    assert verdict.told_with_figures.startswith(f"{LIMITS[figure].word} (")
+    assert verdict.summary_with_figures.startswith(f"{LIMITS[figure].word} (")
 
 
 def test_several_words_come_in_order() -> None:
     verdict = pronounce({"unlikeness": 2, "unread": 0.5})
-    assert verdict.told == "incomplete, unlike training"
-    assert verdict.explained.startswith(f"{verdict.told_with_figures}. The score is of what was read")
+    assert verdict.summary == "incomplete, unlike training"
+    assert verdict.explained.startswith(f"{verdict.summary_with_figures}. The score is of what was read")
     assert verdict.explained.endswith("score and lesions mean little.")
     assert pronounce({}).explained == "ok"
 

@@ -35,7 +35,7 @@ from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.metadata import info
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.tiffs.check import check_tiff
+from wsi_meta.tiffs.structure import check_tiff
 from wsi_meta.tiling.tissue import find_tissue
 
 

@@ -87,7 +87,7 @@ def test_a_model_to_start_from_goes_on_with_its_own_input(patch_folder: Path, tm
 
     class Noting(Learner):
         def enter(self, epoch: int) -> None:
-            seen.append(self.start.shown)
+            seen.append(self.start.preprocessing)
             super().enter(epoch)
 
     parts = replace(TINY, make_learner=learners(Noting))

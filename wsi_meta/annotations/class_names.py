@@ -58,7 +58,7 @@ class ClassNames:
     """Names that were told; none: :data:`EXCLUDED_GROUPS`."""
 
     @classmethod
-    def told(cls, tumor: str | Iterable[str], excluded: str | Iterable[str]) -> ClassNames:
+    def parse(cls, tumor: str | Iterable[str], excluded: str | Iterable[str]) -> ClassNames:
         """Make one of the names that a user gave; OptionsError for an empty name, or one that is to be both."""
         names = [tuple([given] if isinstance(given, str) else given) for given in (tumor, excluded)]
         plain = [[_plain(name) for name in given] for given in names]

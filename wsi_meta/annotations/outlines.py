@@ -148,7 +148,7 @@ def read_annotations(
     OptionsError
         for a name that is to be both.
     """
-    names = ClassNames.told(tumor, excluded)
+    names = ClassNames.parse(tumor, excluded)
     drawn = read_drawn(Path(path))
     if names.tumor and drawn.regions and len(ClassNames(names.tumor).absent(_groups(drawn))) == len(names.tumor):
         refuse_absent(ClassNames(names.tumor), [drawn], str(path))

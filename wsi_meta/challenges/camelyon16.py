@@ -86,7 +86,7 @@ def froc(
         for name in FILES:
             refuse_input(target / name, "what is judged", exclude, scores)
     left_out, table = _left_out(exclude), None if scores is None else read_scores(scores)
-    names = ClassNames.told(tumor, exclude_class)
+    names = ClassNames.parse(tumor, exclude_class)
     reading = Reading(
         mask_level,
         names,

@@ -22,7 +22,7 @@ With a real slide:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the drawing.")
 @options.device_option
 @options.as_json_option
-@running.told
+@running.with_logs
 def demo(out: Path, seed: int, device: str, as_json: bool) -> None:
     """Draw a slide of synthetic lymph-node tissue, scan it with the default model, show overlay and score."""
     from wsi_meta.demo.demo import run_demo

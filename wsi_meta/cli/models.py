@@ -46,7 +46,7 @@ def fitting_options(command: Command) -> Command:
     help="Also show each patch in 24 other stains, colours, sharpnesses and pixel sizes; takes 25 times as long.",
 )
 @computing_options
-@running.told
+@running.with_logs
 def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     """Measure how well MODEL (a file, or 'default') classifies the labelled patches in DATA.
 
@@ -67,7 +67,7 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
 @fitting_options
-@running.told
+@running.with_logs
 def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
     """Fit the probabilities and thresholds of MODEL (a file, or 'default') to labelled patches that it has not seen.
 
@@ -111,7 +111,7 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
 @click.option("--tumor-class", metavar="0|1|NAME", help="Which of two logits is tumor.  [1, or the name that says so]")
 @click.option("--config", type=options.PATH, help="A TorchScript's config.json; default: the one beside it.")
 @fitting_options
-@running.told
+@running.with_logs
 def import_model(file: Path, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
     """Make a model file of a ResNet50 of another tool, calibrated and measured on labelled patches in DATA.
 
@@ -140,7 +140,7 @@ def import_model(file: Path, data: tuple[Path, ...], out: Path, as_json: bool, *
 )
 @options.overwrite_option
 @options.as_json_option
-@running.told
+@running.with_logs
 def export_model(model: str, out: Path, as_json: bool, **settings: Any) -> None:
     """Write MODEL (a file, or 'default') for other programs; the softmax of its two logits is the calibrated probability.
 

@@ -201,7 +201,7 @@ def told_verdict(verdict: dict[str, Any] | None) -> str | None:
     """
     from wsi_meta.quality.verdict import Verdict
 
-    return None if verdict is None else Verdict(tuple(verdict["words"]), verdict["figures"]).told_with_figures
+    return None if verdict is None else Verdict(tuple(verdict["words"]), verdict["figures"]).summary_with_figures
 
 
 def print_result(result: dict[str, Any], *, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from wsi_meta.words import one_line, out_of_memory
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
 
-__all__ = ["console", "describe_error", "log_json_option", "tell_where_to_look", "told"]
+__all__ = ["console", "describe_error", "log_json_option", "tell_where_to_look", "with_logs"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -53,7 +53,7 @@ def console() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def told(command: Command) -> Command:
+def with_logs(command: Command) -> Command:
     """Give a long command ``-v``, ``-q`` and ``--log-file``, and log how it ends; it does not see these options."""
 
     @wraps(command)

@@ -61,7 +61,7 @@ __all__ = ["sample"]
 @options.reading_workers_option
 @options.overwrite_option
 @options.as_json_option
-@running.told
+@running.with_logs
 def sample(manifest: Path, out: Path, as_json: bool, **settings: Any) -> None:
     """Cut labelled patches from slides into a data set in PCam's layout, for wsi-meta train.
 

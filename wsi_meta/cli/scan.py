@@ -102,7 +102,7 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
 @click.option("--dry-run", is_flag=True, help="Only tell what would be scanned, is done or is refused, with cells and time.")
 @click.option("--retry-crashed", is_flag=True, help="Scan also slides on which an earlier scan here crashed.")
 @options.as_json_option
-@running.told
+@running.with_logs
 @running.log_json_option
 @config.configurable
 def scan(

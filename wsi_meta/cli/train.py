@@ -133,7 +133,7 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 @options.training_precision_option
 @options.overwrite_option
 @options.as_json_option
-@running.told
+@running.with_logs
 def train(data: tuple[Path, ...], out: Path, as_json: bool, name: str, without: tuple[str, ...], **settings: Any) -> None:
     """Train a ResNet50 on labelled patches: PCam HDF5 files, the Kaggle folder, or folders 0/ and 1/.
 

@@ -12,7 +12,7 @@ from typing import Any
 from wsi_meta.cohorts.copies import Stage, Staging, refuse_elsewhere, staging
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
-from wsi_meta.cohorts.run_summary import Run, told_run
+from wsi_meta.cohorts.run_summary import Run, logged_run
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath
@@ -131,7 +131,7 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
     Whatever refuses the slide is raised.
     """
     with (
-        told_run(1, job.store, staged=stage is not None) as run,
+        logged_run(1, job.store, staged=stage is not None) as run,
         open_scanner({}) as run.scanner,
         staging(stage, run.scanner, [job]) as copies,
     ):
@@ -154,7 +154,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
-    with told_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
+    with logged_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
                 refuse_elsewhere(run.scanner, stage)

@@ -17,7 +17,7 @@ from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.words import counted, duration, one_line
 from wsi_meta.worklist.summary import INCOMPLETE
 
-__all__ = ["Run", "closing_line", "failures", "told_run", "what_limits"]
+__all__ = ["Run", "closing_line", "failures", "logged_run", "what_limits"]
 
 WORK = {"reading": "reading_s", "computing": "computing_s", "writing": "writing_s", "finding tissue": "tissue_s"}
 """Kinds of work, with the fields of an effort that hold their seconds."""
@@ -50,7 +50,7 @@ class Run:
 
 
 @contextmanager
-def told_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
+def logged_run(slides: int, out: Path, *, staged: bool = False) -> Iterator[Run]:
     """Tell the begin of a run and, however it ends, what it took.
 
     Parameters

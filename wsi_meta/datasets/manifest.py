@@ -68,7 +68,7 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
         when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
         a class that was told.
     """
-    path, classes = Path(path), ClassNames.told(tumor, exclude_class)
+    path, classes = Path(path), ClassNames.parse(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
     rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
     slides = [_read_row(path, row, known) for row in rows]

@@ -32,18 +32,18 @@ class ZooConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the file's content."""
-        shown = self.preprocessing
+        preprocessing = self.preprocessing
         return {
             "spec_version": "1.0",
             "architecture": "resnet50",
             "num_classes": len(self.class_names),
             "class_names": list(self.class_names),
-            "patch_size_pixels": shown.patch_px,
-            "spacing_um_px": shown.mpp,
+            "patch_size_pixels": preprocessing.patch_px,
+            "spacing_um_px": preprocessing.mpp,
             "transform": [
-                {"name": "Resize", "arguments": {"size": shown.patch_px}},
+                {"name": "Resize", "arguments": {"size": preprocessing.patch_px}},
                 {"name": "ToTensor"},
-                {"name": "Normalize", "arguments": {"mean": list(shown.mean), "std": list(shown.std)}},
+                {"name": "Normalize", "arguments": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}},
             ],
         }
 
@@ -92,33 +92,33 @@ def _parse(content: Any) -> ZooConfig:
     if type(patch_px) is not int or type(mpp) not in (int, float) or patch_px < 1:
         raise TypeError(f"patch_size_pixels {patch_px!r}, spacing_um_px {mpp!r}; expected a whole number and a number")
     unscaled = Preprocessing(patch_px=patch_px, mpp=float(mpp), mean=NEUTRAL_MEAN, std=NEUTRAL_STD)
-    shown = unscaled
+    preprocessing = unscaled
     for step in content["transform"]:
         if (name := step["name"]) not in STEPS:
             raise ValueError(f"transform '{name}' is none of {', '.join(STEPS)}, which are known here")
-        shown = STEPS[name](shown, step.get("arguments") or {})
-    shown = replace(shown, mpp=shown.mpp * patch_px / shown.patch_px)
-    shown.refuse_senseless()
-    return ZooConfig(tuple(names), shown)
+        preprocessing = STEPS[name](preprocessing, step.get("arguments") or {})
+    preprocessing = replace(preprocessing, mpp=preprocessing.mpp * patch_px / preprocessing.patch_px)
+    preprocessing.refuse_senseless()
+    return ZooConfig(tuple(names), preprocessing)
 
 
-def _resize(shown: Preprocessing, arguments: dict[str, Any]) -> Preprocessing:
+def _resize(preprocessing: Preprocessing, arguments: dict[str, Any]) -> Preprocessing:
     side = arguments["size"]
     if isinstance(side, list) and len(set(side)) == 1:
         side = side[0]
     if type(side) is not int or side < 1:
         raise TypeError(f"Resize to {side!r}; expected one whole number")
-    return replace(shown, patch_px=side)
+    return replace(preprocessing, patch_px=side)
 
 
-def _normalise(shown: Preprocessing, arguments: dict[str, Any]) -> Preprocessing:
+def _normalise(preprocessing: Preprocessing, arguments: dict[str, Any]) -> Preprocessing:
     (red, green, blue), (red_std, green_std, blue_std) = (map(float, arguments[name]) for name in ("mean", "std"))
-    return replace(shown, mean=(red, green, blue), std=(red_std, green_std, blue_std))
+    return replace(preprocessing, mean=(red, green, blue), std=(red_std, green_std, blue_std))
 
 
 STEPS: dict[str, Callable[[Preprocessing, dict[str, Any]], Preprocessing]] = {
     "Resize": _resize,
-    "ToTensor": lambda shown, _arguments: shown,
+    "ToTensor": lambda preprocessing, _arguments: preprocessing,
     "Normalize": _normalise,
 }
 """What each transform of the schema does to a model's input."""

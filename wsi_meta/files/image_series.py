@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.zarr_chunks import may_come_later
-from wsi_meta.tiffs.check import pages_of
+from wsi_meta.tiffs.structure import pages_of
 from wsi_meta.tiffs.tags import IS_MASK, REDUCED
 from wsi_meta.words import printable, some_of
 
@@ -58,14 +58,14 @@ class Picture(NamedTuple):
         return f"'{printable(self.name[:MOST_LETTERS])}' {size}" if self.name else size
 
 
-def expect_one(shown: object, pictures: list[Picture]) -> None:
+def expect_one(display_name: object, pictures: list[Picture]) -> None:
     """Refuse a file of which another picture is at least as large as the first, which is read; warn of smaller ones.
 
     Labels, overviews and thumbnails are passed over, where they are called so; their sizes count where the first is one.
 
     Parameters
     ----------
-    shown : what messages call the file
+    display_name : what messages call the file
 
     Raises
     ------
@@ -75,19 +75,19 @@ def expect_one(shown: object, pictures: list[Picture]) -> None:
     unnamed = [other for other in others if not BESIDE.search(other.name)]
     if any(_pixels(other) >= _pixels(read) for other in (others if BESIDE.search(read.name) else unnamed)):
         raise SeveralPicturesError(
-            f"{shown}: {len(pictures)} pictures ({_listed(pictures)}); expected one, or a first that is the largest; "
+            f"{display_name}: {len(pictures)} pictures ({_listed(pictures)}); expected one, or a first that is the largest; "
             "export each picture or scene to a file of its own"
         )
     if unnamed:
         logger.warning(
             "%s: only its first picture is read (%s), not %s; if there is tissue on another, export each to a file of its own",
-            shown,
+            display_name,
             read,
             _listed(unnamed),
         )
 
 
-def expect_one_in_tiff(path: Path, shown: object, read: int) -> None:
+def expect_one_in_tiff(path: Path, display_name: object, read: int) -> None:
     """Expect one picture in a TIFF, as :func:`expect_one` does, of which another library reads a page.
 
     Parameters
@@ -103,7 +103,7 @@ def expect_one_in_tiff(path: Path, shown: object, read: int) -> None:
             pictures = pictures_of_tiff(file, read)
     except Exception:  # tifffile raises whatever odd tags lead to, and the other library reads the file
         return
-    expect_one(shown, pictures)
+    expect_one(display_name, pictures)
 
 
 def pictures_of_zarr(root: Any, group: Any, multiscales: list[Any]) -> list[Picture]:

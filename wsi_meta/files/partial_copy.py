@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.remote_file import RemoteFile
-from wsi_meta.tiffs.check import structure_of
+from wsi_meta.tiffs.structure import structure_of
 from wsi_meta.tiffs.tags import is_tiff
 
 __all__ = ["PartialCopy", "partial_copy"]

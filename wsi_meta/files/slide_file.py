@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import refuse_mangled
-from wsi_meta.tiffs.check import codecs_of
+from wsi_meta.tiffs.structure import codecs_of
 from wsi_meta.words import first_line
 
 __all__ = [

@@ -75,7 +75,7 @@ class ScanEffort:
         return self.cells / self.passed_s if self.passed_s > 0 else None
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """Cells, time and rate in words."""
         rate = f" ({self.cells_per_s:,.0f} cells/s)" if self.cells_per_s else ""
         return f"{self.cells:,} cells in {duration(self.passed_s)}{rate}"

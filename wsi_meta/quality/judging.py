@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.quality.pixel_size import guess_pixel_size
+from wsi_meta.quality.nuclei import guess_pixel_size
 from wsi_meta.quality.sample import read_sample
 from wsi_meta.quality.verdict import FEWEST_CELLS, Verdict, pronounce
 from wsi_meta.slides.slide import Slide

@@ -99,12 +99,12 @@ class Verdict:
         return self.words == (OK,)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The words in one line."""
         return ", ".join(self.words)
 
     @property
-    def told_with_figures(self) -> str:
+    def summary_with_figures(self) -> str:
         """The words in one line, each with the figure that it rests on."""
         told = {limit.word: (limit.told, self.figures.get(name)) for name, limit in LIMITS.items()}
         parts = ((word, *told.get(word, ("", None))) for word in self.words)
@@ -114,7 +114,7 @@ class Verdict:
     def explained(self) -> str:
         """The words with their figures, then what follows from them, in sentences."""
         meanings = [MEANINGS[word] for word in self.words if word in MEANINGS]
-        return ". ".join([self.told_with_figures, " ".join(meanings)]) if meanings else self.told
+        return ". ".join([self.summary_with_figures, " ".join(meanings)]) if meanings else self.summary
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, as a store keeps them."""

@@ -22,8 +22,8 @@ from wsi_meta.readers.openslide_reader import OpenSlideReader, warn_of_damage
 from wsi_meta.readers.picture_reader import PICTURE_ENDINGS, TIFF_ENDINGS, PictureReader
 from wsi_meta.readers.reader import Reader
 from wsi_meta.readers.zarr_reader import ZarrReader
-from wsi_meta.tiffs.check import has_sub_pages, is_plain_picture
 from wsi_meta.tiffs.pixel_form import OtherFormError
+from wsi_meta.tiffs.structure import has_sub_pages, is_plain_picture
 from wsi_meta.words import first_line
 
 __all__ = ["READERS", "Opening", "opening"]
@@ -69,7 +69,7 @@ class Opening:
     def _judged(self, judge: OpenSlideReader) -> DirectReader:
         if self.copy is None:
             return DirectReader(judge)
-        return DirectReader(judge, show=self.copy.fill, shown=self.copy.remote.address)
+        return DirectReader(judge, show=self.copy.fill, display_name=self.copy.remote.address)
 
     def _left_to_openslide(self, facts: OpenSlideReader, error: NotPlainError) -> tuple[Reader, str]:
         reason = "; ".join([*self.notes, str(error)])

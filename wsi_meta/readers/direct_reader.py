@@ -44,7 +44,7 @@ class DirectReader(TiffReader):
     ----------
     judge : the same file, opened with OpenSlide, which says what its levels are and checks a tile of each
     show : told offset and length of what the judge will read, where that has a part of the file only
-    shown : what messages call the slide; None is the judge's file
+    display_name : what messages call the slide; None is the judge's file
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class DirectReader(TiffReader):
         judge: OpenSlideReader,
         *,
         show: Callable[[int, int], None] | None = None,
-        shown: object = None,
+        display_name: object = None,
     ) -> None:
         vendor, usable = str(judge.properties.get("openslide.vendor")), judge.scales.usable
         levels = find_levels(judge.path, vendor, judge.level_dimensions, usable)
-        super().__init__(shown or judge.path, judge.file, levels, judge.level_downsamples, judge.background)
+        super().__init__(display_name or judge.path, judge.file, levels, judge.level_downsamples, judge.background)
         self._judge_left_out(judge.level_dimensions[0], judge.scales.downsamples)
         self._show = show
         self.reason = _conclude([self._compare(level, judge) for level in usable])

@@ -13,7 +13,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
-from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
+from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TiffReader, TiledLevel, TileForm
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 from wsi_meta.words import first_line
@@ -33,7 +33,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
     ----------
     path : the file, or a copy of the parts of it that are not pixels
     file : the file itself; None where `path` is it
-    shown : what messages call it; None is `path`
+    display_name : what messages call it; None is `path`
 
     Raises
     ------
@@ -45,7 +45,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
 
     file: WatchedFile
 
-    def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
+    def __init__(self, path: Path, file: WatchedFile | None = None, display_name: object = None) -> None:
         import tifffile
 
         self.file = file or SameFile.at(path)
@@ -64,8 +64,8 @@ class OmeTiffReader(TiffReader, OpenedReader):
         except Exception as error:  # tifffile raises whatever odd tags lead to
             raise NotPlainError(f"its tags are odd: {first_line(error)}") from error
         for number, orientation in enumerate(turned):
-            refuse_turned(shown or path, orientation, f"level {number}")
-        expect_one(shown or path, pictures)
+            refuse_turned(display_name or path, orientation, f"level {number}")
+        expect_one(display_name or path, pictures)
         self.level_dimensions = tuple(sizes)
         width, height = sizes[0]
         self.level_downsamples = mean_ratios(sizes)
@@ -76,7 +76,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
         found = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         self.scales = Scales(found.downsamples, found.left_out | unread)
         self.bounds = Bounds(0, 0, width, height)
-        super().__init__(shown or path, self.file, levels, self.scales.downsamples, WHITE)
+        super().__init__(display_name or path, self.file, levels, self.scales.downsamples, WHITE)
         self._judge_left_out((width, height), self.scales.downsamples)
         self._refuse_other_colours({number: pages[number].photometric for number in levels})
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
@@ -114,7 +114,7 @@ def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]
 def _level_of(page: Any) -> TiledLevel:
     if not page.is_tiled:
         raise NotPlainError("pixels that are not stored in tiles")
-    if page.compression != JPEG and int(page.compression) not in CODECS:
+    if page.compression != JPEG and int(page.compression) not in DECODERS:
         raise NotPlainError(f"tiles compressed with {name_of(page.compression)}")
     if page.photometric != RGB and (page.photometric, page.compression) != (YCBCR, JPEG):
         raise NotPlainError(f"colours stored as {name_of(page.photometric)}; expected RGB")

@@ -19,8 +19,8 @@ from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, mpp_properties, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
-from wsi_meta.tiffs.check import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.tiffs.structure import check_forms, check_tiff, page_of_size, tile_grids
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:

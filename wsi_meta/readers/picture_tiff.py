@@ -11,7 +11,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import mpp_of_page
-from wsi_meta.readers.tiff_reader import CODECS, JPEG, TileForm
+from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TileForm
 from wsi_meta.tiffs.pixel_form import other_colours, refuse_turned
 from wsi_meta.tiffs.tags import (
     BLACK_IS_ZERO,
@@ -46,12 +46,12 @@ class TiffPicture(NamedTuple):
     mpp: tuple[float, float] | None
 
 
-def read_picture_tiff(path: Path, shown: object = None) -> TiffPicture:
+def read_picture_tiff(path: Path, display_name: object = None) -> TiffPicture:
     """Read a TIFF whose first page is one picture of 8 bits a sample, stored in strips.
 
     Parameters
     ----------
-    shown : what warnings call it; None is `path`
+    display_name : what warnings call it; None is `path`
 
     Raises
     ------
@@ -64,7 +64,7 @@ def read_picture_tiff(path: Path, shown: object = None) -> TiffPicture:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
             refuse_larger(path, int(page.imagewidth), int(page.imagelength))
-            expect_one(shown or path, pictures_of_tiff(file))
+            expect_one(display_name or path, pictures_of_tiff(file))
             _refuse_other_kinds(path, page)
             pixels = _meant(page, _decode(path, page))
             return TiffPicture(pixels, mpp_of_page(page))
@@ -99,7 +99,7 @@ def _other_storage(page: Any) -> str | None:
         return f"grey of {page.samplesperpixel} values a pixel; expected one, or two with transparency"
     if page.photometric == YCBCR and page.compression != JPEG:
         return "colours stored as YCBCR, not in JPEG; expected RGB or grey"
-    if int(page.compression) not in (JPEG, *CODECS):
+    if int(page.compression) not in (JPEG, *DECODERS):
         return f"compressed with {name_of(page.compression)}"
     if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
         return f"predictor {name_of(page.predictor)}"

@@ -18,11 +18,11 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CODECS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
+__all__ = ["DECODERS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
 JPEG, JPEG2000, CHECKED = 7, (33004, 33005, 34712), (7, 33003, 33004, 33005, 34712)
 """TIFF's numbers of compressions: JPEG; JPEG 2000 of RGB; and those that are checked, with JPEG 2000 of YCbCr."""
-CODECS: dict[int, str] = {
+DECODERS: dict[int, str] = {
     1: "none",
     5: "lzw",
     8: "zlib",
@@ -84,7 +84,7 @@ class TileForm:
         return jpeg
 
     def _decode_other(self, stored: bytes, samples: int) -> NDArray[np.uint8]:
-        whole, name = self.width * self.height * samples, CODECS[self.compression]
+        whole, name = self.width * self.height * samples, DECODERS[self.compression]
         try:
             content = _decoder(self.compression)(stored, whole)
         except Exception as error:  # each codec has errors of its own, which are RuntimeErrors
@@ -261,5 +261,5 @@ def _decoder(compression: int) -> Callable[[bytes, int], Any]:
         return lambda stored, _: stored
     if compression in JPEG2000:
         return decode_jpeg2000
-    decode = getattr(imagecodecs, f"{CODECS[compression]}_decode")
+    decode = getattr(imagecodecs, f"{DECODERS[compression]}_decode")
     return lambda stored, whole: decode(stored, out=whole + 1)  # one more than fits: too much is noticed, and takes no memory

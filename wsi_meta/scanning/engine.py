@@ -115,7 +115,7 @@ class SlideScan:
             known, scanned = _known_figures(heatmap, result), status == Status.SCANNED
             verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
         if not verdict.ok:
-            note(f"{self.slide.name}: {verdict.told_with_figures}")
+            note(f"{self.slide.name}: {verdict.summary_with_figures}")
         meter.count_tiles(self.slide.tiles_decoded)
         heatmap = replace(heatmap, record=heatmap.record.with_run(self.turn.stop_meter()))
         return heatmap.finalise(result, lesions, verdict)
@@ -233,7 +233,7 @@ def _describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEf
     found = "no cell was scanned" if score is None else f"score {format_probability(score, 4)}"
     found += "" if score is None or complete else ", incomplete"
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
-    how = f"; {effort.told}" if effort.cells else "" if score is None else "; finished before"
+    how = f"; {effort.summary}" if effort.cells else "" if score is None else "; finished before"
     return f"{place} {slide_name(slide)}: {found}{how}".lstrip(), facts | effort.to_facts()
 
 

@@ -39,12 +39,12 @@ class OtherFormError(SlideReadError):
     """A file whose pixels are stored in a way that is not read here, wherever it lies."""
 
 
-def refuse_turned(shown: object, orientation: int, what: str = "the picture") -> None:
+def refuse_turned(display_name: object, orientation: int, what: str = "the picture") -> None:
     """Refuse pixels that a viewer would turn or mirror: a map would lie on them in another way.
 
     Parameters
     ----------
-    shown : what the message calls the file
+    display_name : what the message calls the file
     orientation : TIFF's and EXIF's number; 1 is upright, and what is not from 1 to 8 says nothing
 
     Raises
@@ -53,8 +53,8 @@ def refuse_turned(shown: object, orientation: int, what: str = "the picture") ->
     """
     if orientation in range(2, 9):
         raise OtherFormError(
-            f"{shown}: {what} is to be turned (Orientation {orientation}), which is not done here; expected Orientation 1; "
-            "convert it so that its pixels are stored upright"
+            f"{display_name}: {what} is to be turned (Orientation {orientation}), which is not done here; "
+            "expected Orientation 1; convert it so that its pixels are stored upright"
         )
 
 

@@ -81,7 +81,7 @@ def identify(
         "processes": processes.count,
         "device": processes.device.partition(":")[0],
         "precision": precision,
-        "shown": start.shown.to_dict(),
+        "shown": start.preprocessing.to_dict(),
     }
 
 
@@ -135,14 +135,14 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     return checkpoint
 
 
-def check_model(out: Path, best: int, epochs: int, described: dict[str, Any], shown: Preprocessing) -> None:
+def check_model(out: Path, best: int, epochs: int, described: dict[str, Any], preprocessing: Preprocessing) -> None:
     """Make sure that the model file `out` is the one that the checkpoint beside it goes on with.
 
     Parameters
     ----------
     best, epochs : the best epoch by the checkpoint, and how many it holds; a training that is killed between model and
         checkpoint has stored one more
-    described, shown : as for :func:`read_own_card`
+    described, preprocessing : as for :func:`read_own_card`
 
     Raises
     ------
@@ -151,19 +151,19 @@ def check_model(out: Path, best: int, epochs: int, described: dict[str, Any], sh
     OutputExistsError
         when it is of another training, or holds another epoch.
     """
-    held = read_own_card(out, described, shown).training.get("best_epoch")
+    held = read_own_card(out, described, preprocessing).training.get("best_epoch")
     if held not in (best, epochs + 1):
         told = f"holds epoch {held}, and by {checkpoint_path(out).name} epoch {best} is the best so far"
         raise OutputExistsError(f"{out}: {told}; put that model back, or start anew with --overwrite without --resume")
 
 
-def read_own_card(out: Path, described: dict[str, Any], shown: Preprocessing) -> ModelCard:
+def read_own_card(out: Path, described: dict[str, Any], preprocessing: Preprocessing) -> ModelCard:
     """Read the card of the model file `out`, which a training wrote that is asked for again.
 
     Parameters
     ----------
     described : recipe, initial weights and data, as the card records them
-    shown : what the network is shown
+    preprocessing : what the network is shown
 
     Raises
     ------
@@ -173,7 +173,7 @@ def read_own_card(out: Path, described: dict[str, Any], shown: Preprocessing) ->
         when it is of another training; the message names the difference.
     """
     card = read_card(out)
-    there, here = card.training | {"shown": card.preprocessing.to_dict()}, described | {"shown": shown.to_dict()}
+    there, here = card.training | {"shown": card.preprocessing.to_dict()}, described | {"shown": preprocessing.to_dict()}
     if told := "; ".join(differences(there, here)):
         raise OutputExistsError(f"{out}: of another training: {told}; choose another --out, or --overwrite without --resume")
     return card

@@ -54,7 +54,7 @@ class Start:
     """Name of the file, ``imagenet`` or ``none``."""
     summary: str
     """One line for a person: what was loaded and what was not."""
-    shown: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """What the network is shown."""
 
 
@@ -89,7 +89,7 @@ class _DrawFrom(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None = None) -> Start:
+def initialise(network: nn.Module, init: str | Path, preprocessing: Preprocessing | None = None) -> Start:
     """Load initial weights into a network, each stage whole or not at all. The others stay random, and the summary says so.
 
     Parameters
@@ -97,7 +97,7 @@ def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None
     network : changed in place
     init : ``imagenet``, ``none`` or a file: safetensors, or a state dict of torch (read without running code), under
         torchvision's, timm's or TIAToolbox's names, whatever stands before them
-    shown : what the network will be shown; None is the usual
+    preprocessing : what the network will be shown; None is the usual
 
     Raises
     ------
@@ -105,9 +105,9 @@ def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None
         when the file is missing or unreadable, when none of its tensors fits, or a stage in part, when it holds several
         networks, or weights that no network computes with, or when the download fails.
     """
-    shown = shown or Preprocessing()
+    preprocessing = preprocessing or Preprocessing()
     if str(init) == "none":
-        return Start(network, frozenset(), "none", "all weights random", shown)
+        return Start(network, frozenset(), "none", "all weights random", preprocessing)
     state = _download_imagenet() if str(init) == "imagenet" else read_weights(Path(init))
     match, own = find_names(state, network, init), network.state_dict()
     state = {match.names.get(name, name.removeprefix(match.prefix)): tensor for name, tensor in state.items()}
@@ -125,7 +125,7 @@ def initialise(network: nn.Module, init: str | Path, shown: Preprocessing | None
     summary = f"loaded {len(fitting)} tensors from {Path(init).name}{match.prefix and f' ({match.prefix}*)'}"
     summary += f"; random: {', '.join(stages)} ({len(missing)} tensors)" if missing else "; nothing left random"
     summary += f"; not used: {unused}" if (unused := len(state) - len(fitting)) else ""
-    return Start(network, frozenset(fitting), Path(init).name, summary, shown)
+    return Start(network, frozenset(fitting), Path(init).name, summary, preprocessing)
 
 
 def highest_rate(name: str, start: Start, recipe: Recipe) -> float:
@@ -193,16 +193,16 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
     ModelFileError
         when the model file is damaged, or is shown patches of another size.
     """
-    shown = Preprocessing()
+    preprocessing = Preprocessing()
     if str(init) not in ("imagenet", "none") and not holds_pickle(Path(init)) and CARD_KEY in read_metadata(Path(init)):
-        shown = read_card(init).preprocessing
-        if shown.patch_px != patches.patch_px:
-            told = f"is shown patches of {shown.patch_px} px; expected {patches.patch_px} px, as the patches to train on have"
-            raise ModelFileError(f"{init}: {told}")
-        if patches.mpp is not None and differs(patches.mpp, shown.mpp):
+        preprocessing = read_card(init).preprocessing
+        if preprocessing.patch_px != patches.patch_px:
+            told = f"is shown patches of {preprocessing.patch_px} px"
+            raise ModelFileError(f"{init}: {told}; expected {patches.patch_px} px, as the patches to train on have")
+        if patches.mpp is not None and differs(patches.mpp, preprocessing.mpp):
             told = "%s: was shown %g um per pixel, and the patches have %g: the new model is shown that"
-            logger.warning(told, Path(init).name, shown.mpp, patches.mpp)
-    return shown if patches.mpp is None else replace(shown, mpp=patches.mpp)
+            logger.warning(told, Path(init).name, preprocessing.mpp, patches.mpp)
+    return preprocessing if patches.mpp is None else replace(preprocessing, mpp=patches.mpp)
 
 
 def source_of(init: str | Path) -> dict[str, str]:

@@ -157,7 +157,7 @@ class Learner:
         views = range(4, VIEWS) if self.steps % 2 else range(4)  # mirrored in every other step
         shown = torch.cat([turn(images, view) for view in views])
         with self._autocast():
-            logits = cell_logits(self.average, self.start.shown.to_input(shown), step=3).float()
+            logits = cell_logits(self.average, self.start.preprocessing.to_input(shown), step=3).float()
         return logits.view(len(views), len(images)).mean(0).sigmoid()
 
     def _autocast(self) -> torch.autocast:
@@ -177,7 +177,7 @@ class Learner:
             *single, strangers = shown[0].chunk(2 if self.recipe.consistency else 1)
             shown = [*single, make_mosaics(strangers, mosaic_side)]
         with self._autocast():
-            logits = self.forward(*(self.start.shown.to_input(pictures) for pictures in shown)).float()
+            logits = self.forward(*(self.start.preprocessing.to_input(pictures) for pictures in shown)).float()
         loss = binary_cross_entropy_with_logits(logits, targets)
         if self.recipe.consistency:
             loss = loss + self.recipe.consistency * _disagreement(*logits.chunk(2))

@@ -151,14 +151,16 @@ def run_training(
         _check_batches(job)
         train_set, valid_set = _open_checked(job, data)
         precision = choose_precision(options.precision, processes.device, recipe.pictures(len(train_set)))
-        shown = input_of(init, train_set)
-        validation = _make_validation(job, precision, valid_set, shown)
+        preprocessing = input_of(init, train_set)
+        validation = parts.make_validation(
+            valid_set, processes.device, precision, options.workers, job.options.progress, parts.build_network, preprocessing
+        )
         described = card_facts(job, init, train_set, validation)
         if finished:
             return _finished_before(job, described, validation)
-        start = _load_start(job, init, shown)
+        start = _load_start(job, init, preprocessing)
         identity = identify(recipe, start, train_set, valid_set, processes, precision)
-        checkpoint = _find_checkpoint(job, identity, described, shown)
+        checkpoint = _find_checkpoint(job, identity, described, preprocessing)
         learner = parts.make_learner(start, recipe, len(train_set) // recipe.batch_size, processes, precision)
         run = Run(job, learner, train_set, validation, described, identity)
         _begin_files(run, resumed=checkpoint is not None)
@@ -181,7 +183,7 @@ def _owned(out: Path, init: str | Path, options: TrainOptions, processes: Proces
 def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) -> TrainResult:
     """Return the result of a training that finished before; OutputExistsError when something else is asked for now."""
     out = job.out
-    card, epochs = read_own_card(out, asked, validation.shown), read_history(out)
+    card, epochs = read_own_card(out, asked, validation.preprocessing), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
     logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
     return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
@@ -194,13 +196,15 @@ def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
-def _find_checkpoint(job: Job, identity: dict[str, Any], described: dict[str, Any], shown: Preprocessing) -> Checkpoint | None:
+def _find_checkpoint(
+    job: Job, identity: dict[str, Any], described: dict[str, Any], preprocessing: Preprocessing
+) -> Checkpoint | None:
     """Return the checkpoint to go on from, where the model beside it is that training's; None where it begins anew."""
     checkpoint = read_checkpoint(job.out, identity) if job.options.resume else None
     if checkpoint is None or not checkpoint.epochs:
         return None
     best = job.parts.best_epoch([Epoch(**row) for row in checkpoint.epochs])
-    check_model(job.out, best, len(checkpoint.epochs), described, shown)
+    check_model(job.out, best, len(checkpoint.epochs), described, preprocessing)
     return checkpoint
 
 
@@ -213,8 +217,8 @@ def _check_batches(job: Job) -> None:
         note("no mosaics: a multiple of 4 as --batch-size (for each process) would make them", enabled=job.options.progress)
 
 
-def _load_start(job: Job, init: str | Path, shown: Preprocessing) -> Start:
-    start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, shown)
+def _load_start(job: Job, init: str | Path, preprocessing: Preprocessing) -> Start:
+    start = initialise(build_seeded(job.parts.build_network, job.recipe.seed), init, preprocessing)
     note(start.summary, enabled=job.options.progress)
     for told in idle_settings(start, job.recipe) if job.processes.first else ():
         logger.warning("%s", told)
@@ -248,11 +252,6 @@ def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> N
             f"{tumor} tumor and {len(valid_set) - tumor} normal patches to validate on; "
             "expected at least 2 of each, one to calibrate on and one to judge: add patches"
         )
-
-
-def _make_validation(job: Job, precision: str, patches: Patches, shown: Preprocessing) -> Validation:
-    options, parts, device = job.options, job.parts, job.processes.device
-    return parts.make_validation(patches, device, precision, options.workers, options.progress, parts.build_network, shown)
 
 
 def _begin_files(run: Run, *, resumed: bool) -> None:

@@ -57,7 +57,7 @@ class Validation:
     progress: bool
     build_network: Callable[[], nn.Module] = build_network
     """Makes the network that the weights belong to."""
-    shown: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """What the network is shown."""
 
     def logits(self, state: dict[str, torch.Tensor]) -> NDArray[np.float32]:
@@ -78,7 +78,7 @@ class Validation:
 
     def uncalibrated(self, logits: NDArray[np.float32]) -> Evaluation:
         """Return the figures of logits before calibration."""
-        return Evaluation.of(logits, self.patches.labels, ModelCard(preprocessing=self.shown))
+        return Evaluation.of(logits, self.patches.labels, ModelCard(preprocessing=self.preprocessing))
 
     def calibrated(self, logits: NDArray[np.float32], *, tell: bool = False) -> Evaluation:
         """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it.
@@ -146,7 +146,7 @@ class Validation:
     def _inputs(self, train_set: Patches) -> list[torch.Tensor]:
         """Return some training patches as batches of model input."""
         chosen = train_set.select(np.sort(np.random.default_rng(0).permutation(len(train_set))[:FITTED_ON]))
-        return [self.shown.to_input(images.to(self.device)) for images, _ in read_batches(chosen, 64, self.workers)]
+        return [self.preprocessing.to_input(images.to(self.device)) for images, _ in read_batches(chosen, 64, self.workers)]
 
     def agreement(self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], card: ModelCard) -> Agreement:
         """Return how well dense mode agrees with patch mode.
@@ -171,10 +171,10 @@ class Validation:
         """Return a card with calibration and operating points fitted on the patches."""
         calibration, labels = fit_calibration(logits, self.patches.labels), self.patches.labels
         thresholds = card_thresholds(calibration.to_probability(logits), labels)
-        return ModelCard(preprocessing=self.shown, calibration=calibration, thresholds=thresholds)
+        return ModelCard(preprocessing=self.preprocessing, calibration=calibration, thresholds=thresholds)
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
-        return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.shown), "", Path())
+        return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.preprocessing), "", Path())
 
 
 def warn_of_refusals(out: Path) -> None:

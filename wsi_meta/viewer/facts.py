@@ -102,7 +102,7 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
         else none
         if result
         else "",
-        "verdict": record.verdict.told if record.verdict else "",
+        "verdict": record.verdict.summary if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
 
@@ -172,4 +172,4 @@ def _scan(record: ScanRecord) -> Lines:
         ("Mode", f"{identity.mode}, cell {record.grid.cell_um:.1f} µm{views}"),
         ("Device", f"{printable(record.device)}, {identity.precision}"),
     ]
-    return [*lines, ("Effort", effort.told)] if effort is not None else lines
+    return [*lines, ("Effort", effort.summary)] if effort is not None else lines

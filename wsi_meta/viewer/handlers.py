@@ -51,12 +51,12 @@ def make_application(desk: Desk) -> Application:
             ("/", Front, {"desk": desk}),
             (f"/s/{KEY}/?", Page, {"desk": desk}),
             ("/list", List, {"desk": desk}),
-            (f"/s/{KEY}/facts", Facts, {"desk": desk}),
+            (f"/s/{KEY}/facts", MapFacts, {"desk": desk}),
             (f"/s/{KEY}/version", Version, {"desk": desk}),
             (f"/s/{KEY}/map/([0-9a-f]{{16}})", Map, {"desk": desk}),
             (f"/s/{KEY}/lesions/([0-9a-f]{{16}})/{THRESHOLD}", Lesions, {"desk": desk}),
             (f"/s/{KEY}/tile/([0-9a-f]{{16}})/{NUMBER}/{NUMBER}/{NUMBER}", Tile, {"desk": desk}),
-            (f"/s/{KEY}/corrections", Corrected, {"desk": desk}),
+            (f"/s/{KEY}/corrections", MapCorrections, {"desk": desk}),
             (r"/assets/([a-z0-9.\-]{1,40})", Static, {"desk": desk}),
             ("/report/", Report, {"desk": desk}),
             (r"/report/thumbnails/([^/]{1,300})", Thumbnail, {"desk": desk}),
@@ -179,7 +179,7 @@ class List(_Handler):
         self.send(json.dumps({"stores": stores, "report": has_report}), "application/json")
 
 
-class Facts(_Handler):
+class MapFacts(_Handler):
     async def get(self, key: str) -> None:
         state = await self.in_thread((await self.shown(key)).map.state)
         shown = await self.shown(key, state.heatmap.record)
@@ -227,7 +227,7 @@ class Tile(_Handler):
         self.send(body, "image/jpeg", mark=None if damaged else name, forever=True)
 
 
-class Corrected(_Handler):
+class MapCorrections(_Handler):
     async def get(self, key: str) -> None:
         state = (await self.shown(key)).map
         found = await self.in_thread(lambda: read_corrections(state.state().heatmap))

@@ -18,9 +18,9 @@ from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
 from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.words import duration, format_probability, printable
+from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows
 from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.table import Row
-from wsi_meta.worklist.truth import CohortAgreement, CohortFroc, judge_rows
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -40,7 +40,7 @@ class Patient:
         return self.stage == STAGES[-1] or (len(self.known) == len(self.nodes) >= NODES and not self.incomplete)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What the stage rests on, in words."""
         words = [f"{len(self.known)} node{'s' if len(self.known) != 1 else ''}"]
         if len(self.nodes) < NODES:

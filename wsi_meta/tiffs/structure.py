@@ -52,7 +52,7 @@ __all__ = [
 ]
 __all__ += ["page_of_size", "structure_of", "tile_grids"]
 
-MOST_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
+IMPOSSIBLE_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
 MAX_HASHED_BYTES = 5 << 20
 """OpenSlide's quickhash covers the pixels of the smallest level, where they take no more than this."""
@@ -264,7 +264,7 @@ def _impossible(page: Page, size: tuple[int, int], tile: tuple[int, int], file: 
     """Return row and column of the tiles of impossible length."""
     if (tag := _last_of(page, LENGTHS)) is None:
         return np.zeros((0, 2), np.int64)
-    most = min(file.seek(0, os.SEEK_END), MOST_BYTES_PER_PX * tile[0] * tile[1] + HEADER_BYTES)
+    most = min(file.seek(0, os.SEEK_END), IMPOSSIBLE_BYTES_PER_PX * tile[0] * tile[1] + HEADER_BYTES)
     columns, rows = -(-size[0] // tile[0]), -(-size[1] // tile[1])
     numbers = np.flatnonzero(tag.values(file) > most) % (columns * rows)  # planes that are stored apart follow each other
     return np.stack(np.divmod(numbers, columns), -1)
