@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.address import refuse_mangled
+from wsi_meta.files.dicom import dicom_series
 from wsi_meta.tiffs.check import codecs_of
 
 __all__ = [
     "SLIDE_EXTENSIONS",
-    "dicom_series",
     "files_of_slide",
     "is_mrxs_folder",
     "mrxs_of",
@@ -37,18 +35,6 @@ SLIDE_EXTENSIONS = (
     ".zarr",
 )
 """How the files end that our readers open."""
-WHOLE_SLIDE_IMAGE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
-"""What a DICOM file says that it is, where it is a part of a slide."""
-SERIES, CLASS, SYNTAX, END_OF_SEQUENCE = 0x0020000E, 0x00020002, 0x00020010, 0xFFFEE0DD
-"""Elements of a DICOM file: group and element number."""
-IMPLICIT = b"1.2.840.10008.1.2"
-"""The one transfer syntax in which the elements do not say of what kind they are."""
-LONG_KINDS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-"""Kinds of elements whose length takes four bytes after two that are reserved."""
-UNDEFINED = 0xFFFFFFFF
-"""The length of a sequence that has an end mark instead."""
-HEAD_BYTES = 1 << 18
-"""The number of its series stands in these first bytes of a DICOM file, before anything large."""
 
 
 def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
@@ -127,38 +113,3 @@ def mrxs_of(folder: Path) -> Path | None:
     """Return the ``.mrxs`` file that a folder of pixels belongs to; None where it is not beside it."""
     beside = (folder.with_name(folder.name + ending) for ending in (".mrxs", ".MRXS"))
     return next(filter(Path.is_file, beside), None)
-
-
-def dicom_series(path: Path) -> str | None:
-    """Return the number of the series that a DICOM file belongs to; None where it is no part of a whole-slide image.
-
-    All files of one series in one folder are one slide: its levels, label and overview.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return None
-    found = dict(_outer_elements(head)) if head[128:132] == b"DICM" else {}
-    return found[SERIES].decode("latin-1") if found.get(CLASS) == WHOLE_SLIDE_IMAGE and SERIES in found else None
-
-
-def _outer_elements(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and value of a DICOM file's elements up to :data:`SERIES`, without those inside sequences."""
-    at, depth, implicit = 132, 0, False
-    while at + 12 <= len(head):
-        group, element, short, long = struct.unpack_from("<HHxxHI", head, at)
-        number, kind = group << 16 | element, head[at + 4 : at + 6]
-        if group == 0xFFFE or (implicit and group != 2):
-            at, length = at + 8, int.from_bytes(head[at + 4 : at + 8], "little")
-        else:
-            at, length = (at + 12, long) if kind in LONG_KINDS else (at + 8, short)
-        if depth == 0 and number > SERIES and group != 0xFFFE:
-            return
-        depth += (length == UNDEFINED and group != 0xFFFE) - (number == END_OF_SEQUENCE)
-        if length != UNDEFINED:
-            value = head[at : at + length].rstrip(b"\0 ")
-            implicit = implicit or (number == SYNTAX and value == IMPLICIT)
-            if depth == 0:
-                yield number, value
-            at += length

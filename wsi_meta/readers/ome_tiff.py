@@ -14,7 +14,7 @@ from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
 from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
-from wsi_meta.tiffs.pixel_form import refuse_turned
+from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
@@ -41,7 +41,7 @@ class OmeTiffReader(TiffReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large, or is to be turned.
+        when it holds another picture that is as large, is to be turned, or has tiles of other colours than it says.
     """
 
     def __init__(self, path: Path, file: WatchedFile | None = None, shown: object = None) -> None:
@@ -83,20 +83,19 @@ class OmeTiffReader(TiffReader):
     def _refuse_other_colours(self, photometric: dict[int, Any]) -> None:
         """Refuse JPEG tiles that say themselves of which colours they are, and not what the TIFF says."""
         for number, level in self._levels.items():
-            stored = np.flatnonzero(level.lengths)
-            if level.form.compression != JPEG or not len(stored):
+            tiles = np.flatnonzero(level.lengths)
+            if level.form.compression != JPEG or not len(tiles):
                 continue
-            offset, length = int(level.offsets[stored[0]]), int(level.lengths[stored[0]])
+            offset, length = int(level.offsets[tiles[0]]), int(level.lengths[tiles[0]])
             if not 0 <= length <= level.form.most_bytes:
                 continue
             try:
-                said = _colours_of(self.file.opened().read(offset, length))
+                stored = self.file.opened().read(offset, length)
             except SlideReadError:
                 raise
             except OSError:
                 continue  # a tile that cannot be read is none of the others'
-            if said is not None and said != photometric[number]:
-                raise NotPlainError(f"tiles of level {number} that say that their colours are others than the file says")
+            refuse_other_colours(self._shown, photometric[number], stored)
 
 
 def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]:
@@ -138,20 +137,6 @@ def _level_of(page: Any) -> TiledLevel:
     head = head_of(page) if compression == JPEG else b""
     form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
     return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
-
-
-def _colours_of(jpeg: bytes) -> int | None:
-    """Return which colours a JPEG says that it has, by TIFF's numbers; None where it does not say."""
-    at, said = 2, None
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and 0xE0 <= jpeg[at + 1] <= 0xEF:
-        length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        content = jpeg[at + 4 : at + 2 + length]
-        if jpeg[at + 1] == 0xEE and content[:5] == b"Adobe" and len(content) >= 12:
-            return YCBCR if content[11] == 1 else RGB
-        if jpeg[at + 1] == 0xE0 and content[:4] == b"JFIF":
-            said = YCBCR
-        at += 2 + length
-    return said
 
 
 def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
