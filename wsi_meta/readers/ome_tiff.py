@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
+OME = re.compile(r"<(\w+:)?OME[\s>]")
+"""What only OME-XML holds."""
 
 
 class OmeTiffReader(TiffReader):
@@ -144,12 +147,13 @@ def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
     return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages"} | mpp_properties(mpp_of_page(page))
 
 
-def mpp_of_page(page: Any) -> tuple[float, float] | None:
-    """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; None where none says it."""
-    return ome_mpp(str(page.description), (page.imagewidth, page.imagelength)) or _resolution_mpp(page)
+def mpp_of_page(page: Any) -> tuple[float, ...] | None:
+    """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; see :func:`ome_mpp`."""
+    stated = ome_mpp(str(page.description), (page.imagewidth, page.imagelength))
+    return _resolution_mpp(page) if stated is None else stated
 
 
-def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
+def mpp_of_tiff(path: Path, number: int) -> tuple[float, ...] | None:
     """Return the size of a pixel of a page of a TIFF, by its number, as :func:`mpp_of_page`; None where it cannot be read."""
     import tifffile
 
@@ -160,29 +164,35 @@ def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
         return None
 
 
-def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, float] | None:
-    """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres; None where none.
+def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
+    """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres.
 
     Parameters
     ----------
     text : a TIFF's description of its first page, whatever it is
+
+    Returns
+    -------
+    Width and height; None where nothing is stated. Empty where something is that is not understood, such as a size in an
+    unknown unit, or of an image of another width or height: then the tags of the file may be those of another image, too.
     """
-    if not text.rstrip("\0 \r\n").endswith("OME>"):
+    if not OME.search(text):
         return None
     if (root := ome_root(text)) is None:
-        return None
-    for pixels in root.iterfind("{*}Image/{*}Pixels"):
-        if (pixels.get("SizeX"), pixels.get("SizeY")) != tuple(map(str, size)):
-            continue
-        try:
-            sizes = [
-                float(pixels.attrib[f"PhysicalSize{axis}"]) * UM_PER_UNIT[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
-                for axis in "XY"
-            ]
-        except (KeyError, ValueError):
-            return None
-        return sizes[0], sizes[1]
-    return None
+        return ()
+    stated = root.findall("{*}Image/{*}Pixels")
+    for pixels in stated:
+        if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size)):
+            try:
+                sizes = [
+                    float(pixels.attrib[name]) * UM_PER_UNIT[pixels.get(f"{name}Unit", "µm")]
+                    for name in ("PhysicalSizeX", "PhysicalSizeY")
+                    if name in pixels.attrib
+                ]
+            except (KeyError, ValueError):
+                return ()
+            return (sizes[0], sizes[-1]) if sizes else None  # of one alone both: pixels are square
+    return () if stated else None
 
 
 def _resolution_mpp(page: Any) -> tuple[float, float] | None:

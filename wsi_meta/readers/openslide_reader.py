@@ -177,9 +177,10 @@ class OpenSlideReader(Reader):
         read = page_of_size(self.path, size)
         expect_one_in_tiff(self.path, getattr(self.file, "address", self.path), read or 0)
         mpp = ome_mpp(self.properties.get("tiff.ImageDescription", ""), size)
-        if read != 0:
+        if read != 0 or mpp == ():
             self.properties = {name: value for name, value in self.properties.items() if not name.startswith("openslide.mpp-")}
-            mpp = mpp or (mpp_of_tiff(self.path, read) if read is not None else None)
+        if read and mpp is None:
+            mpp = mpp_of_tiff(self.path, read)
         self.properties |= mpp_properties(mpp)
 
     def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
