@@ -11,10 +11,10 @@ import numpy as np
 from wsi_meta.errors import SlideReadError, first_line
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
+from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, mpp_properties
-from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel, TileForm
+from wsi_meta.readers.tiff_reader import CODECS, JPEG, TiffReader, TiledLevel
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 
@@ -129,17 +129,7 @@ def _level_of(page: Any) -> TiledLevel:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     if not page.imagewidth or not page.imagelength:
         raise NotPlainError(f"a page of {page.imagewidth} x {page.imagelength} px")
-    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
-    if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
-        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
-    stored = lengths.reshape(planes, -1)
-    if ((stored > 0).any(0) != (stored > 0).all(0)).any():
-        raise NotPlainError("tiles of which single colours are left out")
-    compression, differences = int(page.compression), page.predictor == DIFFERENCES
-    head = head_of(page) if compression == JPEG else b""
-    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
-    return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
+    return tiles_of(page)
 
 
 def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""JPEG and JPEG 2000 as bytes: what they say of themselves, and what shows that they are not whole.
+"""JPEG, JPEG 2000 and deflate as bytes: what they say of themselves, and what shows that they are not whole.
 
 Libraries decode a damaged one to pixels that look like tissue, with a warning at most. Here it is a ValueError.
 """
@@ -6,6 +6,7 @@ Libraries decode a damaged one to pixels that look like tissue, with a warning a
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from wsi_meta.tiffs.tags import RGB, YCBCR
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_jpeg", "check_jpeg2000", "declared_size", "decode_jpeg", "decode_jpeg2000", "stored_colours"]
+__all__ = ["check_deflate", "check_jpeg", "check_jpeg2000", "declared_size", "decode_jpeg", "decode_jpeg2000", "stored_colours"]
 
 FRAMES, SEQUENTIAL = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, (0xC0, 0xC1)
 """Markers of a JPEG that are followed by its size; those of them whose blocks are coded one after the other, by Huffman."""
@@ -95,6 +96,20 @@ def decode_jpeg2000(stored: bytes, values: int) -> Any:
     if (right - left) * (bottom - top) * planes != values:
         raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
     return imagecodecs.jpeg2k_decode(stored)
+
+
+def check_deflate(stored: bytes, most: int) -> None:
+    """Find damage in a deflate stream of no more than so many bytes by its checksum; ValueError.
+
+    libtiff stops once it has all pixels, before the checksum.
+    """
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(stored, most)
+    except zlib.error as error:
+        raise ValueError(f"a deflate stream that is damaged ({error})") from error
+    if not stream.eof:
+        raise ValueError("a deflate stream that breaks off, or is too long")
 
 
 def check_jpeg2000(stored: bytes) -> int:
