@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -210,12 +211,29 @@ def test_bad_files(tmp_path: Path, slide_file: Path) -> None:
     (tmp_path / "empty.tif").touch()
     (tmp_path / "text.svs").write_text("no slide")
     (tmp_path / "cut.tif").write_bytes(slide_file.read_bytes()[:2000])
+    os.mkfifo(tmp_path / "pipe.tif")
+    for name, head in [
+        ("a.bmp", b"BM"),
+        ("png.tif", b"\x89PNG\r\n\x1a\n"),
+        ("webp.png", b"RIFF\0\0\0\0WEBP"),
+        ("tif.jpg", slide_file.read_bytes()[:200]),
+        ("jpeg.mrxs", b"\xff\xd8\xff"),
+    ]:
+        (tmp_path / name).write_bytes(head + bytes(100))
+    (tmp_path / "jpeg").mkdir()
+    (tmp_path / "jpeg" / "Slidat.ini").touch()
     for name, found in [
         ("none.tif", "no such file"),
         ("", "a directory"),
         ("empty.tif", "an empty file"),
         ("text.svs", "not a slide"),
         ("cut.tif", "not a slide"),
+        ("pipe.tif", "not a regular file but a pipe"),
+        ("a.bmp", "a BMP file; expected a slide, .*; convert it to PNG"),
+        ("png.tif", "a PNG file; .*; name it .png"),
+        ("webp.png", "a WebP file; .*; convert it to PNG"),
+        ("tif.jpg", "a TIFF file; .*; name it .tif"),
+        ("jpeg.mrxs", "OpenSlide|not a slide"),
     ]:
         with pytest.raises(SlideReadError, match=found) as caught:
             open_slide(tmp_path / name)

@@ -17,6 +17,7 @@ __all__ = [
     "mrxs_of",
     "refuse_no_file",
     "why_not_opened",
+    "wrong_kind",
 ]
 
 SLIDE_EXTENSIONS = (
@@ -35,6 +36,20 @@ SLIDE_EXTENSIONS = (
     ".zarr",
 )
 """How the files end that our readers open."""
+KINDS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
+"""Kinds of pictures by their first bytes."""
+ENDINGS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".mrxs"), "TIFF": (".tif", *SLIDE_EXTENSIONS)}
+"""How files of the kinds end that are read; an ``.mrxs`` file is a small JPEG."""
 
 
 def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
@@ -50,6 +65,8 @@ def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
         raise SlideReadError(f"{path}: {found}; expected {expected}")
     if path.is_dir():
         raise SlideReadError(f"{path}: a directory; expected {expected}")
+    if not path.is_file():
+        raise SlideReadError(f"{path}: not a regular file but a pipe, socket or device; expected {expected}")
     if path.stat().st_size == 0:
         raise SlideReadError(f"{path}: an empty file; expected {expected}; copy it again")
 
@@ -69,11 +86,26 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
             "convert the slide (vips tiffsave --tile --pyramid --compression jpeg)"
         )
     if isinstance(error, OpenSlideUnsupportedFormatError):
+        if (wrong := wrong_kind(path)) is not None:
+            return wrong
         return SlideReadError(
             f"{path}: not a slide that OpenSlide knows (a plain or truncated image?); expected a tiled, pyramidal one; "
             "convert it (vips tiffsave --tile --pyramid) or copy it again"
         )
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
+
+
+def wrong_kind(path: Path) -> SlideReadError | None:
+    """Make the error for a picture of another kind than its name says, or of one that is not read; None for any other file."""
+    with path.open("rb") as file:
+        head = file.read(max(map(len, KINDS)))
+    kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
+    if kind is None or path.suffix.lower() in ENDINGS.get(kind, ()):
+        return None
+    todo = (
+        f"name it {ENDINGS[kind][0]}" if kind in ENDINGS else "convert it to PNG, or a slide (vips tiffsave --tile --pyramid)"
+    )
+    return SlideReadError(f"{path}: a {kind} file; expected a slide, or a PNG, JPEG or TIFF that is named so; {todo}")
 
 
 def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
