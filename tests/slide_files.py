@@ -94,7 +94,7 @@ def write_jpeg_slide(
     bigtiff: bool = False,
     mpp: float = MODEL_MPP,
 ) -> Path:
-    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, ``shared`` by all, without a word on colours, or ``lying``.
+    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, or ``shared`` by all, without a word on colours.
 
     `left_out` are tiles of every level, `left_out_by_level` those of each; with `nested` coarser levels lie in the first page.
     """
@@ -103,9 +103,6 @@ def write_jpeg_slide(
         for number, image in enumerate(levels):
             encoded = list(_jpegs(image, tile_px, photometric, subsampling))
             shared, bare = _split(encoded[0])[0], [_split(jpeg)[1] for jpeg in encoded]
-            if tables == "lying":
-                ycbcr = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x01"
-                encoded = [b"\xff\xd8" + ycbcr + shared[2:-2] + jpeg[2:] for jpeg in bare]
             stored = bare if tables == "shared" else encoded
             gaps = left_out_by_level[number] if left_out_by_level else left_out
             file.write(

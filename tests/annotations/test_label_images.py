@@ -74,7 +74,6 @@ def test_masks_of_one_value(tmp_path: Path, ending: str, value: int) -> None:
         lambda path: _tiff(path / "m.tif", np.dstack([GREY] * 3 + [OPAQUE]), photometric="rgb", extrasamples=["unassalpha"]),
         lambda path: np.save(path / "m.npy", WHERE),
         lambda path: np.save(path / "m.npy", WHERE.astype(np.float32)),
-        lambda path: np.save(path / "m.npy", np.where(WHERE, 1, np.nan)),
         lambda path: np.save(path / "m.npy", GREY[..., None]),
     ],
 )  # fmt: skip
@@ -98,6 +97,7 @@ SEVERAL = GREY // 2 + np.eye(80, 100, dtype=np.uint8)
         (lambda path: np.save(path / "m.npy", WHERE * 0.93), "float values such as 0.93"),
         (lambda path: np.save(path / "m.npy", np.where(WHERE, np.inf, 0)), "float values"),
         (lambda path: np.save(path / "m.npy", -WHERE.astype(np.int8)), "values -1, 0"),
+        (lambda path: np.save(path / "m.npy", np.where(WHERE, 1, np.nan)), "values NaN, 1"),
         (lambda path: np.save(path / "m.npy", WHERE * 1j), "complex"),
         (lambda path: np.save(path / "m.npy", np.zeros((3, 80, 100), bool)), "shape"),
         (lambda path: _tiff(path / "m.tif", np.stack([GREY] * 2), photometric="minisblack"), "several pictures"),

@@ -17,6 +17,7 @@ from slide_files import overwrite, texture
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Status
+from wsi_meta.readers.ome_tiff import ome_mpp
 from wsi_meta.slides.slide import Slide
 
 MPP = 0.486
@@ -92,6 +93,37 @@ def test_the_unit_of_a_physical_size_counts(
     with open_slide(write_ome(tmp_path / "s.ome.tif", image, unit=unit, size=size)) as slide:
         assert slide.known_mpp == pytest.approx(expected)
         assert expected is not None or "pass --mpp" in str(slide.mpp_problem)
+
+
+X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
+
+
+@pytest.mark.parametrize(
+    ("inner", "head", "tail", "expected"),
+    [
+        (PIXELS.format(f"{X} {Y}"), '\n<?xml version="1.0"?>', "", (MPP, MPP)),
+        (PIXELS.format(f"{X} {Y}"), "", "\n\t \0", (MPP, MPP)),
+        (PIXELS.format(f"{X} {Y}"), "", "<!-- written by -->", (MPP, MPP)),
+        (PIXELS.format(X), "", "", (MPP, MPP)),
+        (PIXELS.format(Y), "", "", (MPP, MPP)),
+        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'), "", "", ()),
+        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="reference frame"'), "", "", ()),
+        (PIXELS.format(f"{X} {Y}").replace("700", "1400"), "", "", ()),
+        (PIXELS.format(f"{X} {Y}"), "", "</broken>", ()),
+        (PIXELS.format(""), "", "", None),
+        ('<BinaryOnly MetadataFile="a.companion.ome"/>', "", "", None),
+    ],
+)
+def test_what_ome_xml_states_and_what_is_not_understood(
+    tmp_path: Path, inner: str, head: str, tail: str, expected: tuple[float, ...] | None
+) -> None:
+    """The tags, which may be those of another picture, count only where OME-XML states nothing."""
+    text = f'{head}<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{inner}</OME>{tail}'
+    assert ome_mpp(text, (700, 500)) == expected
+    tags: dict[str, Any] = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb", "metadata": None}
+    tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text, **tags)
+    with open_slide(tmp_path / "s.tif") as slide:
+        assert slide.known_mpp == pytest.approx(1.0 if expected is None else expected[0] if expected else None)
 
 
 def test_resolution_tags_count_where_there_is_no_physical_size(tmp_path: Path, image: NDArray[np.uint8]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,43 @@ def jpeg2000(path: Path, colours: str = "rgb", levels: int = 1) -> Path:
     return path
 
 
+def deflate(path: Path, planes: str = "contig") -> Path:
+    image = texture(512, 512)
+    stored: Any = image if planes == "contig" else image.transpose(2, 0, 1)
+    options: dict[str, Any] = {"resolution": (1e4 / 0.972, 1e4 / 0.972), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planes, tile=(256, 256), compression="zlib", **options)
+    return path
+
+
+def planar(path: Path) -> Path:
+    return deflate(path, "separate")
+
+
+def lengthen(path: Path, number: int) -> None:
+    """Give a tile other bytes, and one more, as damage does that libtiff passes over: only the checksum tells."""
+    offset, length = stored_tiles(path)[number]
+    content = bytearray(zlib.decompress(path.read_bytes()[offset : offset + length]))
+    content[1000:1300] = bytes(300)
+    longer = zlib.compress(content + b"\1")[:-4] + bytes(4)
+    set_tile_tag(path, "TileOffsets", number, path.stat().st_size)
+    set_tile_tag(path, "TileByteCounts", number, len(longer))
+    overwrite(path, path.stat().st_size, longer)
+
+
 def plain(path: Path) -> Path:
     return write_jpeg_slide(path, [texture(512, 512)])
 
 
 @pytest.mark.parametrize(
-    ("make", "told"), [(scn, "Corrupt"), (grey, "Corrupt"), (plain, "Corrupt"), (jpeg2000, "a JPEG 2000 that breaks off")]
+    ("make", "told"),
+    [
+        (scn, "Corrupt"),
+        (grey, "Corrupt"),
+        (plain, "Corrupt"),
+        (jpeg2000, "a JPEG 2000 that breaks off"),
+        (deflate, "a deflate stream that is damaged"),
+        (planar, "a deflate stream that is damaged"),
+    ],
 )
 def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: str, tmp_path: Path) -> None:
     path = make(tmp_path / "s.tif")
@@ -60,7 +92,10 @@ def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: s
     with open_slide(path, reader="openslide") as slide:
         sound = slide.read_region(x0, y0, 256, 256)
     offset, length = stored_tiles(path)[3]
-    overwrite(path, offset + length // 2, bytes(length - length // 2) if make is jpeg2000 else b"\n" * 300)
+    if make in (deflate, planar):
+        lengthen(path, 3)
+    else:
+        overwrite(path, offset + length // 2, bytes(length - length // 2) if make is jpeg2000 else b"\n" * 300)
     lenient = np.empty((100, 100, 3), np.uint8)
     OpenSlideReader(path).read_into(lenient, 0, x0 + 300, y0 + 300)
     assert lenient.std() > 0, "it is read, to something else"
@@ -70,6 +105,25 @@ def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: s
                 slide.read_region(x0 + x, y0 + y, side, side)
         assert np.array_equal(slide.read_region(x0, y0, 256, 256), sound)
         slide.read_region(x0 + 512, y0 + 512, 50, 50)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_no_tile_lies_in_the_header_of_a_file(tmp_path: Path, nested: bool) -> None:
+    """Of uncompressed tiles any bytes are pixels. A tile of no bytes was left out, wherever it lies."""
+    path = tmp_path / "s.tif"
+    options: dict[str, Any] = {"tile": (256, 256), "photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        file.write(texture(512, 512), subifds=1 if nested else None, **options)
+        file.write(np.full((256, 256, 3), 255, np.uint8), subfiletype=1, **options)
+    set_tile_tag(path, "TileOffsets", 3, 0)
+    with open_slide(path, mpp=0.972) as slide:
+        assert slide.reader == ("direct" if nested else "openslide")
+        with pytest.raises(UnreadableRegionError, match="196,608 bytes at 0 in a file"):
+            slide.read_region(300, 300, 20, 20)
+        slide.read_region(0, 0, 256, 256)
+    set_tile_tag(path, "TileByteCounts", 3, 0)
+    with open_slide(path, mpp=0.972) as slide:
+        slide.read_region(300, 300, 20, 20)
 
 
 def test_bytes_that_the_disk_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture
 
-from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
+from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000, stored_colours
+from wsi_meta.tiffs.tags import RGB, YCBCR
 
 ZEROS = bytes(16)
 
@@ -30,6 +31,30 @@ def test_declared_size() -> None:
     assert declared_size(b"\xff\xd8\xff\xdb\x00\x04ab\xff" + frame) == (32, 16), "after tables and a byte that fills"
     for without in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda\x00\x02" + frame, b"\xff\xd8\xff\xdb\x00\x04ab", b"\xff\xd8 text"):
         assert declared_size(without) is None
+
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+ADOBE_RGB, ADOBE_YCBCR = (b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + end for end in (b"\0", b"\1"))
+
+
+@pytest.mark.parametrize(
+    ("markers", "sampling", "said"),
+    [
+        (b"", b"\x11\x11\x11", None),
+        (JFIF, b"\x11\x11\x11", YCBCR),
+        (ADOBE_RGB, b"\x11\x11\x11", RGB),
+        (JFIF + ADOBE_YCBCR, b"\x11\x11\x11", YCBCR),
+        (JFIF + ADOBE_RGB, b"\x11\x11\x11", None),
+        (b"", b"\x22\x11\x11", YCBCR),
+        (ADOBE_RGB, b"\x22\x11\x11", None),
+        (JFIF, b"\x11", None),
+    ],
+)
+def test_the_colours_that_a_jpeg_says(markers: bytes, sampling: bytes, said: int | None) -> None:
+    components = b"".join(bytes([number, both, 0]) for number, both in enumerate(sampling))
+    frame = b"\xff\xc0\0" + bytes([8 + len(components), 8, 0, 16, 0, 16, len(sampling)]) + components
+    assert stored_colours(b"\xff\xd8" + markers + frame + b"\xff\xd9") == said
+    assert stored_colours(b"no" + markers + frame) is None
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"grey": True}])

@@ -49,6 +49,47 @@ def test_an_aperio_slide_in_millimetres(tmp_path: Path) -> None:
     assert not (tmp_path / "h.zarr").exists()
 
 
+APERIO = "Aperio Image Library v12.0.15\r\n{0} [0,0{1}{0}] (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0.243"
+
+
+@pytest.mark.parametrize(
+    ("described", "between", "tags", "told", "warned"),
+    [
+        ("300x280", " ", 0.243, None, None),
+        ("301x280", " ", 0.0, None, None),
+        ("300x1120", " ", 72, None, None),
+        (
+            "1200x1120",
+            " ",
+            0.243,
+            "of 1200 x 1120 px of 0.243 um, the picture has 300 x 280; .* pass --mpp (0.972 if so)",
+            None,
+        ),
+        ("75x70", ",", 0.243, "of 75 x 70 px of 0.243 um, .* pass --mpp (0.06075 if so)", None),
+        ("300x280", " ", 0.972, None, "says 0.243 um per pixel, which is used, but 0.972 in its resolution tags; pass --mpp"),
+    ],
+)
+def test_an_aperio_slide_whose_description_is_of_another_picture(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    described: str,
+    between: str,
+    tags: float,
+    told: str | None,
+    warned: str | None,
+) -> None:
+    """An export of a coarser level keeps the description of the slide, and its pixel size. 72 um are nobody's tags."""
+    text = APERIO.format(described, between)
+    path = write_jpeg_slide(tmp_path / "s.svs", [texture(280, 300)], descriptions=[text], mpp=tags or 1e9)
+    slide = open_slide(path)
+    assert re.search((told or "None").replace("(", r"\(").replace(")", r"\)"), str(slide.mpp_problem))
+    assert slide.known_mpp == (None if told else 0.243)
+    assert (warned in caplog.text) if warned else not caplog.text
+    caplog.clear()
+    assert open_slide(path, mpp=0.243).known_mpp == 0.243
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("mpp", [1e-9, 0.0, -1.0, 0.0499, 50.1, 1e300, float("inf"), float("nan")])
 def test_an_option_that_cannot_be(tmp_path: Path, mpp: float) -> None:
     path = write_slide(tmp_path / "s.tif", texture(64, 64))

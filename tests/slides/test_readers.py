@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from fakes import scan_darkness
+from fuzzing.dicom import write_dicom
 from numpy.typing import NDArray
 from range_server import served
 from slide_files import damage_tile, overwrite, set_tile_tag, stored_tiles, texture, write_jpeg_slide, write_slide
@@ -289,15 +290,11 @@ def test_a_file_that_went_away(plain: Path, tmp_path: Path) -> None:
         (lambda path, levels: write_slide(path, levels[0]), "ADOBE_DEFLATE"),
         (lambda path, levels: write_jpeg_slide(path, [levels[0], levels[0]]), "told apart by their size"),
         (
-            lambda path, levels: write_jpeg_slide(path, levels, photometric="rgb", tables="lying"),
-            "other pixels than OpenSlide's",
-        ),
-        (
             lambda path, levels: write_jpeg_slide(path, levels, descriptions=["Aperio 1|MPP = 0.5"] * 2, left_out=[1]),
             "tiles left out",
         ),
     ],
-    ids=["codec", "twins", "colours", "aperio"],
+    ids=["codec", "twins", "aperio"],
 )
 def test_the_rest_is_openslides(tmp_path: Path, levels: list[NDArray[np.uint8]], make: object, reason: str) -> None:
     assert callable(make)
@@ -309,6 +306,56 @@ def test_the_rest_is_openslides(tmp_path: Path, levels: list[NDArray[np.uint8]],
     assert slide.expect(slide.mpp, [(0, 0, 9, 9)]) is None
     with pytest.raises(SlideReadError, match=r"odd\.tif: .*; the direct reader expects .*leave --reader out$"):
         open_slide(path, reader="direct")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("description", [None, "Aperio Image Library v12\r\n700x600 [0,0 700x600]|MPP = 0.972"])
+def test_tiles_of_other_colours_than_the_file_says_are_refused(
+    tmp_path: Path, levels: list[NDArray[np.uint8]], nested: bool, description: str | None
+) -> None:
+    told = [] if description is None else [description] * 3
+    for stated, stored, said in (
+        (2, "ycbcr", "RGB, but its JPEG tiles say YCbCr"),
+        (6, "rgb", "YCbCr, but its JPEG tiles say RGB"),
+    ):
+        path = write_jpeg_slide(tmp_path / f"{stored}.tif", levels, photometric=stored, nested=nested, descriptions=told)
+        open_slide(path)
+        with tifffile.TiffFile(path) as file:
+            first: Any = file.pages[0]
+            places = [page.tags["PhotometricInterpretation"].valueoffset for page in [*file.pages, *(first.pages or ())]]
+        for place in places:
+            overwrite(path, place, bytes([stated, 0]))
+        for reader in ("auto", "openslide"):
+            with pytest.raises(
+                SlideReadError, match=rf"{stored}\.tif: says that its colours are {said};.*; convert the slide again"
+            ):
+                open_slide(path, reader=reader)
+
+
+def test_a_dicom_slide_of_other_colours_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.dcm"
+    write_dicom(path, texture(128, 128), mpp=0.972)
+    open_slide(path)
+    path.write_bytes(path.read_bytes().replace(b"CS\x0c\0YBR_FULL_422", b"CS\4\0RGB "))
+    with pytest.raises(SlideReadError, match=r"s\.dcm: says that its colours are RGB, but its JPEG tiles say YCbCr; .* again$"):
+        open_slide(path)
+
+
+def test_other_pixels_for_another_reason_are_told(
+    tmp_path: Path, levels: list[NDArray[np.uint8]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A JPEG that says both: libjpeg believes its JFIF marker, OpenSlide the TIFF."""
+    path = write_jpeg_slide(tmp_path / "s.tif", [levels[0]], photometric="rgb")
+    jfif = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+    for number, (offset, length) in enumerate(stored_tiles(path)):
+        stored, at = path.read_bytes()[offset : offset + length], path.stat().st_size
+        overwrite(path, at, jfif + stored[2:])
+        set_tile_tag(path, "TileOffsets", number, at)
+        set_tile_tag(path, "TileByteCounts", number, length + len(jfif) - 2)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        np.testing.assert_allclose(slide.read_region(0, 0, 600, 500), levels[0][:500, :600], atol=40)
+    assert "s.tif: tiles of level 0 decode to other pixels than OpenSlide's, which are used" in caplog.text
 
 
 def test_no_such_reader(plain: Path) -> None:

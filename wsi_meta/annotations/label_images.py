@@ -26,7 +26,7 @@ from wsi_meta.words import first_line, some_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["NO_NUMBER", "LabelImage", "distinct_labels", "opened_labels", "read_one_label", "tell_labels"]
+__all__ = ["LabelImage", "distinct_labels", "opened_labels", "read_one_label", "tell_labels"]
 
 logger = logging.getLogger(__name__)
 
@@ -124,19 +124,16 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
 def read_one_label(path: Path, what: str, expected: str) -> NDArray[np.bool_]:
     """Return where an image has the one value that is not 0, bool (rows, cols); parameters as :func:`opened_labels`.
 
-    What is no number (NaN) counts as 0.
-
     Raises
     ------
     DataError
-        as :func:`opened_labels`, and when it has several values besides 0.
+        as :func:`opened_labels`, and when it has several values besides 0, or what is no number (NaN).
     """
     seen: set[int] = set()
     with opened_labels(path, what, expected) as image:
         mask = np.zeros(image.shape(), bool)
         for top in range(0, len(mask), image.stored_rows()):
             band = image.read(top, top + image.stored_rows())
-            band = np.where(band == NO_NUMBER, 0, band) if band.dtype == np.int64 else band
             mask[top : top + len(band)] = band != 0
             seen |= distinct_labels(band)
             if len(seen - {0}) > 1 or min(seen, default=0) < 0:

@@ -14,7 +14,8 @@ from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import is_new, matches, may_hold_slides
 from wsi_meta.errors import DataError, MissingMppError
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
-from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, dicom_series, is_mrxs_folder, mrxs_of
+from wsi_meta.files.dicom import dicom_series
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import given_mpp
 from wsi_meta.tiling.grid import STRIDES

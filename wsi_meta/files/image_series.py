@@ -231,14 +231,14 @@ def ome_root(text: str) -> ElementTree.Element | None:
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         return None
     try:
-        return ElementTree.fromstring(text)
+        return ElementTree.fromstring(text.strip("\0 \t\r\n"))
     except ElementTree.ParseError:
         return None
 
 
 def _ome_names(text: str) -> dict[tuple[int, int], str]:
     """Return the names of the images of OME-XML by their sizes; empty where two have the same."""
-    root = ome_root(text.rstrip("\0 \r\n")) if len(text) <= MOST_XML else None
+    root = ome_root(text) if len(text) <= MOST_XML else None
     names: dict[tuple[int, int], str] = {}
     try:
         for image in () if root is None else root.iterfind("{*}Image"):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import refuse_mangled
+from wsi_meta.files.dicom import dicom_series
 from wsi_meta.tiffs.structure import codecs_of
 from wsi_meta.words import first_line
 
 __all__ = [
     "SLIDE_EXTENSIONS",
-    "dicom_series",
     "files_of_slide",
     "is_mrxs_folder",
     "mrxs_of",
     "refuse_no_file",
     "why_not_opened",
+    "wrong_kind",
 ]
 
 SLIDE_EXTENSIONS = (
@@ -38,18 +37,20 @@ SLIDE_EXTENSIONS = (
     ".zarr",
 )
 """How the files end that our readers open."""
-WHOLE_SLIDE_IMAGE = b"1.2.840.10008.5.1.4.1.1.77.1.6"
-"""What a DICOM file says that it is, where it is a part of a slide."""
-SERIES, CLASS, SYNTAX, END_OF_SEQUENCE = 0x0020000E, 0x00020002, 0x00020010, 0xFFFEE0DD
-"""Elements of a DICOM file: group and element number."""
-IMPLICIT = b"1.2.840.10008.1.2"
-"""The one transfer syntax in which the elements do not say of what kind they are."""
-LONG_KINDS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-"""Kinds of elements whose length takes four bytes after two that are reserved."""
-UNDEFINED = 0xFFFFFFFF
-"""The length of a sequence that has an end mark instead."""
-HEAD_BYTES = 1 << 18
-"""The number of its series stands in these first bytes of a DICOM file, before anything large."""
+KINDS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+    b"GIF8": "GIF",
+    b"RIFF": "WebP",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
+"""Kinds of pictures by their first bytes."""
+ENDINGS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg", ".mrxs"), "TIFF": (".tif", *SLIDE_EXTENSIONS)}
+"""How files of the kinds end that are read; an ``.mrxs`` file is a small JPEG."""
 
 
 def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
@@ -65,6 +66,8 @@ def refuse_no_file(path: Path, expected: str = "a whole-slide image") -> None:
         raise SlideReadError(f"{path}: {found}; expected {expected}")
     if path.is_dir():
         raise SlideReadError(f"{path}: a directory; expected {expected}")
+    if not path.is_file():
+        raise SlideReadError(f"{path}: not a regular file but a pipe, socket or device; expected {expected}")
     if path.stat().st_size == 0:
         raise SlideReadError(f"{path}: an empty file; expected {expected}; copy it again")
 
@@ -84,11 +87,26 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
             "convert the slide (vips tiffsave --tile --pyramid --compression jpeg)"
         )
     if isinstance(error, OpenSlideUnsupportedFormatError):
+        if (wrong := wrong_kind(path)) is not None:
+            return wrong
         return SlideReadError(
             f"{path}: not a slide that OpenSlide knows (a plain or truncated image?); expected a tiled, pyramidal one; "
             "convert it (vips tiffsave --tile --pyramid) or copy it again"
         )
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
+
+
+def wrong_kind(path: Path) -> SlideReadError | None:
+    """Make the error for a picture of another kind than its name says, or of one that is not read; None for any other file."""
+    with path.open("rb") as file:
+        head = file.read(max(map(len, KINDS)))
+    kind = next((kind for start, kind in KINDS.items() if head.startswith(start)), None)
+    if kind is None or path.suffix.lower() in ENDINGS.get(kind, ()):
+        return None
+    todo = (
+        f"name it {ENDINGS[kind][0]}" if kind in ENDINGS else "convert it to PNG, or a slide (vips tiffsave --tile --pyramid)"
+    )
+    return SlideReadError(f"{path}: a {kind} file; expected a slide, or a PNG, JPEG or TIFF that is named so; {todo}")
 
 
 def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
@@ -128,38 +146,3 @@ def mrxs_of(folder: Path) -> Path | None:
     """Return the ``.mrxs`` file that a folder of pixels belongs to; None where it is not beside it."""
     beside = (folder.with_name(folder.name + ending) for ending in (".mrxs", ".MRXS"))
     return next(filter(Path.is_file, beside), None)
-
-
-def dicom_series(path: Path) -> str | None:
-    """Return the number of the series that a DICOM file belongs to; None where it is no part of a whole-slide image.
-
-    All files of one series in one folder are one slide: its levels, label and overview.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return None
-    found = dict(_outer_elements(head)) if head[128:132] == b"DICM" else {}
-    return found[SERIES].decode("latin-1") if found.get(CLASS) == WHOLE_SLIDE_IMAGE and SERIES in found else None
-
-
-def _outer_elements(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and value of a DICOM file's elements up to :data:`SERIES`, without those inside sequences."""
-    at, depth, implicit = 132, 0, False
-    while at + 12 <= len(head):
-        group, element, short, long = struct.unpack_from("<HHxxHI", head, at)
-        number, kind = group << 16 | element, head[at + 4 : at + 6]
-        if group == 0xFFFE or (implicit and group != 2):
-            at, length = at + 8, int.from_bytes(head[at + 4 : at + 8], "little")
-        else:
-            at, length = (at + 12, long) if kind in LONG_KINDS else (at + 8, short)
-        if depth == 0 and number > SERIES and group != 0xFFFE:
-            return
-        depth += (length == UNDEFINED and group != 0xFFFE) - (number == END_OF_SEQUENCE)
-        if length != UNDEFINED:
-            value = head[at : at + length].rstrip(b"\0 ")
-            implicit = implicit or (number == SYNTAX and value == IMPLICIT)
-            if depth == 0:
-                yield number, value
-            at += length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from wsi_meta.files.partial_copy import PartialCopy, partial_copy
 from wsi_meta.files.remote_file import RemoteFile
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr
-from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader
+from wsi_meta.readers.direct_reader import DecodersDisagreeError, DirectReader, OtherPixelsError
 from wsi_meta.readers.jpeg_tiff import NotPlainError
 from wsi_meta.readers.ome_tiff import OmeTiffReader
 from wsi_meta.readers.openslide_reader import OpenSlideReader, warn_of_damage
@@ -31,6 +32,8 @@ __all__ = ["READERS", "Opening", "opening"]
 READERS = ("auto", "openslide", "direct", "picture", "zarr")
 """``auto`` is zarr for OME-Zarr, picture for PNG, JPEG and TIFFs without tiles, direct for plain TIFFs of JPEG tiles and those
 with a pyramid in their first page, else OpenSlide."""
+
+logger = logging.getLogger("wsi_meta")
 
 Opened: TypeAlias = OpenSlideReader | OmeTiffReader | PictureReader | ZarrReader
 
@@ -84,6 +87,10 @@ class Opening:
         if isinstance(error, DecodersDisagreeError):
             warn_of_damage(facts.path, error)
         else:
+            if isinstance(error, OtherPixelsError):
+                logger.warning(
+                    "%s: %s, which are used; look at its colours, and convert it if they are wrong", facts.path, error
+                )
             facts.check_tiles()
         return facts, reason
 

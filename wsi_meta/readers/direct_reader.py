@@ -17,7 +17,7 @@ from wsi_meta.readers.tiff_reader import TiffReader
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DecodersDisagreeError", "DirectReader"]
+__all__ = ["DecodersDisagreeError", "DirectReader", "OtherPixelsError"]
 
 SAME_GREY_LEVELS = 2
 """Decoders may round differently by this much."""
@@ -35,6 +35,10 @@ PLAIN = "a plain TIFF of JPEG tiles"
 
 class DecodersDisagreeError(NotPlainError):
     """A plain TIFF, but of most tiles that were compared one decoder says that they are damaged, and the other reads them."""
+
+
+class OtherPixelsError(NotPlainError):
+    """A plain TIFF of which both decoders read a tile, and see other pixels: one of them is wrong."""
 
 
 class DirectReader(TiffReader):
@@ -96,7 +100,7 @@ class DirectReader(TiffReader):
         return list(zip(rows.tolist(), cols.tolist(), strict=True))
 
     def _compare_tile(self, level: int, row: int, col: int, judge: OpenSlideReader) -> list[UnreadableRegionError]:
-        """Return the errors of the decoders that do not read a tile; NotPlainError when both do, and differ."""
+        """Return the errors of the decoders that do not read a tile; OtherPixelsError when both do, and differ."""
         stored, (level_width, level_height) = self._levels[level], judge.level_dimensions[level]
         left, top = col * stored.tile_width, row * stored.tile_height
         shape = (min(stored.tile_height, level_height - top), min(stored.tile_width, level_width - left), 3)
@@ -110,7 +114,7 @@ class DirectReader(TiffReader):
             except UnreadableRegionError as error:
                 failed.append(error)
         if not failed and (np.abs(ours.astype(np.int16) - theirs) <= SAME_GREY_LEVELS).mean() < SAME_SHARE:
-            raise NotPlainError(f"tiles of level {level} decode to other pixels than OpenSlide's")
+            raise OtherPixelsError(f"tiles of level {level} decode to other pixels than OpenSlide's")
         return failed
 
     def _show_around(self, level: int, row: int, col: int) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
-from wsi_meta.tiffs.tags import CONTIGUOUS, RGB, YCBCR
+from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
-__all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of"]
+__all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of", "tiles_of"]
 
 VENDORS = ("generic-tiff", "aperio", "philips")
 """OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
@@ -102,10 +102,9 @@ def find_checked(
             else:
                 places = list(_leica(file, level_dimensions, usable)) if vendor == "leica" else []
             for level, page, corner in places:
-                layout = page.samplesperpixel in (1, 3), page.planarconfig, page.imagedepth
-                if int(page.compression) in CHECKED and layout == (True, CONTIGUOUS, 1):
+                if int(page.compression) in CHECKED and page.samplesperpixel in (1, 3) and page.imagedepth == 1:
                     size = int(page.imagewidth), int(page.imagelength)
-                    found.setdefault(level, []).append(PlacedTiles(_tiles_of(page), size, *corner))
+                    found.setdefault(level, []).append(PlacedTiles(tiles_of(page), size, *corner))
     except Exception:  # tifffile raises whatever odd tags lead to
         return {}
     return found
@@ -144,16 +143,23 @@ def _level(page: Any, also: Collection[int]) -> TiledLevel:
     layout = (page.bitspersample, page.samplesperpixel, page.planarconfig, page.imagedepth)
     if layout != (8, 3, CONTIGUOUS, 1):
         raise NotPlainError("samples that are not three interleaved bytes a pixel")
-    return _tiles_of(page)
+    return tiles_of(page)
 
 
-def _tiles_of(page: Any) -> TiledLevel:
+def tiles_of(page: Any) -> TiledLevel:
+    """Return a page's tiles, however they are compressed; NotPlainError where they are not as many as its size needs."""
+    planes = page.samplesperpixel if page.planarconfig == SEPARATE else 1
     columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
-    if len(offsets) != columns * rows or len(lengths) != columns * rows:
-        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows}")
-    form = TileForm(page.tilewidth, page.tilelength, int(page.compression), head_of(page) if page.compression == JPEG else b"")
-    return TiledLevel(page.tilewidth, page.tilelength, columns, lengths, offsets, form)
+    if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
+        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
+    stored = lengths.reshape(planes, -1)
+    if ((stored > 0).any(0) != (stored > 0).all(0)).any():
+        raise NotPlainError("tiles of which single colours are left out")
+    compression, differences = int(page.compression), page.predictor == DIFFERENCES
+    head = head_of(page) if compression == JPEG else b""
+    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
+    return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
 
 
 def head_of(page: Any) -> bytes:

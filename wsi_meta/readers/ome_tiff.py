@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
+from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
-from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TiffReader, TiledLevel, TileForm
-from wsi_meta.tiffs.pixel_form import refuse_turned
+from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TiffReader, TiledLevel
+from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 from wsi_meta.words import first_line
 
@@ -24,6 +25,8 @@ VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
 UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
+OME = re.compile(r"<(\w+:)?OME[\s>]")
+"""What only OME-XML holds."""
 
 
 class OmeTiffReader(TiffReader, OpenedReader):
@@ -40,7 +43,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large, or is to be turned.
+        when it holds another picture that is as large, is to be turned, or has tiles of other colours than it says.
     """
 
     file: WatchedFile
@@ -84,20 +87,19 @@ class OmeTiffReader(TiffReader, OpenedReader):
     def _refuse_other_colours(self, photometric: dict[int, Any]) -> None:
         """Refuse JPEG tiles that say themselves of which colours they are, and not what the TIFF says."""
         for number, level in self._levels.items():
-            stored = np.flatnonzero(level.lengths)
-            if level.form.compression != JPEG or not len(stored):
+            tiles = np.flatnonzero(level.lengths)
+            if level.form.compression != JPEG or not len(tiles):
                 continue
-            offset, length = int(level.offsets[stored[0]]), int(level.lengths[stored[0]])
+            offset, length = int(level.offsets[tiles[0]]), int(level.lengths[tiles[0]])
             if not 0 <= length <= level.form.most_bytes:
                 continue
             try:
-                said = _colours_of(self.file.opened().read(offset, length))
+                stored = self.file.opened().read(offset, length)
             except SlideReadError:
                 raise
             except OSError:
                 continue  # a tile that cannot be read is none of the others'
-            if said is not None and said != photometric[number]:
-                raise NotPlainError(f"tiles of level {number} that say that their colours are others than the file says")
+            refuse_other_colours(self._shown, photometric[number], stored)
 
 
 def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]:
@@ -128,31 +130,7 @@ def _level_of(page: Any) -> TiledLevel:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     if not page.imagewidth or not page.imagelength:
         raise NotPlainError(f"a page of {page.imagewidth} x {page.imagelength} px")
-    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
-    if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
-        raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
-    stored = lengths.reshape(planes, -1)
-    if ((stored > 0).any(0) != (stored > 0).all(0)).any():
-        raise NotPlainError("tiles of which single colours are left out")
-    compression, differences = int(page.compression), page.predictor == DIFFERENCES
-    head = head_of(page) if compression == JPEG else b""
-    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
-    return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
-
-
-def _colours_of(jpeg: bytes) -> int | None:
-    """Return which colours a JPEG says that it has, by TIFF's numbers; None where it does not say."""
-    at, said = 2, None
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and 0xE0 <= jpeg[at + 1] <= 0xEF:
-        length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        content = jpeg[at + 4 : at + 2 + length]
-        if jpeg[at + 1] == 0xEE and content[:5] == b"Adobe" and len(content) >= 12:
-            return YCBCR if content[11] == 1 else RGB
-        if jpeg[at + 1] == 0xE0 and content[:4] == b"JFIF":
-            said = YCBCR
-        at += 2 + length
-    return said
+    return tiles_of(page)
 
 
 def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
@@ -160,12 +138,13 @@ def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
     return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages"} | mpp_properties(mpp_of_page(page))
 
 
-def mpp_of_page(page: Any) -> tuple[float, float] | None:
-    """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; None where none says it."""
-    return ome_mpp(str(page.description), (page.imagewidth, page.imagelength)) or _resolution_mpp(page)
+def mpp_of_page(page: Any) -> tuple[float, ...] | None:
+    """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; see :func:`ome_mpp`."""
+    stated = ome_mpp(str(page.description), (page.imagewidth, page.imagelength))
+    return _resolution_mpp(page) if stated is None else stated
 
 
-def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
+def mpp_of_tiff(path: Path, number: int) -> tuple[float, ...] | None:
     """Return the size of a pixel of a page of a TIFF, by its number, as :func:`mpp_of_page`; None where it cannot be read."""
     import tifffile
 
@@ -176,29 +155,35 @@ def mpp_of_tiff(path: Path, number: int) -> tuple[float, float] | None:
         return None
 
 
-def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, float] | None:
-    """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres; None where none.
+def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
+    """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres.
 
     Parameters
     ----------
     text : a TIFF's description of its first page, whatever it is
+
+    Returns
+    -------
+    Width and height; None where nothing is stated. Empty where something is that is not understood, such as a size in an
+    unknown unit, or of an image of another width or height: then the tags of the file may be those of another image, too.
     """
-    if not text.rstrip("\0 \r\n").endswith("OME>"):
+    if not OME.search(text):
         return None
     if (root := ome_root(text)) is None:
-        return None
-    for pixels in root.iterfind("{*}Image/{*}Pixels"):
-        if (pixels.get("SizeX"), pixels.get("SizeY")) != tuple(map(str, size)):
-            continue
-        try:
-            sizes = [
-                float(pixels.attrib[f"PhysicalSize{axis}"]) * UM_PER_UNIT[pixels.get(f"PhysicalSize{axis}Unit", "µm")]
-                for axis in "XY"
-            ]
-        except (KeyError, ValueError):
-            return None
-        return sizes[0], sizes[1]
-    return None
+        return ()
+    stated = root.findall("{*}Image/{*}Pixels")
+    for pixels in stated:
+        if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size)):
+            try:
+                sizes = [
+                    float(pixels.attrib[name]) * UM_PER_UNIT[pixels.get(f"{name}Unit", "µm")]
+                    for name in ("PhysicalSizeX", "PhysicalSizeY")
+                    if name in pixels.attrib
+                ]
+            except (KeyError, ValueError):
+                return ()
+            return (sizes[0], sizes[-1]) if sizes else None  # of one alone both: pixels are square
+    return () if stated else None
 
 
 def _resolution_mpp(page: Any) -> tuple[float, float] | None:

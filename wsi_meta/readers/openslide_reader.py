@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.files.dicom import refuse_other_dicom_colours
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
@@ -87,6 +88,8 @@ class OpenSlideReader(OpenedReader):
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         vendor = str(self.properties.get("openslide.vendor"))
         check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
+        for part in files_of_slide(path, read=True) if vendor == "dicom" else ():
+            refuse_other_dicom_colours(part)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out()
         self._checked: TileCheck | None = None
@@ -176,9 +179,10 @@ class OpenSlideReader(OpenedReader):
         read = page_of_size(self.path, size)
         expect_one_in_tiff(self.path, getattr(self.file, "address", self.path), read or 0)
         mpp = ome_mpp(self.properties.get("tiff.ImageDescription", ""), size)
-        if read != 0:
+        if read != 0 or mpp == ():
             self.properties = {name: value for name, value in self.properties.items() if not name.startswith("openslide.mpp-")}
-            mpp = mpp or (mpp_of_tiff(self.path, read) if read is not None else None)
+        if read and mpp is None:
+            mpp = mpp_of_tiff(self.path, read)
         self.properties |= mpp_properties(mpp)
 
     def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.files.slide_file import refuse_no_file
+from wsi_meta.files.slide_file import refuse_no_file, wrong_kind
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff, refuse_larger
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
@@ -103,6 +103,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
             f"{path}: a JPEG of a rare sampling of colours; expected 4:2:0, 4:2:2 or 4:4:4; save it so"
         ) from None
     except (ValueError, RuntimeError, struct.error) as error:
+        if (wrong := wrong_kind(path)) is not None:
+            raise wrong from error
         raise SlideReadError(f"{path}: not a whole PNG or JPEG ({first_line(error)}); copy it again") from error
 
 

@@ -43,7 +43,7 @@ class TiffPicture(NamedTuple):
     """A picture: uint8 (height, width, samples), the last of 2 or 4 being transparency; micrometres per pixel in x and y."""
 
     pixels: NDArray[np.uint8]
-    mpp: tuple[float, float] | None
+    mpp: tuple[float, ...] | None
 
 
 def read_picture_tiff(path: Path, display_name: object = None) -> TiffPicture:

@@ -94,6 +94,6 @@ def undecodable(path: object, corner: tuple[int, int], level: int, reason: objec
     return UnreadableRegionError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
 
 
-def mpp_properties(mpp: tuple[float, float] | None) -> dict[str, str]:
+def mpp_properties(mpp: tuple[float, ...] | None) -> dict[str, str]:
     """Return the micrometres per pixel along x and y by OpenSlide's names; nothing where they are not known."""
-    return {} if mpp is None else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", mpp, strict=True)}
+    return {} if not mpp else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", mpp, strict=True)}

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
-from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
+from wsi_meta.tiffs.codestreams import check_deflate, check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 from wsi_meta.words import first_line
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODERS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG, JPEG2000, CHECKED = 7, (33004, 33005, 34712), (7, 33003, 33004, 33005, 34712)
-"""TIFF's numbers of compressions: JPEG; JPEG 2000 of RGB; and those that are checked, with JPEG 2000 of YCbCr."""
+JPEG, JPEG2000, DEFLATE = 7, (33004, 33005, 34712), (8, 32946)
+"""TIFF's numbers of compressions; JPEG 2000 of RGB."""
+CHECKED = (1, JPEG, *DEFLATE, 33003, *JPEG2000)
+"""Those that are checked: also JPEG 2000 of YCbCr, and of tiles that are stored as they are where they lie."""
 DECODERS: dict[int, str] = {
     1: "none",
     5: "lzw",
@@ -34,6 +36,8 @@ DECODERS: dict[int, str] = {
 """Other compressions that are read, by the names that imagecodecs has for them."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
 """A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
+FILE_HEADER_BYTES = 8
+"""No tile lies in the first bytes of a TIFF."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,12 @@ class TileForm:
         return self._decode_jpeg(stored) if self.compression == JPEG else self._decode_other(stored, samples)
 
     def check(self, stored: bytes) -> None:
-        """Find damage in a JPEG or JPEG 2000 without its pixels; ValueError. Others are not looked at."""
+        """Find damage without the pixels; ValueError. What shows none, such as LZW, is not looked at."""
         if self.compression == JPEG:
             check_jpeg(self._whole(stored))
-        elif self.compression in CHECKED:
+        elif self.compression in DEFLATE:
+            check_deflate(stored, self.most_bytes)
+        elif self.compression in CHECKED and self.compression != 1:
             check_jpeg2000(stored)
 
     def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
@@ -248,7 +254,7 @@ def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, in
     offset, length = part
     if not 0 <= length <= form.most_bytes:
         raise ValueError(f"a tile of {length:,} bytes")
-    if not 0 <= offset <= same.size - length:
+    if not (FILE_HEADER_BYTES if length else 0) <= offset <= same.size - length:
         raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
     return file.read(offset, length)
 

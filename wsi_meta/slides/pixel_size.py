@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from fractions import Fraction
 from math import inf
 from typing import Any
@@ -20,7 +21,7 @@ __all__ = [
     "refuse_larger_than_any",
     "refuse_too_coarse",
     "stored_mpp",
-    "warn_if_overruled",
+    "warn_of_another_mpp",
 ]
 
 logger = logging.getLogger("wsi_meta")
@@ -37,6 +38,10 @@ COARSER_ALLOWED = 1.05
 """A slide may be this much coarser than what is asked of it before it is refused."""
 SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
+APERIO_CROP = re.compile(r"\[\d+,\d+[ ,](\d+)x(\d+)\]")
+"""Width and height of the picture that a description by Aperio is of."""
+UM_PER_RESOLUTION_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+"""Micrometres of TIFF's units, by OpenSlide's names of them."""
 
 
 def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
@@ -63,10 +68,32 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     return asked, stored if stored is not None and differs(asked, stored) else None, None
 
 
-def warn_if_overruled(path: SlidePath, stated: float | None, used: float | None) -> None:
-    """Warn of a file that states another pixel size than the user: `stated`, as :func:`find_mpp` returned it, is not used."""
+def warn_of_another_mpp(path: SlidePath, stated: float | None, used: float | None, properties: dict[str, str]) -> None:
+    """Warn of a file that states another pixel size than the user, or two.
+
+    Parameters
+    ----------
+    stated, used : what the file says where --mpp overrules it, else None; and what is used: as :func:`find_mpp` returned them
+    properties : OpenSlide's of the file
+    """
     if stated is not None:
         logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stated, used)
+    elif used is not None and (tags := _mpp_of_tags(properties)) is not None and differs(tags, used):
+        logger.warning(
+            "%s: says %g um per pixel, which is used, but %g in its resolution tags; pass --mpp if these are right",
+            path,
+            used,
+            tags,
+        )
+
+
+def _mpp_of_tags(properties: dict[str, str]) -> float | None:
+    """Return the size of a pixel in the tags of an Aperio slide's first page; None where there is none that can be."""
+    um = UM_PER_RESOLUTION_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
+    dots = float(properties.get("tiff.XResolution", 0))
+    if properties.get("openslide.vendor") != "aperio" or um is None or not dots:
+        return None
+    return um / dots if FINEST_MPP <= um / dots <= COARSEST_MPP else None
 
 
 def given_mpp(path: SlidePath, mpp: Any) -> float:
@@ -91,7 +118,7 @@ def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
     Raises
     ------
     MissingMppError
-        when they cannot be, or the pixels are not square.
+        when they cannot be, the pixels are not square, or the file says it of a larger or smaller picture.
     """
     if not {"openslide.mpp-x", "openslide.mpp-y"} <= set(properties):
         return None
@@ -99,7 +126,23 @@ def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
     x, y = (_checked(path, value, f"the file says {value} um per pixel") for value in stated)
     if differs(x, y):
         raise MissingMppError(f"{path}: pixels of {x:g} x {y:g} um; expected square ones; pass --mpp to choose one")
-    return x if abs(x - y) < 1e-9 else (x + y) / 2
+    mpp = x if abs(x - y) < 1e-9 else (x + y) / 2
+    if properties.get("openslide.vendor") == "aperio":
+        _expect_described_size(path, mpp, properties)
+    return mpp
+
+
+def _expect_described_size(path: SlidePath, mpp: float, properties: dict[str, str]) -> None:
+    """Expect the description of an Aperio slide to be of its level 0: an export of a coarser level may keep the slide's."""
+    if (said := APERIO_CROP.search(properties.get("tiff.ImageDescription", ""))) is None:
+        return
+    width, height = (int(properties[f"openslide.level[0].{side}"]) for side in ("width", "height"))
+    factor, other = int(said[1]) / width, int(said[2]) / height
+    if differs(factor, 1) and not differs(factor, other):
+        raise MissingMppError(
+            f"{path}: its description is of {said[1]} x {said[2]} px of {mpp:g} um, the picture has {width} x {height}; "
+            f"was a level exported? pass --mpp ({mpp * factor:.4g} if so)"
+        )
 
 
 def refuse_larger_than_any(path: SlidePath, width: int, height: int, mpp: float) -> None:

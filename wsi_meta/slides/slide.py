@@ -24,7 +24,7 @@ from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
-from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse, warn_if_overruled
+from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse, warn_of_another_mpp
 from wsi_meta.slides.resampling import average_area, exact_ratio
 from wsi_meta.slides.strange_levels import BelievedLevels
 
@@ -58,7 +58,7 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
     slide = Slide(slide_path(path), mpp, reader)
-    warn_if_overruled(slide.path, slide.stated_mpp, slide.known_mpp)
+    warn_of_another_mpp(slide.path, slide.stated_mpp, slide.known_mpp, slide.properties if mpp is None else {})
     return slide
 
 

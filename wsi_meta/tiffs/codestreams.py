@@ -1,4 +1,4 @@
-"""JPEG and JPEG 2000 as bytes: what they say of themselves, and what shows that they are not whole.
+"""JPEG, JPEG 2000 and deflate as bytes: what they say of themselves, and what shows that they are not whole.
 
 Libraries decode a damaged one to pixels that look like tissue, with a warning at most. Here it is a ValueError.
 """
@@ -6,20 +6,25 @@ Libraries decode a damaged one to pixels that look like tissue, with a warning a
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.tiffs.tags import RGB, YCBCR
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["check_jpeg", "check_jpeg2000", "declared_size", "decode_jpeg", "decode_jpeg2000"]
+__all__ = ["check_deflate", "check_jpeg", "check_jpeg2000", "declared_size", "decode_jpeg", "decode_jpeg2000", "stored_colours"]
 
 FRAMES, SEQUENTIAL = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}, (0xC0, 0xC1)
 """Markers of a JPEG that are followed by its size; those of them whose blocks are coded one after the other, by Huffman."""
 TABLES, SCAN, END, CODED = 0xC4, 0xDA, 0xD9, -1
 """Further markers: Huffman tables, the head of a scan, the end; and the number given here to what is coded after that head."""
+START, JFIF, ADOBE = b"\xff\xd8", 0xE0, 0xEE
+"""Its first bytes, and the markers that may say which colours it has."""
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the coded part of a scan: a marker that is no restart, nor the FF 00 that stands for FF."""
 ZEROS = bytes(16)
@@ -60,6 +65,27 @@ def declared_size(jpeg: bytes) -> tuple[int, int] | None:
     return None
 
 
+def stored_colours(jpeg: bytes) -> int | None:
+    """Return which colours a JPEG of three components says that it has, by TIFF's numbers; None where it says none, or both.
+
+    It says so by its JFIF or Adobe marker, and by components that are stored coarser, as only those of YCbCr are.
+    """
+    said = set[int]()
+    for marker, start, end in _segments(jpeg) if jpeg.startswith(START) else ():
+        content = jpeg[start:end]
+        if marker == JFIF and content.startswith(b"JFIF"):
+            said.add(YCBCR)
+        elif marker == ADOBE and content.startswith(b"Adobe") and len(content) >= 12:
+            said.add(YCBCR if content[11] == 1 else RGB)
+        elif marker in FRAMES:
+            if content[5:6] != b"\3":
+                return None
+            if len(set(content[7::3])) > 1:
+                said.add(YCBCR)
+            break
+    return said.pop() if len(said) == 1 else None
+
+
 def decode_jpeg2000(stored: bytes, values: int) -> Any:
     """Decode JPEG 2000 whose header says that it has so many values: before memory is taken for them; ValueError."""
     import imagecodecs
@@ -70,6 +96,20 @@ def decode_jpeg2000(stored: bytes, values: int) -> Any:
     if (right - left) * (bottom - top) * planes != values:
         raise ValueError(f"{right - left} x {bottom - top} px of {planes} colours")
     return imagecodecs.jpeg2k_decode(stored)
+
+
+def check_deflate(stored: bytes, most: int) -> None:
+    """Find damage in a deflate stream of no more than so many bytes by its checksum; ValueError.
+
+    libtiff stops once it has all pixels, before the checksum.
+    """
+    stream = zlib.decompressobj()
+    try:
+        stream.decompress(stored, most)
+    except zlib.error as error:
+        raise ValueError(f"a deflate stream that is damaged ({error})") from error
+    if not stream.eof:
+        raise ValueError("a deflate stream that breaks off, or is too long")
 
 
 def check_jpeg2000(stored: bytes) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.tiffs.codestreams import stored_colours
 from wsi_meta.tiffs.pages import number_of, pages_in
 from wsi_meta.tiffs.tags import (
     BITS,
@@ -25,10 +26,20 @@ from wsi_meta.tiffs.tags import (
     YCBCR,
 )
 
-__all__ = ["PNG", "OtherFormError", "exif_orientation", "other_colours", "refuse_other_form", "refuse_turned"]
+__all__ = [
+    "PNG",
+    "OtherFormError",
+    "exif_orientation",
+    "other_colours",
+    "refuse_other_colours",
+    "refuse_other_form",
+    "refuse_turned",
+]
 
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
+JPEG_COLOURS = {RGB: "RGB", YCBCR: "YCbCr"}
+"""Colours that JPEG tiles may have."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
 """How a PNG, a JPEG and the EXIF of one begin."""
 APP1, START_OF_SCAN = 0xE1, 0xDA
@@ -90,6 +101,29 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
         told = "a fourth value a pixel without a meaning (ExtraSamples), which would be taken for transparency; expected three"
     if told is not None:
         raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
+
+
+def refuse_other_colours(shown: object, photometric: int | None, jpeg: bytes) -> None:
+    """Refuse a slide whose JPEG tiles say themselves which colours they have, and not those that the file says.
+
+    Some libraries believe the file, others the tiles.
+
+    Parameters
+    ----------
+    shown : what the message calls the file
+    photometric : TIFF's number of the colours that the file says
+    jpeg : one of its tiles, or the beginning of one
+
+    Raises
+    ------
+    OtherFormError
+    """
+    said = stored_colours(jpeg)
+    if said is not None and photometric in JPEG_COLOURS and photometric != said:
+        raise OtherFormError(
+            f"{shown}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say {JPEG_COLOURS[said]}; "
+            "they would be shown in wrong colours; convert the slide again"
+        )
 
 
 def exif_orientation(data: bytes) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
-from wsi_meta.tiffs.pixel_form import refuse_other_form
+from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 from wsi_meta.tiffs.tags import (
     CODECS,
@@ -21,10 +21,12 @@ from wsi_meta.tiffs.tags import (
     FORM,
     HEIGHT,
     IS_MASK,
+    JPEG,
     KIND,
     LENGTHS,
     MAX_TILE_PX,
     OFFSETS,
+    PHOTOMETRIC,
     PLANES,
     REDUCED,
     SAMPLES,
@@ -128,6 +130,18 @@ def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> 
         for number, page in enumerate(pages_in(file)):
             if _is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
+                if number_of(page, COMPRESSION) == JPEG:
+                    refuse_other_colours(path, number_of(page, PHOTOMETRIC), _first_tile(page, file))
+
+
+def _first_tile(page: Page, file: BinaryIO) -> bytes:
+    """Return the beginning of the first tile of a page that is stored; empty where none is."""
+    tags = _last_of(page, OFFSETS), _last_of(page, LENGTHS)
+    for offset, length in zip(*(() if tag is None else tag.values(file).tolist() for tag in tags), strict=False):
+        if length and offset < file.seek(0, os.SEEK_END):
+            file.seek(offset)
+            return file.read(min(length, HEADER_BYTES))
+    return b""
 
 
 def _is_tiled(page: Page) -> bool:

@@ -14,6 +14,7 @@ __all__ = [
     "FORM",
     "HEIGHT",
     "IS_MASK",
+    "JPEG",
     "KIND",
     "LENGTHS",
     "MAX_TILE_PX",
@@ -58,10 +59,11 @@ UNSIGNED = (1, 4)
 """SampleFormats of values from 0 on: 4, undefined, is read as if nothing were said."""
 DIFFERENCES = 2
 """The predictor of values that are stored as differences from the pixel before."""
+JPEG = 7
 CODECS = {
     1: "none",
     5: "LZW",
-    7: "JPEG",
+    JPEG: "JPEG",
     8: "deflate",
     32946: "deflate",
     33003: "JPEG 2000",
@@ -74,7 +76,7 @@ CODECS = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-"""Names of compressions."""
+"""A compression, and the names of all."""
 COMMON_CODECS = frozenset({1, 5, 7, 8, 32946, 33003, 33005})
 """Those that every build of OpenSlide reads."""
 MAX_TILE_PX = 2**26
