@@ -608,6 +608,9 @@ def test_a_header_that_does_not_say_which_column_is_which_is_refused(tmp_path: P
 
 
 def test_decimal_commas_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("probability,x,y\n0.9,1,2\n0,9,15000,7000\n")
+    with pytest.raises(DataError, match="line 3 has 4 values, the header 3"):
+        read_detections(tmp_path / "d.csv")
     (tmp_path / "d.csv").write_text("0,9;15000;7000\n")
     with pytest.raises(DataError, match="line 1 is"):
         read_detections(tmp_path / "d.csv")
