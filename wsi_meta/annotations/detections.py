@@ -59,8 +59,8 @@ def read_detections(path: str | Path) -> Detections:
     Raises
     ------
     DataError
-        when the file is missing or is no text, its header lacks a column, a line is not three numbers of at least 0 or is longer
-        than the header, or there is no header and the second or third column looks like the probability.
+        when the file is missing or is no text, its header lacks a column, a line is longer than it or is not three numbers of
+        at least 0, or there is no header and the second or third column looks like the probability.
     """
     path = Path(path)
     try:
