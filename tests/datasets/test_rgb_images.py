@@ -173,6 +173,15 @@ def test_what_is_not_read_is_named(
     )
 
 
+def test_whatever_lies_beside_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _classes(tmp_path)
+    for name in ("0/a.jfif", "0/b", "1/Thumbs.db", "LICENSE", "c.hdf5"):
+        (tmp_path / name).write_text("")
+    open_patches(tmp_path)
+    told = ", ".join(str(tmp_path / name) for name in ("0/a.jfif", "0/b", "c.hdf5"))
+    assert [message.split("not read: ")[1].split(";")[0] for message in caplog.messages] == [told]
+
+
 def test_nothing_is_said_where_everything_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _classes(tmp_path, 2)
     with caplog.at_level(logging.WARNING):
