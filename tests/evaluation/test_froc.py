@@ -654,6 +654,32 @@ def test_what_is_not_read_is_told(cohort: tuple[Path, Path], caplog: pytest.LogC
         froc(found, truth, mask_level=5)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_003.xml.gz",
+        "Test_003_mask.tif.gz",
+        "test_003.ndpa",
+        "test_003.zip",
+        "test_003.zarr/0",
+        "test_003.xml.txt",
+        "test_003/a.xml",
+        "more/test_003.xml",
+    ],
+)
+def test_truth_that_is_not_read_makes_no_slide_normal(cohort: tuple[Path, Path], name: str) -> None:
+    found, truth = cohort
+    allowed = ["test_003.svs", "test_004.mrxs", "test_004/Slidat.ini", "test_001.0a.xml.gz", "notes.txt", "more/b.txt"]
+    for file in (*allowed, name):
+        if file == name == "test_003.ndpa":
+            froc(found, truth, mask_level=5)
+        (truth / file).parent.mkdir(exist_ok=True)
+        (truth / file).touch()
+    with pytest.raises(DataError, match=r"would count as normal") as caught:
+        froc(found, truth, mask_level=5)
+    assert str(caught.value).startswith(f"{truth / name.partition('/')[0]}: ")
+
+
 def _script(hits: list[Any], key: Any = None) -> float:
     """What the organisers' script makes of hits: Python's floats for false positives, NumPy's float32 for the best hits."""
     false = [score for slide in hits for score in slide.false_positives.tolist()]

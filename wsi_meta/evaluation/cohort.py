@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
 from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, warn_of_small_masks
+from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError, one_line, some_of
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.files.address import slide_name
@@ -44,8 +44,6 @@ Scores = NamedRows[tuple[float, str | None]]
 """By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
 AS_WHOLE = ("", "true", "yes", "1", "1.0")
 """What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
-"""Endings of what may be a mask, but is not read as one."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,9 @@ class Cohort:
 
 def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], reading: Reading, progress: bool) -> Cohort:
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
-    found = _files_by_slide(detections, (".csv",), "<slide>.csv")
-    truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
-    _refuse_unread_truth(truth, found, truths)
+    found = files_by_slide(detections, (".csv",), "<slide>.csv")
+    truths = files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
+    refuse_unread_truth(truth, found, truths, _own_stores(truth))
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
     skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
     if alone := sorted(set(truths) - set(found) - skipped):
@@ -147,41 +145,6 @@ def read_scores(path: str | Path) -> Scores:
     return NamedRows(path, scores, lower=True)
 
 
-def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
-    """Return the folder's files by slide name; DataError when a slide has two. What else lies there is told."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
-    files: dict[str, Path] = {}
-    others = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.suffix.lower() not in endings or path.is_dir():
-            others.append(path.name)
-            continue
-        name = _slide_name(path)
-        if files.setdefault(name, path) != path:
-            raise DataError(f"{path}: is for the same slide as {files[name].name}; expected one file a slide")
-    if not files:
-        raise DataError(f"{folder}: holds no such file; expected {expected}")
-    if others:
-        logger.warning("%s: not read: %s; read are %s", folder, some_of(others), expected)
-    return files
-
-
-def _slide_name(path: Path) -> str:
-    """Return the name of the slide that a file is of: in lower case, without ``_mask`` and the ending of a slide."""
-    return without_ending(re.sub(r"(_evaluation)?_mask$", "", path.stem.lower()))
-
-
-def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, Path]) -> None:
-    """Raise DataError when the only truth of a slide is a picture that is not read, so that it would count as normal."""
-    pictures = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.name[0] != "."]
-    for path in pictures:
-        if (name := _slide_name(path)) in found and name not in truths:
-            raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
-
-
 def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
     """Return what is known of the slides whose outlines are QuPath's, which must be there, and of those with masks."""
     if slides is None:
@@ -220,7 +183,7 @@ def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> i
 def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected]:
     """Return the corrections of the slides with these names; DataError where there is none at all."""
     files = sorted(folder.glob("*" + ENDING)) if folder.is_dir() else []
-    by_name = {_slide_name(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
+    by_name = {slide_of(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
     if not by_name.keys() & set(names):
         raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
     if others := [path.name for name, path in by_name.items() if name not in names]:
@@ -231,10 +194,10 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
     """Return why, by name, not all of a slide was scanned, for those with a heatmap in one of the folders."""
-    stores = [store for folder in folders if folder is not None for store in stores_in(folder)]
+    stores = [store for folder in folders if folder is not None for store in _own_stores(folder)]
     found = {}
     for store in stores:
-        if (name := _slide_name(store)) in names and (is_store(store) or is_torn_store(store)):
+        if (name := slide_of(store)) in names:
             try:
                 why = why_incomplete(Heatmap.open(store).record)
             except (HeatmapError, OSError) as error:
@@ -242,6 +205,11 @@ def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> di
             if why is not None:
                 found[name] = why
     return found
+
+
+def _own_stores(folder: Path) -> list[Path]:
+    """Return the heatmaps in a folder, also torn ones."""
+    return [store for store in stores_in(folder) if is_store(store) or is_torn_store(store)]
 
 
 def _frame_of(path: Path) -> SlideFrame | None:
