@@ -22,6 +22,7 @@ from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose, read_excluded
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
+from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.annotations.truth import warn_of_small_masks
 from wsi_meta.cli import main
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
@@ -344,6 +345,19 @@ def test_outlines_that_draw_nothing_are_told(
     with pytest.raises(
         DataError, match=r"Test_001\.json: none of 1 outlines of tumor encloses anything on the slide, first 'n0'"
     ):
+        froc(*cohort, mask_level=5)
+
+
+@pytest.mark.parametrize("kind", ["PointSet", "Rectangle"])
+def test_tumor_that_encloses_nothing_makes_no_slide_normal(cohort: tuple[Path, Path], kind: str) -> None:
+    points = '<Coordinate Order="0" X="9" Y="9"/><Coordinate Order="1" X="99" Y="99"/>'
+    drawn = f'<Annotation Type="{kind}" PartOfGroup="Tumor"><Coordinates>{points}</Coordinates></Annotation>'
+    path = cohort[1] / "test_003.xml"
+    path.write_text("<ASAP_Annotations><Annotations/></ASAP_Annotations>")
+    assert froc(*cohort, mask_level=5).lesions == 2, "without annotations there is no tumor"
+    path.write_text(f"<ASAP_Annotations><Annotations>{drawn}</Annotations></ASAP_Annotations>")
+    assert read_annotations(path).tumor == ()
+    with pytest.raises(DataError, match=r"test_003\.xml: 1 annotations enclose nothing, and no outline is of tumor; expected"):
         froc(*cohort, mask_level=5)
 
 

@@ -15,9 +15,9 @@ from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
-from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
+from wsi_meta.annotations.outlines import Annotations, refuse_absent
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
-from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, warn_of_small_masks
+from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
 from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError, one_line, some_of
 from wsi_meta.evaluation.froc import DOWNSAMPLE, SlideHits, match
@@ -104,7 +104,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     refuse_absent(reading.names, drawn.values(), str(truth))
     masks = [name for name in judged_names if name in truths and name not in drawn]
     shown = _find_slides(truth, [name for name, file in drawn.items() if file.origin is None], masks, reading.slides)
-    outlines = {name: sort_outlines(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
+    outlines = {name: sort_truth(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
     points = {name: read_detections(found[name]) for name in judged_names}
     judged = []
