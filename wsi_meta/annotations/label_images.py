@@ -284,11 +284,11 @@ def _of_tiff(tiff: Any) -> LabelImage:
 
 
 def _refuse_larger(first: Any, later: Any) -> None:
-    """Raise ValueError when a later picture of a TIFF is larger than the first, which then is a thumbnail of something."""
+    """Raise ValueError when a later picture of a TIFF is as large as the first, or larger: it may be the one that is meant."""
     sizes = [(page.imagewidth, page.imagelength) for page in (first, later)]
-    if math.prod(sizes[1]) > math.prod(sizes[0]):
+    if math.prod(sizes[1]) >= math.prod(sizes[0]):
         told = [f"{width} x {height} px" for width, height in sizes]
-        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep it alone")
+        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep one alone")
 
 
 def _check_size(page: Any, size: int) -> None:

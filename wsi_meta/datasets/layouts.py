@@ -33,7 +33,7 @@ from wsi_meta.slides.pixel_size import differs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "tell_folders", "warn_of_few"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "refuse_idle", "tell_folders", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
         raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    if split is None:
+        refuse_idle(data, splits[wanted], wanted)
     tumor, n = int(splits[wanted].labels.sum()), len(splits[wanted])
     if min(tumor, n - tumor) < 2:
         told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
@@ -113,6 +115,13 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
     if tell:
         warn_of_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
     return splits[wanted]
+
+
+def refuse_idle(data: str | Path | Sequence[str | Path], patches: Patches, split: str) -> None:
+    """Raise DataError when one of several folders has no patches of a split that nobody named: they would be left out."""
+    held = {parent for place in {path.parent for path in patches.files} for parent in (place, *place.parents)}
+    if idle := [folder for folder in _folders(data) if folder not in held]:
+        raise DataError(f"{idle[0]}: has no '{split}' patches, other folders have; name a split with --split, or leave it out")
 
 
 def warn_of_few(patches: Patches, what: str) -> None:
