@@ -371,6 +371,18 @@ def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
         froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans")
 
 
+@pytest.mark.parametrize("name", ["test_001", "test_003"])
+def test_detections_beyond_their_slide_are_refused(cohort: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """Whatever the truth of the slide is, also none."""
+    (tmp_path / "scans").mkdir()
+    extent = write_store(tmp_path / "scans" / f"{name}.zarr", np.zeros((40, 40), np.float32)).record.slide
+    assert froc(*cohort, mask_level=5, slides=tmp_path / "scans").lesions == 2
+    (cohort[0] / f"{name}.csv").write_text("0.9,9000000,100\n")
+    told = rf"{name}\.csv: a detection lies at x 9000000, y 100, the slide has {extent.width} x {extent.height} level-0 px"
+    with pytest.raises(DataError, match=told):
+        froc(*cohort, mask_level=5, slides=tmp_path / "scans")
+
+
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
     """Save corrections as the page does: kind = x, y and side of a square, level-0 pixels."""
     scans.mkdir(exist_ok=True)
@@ -511,7 +523,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     assert f"2 slides were not wholly read; their score is of what was read: {named}" in caplog.text
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
-        write_store(scans / f"{name}.zarr", np.full((5, 5), value, np.float32))
+        write_store(scans / f"{name}.zarr", np.full((40, 40), value, np.float32))
     write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).unfinished()
     (scans / "test_002.zarr").mkdir()
     (scans / "test_002.zarr" / "zarr.json").write_text('{"attributes": {"wsi_meta": {"identity": 1}}}')
@@ -748,7 +760,7 @@ def _drawn(folder: Path, name: str, left: int, group: str) -> None:
 def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "found").mkdir()
     _drawn(tmp_path / "truth", "a.b", 0, "Tumor")
-    (tmp_path / "found" / "A.B.csv").write_text("0.9,21000,3000\n")
+    (tmp_path / "found" / "A.B.csv").write_text("0.9,21000,2000\n")
     (tmp_path / "found" / "n.csv").write_text("0.1,5,5\n")
     assert froc(tmp_path / "found", tmp_path / "truth").score == 0
     assert "GeoJSON of 1 slides is taken as level-0 pixels; pass --slides" in caplog.text
@@ -767,7 +779,7 @@ def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplo
 
 def test_the_bounds_of_a_slide_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "found").mkdir()
-    (tmp_path / "found" / "a.csv").write_text("0.9,1000,3000\n")
+    (tmp_path / "found" / "a.csv").write_text("0.9,100,300\n")
     _drawn(tmp_path / "truth", "a", 0, "Tumor")
     write_ome_zarr(tmp_path / "slides" / "a.ome.zarr", np.zeros((300, 300, 3), np.uint8))
     assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "slides").lesions == 1

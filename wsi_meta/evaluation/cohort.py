@@ -103,7 +103,8 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     drawn = {name: read_drawn(truths[name]) for name in outlined}
     refuse_absent(reading.names, drawn.values(), str(truth))
     masks = [name for name in judged_names if name in truths and name not in drawn]
-    shown = _find_slides(truth, [name for name, file in drawn.items() if file.origin is None], masks, reading.slides)
+    qupath = [name for name, file in drawn.items() if file.origin is None]
+    shown = _find_slides(truth, qupath, judged_names, reading.slides)
     outlines = {name: sort_truth(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
     points = {name: read_detections(found[name]) for name in judged_names}
@@ -111,6 +112,8 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     with progress_bar(len(judged_names), "slides", "judging", enabled=progress) as bar:
         for name in judged_names:
             drawn_of, extent = outlines.get(name, truths.get(name)), shown[name].extent if name in shown else None
+            if extent is not None:
+                _refuse_beyond(found[name], points[name], extent)
             judged.append(match_slide(name, points[name], drawn_of, reading.mask_level, corrected.get(name), extent))
             bar.update(1)
     warn_of_small_masks([truths[name] for name in masks if name not in shown], reading.mask_level, _reach(points, outlines))
@@ -145,8 +148,8 @@ def read_scores(path: str | Path) -> Scores:
     return NamedRows(path, scores, lower=True)
 
 
-def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
-    """Return what is known of the slides whose outlines are QuPath's, which must be there, and of those with masks."""
+def _find_slides(truth: Path, qupath: Sequence[str], judged: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
+    """Return what is known of the judged slides that are there; those whose outlines are QuPath's must be."""
     if slides is None:
         if qupath:
             told = (
@@ -160,13 +163,24 @@ def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slide
     for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
         if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
             files.setdefault(slide_name(path).lower(), []).append(path)
-    shown = {name: frame for name in masks for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
+    shown = {name: frame for name in judged for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
     for name in qupath:
         frames = (frame_of(path) for path in files.get(name, []))
         if (frame := next((frame for frame in frames if frame.bounds is not None), None)) is None:
             raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
         shown[name] = frame
     return shown
+
+
+def _refuse_beyond(path: Path, points: Detections, extent: tuple[int, int]) -> None:
+    """Raise DataError where a detection lies beyond its slide: it is another one's, or not in level-0 pixels."""
+    beyond = (points.x > extent[0]) | (points.y > extent[1])
+    if beyond.any():
+        first = int(np.flatnonzero(beyond)[0])
+        raise DataError(
+            f"{path}: a detection lies at x {points.x[first]}, y {points.y[first]}, the slide has {extent[0]} x {extent[1]} "
+            "level-0 px; expected points of the same slide, in level-0 pixels"
+        )
 
 
 def _corner(shown: SlideFrame | None) -> tuple[int, int]:
