@@ -358,7 +358,7 @@ def _write_mask(path: Path, mask: NDArray[np.uint8], *, levels: int = 1) -> Path
 
 
 @pytest.mark.parametrize("value", [1, 255])
-def test_mask_tiff(tmp_path: Path, value: int) -> None:
+def test_mask_tiff(tmp_path: Path, caplog: pytest.LogCaptureFixture, value: int) -> None:
     drawn = Annotations((Outline(_square(100, 200, 300)), Outline(_square(600, 40, 100))))
     mask = drawn.mask((700, 900), 1).astype(np.uint8) * value
     for levels in (1, 4):
@@ -369,10 +369,32 @@ def test_mask_tiff(tmp_path: Path, value: int) -> None:
             # the eighth, the coarsest level stored, has every fourth pixel's value from half of its own pixel further on
             exact = downsample < 32 or levels == 1
             assert (found != drawn.mask(found.shape, downsample)).sum() <= (0 if exact else 20)
+    assert not caplog.messages
     small = _write_mask(tmp_path / "small.tif", mask[16::32, 16::32])
     cases: list[dict[str, Any]] = [{"first_downsample": 32}, {"first_downsample": None, "extent": (900, 700)}]
     for told in cases:
         np.testing.assert_array_equal(read_mask(small, 32, **told), read_mask(tmp_path / "1.tif", 32))
+
+
+@pytest.mark.parametrize("compression", ["lzw", None])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_levels_that_a_converter_left_empty_are_not_believed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compression: str | None, kept: float
+) -> None:
+    mask = Annotations((Outline(_square(100, 500, 900)), Outline(_square(1300, 40, 100)))).mask((1500, 1700), 1)
+    alone = _write_mask(tmp_path / "alone.tif", mask.view(np.uint8) * 255)
+    with tifffile.TiffWriter(tmp_path / "died.tif") as file:
+        for step in (1, 2, 4, 8):
+            level = mask.view(np.uint8)[step // 2 :: step, step // 2 :: step] * 255
+            level[round(kept * len(level)) if step > 2 else len(level) :] = 0
+            settings: Any = {"subfiletype": 1} if step > 1 else {"subifds": 3}
+            file.write(level, tile=(64, 64), compression=compression, photometric="minisblack", **settings)
+    np.testing.assert_array_equal(read_mask(tmp_path / "died.tif", 32), read_mask(alone, 32))
+    assert [message.partition("says")[0] for message in caplog.messages] == [
+        f"{tmp_path}/died.tif: level {level} " for level in (3, 2)
+    ]
+    squares = tumor_squares(tmp_path / "died.tif", (1700, 1500), 8, 4)
+    np.testing.assert_array_equal(squares, tumor_squares(alone, (1700, 1500), 8, 4))
 
 
 def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,6 +34,12 @@ def _tiff(path: Path, values: NDArray[Any], **options: Any) -> None:
     tifffile.imwrite(path, values, metadata=None, **options)
 
 
+def _two_kinds(path: Path) -> None:
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.zeros((80, 100), np.uint8), photometric="minisblack")
+        file.write(np.zeros((80, 100), np.uint16), photometric="minisblack")
+
+
 def _thumbnail_first(path: Path) -> None:
     _tiff(path, GREY[::4])
     _tiff(path, GREY, append=True)
@@ -102,6 +108,7 @@ SEVERAL = GREY // 2 + np.eye(80, 100, dtype=np.uint8)
         (lambda path: np.save(path / "m.npy", np.zeros((3, 80, 100), bool)), "shape"),
         (lambda path: _tiff(path / "m.tif", np.stack([GREY] * 2), photometric="minisblack"), "several pictures"),
         (lambda path: _tiff(path / "m.tif", np.dstack([GREY] * 4), photometric="separated"), "SEPARATED"),
+        (lambda path: _two_kinds(path / "m.tif"), "its first picture has 100 x 80 px, a later one 100 x 80 px"),
         (lambda path: _thumbnail_first(path / "m.tif"), "its first picture has 100 x 20 px, a later one 100 x 80 px"),
         (lambda path: (path / "m.npy").write_bytes(b"\x93NUMPY"), "not a mask"),
         (lambda path: (path / "m.tif").write_bytes(b"II*\0" + b"\xff" * 40), "not a mask"),

@@ -27,6 +27,16 @@ def test_a_quote_that_is_not_closed_is_refused(tmp_path: Path, row: str) -> None
         read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
 
 
+@pytest.mark.parametrize("header", ["slide,label", "slide,label,", "slide,label,patient"])
+def test_a_row_longer_than_the_header_is_refused(tmp_path: Path, header: str) -> None:
+    """Its values are shifted, or stand in no column; empty ones at its end say nothing."""
+    (tmp_path / "t.csv").write_text(f"{header}\na,1,,,\n")
+    assert read_table(tmp_path / "t.csv", ("slide", "label"), "labels", optional=("patient",)) == [("a", "1", "")]
+    (tmp_path / "t.csv").write_text(f"{header}\na,1\n\nb,0,9{'' if header == 'slide,label' else ',checked'}\n")
+    with pytest.raises(DataError, match=r"t\.csv: line 4 has \d values, the header \d; expected no more than there; write"):
+        read_table(tmp_path / "t.csv", ("slide", "label"), "labels", optional=("patient",))
+
+
 def test_a_missing_table_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv: no such file; expected a table of labels, CSV with 'slide'"):
         read_table(tmp_path / "t.csv", ("slide",), "labels")

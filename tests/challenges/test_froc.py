@@ -22,6 +22,7 @@ from stores import write_store
 
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, loose, read_excluded
 from wsi_meta.annotations.detections import Detections, read_detections, write_detections
+from wsi_meta.annotations.outlines import read_annotations
 from wsi_meta.annotations.truth import warn_of_small_masks
 from wsi_meta.challenges.camelyon16 import FILES, froc
 from wsi_meta.challenges.froc import DOWNSAMPLE, froc_curve, froc_interval, label_lesions, match, script_curve
@@ -348,6 +349,19 @@ def test_outlines_that_draw_nothing_are_told(
         froc(*cohort, mask_level=5)
 
 
+@pytest.mark.parametrize("kind", ["PointSet", "Rectangle"])
+def test_tumor_that_encloses_nothing_makes_no_slide_normal(cohort: tuple[Path, Path], kind: str) -> None:
+    points = '<Coordinate Order="0" X="9" Y="9"/><Coordinate Order="1" X="99" Y="99"/>'
+    drawn = f'<Annotation Type="{kind}" PartOfGroup="Tumor"><Coordinates>{points}</Coordinates></Annotation>'
+    path = cohort[1] / "test_003.xml"
+    path.write_text("<ASAP_Annotations><Annotations/></ASAP_Annotations>")
+    assert froc(*cohort, mask_level=5).lesions == 2, "without annotations there is no tumor"
+    path.write_text(f"<ASAP_Annotations><Annotations>{drawn}</Annotations></ASAP_Annotations>")
+    assert read_annotations(path).tumor == ()
+    with pytest.raises(DataError, match=r"test_003\.xml: 1 annotations enclose nothing, and no outline is of tumor; expected"):
+        froc(*cohort, mask_level=5)
+
+
 def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
     for folder in ("found", "scans"):
         (tmp_path / folder).mkdir()
@@ -356,6 +370,18 @@ def test_outlines_beyond_the_slide_are_refused(tmp_path: Path) -> None:
     write_store(tmp_path / "scans" / "a.zarr", np.zeros((20, 300), np.float32), bounds=Bounds(0, 0, 9000, 2000))
     with pytest.raises(DataError, match=r"a\.geojson: none of 1 outlines .* at x 50000 to 56400"):
         froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "scans")
+
+
+@pytest.mark.parametrize("name", ["test_001", "test_003"])
+def test_detections_beyond_their_slide_are_refused(cohort: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """Whatever the truth of the slide is, also none."""
+    (tmp_path / "scans").mkdir()
+    extent = write_store(tmp_path / "scans" / f"{name}.zarr", np.zeros((40, 40), np.float32)).record.slide
+    assert froc(*cohort, mask_level=5, slides=tmp_path / "scans").lesions == 2
+    (cohort[0] / f"{name}.csv").write_text("0.9,9000000,100\n")
+    told = rf"{name}\.csv: a detection lies at x 9000000, y 100, the slide has {extent.width} x {extent.height} level-0 px"
+    with pytest.raises(DataError, match=told):
+        froc(*cohort, mask_level=5, slides=tmp_path / "scans")
 
 
 def _correct(scans: Path, name: str, **squares: tuple[int, int, int]) -> None:
@@ -498,7 +524,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     assert f"2 slides were not wholly read; their score is of what was read: {named}" in caplog.text
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
-        write_store(scans / f"{name}.zarr", np.full((5, 5), value, np.float32))
+        write_store(scans / f"{name}.zarr", np.full((40, 40), value, np.float32))
     write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).unfinished()
     (scans / "test_002.zarr").mkdir()
     (scans / "test_002.zarr" / "zarr.json").write_text('{"attributes": {"wsi_meta": {"identity": 1}}}')
@@ -609,6 +635,9 @@ def test_a_header_that_does_not_say_which_column_is_which_is_refused(tmp_path: P
 
 
 def test_decimal_commas_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("probability,x,y\n0.9,1,2\n0,9,15000,7000\n")
+    with pytest.raises(DataError, match="line 3 has 4 values, the header 3"):
+        read_detections(tmp_path / "d.csv")
     (tmp_path / "d.csv").write_text("0,9;15000;7000\n")
     with pytest.raises(DataError, match="line 1 is"):
         read_detections(tmp_path / "d.csv")
@@ -650,6 +679,32 @@ def test_what_is_not_read_is_told(cohort: tuple[Path, Path], caplog: pytest.LogC
     (truth / "test_003_mask.PNG").write_text("the only truth")
     with pytest.raises(DataError, match=r"test_003_mask\.PNG: not read, so that its slide would count as normal"):
         froc(found, truth, mask_level=5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_003.xml.gz",
+        "Test_003_mask.tif.gz",
+        "test_003.ndpa",
+        "test_003.zip",
+        "test_003.zarr/0",
+        "test_003.xml.txt",
+        "test_003/a.xml",
+        "more/test_003.xml",
+    ],
+)
+def test_truth_that_is_not_read_makes_no_slide_normal(cohort: tuple[Path, Path], name: str) -> None:
+    found, truth = cohort
+    allowed = ["test_003.svs", "test_004.mrxs", "test_004/Slidat.ini", "test_001.0a.xml.gz", "notes.txt", "more/b.txt"]
+    for file in (*allowed, name):
+        if file == name == "test_003.ndpa":
+            froc(found, truth, mask_level=5)
+        (truth / file).parent.mkdir(exist_ok=True)
+        (truth / file).touch()
+    with pytest.raises(DataError, match=r"would count as normal") as caught:
+        froc(found, truth, mask_level=5)
+    assert str(caught.value).startswith(f"{truth / name.partition('/')[0]}: ")
 
 
 def _script(hits: list[Any], key: Any = None) -> float:
@@ -706,7 +761,7 @@ def _drawn(folder: Path, name: str, left: int, group: str) -> None:
 def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "found").mkdir()
     _drawn(tmp_path / "truth", "a.b", 0, "Tumor")
-    (tmp_path / "found" / "A.B.csv").write_text("0.9,21000,3000\n")
+    (tmp_path / "found" / "A.B.csv").write_text("0.9,21000,2000\n")
     (tmp_path / "found" / "n.csv").write_text("0.1,5,5\n")
     assert froc(tmp_path / "found", tmp_path / "truth").score == 0
     assert "GeoJSON of 1 slides is taken as level-0 pixels; pass --slides" in caplog.text
@@ -725,7 +780,7 @@ def test_qupaths_truth_counts_from_the_bounds_of_the_slide(tmp_path: Path, caplo
 
 def test_the_bounds_of_a_slide_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "found").mkdir()
-    (tmp_path / "found" / "a.csv").write_text("0.9,1000,3000\n")
+    (tmp_path / "found" / "a.csv").write_text("0.9,100,300\n")
     _drawn(tmp_path / "truth", "a", 0, "Tumor")
     write_ome_zarr(tmp_path / "slides" / "a.ome.zarr", np.zeros((300, 300, 3), np.uint8))
     assert froc(tmp_path / "found", tmp_path / "truth", slides=tmp_path / "slides").lesions == 1

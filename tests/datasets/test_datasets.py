@@ -338,6 +338,33 @@ def test_other_processes_read_the_same_and_name_a_damaged_row(tmp_path: Path) ->
     assert set(multiprocessing.active_children()) <= set(others), "they end at once, not at some garbage collection"
 
 
+@pytest.mark.parametrize("ending", ["h5", "HDF5"])
+@pytest.mark.parametrize("name", ["val", "validation", "Valid"])
+def test_splits_have_the_names_that_folders_may_have(
+    tmp_path: Path, name: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    write_hdf5(tmp_path, "other", draw(3), [0, 1, 0])
+    for part in "xy":
+        hdf5_path(tmp_path, part, "other").rename(tmp_path / f"Camelyonpatch_level_2_split_{name}_{part}.{ending}")
+    (tmp_path / "camelyonpatch_level_2_split_train_mask.h5").touch()
+    assert {split: len(patches) for split, patches in open_patches(tmp_path).items()} == {"train": 2, "valid": 3}
+    assert not caplog.messages
+    write_hdf5(tmp_path, "valid", draw(1), [0])
+    with pytest.raises(DataError, match=r"split_valid_x\.h5: is the same half of valid as Camelyon.*; expected one"):
+        open_patches(tmp_path)
+
+
+def test_hdf5_files_of_other_names_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    names = ["camelyonpatch_level_2_split_holdout_x.h5", "camelyonpatch_level_2_split_valid_x (1).h5"]
+    for name in names:
+        (tmp_path / name).touch()
+    open_patches(tmp_path)
+    told = ", ".join(str(tmp_path / name) for name in names)
+    assert caplog.messages == [f"{tmp_path}: not read: {told}; expected one of the layouts of labelled patches"]
+
+
 def test_packed_files_are_named(tmp_path: Path) -> None:
     hdf5_path(tmp_path, "x").with_suffix(".h5.gz").touch()
 

@@ -105,26 +105,27 @@ def _deep_png(path: Path, values: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "write",
+    ("grey", "write"),
     [
-        lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="minisblack"),
-        lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="miniswhite"),
-        lambda path, values: _tiff(path.with_suffix(".tif"), np.dstack([values] * 3), photometric="rgb"),
-        _deep_png,
-        lambda path, values: _deep_png(path, np.dstack([values] * 3)),
-        lambda path, values: _deep_png(path, np.dstack([values] * 3 + [np.full_like(values, 65535)])),
-        lambda path, values: _deep_png(path, np.dstack([values, np.full_like(values, 65535)])),
+        (True, lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="minisblack")),
+        (True, lambda path, values: _tiff(path.with_suffix(".tif"), values, photometric="miniswhite")),
+        (False, lambda path, values: _tiff(path.with_suffix(".tif"), np.dstack([values] * 3), photometric="rgb")),
+        (True, _deep_png),
+        (False, lambda path, values: _deep_png(path, np.dstack([values] * 3))),
+        (False, lambda path, values: _deep_png(path, np.dstack([values] * 3 + [np.full_like(values, 65535)]))),
+        (False, lambda path, values: _deep_png(path, np.dstack([values, np.full_like(values, 65535)]))),
     ],
 )  # fmt: skip
-def test_values_of_12_bits_in_16_are_refused(tmp_path: Path, write: Any) -> None:
-    """They were nearly black; a picture of 16 bits that is black is one."""
+def test_values_of_12_or_8_bits_in_16_are_refused(tmp_path: Path, write: Any, *, grey: bool) -> None:
+    """They were black, or nearly. Greys of 16 bits may be black; of colours only the upper bytes are known."""
     _classes(tmp_path)
     (tmp_path / "0" / "0.png").unlink()
-    write(tmp_path / "0" / "a.png", SHALLOW)
-    told = r"a\.(png|tif): .*values of 16 bits that are all under 4096, as of 12 bits"
-    with pytest.raises(DataError, match=told):
-        open_patches(tmp_path)["train"].read(0)
-    for sound in (SHALLOW * 16, SHALLOW * 0):
+    told = r"a\.(png|tif): .*values of 16 bits that are all under 4096, as of 12 or 8 bits"
+    for shallow in (SHALLOW, SHALLOW // 16):
+        write(tmp_path / "0" / "a.png", shallow)
+        with pytest.raises(DataError, match=told):
+            open_patches(tmp_path)["train"].read(0)
+    for sound in (SHALLOW * 16, SHALLOW * 0) if grey else (SHALLOW * 16,):
         write(tmp_path / "0" / "a.png", sound)
         assert len(np.unique(open_patches(tmp_path)["train"].read(0))) == len(np.unique(sound >> 8))
 
@@ -170,6 +171,15 @@ def test_what_is_not_read_is_named(
         if here
         else [str(Path(name).relative_to(tmp_path)) for name in named] == [name.rstrip("/") for name in expected]
     )
+
+
+def test_whatever_lies_beside_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _classes(tmp_path)
+    for name in ("0/a.jfif", "0/b", "1/Thumbs.db", "LICENSE", "c.hdf5"):
+        (tmp_path / name).write_text("")
+    open_patches(tmp_path)
+    told = ", ".join(str(tmp_path / name) for name in ("0/a.jfif", "0/b", "c.hdf5"))
+    assert [message.split("not read: ")[1].split(";")[0] for message in caplog.messages] == [told]
 
 
 def test_nothing_is_said_where_everything_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

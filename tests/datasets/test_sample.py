@@ -164,6 +164,21 @@ def test_outlines_beside_the_slide_are_refused(tmp_path: Path, ring: list[list[i
         tumor_cells(tmp_path / "foreign.json", PatchGrid(SIDE, SIDE, MPP, 0.972, 96, 32))
 
 
+def test_outlines_that_enclose_nothing_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Patches inside them would be normal."""
+    grid, ring = PatchGrid(SIDE, SIDE, MPP, 0.972, 96, 32), [[100, 100], [500, 100], [500, 500], [100, 500]]
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({"positive": [{"vertices": ring}, {"name": "n1", "vertices": ring * 2}]}))
+    assert tumor_cells(path, grid).any()
+    assert "t.json: 1 outlines of tumor enclose nothing on the slide, first 'n1' at x 100 to 500" in caplog.text
+    path.write_text(json.dumps({"positive": [{"vertices": ring * 2}]}))
+    with pytest.raises(DataError, match=r"t\.json: none of 1 outlines of tumor encloses anything on the slide"):
+        tumor_cells(path, grid)
+    path.write_text(json.dumps({"positive": [{"vertices": ring[:2]}]}))
+    with pytest.raises(DataError, match=r"t\.json: 1 annotations enclose nothing, and no outline is of tumor"):
+        tumor_cells(path, grid)
+
+
 def test_the_same_files_whatever_the_workers(slides: Path, tmp_path: Path) -> None:
     for name, settings in (
         ("a", {"workers": 1, "seed": 0}),

@@ -340,13 +340,15 @@ def test_which_patches_it_is_calibrated_on(model_file: Path, few_patches: Path, 
     for split in ("train", "test"):
         shutil.copytree(few_patches / "train", apart / split)
 
-    def n(data: Path, split: str | None = None) -> int:
+    def n(data: Path | list[Path], split: str | None = None) -> int:
         card = calibrate(model_file, data, tmp_path / "m.safetensors", split=split, overwrite=True, **HERE)
         return int(card.training["calibrated_on"]["n"])
 
     assert [n(few_patches), n(few_patches, "train"), n(unsplit), n(apart, "test")] == [4, 8, 8, 8]
     with pytest.raises(DataError, match="no 'valid' split; found train, test; name one with --split"):
         n(apart)
+    with pytest.raises(DataError, match="unsplit: has no 'valid' patches, other folders have"):
+        n([few_patches, unsplit])
     with pytest.raises(DataError, match="no 'test' split; found train, valid"):
         n(few_patches, "test")
 

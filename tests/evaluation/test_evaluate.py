@@ -28,6 +28,10 @@ def test_evaluate_takes_test_else_valid_else_all(thin_model: Model, tmp_path: Pa
         chosen.append(evaluate(thin_model, tmp_path, batch_size=4, **HERE).n)
 
     assert chosen == [4, 3, 2]
+    folders = [tmp_path, tmp_path / "train"]
+    with pytest.raises(DataError, match=r"train: has no 'test' patches, other folders have; name a split with --split"):
+        evaluate(thin_model, folders, batch_size=4, **HERE)
+    assert evaluate(thin_model, folders, split="test", batch_size=4, **HERE).n == 2
     assert {split: evaluate(thin_model, tmp_path, split=split, batch_size=4, **HERE).n for split in sizes} == sizes
 
 

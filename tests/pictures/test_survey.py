@@ -164,6 +164,11 @@ class TestDrawnMasks:
         odd = _geojson(tmp_path / "o.geojson", ("Tissue", [_box(10, 10, 200, 400), [], hole, [(300, 300)]]))
         np.testing.assert_array_equal(read_tissue_mask(odd, slide).mask, read_tissue_mask(plain, slide).mask)
 
+    def test_outlines_that_enclose_nothing_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        parts = [("Tissue", [_box(10, 10, 100, 400)]), ("Tissue", [_box(200, 10, 300, 400) * 2])]
+        assert not read_tissue_mask(_geojson(tmp_path / "m.geojson", *parts), _slide(tmp_path)).mask[:, 150:].any()
+        assert "m.geojson: 1 of 2 outlines of tissue enclose nothing and count nowhere" in caplog.text
+
     def test_outlines_off_the_slide_are_refused(self, tmp_path: Path) -> None:
         slide = _slide(tmp_path)
         on = ("Tissue", [_box(10, 10, 100, 400)])  # QuPath lets one draw over the edge

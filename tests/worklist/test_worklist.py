@@ -20,8 +20,9 @@ from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.worklist import thumbnails
 from wsi_meta.worklist.page import render_page
+from wsi_meta.worklist.patients import find_patients
 from wsi_meta.worklist.summary import add_row, failed, summarise, summarise_folder
-from wsi_meta.worklist.table import Table
+from wsi_meta.worklist.table import COLUMNS, Table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 from wsi_meta.worklist.worklist import Worklist, renew_worklist
 
@@ -243,6 +244,14 @@ def test_patients_are_staged_as_far_as_their_nodes_are_known(tmp_path: Path) -> 
     assert "pN1" in second
     assert "3 of the 5 nodes" in second
     assert "1 without a result" in second
+
+
+def test_no_node_is_lost_where_shorter_names_are_the_same() -> None:
+    macro = {"largest_lesion": "macrometastasis", "lesions": 1}
+    rows = [ROW | {"patient": "P"} | macro, ROW | {"patient": "P"}]
+    (patient,) = find_patients([dict.fromkeys(COLUMNS) | row for row in rows], ["P_1", "1"])
+    assert list(patient.nodes) == ["P_1", "1"]
+    assert patient.stage == "pN1"
 
 
 def test_labels_of_one_kind_give_no_auc_and_say_so(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.annotations.tables import SEPARATORS, read_lines
+from wsi_meta.annotations.tables import SEPARATORS, read_lines, refuse_longer
 from wsi_meta.errors import DataError
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.outputs.writing import written_whole
@@ -60,8 +60,8 @@ def read_detections(path: str | Path) -> Detections:
     Raises
     ------
     DataError
-        when the file is missing or is no text, its header lacks a column, a line is not three numbers of at least 0, or there
-        is no header and the second or third column looks like the probability.
+        when the file is missing or is no text, its header lacks a column, a line is longer than it or is not three numbers of
+        at least 0, or there is no header and the second or third column looks like the probability.
     """
     path = Path(path)
     try:
@@ -74,6 +74,7 @@ def read_detections(path: str | Path) -> Detections:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
     if headed := bool(lines) and not any(map(_is_number, lines[0][1])):
         places = _places(path, lines[0][1])
+        refuse_longer(path, len(lines[0][1]), lines[1:])
         lines = [(number, [row[place] if place < len(row) else "" for place in places]) for number, row in lines[1:]]
     values = np.array([_numbers(path, number, row) for number, row in lines], np.float64).reshape(-1, 3)
     if not headed and len(values):

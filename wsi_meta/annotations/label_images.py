@@ -62,6 +62,8 @@ class LabelImage:
     levels: tuple[Any, ...]
     """Arrays of stored samples, from the finest level."""
     samples: _Samples
+    stored: tuple[int, ...] = ()
+    """Bytes of each stored tile or strip of the finest level, 0 where the file leaves it out; none where that is not known."""
 
     def shape(self, level: int = 0) -> tuple[int, int]:
         """Return the rows and columns of a level."""
@@ -73,10 +75,10 @@ class LabelImage:
         chunks = getattr(self.levels[level], "chunks", None)
         return int(chunks[int(self.samples.planes)]) if chunks else BAND_ROWS
 
-    def read(self, start: int, stop: int, level: int = 0) -> NDArray[Any]:
+    def read(self, start: int, stop: int, level: int = 0, columns: slice = slice(None)) -> NDArray[Any]:
         """Return the labels of some rows: grey values, 2^24 and more for colours, :data:`NO_NUMBER`; ValueError for others."""
         array = self.levels[level]
-        values = np.asarray(array[:, start:stop] if self.samples.planes else array[start:stop])
+        values = np.asarray(array[:, start:stop, columns] if self.samples.planes else array[start:stop, columns])
         values = np.moveaxis(values, 0, -1) if self.samples.planes else values
         return _labels(values if values.ndim == 3 else values[..., None], self.samples)
 
@@ -276,15 +278,15 @@ def _of_tiff(tiff: Any) -> LabelImage:
         _check_size(level.keyframe, tiff.filehandle.size)
         refuse_turned(tiff.filehandle.path, level.keyframe.tags.valueof(ORIENTATION, default=1))
     levels = tuple(zarr.open_array(series.aszarr(level=level), mode="r") for level in range(len(series.levels)))
-    return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette))
+    return LabelImage(levels, _Samples(axes == "SYX", 1 if grey else 3, white, palette), page.databytecounts)
 
 
 def _refuse_larger(first: Any, later: Any) -> None:
-    """Raise ValueError when a later picture of a TIFF is larger than the first, which then is a thumbnail of something."""
+    """Raise ValueError when a later picture of a TIFF is as large as the first, or larger: it may be the one that is meant."""
     sizes = [(page.imagewidth, page.imagelength) for page in (first, later)]
-    if math.prod(sizes[1]) > math.prod(sizes[0]):
+    if math.prod(sizes[1]) >= math.prod(sizes[0]):
         told = [f"{width} x {height} px" for width, height in sizes]
-        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep it alone")
+        raise ValueError(f"its first picture has {told[0]}, a later one {told[1]}; put the largest first, or keep one alone")
 
 
 def _check_size(page: Any, size: int) -> None:

@@ -32,6 +32,9 @@ ROUNDING = 1e-9
 LEVEL_OFF = 0.01
 """A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
+MOST_TILES = 128
+"""Tiles of the first level with which another one is compared, so that a mask of a whole slide takes less than a second."""
+
 
 def read_mask(
     path: str | Path, downsample: float, *, first_downsample: float | None = 1.0, extent: tuple[int, int] | None = None
@@ -39,7 +42,8 @@ def read_mask(
     """Read where a mask TIFF says tumor.
 
     Each pixel has the value under its centre, never an average: in the coarsest stored level that is not coarser than asked, or
-    in the first one where that is coarser by no more than a slide may be. Tiles that the file leaves out are 0. Tumor is 255
+    in the first one where that is coarser by no more than a slide may be. A level that contradicts the first one, such as one
+    that a converter left empty when it died, is passed over with a warning. Tiles that the file leaves out are 0. Tumor is 255
     where the file has that (Camelyon16's masks), else 1 (what the organisers' script for ASAP writes for metastases; its 2 is
     normal tissue).
 
@@ -148,13 +152,67 @@ def _bands(path: Path, image: LabelImage, downsample: float, multiple: int = 1) 
     fitting = [level for level in levels if whole / image.shape(level)[0] <= downsample * (1 + LEVEL_OFF)]
     if not fitting and downsample * COARSER_ALLOWED < 1 - ROUNDING:
         raise DataError(f"{path}: pixels {1 / downsample:g} times as large as asked; expected a finer mask")
-    level = fitting[-1] if fitting else 0  # as coarse as a slide may be
-    factor = whole / image.shape(level)[0]
-    step = downsample / (round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor)
+    level = _believed(path, image, fitting) if fitting else 0  # as coarse as a slide may be
+    step = downsample / _factor(image, level)
     rows, cols = (_centres(length, step) for length in image.shape(level))
     height = max(1, round(image.stored_rows(level) / step / multiple)) * multiple
     for start in range(0, max(1, len(rows)), height):
         yield _rows(image, level, rows[start : start + height])[:, cols]
+
+
+def _factor(image: LabelImage, level: int) -> float:
+    """Return the pixels of the first level along a side of a pixel of a level."""
+    factor = image.shape()[0] / image.shape(level)[0]
+    return round(factor) if abs(factor / round(factor) - 1) <= LEVEL_OFF else factor
+
+
+def _believed(path: Path, image: LabelImage, levels: list[int]) -> int:
+    """Return the coarsest of some levels that does not contradict the first one; warn of those that do."""
+    for level in levels[:0:-1]:
+        if not any(_contradicts(image, level, place) for place in _telling_tiles(image)):
+            return level
+        logger.warning("%s: level %d says something else than level 0; a finer one is read instead", path, level)
+    return levels[0]
+
+
+def _telling_tiles(image: LabelImage) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and columns of tiles of the first level, all or some that are spread evenly: those of more bytes than others.
+
+    In a compressed mask these hold edges, and so whatever is drawn.
+    """
+    height, width = image.levels[0].chunks[-2:] if image.samples.planes else image.levels[0].chunks[:2]
+    across = -(-image.shape()[1] // width)
+    stored = np.array(image.stored[: across * -(-image.shape()[0] // height)])
+    held = np.flatnonzero(stored > stored[stored > 0].min(initial=stored.max(initial=0)))
+    told = held if len(held) else np.flatnonzero(stored)  # uncompressed
+    for tile in told[:: len(told) // MOST_TILES + 1].tolist():
+        top, left = tile // across * height, tile % across * width
+        yield slice(top, top + height), slice(left, left + width)
+
+
+def _contradicts(image: LabelImage, level: int, place: tuple[slice, slice]) -> bool:
+    """Tell whether a pixel of a level has another value than all of the first level's pixels there and in the pixels round it.
+
+    Whichever of these a converter takes, edges agree.
+    """
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    factor = _factor(image, level)
+    inner, outer, edges = [], [], []
+    for part, whole, stored in zip(place, image.shape(), image.shape(level), strict=True):
+        last = min(stored, math.ceil(whole / factor))
+        start, stop = int(part.start / factor), min(last, math.ceil(part.stop / factor))
+        first, after = max(0, start - 1), min(last, stop + 1)
+        inner.append(slice(start - first, stop - first))
+        outer.append(slice(first, after))
+        edges.append(np.minimum(np.round(np.arange(first, after + 1) * factor).astype(int), whole))
+    (top, *_, bottom), (left, *_, right) = edges
+    fine = image.read(top, bottom, 0, slice(left, right))
+    starts = [edge[:-1] - edge[0] for edge in edges]
+    least, most = (extreme.reduceat(extreme.reduceat(fine, starts[0], 0), starts[1], 1) for extreme in (np.minimum, np.maximum))
+    coarse = image.read(outer[0].start, outer[0].stop, level, outer[1])
+    beyond = (coarse < minimum_filter(least, 3)) | (coarse > maximum_filter(most, 3))
+    return bool(beyond[inner[0], inner[1]].any())
 
 
 def _centres(length: int, step: float) -> NDArray[np.intp]:

@@ -76,6 +76,8 @@ class DrawnFile:
     """Level-0 pixel, x and y, that its coordinates count from; None for GeoJSON that does not say."""
     slide: str | None = None
     """Fingerprint of the slide that it says it is of; None where it does not, as after another program."""
+    idle: int = 0
+    """How many annotations were left out because they enclose nothing."""
 
 
 def read_drawn(path: Path) -> DrawnFile:
@@ -109,7 +111,7 @@ def read_drawn(path: Path) -> DrawnFile:
     sound = tuple(replace(region, rings=tuple(ring for ring in region.rings if len(ring) >= 3)) for region in whole)
     if less := sum(len(region.rings) for region in whole) - sum(len(region.rings) for region in sound):
         logger.warning("%s: %d holes of less than three vertices enclose nothing, left out", path, less)
-    return DrawnFile(path, sound, origin, slide)
+    return DrawnFile(path, sound, origin, slide, others.total() + len(regions) - len(whole))
 
 
 def collection(features: Sequence[dict[str, Any]], origin: Origin | None, **facts: Any) -> dict[str, Any]:

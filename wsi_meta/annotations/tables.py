@@ -23,6 +23,7 @@ __all__ = [
     "lines_of",
     "read_lines",
     "read_table",
+    "refuse_longer",
     "refuse_twice",
     "split_header",
     "without_ending",
@@ -128,7 +129,7 @@ def read_table(
     Raises
     ------
     DataError
-        when the file is missing, is no text or no CSV, or lacks a column or has it twice.
+        when the file is missing, is no text or no CSV, lacks a column or has it twice, or has a row longer than its header.
     """
     known, wanted = (*columns, *optional), " and ".join(f"'{column}'" for column in columns)
     try:
@@ -142,15 +143,19 @@ def read_table(
             raise DataError(f"{path}: column '{double[0]}' twice; expected it once")
         if strict and (strange := [name for name in names if name and name not in known]):
             raise DataError(f"{path}: line {before + 1}: unknown column '{strange[0]}'; expected some of {', '.join(known)}")
-        places = [names.index(name) if name in names else len(names) for name in known]
+        places = [names.index(name) if name in names else None for name in known]
         rows = list(_rows(csv.reader(lines[before + 1 :], delimiter=separator, strict=True), before + 1))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; expected a table of {what}, CSV with {wanted}") from error
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a table of {what} ({first_line(error)}); expected CSV with {wanted}") from error
+    refuse_longer(path, len(header), rows)
     if strict:
-        _refuse_surplus(path, rows, [place for place in places if place < len(names)])
-    return [Row.on(line, (values[place] if place < len(values) else "" for place in places)) for line, values in rows]
+        _refuse_surplus(path, rows, places)
+    return [
+        Row.on(line, ("" if place is None or place >= len(values) else values[place] for place in places))
+        for line, values in rows
+    ]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -192,6 +197,16 @@ def refuse_twice(path: Path, keys: Iterable[tuple[str, int]]) -> None:
             raise _twice(path, key, lines[key], line)
 
 
+def refuse_longer(path: Path, columns: int, rows: Iterable[tuple[int, Sequence[str]]]) -> None:
+    """Raise DataError where a row (its line and values) has more values than its header: others are shifted."""
+    for line, values in rows:
+        if any(map(str.strip, values[columns:])):
+            raise DataError(
+                f"{path}: line {line} has {len(values)} values, the header {columns}; expected no more than there; "
+                "write decimal points, quotes round text with a separator, and a name for each column"
+            )
+
+
 def label_of(text: str) -> bool | None:
     """Return whether a label, in any case, means tumor; None where it is none of :data:`LABELS`."""
     return LABELS.get(text.strip().lower())
@@ -225,8 +240,8 @@ def _rows(reader: Any, before: int) -> Iterator[tuple[int, list[str]]]:
             yield before + reader.line_num, [value.strip() for value in values]
 
 
-def _refuse_surplus(path: Path, rows: Iterable[tuple[int, list[str]]], places: Sequence[int]) -> None:
-    """Raise DataError where a row has a value in no column that is known: a comma in a name shifts what follows."""
+def _refuse_surplus(path: Path, rows: Iterable[tuple[int, list[str]]], places: Sequence[int | None]) -> None:
+    """Raise DataError where a row has a value in a column without a name: a comma in a name shifts what follows."""
     for line, values in rows:
         if surplus := [value for place, value in enumerate(values) if value and place not in places]:
             raise DataError(f"{path}: line {line}: '{surplus[0]}' stands in no column; expected quotes round what has a comma")

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.detections import Detections
 from wsi_meta.annotations.masks import read_mask
-from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines
+from wsi_meta.annotations.outline_files import DrawnFile
+from wsi_meta.annotations.outlines import Annotations, Outline, fill_outlines, sort_outlines
 from wsi_meta.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MARGIN_PX", "draw_outlines", "read_fitting_mask", "warn_of_small_masks"]
+__all__ = [
+    "MARGIN_PX",
+    "draw_outlines",
+    "encloses",
+    "read_fitting_mask",
+    "sort_truth",
+    "tell_idle",
+    "warn_of_small_masks",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +41,36 @@ SMALL_SLIDE = 32768
 """Level-0 pixels along the longer side from which no mask is told: a node of 8 mm is plain beside whole slides."""
 OTHERS_LARGER = 8
 """Masks below that are told whose longer side is this many times smaller than what other slides of the cohort reach."""
+
+LOOKED_PX = 256
+"""Side of the raster on which an outline is looked at by itself, whatever its size."""
+
+
+def sort_truth(drawn: DrawnFile, names: ClassNames, origin: tuple[int, int]) -> Annotations:
+    """Tell what the outlines of a file of truth are; parameters and result as :func:`wsi_meta.read_annotations`.
+
+    Raises
+    ------
+    DataError
+        as :func:`wsi_meta.read_annotations`, and when no outline is tumor beside annotations that enclose nothing, such as
+        points: the slide would count as normal.
+    """
+    annotations = sort_outlines(drawn, names, origin)
+    if drawn.idle and not annotations.tumor:
+        raise DataError(
+            f"{drawn.path}: {drawn.idle} annotations enclose nothing, and no outline is of tumor; expected outlines that "
+            "enclose it; leave the file out if there is no tumor"
+        )
+    return annotations
+
+
+def encloses(outline: Outline) -> bool:
+    """Tell whether an outline encloses anything: one that is drawn twice does not, nor does a line."""
+    corner, size = outline.vertices.min(0), np.ptp(outline.vertices, 0)
+    if not size.all():
+        return False
+    whole = replace(outline, vertices=(outline.vertices - corner) / size * LOOKED_PX, holes=())
+    return bool(fill_outlines([whole], (LOOKED_PX, LOOKED_PX), 1).any())
 
 
 def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] | None = None) -> NDArray[np.bool_]:
@@ -67,16 +108,16 @@ def draw_outlines(truth: Annotations, downsample: int, extent: tuple[int, int] |
             tiny += 1
         else:
             idle.append(outline)
-    _tell_idle(truth, idle, tiny, downsample)
-    return mask & ~fill_outlines(truth.excluded, mask.shape, downsample)
-
-
-def _tell_idle(truth: Annotations, idle: list[Outline], tiny: int, downsample: int) -> None:
-    """Warn of outlines that draw nothing on the slide, or where all are tiny; DataError where all draw nothing."""
     if tiny:
         level = logging.WARNING if tiny == len(truth.tumor) else logging.INFO  # beside others often a slip of the hand
         told = "%s: %d outlines of tumor are smaller than a pixel of %d level-0 px; each counts as the pixel in which it lies"
         logger.log(level, told, truth.source, tiny, downsample)
+    tell_idle(truth, idle)
+    return mask & ~fill_outlines(truth.excluded, mask.shape, downsample)
+
+
+def tell_idle(truth: Annotations, idle: list[Outline]) -> None:
+    """Warn of outlines of tumor that draw nothing on the slide; DataError where all do."""
     if not idle:
         return
     (left, top), (right, bottom) = np.array([idle[0].vertices.min(0), idle[0].vertices.max(0)]).round().astype(int).tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from wsi_meta.annotations.corrected import ENDING, Corrected, read_corrected
 from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
-from wsi_meta.annotations.outlines import Annotations, refuse_absent, sort_outlines
+from wsi_meta.annotations.outlines import Annotations, refuse_absent
 from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
-from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, warn_of_small_masks
+from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
+from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import slide_name
@@ -45,8 +45,6 @@ Scores = NamedRows[tuple[float, str | None]]
 """By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
 AS_WHOLE = ("", "true", "yes", "1", "1.0")
 """What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
-"""Endings of what may be a mask, but is not read as one."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ class Cohort:
 
 def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion], reading: Reading, progress: bool) -> Cohort:
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
-    found = _files_by_slide(detections, (".csv",), "<slide>.csv")
-    truths = _files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
-    _refuse_unread_truth(truth, found, truths)
+    found = files_by_slide(detections, (".csv",), "<slide>.csv")
+    truths = files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
+    refuse_unread_truth(truth, found, truths, _own_stores(truth))
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
     skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
     if alone := sorted(set(truths) - set(found) - skipped):
@@ -106,14 +104,17 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     drawn = {name: read_drawn(truths[name]) for name in outlined}
     refuse_absent(reading.names, drawn.values(), str(truth))
     masks = [name for name in judged_names if name in truths and name not in drawn]
-    shown = _find_slides(truth, [name for name, file in drawn.items() if file.origin is None], masks, reading.slides)
-    outlines = {name: sort_outlines(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
+    qupath = [name for name, file in drawn.items() if file.origin is None]
+    shown = _find_slides(truth, qupath, judged_names, reading.slides)
+    outlines = {name: sort_truth(file, reading.names, _corner(shown.get(name))) for name, file in drawn.items()}
     corrected = {} if reading.corrections is None else _read_corrections(reading.corrections, judged_names)
     points = {name: read_detections(found[name]) for name in judged_names}
     judged = []
     with progress_bar(len(judged_names), "slides", "judging", enabled=progress) as bar:
         for name in judged_names:
             drawn_of, extent = outlines.get(name, truths.get(name)), shown[name].extent if name in shown else None
+            if extent is not None:
+                _refuse_beyond(found[name], points[name], extent)
             judged.append(match_slide(name, points[name], drawn_of, reading.mask_level, corrected.get(name), extent))
             bar.update(1)
     warn_of_small_masks([truths[name] for name in masks if name not in shown], reading.mask_level, _reach(points, outlines))
@@ -148,43 +149,8 @@ def read_scores(path: str | Path) -> Scores:
     return NamedRows(path, scores, lower=True)
 
 
-def _files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
-    """Return the folder's files by slide name; DataError when a slide has two. What else lies there is told."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected one with {expected}")
-    files: dict[str, Path] = {}
-    others = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.suffix.lower() not in endings or path.is_dir():
-            others.append(path.name)
-            continue
-        name = _slide_name(path)
-        if files.setdefault(name, path) != path:
-            raise DataError(f"{path}: is for the same slide as {files[name].name}; expected one file a slide")
-    if not files:
-        raise DataError(f"{folder}: holds no such file; expected {expected}")
-    if others:
-        logger.warning("%s: not read: %s; read are %s", folder, some_of(others), expected)
-    return files
-
-
-def _slide_name(path: Path) -> str:
-    """Return the name of the slide that a file is of: in lower case, without ``_mask`` and the ending of a slide."""
-    return without_ending(re.sub(r"(_evaluation)?_mask$", "", path.stem.lower()))
-
-
-def _refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, Path]) -> None:
-    """Raise DataError when the only truth of a slide is a picture that is not read, so that it would count as normal."""
-    pictures = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES and path.name[0] != "."]
-    for path in pictures:
-        if (name := _slide_name(path)) in found and name not in truths:
-            raise DataError(f"{path}: not read, so that its slide would count as normal; expected outlines or a mask as TIFF")
-
-
-def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
-    """Return what is known of the slides whose outlines are QuPath's, which must be there, and of those with masks."""
+def _find_slides(truth: Path, qupath: Sequence[str], judged: Sequence[str], slides: Path | None) -> dict[str, SlideFrame]:
+    """Return what is known of the judged slides that are there; those whose outlines are QuPath's must be."""
     if slides is None:
         if qupath:
             told = (
@@ -198,13 +164,24 @@ def _find_slides(truth: Path, qupath: Sequence[str], masks: Sequence[str], slide
     for path in sorted(slides.iterdir(), key=lambda path: path.suffix != ".zarr"):  # a heatmap is opened sooner
         if path.suffix.lower() not in (*PICTURES, ".csv") and without_ending(path.name) != path.name and path.name[0] != ".":
             files.setdefault(slide_name(path).lower(), []).append(path)
-    shown = {name: frame for name in masks for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
+    shown = {name: frame for name in judged for path in files.get(name, [])[:1] if (frame := _frame_of(path)) is not None}
     for name in qupath:
         frames = (frame_of(path) for path in files.get(name, []))
         if (frame := next((frame for frame in frames if frame.bounds is not None), None)) is None:
             raise DataError(f"{slides}: no slide or heatmap of '{name}', whose outlines are QuPath's; expected {name}.zarr")
         shown[name] = frame
     return shown
+
+
+def _refuse_beyond(path: Path, points: Detections, extent: tuple[int, int]) -> None:
+    """Raise DataError where a detection lies beyond its slide: it is another one's, or not in level-0 pixels."""
+    beyond = (points.x > extent[0]) | (points.y > extent[1])
+    if beyond.any():
+        first = int(np.flatnonzero(beyond)[0])
+        raise DataError(
+            f"{path}: a detection lies at x {points.x[first]}, y {points.y[first]}, the slide has {extent[0]} x {extent[1]} "
+            "level-0 px; expected points of the same slide, in level-0 pixels"
+        )
 
 
 def _corner(shown: SlideFrame | None) -> tuple[int, int]:
@@ -221,7 +198,7 @@ def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> i
 def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected]:
     """Return the corrections of the slides with these names; DataError where there is none at all."""
     files = sorted(folder.glob("*" + ENDING)) if folder.is_dir() else []
-    by_name = {_slide_name(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
+    by_name = {slide_of(Path(path.name.removesuffix(ENDING) + ".zarr")): path for path in files}
     if not by_name.keys() & set(names):
         raise DataError(f"{folder}: holds no corrections of these slides; expected <slide>{ENDING}, as wsi-meta view writes it")
     if others := [path.name for name, path in by_name.items() if name not in names]:
@@ -232,10 +209,10 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
     """Return why, by name, not all of a slide was scanned, for those with a heatmap in one of the folders."""
-    stores = [store for folder in folders if folder is not None for store in stores_in(folder)]
+    stores = [store for folder in folders if folder is not None for store in _own_stores(folder)]
     found = {}
     for store in stores:
-        if (name := _slide_name(store)) in names and (is_store(store) or is_torn_store(store)):
+        if (name := slide_of(store)) in names:
             try:
                 why = why_incomplete(Heatmap.open(store).record)
             except (HeatmapError, OSError) as error:
@@ -243,6 +220,11 @@ def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> di
             if why is not None:
                 found[name] = why
     return found
+
+
+def _own_stores(folder: Path) -> list[Path]:
+    """Return the heatmaps in a folder, also torn ones."""
+    return [store for store in stores_in(folder) if is_store(store) or is_torn_store(store)]
 
 
 def _frame_of(path: Path) -> SlideFrame | None:

@@ -12,7 +12,8 @@ from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.corrected import corrections_beside, read_corrected
 from wsi_meta.annotations.masks import tumor_squares
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
-from wsi_meta.annotations.outlines import Annotations, sort_outlines
+from wsi_meta.annotations.outlines import Annotations
+from wsi_meta.annotations.truth import encloses, sort_truth, tell_idle
 from wsi_meta.datasets.manifest import SourceSlide
 from wsi_meta.errors import DataError
 from wsi_meta.heatmaps.lesions import default_threshold
@@ -124,7 +125,8 @@ def tumor_cells(
         ]
         cells[: squares.shape[0], : squares.shape[1]] = squares
         return cells
-    annotations = sort_outlines(read_drawn(truth), names, origin)
+    annotations = sort_truth(read_drawn(truth), names, origin)
+    tell_idle(annotations, [outline for outline in annotations.tumor if not encloses(outline)])
     _check_extent(truth, annotations, grid)
     cells = _touched(annotations, grid)
     if annotations.tumor and not cells.any():

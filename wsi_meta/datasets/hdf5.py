@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,11 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Hdf5Rows", "read_hdf5"]
+__all__ = ["HDF5_ENDINGS", "Hdf5Rows", "find_pairs", "is_of_pcam", "read_hdf5"]
+
+HDF5_ENDINGS = (".h5", ".hdf5", ".hdf", ".he5")
+"""Endings of HDF5 files; of PCam's the first two."""
+PCAM_NAME = re.compile(r"camelyonpatch_level_2_split_([a-z]+)_(x|y|mask)\.(?:h5|hdf5)(\.gz)?", re.IGNORECASE)
 
 LEAST_CACHE, MOST_CACHE = 2**20, 2**28
 """Limits of the cache of decoded chunks of an open file, in bytes. It has room for eight rows of chunks within them."""
@@ -95,6 +100,43 @@ class Hdf5Rows:
                 access.set_chunk_cache(min(slots, 1_000_003), size, 1.0)
             self._open[path] = file, h5py.Dataset(h5py.h5d.open(file.id, b"x", access))
         return self._open[path][1]
+
+
+def find_pairs(folder: Path, splits: Mapping[str, str]) -> dict[str, tuple[Path, Path]]:
+    """Return PCam's files of patches (x) and labels (y) in a folder, by split.
+
+    Parameters
+    ----------
+    splits : each by the names that files may have for it, in lower case
+
+    Raises
+    ------
+    DataError
+        when half of a pair is missing or still packed, or two files are the same half.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: (path.suffix == ".gz", path)):
+        if (name := PCAM_NAME.fullmatch(path.name)) is None or (split := splits.get(name[1].lower())) is None:
+            continue
+        halves, half = found.setdefault(split, {}), name[2].lower()
+        if halves.setdefault(half, path) != path and not name[3]:
+            raise DataError(f"{path}: is the same half of {split} as {halves[half].name}; expected one file for each")
+    pairs = {split: halves for split, halves in found.items() if {"x", "y"} & set(halves)}
+    for halves in pairs.values():
+        for half, other in ("xy", "yx"):
+            if half not in halves:
+                there = halves[other].with_suffix("") if halves[other].suffix == ".gz" else halves[other]
+                missing = there.with_name(f"{there.stem[:-1]}{half}{there.suffix}")
+                raise DataError(f"{missing}: missing; expected beside its other half (x: patches, y: labels)")
+            if halves[half].suffix == ".gz":
+                raise DataError(f"{halves[half]}: still packed; expected the HDF5 file itself; unpack it with gunzip")
+    return {split: (halves["x"], halves["y"]) for split, halves in pairs.items()}
+
+
+def is_of_pcam(name: str, splits: Mapping[str, str]) -> bool:
+    """Tell whether a file's name is one of PCam's, packed or not; masks are not read, and not missed."""
+    found = PCAM_NAME.fullmatch(name)
+    return found is not None and found[1].lower() in splits
 
 
 def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:

@@ -1,13 +1,13 @@
 """Labelled patches on disk, in the three common layouts.
 
-- PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1);
+- PCam's official HDF5 pairs: ``camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5`` (x uint8, y 0/1), or ``.hdf5``;
   the slide of each patch is known where ``..._meta.csv`` lies beside them, its pixel size where ``sampling.json`` does
 - Kaggle's "Histopathologic Cancer Detection": ``train/<id>.tif`` and ``train_labels.csv`` with ``id,label``;
   an id of 40 hexadecimal digits is the SHA-1 of the patch's RGB bytes, so that damage is noticed
-- class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif; ``val`` and ``validation`` are
-  ``valid``, in any case
+- class folders: ``{train,valid,test}/{0,1}/*`` or just ``{0,1}/*``, images as jpg, png or tif
 
-A folder may hold several; several folders are joined. Folders and images in them that are not read are told.
+``val`` and ``validation`` are ``valid``, in any case. A folder may hold several layouts; several folders are joined. Folders,
+images and HDF5 files in them that are not read are told, and whatever lies beside images that are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsi_meta.annotations.tables import label_of, read_table, refuse_twice
-from wsi_meta.datasets.hdf5 import read_hdf5
+from wsi_meta.datasets.hdf5 import HDF5_ENDINGS, find_pairs, is_of_pcam, read_hdf5
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
 from wsi_meta.errors import DataError
@@ -34,18 +34,20 @@ from wsi_meta.words import some_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "tell_folders", "warn_of_few"]
+__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "refuse_idle", "tell_folders", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
-ALIASES = {"val": "valid", "validation": "valid"}
-"""Other names of splits' folders."""
+NAMES = {split: split for split in SPLITS} | {"val": "valid", "validation": "valid"}
+"""Splits by the names that folders and files have for them."""
 FEW = 100
 """Patches of a class: of 30 normal ones, a threshold for a specificity of 0.99 has under 0.90 in one case of twenty."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
-OTHER_IMAGES = (".bmp", ".gif", ".webp", ".jp2", ".npy")
-"""Endings of images that are not read, but told."""
+TOLD = (*IMAGE_SUFFIXES, ".bmp", ".gif", ".webp", ".jp2", ".npy", *HDF5_ENDINGS)
+"""Endings of what is told where it is not read."""
+NO_IMAGES = (".csv", ".json", ".txt", ".db", ".ini")
+"""Endings of what may lie beside images: tables, texts and what Windows leaves there."""
 
 
 def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True) -> dict[str, Patches]:
@@ -105,12 +107,21 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
     wanted = split or ("valid" if "valid" in splits else next(iter(splits)))
     if wanted not in splits or (split is None and "valid" not in splits and len(splits) > 1):
         raise DataError(f"no '{split or 'valid'}' split; found {', '.join(splits)}; name one with --split")
+    if split is None:
+        refuse_idle(data, splits[wanted], wanted)
     tumor, n = int(splits[wanted].labels.sum()), len(splits[wanted])
     if min(tumor, n - tumor) < 2:
         told = f"{tumor} tumor and {n - tumor} normal patches in '{wanted}'"
         raise DataError(f"{tell_folders(data)}: {told}; expected at least 2 of each, one to calibrate on and one to judge")
     warn_of_few(splits[wanted], f"{tell_folders(data)}: {wanted}")
     return splits[wanted]
+
+
+def refuse_idle(data: str | Path | Sequence[str | Path], patches: Patches, split: str) -> None:
+    """Raise DataError when one of several folders has no patches of a split that nobody named: they would be left out."""
+    held = {parent for place in {path.parent for path in patches.files} for parent in (place, *place.parents)}
+    if idle := [folder for folder in _folders(data) if folder not in held]:
+        raise DataError(f"{idle[0]}: has no '{split}' patches, other folders have; name a split with --split, or leave it out")
 
 
 def warn_of_few(patches: Patches, what: str) -> None:
@@ -129,18 +140,7 @@ def tell_folders(data: str | Path | Sequence[str | Path]) -> str:
 
 
 def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
-    for split in SPLITS:
-        stem = f"camelyonpatch_level_2_split_{split}_"
-        x_path, y_path = paths = [folder / f"{stem}{part}.h5" for part in "xy"]
-        packed = [path.with_name(f"{path.name}.gz") for path in paths if not path.exists()]
-        for path in packed:
-            if path.exists():
-                raise DataError(f"{path}: still packed; expected the HDF5 file itself; unpack it with gunzip")
-        if len(packed) == 2:
-            continue
-        for path in paths:
-            if not path.exists():
-                raise DataError(f"{path}: missing; expected beside its other half (x: patches, y: labels)")
+    for split, (x_path, y_path) in find_pairs(folder, NAMES).items():
         shape, dtype = read_hdf5(x_path, "x", lambda patches: (patches.shape, patches.dtype))
         labels = _checked_labels(read_hdf5(y_path, "y", np.asarray).reshape(-1), y_path)
         if shape[1:] != (96, 96, 3) or dtype != np.uint8:
@@ -149,7 +149,7 @@ def _open_hdf5(folder: Path) -> Iterable[tuple[str, Patches]]:
             raise DataError(f"{x_path}: holds no patches; download it again")
         if shape[0] != len(labels):
             raise DataError(f"{y_path}: {len(labels)} labels for {shape[0]} patches; expected as many of each")
-        slides = _read_slides(folder / f"{stem}meta.csv", labels)
+        slides = _read_slides(x_path.with_name(f"{x_path.stem[:-1]}meta.csv"), labels)
         yield split, Patches((x_path,) * len(labels), np.arange(len(labels)), labels, mpp=sampled_mpp(folder), slides=slides)
 
 
@@ -209,8 +209,8 @@ def _split_folders(folder: Path) -> list[tuple[str, Path]]:
     """Return the folders of splits with the splits' names; DataError when two are of the same split."""
     found: dict[str, Path] = {}
     for place in sorted(path for path in folder.iterdir() if (path / "0").is_dir() or (path / "1").is_dir()):
-        split = ALIASES.get(place.name.lower(), place.name.lower())
-        if split in SPLITS and found.setdefault(split, place) != place:
+        split = NAMES.get(place.name.lower())
+        if split is not None and found.setdefault(split, place) != place:
             raise DataError(f"{place}: is the same split as {found[split].name}/; expected one folder for {split}")
     return [(split, found[split]) for split in SPLITS if split in found]
 
@@ -225,16 +225,20 @@ def _warn_of_twice(folder: Path, parts: Sequence[tuple[str, str, Patches]]) -> N
 
 
 def _warn_of_unread(folder: Path, parts: Sequence[Patches]) -> None:
-    """Name the folders and images in a folder that are not among its patches in a warning."""
-    read = {os.fspath(path) for part in parts for path in part.files}
-    folders = {path.parent for part in parts for path in set(part.files)}
+    """Name the folders, images and HDF5 files in a folder that are not among its patches in a warning."""
+    files = {path for part in parts for path in part.files}
+    folders = {path.parent for path in files}
+    images = {os.fspath(path.parent) for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     held = {os.fspath(parent) for place in folders for parent in (place, *place.parents)}
-    if names := sorted(_unread(os.fspath(folder), read, held)):
+    if names := sorted(_unread(os.fspath(folder), set(map(os.fspath, files)), held, images)):
         logger.warning("%s: not read: %s; expected one of the layouts of labelled patches", folder, some_of(names))
 
 
-def _unread(place: str, read: set[str], held: set[str]) -> Iterator[str]:
-    """Return the images below a folder that are not read, and the folders in which nothing is; `held` are the others."""
+def _unread(place: str, read: set[str], held: set[str], images: set[str]) -> Iterator[str]:
+    """Return what is not read below a folder: folders in which nothing is, the others being `held`, and files.
+
+    Of the files images and those of HDF5, and in folders of `images` all but texts.
+    """
     with os.scandir(place) as entries:
         for entry in entries:
             path = entry.name if place == os.curdir else entry.path  # as pathlib writes it
@@ -242,11 +246,13 @@ def _unread(place: str, read: set[str], held: set[str]) -> Iterator[str]:
                 continue
             if entry.is_dir():
                 if path in held:
-                    yield from _unread(path, read, held)
+                    yield from _unread(path, read, held, images)
                 else:
                     yield f"{path}/"
-            elif path not in read and entry.name.lower().endswith(IMAGE_SUFFIXES + OTHER_IMAGES):
-                yield path
+            elif path not in read and not is_of_pcam(entry.name, NAMES):
+                ending = PurePath(entry.name).suffix.lower()
+                if ending in TOLD or (place in images and ending not in NO_IMAGES):
+                    yield path
 
 
 def _checked_labels(

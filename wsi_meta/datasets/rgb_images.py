@@ -50,7 +50,7 @@ def read_rgb(image: Any) -> NDArray[np.uint8]:
     Raises
     ------
     ValueError
-        as :func:`check_mode`, or when values of 16 bits reach no farther than those of 12: their upper bytes are nearly black.
+        as :func:`check_mode`, or when values of 16 bits reach no farther than those of 12: they are black, or nearly.
     """
     check_mode(image)
     _refuse_12_in_16_bits(image)
@@ -68,7 +68,7 @@ def read_rgb(image: Any) -> NDArray[np.uint8]:
 
 
 def _refuse_12_in_16_bits(image: Any) -> None:
-    """Raise ValueError when values of 16 bits are those of 12, or fewer, that were not scaled.
+    """Raise ValueError when values of 16 bits are those of 12, of 8 or fewer, that were not scaled.
 
     Neither PNG's sBIT nor TIFF's MaxSampleValue tells: by their standards values are scaled all the same.
     """
@@ -76,8 +76,11 @@ def _refuse_12_in_16_bits(image: Any) -> None:
         return
     values = np.asarray(image)
     colours = values if values.ndim == 2 else values[..., : {"LA": 1, "La": 1}.get(image.mode, 3)]
-    if 0 < int(colours.max()) << (0 if _is_16_bit(image) else 8) < TWELVE_BITS:
-        raise ValueError("values of 16 bits that are all under 4096, as of 12 bits; expected them times 16, or 8 bits")
+    most = int(colours.max())
+    # of colours Pillow keeps the upper byte, which is 0 in values of 8 bits; what is truly black looks the same
+    if 0 < most < TWELVE_BITS if _is_16_bit(image) else most << 8 < TWELVE_BITS:
+        told = "values of 16 bits that are all under 4096, as of 12 or 8 bits"
+        raise ValueError(f"{told}; expected them scaled to 16 bits, or stored in 8")
 
 
 def _is_16_bit(image: Any) -> bool:

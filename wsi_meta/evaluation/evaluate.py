@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_meta.datasets.batches import read_batches
-from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders
+from wsi_meta.datasets.layouts import Patches, open_patches, refuse_idle, tell_folders
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
@@ -123,6 +123,8 @@ def check_evaluation(
     wanted = split or next(name for name in ("test", "valid", "train") if name in splits)
     if wanted not in splits:
         raise DataError(f"{tell_folders(data)}: no '{wanted}' split; found {', '.join(splits)}")
+    if split is None:
+        refuse_idle(data, splits[wanted], wanted)
     splits[wanted].check_mpp(card.preprocessing.mpp)
     return splits[wanted], "all there is" if split is None and list(splits) == ["train"] else wanted
 

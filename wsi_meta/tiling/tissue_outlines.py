@@ -14,6 +14,7 @@ from wsi_meta.annotations.class_names import is_tissue
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, closed, collection, feature, read_drawn
 from wsi_meta.annotations.outlines import Outline, fill_outlines
 from wsi_meta.annotations.polygonize import trace_cells
+from wsi_meta.annotations.truth import encloses
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.tissue_colours import MASK_MPP
@@ -84,6 +85,9 @@ def read_tissue_outlines(path: Path, slide: Slide) -> NDArray[np.bool_]:
             len(drawn.regions),
             some_of(sorted({outline.name for outline in outlines[False]})),
         )
+    if idle := sum(not encloses(outline) for outline in outlines[True]):
+        told = "%s: %d of %d outlines of tissue enclose nothing and count nowhere; is one drawn twice, or a line?"
+        logger.warning(told, path, idle, len(outlines[True]))
     rows, cols = raster.shape
     mask = np.zeros(raster.shape, bool)
     for top in range(0, rows, BAND_ROWS):

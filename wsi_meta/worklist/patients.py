@@ -70,9 +70,12 @@ def find_patients(rows: Sequence[Row], names: Sequence[str]) -> list[Patient]:
 
 def _patient(name: str, slides: Sequence[tuple[str, Row]]) -> Patient:
     labels = [str(row["label"]).strip().lower() for _, row in slides]
+    whole = [slide for slide, _ in slides]
+    short = [slide.removeprefix(f"{name}_") for slide in whole]
+    nodes = short if len(set(short)) == len(short) else whole
     return Patient(
         name=name,
-        nodes={slide.removeprefix(f"{name}_"): _node(row) for slide, row in slides},
+        nodes={node: _node(row) for node, (_, row) in zip(nodes, slides, strict=True)},
         incomplete=sum(_node(row) is not None and not row["complete"] for _, row in slides),
         labelled=stage_patient(labels) if set(labels) <= set(NODE_LABELS) else None,
     )
