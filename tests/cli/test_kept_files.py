@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     kept = folder / "kept"
     kept.mkdir()
     shutil.copy(folder / "s.tif", kept / "slide")
-    Table.of(kept, [{"slide": "s.tif", "heatmap": "s.zarr", "patient": "p"}]).write()
+    Table(kept, [{"slide": "s.tif", "heatmap": "s.zarr", "patient": "p"}]).write()
     text = (kept / "summary.csv").read_text()
     (kept / "semicolons").write_text("\ufeff" + text.replace(",", ";"))
     (kept / "utf-16").write_text(text, "utf-16")

@@ -19,7 +19,7 @@ from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
+from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["INCOMPLETE", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
@@ -51,7 +51,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
     HeatmapError
         when it is no folder, a heatmap store itself, or holds neither a heatmap nor a table.
     OutputExistsError
-        when ``summary.csv`` or ``summary.json`` is there and not ours, or another process does not let it go.
+        when ``summary.json`` or ``summary.csv`` is there and not ours, or another process does not let it go.
     OutputPathError
     """
     folder = Path(folder)
@@ -59,7 +59,8 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         found = "a heatmap store" if is_store(folder) else "no such folder"
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
     with locked(folder / "summary.csv", wait_s=WAIT_S):
-        before = open_table(folder).rows()
+        table = open_table(folder)
+        before = table.rows
         stores = [store for store in stores_in(folder) if is_store(store)]
         if not stores and not before:
             raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
@@ -68,7 +69,8 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         rows = [_of_store(store, known.get(printable(store.name)), without) for store in stores]
         told = {printable(row["slide"]) for row in rows}
         rows += [row for row in without if row["slide"] not in told]
-        Table.of(folder, rows).write()
+        table.rows = rows
+        table.write()
     renew_worklist(folder, rows)
     return rows
 
@@ -97,12 +99,12 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
         slides, stores = table.slides(), table.stores()
         owner = slides[stores.index(name)] if name in stores else None
         if slide in slides:
-            row = row | _from_outside(row, table.row(slides.index(slide)))
+            row = row | _from_outside(row, table.rows[slides.index(slide)])
         if own is not None and (owner == slide if same is None else same and owner in (slide, None)):
             known = summarise(row["slide"], own)
             row = known | _from_outside(known, row)
         elif row["heatmap"] is not None and owner is not None and owner != slide:
-            table.remove(stores.index(name))  # the same slide by another path, or one whose heatmap was replaced
+            del table.rows[stores.index(name)]  # the same slide by another path, or one whose heatmap was replaced
         table.put(row)
         table.write()
 
