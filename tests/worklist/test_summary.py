@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -14,16 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from children import start_child
+from click.testing import CliRunner
 from slide_files import texture, write_slide
 from stores import write_store
 
+from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.files.address import Address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
-from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
+from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, Table, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -91,6 +94,24 @@ def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
     assert row["score"] is None
 
 
+@pytest.mark.parametrize("damage", ["an edited score", "a lost block"])
+def test_a_store_that_no_command_reads_gives_no_score(tmp_path: Path, damage: str) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP).path
+    add_row(tmp_path, failed("x/a.tif", "killed") | {"patient": "p1"}, store)
+    if damage == "a lost block":
+        shutil.rmtree(store / "0" / "c")
+    else:
+        record = (store / "zarr.json").read_text()
+        (store / "zarr.json").write_text(re.sub(r'"score": 0\.75\d*', '"score": 0.01', record))
+    add_row(tmp_path, failed("x/a.tif", "killed again"), store)
+    assert [(row["score"], row["error"]) for row in open_table(tmp_path).rows] == [(None, "killed again")]
+    row = summarise_folder(tmp_path)[0]
+    assert (row["score"], row["error_kind"]) == (None, "HeatmapError")
+    assert f"{store}: damaged: " in row["error"]
+    result = CliRunner().invoke(main, ["summary", str(tmp_path)])
+    assert (result.exit_code, "Error: of 2 slides 2 failed" in result.stderr) == (1, True), result.output
+
+
 def _slide(path: Path, seed: int = 0) -> tuple[str, str]:
     """A small slide: its path, and its fingerprint."""
     path.parent.mkdir(exist_ok=True)
@@ -146,6 +167,40 @@ def test_a_slide_that_was_replaced_does_not_keep_the_old_ones_result(tmp_path: P
     assert [row["error"] for row in summarise_folder(tmp_path)] == ["holds another scan"], "whoever writes the table"
 
 
+def test_exchanged_stores_give_no_slide_anothers_score(tmp_path: Path) -> None:
+    kept, slides = tmp_path / "out", [_slide(tmp_path / f"p{number}" / "a.tif", seed=number) for number in (1, 2)]
+    kept.mkdir()
+    for number, (slide, mark) in enumerate(slides, 1):
+        store = write_store(tmp_path / "a.zarr", MAP * np.float32(1 / number), slide=mark).path.rename(kept / f"a{number}.zarr")
+        add_row(kept, summarise(slide, Heatmap.open(store)) | {"patient": f"p{number}", "label": "tumor"}, store)
+    first, second, aside = kept / "a1.zarr", kept / "a2.zarr", tmp_path / "aside"
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    names = ("slide", "score", "patient", "heatmap", "error")
+    assert [[row[name] for name in names] for row in summarise_folder(kept)] == [
+        [slides[1][0], pytest.approx(0.375), "p2", str(first), None],
+        [slides[0][0], pytest.approx(0.75), "p1", str(second), None],
+    ]
+    shutil.rmtree(first)
+    second.rename(first)
+    told = f"{first}: made from a.tif (fingerprint {slides[0][1][:16]}), not from {slides[1][0]}; put the right store back, "
+    for _ in range(2):
+        assert [[row[name] for name in names] for row in summarise_folder(kept)] == [
+            ["a.tif", pytest.approx(0.75), None, str(first), None],
+            [slides[1][0], None, "p2", None, f"{told}or scan again"],
+        ]
+
+
+def test_a_store_of_another_name_is_not_taken_for_a_slide_that_is_away(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, summarise("/away/a.tif", store), store.path)
+    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["/away/a.tif"]
+    shutil.rmtree(store.path)
+    write_store(tmp_path / "b.zarr", MAP).path.rename(store.path)
+    rows = summarise_folder(tmp_path)
+    assert [(row["slide"], row["score"]) for row in rows] == [("b.tif", pytest.approx(0.75)), ("/away/a.tif", None)]
+
+
 def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", MAP).path
     add_row(tmp_path, failed("a.svs", "holds another scan"), store)
@@ -177,6 +232,19 @@ def test_it_waits_for_another_writer(tmp_path: Path) -> None:
     assert len(_read(tmp_path)) == 1
 
 
+def test_a_slide_that_another_process_finishes_meanwhile_keeps_its_row(tmp_path: Path) -> None:
+    slide, mark = _slide(tmp_path / "x" / "a.tif")
+    told = failed(slide, "is being written by process 1")
+    with locked(tmp_path / "summary.csv"):
+        waiting = threading.Thread(target=add_row, args=(tmp_path, told, tmp_path / "a.zarr"))
+        waiting.start()
+        waiting.join(0.1)
+        write_store(tmp_path / "a.zarr", MAP, slide=mark)
+        Table(tmp_path, [summarise(slide, Heatmap.open(tmp_path / "a.zarr"))]).write()
+    waiting.join()
+    assert [(row["score"], row["error"]) for row in open_table(tmp_path).rows] == [(pytest.approx(0.75), None)]
+
+
 def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9\n\x1b[31m.tif")
     for _ in range(2):
@@ -198,9 +266,9 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
 
 
 def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "a.zarr", MAP).path
+    store = write_store(tmp_path / "a,1.zarr", MAP).path
     (tmp_path / "summary.csv").write_text(
-        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif",{store},0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
+        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif","{store}",0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
         newline="",
     )
     add_row(tmp_path, failed("x/new.tif", "bad"), tmp_path / "new.zarr")
