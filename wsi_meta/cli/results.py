@@ -10,6 +10,7 @@ import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import HeatmapError, SlideReadError, one_line, printable
+from wsi_meta.outputs.checks import refuse_input
 from wsi_meta.progress import note
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **
 
     opened, given = Heatmap.open(heatmap), None if str(slide) == "none" else slide
     found = find_slide(opened) if slide is None else None
+    if given is None and out.exists():
+        refuse_input(out, "the slide", find_slide(opened))  # also where it is not to be drawn
     note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=slide is None and found is None)
     try:
         picture = draw_overlay(opened, out, slide=given or found, **settings)
