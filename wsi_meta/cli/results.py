@@ -78,8 +78,8 @@ def _region(context: click.Context, parameter: click.Parameter, value: str | Non
 @threshold_option
 @peak_option
 @min_area_option
-@click.option("--out", type=options.PATH, help="Table (.csv), or outlines for QuPath (.geojson).")
-@click.option("--detections", type=options.PATH, help="CSV of peaks in Camelyon16's format, for froc.")
+@click.option("--out", type=options.NEW_FILE, help="Table (.csv), or outlines for QuPath (.geojson).")
+@click.option("--detections", type=options.NEW_FILE, help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option
 @options.as_json_option
 def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
@@ -137,7 +137,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 @click.command("fit-score", epilog=options.example("wsi-meta fit-score scans/ --labels labels.csv --out score.json"))
 @click.argument("scans", type=options.PATH)
 @click.option("--labels", required=True, type=options.PATH, help="CSV slide,label and, where known, patient.")
-@click.option("--out", required=True, type=options.PATH, help="JSON file to write.")
+@click.option("--out", required=True, type=options.NEW_FILE, help="JSON file to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the cross-validation's parts.")
 @options.overwrite_option
 @options.as_json_option
@@ -150,7 +150,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
-@click.option("--out", required=True, type=options.PATH, help="Picture to write.")
+@click.option("--out", required=True, type=options.NEW_FILE, help="Picture to write.")
 @click.option("--slide", type=options.SLIDE, help="The slide it was made from, or 'none'; without it, it is looked for.")
 @click.option(
     "--layer",

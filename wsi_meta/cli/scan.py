@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,7 +189,6 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     _print_rows(rows, as_json=as_json)
-    sys.stdout.flush()
     if any(row["heatmap"] for row in rows):
         running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
     _end_with_errors(rows, [job.slide.path for job in jobs])

@@ -22,8 +22,8 @@ SAVED_BY: dict[str, dict[str, Any]] = {"png": {"compress_level": 4}, "tif": {"so
 
 def check_picture(out: Path, slide: str | Path | None, *, overwrite: bool) -> Path:
     """Return the name that is written, checked: it is free or may be replaced, and no slide has it."""
-    if out.is_dir():
-        raise OutputPathError(f"{out}: a directory; expected the name of a picture to write")
+    if out.exists() and not out.is_file():
+        check_output(out, overwrite=overwrite)  # before an ending is added to its name
     if not (ending := ending_of(out)):
         out, ending = out.with_name(out.name.rstrip(".") + ".png"), "png"
     if ending not in FORMATS:
