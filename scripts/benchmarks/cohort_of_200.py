@@ -255,7 +255,7 @@ def run_command(weights: Path, words: Sequence[str]) -> None:
 def check(out: Path, slides: int) -> list[str]:
     """Return what is not as it should be."""
     wrong = []
-    rows = open_table(out).rows()
+    rows = open_table(out).rows
     failed = [row for row in rows if row["error"]]
     stores = sorted(path.name for path in out.glob("*.zarr"))
     if len(stores) != slides - sum(BAD.values()):
@@ -278,14 +278,14 @@ def check(out: Path, slides: int) -> list[str]:
 
 def retry(out: Path) -> str:
     """Put a good slide where an empty one was, run the command that the table gives, and return what is wrong then."""
-    rows = open_table(out).rows()
+    rows = open_table(out).rows
     empty = next(row for row in rows if row["error"] and Path(row["slide"]).stem.endswith("_empty"))
     good = next(row for row in rows if not row["error"])
     shutil.copyfile(good["slide"], empty["slide"])
     words = [sys.executable, __file__, "--with", str(out.parent / NETWORK), *shlex.split(empty["retry"])[1:]]
     paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # absolute, since it runs elsewhere
     end = subprocess.run(words, check=False, capture_output=True, text=True, cwd="/", env=os.environ | paths)
-    again = next(row for row in open_table(out).rows() if row["slide"] == empty["slide"])
+    again = next(row for row in open_table(out).rows if row["slide"] == empty["slide"])
     Path(empty["slide"]).write_bytes(b"")
     return "" if end.returncode == 0 and again["complete"] else f"{empty['retry']}: {end.stderr[-500:]}"
 
@@ -317,7 +317,7 @@ def _main() -> int:
     command = [sys.executable, __file__, "--with", str(arguments.out / NETWORK), *words]
     print("wsi-meta", *words, flush=True)
     watched = watch(command, scans, arguments.out / "log.txt")
-    tell(watched, open_table(scans).rows())
+    tell(watched, open_table(scans).rows)
     wrong = check(scans, arguments.slides)
     wrong += [] if watched.code == 1 else [f"exit code {watched.code}; expected 1"]
     wrong += [told] if (told := retry(scans)) else []

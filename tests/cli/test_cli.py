@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 import weakref
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +31,7 @@ from wsi_meta.cli.running import describe_error
 from wsi_meta.errors import SlideReadError
 from wsi_meta.words import printable
 
+FULL = "Error: stdout: cannot be written (No space left on device); make room and run it again"
 ALL = ("--tissue-mask", "none", "--stride", 96, "--batch-size", 4)
 
 
@@ -156,6 +158,10 @@ def test_several_slides(tmp_path: Path, slide_file: Path, model_file: Path) -> N
     result = _run("scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, *ALL, "--json")
     assert result.exit_code == 0
     assert [Path(row["heatmap"]).name for row in results_of(result.stdout)] == ["node.zarr", "other.zarr"]
+    words = ["scan", slide_file, other, "--out", tmp_path / "all", "--model", model_file, *ALL]
+    with redirect_stdout(None), pytest.raises(SystemExit) as ended:  # as after >&-
+        main([*map(str, words)])
+    assert ended.value.code == 0
     result = _run("scan", slide_file, tmp_path / "gone.tif", "--out", tmp_path / "all", "--model", model_file, *ALL)
     assert result.exit_code == 1
     assert "no such file" in result.stderr
@@ -271,7 +277,7 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(model_file: Path) -> No
 def test_an_output_that_cannot_be_written_is_one_line(model_file: Path) -> None:
     done = _shell('"$WSI_META" info "$MODEL" > /dev/full', MODEL=model_file)
 
-    assert done.stderr.splitlines() == ["Error: [Errno 28] No space left on device"]
+    assert done.stderr.splitlines() == [FULL]
     assert done.returncode == 1
 
 
@@ -283,7 +289,15 @@ def test_a_name_that_stdout_cannot_show_is_escaped(tmp_path: Path) -> None:
 
 def test_a_version_that_cannot_be_written_is_one_line() -> None:
     done = _shell('"$WSI_META" --version > /dev/full')
-    assert (done.returncode, done.stderr) == (1, "Error: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, f"{FULL}\n")
+
+
+def test_a_working_folder_that_is_gone_is_told(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    line = 'cd "$HERE" && rmdir "$HERE" && "$WSI_META" export-model "$MODEL" --out exported'
+    done = _shell(line, MODEL=model_file, HERE=tmp_path / "here")
+    told = "Error: the folder in which this command runs is not there any more; change to one that is, and run it again"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, told)
 
 
 def test_ctrl_c_while_the_command_loads_ends_as_later(

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
 from wsi_meta.models.weights import with_metadata
+from wsi_meta.pictures.picture_file import check_picture, write_figure
+from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.table import Table
 
 FILES = {
@@ -45,7 +50,17 @@ FOLDERS = {
     "export-model": "export-model default --out OUT",
     "froc": "froc found truth --out OUT",
 }
-KEPT = ("slide", "model", "summary.csv", "summary.json", "run.toml", "semicolons", "utf-16")
+KEPT = (
+    "slide",
+    "strips",
+    "OME-TIFF",
+    "model",
+    "summary.csv",
+    "summary.json",
+    "run.toml",
+    "semicolons",
+    "utf-16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +79,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     kept = folder / "kept"
     kept.mkdir()
     shutil.copy(folder / "s.tif", kept / "slide")
-    Table.of(kept, [{"slide": "s.tif", "heatmap": "s.zarr", "patient": "p"}]).write()
+    strips: dict[str, Any] = {"photometric": "rgb", "metadata": None, "resolutionunit": 3}
+    tifffile.imwrite(kept / "strips", texture(64, 64), resolution=(20_000, 20_000), **strips)
+    described = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"></OME>'
+    tifffile.imwrite(kept / "OME-TIFF", texture(64, 64), description=described, **strips)
+    Table(kept, [{"slide": "s.tif", "heatmap": "s.zarr", "patient": "p"}]).write()
     text = (kept / "summary.csv").read_text()
     (kept / "semicolons").write_text("\ufeff" + text.replace(",", ";"))
     (kept / "utf-16").write_text(text, "utf-16")
@@ -121,3 +140,21 @@ def test_what_is_kept_is_never_written_over(name: str, kept: str, folder: Path, 
 def test_a_score_model_ends_in_json(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert "expected .json" in _run(folder, FILES["fit-score"][0], "new.tif")
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+def test_a_picture_of_ours_is_replaced_however_fine_its_pixels(ending: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        picture = check_picture(tmp_path / f"own.{ending}", None, overwrite=True)
+        write_figure(Figure((0.1, 0.1), dpi=1000), picture)  # 25 um, as that of an enlarged picture
+
+
+def test_the_slide_of_the_heatmap_is_never_replaced_also_where_it_is_not_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, texture(96, 128), photometric="rgb", metadata=None)  # nothing in it says that it is a slide
+    with open_slide(path, mpp=0.5) as slide:
+        store = write_store(tmp_path / "p.zarr", np.zeros((2, 2), np.float32), slide=slide.fingerprint(), reader="picture")
+    words = ["overlay", str(store.path), "--slide", "none", "--out", str(path), "--overwrite"]
+    before = path.read_bytes()
+    assert f"{path}: the slide, never replaced" in CliRunner().invoke(main, words).stderr
+    assert path.read_bytes() == before

@@ -52,6 +52,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan with a bad threshold": ("scan s.tif --model bad.safetensors --out h.zarr", 1, "bad.safetensors: its card is"),
     "scan into a picture": ("scan s.tif --out mask.png", 1, "mask.png: exists and is not a heatmap store"),
     "scan into this folder": ("scan s.tif --out .", 1, ".: exists and is not a heatmap store"),
+    "scan into a link to itself": ("scan s.tif --out loop.zarr", 1, "loop.zarr: a link to loop.zarr, which leads nowhere"),
     "scan into no folder": ("scan s.tif --out none/h.zarr", 1, "none/h.zarr: there is no folder"),
     "scan over another slide's": ("scan s.tif --out other.zarr", 1, "other.zarr: holds another scan: slide is none"),
     "scan with a missing mask": ("scan s.tif --tissue-mask none.png --out h.zarr", 1, "none.png: "),
@@ -128,6 +129,9 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     ),
     "score of a slide": ("score s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "view of a slide": ("view s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
+    "overlay into a folder": ("overlay other.zarr --out sub/", 1, "sub/: a folder; expected the name of a file"),
+    "lesions into a folder": ("lesions other.zarr --out l.csv/", 1, "l.csv/: a folder; expected the name of a file"),
+    "overlay to nowhere": ("overlay other.zarr --out /dev/null", 1, "/dev/null: "),
     "overlay of an unknown kind": ("overlay other.zarr --out o.xyz", 1, "o.xyz: "),
     "froc of nothing": ("froc none patches", 1, "none: "),
     "stage of nothing": ("stage none.csv", 1, "none.csv: "),
@@ -161,6 +165,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
     (folder / "empty").mkdir()
+    (folder / "loop.zarr").symlink_to("loop.zarr")
     (folder / "maps" / "a.zarr").mkdir(parents=True)
     (folder / "pcam").mkdir()
     (folder / "pcam" / "sampling.json").write_text("{}")

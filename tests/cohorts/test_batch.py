@@ -91,6 +91,40 @@ def test_a_foreign_summary_is_never_replaced(tmp_path: Path, darkness: DarknessP
     assert (tmp_path / "out" / "summary.csv").read_text() == "my,own,table\n1,2,3\n"
 
 
+class _InTheWay(DarknessPredictor):
+    """Puts a folder in the place of the table when the first block comes; takes it away at the third, if there is one."""
+
+    place: Path
+    calls = 0
+
+    def predict_block(self, *arguments: Any) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            self.place.mkdir()
+        elif self.calls == 3:
+            self.place.rmdir()
+        return super().predict_block(*arguments)
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_table_that_cannot_be_written_ends_no_batch(
+    tmp_path: Path, thin_model: Model, mended: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = "abc" if mended else "ab"
+    slides = [write_slide(tmp_path / f"{name}.tif", texture(130, 130, seed)) for seed, name in enumerate(names)]
+    predictor = _InTheWay(thin_model)
+    predictor.place = tmp_path / "out" / "summary.json"
+    if mended:
+        scan_slides(slides, tmp_path / "out", predictor=predictor)
+        assert [Path(row["slide"]).stem for row in _rows(tmp_path / "out")] == ["a", "b", "c"]
+        return
+    told = r"out: the table lacks 2 rows \(.*summary\.json: a folder .*\); .* run 'wsi-meta summary .*' when that is mended"
+    with pytest.raises(OutputPathError, match=told):
+        scan_slides(slides, tmp_path / "out", predictor=predictor)
+    assert sum("the scans go on" in record.getMessage() for record in caplog.records) == 1
+    assert all(Heatmap.open(tmp_path / "out" / f"{name}.zarr").finished for name in names)
+
+
 def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -105,7 +105,7 @@ def test_where_its_reader_cannot_open_it_the_one_that_fits_does(tmp_path: Path, 
 
 def test_a_failed_scan_keeps_its_slides_score(slide: Path, heatmap: Heatmap) -> None:
     add_row(slide.parent, failed(str(slide), "no space left on device"), heatmap.path)
-    assert [row["score"] for row in open_table(slide.parent).rows()] == [pytest.approx(0.75)]
+    assert [row["score"] for row in open_table(slide.parent).rows] == [pytest.approx(0.75)]
 
 
 def test_its_corrections_and_mistakes_are_learned_from(slide: Path, heatmap: Heatmap, tmp_path: Path) -> None:

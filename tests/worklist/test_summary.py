@@ -6,23 +6,27 @@ import csv
 import json
 import os
 import re
+import shutil
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from children import start_child
+from click.testing import CliRunner
 from slide_files import texture, write_slide
 from stores import write_store
 
+from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.files.address import Address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
-from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, open_table
+from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, Table, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -41,7 +45,8 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     before = _read(tmp_path)
     assert summarise_folder(tmp_path)[0]["score"] == pytest.approx(0.75)
     assert _read(tmp_path) == before
-    (tmp_path / "summary.csv").unlink()
+    for name in ("summary.csv", "summary.json"):
+        (tmp_path / name).unlink()
     write_store(tmp_path / "c.zarr", MAP).unfinished()
     (tmp_path / "notes.zarr").mkdir()
     write_store(tmp_path / ".d.zarr", MAP)
@@ -87,6 +92,24 @@ def test_a_damaged_store_has_a_row_that_says_so(tmp_path: Path) -> None:
     assert "the record of its scan is damaged" in row["error"]
     assert row["error_kind"] == "HeatmapError"
     assert row["score"] is None
+
+
+@pytest.mark.parametrize("damage", ["an edited score", "a lost block"])
+def test_a_store_that_no_command_reads_gives_no_score(tmp_path: Path, damage: str) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP).path
+    add_row(tmp_path, failed("x/a.tif", "killed") | {"patient": "p1"}, store)
+    if damage == "a lost block":
+        shutil.rmtree(store / "0" / "c")
+    else:
+        record = (store / "zarr.json").read_text()
+        (store / "zarr.json").write_text(re.sub(r'"score": 0\.75\d*', '"score": 0.01', record))
+    add_row(tmp_path, failed("x/a.tif", "killed again"), store)
+    assert [(row["score"], row["error"]) for row in open_table(tmp_path).rows] == [(None, "killed again")]
+    row = summarise_folder(tmp_path)[0]
+    assert (row["score"], row["error_kind"]) == (None, "HeatmapError")
+    assert f"{store}: damaged: " in row["error"]
+    result = CliRunner().invoke(main, ["summary", str(tmp_path)])
+    assert (result.exit_code, "Error: of 2 slides 2 failed" in result.stderr) == (1, True), result.output
 
 
 def _slide(path: Path, seed: int = 0) -> tuple[str, str]:
@@ -144,6 +167,40 @@ def test_a_slide_that_was_replaced_does_not_keep_the_old_ones_result(tmp_path: P
     assert [row["error"] for row in summarise_folder(tmp_path)] == ["holds another scan"], "whoever writes the table"
 
 
+def test_exchanged_stores_give_no_slide_anothers_score(tmp_path: Path) -> None:
+    kept, slides = tmp_path / "out", [_slide(tmp_path / f"p{number}" / "a.tif", seed=number) for number in (1, 2)]
+    kept.mkdir()
+    for number, (slide, mark) in enumerate(slides, 1):
+        store = write_store(tmp_path / "a.zarr", MAP * np.float32(1 / number), slide=mark).path.rename(kept / f"a{number}.zarr")
+        add_row(kept, summarise(slide, Heatmap.open(store)) | {"patient": f"p{number}", "label": "tumor"}, store)
+    first, second, aside = kept / "a1.zarr", kept / "a2.zarr", tmp_path / "aside"
+    for source, target in ((first, aside), (second, first), (aside, second)):
+        source.rename(target)
+    names = ("slide", "score", "patient", "heatmap", "error")
+    assert [[row[name] for name in names] for row in summarise_folder(kept)] == [
+        [slides[1][0], pytest.approx(0.375), "p2", str(first), None],
+        [slides[0][0], pytest.approx(0.75), "p1", str(second), None],
+    ]
+    shutil.rmtree(first)
+    second.rename(first)
+    told = f"{first}: made from a.tif (fingerprint {slides[0][1][:16]}), not from {slides[1][0]}; put the right store back, "
+    for _ in range(2):
+        assert [[row[name] for name in names] for row in summarise_folder(kept)] == [
+            ["a.tif", pytest.approx(0.75), None, str(first), None],
+            [slides[1][0], None, "p2", None, f"{told}or scan again"],
+        ]
+
+
+def test_a_store_of_another_name_is_not_taken_for_a_slide_that_is_away(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, summarise("/away/a.tif", store), store.path)
+    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["/away/a.tif"]
+    shutil.rmtree(store.path)
+    write_store(tmp_path / "b.zarr", MAP).path.rename(store.path)
+    rows = summarise_folder(tmp_path)
+    assert [(row["slide"], row["score"]) for row in rows] == [("b.tif", pytest.approx(0.75)), ("/away/a.tif", None)]
+
+
 def test_a_failed_scan_does_not_take_anothers_store_for_its_own(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", MAP).path
     add_row(tmp_path, failed("a.svs", "holds another scan"), store)
@@ -175,6 +232,19 @@ def test_it_waits_for_another_writer(tmp_path: Path) -> None:
     assert len(_read(tmp_path)) == 1
 
 
+def test_a_slide_that_another_process_finishes_meanwhile_keeps_its_row(tmp_path: Path) -> None:
+    slide, mark = _slide(tmp_path / "x" / "a.tif")
+    told = failed(slide, "is being written by process 1")
+    with locked(tmp_path / "summary.csv"):
+        waiting = threading.Thread(target=add_row, args=(tmp_path, told, tmp_path / "a.zarr"))
+        waiting.start()
+        waiting.join(0.1)
+        write_store(tmp_path / "a.zarr", MAP, slide=mark)
+        Table(tmp_path, [summarise(slide, Heatmap.open(tmp_path / "a.zarr"))]).write()
+    waiting.join()
+    assert [(row["score"], row["error"]) for row in open_table(tmp_path).rows] == [(pytest.approx(0.75), None)]
+
+
 def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9\n\x1b[31m.tif")
     for _ in range(2):
@@ -193,17 +263,12 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
     with pytest.raises(HeatmapError, match=r"slides: no heatmap in this folder; expected stores that end in \.zarr"):
         summarise_folder(tmp_path / "slides")
     assert not list((tmp_path / "slides").iterdir())
-    (tmp_path / "summary.csv").write_text("mine\n")
-    told = "not a summary of scans: begins with 'mine'; expected 'slide,heatmap,score,fitted_score'"
-    with pytest.raises(OutputExistsError, match=told):
-        summarise_folder(tmp_path)
-    assert (tmp_path / "summary.csv").read_text() == "mine\n"
 
 
 def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "a.zarr", MAP).path
+    store = write_store(tmp_path / "a,1.zarr", MAP).path
     (tmp_path / "summary.csv").write_text(
-        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif",{store},0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
+        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif","{store}",0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
         newline="",
     )
     add_row(tmp_path, failed("x/new.tif", "bad"), tmp_path / "new.zarr")
@@ -215,120 +280,111 @@ def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> No
         ("x/new.tif", "bad", ""),
     ]
     assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a,1.tif", "x/gone.tif", "x/new.tif"]
+    assert not list(tmp_path.glob("summary.changed*"))
 
 
-def test_a_table_that_a_spreadsheet_saved_says_the_same(tmp_path: Path) -> None:
-    store = write_store(tmp_path / "a.zarr", MAP)
-    add_row(tmp_path, summarise("x/a.tif", store), store.path)
-    add_row(tmp_path, failed("x/b.tif", "bad"), tmp_path / "b.zarr")
-    before = open_table(tmp_path).rows()
-    table = tmp_path / "summary.csv"
-    text = table.read_text().replace(",True,", ",TRUE,").replace(",False,", ",FALSE,")
-    for name in ("lesions", "scanned", "background", "unreadable"):  # pandas writes 3.0, where another row has none
-        text = re.sub(rf"(?m)^((?:[^,\n]*,){{{COLUMNS.index(name)}}}\d+),", r"\1.0,", text)
-    assert ",1.0,isolated tumor cells," in text
-    table.write_text(text, encoding="utf-8-sig")
-    assert [row["complete"] for row in before] == [True, False]
-    assert open_table(tmp_path).rows() == before
-    add_row(tmp_path, failed("x/c.tif", "bad"), tmp_path / "c.zarr")
-    assert [row["complete"] for row in _read(tmp_path)] == ["True", "False", "False"]
-
-
-SAVED = {
-    "Windows-1252": lambda text: text.encode("cp1252"),
-    "one line in Windows-1252": lambda text: text.replace("\r\n", "\n").encode().replace("café".encode(), b"caf\xe9"),
-    "semicolons": lambda text: text.replace(",", ";").replace("0.75;", "0,75;").encode("utf-8-sig"),
-    "tabs in UTF-16": lambda text: text.replace(",", "\t").encode("utf-16"),
-    "line ends of an old Macintosh": lambda text: text.replace("\r\n", "\r").encode(),
-    "a line that tells Excel the separator": lambda text: ("sep=;\r\n" + text.replace(",", ";")).encode(),
+EDITED: dict[str, Callable[[str], str]] = {
+    "numbers that are none": lambda text: text.replace(",p1,tumor,", ",NA,nan,").replace("0.75", "nan"),
+    "another word for true": lambda text: text.replace(",True,", ",WAHR,"),
+    "another column": lambda text: text.replace("\r\n", ",notes\r\n", 1),
+    "semicolons": lambda text: text.replace(",", ";"),
+    "cleared": lambda _: "\ufeff,,,\r\n",
+    "no table at all": lambda _: "mine\n",
 }
+"""What people and spreadsheets make of ``summary.csv``."""
 
 
-@pytest.mark.parametrize("saved", SAVED)
-def test_a_table_in_another_encoding_or_with_other_separators_says_the_same(tmp_path: Path, saved: str) -> None:
-    for name in ("café", "naïve"):
-        store = write_store(tmp_path / f"{name}.zarr", MAP)
-        add_row(tmp_path, summarise(f"/x/{name}.tif", store) | {"patient": f"p {name}", "label": "tumor"}, store.path)
-    before, table = open_table(tmp_path).rows(), tmp_path / "summary.csv"
-    table.write_bytes(SAVED[saved](table.read_bytes().decode()))
-    assert open_table(tmp_path).rows() == before
-    add_row(tmp_path, summarise("/x/café.tif", Heatmap.open(tmp_path / "café.zarr")), tmp_path / "café.zarr")
-    assert [(row["slide"], row["patient"], row["label"]) for row in _read(tmp_path)] == [
-        ("/x/café.tif", "p café", "tumor"),
-        ("/x/naïve.tif", "p naïve", "tumor"),
+@pytest.mark.parametrize("edited", EDITED)
+def test_a_table_that_somebody_changed_is_kept_and_written_anew(
+    tmp_path: Path, edited: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, summarise("/x/a.tif", store) | {"patient": "p1", "label": "tumor"}, store.path)
+    table, before = tmp_path / "summary.csv", open_table(tmp_path).rows
+    contents = [EDITED[edited](table.read_text()).encode("utf-16"), EDITED[edited](table.read_text()).encode()]
+    for number, content in enumerate(contents):
+        table.write_bytes(content)
+        add_row(tmp_path, failed(f"/x/{number}.tif", "bad"), tmp_path / f"{number}.zarr")
+    assert open_table(tmp_path).rows[:1] == before
+    assert [row["slide"] for row in _read(tmp_path)] == ["/x/a.tif", "/x/0.tif", "/x/1.tif"]
+    kept = [tmp_path / "summary.changed.csv", tmp_path / "summary.changed.2.csv"]
+    assert [path.read_bytes() for path in kept] == contents
+    told = f"{table}: changed since it was written; kept as summary.changed.2.csv, and written anew from summary.json; "
+    assert [record.getMessage() for record in caplog.records][1:] == [
+        f"{told}patients and labels are given with 'wsi-meta scan --manifest'"
     ]
-
-
-@pytest.mark.parametrize(("separator", "score"), [(",", None), (";", 1.234)])
-def test_numbers_with_separators_of_thousands_are_unknown(tmp_path: Path, separator: str, score: float | None) -> None:
-    add_row(tmp_path, failed("/x/a.tif", "bad") | {"score": 5.0, "scanned": 77, "lesions": 3}, tmp_path / "a.zarr")
-    table = tmp_path / "summary.csv"
-    text = table.read_text().replace(",", separator)
-    for number, written in (("5.0", "1,234"), ("77", "12,000"), ("3", "3,0" if separator == ";" else "3.0")):
-        text = text.replace(f"{separator}{number}{separator}", f'{separator}"{written}"{separator}')
-    table.write_text(text)
-    (row,) = open_table(tmp_path).rows()
-    assert (row["score"], row["scanned"], row["lesions"]) == (score, None, 3)
-
-
-def test_text_that_cannot_be_decoded_is_not_written_back(tmp_path: Path) -> None:
-    add_row(tmp_path, failed("/x/a.tif", "bad"), tmp_path / "a.zarr")
-    table = tmp_path / "summary.csv"
-    table.write_bytes(left := table.read_bytes().replace(b"bad", b"\x81"))
-    with pytest.raises(OutputExistsError, match=r"summary\.csv: .*neither UTF-8 nor Windows-1252; save it as CSV in UTF-8"):
-        add_row(tmp_path, failed("/x/b.tif", "bad"), tmp_path / "b.zarr")
-    assert table.read_bytes() == left
-
-
-@pytest.mark.parametrize("content", [b"", b"\0" * 50, b"\xef\xbb\xbf,,,\r\n,,,\r\n"])
-def test_an_emptied_table_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "summary.csv").write_bytes(content)
-    assert open_table(tmp_path).rows() == []
-    add_row(tmp_path, failed("/x/a.tif", "bad"), tmp_path / "a.zarr")
-    assert [row["slide"] for row in _read(tmp_path)] == ["/x/a.tif"]
-
-
-@pytest.mark.parametrize("cleared", [",,,,", "", " ,,", '"",,', '"","two\nlines",'])
-def test_rows_without_a_slide_are_left_out(tmp_path: Path, cleared: str) -> None:
-    for name in "abc":
-        add_row(tmp_path, failed(f"x/{name}.tif", "bad"), tmp_path / f"{name}.zarr")
-    table, before = tmp_path / "summary.csv", open_table(tmp_path).rows()
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join([*lines[:2], cleared, *lines[2:], cleared]) + "\n")
-    assert open_table(tmp_path).rows() == before
-    assert open_table(tmp_path).stores() == ["", "", ""]
-    assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a.tif", "x/b.tif", "x/c.tif"]
-    add_row(tmp_path, failed("x/d.tif", "bad"), tmp_path / "d.zarr")
-    assert len(_read(tmp_path)) == 4
+    kept[0].replace(table)
+    summarise_folder(tmp_path)
+    assert kept[0].read_bytes() == contents[0], "also when it is put there again"
 
 
 def test_the_json_says_the_same_with_types(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.zarr", MAP)
     add_row(tmp_path, summarise('x/"a", é.tif', store) | {"patient": "p1", "label": "tumor"}, store.path)
     add_row(tmp_path, failed("x/b.tif", "bad"), tmp_path / "b.zarr")
-    rows = open_table(tmp_path).rows()
+    rows = open_table(tmp_path).rows
     assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["slides"] == rows
     assert (rows[0]["lesions"], rows[0]["largest_lesion"], rows[0]["unreadable_fraction"]) == (1, "isolated tumor cells", 0.0)
     assert (rows[0]["score"], rows[0]["patient"], rows[1]["score"]) == (pytest.approx(0.75), "p1", None)
 
 
-@pytest.mark.parametrize("left", ["none", "older", "empty"])
-def test_a_json_that_a_killed_run_left_behind_is_made_anew(tmp_path: Path, left: str) -> None:
-    add_row(tmp_path, failed("a.tif", "first"), tmp_path / "a.zarr")
-    older = (tmp_path / "summary.json").read_bytes()
-    add_row(tmp_path, failed("a.tif", "second"), tmp_path / "a.zarr")
-    (tmp_path / "summary.json").unlink()
-    if left != "none":
-        (tmp_path / "summary.json").write_bytes(older if left == "older" else b"")
+@pytest.mark.parametrize("left", ["no JSON", "an empty JSON", "no CSV", "the CSV of before"])
+def test_what_a_killed_run_or_a_person_took_away_is_made_anew(tmp_path: Path, left: str) -> None:
+    add_row(tmp_path, failed("a.tif", "first") | {"score": 0.1}, tmp_path / "a.zarr")
+    older = (tmp_path / "summary.csv").read_bytes()
+    add_row(tmp_path, failed("a.tif", "second") | {"score": 0.1, "lesions": 3}, tmp_path / "a.zarr")
+    if "CSV" in left:
+        (tmp_path / "summary.csv").unlink()
+    else:
+        (tmp_path / "summary.json").unlink()
+    if left == "the CSV of before":  # killed between the two files
+        (tmp_path / "summary.csv").write_bytes(older)
+    elif left == "an empty JSON":  # after a loss of power
+        (tmp_path / "summary.json").write_bytes(bytes(9))
     add_row(tmp_path, failed("b.tif", "third"), tmp_path / "b.zarr")
-    slides = json.loads((tmp_path / "summary.json").read_text())["slides"]
-    assert [(row["slide"], row["error"]) for row in slides] == [("a.tif", "second"), ("b.tif", "third")]
+    rows = json.loads((tmp_path / "summary.json").read_text())["slides"]
+    assert [(row["slide"], row["error"], row["score"]) for row in rows] == [
+        ("a.tif", "second", 0.1),
+        ("b.tif", "third", None),
+    ]
+    assert [row["slide"] for row in _read(tmp_path)] == ["a.tif", "b.tif"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["summary.csv", "summary.json"]
 
 
-def test_a_foreign_json_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(OutputExistsError, match=r"summary\.json: exists and is not .*; move it away, or choose another folder"):
-        check_summary(tmp_path)
+CHANGED = "cut or changed since it was written"
+FOREIGN: dict[str, tuple[str, Callable[[str], str], str]] = {
+    "a CSV": ("summary.csv", lambda _: "mine\n", "begins with 'mine', expected 'slide,heatmap,score'"),
+    "a changed CSV": ("summary.csv", lambda text: text.replace("False", "FALSCH"), f"{CHANGED}, and there is no summary.json"),
+    "a CSV with NaN": ("summary.csv", lambda text: text.replace("0.5", "nan"), CHANGED),
+    "a CSV with one more value": ("summary.csv", lambda text: text.replace("bad", "bad,ly"), CHANGED),
+    "a JSON": ("summary.json", lambda _: "{}", "begins with '{}', expected '{\"made_by\": \"wsi-meta '"),
+    "a cut JSON": ("summary.json", lambda text: text[:-9], CHANGED),
+    "a JSON with NaN": ("summary.json", lambda text: text.replace("0.5", "NaN"), CHANGED),
+    "a JSON with a number for a text": ("summary.json", lambda text: text.replace('"bad"', "3"), CHANGED),
+    "a JSON with a row that is none": ("summary.json", lambda text: text.replace("\n]", ",[]]"), CHANGED),
+}
+"""Files that cannot be read: name, how it comes about, what is told. There is no JSON beside the CSVs."""
+
+
+@pytest.mark.parametrize("found", FOREIGN)
+def test_what_is_not_ours_is_never_replaced(tmp_path: Path, found: str) -> None:
+    write_store(tmp_path / "a.zarr", MAP)
+    add_row(tmp_path, failed("a.tif", "bad") | {"score": 0.5}, tmp_path / "b.zarr")
+    name, change, told = FOREIGN[found]
+    path, told = tmp_path / name, f"a summary of scans: {told}"
+    text = path.read_text()
+    if name == "summary.csv":
+        (tmp_path / "summary.json").unlink()
+    path.write_text(change(text), newline="")
+    left = path.read_bytes()
+    mend = f"it is never replaced; move it away, then 'wsi-meta summary {tmp_path}' makes one of the heatmaps"
+    for refused in (check_summary, summarise_folder):
+        with pytest.raises(OutputExistsError, match=re.escape(f"{path}: exists and is not {told}")) as error:
+            refused(tmp_path)
+        assert mend in str(error.value)
+    assert path.read_bytes() == left
+    path.unlink()
+    assert [row["score"] for row in summarise_folder(tmp_path)] == [pytest.approx(0.75)]
 
 
 def test_what_no_heatmap_knows_is_kept(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from wsi_meta.cli.sample import sample
 from wsi_meta.cli.scan import check, scan, summary
 from wsi_meta.cli.tissue import tissue
 from wsi_meta.cli.train import train
-from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, WsiMetaError
+from wsi_meta.errors import EXIT_INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
+from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.words import printable
 
 __all__ = ["main"]
@@ -68,7 +69,7 @@ class _Commands(click.Group):
         try:
             return super().parse_args(ctx, args)
         except OSError as error:  # --version and --help are printed here
-            raise (click.exceptions.Exit(1) if _nobody_reads(error) else _Failure.of(error, debug=False)) from None
+            raise _end_of(error, debug=False) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -84,8 +85,7 @@ class _Commands(click.Group):
         try:
             with console():
                 result = super().invoke(ctx)
-            if sys.stdout is not None:
-                sys.stdout.flush()  # a full disk or a closed pipe is noticed here, not by the interpreter when it ends
+            print(end="", flush=True)  # a full disk or a closed pipe is noticed here, not by the interpreter when it ends
             return result
         except OptionsError as error:
             name = str(ctx.invoked_subcommand)
@@ -93,7 +93,7 @@ class _Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as error:
-            end = click.exceptions.Exit(1) if _nobody_reads(error) else _Failure.of(error, debug=debug)
+            end = _end_of(error, debug=debug)
         # raised here, after the error and all that its frames held are gone: gloo's threads would abort the ending process
         raise end
 
@@ -140,13 +140,24 @@ def _print_failure(ctx: click.Context, error: click.ClickException) -> None:
         _let_go(sys.stdout)
 
 
-def _nobody_reads(error: BaseException) -> bool:
-    """Tell whether an error only says that nobody reads the output any more, as after ``| head``; let go of such output."""
+def _end_of(error: BaseException, *, debug: bool) -> click.ClickException | click.exceptions.Exit:
+    """Return how a command ends: quietly where nobody reads its output any more, as after ``| head``; let go of such output."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     closed = isinstance(error, BrokenPipeError) and any(map(_is_closed, streams))
     for stream in streams:
         _let_go(stream)
-    return closed
+    if closed:
+        return click.exceptions.Exit(1)
+    if isinstance(error, OSError) and not isinstance(error, WsiMetaError) and _is_of_stdout(error):
+        told = OutputPathError(cannot_be_written("stdout:", error))
+        told.__cause__, error = error, told
+    return _Failure.of(error, debug=debug)
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Tell whether what failed was to print, which the commands do, and click for them: the error does not name stdout."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return error.filename is None and str(frame.f_globals["__name__"]).startswith(("wsi_meta.cli", "click."))
 
 
 def _is_closed(stream: TextIO) -> bool:

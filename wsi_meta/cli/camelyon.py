@@ -57,7 +57,7 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
 @click.command(epilog=options.example("wsi-meta stage nodes.csv --reference stage_labels.csv"))
 @click.argument("nodes", type=options.PATH)
 @click.option("--reference", type=options.PATH, help="CSV with the true stages, for kappa.")
-@click.option("--out", type=options.PATH, help="CSV to write, in the challenge's format.")
+@click.option("--out", type=options.NEW_FILE, help="CSV to write, in the challenge's format.")
 @options.overwrite_option
 @options.as_json_option
 def stage(nodes: Path, reference: Path | None, out: Path | None, overwrite: bool, as_json: bool) -> None:

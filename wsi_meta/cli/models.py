@@ -65,7 +65,7 @@ def evaluate(model: str, data: tuple[Path, ...], as_json: bool, **settings: Any)
 @click.command(epilog=options.example("wsi-meta calibrate default my_patches/ --prior 0.05 --out mine.safetensors"))
 @click.argument("model", type=options.FILE_OR_WORD)
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
-@click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
+@click.option("--out", required=True, type=options.NEW_FILE, help="Model file to write (.safetensors).")
 @fitting_options
 @running.with_logs
 def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **settings: Any) -> None:
@@ -90,7 +90,7 @@ def calibrate(model: str, data: tuple[Path, ...], out: Path, as_json: bool, **se
 )
 @click.argument("file", type=options.PATH)
 @click.option("--data", multiple=True, required=True, type=options.PATH, help="Folder of labelled patches; repeatable.")
-@click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
+@click.option("--out", required=True, type=options.NEW_FILE, help="Model file to write (.safetensors).")
 @click.option(
     "--naming",
     type=click.Choice(["auto", "torchvision", "timm", "tiatoolbox"]),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE_OR_WORD",
+    "NEW_FILE",
     "PATH",
     "PRINTED",
     "SLIDE",
@@ -59,6 +60,16 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NewFile(LocalPath):
+    """A file to write; a name that ends as a folder's does is refused: a path would drop the slash."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if str(value).endswith("/"):
+            raise click.ClickException(printable(f"{value}: a folder; expected the name of a file to write"))
+        return super().convert(value, param, ctx)
+
+
 class SlideLocation(click.Path):
     """A slide: a path on a disk, or an address, which a path would mangle."""
 
@@ -81,7 +92,7 @@ class FileOrWord(click.types.StringParamType):
 
 PRINTED = "wsi_meta.printed"
 """Mark in the context of a command whose JSON is printed."""
-PATH, SLIDE = LocalPath(path_type=Path), SlideLocation(path_type=Path)
+PATH, NEW_FILE, SLIDE = LocalPath(path_type=Path), NewFile(path_type=Path), SlideLocation(path_type=Path)
 FILE_OR_WORD = FileOrWord()
 
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -215,7 +226,7 @@ def print_results(results: list[dict[str, Any]], *, as_json: bool) -> None:
         context = click.get_current_context()
         print_document(context, context.command.name, results=results)
     else:
-        print("\n\n".join("\n".join(_lines(result)) for result in results))
+        print("\n\n".join("\n".join(_lines(result)) for result in results), flush=True)  # before what is said of it on stderr
 
 
 def print_document(context: click.Context, command: str | None, **content: Any) -> None:

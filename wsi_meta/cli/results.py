@@ -10,6 +10,7 @@ import click
 
 from wsi_meta.cli import options
 from wsi_meta.errors import HeatmapError, SlideReadError
+from wsi_meta.outputs.checks import refuse_input
 from wsi_meta.progress import note
 from wsi_meta.words import one_line, printable
 
@@ -78,8 +79,8 @@ def _region(context: click.Context, parameter: click.Parameter, value: str | Non
 @threshold_option
 @peak_option
 @min_area_option
-@click.option("--out", type=options.PATH, help="Table (.csv), or outlines for QuPath (.geojson).")
-@click.option("--detections", type=options.PATH, help="CSV of peaks in Camelyon16's format, for froc.")
+@click.option("--out", type=options.NEW_FILE, help="Table (.csv), or outlines for QuPath (.geojson).")
+@click.option("--detections", type=options.NEW_FILE, help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option
 @options.as_json_option
 def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
@@ -137,7 +138,7 @@ def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -
 @click.command("fit-score", epilog=options.example("wsi-meta fit-score scans/ --labels labels.csv --out score.json"))
 @click.argument("scans", type=options.PATH)
 @click.option("--labels", required=True, type=options.PATH, help="CSV slide,label and, where known, patient.")
-@click.option("--out", required=True, type=options.PATH, help="JSON file to write.")
+@click.option("--out", required=True, type=options.NEW_FILE, help="JSON file to write.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the cross-validation's parts.")
 @options.overwrite_option
 @options.as_json_option
@@ -150,7 +151,7 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
-@click.option("--out", required=True, type=options.PATH, help="Picture to write.")
+@click.option("--out", required=True, type=options.NEW_FILE, help="Picture to write.")
 @click.option("--slide", type=options.SLIDE, help="The slide it was made from, or 'none'; without it, it is looked for.")
 @click.option(
     "--layer",
@@ -196,6 +197,8 @@ def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **
 
     opened, given = Heatmap.open(heatmap), None if str(slide) == "none" else slide
     found = find_slide(opened) if slide is None else None
+    if given is None and out.exists():
+        refuse_input(out, "the slide", find_slide(opened))  # also where it is not to be drawn
     note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=slide is None and found is None)
     try:
         picture = draw_overlay(opened, out, slide=given or found, **settings)

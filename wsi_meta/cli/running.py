@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -30,11 +31,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 logger = logging.getLogger("wsi_meta")
 log_json_option = click.option(
     "--log-json",
-    type=options.PATH,
+    type=options.NEW_FILE,
     help="Add events to this file, a JSON object a line: begun, cells done, finished, failed, with seconds.",
 )
 OPTIONS = (
-    click.option("--log-file", type=options.PATH, help="Add what is told on stderr to this file, with times."),
+    click.option("--log-file", type=options.NEW_FILE, help="Add what is told on stderr to this file, with times."),
     click.option("-q", "--quiet", is_flag=True, help="Show warnings and errors only, and no bar; logs stay whole."),
     click.option("-v", "--verbose", is_flag=True, help="Show more, as logs have it: tracebacks of slides that failed."),
 )
@@ -97,12 +98,22 @@ def describe_error(error: BaseException) -> str:
     told = one_line(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_folder():
+        return "the folder in which this command runs is not there any more; change to one that is, and run it again"
     if isinstance(error, WsiMetaError | OSError):
         return told or type(error).__name__
     if (short := out_of_memory(error)) is not None:
         return short
     found = f" ({told[:400]})" if told else ""
     return f"{type(error).__name__}{found}; 'wsi-meta --debug ...' shows where it came from"
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109  (Path.cwd does the same)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

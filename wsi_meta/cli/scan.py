@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,16 +185,22 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
 def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage: Stage | None, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
     from wsi_meta.cohorts.batch import scan_alone, scan_jobs
-    from wsi_meta.cohorts.run_summary import failures
-    from wsi_meta.worklist.summary import INCOMPLETE
 
     rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
     _print_rows(rows, as_json=as_json)
-    sys.stdout.flush()
     if any(row["heatmap"] for row in rows):
         running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
-    if errors := [_named(job.slide.path, str(row["error"])) for job, row in zip(jobs, rows, strict=True) if row["error"]]:
-        incomplete = sum(row["error_kind"] == INCOMPLETE for row in rows)
+    _end_with_errors(rows, [job.slide.path for job in jobs])
+
+
+def _end_with_errors(rows: list[dict[str, Any]], slides: Sequence[object]) -> None:
+    """End the command with what the rows say of errors, if any; `slides` are the rows' slides."""
+    from wsi_meta.cohorts.run_summary import failures
+    from wsi_meta.worklist.summary import INCOMPLETE, UNFINISHED
+
+    errors = [_named(slide, str(row["error"])) for slide, row in zip(slides, rows, strict=True) if row["error"]]
+    if errors:
+        incomplete = sum(row["error_kind"] in (INCOMPLETE, UNFINISHED) for row in rows)
         told = f"of {len(rows)} slides {failures(len(errors) - incomplete, incomplete)}"
         raise click.ClickException(errors[0] if len(errors) == 1 else told)
 
@@ -216,7 +221,7 @@ def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *,
         raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
 
 
-def _named(slide: SlidePath, error: str) -> str:
+def _named(slide: object, error: str) -> str:
     """Return a slide's error with its path before it, unless it is there already."""
     return error if error.startswith(printable(str(slide))) else f"{slide}: {error}"
 
@@ -225,10 +230,15 @@ def _named(slide: SlidePath, error: str) -> str:
 @click.argument("folder", type=options.PATH)
 @options.as_json_option
 def summary(folder: Path, as_json: bool) -> None:
-    """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows."""
+    """Make summary.csv, summary.json and report/index.html of the FOLDER anew from the heatmaps in it; print the rows.
+
+    Exits with 1 when a row has an error, as a scan of many slides does.
+    """
     from wsi_meta.worklist.summary import summarise_folder
 
-    _print_rows(summarise_folder(folder), as_json=as_json)
+    rows = summarise_folder(folder)
+    _print_rows(rows, as_json=as_json)
+    _end_with_errors(rows, [row["slide"] for row in rows])
 
 
 def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:

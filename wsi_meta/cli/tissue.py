@@ -16,8 +16,8 @@ __all__ = ["tissue"]
 
 @click.command(epilog=options.example("wsi-meta tissue slide.tif --out mask.geojson --picture left_out.png"))
 @click.argument("slide", type=options.SLIDE)
-@click.option("--out", type=options.PATH, help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
-@click.option("--picture", type=options.PATH, help="Picture of the slide and of what is left out, and why.")
+@click.option("--out", type=options.NEW_FILE, help="Mask: outlines for QuPath (.geojson) or a picture (.png, .tif).")
+@click.option("--picture", type=options.NEW_FILE, help="Picture of the slide and of what is left out, and why.")
 @click.option(
     "--tissue-mask",
     type=options.FILE_OR_WORD,

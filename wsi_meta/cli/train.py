@@ -38,7 +38,7 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
 
 @click.command(epilog=options.example("wsi-meta train pcam/ --init imagenet --epochs 8 --out model.safetensors"))
 @click.argument("data", nargs=-1, required=True, type=options.PATH)
-@click.option("--out", required=True, type=options.PATH, help="Model file to write (.safetensors).")
+@click.option("--out", required=True, type=options.NEW_FILE, help="Model file to write (.safetensors).")
 @click.option(
     "--init",
     type=options.FILE_OR_WORD,

@@ -21,7 +21,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
-from wsi_meta.words import first_line, one_line, out_of_memory, printable
+from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
 from wsi_meta.worklist.worklist import Worklist
 
@@ -89,7 +89,7 @@ def scan_slides(
     DataError
         when two slides have the same name, there is none, or the manifest is wrong.
     OutputPathError
-        when `out` is a file or a heatmap store, lies in one, or cannot be made.
+        when `out` is a file or a heatmap store, lies in one, or cannot be made; at the end, when rows could not be written.
     OutputExistsError
         when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
@@ -154,6 +154,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
         with open_scanner(own):
             pass
     rows: dict[str, dict[str, Any]] = {}
+    unwritten: list[tuple[Job, dict[str, Any]]] = []
     with logged_run(len(jobs), out, staged=stage is not None) as run, Worklist(out, len(jobs)) as worklist:
         for own, together in groups:
             with open_scanner(own) as run.scanner:
@@ -162,9 +163,29 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
                 with staging(stage, run.scanner, together) as copies:
                     for job, row in zip(together, _in_stream(run, together, copies, worklist), strict=True):
                         rows[job.place] = row
-                        add_row(out, row, job.store, job.slide.path)
+                        unwritten.append((job, row))
+                        _add_rows(out, unwritten)
                         worklist.tell()
+    if unwritten and (error := _add_rows(out, unwritten)) is not None:
+        raise OutputPathError(
+            f"{out}: the table lacks {counted(len(unwritten), 'row')} ({one_line(error)}); the heatmaps are there; "
+            f"run 'wsi-meta summary {out}' when that is mended"
+        ) from error
     return [rows[job.place] for job in jobs]
+
+
+def _add_rows(out: Path, unwritten: list[tuple[Job, dict[str, Any]]]) -> OSError | None:
+    """Add rows to a folder's table; return why those that are left in the list could not be added, which is told once."""
+    while unwritten:
+        job, row = unwritten[0]
+        try:
+            add_row(out, row, job.store, job.slide.path)
+        except OSError as error:  # a full disk, or a table that another one holds: the stores have all, and the scans go on
+            if len(unwritten) == 1:
+                logger.warning("%s; the scans go on, and the row is tried again", one_line(error))
+            return error
+        del unwritten[0]
+    return None
 
 
 def check_batch_folder(out: Path, slides: int) -> None:

@@ -44,6 +44,8 @@ def check_folder(path: Path, *, temporary: bool = True) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
+    if real_path(path).is_symlink():  # to itself
+        raise OutputPathError(f"{path}: a link to {path.readlink()}, which leads nowhere; remove it, or choose another place")
     refuse_inside_store(path)
     try:
         with tempfile.TemporaryFile(dir=folder):

@@ -8,6 +8,7 @@ from typing import Any
 
 from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.kept_files import OURS
 from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["DPI", "FORMATS", "check_picture", "ending_of", "round_length", "write_figure"]
@@ -15,14 +16,14 @@ __all__ = ["DPI", "FORMATS", "check_picture", "ending_of", "round_length", "writ
 FORMATS = ("png", "jpg", "jpeg", "tif", "tiff", "webp", "pdf", "svg", "svgz", "eps", "ps")
 """Endings of the pictures that can be written."""
 DPI = 150
-PNG = {"compress_level": 4}
-"""Half the time of zlib's usual level 6, for files that are a fourteenth larger."""
+SAVED_BY: dict[str, dict[str, Any]] = {"png": {"compress_level": 4}, "tif": {"software": OURS}, "tiff": {"software": OURS}}
+"""How kinds of pictures are saved. PNG: half the time of zlib's usual level 6, for files that are a fourteenth larger."""
 
 
 def check_picture(out: Path, slide: str | Path | None, *, overwrite: bool) -> Path:
     """Return the name that is written, checked: it is free or may be replaced, and no slide has it."""
-    if out.is_dir():
-        raise OutputPathError(f"{out}: a directory; expected the name of a picture to write")
+    if out.exists() and not out.is_file():
+        check_output(out, overwrite=overwrite)  # before an ending is added to its name
     if not (ending := ending_of(out)):
         out, ending = out.with_name(out.name.rstrip(".") + ".png"), "png"
     if ending not in FORMATS:
@@ -50,10 +51,9 @@ def write_figure(figure: Any, out: Path) -> None:
     with written_whole(out) as partial:
         if ending in ("svg", "svgz"):
             _write_svg(figure, partial, compressed=ending == "svgz")
-        elif ending == "png":
-            figure.savefig(partial, format=ending, pil_kwargs=PNG)
         else:
-            figure.savefig(partial, format=ending)
+            options = {"pil_kwargs": SAVED_BY[ending]} if ending in SAVED_BY else {}
+            figure.savefig(partial, format=ending, **options)
 
 
 def _write_svg(figure: Any, file: Path, *, compressed: bool) -> None:

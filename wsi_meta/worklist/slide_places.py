@@ -38,7 +38,7 @@ def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
     places = [near / name for near in _near(store)]
     addresses: list[SlidePath] = []
     with suppress(WsiMetaError, OSError, ValueError):  # the table is not ours, or cannot be read
-        for row in open_table(folder).rows():
+        for row in open_table(folder).rows:
             if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
                 if is_address(str(row["slide"])):
                     addresses.append(slide_path(str(row["slide"])))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.address import SlidePath
+from wsi_meta.files.address import SlidePath, is_address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.lesions import MEND_UNREAD
@@ -18,12 +18,13 @@ from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
+from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.table import COLUMNS, Row, Table, from_here, open_table
+from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
 
-__all__ = ["INCOMPLETE", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
+__all__ = ["INCOMPLETE", "UNFINISHED", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
 
 WAIT_S = 60.0
 """For how long to wait until another process has written its row, which takes milliseconds."""
@@ -52,26 +53,28 @@ def summarise_folder(folder: str | Path) -> list[Row]:
     HeatmapError
         when it is no folder, a heatmap store itself, or holds neither a heatmap nor a table.
     OutputExistsError
-        when ``summary.csv`` or ``summary.json`` is there and not ours, or another process does not let it go.
+        when ``summary.json`` or ``summary.csv`` is there and not ours, or another process does not let it go.
     OutputPathError
     """
     folder = Path(folder)
     if not folder.is_dir() or is_store(folder):
         found = "a heatmap store" if is_store(folder) else "no such folder"
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
+    before = open_table(folder).rows
+    stores = [store for store in stores_in(folder) if is_store(store)]
+    if not stores and not before:
+        raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
+    rows = _rows_of(stores, before)
     with locked(folder / "summary.csv", wait_s=WAIT_S):
-        before = open_table(folder).rows()
-        stores = [store for store in stores_in(folder) if is_store(store)]
-        if not stores and not before:
-            raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
-        known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
-        without = [row for row in before if not row["heatmap"]]
-        rows = [_of_store(store, known.get(printable(store.name)), without) for store in stores]
-        told = {printable(row["slide"]) for row in rows}
-        rows += [row for row in without if row["slide"] not in told]
-        Table.of(folder, rows).write()
-    renew_worklist(folder, rows)
-    return rows
+        table = open_table(folder)
+        known = {row["slide"]: row for row in before}
+        newer = [row for row in table.rows if known.get(row["slide"]) != row]  # batches added them while the stores were read
+        slides, named = ({row[name] for row in newer} for name in ("slide", "heatmap"))
+        rows = [row for row in rows if printable(row["slide"]) not in slides and (row["heatmap"] or "") not in named]
+        table.rows = [*rows, *newer]
+        table.write()
+    renew_worklist(folder, table.rows)
+    return table.rows
 
 
 def check_summary(folder: Path) -> None:
@@ -92,18 +95,18 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
     source : the slide; None where the row's path says all
     """
     name, slide = printable(store.name), from_here(printable(str(row["slide"])))
-    own, same = _finished_store(store, source or row["slide"]) if row["heatmap"] is None else (None, None)
     with locked(folder / "summary.csv", wait_s=WAIT_S):
+        own, same = _finished_store(store, source or row["slide"]) if row["heatmap"] is None else (None, None)
         table = open_table(folder)
         slides, stores = table.slides(), table.stores()
         owner = slides[stores.index(name)] if name in stores else None
         if slide in slides:
-            row = row | _from_outside(row, table.row(slides.index(slide)))
+            row = row | _from_outside(row, table.rows[slides.index(slide)])
         if own is not None and (owner == slide if same is None else same and owner in (slide, None)):
             known = summarise(row["slide"], own)
             row = known | _from_outside(known, row)
         elif row["heatmap"] is not None and owner is not None and owner != slide:
-            table.remove(stores.index(name))  # the same slide by another path, or one whose heatmap was replaced
+            del table.rows[stores.index(name)]  # the same slide by another path, or one whose heatmap was replaced
         table.put(row)
         table.write()
 
@@ -187,16 +190,65 @@ def _from_outside(row: Row, before: Row) -> Row:
 def _finished_store(store: Path, slide: str | SlidePath) -> tuple[Heatmap | None, bool | None]:
     """Return the finished store that stands where a failed scan would have written, and whether it is of this slide.
 
-    None for what is not known: there is no finished store, or the slide cannot be opened now.
+    None for what is not known: there is no finished store, it is damaged, or the slide cannot be opened now.
     """
+    heatmap = _open(store)
+    if isinstance(heatmap, Heatmap) and heatmap.result is not None:
+        return heatmap, is_scanned_slide(heatmap, slide)
+    return None, None
+
+
+def _rows_of(stores: Sequence[Path], before: Sequence[Row]) -> list[Row]:
+    """Return the rows of stores, then those of slides without one, by what the stores and the rows until now say."""
+    known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
+    without = [row for row in before if not row["heatmap"]]
+    found = []
+    for store in stores:
+        heatmap, own = _open(store), known.get(printable(store.name))
+        if isinstance(heatmap, Heatmap) and own is not None and _is_made_from(heatmap, own["slide"]) is False:
+            without.append(_of_another(heatmap, own))
+            own = None
+        found.append((store, heatmap, own))
+    rows = [
+        _of_store(heatmap, own, without) if isinstance(heatmap, Heatmap) else _of_damaged(store, heatmap, own)
+        for store, heatmap, own in found
+    ]
+    told = {printable(row["slide"]) for row in rows}
+    return rows + [row for row in without if row["slide"] not in told]
+
+
+def _open(store: Path) -> Heatmap | HeatmapError | OSError:
+    """Return a store, or why it cannot be opened."""
     try:
-        heatmap = Heatmap.open(store)
-    except (HeatmapError, OSError):
-        return None, None
-    return (None, None) if heatmap.result is None else (heatmap, is_scanned_slide(heatmap, slide))
+        return open_sound(store)
+    except (HeatmapError, OSError) as error:
+        return error
 
 
-def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
+def _of_damaged(store: Path, error: Exception, before: Row | None) -> Row:
+    row = failed(before["slide"] if before else store.stem, one_line(error), type(error).__name__)
+    row["heatmap"] = str(store.absolute())
+    return row | (_from_outside(row, before) if before else {})
+
+
+def _is_made_from(heatmap: Heatmap, slide: str) -> bool | None:
+    """Tell whether a heatmap was made from the slide of a row; None where only the name says so."""
+    known = None if is_address(slide) else is_scanned_slide(heatmap, slide)  # hundreds of addresses would take too long
+    return False if known is None and Path(slide).name != printable(heatmap.record.slide.file) else known
+
+
+def _of_another(heatmap: Heatmap, before: Row) -> Row:
+    """Return the row of a slide where another slide's heatmap now stands."""
+    scanned = heatmap.record
+    told = (
+        f"{heatmap.path}: made from {scanned.slide.file} (fingerprint {scanned.identity.slide[:16]}), not from "
+        f"{before['slide']}; put the right store back, or scan again"
+    )
+    row = failed(before["slide"], told, HeatmapError.__name__)
+    return row | _from_outside(row, before)
+
+
+def _of_store(heatmap: Heatmap, before: Row | None, without: Sequence[Row]) -> Row:
     """Return a store's row.
 
     Parameters
@@ -205,15 +257,12 @@ def _of_store(store: Path, before: Row | None, without: Sequence[Row]) -> Row:
     without : rows of slides without a heatmap; where one of them alone has the name of the store's slide, it was this slide's,
         unless its file is another one
     """
-    try:
-        heatmap = Heatmap.open(store)
-    except (HeatmapError, OSError) as error:
-        row = failed(before["slide"] if before else store.stem, one_line(error), type(error).__name__)
-        row["heatmap"] = str(store.absolute())
-        return row | (_from_outside(row, before) if before else {})
-    named = [row for row in without if Path(row["slide"]).name == printable(heatmap.record.slide.file)]
-    if before is None and len(named) == 1 and heatmap.result is not None:
-        before = None if is_scanned_slide(heatmap, named[0]["slide"]) is False else named[0]
+    name = printable(heatmap.record.slide.file)
+    named = [row for row in without if Path(row["slide"]).name == name]
+    if heatmap.result is not None and (before is None or before["slide"] == name):
+        likely = [(row, same) for row in named if (same := _is_made_from(heatmap, row["slide"])) is not False]
+        if len(likely) == 1 and (before is None or likely[0][1]):
+            before = likely[0][0]
     row = summarise(before["slide"] if before else heatmap.record.slide.file, heatmap)
     twins = [other for other in named if other["slide"] == printable(row["slide"])]
     if before is None and twins and not row["error"]:  # its path says no more than the name: one row has to tell both

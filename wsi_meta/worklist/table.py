@@ -1,31 +1,30 @@
-"""``summary.csv`` and ``summary.json`` of a folder of heatmaps: how they are read and written.
+"""``summary.json`` and ``summary.csv`` of a folder of heatmaps: how they are read and written.
 
-The CSV is the one that counts; the JSON says the same with types, for machines. No value holds a line end, so a row is a line
-in both, and a row that is added leaves the lines of the others as they are: at 2,000 rows that takes a fifth of the time.
+The JSON is the one that counts. The CSV is written from it, for people, and is read only where there is no JSON: in a folder
+of the first version, and where the JSON was lost. No value holds a line end, so a row is a line in both.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 import logging
-import re
+import math
+import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import dropwhile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from wsi_meta import __version__
-from wsi_meta.annotations.tables import decode_table, lines_of, split_header
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.address import is_address
+from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
-from wsi_meta.words import first_line, printable
+from wsi_meta.words import printable
 
 __all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
 
@@ -91,94 +90,65 @@ class Table:
     """The rows that both files hold."""
 
     folder: Path
-    lines: list[str]
-    """Each row as it stands in the CSV."""
-    objects: list[str]
-    """Each row as it stands in the JSON."""
+    rows: list[Row] = field(default_factory=list)
+    written: tuple[int | None, ...] = ()
+    """Checksums of the CSV as it was written last, and of the one before: a killed process leaves that beside a newer JSON."""
 
     def slides(self) -> list[str]:
         """Return the slide of each row, absolute."""
-        return [from_here(_first_two(line)[0]) for line in self.lines]
+        return [from_here(row["slide"]) for row in self.rows]
 
     def stores(self) -> list[str]:
-        """Return the name of each row's heatmap, as it is written; empty where it has none."""
-        return [Path(store).name if store else "" for _, store in map(_first_two, self.lines)]
-
-    def row(self, number: int) -> Row:
-        """Return a row with its values' types."""
-        return _typed(dict(zip(COLUMNS, next(csv.reader([self.lines[number]])), strict=True)))
-
-    def rows(self) -> list[Row]:
-        """Return all rows with their values' types."""
-        return [_typed(dict(zip(COLUMNS, values, strict=True))) for values in csv.reader(self.lines)]
+        """Return the name of each row's heatmap; empty where it has none."""
+        return [Path(row["heatmap"]).name if row["heatmap"] else "" for row in self.rows]
 
     def put(self, row: Row) -> None:
         """Add a row; one of the same slide is replaced."""
-        slides, (line, written) = self.slides(), _written(row)
-        if (slide := from_here(printable(str(row["slide"])))) in slides:
-            self.lines[slides.index(slide)], self.objects[slides.index(slide)] = line, written
+        row, slides = _whole(row), self.slides()
+        if (slide := from_here(row["slide"])) in slides:
+            self.rows[slides.index(slide)] = row
         else:
-            self.lines.append(line)
-            self.objects.append(written)
-
-    def remove(self, number: int) -> None:
-        """Take out a row."""
-        del self.lines[number], self.objects[number]
+            self.rows.append(row)
 
     def write(self) -> None:
-        """Write both files, each whole; OutputPathError where one cannot be written."""
-        content = "".join(f"{line}\r\n" for line in (",".join(COLUMNS), *self.lines)).encode()
-        with written_whole(self.folder / "summary.csv") as partial:
-            partial.write_bytes(content)
-        with written_whole(self.folder / "summary.json") as partial:
-            partial.write_text(_json_of(self.objects, content), encoding="utf-8")
+        """Write both files, each whole. A CSV that somebody changed is kept beside them, with a warning.
 
-    @classmethod
-    def of(cls, folder: Path, rows: Iterable[Mapping[str, Any]]) -> Table:
-        """Return a table of rows; what a row does not say is unknown."""
-        written = [_written(row) for row in rows]
-        return cls(folder, [line for line, _ in written], [text for _, text in written])
+        Raises
+        ------
+        OutputPathError
+            where one cannot be written.
+        """
+        rows = [_whole(row) for row in self.rows]
+        content, path = _csv_of(rows, COLUMNS), self.folder / "summary.csv"
+        found = _content(path)
+        before = None if found is None else zlib.crc32(found)
+        if before is not None and before not in self.written:
+            _keep_changed(path)
+            before = None
+        marks = {"csv_crc32": zlib.crc32(content), "csv_crc32_before": before}
+        with written_whole(self.folder / "summary.json") as partial:
+            partial.write_text(_json_of(rows, marks), encoding="utf-8")
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
 
 
 def open_table(folder: Path) -> Table:
     """Return the table of a folder, an empty one where there is none.
 
-    A table with the columns of the first version is read as well; what it lacks is unknown. So is one that a spreadsheet saved
-    with other separators or in another encoding. Rows without a slide, such as those that were cleared there, are left out.
-
     Raises
     ------
     OutputExistsError
-        when ``summary.csv`` or ``summary.json`` is there and not ours.
+        when ``summary.json`` is there and not ours; where it is missing, when ``summary.csv`` is not as we write it.
     """
-    content = _ours(folder / "summary.csv")
-    head = _ours(folder / "summary.json")
-    if head is not None and head.strip(b"\0") and not head.startswith(_HEAD):  # empty after a loss of power
-        raise _foreign(folder / "summary.json", head, _HEAD.decode())
-    if content is None or not content.strip(NOTHING):
-        return Table(folder, [], [])
-    stored = [*dropwhile(lambda line: not line.strip(), lines_of(_decoded(folder / "summary.csv", content)))]
-    lines = [line.rstrip("\r\n") for line in stored]
-    if lines[0] != ",".join(COLUMNS) or any(line.count('"') % 2 for line in lines):
-        try:
-            return Table.of(folder, _rows_by_name(stored))
-        except (ValueError, csv.Error):
-            raise _foreign(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:4])) from None
-    lines[1:] = [line for line in lines[1:] if _first_two(line)[0].strip()]
-    objects = _objects(head, content, len(lines) - 1)
-    if objects is None:
-        return Table.of(folder, [_typed(dict(zip(COLUMNS, values, strict=False))) for values in csv.reader(lines[1:])])
-    return Table(folder, lines[1:], objects)
-
-
-def _rows_by_name(lines: Sequence[str]) -> list[Row]:
-    """Return the rows of a table by what its header says; ValueError or csv.Error where these are not our columns."""
-    separator, _ = split_header(lines[0], COLUMNS)
-    reader = csv.DictReader(lines, delimiter=separator)
-    if not (set(FIRST_COLUMNS) <= set(reader.fieldnames or ()) <= set(COLUMNS)):
-        raise ValueError(reader.fieldnames)
-    named = (row for row in reader if (row["slide"] or "").strip())
-    return [_typed({name: row.get(name) or "" for name in COLUMNS}, decimal_comma=separator != ",") for row in named]
+    path = folder / "summary.json"
+    kept, table = _content(path), _content(folder / "summary.csv")
+    if kept is None:
+        return Table(folder) if table is None else _imported(folder, table)
+    try:
+        parts = json.loads(kept)
+        return Table(folder, list(map(_checked, parts["slides"])), (parts["csv_crc32"], parts.get("csv_crc32_before")))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise _refused(path, kept, HEAD) from None
 
 
 def from_here(slide: str) -> str:
@@ -188,98 +158,93 @@ def from_here(slide: str) -> str:
     return slide if is_address(slide) else printable(str(Path(slide).absolute()))
 
 
-NOTHING = b"\0\xef\xbb\xbf\xff\xfe \t\r\n,;"
-"""What is left of a table whose cells were all cleared, or after a loss of power."""
-_HEAD = b'{"made_by": "wsi-meta '
+HEAD = '{"made_by": "wsi-meta '
 """What the JSON begins with."""
 
 
-def _json_of(objects: Sequence[str], content: bytes) -> str:
-    """Return the JSON: who made it, the checksum of the CSV that it belongs to, and a line for each row."""
-    head = f'{_HEAD.decode()}{__version__}", "csv_crc32": {zlib.crc32(content)}, "slides": ['
-    return head + "".join(f"\n{text}," for text in objects).rstrip(",") + "\n]}\n"
-
-
-def _objects(head: bytes | None, content: bytes, rows: int) -> list[str] | None:
-    """Return the rows of the JSON as they are written; None where it does not belong to this CSV."""
-    if head is None or f'"csv_crc32": {zlib.crc32(content)}, '.encode() not in head[:200]:
-        return None
-    lines = head.decode("utf-8", errors="replace").split("\n")[1:-2]
-    return [line.removesuffix(",") for line in lines] if len(lines) == rows else None
-
-
-def _ours(path: Path) -> bytes | None:
-    """Return a file's content, None where there is none; OutputExistsError where a folder or another thing has its name."""
+def _content(path: Path) -> bytes | None:
+    """Return a file's content, None where it has none; OutputExistsError where a folder or another thing has its name."""
     if not path.exists():
         return None
     if not path.is_file():
         raise OutputExistsError(f"{path}: a folder or a device; expected a summary of scans; move it, or choose another folder")
-    return path.read_bytes()
+    content = path.read_bytes()
+    return content if content.strip(b"\0 \r\n") else None  # nothing is left of it after a loss of power
 
 
-def _decoded(path: Path, content: bytes) -> str:
-    """Return the text of a table; lines that are not UTF-8 are taken for what spreadsheets on Windows write, with a warning.
-
-    Raises
-    ------
-    OutputExistsError
-        where they are neither: text that is lost would be written back.
-    """
-    with suppress(UnicodeError):
-        return decode_table(content)
+def _imported(folder: Path, content: bytes) -> Table:
+    """Return the table that a CSV holds, just as this version or the first one writes it."""
     try:
-        text = "\n".join(map(_decoded_line, content.removeprefix(codecs.BOM_UTF8).split(b"\n")))
-    except UnicodeError as error:
-        told = "neither UTF-8 nor Windows-1252; save it as CSV in UTF-8, or move it away"
-        raise OutputExistsError(f"{path}: {first_line(error)}: {told}") from error
-    logger.warning("%s: not UTF-8; read as Windows-1252, as spreadsheets save it; look at names with accents", path)
-    return text
+        columns, *lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        texts = [dict(zip(columns, line, strict=True)) for line in lines]
+        rows = [_checked({name: _value(text, KINDS[name]) for name, text in row.items()}) for row in texts]
+        if tuple(columns) in (COLUMNS, FIRST_COLUMNS) and _csv_of(rows, columns) == content:
+            return Table(folder, rows, (zlib.crc32(content),))
+    except (ValueError, LookupError, csv.Error):
+        pass
+    raise _refused(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:3]))
 
 
-def _decoded_line(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeError:
-        return line.decode("cp1252")
-
-
-def _foreign(path: Path, content: bytes, expected: str) -> OutputExistsError:
-    begin = printable(content[:200].decode(errors="replace").split("\n")[0].strip()[:60])
+def _refused(path: Path, content: bytes, expected: str) -> OutputExistsError:
+    begin = content[:200].decode(errors="replace").split("\n")[0].strip()
+    found = f"begins with '{printable(begin[:60])}', expected '{expected}'"
+    if begin.startswith(expected):
+        found = "cut or changed since it was written" + (", and there is no summary.json" if path.suffix == ".csv" else "")
     return OutputExistsError(
-        f"{path}: exists and is not a summary of scans: begins with '{begin}'; expected '{expected}'; it is never replaced; "
-        "move it away, or choose another folder"
+        f"{path}: exists and is not a summary of scans: {found}; it is never replaced; move it away, then "
+        f"'wsi-meta summary {path.parent}' makes one of the heatmaps, or choose another folder"
     )
 
 
-def _first_two(line: str) -> list[str]:
-    """Return the first two values of a line, quickly."""
-    return (
-        next(csv.reader([line]))[:2] if line.startswith('"') or ',"' in line[: line.find(",") + 2] else line.split(",", 2)[:2]
-    )
-
-
-def _typed(texts: Mapping[str, str], *, decimal_comma: bool = False) -> Row:
-    """Return a row's values with their types; what cannot be read is unknown."""
-    return {name: _value(texts.get(name, ""), kind, decimal_comma=decimal_comma) for name, kind in KINDS.items()}
-
-
-def _value(text: str, kind: type, *, decimal_comma: bool) -> Any:
-    if kind is bool:
-        return text.strip().lower() == "true" if text.strip() else None  # a spreadsheet writes TRUE
-    if kind is int:  # pandas and spreadsheets write 3.0; in 12,000 a comma or a point may be of thousands
-        text = re.sub(r"[.,]00?$", "", text.strip())
-    if kind is float and decimal_comma:
-        text = text.replace(",", ".")
+def _keep_changed(path: Path) -> None:
+    """Move a CSV that somebody changed out of the way: what was entered there is not lost."""
+    names = (f"summary.changed{f'.{number}' if number > 1 else ''}.csv" for number in count(1))
+    kept = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
     try:
-        return kind(text) if text else None
-    except ValueError:
+        path.rename(kept)
+    except OSError as error:
+        raise OutputPathError(cannot_be_written(f"{kept}:", error)) from error
+    logger.warning(
+        "%s: changed since it was written; kept as %s, and written anew from summary.json; patients and labels are given with "
+        "'wsi-meta scan --manifest'",
+        printable(str(path)),
+        kept.name,
+    )
+
+
+def _checked(values: Mapping[str, Any]) -> Row:
+    """Return a row that a file holds; ValueError where a value is not of its column's kind."""
+    row = {name: values.get(name) for name in COLUMNS}
+    if not row["slide"] or not all(value is None or _fits(value, KINDS[name]) for name, value in row.items()):
+        raise ValueError(row)
+    return row
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return type(value) is kind
+
+
+def _value(text: str, kind: type) -> Any:
+    if not text:
         return None
+    return text == "True" if kind is bool else kind(text)
 
 
-def _written(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a row's line of the CSV, and its object of the JSON."""
-    values = {name: row.get(name) for name in COLUMNS}
-    values = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+def _whole(row: Mapping[str, Any]) -> Row:
+    """Return a row with all columns, whose texts are one line each; what it does not say is unknown."""
+    values = ((name, row.get(name)) for name in COLUMNS)
+    return {name: printable(value) if isinstance(value, str) else value for name, value in values}
+
+
+def _csv_of(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
     file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="").writerow(values.values())
-    return file.getvalue(), json.dumps(values)
+    csv.writer(file).writerows([columns, *([row[name] for name in columns] for row in rows)])
+    return file.getvalue().encode()
+
+
+def _json_of(rows: Sequence[Row], marks: Mapping[str, int | None]) -> str:
+    """Return the JSON: who made it, the checksums of the CSVs, and a line for each row."""
+    head = json.dumps({"made_by": f"wsi-meta {__version__}", **marks}).removesuffix("}")
+    return f'{head}, "slides": [' + ",".join(f"\n{json.dumps(row, allow_nan=False)}" for row in rows) + "\n]}\n"

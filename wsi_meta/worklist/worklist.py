@@ -170,7 +170,7 @@ def _is_ours(report: Path) -> bool:
 
 def _write_page(folder: Path, report: Path, render: Callable[[Path, list[Row], dict[str, str]], str], wait_s: float) -> None:
     with locked(report / PAGE, wait_s=wait_s):
-        rows = open_table(folder).rows()
+        rows = open_table(folder).rows
         pictures = {printable(path.stem): f"{PICTURES}/{path.name}" for path in (report / PICTURES).glob("*.jpg")}
         page = render(folder, rows, pictures)
         with written_whole(report / PAGE) as unfinished:
