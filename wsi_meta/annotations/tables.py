@@ -17,15 +17,12 @@ __all__ = [
     "SEPARATORS",
     "NamedRows",
     "Row",
-    "decode_table",
     "label_of",
     "last_part",
-    "lines_of",
     "read_lines",
     "read_table",
     "refuse_longer",
     "refuse_twice",
-    "split_header",
     "without_ending",
 ]
 
@@ -135,7 +132,7 @@ def read_table(
     try:
         lines = read_lines(path)
         before = next((number for number, line in enumerate(lines) if line.strip(BLANK)), 0)
-        separator, header = split_header(lines[before] if lines else "", columns)
+        separator, header = _split_header(lines[before] if lines else "", columns)
         names = [name.strip().lower() for name in header]
         if not set(columns) <= set(names):
             raise DataError(f"{path}: columns {header or 'none'}; expected {wanted}")
@@ -159,24 +156,19 @@ def read_table(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text that :func:`decode_table` decodes.
+    """Return the lines of a text in UTF-8 or UTF-16, with their ends.
 
     Raises
     ------
     OSError, UnicodeError
     """
-    return lines_of(decode_table(path.read_bytes()))
-
-
-def lines_of(text: str) -> list[str]:
-    """Return the lines of a text with their ends, whichever these are; one that only tells Excel the separator is blank."""
-    lines = io.StringIO(text, newline="").readlines()
-    if lines and lines[0].strip(BLANK).lower().startswith("sep="):
+    lines = io.StringIO(_decode(path.read_bytes()), newline="").readlines()
+    if lines and lines[0].strip(BLANK).lower().startswith("sep="):  # it only tells Excel the separator
         lines[0] = "\n"
     return lines
 
 
-def decode_table(content: bytes) -> str:
+def _decode(content: bytes) -> str:
     """Return a text in UTF-8, with or without a byte order mark, or in UTF-16 with one, as spreadsheets write.
 
     Raises
@@ -227,7 +219,7 @@ def last_part(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
-def split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
+def _split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:
     """Return the separator under which a header has the most of the columns, and its names."""
     found = [(separator, next(csv.reader([line], delimiter=separator), [])) for separator in SEPARATORS]
     return max(found, key=lambda parts: len({name.strip().lower() for name in parts[1]} & set(columns)))
