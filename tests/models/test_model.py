@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
+from wsi_meta.metadata import info
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
 from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
@@ -303,6 +304,22 @@ def test_a_real_model_without_its_last_byte_is_refused(model_file: Path, tmp_pat
     path.write_bytes(model_file.read_bytes()[:-1])
 
     assert "truncated" in refusal(path)
+
+
+def test_weights_other_than_those_written_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
+    """A hole of zeros, as lost power leaves it, has the right length: it was scanned with, and trained from."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+
+    for read in (load_model, read_weights, info):
+        with pytest.raises(ModelFileError, match=r"m\.safetensors: its weights are not those that were written; copy or"):
+            read(path)
+
+
+def test_a_file_that_does_not_say_what_its_weights_were_is_read(tmp_path: Path) -> None:
+    assert read_weights(write_tiny(tmp_path / "m.safetensors")) == TINY_STATE
+    assert info(tmp_path / "m.safetensors")["kind"] == "model"
 
 
 def test_a_file_with_bytes_to_spare_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights_file import read_metadata
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ __all__ = [
     "Calibration",
     "ModelCard",
     "check_fitted",
-    "holds_pickle",
     "read_card",
-    "read_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -206,41 +205,6 @@ def read_card(path: str | Path) -> ModelCard:
     if card.foreign:
         raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected '{ARCHITECTURE}'")
     return card
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read a safetensors file's metadata; safetensors itself checks that the file is whole.
-
-    Raises
-    ------
-    ModelFileError
-        when there is no such file, or it is none.
-    """
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
-    if path.is_dir():
-        raise ModelFileError(f"{path}: a directory; expected a .safetensors model file")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        if holds_pickle(path):
-            raise ModelFileError(
-                f"{path}: a pickle, which can run code when it is opened; expected safetensors "
-                "(weights can go to 'train --init')"
-            ) from None
-        raise ModelFileError(
-            f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
-        ) from error
-
-
-def holds_pickle(path: Path) -> bool:
-    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
 def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:

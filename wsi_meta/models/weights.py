@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models.card import ModelCard, holds_pickle
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.weights_file import check_written, holds_pickle
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ __all__ = [
     "digest_of",
     "find_names",
     "half_precision",
-    "holds_pickle",
     "read_weights",
-    "with_metadata",
 ]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
@@ -79,10 +78,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
-    from safetensors.torch import load_file
-
     try:
-        content: Any = _load_pickled(path) if holds_pickle(path) else load_file(path)
+        content: Any = _load_pickled(path) if holds_pickle(path) else _load_written(path)
+    except ModelFileError:
+        raise
     except pickle.UnpicklingError as error:
         told = "holds code or objects beside tensors, or is damaged; code is never run"
         raise ModelFileError(
@@ -195,6 +194,15 @@ def _load_pickled(path: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def _load_written(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    content = path.read_bytes()
+    tensors = load(content)
+    check_written(content, path)
+    return tensors
+
+
 def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a state, or of the one state that a checkpoint holds; ModelFileError for none or several."""
     content = content if isinstance(content, Mapping) else {}
@@ -226,14 +234,6 @@ def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
         for name, tensor in state.items()
     }
-
-
-def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file that has no metadata with some, in their order; the library writes them in any order."""
-    tensors = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(content[8:tensors])).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[tensors:]
 
 
 def digest_of(network: nn.Module, card: ModelCard) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from wsi_meta.datasets.checks import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
@@ -23,6 +22,7 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import read_weights
 from wsi_meta.outputs.writing import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import (
@@ -185,7 +185,7 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
     out = job.out
     card, epochs = read_own_card(out, asked, validation.preprocessing), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
-    logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
+    logits = job.processes.share(validation.logits(read_weights(out)) if job.processes.first else None)
     return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
 
 
@@ -276,7 +276,7 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
     """
     logits = None
     if job.processes.first:
-        state, card = load_file(job.out), read_card(job.out)
+        state, card = read_weights(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
             contents = {"train": train_set.contents, "valid": validation.patches.contents}
