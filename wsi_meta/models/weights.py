@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.weights_file import check_written, holds_pickle
+from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def _are_equal(one: Any, other: Any) -> bool:
 def _load_pickled(path: Path) -> Any:
     import torch
 
+    if zipfile.is_zipfile(path):
+        refuse_damage(path)
     with warnings.catch_warnings(), path.open("rb") as file:  # by its name, torch would take some files for safetensors
         warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
         return torch.load(file, map_location="cpu", weights_only=True)

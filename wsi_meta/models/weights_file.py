@@ -1,16 +1,17 @@
-"""A safetensors file as bytes: its metadata, and whether its weights are those that were written. It does not load torch."""
+"""Files of weights as bytes: their metadata, and whether they hold what was written. It does not load torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.words import first_line
 
-__all__ = ["check_written", "holds_pickle", "read_metadata", "with_metadata"]
+__all__ = ["check_written", "holds_pickle", "read_metadata", "refuse_damage", "with_metadata"]
 
 WEIGHTS_KEY = "wsi_meta_weights"
 """Where a model file's metadata holds the SHA-256, hexadecimal, of all that follows its header."""
@@ -82,6 +83,18 @@ def check_written(content: bytes, source: object) -> None:
     written = (json.loads(header).get("__metadata__") or {}).get(WEIGHTS_KEY)
     if written is not None and written != hashlib.sha256(weights).hexdigest():
         raise ModelFileError(f"{source}: its weights are not those that were written; copy or download it again")
+
+
+def refuse_damage(path: Path) -> None:
+    """Verify the checksums of the parts of a file of ``torch.save``, which torch stores but does not verify.
+
+    Raises
+    ------
+    ValueError, zipfile.BadZipFile
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
 
 
 def _parts(content: bytes) -> tuple[bytes, memoryview]:

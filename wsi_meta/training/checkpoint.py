@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights_file import refuse_damage
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.words import first_line
@@ -121,7 +121,7 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     import torch
 
     try:
-        _refuse_damage(path)
+        refuse_damage(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored.pop("wsi_meta_checkpoint") != 1:
             raise ValueError("of a newer version")
@@ -200,10 +200,3 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _refuse_damage(path: Path) -> None:
-    """Verify the checksums of the file's parts, which torch stores but does not verify."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
