@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights_file import refuse_damage
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "check_alike",
     "check_model",
     "checkpoint_path",
     "differences",
@@ -192,6 +193,23 @@ def differences(there: dict[str, Any], here: dict[str, Any], *, whole: bool = Fa
             yield from differences(other, value, whole=whole or name == "recipe")
         elif other != value and (whole or name in there):
             yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"
+
+
+def check_alike(processes: Processes, identity: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+    """Make sure that all processes train the same: they would mix what differs, or wait for each other for ever.
+
+    Parameters
+    ----------
+    identity, checkpoint : what :func:`identify` and :func:`read_checkpoint` returned in this process
+
+    Raises
+    ------
+    OptionsError
+        naming this process and the difference.
+    """
+    here = identity | {"epochs done": 0 if checkpoint is None else len(checkpoint.epochs)}
+    if told := "; ".join(differences(processes.share(here), here)):
+        raise OptionsError(f"process {processes.rank} was started otherwise: {told}; start all with the same options and files")
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

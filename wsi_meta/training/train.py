@@ -27,6 +27,7 @@ from wsi_meta.outputs.writing import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import (
     Checkpoint,
+    check_alike,
     check_model,
     checkpoint_path,
     identify,
@@ -201,6 +202,7 @@ def _find_checkpoint(
 ) -> Checkpoint | None:
     """Return the checkpoint to go on from, where the model beside it is that training's; None where it begins anew."""
     checkpoint = read_checkpoint(job.out, identity) if job.options.resume else None
+    check_alike(job.processes, identity, checkpoint)
     if checkpoint is None or not checkpoint.epochs:
         return None
     best = job.parts.best_epoch([Epoch(**row) for row in checkpoint.epochs])
@@ -289,9 +291,8 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
 
 def _store_feature_statistics(job: Job, train_set: Patches) -> None:
     """Write into the model what its training patches look like, before the checkpoint goes: a killed run does it again."""
-    options = job.options
     if job.processes.first:
-        job.parts.store_feature_statistics(job.out, train_set, workers=options.workers, progress=options.progress)
+        job.parts.store_feature_statistics(job.out, train_set, workers=job.options.workers, progress=job.options.progress)
 
 
 def _remove_checkpoint(job: Job) -> None:
