@@ -28,7 +28,7 @@ from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
-    classes=("normal", "tumor"),
+    classes=("metastasis",),
     preprocessing=Preprocessing(label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     dense=True,
     calibration=Calibration(temperature=1.7, bias=-0.25),
@@ -468,6 +468,11 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
         ("dense", "no"),
         ("preprocessing", Preprocessing(patch_px=64).to_dict()),  # of a card that allows dense mode
         ("classes", "tumor"),
+        ("classes", ["normal"]),
+        ("classes", ["normal", "tumor"]),
+        ("format_version", 0),
+        ("format_version", -3),
+        ("format_version", 1.7),
         ("thresholds", 3),
         ("thresholds", {}),
         ("thresholds", {"sensitive": 0.125}),

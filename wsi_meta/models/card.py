@@ -248,11 +248,20 @@ def _refuse_senseless(card: ModelCard) -> None:
         raise ValueError(f"label_px is {card.preprocessing.label_px}; expected at most patch_px, {card.preprocessing.patch_px}")
     if not isinstance(card.dense, bool) or (card.dense and card.preprocessing.patch_px != DENSE_PATCH_PX):
         raise ValueError(f"dense {str(card.dense)[:40]}; expected true or false, false where patch_px is not {DENSE_PATCH_PX}")
-    named = all(isinstance(name, str) and len(name) > 1 for name in card.classes)
-    if not (named and isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
-        raise ValueError("training must be an object, classes a list of names, versions texts")
+    _refuse_other_kinds(card)
     for name, value in (card.int8_ranges or {}).items():
         _refuse_beyond(f"range of '{name}'", value, 0, 1e30, "a number of at least 0")
+
+
+def _refuse_other_kinds(card: ModelCard) -> None:
+    """Raise a ValueError for what is no card of a model with one logit, or of other types."""
+    if len(card.classes) != 1 or not isinstance(name := card.classes[0], str) or len(name) < 2 or name.lower() == "normal":
+        told = ", ".join(map(str, card.classes))[:40] or "none"
+        raise ValueError(f"classes are {told}; expected a list of one name, the tumor's: a model has one logit")
+    if card.format_version not in range(1, FORMAT_VERSION + 1):
+        raise ValueError(f"format_version is {str(card.format_version)[:40]}; expected a whole number, at least 1")
+    if not (isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
+        raise ValueError("training must be an object, versions texts")
 
 
 def _refuse_beyond(name: str, value: object, least: float, most: float, expected: str = "") -> None:
