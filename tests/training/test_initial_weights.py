@@ -174,6 +174,14 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(path)
 
 
+@pytest.mark.filterwarnings("error")
+def test_parameters_are_weights_as_tensors_are(tmp_path: Path) -> None:
+    """Torch warns where a parameter becomes a plain number."""
+    torch.save(Tiny().state_dict(keep_vars=True), tmp_path / "a.pth")
+
+    assert "loaded" in initialise(Tiny(), tmp_path / "a.pth").summary
+
+
 def test_a_checkpoint_with_a_hole_is_refused(tmp_path: Path) -> None:
     """Torch stores a checksum of each tensor, and does not compare it."""
     path = tmp_path / "a.pth"

@@ -226,7 +226,7 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
 def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     import torch
 
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return {str(name): tensor.detach() for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
 def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
