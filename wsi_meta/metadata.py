@@ -17,6 +17,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
+from wsi_meta.models.weights_file import check_written
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiffs.structure import pages_of
 
@@ -78,6 +79,7 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
 def _model_facts(path: Path) -> dict[str, Any]:
     """Return how good the model is first, then what it is."""
     card = read_card(path).to_dict()
+    check_written(path.read_bytes(), path)
     return {"kind": "model", "path": str(path), "metrics": card.pop("metrics"), "thresholds": card.pop("thresholds"), **card}
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from wsi_meta.datasets.batches import batches_of
@@ -36,7 +35,7 @@ from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, load_model, network_of, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.trunk import cell_logits
-from wsi_meta.models.weights import half_precision
+from wsi_meta.models.weights import half_precision, read_weights
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes
@@ -54,7 +53,7 @@ STATISTICS_PATCHES = 8192
 def weights_of(source: Path) -> dict[str, torch.Tensor]:
     """Return the weights that a model file or a checkpoint holds."""
     if source.suffix == ".safetensors":
-        return load_file(source)
+        return read_weights(source)
     learner = torch.load(source, map_location="cpu", weights_only=True)["learner"]
     weights: dict[str, torch.Tensor] = learner["average"] or learner["network"]
     return half_precision(weights)

@@ -11,13 +11,13 @@ import argparse
 from pathlib import Path
 
 from average_models import conclude
-from safetensors.torch import load_file
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.inference.device import resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import model_path, save_model
+from wsi_meta.models.weights import read_weights
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.training.validation import Validation
 
@@ -33,7 +33,7 @@ def fit_int8(model: Path, out: Path, train_set: Patches, validation: Validation)
     train_set : patches that the model was trained on
     validation : of the patches to calibrate and judge on
     """
-    state, card, _ = validation.finished(load_file(model), read_card(model), train_set)
+    state, card, _ = validation.finished(read_weights(model), read_card(model), train_set)
     save_model(out, state, card, known_patches=read_known_patches(model))
     return card
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.annotations.masks import read_mask, tumor_squares
 from wsi_meta.errors import DataError
+from wsi_meta.files.whole_pictures import whole_pictures
 
 WHERE = np.zeros((80, 100), bool)
 WHERE[16:48, 32:64] = True
@@ -211,6 +213,34 @@ def _damaged(path: Path, old: bytes, new: bytes) -> None:
     content = path.read_bytes()
     assert old in content
     path.write_bytes(content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_mask_that_ends_early_is_refused_whatever_pillow_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Of a truncated picture, Pillow can make one whose rest is black: background."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", told)
+    path = tmp_path / "m.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (80, 100), np.uint8) * 255).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(DataError, match="truncated"):
+        _read(path)
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is told
+
+
+def test_pillow_has_its_setting_back_after_the_last_of_several_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    seen = []
+    with ExitStack() as first:
+        first.enter_context(whole_pictures())
+        with whole_pictures():
+            first.close()
+            seen.append(ImageFile.LOAD_TRUNCATED_IMAGES)
+
+    assert [*seen, ImageFile.LOAD_TRUNCATED_IMAGES] == [False, True]
 
 
 def test_damaged_headers_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.models.weights import with_metadata
+from wsi_meta.models.weights_file import with_metadata
 from wsi_meta.pictures.picture_file import check_picture, write_figure
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.table import Table

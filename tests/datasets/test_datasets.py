@@ -24,7 +24,7 @@ from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.checks import split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.patches import join
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError
 
 
 def draw(n: int, seed: int = 0, side: int = 96) -> NDArray[np.uint8]:
@@ -312,6 +312,12 @@ def test_files_are_closed_when_the_patches_go(tmp_path: Path) -> None:
     gc.collect()
 
     h5py.File(hdf5_path(tmp_path, "x"), "w").close()
+
+
+@pytest.mark.parametrize("workers", [-1, 1.0, "2", None])
+def test_what_is_no_number_of_workers_is_refused(workers: Any) -> None:
+    with pytest.raises(OptionsError, match=r"workers .*; expected .*0 or more"):
+        read_batches(in_memory([0, 1]), 4, workers)
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: fork beside torch's threads

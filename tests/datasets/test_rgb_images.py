@@ -12,7 +12,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.errors import DataError
@@ -138,6 +138,17 @@ def test_val_is_a_name_of_the_validation_split(tmp_path: Path, name: str, caplog
         data = open_patches(tmp_path)
     assert {split: len(patches) for split, patches in data.items()} == {"train": 6, "valid": 4}
     assert caplog.text == ""
+
+
+def test_a_patch_that_ends_early_is_refused_whatever_pillow_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    _classes(tmp_path)
+    path = tmp_path / "0" / "0.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with pytest.raises(DataError, match=r"0\.png: does not decode as an image \(.*truncated"):
+        open_patches(tmp_path)["train"].read(0)
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:

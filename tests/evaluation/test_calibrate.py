@@ -146,8 +146,8 @@ def test_a_prior_of_which_no_threshold_keeps_its_meaning_is_refused(prior: float
         expecting(prior, ModelCard(), logits, patches)
 
 
-@pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan")])
-def test_a_prior_that_is_no_share_is_refused(prior: float) -> None:
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.5, float("nan"), "0.05", True])
+def test_a_prior_that_is_no_share_is_refused(prior: Any) -> None:
     with pytest.raises(OptionsError, match="expected a share of tumor between 0 and 1"):
         check_calibration(None, "not looked at", "m.safetensors", prior=prior)  # before the work
     with pytest.raises(OptionsError, match="expected a share of tumor between 0 and 1"):

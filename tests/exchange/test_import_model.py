@@ -28,6 +28,7 @@ from wsi_meta.errors import ModelFileError, OptionsError
 from wsi_meta.exchange.exporting import write_exported
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import ImportParts, run_import
+from wsi_meta.exchange.torchscript import load_script
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
@@ -387,6 +388,16 @@ def test_one_class_whose_name_is_not_tumor_must_be_told(name: str, few_patches: 
         import_thin(tmp_path / "net.pt", few_patches, tmp_path / "m.safetensors")
     card = import_thin(tmp_path / "net.pt", few_patches, tmp_path / "m.safetensors", tumor_class=name)
     assert card.metrics["auc"] == 1.0
+
+
+def test_a_script_with_a_hole_is_refused(tmp_path: Path) -> None:
+    network, path = torch.nn.Conv2d(3, 1, 96), tmp_path / "net.pt"
+    save_script(path, network, ["tumor"])
+    start = (content := path.read_bytes()).index(network.weight.detach().numpy().tobytes())
+    path.write_bytes(content[:start] + bytes(1000) + content[start + 1000 :])
+
+    with pytest.raises(ModelFileError, match=r"cannot be loaded \(net/.* is damaged\)"):
+        load_script(path)
 
 
 BEYOND = ["torch.save(x, 'file')", "ops.aten.from_file('file')", "ops.mine.run(x)", "def __setstate__(self)"]

@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
+from wsi_meta.metadata import info
 from wsi_meta.models.card import FORMAT_VERSION, Calibration, ModelCard, read_card
 from wsi_meta.models.model import build_network, load_model, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import half_precision, read_weights
 
 FULL_CARD = ModelCard(
-    classes=("normal", "tumor"),
+    classes=("metastasis",),
     preprocessing=Preprocessing(label_px=16, mpp=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
     dense=True,
     calibration=Calibration(temperature=1.7, bias=-0.25),
@@ -305,6 +306,22 @@ def test_a_real_model_without_its_last_byte_is_refused(model_file: Path, tmp_pat
     assert "truncated" in refusal(path)
 
 
+def test_weights_other_than_those_written_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
+    """A hole of zeros, as lost power leaves it, has the right length: it was scanned with, and trained from."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+
+    for read in (load_model, read_weights, info):
+        with pytest.raises(ModelFileError, match=r"m\.safetensors: its weights are not those that were written; copy or"):
+            read(path)
+
+
+def test_a_file_that_does_not_say_what_its_weights_were_is_read(tmp_path: Path) -> None:
+    assert read_weights(write_tiny(tmp_path / "m.safetensors")) == TINY_STATE
+    assert info(tmp_path / "m.safetensors")["kind"] == "model"
+
+
 def test_a_file_with_bytes_to_spare_is_refused(tmp_path: Path) -> None:
     path = write_tiny(tmp_path / "m.safetensors")
     path.write_bytes(path.read_bytes() + b"\0")
@@ -451,6 +468,11 @@ def test_a_card_without_any_field_is_refused(tmp_path: Path, name: str) -> None:
         ("dense", "no"),
         ("preprocessing", Preprocessing(patch_px=64).to_dict()),  # of a card that allows dense mode
         ("classes", "tumor"),
+        ("classes", ["normal"]),
+        ("classes", ["normal", "tumor"]),
+        ("format_version", 0),
+        ("format_version", -3),
+        ("format_version", 1.7),
         ("thresholds", 3),
         ("thresholds", {}),
         ("thresholds", {"sensitive": 0.125}),

@@ -235,6 +235,28 @@ def test_a_sigmoid_at_the_end_is_refused(logits: int) -> None:
         Model.from_module(module, SHOWN)
 
 
+class _Dropping(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(images, 0.5).mean((1, 2, 3))
+
+
+class _Centred(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = images.mean((1, 2, 3))
+        return found - found.mean()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), Mixer()), _Dropping(), _Centred()],
+    ids=["batchnorm", "dropout", "centred"],
+)
+def test_what_depends_on_other_patches_or_on_chance_is_refused(module: nn.Module) -> None:
+    """Its map would be another one with each batch size, or each time."""
+    with pytest.raises(OptionsError, match=r"another logit beside other patches or each time.*depends on the patch alone"):
+        Model.from_module(module, SHOWN)
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -146,6 +146,19 @@ def test_calibration_is_applied(tmp_path: Path, slide_file: Path, thin_model: Mo
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-(logit / 2 - 0.5))), atol=1e-5)
 
 
+@pytest.mark.parametrize(("temperature", "warned"), [(1.0, False), (1e5, True)])
+def test_a_model_that_tells_nothing_apart_is_warned_of(
+    tmp_path: Path, slide_file: Path, thin_model: Model, caplog: pytest.LogCaptureFixture, *, temperature: float, warned: bool
+) -> None:
+    model = replace(thin_model, card=ModelCard(calibration=Calibration(temperature=temperature)))
+
+    heatmap = scan_darkness(slide_file, tmp_path / "h.zarr", model=model)
+
+    cells = heatmap.record.result.cells["scanned"] if heatmap.record.result else 0
+    told = f"all {cells} scanned cells have the probability 0.5000: the model tells nothing apart"
+    assert (told in caplog.text) is warned
+
+
 def test_a_finished_scan_is_not_done_again(tmp_path: Path, slide_file: Path, thin_model: Model) -> None:
     counting = Counting(thin_model)
     first = scan(slide_file, tmp_path / "h.zarr", predictor=counting).result

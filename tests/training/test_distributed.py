@@ -197,6 +197,18 @@ def test_two_processes_augment_differently_but_hold_the_same_weights(patch_folde
     assert all(seed != theirs for seed, theirs in zip(one[::2], other[::2], strict=True))
 
 
+def test_a_process_that_was_started_otherwise_is_refused(patch_folder: Path, tmp_path: Path) -> None:
+    """Of other rates they trained a mixture; of other batches they waited for each other for hours."""
+    words = f"train {patch_folder} --out {tmp_path / 'm.safetensors'} --init none --device cpu --workers 0 --batch-size"
+
+    (first, _), (code, printed) = in_two(lambda rank: run_command(f"{words} {8 + 8 * rank}", TINY), tmp_path)
+
+    told = "process 1 was started otherwise: batch_size was 8, now 16; start all with the same options and files"
+    assert (code, printed.splitlines()[-1]) == (2, f"Error: {told}")
+    assert first == 1
+    assert not (tmp_path / "m.safetensors").exists()
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     for label in ("0", "1"):
         (tmp_path / "unreadable" / label).mkdir(parents=True)

@@ -174,6 +174,25 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(path)
 
 
+@pytest.mark.filterwarnings("error")
+def test_parameters_are_weights_as_tensors_are(tmp_path: Path) -> None:
+    """Torch warns where a parameter becomes a plain number."""
+    torch.save(Tiny().state_dict(keep_vars=True), tmp_path / "a.pth")
+
+    assert "loaded" in initialise(Tiny(), tmp_path / "a.pth").summary
+
+
+def test_a_checkpoint_with_a_hole_is_refused(tmp_path: Path) -> None:
+    """Torch stores a checksum of each tensor, and does not compare it."""
+    path = tmp_path / "a.pth"
+    torch.save({"fc.weight": torch.full((1, 64), 3.0)}, path)
+    content = path.read_bytes()
+    start = content.index(torch.full((64,), 3.0).numpy().tobytes())
+    path.write_bytes(content[:start] + bytes(32) + content[start + 32 :])
+
+    assert "its weights cannot be read (a/data/0 is damaged)" in refusal(path)
+
+
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
 def test_a_malicious_checkpoint_is_refused_without_running_it(tmp_path: Path, form: str) -> None:
     path, trace = tmp_path / "a.pth", tmp_path / "trace"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError
+from wsi_meta.files.whole_pictures import whole_pictures
 from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
 from wsi_meta.tiffs.tags import MAX_TILE_PX, ORIENTATION, is_tiff
 from wsi_meta.words import first_line, some_of
@@ -209,6 +210,7 @@ def _of_array(array: NDArray[Any]) -> LabelImage:
     return LabelImage((array,), _Samples(colours=3 if array.ndim == 3 and array.shape[2] > 2 else 1))
 
 
+@whole_pictures()
 def _of_picture(path: Path) -> LabelImage:
     """Decode a picture. Its class is called directly, because ``Image.open`` refuses pictures over a number of pixels."""
     from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError, whole_number
 
 if TYPE_CHECKING:
     import torch
 
     from wsi_meta.datasets.patches import Patches
 
-__all__ = ["batches_of", "read_batches"]
+__all__ = ["batches_of", "check_workers", "read_batches"]
+
+
+def check_workers(workers: int) -> None:
+    """Refuse what is no number of processes that decode patches; OptionsError."""
+    if whole_number("workers", workers, "a whole number, 0 or more") < 0:
+        raise OptionsError(f"workers {workers}; expected 0 or more")
 
 
 def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -21,7 +27,13 @@ def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[to
     Parameters
     ----------
     workers : processes that decode patches; 0 decodes in this one
+
+    Raises
+    ------
+    OptionsError
+        when `workers` is no such number.
     """
+    check_workers(workers)
     import torch
     from torch.utils.data import DataLoader
 

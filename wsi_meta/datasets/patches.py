@@ -16,6 +16,7 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.rgb_images import check_mode, read_rgb
 from wsi_meta.errors import DataError
+from wsi_meta.files.whole_pictures import whole_pictures
 from wsi_meta.slides.pixel_size import COARSER_ALLOWED, differs
 from wsi_meta.words import first_line
 
@@ -208,7 +209,7 @@ class Patches(TorchDataset):
         from PIL import Image
 
         try:
-            with Image.open(self.root / path) as image:
+            with whole_pictures(), Image.open(self.root / path) as image:
                 yield image
         except DataError:
             raise

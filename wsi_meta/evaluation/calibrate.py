@@ -152,8 +152,8 @@ def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32],
 
 def check_prior(prior: float | None) -> None:
     """Refuse a prior that is no share of tumor; OptionsError."""
-    if prior is not None and not 0 < prior < 1:
-        raise OptionsError(f"prior {prior}; expected a share of tumor between 0 and 1")
+    if prior is not None and not (isinstance(prior, float | np.floating) and 0 < prior < 1):
+        raise OptionsError(f"prior {prior!r}; expected a share of tumor between 0 and 1")
 
 
 def check_calibration(

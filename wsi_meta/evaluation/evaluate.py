@@ -66,7 +66,7 @@ def evaluate(
 
     Raises
     ------
-    DataError, ModelFileError, DeviceError
+    DataError, ModelFileError, DeviceError, OptionsError
     OutputExistsError
         when `out` exists and not `overwrite`, or is no report.
     OutputPathError

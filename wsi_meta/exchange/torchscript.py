@@ -16,6 +16,7 @@ from torch import nn
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.exchange.zoo_config import CODE
+from wsi_meta.models.weights_file import refuse_damage
 from wsi_meta.words import first_line
 
 __all__ = ["load_script", "script_logits", "write_script"]
@@ -39,6 +40,7 @@ def load_script(path: Path) -> Any:
         when it is damaged, or its program does more than compute.
     """
     try:
+        refuse_damage(path)
         with zipfile.ZipFile(path) as archive:
             files = [entry for entry in archive.infolist() if CODE.fullmatch(entry.filename)]
             if sum(entry.file_size for entry in files) > LARGEST_CODE:

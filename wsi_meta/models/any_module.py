@@ -25,6 +25,8 @@ TRIED = 3
 """Patches that a module is tried on: as many logits cannot be taken for one or two logits of each patch."""
 BEYOND = 100.0
 """So many times as large as a patch's input is one at which logits are far from 0."""
+SAME = 1e-3
+"""Largest difference of logits, for each unit of the largest, that the rounding of sums explains."""
 PLAIN = (bool, int, float, str, tuple, type(None))
 
 
@@ -67,7 +69,8 @@ class TumorLogit(nn.Module):
         Raises
         ------
         OptionsError
-            when it cannot take them, does not return one or two finite logits for each, or returns probabilities.
+            when it cannot take them, does not return one or two finite logits for each, returns probabilities, or what depends
+            on other patches or on chance.
         """
         name, side = name_of(self.module), preprocessing.patch_px
         pixels = np.random.default_rng(0).integers(0, 256, (TRIED, side, side, 3), np.uint8)
@@ -91,6 +94,16 @@ class TumorLogit(nn.Module):
         if self._stays_within_1(preprocessing, inputs):
             told = "returns probabilities, which lie between 0 and 1 whatever it is shown"
             raise OptionsError(f"{name}: {told}; expected logits: leave its sigmoid out")
+        if not self._stays_the_same(inputs):
+            told = "gives a patch another logit beside other patches or each time (BatchNorm of the batch? dropout?)"
+            raise OptionsError(f"{name}: {told}; expected one that depends on the patch alone")
+
+    def _stays_the_same(self, inputs: torch.Tensor) -> bool:
+        """Tell whether patches have the same logits a second time, and among paler ones, but for the rounding of sums."""
+        with torch.inference_mode():
+            first, *again = (self(batch)[:TRIED] for batch in (inputs, inputs, torch.cat([inputs, inputs[:2] / 4])))
+        allowed = SAME * float(first.abs().max())
+        return all(torch.allclose(first, other, rtol=0, atol=allowed) for other in again)
 
     def _stays_within_1(self, preprocessing: Preprocessing, inputs: torch.Tensor) -> bool:
         """Tell whether outputs differ, but lie between 0 and 1 of noise, of black, grey and white, and of far larger inputs."""

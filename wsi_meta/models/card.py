@@ -14,6 +14,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights_file import read_metadata
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ __all__ = [
     "Calibration",
     "ModelCard",
     "check_fitted",
-    "holds_pickle",
     "read_card",
-    "read_metadata",
 ]
 
 logger = logging.getLogger(__name__)
@@ -208,41 +207,6 @@ def read_card(path: str | Path) -> ModelCard:
     return card
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read a safetensors file's metadata; safetensors itself checks that the file is whole.
-
-    Raises
-    ------
-    ModelFileError
-        when there is no such file, or it is none.
-    """
-    if not path.exists():
-        raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
-    if path.is_dir():
-        raise ModelFileError(f"{path}: a directory; expected a .safetensors model file")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        if holds_pickle(path):
-            raise ModelFileError(
-                f"{path}: a pickle, which can run code when it is opened; expected safetensors "
-                "(weights can go to 'train --init')"
-            ) from None
-        raise ModelFileError(
-            f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
-        ) from error
-
-
-def holds_pickle(path: Path) -> bool:
-    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
-
-
 def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:
     """Check what was fitted and measured on patches: warn of a temperature at its limit.
 
@@ -284,11 +248,20 @@ def _refuse_senseless(card: ModelCard) -> None:
         raise ValueError(f"label_px is {card.preprocessing.label_px}; expected at most patch_px, {card.preprocessing.patch_px}")
     if not isinstance(card.dense, bool) or (card.dense and card.preprocessing.patch_px != DENSE_PATCH_PX):
         raise ValueError(f"dense {str(card.dense)[:40]}; expected true or false, false where patch_px is not {DENSE_PATCH_PX}")
-    named = all(isinstance(name, str) and len(name) > 1 for name in card.classes)
-    if not (named and isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
-        raise ValueError("training must be an object, classes a list of names, versions texts")
+    _refuse_other_kinds(card)
     for name, value in (card.int8_ranges or {}).items():
         _refuse_beyond(f"range of '{name}'", value, 0, 1e30, "a number of at least 0")
+
+
+def _refuse_other_kinds(card: ModelCard) -> None:
+    """Raise a ValueError for what is no card of a model with one logit, or of other types."""
+    if len(card.classes) != 1 or not isinstance(name := card.classes[0], str) or len(name) < 2 or name.lower() == "normal":
+        told = ", ".join(map(str, card.classes))[:40] or "none"
+        raise ValueError(f"classes are {told}; expected a list of one name, the tumor's: a model has one logit")
+    if card.format_version not in range(1, FORMAT_VERSION + 1):
+        raise ValueError(f"format_version is {str(card.format_version)[:40]}; expected a whole number, at least 1")
+    if not (isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
+        raise ValueError("training must be an object, versions texts")
 
 
 def _refuse_beyond(name: str, value: object, least: float, most: float, expected: str = "") -> None:

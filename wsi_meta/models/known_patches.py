@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models.card import read_metadata
+from wsi_meta.models.weights_file import read_metadata
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:

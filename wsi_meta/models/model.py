@@ -20,7 +20,8 @@ from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.trunk import features_after
-from wsi_meta.models.weights import check_weights, digest_of, with_metadata
+from wsi_meta.models.weights import check_weights, digest_of
+from wsi_meta.models.weights_file import check_written, with_metadata
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line
 
@@ -196,6 +197,7 @@ def load_model(path: str | Path | None = None) -> Model:
         raise ModelFileError(f"{path}: {REPLACED}")
     try:
         weights = load(content)
+        check_written(content, path)
         check_weights(weights, path, card.int8_ranges)
         network = network_of(weights)
     except ModelFileError:

@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models.card import ModelCard, holds_pickle
+from wsi_meta.models.card import ModelCard
+from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -34,9 +36,7 @@ __all__ = [
     "digest_of",
     "find_names",
     "half_precision",
-    "holds_pickle",
     "read_weights",
-    "with_metadata",
 ]
 
 WITHIN = ("state_dict", "model_state_dict", "model")
@@ -79,10 +79,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
-    from safetensors.torch import load_file
-
     try:
-        content: Any = _load_pickled(path) if holds_pickle(path) else load_file(path)
+        content: Any = _load_pickled(path) if holds_pickle(path) else _load_written(path)
+    except ModelFileError:
+        raise
     except pickle.UnpicklingError as error:
         told = "holds code or objects beside tensors, or is damaged; code is never run"
         raise ModelFileError(
@@ -190,9 +190,20 @@ def _are_equal(one: Any, other: Any) -> bool:
 def _load_pickled(path: Path) -> Any:
     import torch
 
+    if zipfile.is_zipfile(path):
+        refuse_damage(path)
     with warnings.catch_warnings(), path.open("rb") as file:  # by its name, torch would take some files for safetensors
         warnings.simplefilter("ignore")  # torch warns about old pickles and then refuses them
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _load_written(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    content = path.read_bytes()
+    tensors = load(content)
+    check_written(content, path)
+    return tensors
 
 
 def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -215,7 +226,7 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
 def _tensors_in(content: Mapping[Any, Any]) -> dict[str, torch.Tensor]:
     import torch
 
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
+    return {str(name): tensor.detach() for name, tensor in content.items() if isinstance(tensor, torch.Tensor)}
 
 
 def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -226,14 +237,6 @@ def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
         name: tensor.detach().to(torch.float16 if tensor.ndim > 1 else tensor.dtype, copy=True).cpu()
         for name, tensor in state.items()
     }
-
-
-def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file that has no metadata with some, in their order; the library writes them in any order."""
-    tensors = 8 + int.from_bytes(content[:8], "little")
-    header = json.dumps({"__metadata__": dict(metadata)} | json.loads(content[8:tensors])).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[tensors:]
 
 
 def digest_of(network: nn.Module, card: ModelCard) -> str:

@@ -5,6 +5,7 @@ The latter is the one thing that differs between this machine, which is here, an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "LocalEngine", "SlideCopy", "SlideScan", "SlideSource", "Todo", "refuse_nothing", "tell_end"]
 
+logger = logging.getLogger(__name__)
+
+FEW_CELLS = 20
+"""Fewer may well look alike."""
+SAME = 1e-3
+"""Probabilities differ by less where all are one, for each unit of the odds."""
 Todo = Mapping[Block, "NDArray[np.bool_]"]
 """The blocks that are still to be scanned, in order, each with its cells that hold tissue: bool (rows, cols)."""
 
@@ -114,6 +121,7 @@ class SlideScan:
         with meter.timed("computing_s"):
             known, scanned = _known_figures(heatmap, result), status == Status.SCANNED
             verdict = judge_slide(self.slide, heatmap.grid, scanned, known, unlikeness)
+        _warn_of_one_value(self.slide.name, probability[scanned])
         if not verdict.ok:
             note(f"{self.slide.name}: {verdict.summary_with_figures}")
         meter.count_tiles(self.slide.tiles_decoded)
@@ -211,6 +219,13 @@ class LocalEngine:
             except BaseException:
                 turn.stop.set()  # or blocks that are in work would be waited for to their end
                 raise
+
+
+def _warn_of_one_value(name: str, found: NDArray[np.float32]) -> None:
+    """Warn where all scanned cells have one probability, as a head of zeros or a senseless temperature gives it."""
+    if len(found) >= FEW_CELLS and (least := float(found.min())) >= (most := float(found.max())) - SAME * min(least, 1 - most):
+        told = "%s: all %s scanned cells have the probability %s: the model tells nothing apart; check it on labelled patches"
+        logger.warning(told, name, f"{len(found):,}", format_probability(most, 4))
 
 
 def _known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | None]:

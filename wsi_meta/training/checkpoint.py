@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights_file import refuse_damage
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.recipe import Recipe
 from wsi_meta.words import first_line
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "check_alike",
     "check_model",
     "checkpoint_path",
     "differences",
@@ -121,7 +122,7 @@ def read_checkpoint(out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     import torch
 
     try:
-        _refuse_damage(path)
+        refuse_damage(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
         if stored.pop("wsi_meta_checkpoint") != 1:
             raise ValueError("of a newer version")
@@ -194,16 +195,26 @@ def differences(there: dict[str, Any], here: dict[str, Any], *, whole: bool = Fa
             yield f"{name} was {str(other)[:40]}, now {str(value)[:40]}"
 
 
+def check_alike(processes: Processes, identity: dict[str, Any], checkpoint: Checkpoint | None) -> None:
+    """Make sure that all processes train the same: they would mix what differs, or wait for each other for ever.
+
+    Parameters
+    ----------
+    identity, checkpoint : what :func:`identify` and :func:`read_checkpoint` returned in this process
+
+    Raises
+    ------
+    OptionsError
+        naming this process and the difference.
+    """
+    here = identity | {"epochs done": 0 if checkpoint is None else len(checkpoint.epochs)}
+    if told := "; ".join(differences(processes.share(here), here)):
+        raise OptionsError(f"process {processes.rank} was started otherwise: {told}; start all with the same options and files")
+
+
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _refuse_damage(path: Path) -> None:
-    """Verify the checksums of the file's parts, which torch stores but does not verify."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")

@@ -16,10 +16,11 @@ from torch.overrides import TorchFunctionMode
 
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
-from wsi_meta.models.card import CARD_KEY, read_card, read_metadata
+from wsi_meta.models.card import CARD_KEY, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
-from wsi_meta.models.weights import COUNTS, check_weights, find_names, holds_pickle, read_weights
+from wsi_meta.models.weights import COUNTS, check_weights, find_names, read_weights
+from wsi_meta.models.weights_file import holds_pickle, read_metadata
 from wsi_meta.slides.pixel_size import differs
 from wsi_meta.training.recipe import RECIPES, Recipe
 from wsi_meta.words import first_line

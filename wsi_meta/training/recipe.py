@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from wsi_meta.datasets.batches import check_workers
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.options import InferenceOptions
 
@@ -219,7 +220,7 @@ class TrainOptions:
     DeviceError
         when `device` or `precision` does not exist, or `precision` is not for training.
     OptionsError
-        when `workers` is below 0.
+        when `workers` is no whole number of at least 0.
     """
 
     device: str = "auto"
@@ -245,5 +246,4 @@ class TrainOptions:
         InferenceOptions(self.device, self.precision)  # checks both names
         if self.precision == "int8":
             raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
-        if self.workers < 0:
-            raise OptionsError(f"workers {self.workers}; expected 0 or more")
+        check_workers(self.workers)

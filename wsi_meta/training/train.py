@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from wsi_meta.datasets.checks import check_patches, split_for_training
 from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
@@ -23,10 +22,12 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
+from wsi_meta.models.weights import read_weights
 from wsi_meta.outputs.writing import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import (
     Checkpoint,
+    check_alike,
     check_model,
     checkpoint_path,
     identify,
@@ -185,7 +186,7 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
     out = job.out
     card, epochs = read_own_card(out, asked, validation.preprocessing), read_history(out)
     note("finished already; nothing is left to train", enabled=job.options.progress)
-    logits = job.processes.share(validation.logits(load_file(out)) if job.processes.first else None)
+    logits = job.processes.share(validation.logits(read_weights(out)) if job.processes.first else None)
     return _result(job, Outcome(card.training["best_epoch"], logits, turned(epochs, job.recipe.patience)), validation)
 
 
@@ -201,6 +202,7 @@ def _find_checkpoint(
 ) -> Checkpoint | None:
     """Return the checkpoint to go on from, where the model beside it is that training's; None where it begins anew."""
     checkpoint = read_checkpoint(job.out, identity) if job.options.resume else None
+    check_alike(job.processes, identity, checkpoint)
     if checkpoint is None or not checkpoint.epochs:
         return None
     best = job.parts.best_epoch([Epoch(**row) for row in checkpoint.epochs])
@@ -276,7 +278,7 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
     """
     logits = None
     if job.processes.first:
-        state, card = load_file(job.out), read_card(job.out)
+        state, card = read_weights(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
             contents = {"train": train_set.contents, "valid": validation.patches.contents}
@@ -289,9 +291,8 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
 
 def _store_feature_statistics(job: Job, train_set: Patches) -> None:
     """Write into the model what its training patches look like, before the checkpoint goes: a killed run does it again."""
-    options = job.options
     if job.processes.first:
-        job.parts.store_feature_statistics(job.out, train_set, workers=options.workers, progress=options.progress)
+        job.parts.store_feature_statistics(job.out, train_set, workers=job.options.workers, progress=job.options.progress)
 
 
 def _remove_checkpoint(job: Job) -> None:

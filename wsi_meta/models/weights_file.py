@@ -1,0 +1,103 @@
+"""Files of weights as bytes: their metadata, and whether they hold what was written. It does not load torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from wsi_meta.errors import ModelFileError
+from wsi_meta.words import first_line
+
+__all__ = ["check_written", "holds_pickle", "read_metadata", "refuse_damage", "with_metadata"]
+
+WEIGHTS_KEY = "wsi_meta_weights"
+"""Where a model file's metadata holds the SHA-256, hexadecimal, of all that follows its header."""
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read a safetensors file's metadata; safetensors itself checks that the file is whole.
+
+    Raises
+    ------
+    ModelFileError
+        when there is no such file, or it is none.
+    """
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such model file; expected a .safetensors file from 'wsi-meta train', or 'default'")
+    if path.is_dir():
+        raise ModelFileError(f"{path}: a directory; expected a .safetensors model file")
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        if holds_pickle(path):
+            raise ModelFileError(
+                f"{path}: a pickle, which can run code when it is opened; expected safetensors "
+                "(weights can go to 'train --init')"
+            ) from None
+        raise ModelFileError(
+            f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
+        ) from error
+
+
+def holds_pickle(path: Path) -> bool:
+    """Tell whether a file begins as ``torch.save`` writes it, and not as safetensors: the size of a header, and the header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file that has no metadata with some, in their order; the library writes them in any order.
+
+    To them is added what :func:`check_written` compares.
+    """
+    header, weights = _parts(content)
+    metadata = {**metadata, WEIGHTS_KEY: hashlib.sha256(weights).hexdigest()}
+    text = json.dumps({"__metadata__": metadata} | json.loads(header)).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + weights
+
+
+def check_written(content: bytes, source: object) -> None:
+    """Refuse a safetensors file whose weights were changed since: safetensors itself compares lengths only.
+
+    A lost power or a download that made room before it failed leaves zeros. Files of others and older ones do not say what
+    their weights were.
+
+    Parameters
+    ----------
+    content : of the file, which safetensors reads
+    source : names the file, for messages
+
+    Raises
+    ------
+    ModelFileError
+    """
+    header, weights = _parts(content)
+    written = (json.loads(header).get("__metadata__") or {}).get(WEIGHTS_KEY)
+    if written is not None and written != hashlib.sha256(weights).hexdigest():
+        raise ModelFileError(f"{source}: its weights are not those that were written; copy or download it again")
+
+
+def refuse_damage(path: Path) -> None:
+    """Verify the checksums of the parts of a file of ``torch.save``, which torch stores but does not verify.
+
+    Raises
+    ------
+    ValueError, zipfile.BadZipFile
+    """
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+
+
+def _parts(content: bytes) -> tuple[bytes, memoryview]:
+    """Return the header, as JSON, and the bytes of all tensors."""
+    tensors = 8 + int.from_bytes(content[:8], "little")
+    return content[8:tensors], memoryview(content)[tensors:]
