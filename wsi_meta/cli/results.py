@@ -16,6 +16,7 @@ from wsi_meta.words import one_line, printable
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.models.card import ModelCard
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
@@ -117,13 +118,19 @@ def _told_size(lesion: dict[str, Any]) -> dict[str, Any]:
 def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -> None:
     """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue."""
     from wsi_meta.heatmaps.score_model import score_heatmap
+    from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.models.chance import TRAIN_AGAIN, warn_of_useless
 
     scores, errors = [], []
+    models: dict[str, tuple[ModelCard, Path]] = {}
     for heatmap in heatmaps:
         try:
             scores.append(asdict(score_heatmap(heatmap, score_model=score_model)))
+            models.setdefault((record := Heatmap.open(heatmap).record).identity.model, (record.model, heatmap))
         except HeatmapError as error:
             errors.append(error)
+    for card, heatmap in models.values():
+        warn_of_useless(card, heatmap, TRAIN_AGAIN)
     if not as_json:
         scores = [score | {"verdict": options.told_verdict(score["verdict"])} for score in scores]
     if scores:

@@ -42,7 +42,7 @@ from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions
-from wsi_meta.training.validation import Validation, warn_of_refusals
+from wsi_meta.training.validation import Validation, refuse_useless, warn_of_refusals
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
 
@@ -119,7 +119,7 @@ def train(
     OutputPathError
         when a file cannot be written; the last good checkpoint and model are kept.
     TrainingError
-        when the loss is not a number; the best epoch so far is kept.
+        when the loss is not a number, or the model is worse than chance; the best epoch so far is kept.
     """
     options = TrainOptions(
         device=device,
@@ -193,6 +193,7 @@ def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
     if job.processes.first:
         warn_of_refusals(out)
+    refuse_useless(out, figures)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
