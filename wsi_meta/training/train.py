@@ -41,7 +41,7 @@ from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_fini
 from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
-from wsi_meta.training.recipe import Recipe, TrainOptions
+from wsi_meta.training.recipe import Recipe, TrainOptions, initial_file
 from wsi_meta.training.validation import Validation, refuse_useless, warn_of_refusals
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
@@ -98,7 +98,7 @@ def train(
     ----------
     data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`), joined
     out : model file to write (``.safetensors``)
-    init : ``imagenet`` (torchvision's download), ``none``, or a file of weights (``.safetensors``, ``.pth``)
+    init : ``imagenet`` (a download), ``default`` (the embedded model), ``none``, or weights (``.safetensors``, ``.pth``)
     recipe : settings, or the name of some, ``strong`` (which None stands for) or ``light``
     drop_duplicates : drop training patches that are also in validation instead of refusing them
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
@@ -133,7 +133,7 @@ def train(
         progress=progress,
     )
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe or "strong")
-    return run_training(data, init, Path(out), recipe, options, RESNET50_PARTS)
+    return run_training(data, initial_file(init), Path(out), recipe, options, RESNET50_PARTS)
 
 
 def run_training(
