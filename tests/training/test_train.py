@@ -566,7 +566,7 @@ def test_one_training_at_a_time_writes_a_model(patch_folder: Path, tmp_path: Pat
     train_tiny(patch_folder, out, recipe=SMALL, parts=replace(TINY, draw_contact_sheet=another), **HERE)
 
     assert len(told) == 2
-    assert all(f"{out}: is being written by process" in line for line in told)
+    assert all(f"{out}: is being written by this process" in line for line in told)
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(OutputExistsError, match="exists"):
         train_tiny(patch_folder, out, recipe=SMALL, **HERE)

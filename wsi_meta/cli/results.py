@@ -158,7 +158,11 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Picture to write.")
-@click.option("--slide", type=options.SLIDE, help="The slide it was made from, or 'none'; without it, it is looked for.")
+@click.option(
+    "--slide",
+    type=options.SLIDE,
+    help="The slide, a folder of slides, or 'none'; without it, it is looked for.",
+)
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -199,9 +203,10 @@ def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **
     from wsi_meta.heatmaps.scoring import none_found
     from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.pictures.overlay import draw_overlay
-    from wsi_meta.worklist.slide_places import find_slide
+    from wsi_meta.worklist.slide_places import find_slide, slide_in
 
-    opened, given = Heatmap.open(heatmap), None if str(slide) == "none" else slide
+    opened = Heatmap.open(heatmap)
+    given = None if slide is None or str(slide) == "none" else slide_in(slide, opened.record)
     found = find_slide(opened) if slide is None else None
     note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=slide is None and found is None)
     try:
