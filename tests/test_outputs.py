@@ -118,6 +118,12 @@ def test_a_missing_folder_is_not_called_a_lack_of_room(tmp_path: Path) -> None:
         partial.write_text("new")
 
 
+def test_no_folder_for_temporary_files_is_not_the_outputs_folder(tmp_path: Path) -> None:
+    told = r"out.bin: cannot be written \(No usable temporary directory found in \['/tmp'\]\); set TMPDIR to a folder"
+    with pytest.raises(OutputPathError, match=told), written_whole(tmp_path / "out.bin"):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_disk_that_refuses_keeps_the_older_one(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, made = _fill(tmp_path / "out", "old", *NAMES), _fill(tmp_path / "made", "new", *NAMES)

@@ -34,7 +34,7 @@ from wsi_meta.models.card import RANGES, ModelCard, read_card
 from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import build_network, load_model, network_of, save_model, stored_weights
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.trunk import cell_logits
+from wsi_meta.models.resnet import cell_logits
 from wsi_meta.models.weights import half_precision, read_weights
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.training.augment import augment

@@ -34,7 +34,7 @@ from sklearn.metrics import roc_auc_score
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor, runs_in_bands
 from wsi_meta.models.model import Model, load_model
-from wsi_meta.models.trunk import cell_logits
+from wsi_meta.models.resnet import cell_logits
 
 PATCH_PX, CELL_PX = 96, 32
 SIDE = 60

@@ -333,6 +333,12 @@ def test_an_outline_smaller_than_a_pixel_is_isolated_tumor_cells(
     assert result.slide_auc is not None
     assert result.slide_auc.tumor == 2
     assert "Test_001.json: 1 outlines of tumor are smaller than a pixel of 32 level-0 px" in caplog.text
+    for path in (*cohort[0].glob("test_00[34].csv"), *cohort[0].glob("Test_002*"), *cohort[1].glob("test_002*")):
+        path.unlink()
+    assert (found := froc(*cohort, mask_level=5)).score is None
+    assert "no lesion counts (1 group of isolated tumor cells): no score" in caplog.text
+    assert found.slide_auc is None
+    assert "1 of 1 slides have tumor: no AUC, which compares slides with tumor and without" in caplog.text
 
 
 @pytest.mark.parametrize("idle", [_ring(-1000, -1000, 900), _ring(320, 320, 1920) * 2])

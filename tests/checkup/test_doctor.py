@@ -176,10 +176,13 @@ class TestMachine:
         def load(name: str) -> object:
             if name in ("torch", "imagecodecs"):
                 raise ImportError("no such symbol")
+            if name == "matplotlib":
+                raise OSError("set MPLCONFIGDIR") from FileNotFoundError(errno.ENOENT, "No usable temporary directory")
             return importlib
 
         found = machine.versions(load)
-        assert list(found.facts["broken"]) == ["torch", "imagecodecs"]
+        assert list(found.facts["broken"]) == ["torch", "imagecodecs", "matplotlib"]
+        assert ["install it again" in problem for problem in found.problems] == [True, True, False]
         assert found.facts["wsi-meta"] in found.lines[0]
 
     @pytest.mark.parametrize(

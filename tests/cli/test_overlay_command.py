@@ -52,6 +52,8 @@ def test_the_slide_is_looked_for(place: str | None, tmp_path: Path, monkeypatch:
     assert (given[-1] is None, "a.tif: slide not found: map only" in told.stderr) == (place is None,) * 2
     assert "not found" not in draw("--slide", "none").stderr
     assert given[-1] is None
+    draw("--slide", str(slide.parent))
+    assert [part is None for part in given[-2:]] == [True, False], "it is looked for in the folder"
     with monkeypatch.context() as patch:
         patch.setattr(overlay, "_draw", undecodable)
         assert ("nothing of it can be read: map only" in draw().stderr) == (place is not None)

@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from fakes import DarknessPredictor
+from PIL import Image
 from slide_files import damage_tile, overwrite, set_tag, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
@@ -61,6 +62,26 @@ def test_no_slide_ends_the_batch(tmp_path: Path, darkness: DarknessPredictor) ->
         *zip("abcd", (True, False, False, True), strict=True)
     ]
     assert [row["error_kind"] for row in rows if row["error"]] == ["SlideReadError"] * 2
+
+
+def test_a_pixel_size_for_many_is_for_those_that_state_none(
+    tmp_path: Path, darkness: DarknessPredictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One slide asked for --mpp, and the folder's command with it scanned all others at that size."""
+    stated, mute = write_slide(tmp_path / "a.tif", texture(130, 130)), tmp_path / "b.png"
+    Image.fromarray(texture(300, 300)).save(mute)
+
+    def sizes(slides: Any, out: str, mpp: float) -> list[float]:
+        rows = scan_slides(slides, tmp_path / out, mpp=mpp, predictor=darkness)
+        return [Heatmap.open(row["heatmap"]).record.slide.mpp for row in rows]
+
+    assert sizes([stated, mute], "several", 0.5) == [0.972, 0.5]
+    assert sizes(tmp_path / "[a].tif", "pattern", 0.5) == [0.972]
+    told = "a.tif: says 0.972 um per pixel, which is used; --mpp 0.5 is for those that say none"
+    assert sum(told in text for text in caplog.messages) == 2, "once a scan"
+    assert sizes(stated, "named", 0.7) == [0.7]
+    assert sum("0.7 is used instead" in text for text in caplog.messages) == 1
+    assert sizes(mute, "mute", 0.5) == [0.5]
 
 
 def test_bad_calls(tmp_path: Path, darkness: DarknessPredictor) -> None:

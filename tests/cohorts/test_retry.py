@@ -10,6 +10,7 @@ from pathlib import Path
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.jobs import jobs_of
 from wsi_meta.cohorts.retry import retry_command, shell_word
+from wsi_meta.slides.pixel_size import UsualMpp
 from wsi_meta.worklist.summary import failed
 
 
@@ -32,6 +33,11 @@ def test_an_unknown_pixel_size_is_asked_for(tmp_path: Path) -> None:
     for asked in ({}, {"mpp": 99.0}):
         command = retry_command(tmp_path / "a.tif", tmp_path / "a.zarr", asked, kind="MissingMppError")
         assert command == f"wsi-meta scan {tmp_path}/a.tif --out-dir {tmp_path} --mpp UM_PER_PIXEL"
+
+
+def test_a_pixel_size_for_many_is_not_said_of_one(tmp_path: Path) -> None:
+    command = retry_command(tmp_path / "a.tif", tmp_path / "a.zarr", {"mpp": UsualMpp(0.5)}, why="no space left")
+    assert command == f"wsi-meta scan {tmp_path}/a.tif --out-dir {tmp_path}"
 
 
 def test_none_where_the_user_has_to_choose(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ from wsi_meta.evaluation.calibrate import (
 )
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.evaluation.model_parts import store_feature_statistics
-from wsi_meta.models.card import Calibration, ModelCard, check_fitted, read_card
+from wsi_meta.models.card import Calibration, ModelCard, read_card
+from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.features import FeatureStatistics, read_features
 from wsi_meta.models.known_patches import KnownPatches, read_known_patches
 from wsi_meta.models.model import Model, describe_patches, save_model

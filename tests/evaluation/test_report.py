@@ -24,8 +24,8 @@ from wsi_meta.evaluation import figures
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, read_losses, reuse_of
-from wsi_meta.evaluation.wording import describe_losses, explain_intervals
+from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, read_losses
+from wsi_meta.evaluation.wording import describe_losses, explain_intervals, rows, tiles
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.dihedral import VIEWS, dihedral
@@ -257,6 +257,17 @@ def test_names_that_are_no_text_are_escaped(model: Model, valid: Patches, tmp_pa
     assert r"there is no \xe9.history.csv of this model beside its file" in text
 
 
+def test_a_figure_at_the_cards_threshold_says_so(valid: Patches) -> None:
+    other = evaluation_of(valid, WRONG_ON_TWO, 0.311)
+    assert [row["title"] for row in tiles(other)][2:5] == [
+        f"{name} at 0.311" for name in ("Accuracy", "Sensitivity", "Specificity")
+    ]
+    assert {row["title"]: row["value"] for row in tiles(other)}.items() <= {
+        row["title"]: row["value"] for row in rows(other)
+    }.items()
+    assert [row["title"] for row in tiles(evaluation_of(valid, WRONG_ON_TWO))][2] == "Accuracy"
+
+
 def test_slides_are_named_as_what_was_drawn(valid: Patches) -> None:
     evaluation = evaluation_of(valid, WRONG_ON_TWO)
 
@@ -277,21 +288,30 @@ def test_patches_that_made_the_model_are_told(valid: Patches) -> None:
     chosen = read.summary() | {"sha256": "of a copy with other names"}
     trained = {"recipe": {"epochs": 1}, "train": chosen}
 
-    assert reuse_of(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
-    (told,) = reuse_of(ModelCard(training=trained), valid, evaluation)
+    assert cautions_of(ModelCard(training={"train": others.summary()}), valid, evaluation) == []
+    (told,) = cautions_of(ModelCard(training=trained), valid, evaluation)
     assert "trained on exactly these patches" in told
-    best, calibrated = reuse_of(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
+    best, calibrated = cautions_of(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, evaluation)
     assert "best epoch was chosen on exactly these" in best
     assert calibrated == "The model was made with exactly these patches (calibration)."
-    (told,) = reuse_of(ModelCard(training={"train": valid.summary()}), valid, evaluation)
+    (told,) = cautions_of(ModelCard(training={"train": valid.summary()}), valid, evaluation)
     assert "trained on patches of the same names and labels" in told
+
+
+def test_exchanged_labels_are_told_first(valid: Patches) -> None:
+    contents = contents_of(content_of(patch) for patch in valid.read_many(range(8)))
+    chosen = replace(valid, contents=contents).summary()
+    swapped = replace(evaluation_of(valid, [0.9, 0.9, 0.8, 0.7, 0.1, 0.2, 0.3, 0.15]), contents=contents)
+    told, calibrated = cautions_of(ModelCard(training={"valid": chosen, "calibration": chosen}), valid, swapped)
+    assert told == "The model is worse than chance (AUC 0.00 on 8 patches): labels 0 and 1 are probably exchanged."
+    assert calibrated.startswith("The model was made with"), "nothing is slightly too good"
 
 
 def test_patches_that_a_file_knows_are_counted(valid: Patches) -> None:
     card = ModelCard(training={"recipe": {}, "train": valid.summary(), "valid": valid.summary()})
     evaluation = replace(evaluation_of(valid, WRONG_ON_TWO), known_patches={"train": 3, "valid": 0})
 
-    (told,) = reuse_of(card, valid, evaluation)
+    (told,) = cautions_of(card, valid, evaluation)
     assert told.startswith("The model was trained on 3 of these 8 patches. The figures show how well")
     assert evaluation.to_dict()["known_patches"] == {"train": 3, "valid": 0}
     assert "known_patches" not in evaluation_of(valid, WRONG_ON_TWO).to_dict()
@@ -418,15 +438,16 @@ def test_losses_are_shown_of_the_models_own_training_alone(
     ("training", "validation", "told"),
     [
         ([0.9, 0.5, 0.3], [0.8, 0.6, 0.5], "at its lowest at the end"),
-        ([0.9, 0.5, 0.3], [0.8, 0.6, 0.7], "lowest after epoch 2 and rose while the training loss kept falling"),
+        ([0.9, 0.5, 0.3, 0.2], [0.8, 0.6, 0.7, 0.8], "lowest after epoch 2 and rose while the training loss kept falling"),
+        ([0.9, 0.5, 0.3], [0.8, 0.6, 0.609], "lowest after epoch 2: too few epochs after it to tell more"),
         ([0.9, 0.5], [0.8, 0.6], "That is too few to tell"),
-        ([0.9, 0.5, 0.6], [0.8, 0.6, 0.7], "lowest after epoch 2; the training loss did not fall further"),
+        ([0.9, 0.5, 0.6, 0.6], [0.8, 0.6, 0.7, 0.7], "lowest after epoch 2; the training loss did not fall further"),
     ],
 )
 def test_how_training_went_is_told_in_words(training: list[float], validation: list[float], told: str) -> None:
     count = len(training)
-    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0][:count], "train_loss": training, "valid_loss": validation}
-    losses["stage"] = ["head", "all", "all"][:count]
+    losses: dict[str, list[Any]] = {"epoch": [1.0, 2.0, 3.0, 4.0][:count], "train_loss": training, "valid_loss": validation}
+    losses["stage"] = ["head", "all", "all", "all"][:count]
 
     words = describe_losses(losses)
 

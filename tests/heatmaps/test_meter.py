@@ -90,5 +90,6 @@ def test_what_a_worker_returns_is_taken_once() -> None:
 
 def test_facts_are_plain_values() -> None:
     assert FIRST.to_facts()["hosts"] == ["b"]
+    assert Meter().stop().to_facts()["peak_memory_bytes"] is None, "a scan that had finished before measures none"
     with pytest.raises(TypeError):
         Meter().add(nonsense=1.0)

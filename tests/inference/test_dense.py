@@ -21,7 +21,7 @@ from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import VIEWS, turn, turn_back
 from wsi_meta.models.model import Model, build_network, load_model, save_model
-from wsi_meta.models.trunk import cell_logits
+from wsi_meta.models.resnet import cell_logits
 from wsi_meta.models.weights import half_precision
 from wsi_meta.scanning.scan import scan
 

@@ -18,7 +18,7 @@ from wsi_meta.errors import DataError, ModelFileError
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, MIN_PATCHES, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.model import describe_patches, save_model
-from wsi_meta.models.trunk import cell_features, cell_logits
+from wsi_meta.models.resnet import cell_features, cell_logits
 
 
 def drawn(n: int, *, off: float = 0.0, seed: int = 0) -> NDArray[np.float32]:

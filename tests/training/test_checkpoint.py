@@ -25,11 +25,11 @@ from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, Output
 from wsi_meta.training.checkpoint import Checkpoint, checkpoint_path, identify, read_checkpoint, write_checkpoint
 from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes
-from wsi_meta.training.history import Epoch, read_history
+from wsi_meta.training.history import Epoch, check_training, read_history
 from wsi_meta.training.initial_weights import Start
 from wsi_meta.training.learner import Learner
-from wsi_meta.training.recipe import Augmentation, Recipe
-from wsi_meta.training.train import TrainResult
+from wsi_meta.training.recipe import Augmentation, Recipe, TrainOptions
+from wsi_meta.training.train import TrainResult, train
 
 RECIPE = Recipe(epochs=3, batch_size=8, mosaics=0.5, ema_epochs=1)
 EVERY_EPOCH_BEST = replace(TINY, best_epoch=len)
@@ -654,6 +654,10 @@ def test_data_are_looked_at_before_weights_are_fetched(tmp_path: Path) -> None:
 def test_initial_weights_are_looked_for_before_the_data_and_never_replaced(patch_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"gone\.pth: no such file"):
         train_tiny(tmp_path / "gone", tmp_path / "m.safetensors", init=tmp_path / "gone.pth", recipe=RECIPE, **HERE)
+    with pytest.raises(DataError, match="gone: no such folder"):  # the weights are there
+        train(tmp_path / "gone", tmp_path / "m.safetensors", init="default")
+    with pytest.raises(DataError, match="gone: no such folder"):
+        check_training(tmp_path / "gone", tmp_path / "m.safetensors", init="default", options=TrainOptions())
     weights = tmp_path / "w.safetensors"
     weights.write_text("precious")
     with pytest.raises(OutputPathError, match="the initial weights, never replaced"):

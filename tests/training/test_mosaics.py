@@ -15,7 +15,7 @@ from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.models.trunk import cell_logits
+from wsi_meta.models.resnet import cell_logits
 from wsi_meta.training.mosaics import mosaic_side, predict_in_mosaics
 
 

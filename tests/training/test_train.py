@@ -376,6 +376,22 @@ def test_a_model_that_is_of_no_use_is_told_at_the_end(
     assert sum("few patches to choose thresholds by" in text for text in caplog.messages) == 1
 
 
+def test_a_model_that_is_worse_than_chance_is_an_error_and_kept(
+    patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, recipe, data = tmp_path / "m.safetensors", Recipe(epochs=1, batch_size=8, mosaics=0), tmp_path / "data"
+    shutil.copytree(patch_folder / "train", data / "valid")
+    shutil.copytree(patch_folder / "train", data / "train")
+    for path in data.glob("valid/*/*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    logits = np.repeat(-logits_of_auc(16), 2)
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match=r"worse than chance \(AUC 0.00 on 16 patches\): are the labels 0 and 1 exch"):
+            train_tiny(data, out, recipe=recipe, parts=scripted([0.9] * 2, [logits]), resume=resume, **HERE)
+    assert read_card(out).metrics["n"] == 16
+    assert not [text for text in caplog.messages if "chance" in text or "limit" in text], "told once"
+
+
 @pytest.mark.parametrize(("aucs", "best"), [([9, 15, 11], 2), ([15, 13, 11], 1), ([8, 9, 11], 3), ([12, 12, 12], 1)], ids=str)
 def test_the_epoch_of_highest_auc_is_kept(patch_folder: Path, tmp_path: Path, aucs: list[int], best: int) -> None:
     parts = scripted([0.9, 0.7, 0.5, 0.3, 0.2, 0.1], [logits_of_auc(auc) for auc in aucs])
@@ -550,7 +566,7 @@ def test_one_training_at_a_time_writes_a_model(patch_folder: Path, tmp_path: Pat
     train_tiny(patch_folder, out, recipe=SMALL, parts=replace(TINY, draw_contact_sheet=another), **HERE)
 
     assert len(told) == 2
-    assert all(f"{out}: is being written by process" in line for line in told)
+    assert all(f"{out}: is being written by this process" in line for line in told)
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(OutputExistsError, match="exists"):
         train_tiny(patch_folder, out, recipe=SMALL, **HERE)

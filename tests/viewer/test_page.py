@@ -206,10 +206,15 @@ def test_lesions_are_corrected_and_missed_ones_drawn(browser: Browser, store: Pa
         await tab.until("document.getElementById('saved').textContent === 'saved'")
         await look_at(tab, 2000, 2000, 0.5)
         await tab.page.keyboard.press("d")
+        notice = "document.getElementById('notice').textContent"
         for x, y in ((200, 200), (400, 200), (300, 350)):
             await tab.page.mouse.click(x, y)
             await asyncio.sleep(0.35)  # two clicks within OpenSeadragon's time are a double click
+            if x == 400:
+                await tab.page.keyboard.press("Enter")
+                assert "needs three corners" in await tab.ask(notice)
         await tab.page.keyboard.press("Enter")
+        await tab.until(f"!{notice}.includes('three corners')")
         await tab.until("WsiMeta.page.corrections.all.length === 2 && document.getElementById('saved').textContent === 'saved'")
         read = read_corrections(Heatmap.open(store))
         assert [one.kind for one in read.found] == ["false", "missed"]

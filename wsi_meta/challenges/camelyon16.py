@@ -13,7 +13,7 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import EXCLUDED, Exclusion, loose, read_excluded
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.challenges.cohort import Cohort, JudgedSlide, Reading, Scores, judge_slides, read_scores
-from wsi_meta.challenges.froc import FALSE_POSITIVES, froc_curve, froc_interval, script_curve
+from wsi_meta.challenges.froc import FALSE_POSITIVES, SlideHits, froc_curve, froc_interval, script_curve
 from wsi_meta.challenges.froc_figure import draw_froc
 from wsi_meta.challenges.results import FrocResult, SlideAuc
 from wsi_meta.errors import DataError, OutputPathError
@@ -21,7 +21,7 @@ from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.evaluation.roc import delong, roc_points
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
 from wsi_meta.outputs.writing import written_whole
-from wsi_meta.words import some_of
+from wsi_meta.words import counted, some_of
 
 __all__ = ["FILES", "froc"]
 
@@ -100,7 +100,7 @@ def froc(
     hits = [slide.hits for slide in cohort.of("lesions")]
     if not hits:
         raise DataError(f"{detections}: every slide is left out; expected others, or --exclude none")
-    curve, lesions = script_curve(hits), sum(slide.lesions for slide in hits)
+    curve, lesions = script_curve(hits), _count_lesions(hits)
     result = FrocResult(
         curve=curve,
         score=curve.score if lesions else None,
@@ -117,6 +117,14 @@ def froc(
     if target is not None:
         _write(target, result)
     return result
+
+
+def _count_lesions(hits: Sequence[SlideHits]) -> int:
+    """Return how many lesions count; a warning says why there is no score where none does."""
+    lesions, isolated = sum(slide.lesions for slide in hits), sum(slide.isolated for slide in hits)
+    if not lesions:
+        logger.warning("no lesion counts (%s of isolated tumor cells): no score", counted(isolated, "group", "groups"))
+    return lesions
 
 
 def _tell_float64(score: float, in_float64: float) -> float:
@@ -150,6 +158,8 @@ def _slide_auc(slides: Sequence[JudgedSlide], table: Scores | None, path: str | 
     labels = np.array([slide.tumor for slide in slides], bool)
     values = np.array(list(scores.values()), np.float64)
     if labels.all() or not labels.any():
+        told = "%d of %d slides have tumor: no AUC, which compares slides with tumor and without"
+        logger.warning(told, labels.sum(), len(labels))
         return None
     auc, interval = delong(values, labels)
     return SlideAuc(

@@ -12,6 +12,7 @@ from typing import Any
 
 from wsi_meta.checkup.findings import Part, without_names
 from wsi_meta.errors import EXTRAS, DeviceError, missing_libraries
+from wsi_meta.outputs.paths import from_the_system
 from wsi_meta.versions import library_versions
 from wsi_meta.words import first_line
 
@@ -65,12 +66,15 @@ def versions(load: Callable[[str], object] = importlib.import_module) -> Part:
     """
     found = library_versions(tuple(LIBRARIES))
     broken: dict[str, str] = {}
+    remedies: dict[str, str] = {}
     for name, module in LIBRARIES.items():
         if module and (name in found or name not in OPTIONAL):
             try:
                 load(module)
             except Exception as error:  # a broken library raises anything
                 broken[name] = without_names(f"{type(error).__name__}: {first_line(error)}")
+                of_the_machine = isinstance(error, OSError) and from_the_system(error).errno is not None
+                remedies[name] = "" if of_the_machine else f"; install it again: pip install --force-reinstall {name}"
     system = f"{platform.system()} {platform.release()}, {platform.machine()}, {' '.join(platform.libc_ver())}".rstrip(", ")
     python = f"Python {found['python']} ({platform.python_implementation()})"
     names = [name for name in found if name in LIBRARIES]
@@ -79,10 +83,7 @@ def versions(load: Callable[[str], object] = importlib.import_module) -> Part:
     missing = {extra: missing_libraries(extra) for extra in EXTRAS}
     if absent := [extra for extra, names in missing.items() if names]:
         lines.append(f"without the extras {', '.join(absent)}: pip install 'wsi-meta[{','.join(absent)}]' brings them")
-    problems = tuple(
-        f"{name} cannot be imported ({told}); install it again: pip install --force-reinstall {name}"
-        for name, told in broken.items()
-    )
+    problems = tuple(f"{name} cannot be imported ({told}){remedies[name]}" for name, told in broken.items())
     return Part("versions", {**found, "system": system, "broken": broken, "missing": missing}, tuple(lines), problems)
 
 

@@ -17,6 +17,7 @@ from wsi_meta.words import one_line, printable
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.models.card import ModelCard
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
@@ -118,13 +119,19 @@ def _told_size(lesion: dict[str, Any]) -> dict[str, Any]:
 def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -> None:
     """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue."""
     from wsi_meta.heatmaps.score_model import score_heatmap
+    from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.models.chance import TRAIN_AGAIN, warn_of_useless
 
     scores, errors = [], []
+    models: dict[str, tuple[ModelCard, Path]] = {}
     for heatmap in heatmaps:
         try:
             scores.append(asdict(score_heatmap(heatmap, score_model=score_model)))
+            models.setdefault((record := Heatmap.open(heatmap).record).identity.model, (record.model, heatmap))
         except HeatmapError as error:
             errors.append(error)
+    for card, heatmap in models.values():
+        warn_of_useless(card, heatmap, TRAIN_AGAIN)
     if not as_json:
         scores = [score | {"verdict": options.told_verdict(score["verdict"])} for score in scores]
     if scores:
@@ -152,7 +159,11 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
 @click.argument("heatmap", type=options.PATH)
 @click.option("--out", required=True, type=options.NEW_FILE, help="Picture to write.")
-@click.option("--slide", type=options.SLIDE, help="The slide it was made from, or 'none'; without it, it is looked for.")
+@click.option(
+    "--slide",
+    type=options.SLIDE,
+    help="The slide, a folder of slides, or 'none'; without it, it is looked for.",
+)
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -193,9 +204,10 @@ def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **
     from wsi_meta.heatmaps.scoring import none_found
     from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.pictures.overlay import draw_overlay
-    from wsi_meta.worklist.slide_places import find_slide
+    from wsi_meta.worklist.slide_places import find_slide, slide_in
 
-    opened, given = Heatmap.open(heatmap), None if str(slide) == "none" else slide
+    opened = Heatmap.open(heatmap)
+    given = None if slide is None or str(slide) == "none" else slide_in(slide, opened.record)
     found = find_slide(opened) if slide is None else None
     if given is None and out.exists():
         refuse_input(out, "the slide", find_slide(opened))  # also where it is not to be drawn

@@ -57,7 +57,11 @@ def _multiple_of_8(_context: click.Context, _option: click.Parameter, value: int
     show_default=True,
     help="Side of a cell, pixels at the model's mpp; a multiple of 8.",
 )
-@click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
+@click.option(
+    "--mpp",
+    type=float,
+    help="Micrometres per level-0 pixel, where a slide does not say. Where one slide is named, it overrules what that says.",
+)
 @options.reader_option
 @click.option(
     "--tissue-mask",

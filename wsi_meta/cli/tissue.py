@@ -23,7 +23,7 @@ __all__ = ["tissue"]
     type=options.FILE_OR_WORD,
     help="Mask to look at instead of the one that is found, as for scan; not with --out.",
 )
-@click.option("--mpp", type=float, help="Micrometres per level-0 pixel, where the slide does not say.")
+@click.option("--mpp", type=float, help="Micrometres per level-0 pixel; overrules what the slide says.")
 @options.reader_option
 @options.overwrite_option
 @options.as_json_option

@@ -44,7 +44,7 @@ def _take_defaults_from(context: click.Context, _option: click.Parameter, name: 
     type=options.FILE_OR_WORD,
     default="imagenet",
     show_default=True,
-    help="imagenet (a download), none, or a file of weights.",
+    help="imagenet (a download), default (the embedded model), none, or a file of weights.",
 )
 @click.option(
     "--recipe",

@@ -73,7 +73,8 @@ def scan_slides(
         :func:`wsi_meta.read_scan_manifest`. Slides with the same model and stride are scanned one after the other
     recursive, extensions : for folders; see :func:`wsi_meta.find_slides`
     scanner : one to use, which stays open; None makes one of `settings`
-    mpp, reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
+    mpp : for slides that state none; only that of one slide that is named overrules what it states
+    reader, tissue_mask, overwrite : for each slide, as :func:`wsi_meta.scan`
     shard : ``I/N`` or the two numbers: only every N-th slide in the order of names, from the I-th on, counted from 0. N such
         calls with the same slides, on as many machines, share one `out`, and scan each slide once
     stage : folder on a fast disk that slides are copied to before they are scanned, and removed from afterwards; a

@@ -10,6 +10,7 @@ from typing import Any
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.shards import Shard
+from wsi_meta.slides.pixel_size import UsualMpp, given_mpp
 
 __all__ = ["Job", "groups_of", "jobs_of"]
 
@@ -55,10 +56,13 @@ def jobs_of(
     Parameters
     ----------
     out : folder of the stores; `alone`, the one slide's store itself
-    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own
+    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own. The ``mpp``
+        overrules what a file says only where that is the one slide, and was named
     settings : of the scanner, for slides that have none of their own; None where they are not known
     shard : part of the slides; None for all
     """
+    if of_slide.get("mpp") is not None and not (len(found) == 1 and found[0].given):
+        of_slide = of_slide | {"mpp": UsualMpp(given_mpp(found[0].path, of_slide["mpp"]))}
     own = range(len(found)) if shard is None else shard.places_of([slide.name for slide in found])
     return [
         Job(

@@ -15,6 +15,7 @@ from wsi_meta.files.address import SlidePath
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.scanner import Scanner
+from wsi_meta.slides.pixel_size import UsualMpp
 
 __all__ = ["retry_command", "shell_word"]
 
@@ -38,7 +39,8 @@ def retry_command(
         the folder's table anew
     settings : of the scanner and of the slide, by their names in Python
     why, kind : what it failed with, and the name of that error. Where it names ``--retry-crashed``, the command has it; where
-        the pixel size is not known, the command has ``--mpp`` with a word to replace
+        the pixel size is not known, the command has ``--mpp`` with a word to replace; it has no :class:`.UsualMpp`, which would
+        overrule what this slide may say
     alone : whether it was the one slide of its scan, whose folder has no table
 
     Returns
@@ -79,7 +81,7 @@ def _options(settings: Mapping[str, Any]) -> Iterator[str]:
     for name, value in settings.items():
         value = value.path if isinstance(value, Model) and not value.card.foreign else value
         usual = (*USUAL.get(name, ()), *((known[name].default,) if name in known else (None, False)))
-        if name in BLIND or any(value is each or value == each for each in usual):
+        if name in BLIND or isinstance(value, UsualMpp) or any(value is each or value == each for each in usual):
             continue
         word = f"--{NAMES.get(name, name).replace('_', '-')}"
         if name == "tta":

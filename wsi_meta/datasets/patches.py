@@ -17,6 +17,7 @@ from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.rgb_images import check_mode, read_rgb
 from wsi_meta.errors import DataError
 from wsi_meta.files.whole_pictures import whole_pictures
+from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.pixel_size import COARSER_ALLOWED, differs
 from wsi_meta.words import first_line
 
@@ -220,7 +221,12 @@ class Patches(TorchDataset):
 
     def _check_shape(self, path: Path, size: tuple[int, int]) -> None:
         if size != (self.patch_px, self.patch_px):
-            raise DataError(f"{path}: {size[0]}x{size[1]} px; expected {self.patch_px}x{self.patch_px}; remove or resize it")
+            mpp, expected = self.mpp or Preprocessing().mpp, f"{self.patch_px}x{self.patch_px}"
+            side = f"{self.patch_px * mpp:.0f}"
+            raise DataError(
+                f"{path}: {size[0]}x{size[1]} px; expected {expected}; cut it anew at {mpp:g} um per pixel (wsi-meta sample), "
+                f"or resize it only if it shows {side} x {side} um"
+            )
 
 
 def content_of(pixels: NDArray[np.uint8]) -> bytes:

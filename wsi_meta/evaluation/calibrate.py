@@ -19,7 +19,8 @@ from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions, fit_to_model, resolve_inference
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
-from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, check_fitted, read_card
+from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration, ModelCard, read_card
+from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
@@ -117,7 +118,7 @@ def fit_card(
     ----------
     predictor : of the model
     patches, workers, progress : as for :func:`calibrate`, and its errors
-    remedy : as for :func:`wsi_meta.models.card.check_fitted`
+    remedy : as for :func:`wsi_meta.models.chance.check_fitted`
     """
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
     card = replace(expecting(None, predictor.model.card, logits, patches), metrics=validation_metrics(logits, patches.labels))

@@ -17,7 +17,7 @@ from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, reuse_of
+from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions
@@ -166,7 +166,7 @@ def evaluate_patches(
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
     evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
-    for told in reuse_of(card, patches, evaluation):
+    for told in cautions_of(card, patches, evaluation):
         logger.warning("%s", told)
     if not shifts:
         return evaluation

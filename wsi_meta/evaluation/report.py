@@ -21,7 +21,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
-from wsi_meta.evaluation.results import Evaluation, Subject, history_path, reuse_of
+from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, history_path
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
@@ -199,7 +199,7 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, subject.patches),
-        "notes": [*reuse_of(card, subject.patches, evaluation), *_of_another_share(card, labels)],
+        "notes": [*cautions_of(card, subject.patches, evaluation), *_of_another_share(card, labels)],
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],

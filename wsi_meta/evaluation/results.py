@@ -16,13 +16,14 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import Calibration, ModelCard
+from wsi_meta.models.chance import worse_than_chance
 from wsi_meta.models.model import Model
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "read_rows", "reuse_of"]
+__all__ = ["Agreement", "Evaluation", "Subject", "cautions_of", "history_path", "read_losses", "read_rows"]
 
 T = TypeVar("T")
 
@@ -209,14 +210,15 @@ class Subject:
         return cls(model, patches, data, split, tta, losses if losses and _are_of(losses, model.card) else None)
 
 
-def reuse_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
-    """Return a sentence for each use of evaluated patches in making the model, which says of how many.
+def cautions_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
+    """Return a sentence where the model is worse than chance, and for each use of the patches in making it, with how many.
 
     They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
     same ones in the same order are told, and where there is none but of names and labels, by these.
     """
     now, known = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}
-    told = []
+    worse = worse_than_chance(evaluation.auc, evaluation.n)
+    told = [f"The model is {worse}: labels 0 and 1 are probably exchanged."] if worse else []
     for name, part in card.training.items():
         if name in known:
             which = f"{known[name]:,} of these {len(patches):,} patches" if known[name] else None
@@ -224,7 +226,7 @@ def reuse_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[
             which = _which(part, now)
         else:
             continue
-        if which is not None:
+        if which is not None and not (worse and name == "valid"):  # no figure is too good then
             told.append(LEAKS.get(name, f"The model was made with {{}} ({name}).").replace("{}", which))
     return told
 

@@ -52,6 +52,8 @@ FIGURES = {
 TILES = ("auc", "average_precision", "accuracy_at_threshold", "sensitivity_at_threshold", "specificity_at_threshold", "ece")
 FEW_EPOCHS = 3
 """Of fewer epochs no course can be seen."""
+LASTING = 2
+"""Epochs without a lower loss that are more than chance."""
 FEW = 10
 """Of fewer slides the intervals are clearly too narrow, see :func:`.bootstrap_intervals`."""
 
@@ -70,6 +72,8 @@ def describe_losses(losses: dict[str, list[Any]]) -> str:
     lowest = validation.index(min(validation))
     if lowest == len(epochs) - 1:
         return words + "The validation loss was at its lowest at the end: there is no sign of overfitting."
+    if len(epochs) - 1 - lowest < LASTING:
+        return words + f"The validation loss was lowest after epoch {epochs[lowest]}: too few epochs after it to tell more."
     if training[-1] < training[lowest]:
         return words + (
             f"The validation loss was lowest after epoch {epochs[lowest]} and rose while the training loss kept falling: "
@@ -153,8 +157,7 @@ def rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     for name in FIGURES:
         found.append(_row(evaluation, name))
         if hasattr(evaluation, name + ending) and evaluation.threshold != 0.5:
-            row = _row(evaluation, name + ending)
-            found.append(row | {"title": f"{row['title']} at {evaluation.threshold:.3g}"})
+            found.append(_row(evaluation, name + ending))
     return found
 
 
@@ -255,8 +258,9 @@ def _shown(name: str, value: float) -> str:
 
 def _row(evaluation: Evaluation, name: str) -> dict[str, Any]:
     title, words = FIGURES[name.removesuffix("_at_threshold")]
+    at = f" at {evaluation.threshold:.3g}" if name.endswith("_at_threshold") and evaluation.threshold != 0.5 else ""
     return {
-        "title": title,
+        "title": title + at,
         "value": f"{getattr(evaluation, name):.3f}",
         "interval": _interval(evaluation, name),
         "words": words + (f"; {evaluation.ece_noise:.3f} by chance" if name == "ece" else ""),

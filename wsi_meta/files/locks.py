@@ -252,6 +252,8 @@ def _told(path: Path, lock: Path, other: Holder | str) -> str:
     if isinstance(other, str):
         return f"{path}: there is a lock {lock} without a holder ({other}); remove it if no scan writes there"
     told = f"{path}: is being written by process {other.pid} on host {other.host}"
+    if other == Holder.here():
+        told = f"{path}: is being written by this process, in another thread"
     if other.is_near:
         return f"{told}; wait until that has ended, or choose another --out"
     return f"{told}; whether that still runs cannot be seen from here: wait until it has ended, or remove {lock} if it has"

@@ -81,9 +81,9 @@ class ScanEffort:
         return f"{self.cells:,} cells in {duration(self.passed_s)}{rate}"
 
     def to_facts(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, seconds to the millisecond."""
+        """Return the fields as plain JSON values, seconds to the millisecond; no memory where nothing was computed."""
         rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
-        return rounded | {"hosts": list(self.hosts)}
+        return rounded | {"hosts": list(self.hosts), "peak_memory_bytes": self.peak_memory_bytes or None}
 
 
 class Meter:

@@ -88,7 +88,7 @@ class FastNetwork(nn.Module):
 
         Returns
         -------
-        float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.models.trunk.cell_logits` gives them.
+        float32 tensor: (n,), or (n, rows, cols) as :func:`wsi_meta.models.resnet.cell_logits` gives them.
         """
         if not self.dense:
             features = self.trunk(self.preprocessing.to_input(images)).float()

@@ -66,7 +66,7 @@ class Predictor:
     ----------
     model : as :func:`wsi_meta.load_model` returns it; it is not changed
     device, precision, batch_size, tta : see :class:`wsi_meta.inference.options.InferenceOptions`
-    dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.models.trunk.cell_logits`)
+    dense : predict blocks by passes of the trunk over larger parts of them (:func:`wsi_meta.models.resnet.cell_logits`)
     compiled : compile the network first, which takes seconds, or a minute the first time; needs a C++ compiler
 
     Attributes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
@@ -22,17 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD_KEY",
-    "CHANCE",
     "FITTED_TEMPERATURES",
     "FORMAT_VERSION",
     "SMALLEST_THRESHOLD",
     "Calibration",
     "ModelCard",
-    "check_fitted",
     "read_card",
 ]
-
-logger = logging.getLogger(__name__)
 
 CARD_KEY = "wsi_meta"
 """Name of the card among a file's metadata."""
@@ -53,8 +48,6 @@ FITTED_TEMPERATURES = (1 / 20, 20.0)
 """Limits of temperatures that are fitted."""
 DENSE_PATCH_PX = 96
 """Side of the patches that dense mode can give the logits of: three features of the trunk."""
-CHANCE = 0.5
-"""Area under the curve of what tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -205,30 +198,6 @@ def read_card(path: str | Path) -> ModelCard:
     if card.foreign:
         raise ModelFileError(f"{path}: architecture '{card.architecture}' is not known here; expected '{ARCHITECTURE}'")
     return card
-
-
-def check_fitted(card: ModelCard, path: Path, remedy: str) -> None:
-    """Check what was fitted and measured on patches: warn of a temperature at its limit.
-
-    Parameters
-    ----------
-    card : with these figures
-    path : of the model, for messages
-    remedy : what to do about a model that is worse than chance
-
-    Raises
-    ------
-    ModelFileError
-        when the model tells tumor from normal worse than chance, by more than chance on so few patches explains.
-    """
-    told = f"AUC {card.metrics['auc']:.2f} on {card.metrics['n']} patches"
-    if card.metrics["auc"] < CHANCE - 1 / math.sqrt(3 * card.metrics["n"]):  # its standard error, with half of each class
-        raise ModelFileError(f"{path}: tells tumor from normal worse than chance ({told}); {remedy}")
-    if card.metrics["auc"] <= CHANCE:
-        logger.warning("%s: tells tumor from normal no better than chance (%s); %s", path, told, remedy)
-    if card.calibration.at_limit:
-        why, temperature = "its logits are far larger or smaller than usual, or tell nothing", card.calibration.temperature
-        logger.warning("%s: temperature %.2g, the limit: probabilities fit badly; %s (%s)", path, temperature, why, told)
 
 
 def _refuse_senseless(card: ModelCard) -> None:

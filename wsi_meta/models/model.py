@@ -19,7 +19,6 @@ from wsi_meta.files.same_file import SameFile
 from wsi_meta.models.card import CARD_KEY, Calibration, ModelCard, read_card
 from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, describe_features, read_features
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
-from wsi_meta.models.trunk import features_after
 from wsi_meta.models.weights import check_weights, digest_of
 from wsi_meta.models.weights_file import check_written, with_metadata
 from wsi_meta.outputs.writing import written_whole
@@ -161,6 +160,8 @@ def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.flo
     float32 array (n, 64).
     """
     import torch
+
+    from wsi_meta.models.resnet import features_after
 
     # every pass is of as many patches: of fewer, torch convolves in a way that depends on the number of threads
     filled = np.concatenate([patches, np.zeros((-len(patches) % PATCHES_AT_ONCE, *patches.shape[1:]), np.uint8)])

@@ -1,4 +1,7 @@
-"""ResNet50 (v1.5: a block halves its image in the 3x3 convolution): names, their order and first weights are torchvision's."""
+"""ResNet50 (v1.5: a block halves its image in the 3x3 convolution): names, their order and first weights are torchvision's.
+
+Its trunk takes images of any size, and gives features after a stage, or a logit for each cell.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
-__all__ = ["IMAGENET_WEIGHTS", "RESNET50", "Bottleneck", "ResNet", "Stage"]
+__all__ = ["IMAGENET_WEIGHTS", "RESNET50", "Bottleneck", "ResNet", "Stage", "cell_features", "cell_logits", "features_after"]
 
 IMAGENET_WEIGHTS = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
 """torchvision's ``ResNet50_Weights.IMAGENET1K_V2``; its name ends with the start of the file's SHA-256."""
@@ -91,6 +95,50 @@ class ResNet(nn.Module):
         features = self.layer4(self.layer3(self.layer2(self.layer1(features))))
         logits: torch.Tensor = self.fc(self.avgpool(features).flatten(1))
         return logits
+
+
+def cell_logits(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
+    """Return the logit of every cell of larger images by one pass of the trunk: dense mode.
+
+    ResNet50's trunk has a stride of 32 px, so each of its features stands for a cell, and a patch of 96 px is 3x3 of them:
+    their mean is what the head of the patch classifier sees. A single patch gives one logit, the same as ``network(inputs)``.
+
+    Parameters
+    ----------
+    network : ResNet50 as :func:`wsi_meta.models.model.build_network` makes it
+    inputs : float32 tensor (n, 3, height, width), sides in multiples of 32 and at least 96
+    step : features from one window to the next: 1 scores every cell, 3 every patch of a mosaic
+
+    Returns
+    -------
+    tensor (n, rows, cols): ``(side / 32 - 3) // step + 1`` logits a side.
+    """
+    logits: torch.Tensor = network.get_submodule("fc")(cell_features(network, inputs, step=step))[..., 0]
+    return logits
+
+
+def cell_features(network: nn.Module, inputs: torch.Tensor, *, step: int = 1) -> torch.Tensor:
+    """Return what the head sees of every cell of larger images, of each patch where an image is one.
+
+    Parameters
+    ----------
+    network, inputs, step : as for :func:`cell_logits`
+
+    Returns
+    -------
+    tensor (n, rows, cols, 2048).
+    """
+    return avg_pool2d(features_after("layer4", network, inputs), kernel_size=3, stride=step).permute(0, 2, 3, 1)
+
+
+def features_after(last: str, network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """Return what the stages of a network up to `last` make of its input: tensor (n, channels, rows, cols)."""
+    features = inputs
+    for name, stage in network.named_children():
+        features = stage(features)
+        if name == last:
+            break
+    return features
 
 
 def _convolution(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Conv2d:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_meta.words import first_line
 
-__all__ = ["MENDS", "NO_ROOM", "UNIQUE", "cannot_be_written", "real_path", "unique_name"]
+__all__ = ["MENDS", "NO_ROOM", "UNIQUE", "cannot_be_written", "from_the_system", "real_path", "unique_name"]
 
 UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
@@ -20,6 +20,8 @@ MENDS = {
     errno.ENAMETOOLONG: "choose a shorter name and run it again",
 }
 """What to do when something cannot be written, by the number of the error."""
+NO_TEMPORARY = "No usable temporary directory"
+"""How Python's error begins where no folder for temporary files can be written to."""
 
 
 def real_path(path: Path) -> Path:
@@ -34,7 +36,17 @@ def unique_name() -> str:
 
 def cannot_be_written(what: str, error: OSError) -> str:
     """Return in words that something cannot be written, why, and what to do about it."""
-    while error.errno is None and isinstance(cause := error.__cause__ or error.__context__, OSError):
-        error = cause  # a library's own error may hide the disk's
+    error = from_the_system(error)
+    told = error.strerror or first_line(error)
     mend = MENDS.get(error.errno or 0, "make room, or choose another place, and run it again")
-    return f"{what} cannot be written ({error.strerror or first_line(error)}); {mend}"
+    if told.startswith(NO_TEMPORARY):  # Python's own, under the number of a missing folder
+        mend = "set TMPDIR to a folder that can be written to"
+    return f"{what} cannot be written ({told}); {mend}"
+
+
+def from_the_system(error: OSError) -> OSError:
+    """Return the error of the operating system, with its number, that a library's own may hide; else the error itself."""
+    found = error
+    while found.errno is None and isinstance(cause := found.__cause__ or found.__context__, OSError):
+        found = cause
+    return error if found.errno is None else found

@@ -19,6 +19,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
+from wsi_meta.models.chance import TRAIN_AGAIN, warn_of_useless
 from wsi_meta.models.model import Model
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
@@ -94,6 +95,7 @@ class Scanner:
         self._score_model, self._progress = score_model, progress
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
+        warn_of_useless(self.networks.card, self.networks.path, TRAIN_AGAIN)
         self._idle, self._in_work, self._closed = threading.Condition(), 0, False
         self._turns: WeakSet[Turn] = WeakSet()
         self._last: Turn | None = None

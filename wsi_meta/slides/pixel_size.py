@@ -15,6 +15,7 @@ from wsi_meta.slides.resampling import exact_ratio
 __all__ = [
     "COARSEST_MPP",
     "FINEST_MPP",
+    "UsualMpp",
     "differs",
     "find_mpp",
     "given_mpp",
@@ -44,12 +45,17 @@ UM_PER_RESOLUTION_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
 """Micrometres of TIFF's units, by OpenSlide's names of them."""
 
 
+class UsualMpp(float):
+    """A pixel size of many slides: of those that state none. One that is given as a plain number overrules what a file says."""
+
+
 def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
     """Return the micrometres per level-0 pixel; what the file states instead; and why they are not known.
 
     Parameters
     ----------
-    given : what the user says, or None; the file says something else where it differs by more than 2 %
+    given : what the user says, or None; the file says something else where it differs by more than 2 %. A :class:`UsualMpp`
+        is for files that say none
     path, properties : the file, and OpenSlide's properties of it
 
     Raises
@@ -65,26 +71,32 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     if asked is None:
         missing = f"{path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
         return stored, None, missing if stored is None else None
+    if isinstance(given, UsualMpp) and stored is not None:
+        return stored, None, None
     return asked, stored if stored is not None and differs(asked, stored) else None, None
 
 
-def warn_of_another_mpp(path: SlidePath, stated: float | None, used: float | None, properties: dict[str, str]) -> None:
+def warn_of_another_mpp(
+    path: SlidePath, stated: float | None, used: float | None, given: float | None, properties: dict[str, str]
+) -> None:
     """Warn of a file that states another pixel size than the user, or two.
 
     Parameters
     ----------
     stated, used : what the file says where --mpp overrules it, else None; and what is used: as :func:`find_mpp` returned them
+    given : as for :func:`find_mpp`
     properties : OpenSlide's of the file
     """
     if stated is not None:
         logger.warning("%s: says %g um per pixel; %g is used instead, as --mpp says", path, stated, used)
-    elif used is not None and (tags := _mpp_of_tags(properties)) is not None and differs(tags, used):
-        logger.warning(
-            "%s: says %g um per pixel, which is used, but %g in its resolution tags; pass --mpp if these are right",
-            path,
-            used,
-            tags,
-        )
+    if used is None or not (given is None or (isinstance(given, UsualMpp) and given != used)):
+        return
+    if given is not None and differs(given, used):
+        told = "%s: says %g um per pixel, which is used; --mpp %g is for those that say none (name one slide, or a manifest)"
+        logger.warning(told, path, used, given)
+    if (tags := _mpp_of_tags(properties)) is not None and differs(tags, used):
+        told = "%s: says %g um per pixel, which is used, but %g in its resolution tags; pass --mpp if these are right"
+        logger.warning(told, path, used, tags)
 
 
 def _mpp_of_tags(properties: dict[str, str]) -> float | None:

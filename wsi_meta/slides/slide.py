@@ -58,7 +58,7 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
     if reader not in READERS:
         raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
     slide = Slide(slide_path(path), mpp, reader)
-    warn_of_another_mpp(slide.path, slide.stated_mpp, slide.known_mpp, slide.properties if mpp is None else {})
+    warn_of_another_mpp(slide.path, slide.stated_mpp, slide.known_mpp, mpp, slide.properties)
     return slide
 
 

@@ -20,7 +20,7 @@ from wsi_meta.outputs.kept_files import MODEL
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.training.checkpoint import checkpoint_path
 from wsi_meta.training.contact_sheet import contact_sheet_path
-from wsi_meta.training.recipe import TrainOptions
+from wsi_meta.training.recipe import TrainOptions, initial_file
 from wsi_meta.words import first_line
 
 __all__ = [
@@ -183,7 +183,7 @@ def check_training(
     ------
     DataError, DeviceError, ModelFileError, OutputExistsError, OutputPathError
     """
-    check_outputs(Path(out), init, options)
+    check_outputs(Path(out), initial_file(init), options)
     split_for_training(open_patches(data, tell=False), tell=False)
 
 
@@ -208,7 +208,9 @@ def check_outputs(out: Path, init: str | Path, options: TrainOptions) -> None:
     resume = options.resume and (checkpoint.is_file() or out.exists())  # else the files beside it are not of a training
     if str(init) not in ("imagenet", "none"):
         if not Path(init).is_file():
-            raise ModelFileError(f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet' or 'none'")
+            raise ModelFileError(
+                f"{init}: no such file; expected weights as .safetensors or .pth, 'imagenet', 'default' or 'none'"
+            )
         refuse_input(out, "the initial weights", init)
     if is_finished(out, options):
         _refuse_unknown_end(out, otherwise)

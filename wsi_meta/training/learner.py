@@ -18,7 +18,7 @@ from wsi_meta.inference.batches import make_mosaics
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.options import compiler_errors, compiler_found
 from wsi_meta.models.dihedral import VIEWS, turn
-from wsi_meta.models.trunk import cell_logits
+from wsi_meta.models.resnet import cell_logits
 from wsi_meta.progress import tell
 from wsi_meta.training.augment import augment
 from wsi_meta.training.distributed import Processes

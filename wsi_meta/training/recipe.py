@@ -14,8 +14,9 @@ from types import MappingProxyType
 from wsi_meta.datasets.batches import check_workers
 from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.options import InferenceOptions
+from wsi_meta.models.model import model_path
 
-__all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions"]
+__all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
 
 _LIMITS = {
     "epochs": (1, math.inf),
@@ -247,3 +248,8 @@ class TrainOptions:
         if self.precision == "int8":
             raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
         check_workers(self.workers)
+
+
+def initial_file(init: str | Path) -> str | Path:
+    """Return initial weights as they were named, or for ``default`` the embedded model's file, which is as any other."""
+    return model_path(init) if str(init) == "default" else init

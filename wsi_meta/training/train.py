@@ -42,8 +42,8 @@ from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_fini
 from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
-from wsi_meta.training.recipe import Recipe, TrainOptions
-from wsi_meta.training.validation import Validation, warn_of_refusals
+from wsi_meta.training.recipe import Recipe, TrainOptions, initial_file
+from wsi_meta.training.validation import Validation, refuse_useless, warn_of_refusals
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
 
@@ -99,7 +99,7 @@ def train(
     ----------
     data : folders of labelled patches (see :func:`wsi_meta.datasets.layouts.open_patches`), joined
     out : model file to write (``.safetensors``)
-    init : ``imagenet`` (torchvision's download), ``none``, or a file of weights (``.safetensors``, ``.pth``)
+    init : ``imagenet`` (a download), ``default`` (the embedded model), ``none``, or weights (``.safetensors``, ``.pth``)
     recipe : settings, or the name of some, ``strong`` (which None stands for) or ``light``
     drop_duplicates : drop training patches that are also in validation instead of refusing them
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
@@ -120,7 +120,7 @@ def train(
     OutputPathError
         when a file cannot be written; the last good checkpoint and model are kept.
     TrainingError
-        when the loss is not a number; the best epoch so far is kept.
+        when the loss is not a number, or the model is worse than chance; the best epoch so far is kept.
     """
     options = TrainOptions(
         device=device,
@@ -134,7 +134,7 @@ def train(
         progress=progress,
     )
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe or "strong")
-    return run_training(data, init, Path(out), recipe, options, RESNET50_PARTS)
+    return run_training(data, initial_file(init), Path(out), recipe, options, RESNET50_PARTS)
 
 
 def run_training(
@@ -194,6 +194,7 @@ def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
     if job.processes.first:
         warn_of_refusals(out)
+    refuse_useless(out, figures)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 
@@ -244,10 +245,9 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
 
 
 def _refuse_too_few(train_set: Patches, valid_set: Patches, recipe: Recipe) -> None:
-    if len(train_set) < recipe.batch_size:
-        raise TrainingError(
-            f"{len(train_set)} training patches do not fill one batch of {recipe.batch_size}; lower --batch-size"
-        )
+    size = recipe.batch_size
+    if len(train_set) < size:
+        raise TrainingError(f"{len(train_set)} training patches do not fill one batch of {size}; lower --batch-size")
     tumor = int(valid_set.labels.sum())
     if min(tumor, len(valid_set) - tumor) < 2:
         raise TrainingError(

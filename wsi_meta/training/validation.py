@@ -19,7 +19,8 @@ from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
 from wsi_meta.inference.predictor import Predictor
-from wsi_meta.models.card import CHANCE, RANGES, ModelCard, read_card
+from wsi_meta.models.card import RANGES, ModelCard, read_card
+from wsi_meta.models.chance import CHANCE, worse_than_chance
 from wsi_meta.models.equalise import fit_to_integers
 from wsi_meta.models.features import MIN_PATCHES
 from wsi_meta.models.model import Model, build_network, network_of
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["Validation", "warn_of_refusals"]
+__all__ = ["Validation", "refuse_useless", "warn_of_refusals"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +84,12 @@ class Validation:
     def calibrated(self, logits: NDArray[np.float32], *, tell: bool = False) -> Evaluation:
         """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it.
 
-        With `tell`, a warning says where they are no better than chance, or the fit ended at its limit.
+        With `tell`, a warning says where they are no better than chance, or the fit ended at its limit; what is worse than
+        chance is for :func:`refuse_useless`.
         """
         card = self._fitted_card(logits)
         found = Evaluation.of(logits, self.patches.labels, card)
+        tell = tell and not _exchanged(found)
         if tell and found.auc <= CHANCE:
             told = "validation AUC %.3f: the model tells tumor from normal no better than chance; look at labels and recipe"
             logger.warning(told, found.auc)
@@ -175,6 +178,18 @@ class Validation:
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
         return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.preprocessing), "", Path())
+
+
+def refuse_useless(out: Path, figures: Evaluation) -> None:
+    """Raise a TrainingError for a trained model `out` whose figures are worse than chance; the file is kept."""
+    if worse := _exchanged(figures):
+        told = "are the labels 0 and 1 exchanged? Mend them and train again; the file is kept"
+        raise TrainingError(f"{out}: tells tumor from normal {worse}: {told}")
+
+
+def _exchanged(figures: Evaluation) -> str:
+    """Return in words that figures are so much worse than chance that labels must be wrong; a tiny training never is."""
+    return worse_than_chance(figures.auc, figures.n, deviations=3)
 
 
 def warn_of_refusals(out: Path) -> None:

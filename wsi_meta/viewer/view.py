@@ -11,7 +11,8 @@ from pathlib import Path
 from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import Address, slide_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
-from wsi_meta.viewer.shelf import Shelf, find_stores, is_folder_of_slides, refuse_another
+from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
+from wsi_meta.worklist.slide_places import is_folder_of_slides
 
 __all__ = ["view"]
 

@@ -6,21 +6,33 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeGuard
 
 from wsi_meta.errors import WsiMetaError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import open_table
 
-__all__ = ["find_slide", "lies_near", "slide_places"]
+__all__ = ["find_slide", "is_folder_of_slides", "lies_near", "slide_in", "slide_places"]
 
 
 def find_slide(heatmap: Heatmap) -> Path | None:
     """Return the file of the slide that a heatmap was made from; None where it is not found on this machine's disks."""
     places = (place for place in slide_places(heatmap.path, heatmap.record) if isinstance(place, Path))
     return next((place for place in places if is_scanned_slide(heatmap, place)), None)
+
+
+def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
+    """Tell whether a folder of slides was given, and no slide that is a folder itself, as OME-Zarr is."""
+    return isinstance(given, Path) and given.is_dir() and not is_zarr_image(given)
+
+
+def slide_in(given: SlidePath, record: ScanRecord) -> SlidePath:
+    """Return the slide of a scan by what was given: a folder of slides, or the slide itself."""
+    return given / Path(record.slide.file).name if is_folder_of_slides(given) else given
 
 
 def lies_near(store: Path, slide: SlidePath) -> bool:

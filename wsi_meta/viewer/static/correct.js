@@ -77,12 +77,16 @@ WsiMeta.Corrections = class {
       const [x, y] = this.draft.slice(at, at + 2);
       if (ring.at(-2) !== x || ring.at(-1) !== y) ring.push(x, y); // a double click is two clicks at one place
     }
+    if (ring.length < 6) {
+      this.draft = ring;
+      this.changed();
+      return this.refused("An outline needs three corners: click more, or Esc gives it up");
+    }
     this.draft = null;
     const missed = { kind: "missed", polygons: [[ring]] };
     const add = (all) => (all.some((one) => isSame(one, missed)) ? all : [...all, missed]); // an answer may be lost, not the outline
     const keep = () => { this.draft = ring; };
-    if (ring.length >= 6) await this.save(add, keep);
-    else this.changed();
+    await this.save(add, keep);
   }
 
   // Save a change of the list once the ones before it are: each makes the revision that the next one names. `failed` is called

@@ -281,6 +281,7 @@
     byId("corrections").hidden = corrections.readOnly;
     byId("saved").textContent = saved ? "saved" : "";
     if (saved) unless("Not saved");
+    unless("An outline needs");
     const items = corrections.all.map((one, number) => {
       const item = make("li");
       const go = make("button", one.kind === "false" ? "not a lesion" : "missed lesion", `link ${one.kind}`);
@@ -455,7 +456,8 @@
         const step = values[name][cell];
         const value = (step / facts.steps.top) * highest;
         const shown = highest === 1 ? WsiMeta.probability(value) : value.toFixed(highest > 2 ? 0 : 3);
-        if (step !== facts.steps.none) words.push(`${name} ${shown}`);
+        const explained = highest === 1 || name === view.layer; // by its legend
+        if (step !== facts.steps.none && explained) words.push(`${name} ${shown}`);
       }
       words.push(facts.status[values.status[cell]].replace("pending", "not scanned yet"));
     }
