@@ -106,10 +106,10 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     DataError
         when `score_model` is not such a file, or was fitted to maps of another model, mode or stride.
     """
-    heatmap = open_sound(heatmap)
+    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
     kind, of = kind_of_map(heatmap.record.identity), str(heatmap.path)
     loaded = None if score_model is None else score_model_for(score_model, kind, of)
-    features = map_features(heatmap)
+    features = map_features(open_sound(heatmap))
     fitted = None if loaded is None else loaded.probability(features)
     record, pieces = heatmap.record, score_pieces(heatmap)
     return SlideScore(record.slide.name, features["score"], fitted, heatmap.finished, record.verdict, features, pieces)

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
 
 from wsi_meta.errors import HeatmapError, WsiMetaError
 from wsi_meta.files.address import SlidePath
-from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
@@ -22,10 +20,10 @@ from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.slide_places import slide_places
+from wsi_meta.worklist.slide_places import given_slide, slide_places
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
-__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "is_folder_of_slides"]
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
@@ -158,17 +156,12 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     return list({real_path(store): store for store in found}.values())
 
 
-def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
-    """Tell whether a folder of slides was given, and no slide that is a folder itself, as OME-Zarr is."""
-    return isinstance(given, Path) and given.is_dir() and not is_zarr_image(given)
-
-
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:
     """Yield the files that may be a store's slide: the given one alone, else those where it may lie."""
     if given is None:
         yield from slide_places(store, record)
     else:
-        yield given / Path(record.slide.file).name if is_folder_of_slides(given) else given
+        yield given_slide(record, given)
 
 
 def _how_it_differs(path: SlidePath, found: tuple[int, int], record: ScanRecord) -> str:
