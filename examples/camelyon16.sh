@@ -75,10 +75,7 @@ if todo report; then wsi-meta evaluate "$model" patches --split test --out repor
 # 4. Heatmaps of the test slides, and their lesions; a peak as low as the threshold keeps unsure ones, which the curve ranks
 wsi-meta scan images/test_*.tif --model "$model" --out-dir scans
 mkdir -p detections truth
-for store in scans/*.zarr; do
-  name=$(basename "$store" .zarr)
-  wsi-meta lesions "$store" --threshold 0.5 --peak 0.5 --detections "detections/$name.csv" --overwrite > /dev/null
-done
+wsi-meta lesions scans --threshold 0.5 --peak 0.5 --detections 'detections/{name}.csv' --overwrite > /dev/null
 
 # 5. Lesion score (FROC) and slide AUC; slides known to be wrong are left out, see wsi-meta froc --help
 for outlines in annotations/test_*.xml; do cp "$outlines" truth/; done

@@ -24,6 +24,7 @@ def make_record(
     *,
     name: str = "s",
     slide: str = "none",
+    model: str = "0" * 64,
     reader: str = "direct",
     device: str = "cpu",
     uncertainty: bool = False,
@@ -31,11 +32,11 @@ def make_record(
     thresholds: dict[str, float] | None = None,
     bounds: Bounds | None = None,
 ) -> ScanRecord:
-    """The record of a scan that has not reached its end; `slide` is the slide's fingerprint."""
+    """The record of a scan that has not reached its end; `slide` is the slide's fingerprint, `model` that of the model file."""
     identity = ScanIdentity(
         slide=slide,
         reader=reader,
-        model="0" * 64,
+        model=model,
         mode="patch",
         halo_px=0,
         grid=grid,
@@ -73,6 +74,7 @@ def write_store(
     unreadable: NDArray[np.bool_] | None = None,
     verdict: Verdict | None = None,
     slide: str = "none",
+    model: str = "0" * 64,
     reader: str = "direct",
     device: str = "cpu",
     bounds: Bounds | None = None,
@@ -94,6 +96,7 @@ def write_store(
         grid,
         name=path.stem,
         slide=slide,
+        model=model,
         reader=reader,
         device=device,
         tissue_fraction=fraction,

@@ -32,7 +32,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         probability[30:36, 30:36] = 1
         if patient < 5 and node == 0:
             probability[5 : 15 + patient, 5:17] = 0.95
-        write_store(folder / f"patient_{patient:03}_node_{node}.zarr", probability)
+        write_store(folder / f"patient_{patient:03}_node_{node}.zarr", probability, slide=str(number))
     return folder
 
 
@@ -194,13 +194,55 @@ def test_a_slide_with_two_labels_is_refused(scans: Path, labels: Path, tmp_path:
             fit_score(scans, table, out=tmp_path / "s.json")
 
 
+@pytest.mark.parametrize(
+    ("model", "slide", "told"),
+    [
+        ("1" * 64, "other", f"{{0}} and {{1}}: maps of two kinds: model {'0' * 12} and {'1' * 12}; expected one; "),
+        ("0" * 64, "patient_000_node_0", "{0} and {1}: maps of one slide, patient_000_node_1.tif; expected one of each; "),
+        ("0" * 64, "exchanged", "{0}: the map of slide patient_000_node_1, whose name another map has; rename the stores "),
+    ],
+)
+def test_maps_that_do_not_belong_together_are_refused(
+    scans: Path, labels: Path, tmp_path: Path, model: str, slide: str, told: str
+) -> None:
+    """Of two models, two of one slide, and stores whose names were exchanged."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in sorted(store.stem for store in scans.iterdir())[:12]:
+        write_store(folder / f"{name}.zarr", np.full((8, 8), 0.3, np.float32), slide=name)
+    stores = sorted(folder.iterdir())
+    write_store(stores[1], np.full((8, 8), 0.3, np.float32), slide=slide, model=model)
+    if slide == "exchanged":
+        for old, new in [(stores[0], folder / "x"), (stores[1], stores[0]), (folder / "x", stores[1])]:
+            old.rename(new)
+    with pytest.raises(DataError) as caught:
+        fit_score(folder, labels, out=tmp_path / "s.json")
+    assert str(caught.value).startswith(told.format(*stores))
+
+
+def test_a_score_is_for_maps_of_its_kind(scans: Path, labels: Path, tmp_path: Path) -> None:
+    """Those of the model, mode and stride that it was fitted to; an older file does not say which."""
+    out, store = tmp_path / "score.json", scans / "patient_001_node_0.zarr"
+    kind: dict[str, object] = {"model": "0" * 64, "mode": "patch", "stride_px": 32}
+    assert fit_score(scans, labels, out=out).maps == kind
+    score, content = _fitted(store, out), json.loads(out.read_text())
+    for name, other in [("stride_px", 64), ("mode", "dense")]:
+        out.write_text(json.dumps(content | {"maps": kind | {name: other}}))
+        ended = CliRunner().invoke(main, ["score", str(store), "--score-model", str(out)])
+        assert (ended.exit_code, ended.stderr.count("\n")) == (1, 1)
+        assert f"{out}: fitted to other maps than {store}: {name} {other} and {kind[name]}; " in ended.stderr
+    del content["maps"]
+    out.write_text(json.dumps(content))
+    assert _fitted(store, out) == score
+
+
 def test_names_with_dots_are_matched_whole(tmp_path: Path) -> None:
     """TCGA's names: a barcode, a dot, a UUID."""
     rng = np.random.default_rng(0)
     (tmp_path / "scans").mkdir()
     names = [f"TCGA-AA-000{number}.{number}a2b-0001" for number in range(4)]
     for name in names:
-        write_store(tmp_path / "scans" / f"{name}.zarr", rng.uniform(0, 0.5, (20, 20)).astype(np.float32))
+        write_store(tmp_path / "scans" / f"{name}.zarr", rng.uniform(0, 0.5, (20, 20)).astype(np.float32), slide=name)
     for ending in ("", ".svs"):
         table = tmp_path / "labels.csv"
         table.write_text("slide\tlabel\n" + "".join(f"{name}{ending}\t{n % 2}\n" for n, name in enumerate(names)))

@@ -122,10 +122,10 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "export of lesions from least": ("export other.zarr --out o.geojson --least 0.4", 2, "least 0.4: qupath has none"),
     "demo of no seed": ("demo --seed -1 --out d", 2, "-1 is not in the range x>=0"),
     "fit a score by no seed": ("fit-score maps --labels labels.csv --out s.json --seed -1", 2, "-1 is not in the range x>=0"),
-    "overlay of a folder of heatmaps": (
-        "overlay maps --out o.png",
-        1,
-        "maps: a folder of heatmaps; name them, such as maps/a.zarr",
+    "overlay of several heatmaps": (
+        "overlay maps other.zarr --out o.png",
+        2,
+        "out o.png: one file for 2 heatmaps; expected {name} in it, such as --out '{name}.png'",
     ),
     "score of a slide": ("score s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "view of a slide": ("view s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),

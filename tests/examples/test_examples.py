@@ -49,7 +49,8 @@ if sys.argv[1] == "scan":
     for slide in (argument for argument in sys.argv if argument.startswith("images/")):
         (out / (pathlib.Path(slide).stem + ".zarr")).mkdir(parents=True, exist_ok=True)
 else:
-    out.write_text("")
+    for store in pathlib.Path("scans").glob("*.zarr") if "{name}" in str(out) else [out]:
+        pathlib.Path(str(out).replace("{name}", store.stem)).write_text("")
 """
 
 
@@ -152,7 +153,7 @@ def _recipe(folder: Path, **environment: str) -> list[list[str]]:
 def test_camelyon16_recipe(camelyon: Path) -> None:
     calls = _recipe(camelyon, ONLY="*_0*", HARD="1")
     names = [call[0] for call in calls]
-    expected = "sample train scan sample train evaluate scan lesions lesions froc"
+    expected = "sample train scan sample train evaluate scan lesions froc"
     assert names == expected.split()
     for name, *arguments in calls:  # the real commands know these options
         main.commands[name].make_context(name, arguments)
@@ -165,7 +166,7 @@ def test_camelyon16_recipe(camelyon: Path) -> None:
     assert {name for name, slide in found.items() if slide.split == "test"} == {"test_001", "test_002"}
     assert found["tumor_010"].partly
     again = [call[0] for call in _recipe(camelyon, ONLY="*_0*", HARD="1")]
-    assert again == ["scan", "scan", "lesions", "lesions", "froc"], "what is done is not done again"
+    assert again == ["scan", "scan", "lesions", "froc"], "what is done is not done again"
 
 
 @pytest.mark.parametrize("model", ["model", "model_hard"])

@@ -576,6 +576,9 @@ def test_a_fitted_score_stands_beside_the_default_one(slide_file: Path, thin_mod
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(DataError, match=r"bad\.json: not a score model"):
         scan(slide_file, tmp_path / "new.zarr", model=thin_model, score_model=tmp_path / "bad.json")
+    score_model.write_text(json.dumps(json.loads(score_model.read_text()) | {"maps": {"model": "0" * 64, "mode": "patch"}}))
+    with pytest.raises(DataError, match=r"s\.json: fitted to other maps than this scan's: model 0{12} and \w{12}"):
+        scan(slide_file, tmp_path / "new.zarr", model=thin_model, score_model=score_model)
     assert not (tmp_path / "new.zarr").exists(), "refused before the work"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,16 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
 from wsi_meta.errors import DataError, OutputPathError, require
 from wsi_meta.heatmaps.ownership import stores_in
-from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, map_features
+from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, how_maps_differ, kind_of_map, map_features
 from wsi_meta.heatmaps.soundness import open_sound
+from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = ["fit_score"]
@@ -59,7 +62,8 @@ def fit_score(
     Raises
     ------
     DataError
-        when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients.
+        when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients; when maps
+        are of several models, modes or strides, two are of one slide, or two bear each other's names.
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")
@@ -78,6 +82,7 @@ def fit_score(
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
+    maps = _common_kind(stores)
     features = []
     with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
         for store in stores:
@@ -85,10 +90,28 @@ def fit_score(
             bar.update(1)
     values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
     validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)
-    model = _fit(values, truth, validation)
+    model = replace(_fit(values, truth, validation), maps=maps)
     with written_whole(target) as partial:
         partial.write_text(json.dumps({"format": FORMAT, **asdict(model)}, indent=1) + "\n")
     return model
+
+
+def _common_kind(stores: Sequence[Path]) -> dict[str, Any]:
+    """Return of which kind all maps are; DataError where they are of several, or are not one of each slide under its name."""
+    kinds, by_slide, slides = list[dict[str, Any]](), dict[str, Path](), dict[str, str]()
+    for store in stores:
+        record = Heatmap.open(store).record
+        kinds.append(kind_of_map(record.identity))
+        if told := how_maps_differ(kinds[0], kinds[-1]):
+            raise DataError(f"{stores[0]} and {store}: maps of two kinds: {told}; expected one; keep them in two folders")
+        if (other := by_slide.setdefault(record.identity.slide, store)) != store:
+            raise DataError(f"{other} and {store}: maps of one slide, {record.slide.file}; expected one of each; move one away")
+        slides[store.stem] = record.slide.name
+    for store in stores:  # a manifest may name a store otherwise than its slide, but not two of them after each other's
+        slide = slides[store.stem]
+        if slide != store.stem and slides.get(slide, slide) != slide:
+            raise DataError(f"{store}: the map of slide {slide}, whose name another map has; rename the stores as their slides")
+    return kinds[0]
 
 
 def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from wsi_meta.cli import options
-from wsi_meta.errors import HeatmapError, SlideReadError
+from wsi_meta.cli import options, running
+from wsi_meta.errors import SlideReadError
 from wsi_meta.outputs.checks import refuse_input
 from wsi_meta.progress import note
-from wsi_meta.words import one_line, printable
+from wsi_meta.words import one_line
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
     from wsi_meta.heatmaps.store import Heatmap
-    from wsi_meta.models.card import ModelCard
 
 __all__ = ["export", "fit_score", "lesions", "overlay", "score", "view"]
 
@@ -64,6 +64,8 @@ min_area_option = click.option(
     "--min-area", type=options.NumberRange(0), default=0.0, show_default=True, help="Leave out smaller lesions, mm2."
 )
 
+heatmaps_argument = click.argument("heatmaps", nargs=-1, required=True, type=options.PATH)
+
 
 def _region(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Read ``X,Y,WIDTH,HEIGHT``."""
@@ -76,7 +78,7 @@ def _region(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 @click.command(epilog=options.example("wsi-meta lesions heat.zarr --out lesions.geojson"))
-@click.argument("heatmap", type=options.PATH)
+@heatmaps_argument
 @threshold_option
 @peak_option
 @min_area_option
@@ -84,23 +86,29 @@ def _region(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--detections", type=options.NEW_FILE, help="CSV of peaks in Camelyon16's format, for froc.")
 @options.overwrite_option
 @options.as_json_option
-def lesions(heatmap: Path, as_json: bool, **settings: Any) -> None:
-    """Find the lesions of a heatmap: place, size, size class, probability.
+def lesions(heatmaps: tuple[Path, ...], out: Path | None, detections: Path | None, as_json: bool, **settings: Any) -> None:
+    """Find the lesions of heatmaps: place, size, size class, probability.
 
     Positions are level-0 pixels of OpenSlide. Outlines for QuPath count from the corner of what QuPath shows of the slide, and
     the file says so.
-    """
-    from wsi_meta.heatmaps.lesions import coverage, find_lesions, lesion_thresholds
-    from wsi_meta.heatmaps.store import Heatmap
 
-    opened = Heatmap.open(heatmap)
-    found = [lesion.to_dict() for lesion in find_lesions(opened, **settings)]
-    known = {"slide": opened.record.slide.name} | coverage(opened)
-    known |= zip(("threshold", "peak"), lesion_thresholds(opened.record, settings["threshold"], settings["peak"]), strict=True)
+    HEATMAPS may be folders of them; files to write then have {name} in their names, as 'lesions/{name}.csv'.
+    """
+    work = partial(_find_lesions, as_json=as_json, **settings)
+    running.over_heatmaps(heatmaps, work, as_json=as_json, out=out, detections=detections)
+
+
+def _find_lesions(heatmap: Heatmap, *, as_json: bool, **settings: Any) -> dict[str, Any]:
+    from wsi_meta.heatmaps.lesions import coverage, find_lesions, lesion_thresholds
+
+    found = [lesion.to_dict() for lesion in find_lesions(heatmap, **settings)]
+    known = {"slide": heatmap.record.slide.name} | coverage(heatmap)
+    thresholds = lesion_thresholds(heatmap.record, settings["threshold"], settings["peak"])
+    known |= zip(("threshold", "peak"), thresholds, strict=True)
     if not as_json:
         found = [lesion | _told_size(lesion) for lesion in found]
         known["verdict"] = options.told_verdict(known["verdict"])
-    options.print_result(known | {"lesions": found if known["scanned"] else None}, as_json=as_json)
+    return known | {"lesions": found if known["scanned"] else None}
 
 
 def _told_size(lesion: dict[str, Any]) -> dict[str, Any]:
@@ -113,33 +121,27 @@ def _told_size(lesion: dict[str, Any]) -> dict[str, Any]:
 
 
 @click.command(epilog=options.example("wsi-meta score heat.zarr"))
-@click.argument("heatmaps", nargs=-1, required=True, type=options.PATH)
+@heatmaps_argument
 @options.score_model_option
 @options.as_json_option
 def score(heatmaps: tuple[Path, ...], score_model: Path | None, as_json: bool) -> None:
-    """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue."""
+    """Score slides from their heatmaps; print the features of each map, and score and lesions of each piece of tissue.
+
+    HEATMAPS may be folders of them.
+    """
     from wsi_meta.heatmaps.score_model import score_heatmap
-    from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.models.chance import TRAIN_AGAIN, warn_of_useless
 
-    scores, errors = [], []
-    models: dict[str, tuple[ModelCard, Path]] = {}
-    for heatmap in heatmaps:
-        try:
-            scores.append(asdict(score_heatmap(heatmap, score_model=score_model)))
-            models.setdefault((record := Heatmap.open(heatmap).record).identity.model, (record.model, heatmap))
-        except HeatmapError as error:
-            errors.append(error)
-    for card, heatmap in models.values():
-        warn_of_useless(card, heatmap, TRAIN_AGAIN)
-    if not as_json:
-        scores = [score | {"verdict": options.told_verdict(score["verdict"])} for score in scores]
-    if scores:
-        options.print_results(scores, as_json=as_json)
-    for earlier in errors[:-1]:
-        click.echo(f"Error: {printable(one_line(earlier))}", err=True)
-    if errors:
-        raise errors[-1]
+    models = set[str]()
+
+    def work(heatmap: Heatmap) -> dict[str, Any]:
+        scored = asdict(score_heatmap(heatmap, score_model=score_model))
+        if heatmap.record.identity.model not in models:
+            warn_of_useless(heatmap.record.model, heatmap.path, TRAIN_AGAIN)
+        models.add(heatmap.record.identity.model)
+        return scored if as_json else scored | {"verdict": options.told_verdict(scored["verdict"])}
+
+    running.over_heatmaps(heatmaps, work, as_json=as_json)
 
 
 @click.command("fit-score", epilog=options.example("wsi-meta fit-score scans/ --labels labels.csv --out score.json"))
@@ -157,13 +159,9 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 
 
 @click.command(epilog=options.example("wsi-meta overlay heat.zarr --slide slide.tif --lesions --out overlay.png"))
-@click.argument("heatmap", type=options.PATH)
+@heatmaps_argument
 @click.option("--out", required=True, type=options.NEW_FILE, help="Picture to write.")
-@click.option(
-    "--slide",
-    type=options.SLIDE,
-    help="The slide, a folder of slides, or 'none'; without it, it is looked for.",
-)
+@click.option("--slide", type=options.SLIDE, help="The slide, a folder of slides, or 'none'; without it, it is looked for.")
 @click.option(
     "--layer",
     type=click.Choice(["probability", "uncertainty"]),
@@ -192,36 +190,45 @@ def fit_score(scans: Path, labels: Path, out: Path, seed: int, overwrite: bool, 
 @click.option("--largest", type=click.IntRange(1, 100), help="Draw a sheet of so many lesions instead: tissue beside map.")
 @options.overwrite_option
 @options.as_json_option
-def overlay(heatmap: Path, out: Path, slide: SlidePath | None, as_json: bool, **settings: Any) -> None:
-    """Draw a heatmap over its slide: colour bar, scale bar, name and score.
+def overlay(heatmaps: tuple[Path, ...], out: Path, slide: SlidePath | None, as_json: bool, **settings: Any) -> None:
+    """Draw heatmaps over their slides: colour bar, scale bar, name and score.
 
-    The slide is looked for beside the heatmap, beside its folder, and where the folder's summary.csv says, as 'view' does; one
+    A slide is looked for beside the heatmap, beside its folder, and where the folder's summary.csv says, as 'view' does; one
     at an address has to be given.
 
     The ending of --out says the kind of picture: .png, .jpg, .tif, .webp, or .pdf and .svg, where words are text and the map is
     an image.
-    """
-    from wsi_meta.heatmaps.scoring import none_found
-    from wsi_meta.heatmaps.store import Heatmap
-    from wsi_meta.pictures.overlay import draw_overlay
-    from wsi_meta.worklist.slide_places import find_slide, slide_in
 
-    opened = Heatmap.open(heatmap)
-    given = None if slide is None or str(slide) == "none" else slide_in(slide, opened.record)
-    found = find_slide(opened) if slide is None else None
-    if given is None and out.exists():
-        refuse_input(out, "the slide", find_slide(opened))  # also where it is not to be drawn
-    note(f"{opened.record.slide.file}: slide not found: map only; pass --slide", enabled=slide is None and found is None)
+    HEATMAPS may be folders of them; --out then has {name} in it, as 'pictures/{name}.png'.
+    """
+    given = None if str(slide) == "none" else slide
+    work = partial(_draw, given=given, seek=slide is None, as_json=as_json, **settings)
+    running.over_heatmaps(heatmaps, work, slide=given, as_json=as_json, out=out)
+
+
+def _draw(
+    heatmap: Heatmap, *, out: Path, given: SlidePath | None, seek: bool, as_json: bool, **settings: Any
+) -> dict[str, Any]:
+    """Draw one heatmap; with `seek` its slide is looked for, and does not have to be readable."""
+    from wsi_meta.heatmaps.scoring import none_found
+    from wsi_meta.pictures.overlay import draw_overlay
+    from wsi_meta.worklist.slide_places import find_slide, given_slide
+
+    slide = find_slide(heatmap) if seek else None if given is None else given_slide(heatmap.record, given)
+    if given is None and out is not None and out.exists():
+        refuse_input(out, "the slide", find_slide(heatmap))  # also where it is not to be drawn
+    note(f"{heatmap.record.slide.file}: slide not found: map only; pass --slide", enabled=seek and slide is None)
     try:
-        picture = draw_overlay(opened, out, slide=given or found, **settings)
+        picture = draw_overlay(heatmap, out, slide=slide, **settings)
     except SlideReadError as error:
-        if found is None or settings["largest"] is not None:
+        if not seek or slide is None or settings["largest"] is not None:
             raise
         note(f"{one_line(error)}: map only", enabled=True)
-        picture = draw_overlay(opened, out, **settings)
-    _print_written({"overlay": str(picture)}, opened, as_json=as_json)
-    if settings["largest"] is not None and not as_json and not (opened.record.lesions or {}).get("found", True):
-        print(f"{none_found(opened.record)}: the whole slide is drawn")
+        picture = draw_overlay(heatmap, out, **settings)
+    told = _written({"overlay": str(picture)}, heatmap, as_json=as_json)
+    if settings["largest"] is not None and not as_json and not (heatmap.record.lesions or {}).get("found", True):
+        told["shown"] = f"{none_found(heatmap.record)}: the whole slide is drawn"
+    return told
 
 
 @click.command(epilog=options.example("wsi-meta view heat.zarr --slide slide.tif"))
@@ -251,7 +258,7 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
 
 
 @click.command(epilog=f"{FORMS_TOLD}\n{options.example('wsi-meta export heat.zarr --out map.ome.tif')}")
-@click.argument("heatmap", type=options.PATH)
+@heatmaps_argument
 @click.option("--out", required=True, type=options.PATH, help="File to write (.ome.zarr: folder); its ending says what.")
 @click.option("--as", "form", type=click.Choice(FORMS), help="What to write, where the ending leaves it open.")
 @threshold_option
@@ -261,20 +268,26 @@ def view(stores: tuple[Path, ...], as_json: bool, **settings: Any) -> None:
     "--least", type=options.NumberRange(0, 1), default=0.0, show_default=True, help="Cells: leave out those less probable."
 )
 @click.option("--smooth/--no-smooth", default=True, show_default=True, help="qupath: round corners; the area is kept.")
-@click.option("--slide", type=options.PATH, help="DICOM, qupath-project: the slide that the heatmap was made from.")
+@click.option("--slide", type=options.PATH, help="DICOM, qupath-project: the slide, or a folder of slides.")
 @options.overwrite_option
 @options.as_json_option
-def export(heatmap: Path, out: Path, as_json: bool, **settings: Any) -> None:
-    """Write a heatmap as a file that QuPath, ASAP, Fiji or a spreadsheet reads."""
+def export(heatmaps: tuple[Path, ...], out: Path, slide: Path | None, as_json: bool, **settings: Any) -> None:
+    """Write heatmaps as files that QuPath, ASAP, Fiji or a spreadsheet reads.
+
+    HEATMAPS may be folders of them; --out then has {name} in it, as 'qupath/{name}.geojson'.
+    """
     from wsi_meta.exports.export import export as write
-    from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.worklist.slide_places import given_slide
 
-    opened = Heatmap.open(heatmap)
-    _print_written({"file": str(write(opened, out, **settings))}, opened, as_json=as_json)
+    def work(heatmap: Heatmap, out: Path) -> dict[str, Any]:
+        own = None if slide is None else given_slide(heatmap.record, slide)
+        return _written({"file": str(write(heatmap, out, slide=own, **settings))}, heatmap, as_json=as_json)
+
+    running.over_heatmaps(heatmaps, work, slide=slide, as_json=as_json, out=out)
 
 
-def _print_written(told: dict[str, Any], heatmap: Heatmap, *, as_json: bool) -> None:
-    """Print what was written; as JSON, also how much of the tissue it is of."""
+def _written(told: dict[str, Any], heatmap: Heatmap, *, as_json: bool) -> dict[str, Any]:
+    """Return what to print of what was written; as JSON, also how much of the tissue it is of."""
     from wsi_meta.heatmaps.lesions import coverage
 
-    options.print_result(told | coverage(heatmap) if as_json else told, as_json=as_json)
+    return told | coverage(heatmap) if as_json else told

@@ -1,4 +1,4 @@
-"""What a command says while it runs, and in which logs."""
+"""How a command runs: what it says meanwhile, in which logs, and over several heatmaps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import INTERRUPTED, WsiMetaError
+from wsi_meta.errors import INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.logs import Console, LogFile
-from wsi_meta.outputs.checks import refuse_one_name
-from wsi_meta.progress import note
-from wsi_meta.words import one_line, out_of_memory
+from wsi_meta.outputs.checks import check_folder, refuse_one_name
+from wsi_meta.outputs.paths import real_path
+from wsi_meta.progress import note, progress_bar
+from wsi_meta.words import one_line, out_of_memory, printable
 
 if TYPE_CHECKING:
     from wsi_meta.files.address import SlidePath
 
-__all__ = ["console", "describe_error", "log_json_option", "tell_where_to_look", "with_logs"]
+__all__ = ["console", "describe_error", "log_json_option", "over_heatmaps", "tell_where_to_look", "with_logs"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+NAME = "{name}"
+"""What stands in the name of a file to write for a store's name without .zarr."""
 
 logger = logging.getLogger("wsi_meta")
 log_json_option = click.option(
@@ -114,6 +118,95 @@ def _has_working_folder() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def over_heatmaps(
+    given: Sequence[Path],
+    work: Callable[..., dict[str, Any]],
+    *,
+    slide: SlidePath | None = None,
+    as_json: bool,
+    **files: Path | None,
+) -> None:
+    """Do some work on each heatmap, print what comes of it; those that fail are told in a line each, and the others are done.
+
+    Parameters
+    ----------
+    given : stores, or folders of them
+    work : takes an open heatmap, and `files` of its own by their names; returns what is to be printed
+    slide : the slide of one heatmap, or a folder of slides
+    files : to write, by the names of their options; :data:`NAME` in them stands for the store's name
+
+    Raises
+    ------
+    OptionsError
+        when there are several heatmaps, and a file is one for all, or `slide` is.
+    click.ClickException
+        when some failed; where all did, and with the same words, their own error.
+    """
+    from wsi_meta.heatmaps.ownership import is_store, stores_in
+    from wsi_meta.heatmaps.store import Heatmap
+    from wsi_meta.worklist.slide_places import refuse_one_slide
+
+    found = (store for path in given for store in ([path] if is_store(path) else stores_in(path) or [path]))
+    stores = list({real_path(store): store for store in found}.values())
+    refuse_one_slide(slide, len(stores))
+    wanted = {name: path for name, path in files.items() if path is not None}
+    _refuse_one_file(wanted, len(stores))
+    done, failed, taken = list[dict[str, Any]](), list[tuple[Path, Exception]](), dict[Path, Path]()
+    with progress_bar(len(stores), "heatmaps", "reading", enabled=len(stores) > 1) as bar:
+        for store in stores:
+            try:
+                heatmap = Heatmap.open(store)
+                done.append(work(heatmap, **dict.fromkeys(files) | _files_of(store, wanted, taken)))
+            except (WsiMetaError, OSError) as error:
+                failed.append((store, error))
+            bar.update(1)
+    if done:
+        options.print_results(done, as_json=as_json)
+    if failed:
+        _raise_failed(failed, some=bool(done))
+
+
+def _refuse_one_file(files: Mapping[str, Path], heatmaps: int) -> None:
+    for name, path in files.items():
+        if heatmaps > 1 and NAME not in str(path):
+            such = path.with_name(NAME + "".join(path.suffixes))
+            raise OptionsError(
+                f"{name} {path}: one file for {heatmaps} heatmaps; expected {NAME} in it, such as --{name} '{such}'"
+            )
+
+
+def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -> dict[str, Path]:
+    """Return the files of one store, whose folder is made; OutputPathError where they are another one's in `taken`."""
+    name = store.absolute().name.removesuffix(".zarr")
+    own = {option: Path(str(path).replace(NAME, name)) for option, path in files.items()}
+    for option, path in own.items():
+        if (other := taken.setdefault(path, store)) != store:
+            raise OutputPathError(f"{store}: its {path} was that of {other}; give it by itself, with another --{option}")
+        if NAME in str(files[option]) and not path.parent.exists():
+            check_folder(path.parent)
+            path.parent.mkdir()
+    return own
+
+
+def _raise_failed(failed: Sequence[tuple[Path, Exception]], *, some: bool) -> None:
+    """Tell in a line each why heatmaps failed, the last line as the command's error; one that is the same for all once.
+
+    Parameters
+    ----------
+    some : whether others were done
+    """
+    told = [describe_error(error) for _, error in failed]
+    if not some and len(set(told)) == 1:
+        raise failed[0][1]
+    lines = [
+        printable(f"{store}: {line}" if isinstance(error, OptionsError) else line)
+        for (store, error), line in zip(failed, told, strict=True)
+    ]
+    for line in lines[:-1]:
+        click.echo(f"Error: {line}", err=True)
+    raise click.ClickException(lines[-1])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import numpy as np
 
 from wsi_meta.errors import DataError, HeatmapError
 from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
+from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
 from wsi_meta.heatmaps.soundness import open_sound
@@ -25,9 +26,12 @@ __all__ = [
     "ScoreModel",
     "SlideScore",
     "fitted_score",
+    "how_maps_differ",
+    "kind_of_map",
     "load_score_model",
     "map_features",
     "score_heatmap",
+    "score_model_for",
 ]
 
 FEATURES = {
@@ -76,6 +80,8 @@ class ScoreModel:
     intercept: float
     validation: dict[str, float]
     """AUC of slides scored by models that were fitted on other patients, AUC of the default score on them, and counts."""
+    maps: dict[str, Any] | None = None
+    """What its maps have in common, as :func:`kind_of_map` says it; None in older files: nothing is compared."""
 
     def probability(self, features: dict[str, float]) -> float:
         """Return the probability of tumor."""
@@ -98,11 +104,12 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     HeatmapError
         when there is no heatmap, or nothing was scanned.
     DataError
-        when `score_model` is not such a file.
+        when `score_model` is not such a file, or was fitted to maps of another model, mode or stride.
     """
-    loaded = None if score_model is None else load_score_model(score_model)
-    heatmap = open_sound(heatmap)
-    features = map_features(heatmap)
+    heatmap = heatmap if isinstance(heatmap, Heatmap) else Heatmap.open(heatmap)
+    kind, of = kind_of_map(heatmap.record.identity), str(heatmap.path)
+    loaded = None if score_model is None else score_model_for(score_model, kind, of)
+    features = map_features(open_sound(heatmap))
     fitted = None if loaded is None else loaded.probability(features)
     record, pieces = heatmap.record, score_pieces(heatmap)
     return SlideScore(record.slide.name, features["score"], fitted, heatmap.finished, record.verdict, features, pieces)
@@ -145,6 +152,41 @@ def map_features(heatmap: Heatmap) -> dict[str, float]:
     return features
 
 
+def kind_of_map(identity: ScanIdentity) -> dict[str, Any]:
+    """Return what the maps of one score have in common: the model file, which says the mpp, the mode and the stride.
+
+    Precision and device change features less than slides do, so that maps may differ in them.
+    """
+    return {"model": identity.model, "mode": identity.mode, "stride_px": identity.grid.stride_px}
+
+
+def how_maps_differ(here: dict[str, Any], there: dict[str, Any]) -> str:
+    """Return in words in what two kinds of maps differ, a model file by the first letters of its hash; empty if in nothing."""
+    names = (name for name in here if here[name] != there.get(name))
+    return ", ".join(f"{name} {str(here[name])[:12]} and {str(there.get(name))[:12]}" for name in names)
+
+
+def score_model_for(path: str | Path, kind: dict[str, Any], of: str) -> ScoreModel:
+    """Read a file from :func:`wsi_meta.fit_score` that is to score maps of a kind.
+
+    Parameters
+    ----------
+    kind : of the maps, as :func:`kind_of_map` says it
+    of : whose kind it is, in words
+
+    Raises
+    ------
+    DataError
+        when it is not such a file, or was fitted to maps of another kind.
+    """
+    model = load_score_model(path)
+    if model.maps is not None and (told := how_maps_differ(model.maps, kind)):
+        raise DataError(
+            f"{path}: fitted to other maps than {of}: {told}; fit a score to maps of this kind (wsi-meta fit-score)"
+        )
+    return model
+
+
 def load_score_model(path: str | Path) -> ScoreModel:
     """Read a file from :func:`wsi_meta.fit_score`; DataError when it is not one."""
     path = Path(path)
@@ -155,6 +197,8 @@ def load_score_model(path: str | Path) -> ScoreModel:
         model = ScoreModel(**content)
         mean, scale, weights = ([part[name] for name in FEATURES] for part in (model.mean, model.scale, model.coefficients))
         numbers = [*mean, *scale, *weights, model.intercept]
+        if not isinstance(model.maps, dict | None):
+            raise TypeError("maps of no kind")
         if not all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers) or min(scale) < 1 / LARGEST:
             raise ValueError("impossible numbers")
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

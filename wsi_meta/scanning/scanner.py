@@ -14,7 +14,7 @@ from wsi_meta.errors import OptionsError, truth
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import Meter
 from wsi_meta.heatmaps.ownership import claimed
-from wsi_meta.heatmaps.score_model import fitted_score, load_score_model
+from wsi_meta.heatmaps.score_model import fitted_score, score_model_for
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.allocator import give_back_memory
 from wsi_meta.inference.options import InferenceOptions, fit_to_model
@@ -90,8 +90,6 @@ class Scanner:
         options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
         if predictor is not None and (model is not None or asked != InferenceOptions()):
             raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
-        if score_model is not None:
-            load_score_model(score_model)  # refused before the work, not after it
         self._score_model, self._progress = score_model, progress
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
@@ -213,6 +211,9 @@ class Scanner:
         """Return the plan, and the engine that the blocks run on."""
         asked = asked if predictor is not None else fit_to_model(asked, self.networks.card)
         mode = choose_mode(self.options, self.networks.card, views=asked.views if predictor is None else predictor.views)
+        if self._score_model is not None:  # refused before the work, not after it
+            kind = {"model": self.networks.hash(), "mode": mode, "stride_px": self.options.stride_px}
+            score_model_for(self._score_model, kind, "this scan's")
         engine = _make_engine(self.options, asked, self.networks, self._threads)
         late = LatePlan(self.options, mode, asked, lambda: engine.resolve(asked) if predictor is None else predictor.plan)
         try:

@@ -20,7 +20,7 @@ from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.slide_places import slide_in, slide_places
+from wsi_meta.worklist.slide_places import given_slide, slide_places
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
@@ -161,7 +161,7 @@ def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Ite
     if given is None:
         yield from slide_places(store, record)
     else:
-        yield slide_in(given, record)
+        yield given_slide(record, given)
 
 
 def _how_it_differs(path: SlidePath, found: tuple[int, int], record: ScanRecord) -> str:

@@ -12,7 +12,7 @@ from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import Address, slide_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
 from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
-from wsi_meta.worklist.slide_places import is_folder_of_slides
+from wsi_meta.worklist.slide_places import refuse_one_slide
 
 __all__ = ["view"]
 
@@ -55,8 +55,7 @@ def view(
     """
     found = find_stores(stores)
     given = None if slide is None else slide_path(slide)
-    if given is not None and len(found) > 1 and not is_folder_of_slides(given):
-        raise OptionsError(f"slide {given}: one file for {len(found)} heatmaps; expected a folder of their slides")
+    refuse_one_slide(given, len(found))
     if static is not None:
         _check_static(Path(static), len(found), host, port)
     shelf = Shelf(found, given)

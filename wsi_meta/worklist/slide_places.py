@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
-from wsi_meta.errors import WsiMetaError
+from wsi_meta.errors import OptionsError, WsiMetaError
 from wsi_meta.files.address import SlidePath, is_address, slide_path
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
@@ -16,7 +16,9 @@ from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.worklist.table import open_table
 
-__all__ = ["find_slide", "is_folder_of_slides", "lies_near", "slide_in", "slide_places"]
+__all__ = ["find_slide", "given_slide", "lies_near", "refuse_one_slide", "slide_places"]
+
+Place = TypeVar("Place", Path, SlidePath)
 
 
 def find_slide(heatmap: Heatmap) -> Path | None:
@@ -25,19 +27,25 @@ def find_slide(heatmap: Heatmap) -> Path | None:
     return next((place for place in places if is_scanned_slide(heatmap, place)), None)
 
 
-def is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
-    """Tell whether a folder of slides was given, and no slide that is a folder itself, as OME-Zarr is."""
-    return isinstance(given, Path) and given.is_dir() and not is_zarr_image(given)
-
-
-def slide_in(given: SlidePath, record: ScanRecord) -> SlidePath:
-    """Return the slide of a scan by what was given: a folder of slides, or the slide itself."""
-    return given / Path(record.slide.file).name if is_folder_of_slides(given) else given
-
-
 def lies_near(store: Path, slide: SlidePath) -> bool:
     """Tell whether a slide is where it is looked for first: beside its store, or beside that one's folder."""
     return isinstance(slide, Path) and slide.absolute().parent in _near(store)
+
+
+def given_slide(record: ScanRecord, given: Place) -> Place:
+    """Return the slide of a store where it, or a folder of slides, was given."""
+    return given / Path(record.slide.file).name if _is_folder_of_slides(given) else given
+
+
+def refuse_one_slide(given: SlidePath | None, heatmaps: int) -> None:
+    """Refuse one slide for several heatmaps; OptionsError if it is."""
+    if given is not None and heatmaps > 1 and not _is_folder_of_slides(given):
+        raise OptionsError(f"slide {given}: one file for {heatmaps} heatmaps; expected a folder of their slides")
+
+
+def _is_folder_of_slides(given: SlidePath) -> TypeGuard[Path]:
+    """Tell whether a folder of slides was given, and no slide that is a folder itself, as OME-Zarr is."""
+    return isinstance(given, Path) and given.is_dir() and not is_zarr_image(given)
 
 
 def _near(store: Path) -> tuple[Path, ...]:

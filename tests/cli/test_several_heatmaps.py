@@ -1,0 +1,102 @@
+"""``lesions``, ``export``, ``overlay`` and ``score`` of several heatmaps: a file for each, and a line for each that fails."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from json_output import results_of
+from slide_files import texture, write_slide
+from stores import write_store
+
+from wsi_meta.cli import main
+from wsi_meta.slides.slide import open_slide
+
+COMMANDS = {
+    "lesions": ("lesions --out", ".csv"),
+    "detections": ("lesions --detections", ".csv"),
+    "export": ("export --out", ".geojson"),
+    "overlay": ("overlay --max-side 100 --out", ".png"),
+}
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """Two heatmaps in a folder."""
+    (tmp_path / "maps").mkdir()
+    for name in ("a.1", "b"):
+        write_store(tmp_path / "maps" / f"{name}.zarr", np.full((3, 4), 0.9, np.float32))
+    return tmp_path / "maps"
+
+
+def run(command: str, *words: str | Path) -> Any:
+    return CliRunner().invoke(main, [*command.split(), *map(str, words)])
+
+
+@pytest.mark.parametrize(("command", "ending"), COMMANDS.values(), ids=COMMANDS)
+def test_each_has_a_file(command: str, ending: str, maps: Path, tmp_path: Path) -> None:
+    """Its folder is made, as that of several scans is; a folder above it is not."""
+    ended = run(command, tmp_path / "new" / f"{{name}}{ending}", maps, "--json")
+    assert (ended.exit_code, len(results_of(ended.stdout))) == (0, 2), ended.output
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [f"a.1{ending}", f"b{ending}"]
+    one = run(command, tmp_path / f"one-{{name}}{ending}", maps / "b.zarr")
+    assert one.exit_code == 0, one.output
+    assert (tmp_path / f"one-b{ending}").is_file()
+    above = run(command, tmp_path / "x" / "y" / f"{{name}}{ending}", maps)
+    assert (above.exit_code, above.stderr.count("Error: "), "make it first" in above.stderr) == (1, 1, True)
+
+
+@pytest.mark.parametrize(("command", "ending"), COMMANDS.values(), ids=COMMANDS)
+def test_one_file_for_several_is_refused(command: str, ending: str, maps: Path, tmp_path: Path) -> None:
+    ended = run(command, tmp_path / f"o{ending}", maps)
+    assert ended.exit_code == 2
+    option = command.split()[-1]
+    assert f"one file for 2 heatmaps; expected {{name}} in it, such as {option} '{tmp_path}/{{name}}{ending}'" in ended.stderr
+    assert not (tmp_path / f"o{ending}").exists()
+
+
+@pytest.mark.parametrize(("command", "ending"), COMMANDS.values(), ids=COMMANDS)
+def test_one_that_fails_leaves_the_others(command: str, ending: str, maps: Path, tmp_path: Path) -> None:
+    """One is torn, the file of one is there, one has the name of another."""
+    out = tmp_path / "out"
+    out.mkdir()
+    write_store(maps / "c.zarr", np.full((3, 4), 0.9, np.float32))
+    shutil.rmtree(maps / "c.zarr" / "0")
+    (out / f"b{ending}").write_text("mine")
+    other = shutil.copytree(maps / "a.1.zarr", tmp_path / "a.1.zarr")
+    ended = run(command, out / f"{{name}}{ending}", maps, maps / "b.zarr", other, "--json")
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("Error: ")]
+    assert (ended.exit_code, len(results_of(ended.stdout)), len(errors)) == (1, 1, 3), ended.output
+    assert f"{out}/b{ending}: exists" in errors[0]
+    assert f"{maps}/c.zarr: " in errors[1]
+    assert f"{other}: its {out}/a.1{ending} was that of {maps}/a.1.zarr; give it by itself" in errors[2]
+    assert (out / f"b{ending}").read_text() == "mine"
+
+
+def test_each_has_its_slide(tmp_path: Path) -> None:
+    """In the folder that is given; one slide for several is refused, and what is wrong for one names it."""
+    maps, slides, out = tmp_path / "maps", tmp_path / "slides", tmp_path / "out"
+    maps.mkdir()
+    slides.mkdir()
+    for number, name in enumerate("ab"):
+        slide = write_slide(slides / f"{name}.tif", texture(96, 128, seed=number))
+        with open_slide(slide) as opened:
+            write_store(maps / f"{name}.zarr", np.zeros((3, 4), np.float32), mpp=opened.mpp, slide=opened.fingerprint())
+    for command, ending in [("overlay --max-side 100 --largest 2 --out", ".png"), ("export --out", ".groovy")]:
+        assert run(command, out / f"{{name}}{ending}", maps, "--slide", slides).exit_code == 0
+        one = run(command, out / f"{{name}}{ending}", maps, "--slide", slides / "a.tif")
+        assert (one.exit_code, "one file for 2 heatmaps; expected a folder of their slides" in one.stderr) == (2, True)
+    lost = run("export --out", out / "{name}.groovy", maps, "--overwrite")
+    assert (lost.exit_code, lost.stderr.count("Error: ")) == (2, 1), "the same is wrong for all"
+    shutil.move(slides / "a.tif", tmp_path / "a.tif")
+    sheet = run("overlay --largest 2 --out", out / "{name}.png", maps, "--overwrite")
+    assert (sheet.exit_code, f"Error: {maps}/b.zarr: a sheet of 2 lesions" in sheet.stderr) == (1, True)
+
+
+def test_scores_of_a_folder(maps: Path) -> None:
+    ended = CliRunner().invoke(main, ["score", str(maps), "--json"])
+    assert [row["slide"] for row in results_of(ended.stdout)] == ["a.1", "b"]
