@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -395,6 +396,28 @@ def test_levels_that_a_converter_left_empty_are_not_believed(
     ]
     squares = tumor_squares(tmp_path / "died.tif", (1700, 1500), 8, 4)
     np.testing.assert_array_equal(squares, tumor_squares(alone, (1700, 1500), 8, 4))
+
+
+@pytest.mark.parametrize(("width", "strip", "least", "most"), [(5440, 3200, 0, 0), (640, 1, 0.2, 0.7)])
+def test_a_mask_in_strips_is_compared_with_its_levels_in_some_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, strip: int, least: float, most: float
+) -> None:
+    mask = np.zeros((3200, width), np.uint8)
+    mask[:, 300:500] = mask[::7, 100:200] = 255
+    with tifffile.TiffWriter(tmp_path / "strips.tif") as file:
+        for step in (1, 2, 4, 8, 16, 32):
+            kept: Any = {"rowsperstrip": strip, "compression": "zlib", "photometric": "minisblack", "metadata": None}
+            file.write(mask[::step, ::step], subfiletype=int(step > 1), **kept)
+    read, taken = [], zarr.Array.__getitem__
+
+    def take(array: Any, part: Any) -> Any:
+        values = taken(array, part)
+        read.append(np.size(values) if array.shape == mask.shape else 0)
+        return values
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", take)
+    assert read_mask(tmp_path / "strips.tif", 32).shape == (100, width // 32)
+    assert least <= sum(read) / mask.size <= most
 
 
 def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -26,7 +26,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
-from wsi_meta.worklist.table import COLUMNS, FIRST_COLUMNS, Table, open_table
+from wsi_meta.worklist.table import COLUMNS, Table, open_table
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -265,19 +265,27 @@ def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:
     assert not list((tmp_path / "slides").iterdir())
 
 
-def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path) -> None:
+FIRST_COLUMNS = "slide,heatmap,score,fitted_score,complete,tissue_fraction,scanned,background,unreadable,error"
+SAVED: dict[str, Callable[[str], str]] = {
+    "as it was written": lambda text: text,
+    "with other line ends": lambda text: text.replace("\r\n", "\n"),
+    "by a spreadsheet": lambda text: "\ufeff" + text.replace("True", "TRUE").replace("False", "FALSE"),
+    "without a column": lambda text: text.replace("fitted_score,", "").replace(",,True", ",True").replace(",,False", ",False"),
+}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_a_table_of_the_first_version_is_read_and_upgraded(tmp_path: Path, saved: str) -> None:
     store = write_store(tmp_path / "a,1.zarr", MAP).path
-    (tmp_path / "summary.csv").write_text(
-        f'{",".join(FIRST_COLUMNS)}\r\n"x/a,1.tif","{store}",0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n',
-        newline="",
-    )
+    rows = f'"x/a,1.tif","{store}",0.5,,True,0.2,12,0,0,\r\nx/gone.tif,,,,False,,,,,no such file\r\n'
+    (tmp_path / "summary.csv").write_text(SAVED[saved](f"{FIRST_COLUMNS}\r\n{rows}"), newline="", encoding="utf-8")
     add_row(tmp_path, failed("x/new.tif", "bad"), tmp_path / "new.zarr")
     table = _read(tmp_path)
     assert tuple(table[0]) == COLUMNS
-    assert [(row["slide"], row["error"], row["score"]) for row in table] == [
-        ("x/a,1.tif", "", "0.5"),
-        ("x/gone.tif", "no such file", ""),
-        ("x/new.tif", "bad", ""),
+    assert [(row["slide"], row["error"], row["score"], row["complete"]) for row in table] == [
+        ("x/a,1.tif", "", "0.5", "True"),
+        ("x/gone.tif", "no such file", "", "False"),
+        ("x/new.tif", "bad", "", "False"),
     ]
     assert [row["slide"] for row in summarise_folder(tmp_path)] == ["x/a,1.tif", "x/gone.tif", "x/new.tif"]
     assert not list(tmp_path.glob("summary.changed*"))
@@ -355,6 +363,12 @@ CHANGED = "cut or changed since it was written"
 FOREIGN: dict[str, tuple[str, Callable[[str], str], str]] = {
     "a CSV": ("summary.csv", lambda _: "mine\n", "begins with 'mine', expected 'slide,heatmap,score'"),
     "a changed CSV": ("summary.csv", lambda text: text.replace("False", "FALSCH"), f"{CHANGED}, and there is no summary.json"),
+    "a CSV cut in its last value": ("summary.csv", lambda text: text.rstrip("\n"), CHANGED),
+    "a CSV with other columns": (
+        "summary.csv",
+        lambda text: text.replace("fitted_score", "learned_score"),
+        "columns of another version: learned_score; it is never",
+    ),
     "a CSV with NaN": ("summary.csv", lambda text: text.replace("0.5", "nan"), CHANGED),
     "a CSV with one more value": ("summary.csv", lambda text: text.replace("bad", "bad,ly"), CHANGED),
     "a JSON": ("summary.json", lambda _: "{}", "begins with '{}', expected '{\"made_by\": \"wsi-meta '"),

@@ -33,7 +33,13 @@ LEVEL_OFF = 0.01
 """A level is also read where it is coarser than asked by up to this share, because the sides of levels are rounded."""
 
 MOST_TILES = 128
-"""Tiles of the first level with which another one is compared, so that a mask of a whole slide takes less than a second."""
+"""Tiles of the first level with which another one is compared, so that a mask of a whole slide takes about a second."""
+MOST_READ = 9 * MOST_TILES
+"""Tiles or strips that are read for it, with those around them."""
+MOST_PIXELS = 1 << 28
+"""Pixels that these may have together."""
+LARGEST_READ = 1 << 24
+"""Pixels of the largest tile or strip that is read for it; a mask that is stored as one strip may be larger than memory."""
 
 
 def read_mask(
@@ -169,23 +175,26 @@ def _factor(image: LabelImage, level: int) -> float:
 def _believed(path: Path, image: LabelImage, levels: list[int]) -> int:
     """Return the coarsest of some levels that does not contradict the first one; warn of those that do."""
     for level in levels[:0:-1]:
-        if not any(_contradicts(image, level, place) for place in _telling_tiles(image)):
+        if not any(_contradicts(image, level, place) for place in _telling_tiles(image, _factor(image, level))):
             return level
         logger.warning("%s: level %d says something else than level 0; a finer one is read instead", path, level)
     return levels[0]
 
 
-def _telling_tiles(image: LabelImage) -> Iterator[tuple[slice, slice]]:
+def _telling_tiles(image: LabelImage, around: float) -> Iterator[tuple[slice, slice]]:
     """Yield rows and columns of tiles of the first level, all or some that are spread evenly: those of more bytes than others.
 
-    In a compressed mask these hold edges, and so whatever is drawn.
+    In a compressed mask these hold edges, and so whatever is drawn. They are fewer where large or many tiles must be read for
+    each with the pixels `around`, and none where one takes too much memory.
     """
     height, width = image.levels[0].chunks[-2:] if image.samples.planes else image.levels[0].chunks[:2]
-    across = -(-image.shape()[1] // width)
-    stored = np.array(image.stored[: across * -(-image.shape()[0] // height)])
+    down, across = (-(-whole // side) for whole, side in zip(image.shape(), (height, width), strict=True))
+    stored = np.array(image.stored[: down * across])
     held = np.flatnonzero(stored > stored[stored > 0].min(initial=stored.max(initial=0)))
     told = held if len(held) else np.flatnonzero(stored)  # uncompressed
-    for tile in told[:: len(told) // MOST_TILES + 1].tolist():
+    read = min(down, 1 + 2 * math.ceil(around / height)) * min(across, 1 + 2 * math.ceil(around / width))
+    most = min(MOST_TILES, MOST_READ // read, MOST_PIXELS // (read * height * width))
+    for tile in told[:: len(told) // max(1, most) + 1].tolist() if height * width <= LARGEST_READ else ():
         top, left = tile // across * height, tile % across * width
         yield slice(top, top + height), slice(left, left + width)
 

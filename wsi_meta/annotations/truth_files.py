@@ -21,7 +21,11 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".npy")
 """Endings of what may be a mask, but is not read as one."""
 SLIDES = tuple(ending for ending in SLIDE_ENDINGS if ending not in (*PICTURES, ".zarr", ".zip"))
 """Endings of what is a slide, which may lie beside its truth."""
+NOTES = (".md5", ".sha1", ".sha256", ".sha512", ".csv", ".tsv", ".xls", ".xlsx", ".ods", ".txt", ".md", ".pdf", ".log")
+"""Endings of checksums, tables and texts, which are no truth."""
 MASK_NAME = re.compile("(_evaluation)?_mask$")
+TRUTH_FOLDER = re.compile("mask|annot|lesion|truth|tumou?r")
+"""What is in the name of a folder whose TIFFs are masks; others may be slides."""
 
 
 def files_by_slide(folder: Path, endings: tuple[str, ...], expected: str) -> dict[str, Path]:
@@ -63,11 +67,11 @@ def refuse_unread_truth(folder: Path, found: dict[str, Path], truths: dict[str, 
     read, normal = {*found.values(), *truths.values(), *stores}, found.keys() - truths.keys()
     others = [path for path in sorted(folder.iterdir()) if path.name[0] != "." and path not in read]
     for path in others:
-        if _named(path, found) in normal and not _is_slide(path):
+        if _named(path, found) in normal and not _is_slide(path) and not _is_note(path):
             told = "not read, so that its slide would count as normal; expected outlines or a mask as TIFF"
             raise DataError(f"{path}: {told}; convert it, or move it elsewhere if its slide is normal")
         for inner in sorted(path.iterdir()) if path.is_dir() else ():
-            if inner.suffix.lower() in OUTLINE_ENDINGS + MASK_ENDINGS and slide_of(inner) in normal:
+            if slide_of(inner) in normal and _seems_truth(inner):
                 raise DataError(f"{path}: holds {inner.name}; expected it in {folder} itself: its slide would count as normal")
 
 
@@ -81,3 +85,15 @@ def _named(path: Path, slides: Iterable[str]) -> str | None:
 def _is_slide(path: Path) -> bool:
     """Tell whether a file is a slide, or a folder is that of one in MRXS."""
     return path.with_name(f"{path.name}.mrxs").exists() if path.is_dir() else path.suffix.lower() in SLIDES
+
+
+def _is_note(path: Path) -> bool:
+    """Tell whether a file is no truth. After outlines' ending (``.xml.txt``, ``.xml.md5``) it is not known where they are."""
+    return path.suffix.lower() in NOTES and Path(path.stem).suffix.lower() not in OUTLINE_ENDINGS
+
+
+def _seems_truth(inner: Path) -> bool:
+    """Tell whether a file of a folder within the truth may be truth: outlines, or a TIFF where a name says mask or the like."""
+    ending = inner.suffix.lower()
+    named = MASK_NAME.search(inner.stem.lower()) or TRUTH_FOLDER.search(inner.parent.name.lower())
+    return ending in OUTLINE_ENDINGS or (ending in MASK_ENDINGS and bool(named))

@@ -24,25 +24,12 @@ from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.address import is_address
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
-from wsi_meta.words import printable
+from wsi_meta.words import printable, some_of
 
-__all__ = ["COLUMNS", "FIRST_COLUMNS", "Row", "Table", "from_here", "open_table"]
+__all__ = ["COLUMNS", "Row", "Table", "from_here", "open_table"]
 
 logger = logging.getLogger(__name__)
 
-FIRST_COLUMNS = (
-    "slide",
-    "heatmap",
-    "score",
-    "fitted_score",
-    "complete",
-    "tissue_fraction",
-    "scanned",
-    "background",
-    "unreadable",
-    "error",
-)
-"""Columns of the first version's ``summary.csv``."""
 KINDS: dict[str, type] = {
     "slide": str,
     "heatmap": str,
@@ -138,7 +125,7 @@ def open_table(folder: Path) -> Table:
     Raises
     ------
     OutputExistsError
-        when ``summary.json`` is there and not ours; where it is missing, when ``summary.csv`` is not as we write it.
+        when ``summary.json`` is there and not ours; where it is missing, when ``summary.csv`` is not.
     """
     path = folder / "summary.json"
     kept, table = _content(path), _content(folder / "summary.csv")
@@ -173,23 +160,27 @@ def _content(path: Path) -> bytes | None:
 
 
 def _imported(folder: Path, content: bytes) -> Table:
-    """Return the table that a CSV holds, just as this version or the first one writes it."""
+    """Return the table that a CSV of this version or another one holds, also one that an editor or a spreadsheet saved."""
     try:
-        columns, *lines = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
+        columns, *lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         texts = [dict(zip(columns, line, strict=True)) for line in lines]
         rows = [_checked({name: _value(text, KINDS[name]) for name, text in row.items()}) for row in texts]
-        if tuple(columns) in (COLUMNS, FIRST_COLUMNS) and _csv_of(rows, columns) == content:
+        if {"slide", "heatmap"} <= set(columns) <= set(COLUMNS) and content.endswith(
+            (b"\r", b"\n")
+        ):  # else the last row is cut
             return Table(folder, rows, (zlib.crc32(content),))
     except (ValueError, LookupError, csv.Error):
         pass
-    raise _refused(folder / "summary.csv", content, ",".join(FIRST_COLUMNS[:3]))
+    raise _refused(folder / "summary.csv", content, ",".join(COLUMNS[:3]))
 
 
 def _refused(path: Path, content: bytes, expected: str) -> OutputExistsError:
-    begin = content[:200].decode(errors="replace").split("\n")[0].strip()
+    begin = content.partition(b"\n")[0].decode("utf-8-sig", errors="replace").strip()
     found = f"begins with '{printable(begin[:60])}', expected '{expected}'"
     if begin.startswith(expected):
         found = "cut or changed since it was written" + (", and there is no summary.json" if path.suffix == ".csv" else "")
+        if path.suffix == ".csv" and (others := [printable(name) for name in begin.split(",") if name not in COLUMNS]):
+            found = f"columns of another version: {some_of(others)}"
     return OutputExistsError(
         f"{path}: exists and is not a summary of scans: {found}; it is never replaced; move it away, then "
         f"'wsi-meta summary {path.parent}' makes one of the heatmaps, or choose another folder"
@@ -229,7 +220,7 @@ def _fits(value: Any, kind: type) -> bool:
 def _value(text: str, kind: type) -> Any:
     if not text:
         return None
-    return text == "True" if kind is bool else kind(text)
+    return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
 
 
 def _whole(row: Mapping[str, Any]) -> Row:
