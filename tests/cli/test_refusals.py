@@ -125,7 +125,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "overlay of several heatmaps": (
         "overlay maps other.zarr --out o.png",
         2,
-        "out o.png: one file for 2 heatmaps; expected {name} in it, such as --out '{name}.png'",
+        "--out o.png: one file for 2 heatmaps; expected {name} in it, such as --out '{name}.png'",
     ),
     "score of a slide": ("score s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),
     "view of a slide": ("view s.tif", 1, "s.tif: not a folder; expected a heatmap from 'wsi-meta scan'"),

@@ -173,7 +173,7 @@ def _refuse_one_file(files: Mapping[str, Path], heatmaps: int) -> None:
         if heatmaps > 1 and NAME not in str(path):
             such = path.with_name(NAME + "".join(path.suffixes))
             raise OptionsError(
-                f"{name} {path}: one file for {heatmaps} heatmaps; expected {NAME} in it, such as --{name} '{such}'"
+                f"--{name} {path}: one file for {heatmaps} heatmaps; expected {NAME} in it, such as --{name} '{such}'"
             )
 
 
