@@ -12,7 +12,7 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, texture
+from slide_files import overwrite, texture, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -81,6 +81,27 @@ def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: N
         assert np.abs(whole - openslide.read_region(0, 0, 700, 500)).max() <= 2
         for level, page in zip(levels_of(slide), file.series[0].levels, strict=True):
             assert np.abs(level.astype(int) - page.asarray()).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("photometric", "remark"),
+    [
+        ("rgb", b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"),
+        ("rgb", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1"),
+        ("ycbcr", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"),
+        ("rgb", b"\xff\xfe\0\x06text"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_remark_beside_shared_jpeg_tables_changes_no_colours(
+    tmp_path: Path, image: NDArray[np.uint8], photometric: str, remark: bytes, nested: bool
+) -> None:
+    path = write_jpeg_slide(
+        tmp_path / "s.tif", [image, image[::2, ::2]], photometric=photometric, tables="shared", remark=remark, nested=nested
+    )
+    with open_slide(path) as slide:
+        assert slide.reader == "direct"
+        assert np.abs(slide.read_region(0, 0, 700, 500).astype(int) - image).mean() < 12
 
 
 @pytest.mark.parametrize(
