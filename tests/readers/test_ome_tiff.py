@@ -118,6 +118,8 @@ def test_the_unit_of_a_physical_size_counts(
 
 X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
 
+BROKEN_UNITS = ("μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
+
 
 @pytest.mark.parametrize(
     ("inner", "head", "tail", "expected"),
@@ -129,6 +131,8 @@ X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels
         (PIXELS.format(Y), "", "", (MPP, MPP)),
         (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'), "", "", ()),
         (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="reference frame"'), "", "", ()),
+        *((PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="{unit}"'), "", "", (MPP, MPP)) for unit in BROKEN_UNITS),
+        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="?mm"'), "", "", ()),
         (PIXELS.format(f"{X} {Y}").replace("700", "1400"), "", "", ()),
         (PIXELS.format(f"{X} {Y}"), "", "</broken>", ()),
         (PIXELS.format(""), "", "", None),
@@ -142,7 +146,7 @@ def test_what_ome_xml_states_and_what_is_not_understood(
     text = f'{head}<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{inner}</OME>{tail}'
     assert ome_mpp(text, (700, 500)) == expected
     tags: dict[str, Any] = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb", "metadata": None}
-    tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text, **tags)
+    tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text.encode(), **tags)
     with open_slide(tmp_path / "s.tif") as slide:
         assert slide.known_mpp == pytest.approx(1.0 if expected is None else expected[0] if expected else None)
 

@@ -29,6 +29,8 @@ UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
 OME = re.compile(r"<(\w+:)?OME[\s>]")
 """What only OME-XML holds."""
+BROKEN_MICRO = re.compile("[?\ufffdÂÎµμ¼]+m")
+"""Micrometres as they are left where a program took the bytes of the letter for another encoding."""
 
 
 class OmeTiffReader(TiffReader, OpenedReader):
@@ -182,7 +184,7 @@ def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size)):
             try:
                 sizes = [
-                    float(pixels.attrib[name]) * UM_PER_UNIT[pixels.get(f"{name}Unit", "µm")]
+                    float(pixels.attrib[name]) * UM_PER_UNIT[BROKEN_MICRO.sub("µm", pixels.get(f"{name}Unit", "µm"))]
                     for name in ("PhysicalSizeX", "PhysicalSizeY")
                     if name in pixels.attrib
                 ]
