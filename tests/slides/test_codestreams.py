@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from slide_files import texture
 
 from wsi_meta.tiffs.codestreams import (
+    check_deflate,
     check_jpeg,
     check_jpeg2000,
     declared_size,
@@ -63,6 +65,14 @@ def test_the_colours_that_a_jpeg_says(markers: bytes, sampling: bytes, said: int
     frame = b"\xff\xc0\0" + bytes([8 + len(components), 8, 0, 16, 0, 16, len(sampling)]) + components
     assert stored_colours(b"\xff\xd8" + markers + frame + b"\xff\xd9") == said
     assert stored_colours(b"no" + markers + frame) is None
+
+
+def test_a_deflate_stream_is_sound_by_its_checksum_and_its_length() -> None:
+    stored = zlib.compress(bytes(range(200)))
+    check_deflate(stored + b"filled up", 200)
+    for damaged, most in ((stored, 199), (stored[:-1], 300), (stored[:-1] + b"\0", 300), (b"", 300)):
+        with pytest.raises(ValueError, match=r"^a deflate stream that is damaged, or too long"):
+            check_deflate(damaged, most)
 
 
 def test_the_tables_alone_are_taken_and_damaged_ones_refused() -> None:
