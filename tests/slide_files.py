@@ -86,6 +86,7 @@ def write_jpeg_slide(
     photometric: str = "ycbcr",
     subsampling: str = "420",
     tables: str = "own",
+    remark: bytes = b"",
     left_out: Collection[int] = (),
     left_out_by_level: Sequence[Collection[int]] = (),
     nested: bool = False,
@@ -94,7 +95,7 @@ def write_jpeg_slide(
     bigtiff: bool = False,
     mpp: float = MODEL_MPP,
 ) -> Path:
-    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, or ``shared`` by all, without a word on colours.
+    """A TIFF of JPEG tiles; `tables`: a tile's ``own``, or ``shared`` by all, without a word on colours but a `remark`.
 
     `left_out` are tiles of every level, `left_out_by_level` those of each; with `nested` coarser levels lie in the first page.
     """
@@ -114,7 +115,7 @@ def write_jpeg_slide(
                 subsampling=factors if photometric == "ycbcr" else None,
                 compression="jpeg",
                 compressionargs={"outcolorspace": photometric},  # else tifffile tags RGB as YCbCr
-                jpegtables=shared if tables == "shared" else None,
+                jpegtables=shared[:2] + remark + shared[2:] if tables == "shared" else None,
                 subfiletype=int(number > 0),
                 subifds=len(levels) - 1 if nested and not number else None,
                 resolution=(1e4 / mpp, 1e4 / mpp),

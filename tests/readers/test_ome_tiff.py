@@ -12,7 +12,7 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, texture
+from slide_files import overwrite, texture, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -84,6 +84,27 @@ def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: N
 
 
 @pytest.mark.parametrize(
+    ("photometric", "remark"),
+    [
+        ("rgb", b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"),
+        ("rgb", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1"),
+        ("ycbcr", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"),
+        ("rgb", b"\xff\xfe\0\x06text"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_remark_beside_shared_jpeg_tables_changes_no_colours(
+    tmp_path: Path, image: NDArray[np.uint8], photometric: str, remark: bytes, nested: bool
+) -> None:
+    path = write_jpeg_slide(
+        tmp_path / "s.tif", [image, image[::2, ::2]], photometric=photometric, tables="shared", remark=remark, nested=nested
+    )
+    with open_slide(path) as slide:
+        assert slide.reader == "direct"
+        assert np.abs(slide.read_region(0, 0, 700, 500).astype(int) - image).mean() < 12
+
+
+@pytest.mark.parametrize(
     ("unit", "size", "expected"),
     [("nm", 486.0, MPP), ("mm", 0.000486, MPP), ("um", MPP, MPP), ("pixel", 1.0, None), ("µm", None, None)],
 )
@@ -97,6 +118,8 @@ def test_the_unit_of_a_physical_size_counts(
 
 X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
 
+BROKEN_UNITS = ("μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
+
 
 @pytest.mark.parametrize(
     ("inner", "head", "tail", "expected"),
@@ -108,6 +131,8 @@ X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels
         (PIXELS.format(Y), "", "", (MPP, MPP)),
         (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'), "", "", ()),
         (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="reference frame"'), "", "", ()),
+        *((PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="{unit}"'), "", "", (MPP, MPP)) for unit in BROKEN_UNITS),
+        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="?mm"'), "", "", ()),
         (PIXELS.format(f"{X} {Y}").replace("700", "1400"), "", "", ()),
         (PIXELS.format(f"{X} {Y}"), "", "</broken>", ()),
         (PIXELS.format(""), "", "", None),
@@ -121,7 +146,7 @@ def test_what_ome_xml_states_and_what_is_not_understood(
     text = f'{head}<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{inner}</OME>{tail}'
     assert ome_mpp(text, (700, 500)) == expected
     tags: dict[str, Any] = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb", "metadata": None}
-    tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text, **tags)
+    tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text.encode(), **tags)
     with open_slide(tmp_path / "s.tif") as slide:
         assert slide.known_mpp == pytest.approx(1.0 if expected is None else expected[0] if expected else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from slide_files import texture
 
-from wsi_meta.tiffs.codestreams import check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000, stored_colours
+from wsi_meta.tiffs.codestreams import (
+    check_deflate,
+    check_jpeg,
+    check_jpeg2000,
+    declared_size,
+    decode_jpeg,
+    decode_jpeg2000,
+    stored_colours,
+    tables_of,
+)
 from wsi_meta.tiffs.tags import RGB, YCBCR
 
 ZEROS = bytes(16)
@@ -55,6 +65,23 @@ def test_the_colours_that_a_jpeg_says(markers: bytes, sampling: bytes, said: int
     frame = b"\xff\xc0\0" + bytes([8 + len(components), 8, 0, 16, 0, 16, len(sampling)]) + components
     assert stored_colours(b"\xff\xd8" + markers + frame + b"\xff\xd9") == said
     assert stored_colours(b"no" + markers + frame) is None
+
+
+def test_a_deflate_stream_is_sound_by_its_checksum_and_its_length() -> None:
+    stored = zlib.compress(bytes(range(200)))
+    check_deflate(stored + b"filled up", 200)
+    for damaged, most in ((stored, 199), (stored[:-1], 300), (stored[:-1] + b"\0", 300), (b"", 300)):
+        with pytest.raises(ValueError, match=r"^a deflate stream that is damaged, or too long"):
+            check_deflate(damaged, most)
+
+
+def test_the_tables_alone_are_taken_and_damaged_ones_refused() -> None:
+    first, second = b"\xff\xdb\0\5abc", b"\xff\xc4\0\4de"
+    assert tables_of(b"\xff\xd8" + JFIF + first + ADOBE_RGB + b"\xff\xff" + second + b"\xff\xfe\0\3c\xff\xd9") == first + second
+    assert tables_of(b"\xff\xd8\xff\xd9") == b""
+    for damaged in (b"\xff\xd8" + first, b"no" + first + b"\xff\xd9", b"\xff\xd8" + first[:-1] + second + b"\xff\xd9"):
+        with pytest.raises(ValueError, match=r"^shared JPEG tables that are damaged$"):
+            tables_of(damaged)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"grey": True}])

@@ -62,10 +62,10 @@ APERIO = "Aperio Image Library v12.0.15\r\n{0} [0,0{1}{0}] (256x256) JPEG/RGB Q=
             "1200x1120",
             " ",
             0.243,
-            "of 1200 x 1120 px of 0.243 um, the picture has 300 x 280; .* pass --mpp (0.972 if so)",
+            "of 1200 x 1120 px of 0.243 um, the picture has 300 x 280; pass --mpp (0.243 if a part .*, 0.972 if a level .*)",
             None,
         ),
-        ("75x70", ",", 0.243, "of 75 x 70 px of 0.243 um, .* pass --mpp (0.06075 if so)", None),
+        ("75x70", ",", 0.243, "of 75 x 70 px of 0.243 um, .* pass --mpp (0.243 if .*, 0.06075 if", None),
         ("300x280", " ", 0.972, None, "says 0.243 um per pixel, which is used, but 0.972 in its resolution tags; pass --mpp"),
     ],
 )

@@ -310,22 +310,30 @@ def test_the_rest_is_openslides(tmp_path: Path, levels: list[NDArray[np.uint8]],
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("description", [None, "Aperio Image Library v12\r\n700x600 [0,0 700x600]|MPP = 0.972"])
-def test_tiles_of_other_colours_than_the_file_says_are_refused(
+def test_tiles_of_other_colours_than_the_file_says_are_refused_or_read_as_they_say(
     tmp_path: Path, levels: list[NDArray[np.uint8]], nested: bool, description: str | None
 ) -> None:
+    """Bio-Formats and QuPath say RGB of YCbCr tiles, in the files that OpenSlide does not read here."""
     told = [] if description is None else [description] * 3
-    for stated, stored, said in (
-        (2, "ycbcr", "RGB, but its JPEG tiles say YCbCr"),
-        (6, "rgb", "YCbCr, but its JPEG tiles say RGB"),
+    for stated, stored, tables, said in (
+        (2, "ycbcr", "own", "RGB, but its JPEG tiles say YCbCr"),
+        (2, "ycbcr", "shared", "RGB, but its JPEG tiles say YCbCr"),
+        (6, "rgb", "own", "YCbCr, but its JPEG tiles say RGB"),
     ):
-        path = write_jpeg_slide(tmp_path / f"{stored}.tif", levels, photometric=stored, nested=nested, descriptions=told)
-        open_slide(path)
+        path = tmp_path / f"{stored}.tif"
+        write_jpeg_slide(path, levels, photometric=stored, tables=tables, nested=nested, descriptions=told)
+        right = [
+            open_slide(path).read_region(0, 0, 99, 99, level=level) for level in range(len(open_slide(path).level_dimensions))
+        ]
         with tifffile.TiffFile(path) as file:
             first: Any = file.pages[0]
             places = [page.tags["PhotometricInterpretation"].valueoffset for page in [*file.pages, *(first.pages or ())]]
         for place in places:
             overwrite(path, place, bytes([stated, 0]))
-        for reader in ("auto", "openslide"):
+        read = nested and description is None and stored == "ycbcr"
+        for level, pixels in enumerate(right if read else ()):
+            np.testing.assert_array_equal(open_slide(path).read_region(0, 0, 99, 99, level=level), pixels)
+        for reader in ("openslide",) if read else ("auto", "openslide"):
             with pytest.raises(
                 SlideReadError, match=rf"{stored}\.tif: says that its colours are {said};.*; convert the slide again"
             ):

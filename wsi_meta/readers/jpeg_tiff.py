@@ -10,6 +10,7 @@ import numpy as np
 
 from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG, JPEG2000, PlacedTiles, TiledLevel, TileForm
+from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
@@ -157,18 +158,21 @@ def tiles_of(page: Any) -> TiledLevel:
     if ((stored > 0).any(0) != (stored > 0).all(0)).any():
         raise NotPlainError("tiles of which single colours are left out")
     compression, differences = int(page.compression), page.predictor == DIFFERENCES
-    head = head_of(page) if compression == JPEG else b""
+    head = head_of(page, page.photometric) if compression == JPEG else b""
     form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
     return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
 
 
-def head_of(page: Any) -> bytes:
-    """Return the first bytes of every tile's JPEG. An Adobe marker states the colours by the TIFF's tag, as OpenSlide does."""
-    tables = page.jpegtables or b"\xff\xd8\xff\xd9"
-    if tables[:2] != b"\xff\xd8" or tables[-2:] != b"\xff\xd9":
-        raise NotPlainError("shared JPEG tables that are damaged")
-    colours = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([page.photometric == YCBCR])
-    return b"\xff\xd8" + colours + bytes(tables[2:-2])
+def head_of(page: Any, colours: int) -> bytes:
+    """Return the first bytes of every tile's JPEG, whose Adobe marker states the colours: RGB or YCBCR.
+
+    Remarks beside the shared tables do not count, as for OpenSlide.
+    """
+    try:
+        tables = tables_of(bytes(page.jpegtables or b"\xff\xd8\xff\xd9"))
+    except ValueError as error:
+        raise NotPlainError(str(error)) from error
+    return b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([colours == YCBCR]) + tables
 
 
 def name_of(value: Any) -> str:

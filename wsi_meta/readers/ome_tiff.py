@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
+from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of, tiles_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
 from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TiffReader, TiledLevel
+from wsi_meta.tiffs.codestreams import stored_colours
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_turned
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
 from wsi_meta.words import first_line
@@ -27,6 +29,8 @@ UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
 OME = re.compile(r"<(\w+:)?OME[\s>]")
 """What only OME-XML holds."""
+BROKEN_MICRO = re.compile("[?\ufffdÂÎµμ¼]+m")
+"""Micrometres as they are left where a program took the bytes of the letter for another encoding."""
 
 
 class OmeTiffReader(TiffReader, OpenedReader):
@@ -43,7 +47,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large, is to be turned, or has tiles of other colours than it says.
+        when it holds another picture that is as large, is to be turned, or says YCbCr of tiles that say RGB.
     """
 
     file: WatchedFile
@@ -69,6 +73,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
         for number, orientation in enumerate(turned):
             refuse_turned(display_name or path, orientation, f"level {number}")
         expect_one(display_name or path, pictures)
+        levels = {number: self._as_tiles_say(display_name or path, level, pages[number]) for number, level in levels.items()}
         self.level_dimensions = tuple(sizes)
         width, height = sizes[0]
         self.level_downsamples = mean_ratios(sizes)
@@ -81,25 +86,28 @@ class OmeTiffReader(TiffReader, OpenedReader):
         self.bounds = Bounds(0, 0, width, height)
         super().__init__(display_name or path, self.file, levels, self.scales.downsamples, WHITE)
         self._judge_left_out((width, height), self.scales.downsamples)
-        self._refuse_other_colours({number: pages[number].photometric for number in levels})
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
 
-    def _refuse_other_colours(self, photometric: dict[int, Any]) -> None:
-        """Refuse JPEG tiles that say themselves of which colours they are, and not what the TIFF says."""
-        for number, level in self._levels.items():
-            tiles = np.flatnonzero(level.lengths)
-            if level.form.compression != JPEG or not len(tiles):
-                continue
-            offset, length = int(level.offsets[tiles[0]]), int(level.lengths[tiles[0]])
-            if not 0 <= length <= level.form.most_bytes:
-                continue
-            try:
-                stored = self.file.opened().read(offset, length)
-            except SlideReadError:
-                raise
-            except OSError:
-                continue  # a tile that cannot be read is none of the others'
-            refuse_other_colours(self._shown, photometric[number], stored)
+    def _as_tiles_say(self, shown: object, level: TiledLevel, page: Any) -> TiledLevel:
+        """Return a level in YCbCr where its JPEG tiles say so; Bio-Formats and QuPath say RGB of these. Refuse the reverse."""
+        jpeg = self._first_tile(level) if level.form.compression == JPEG else b""
+        if page.photometric == RGB and stored_colours(jpeg) == YCBCR:
+            return replace(level, form=replace(level.form, head=head_of(page, YCBCR)))
+        refuse_other_colours(shown, page.photometric, jpeg)
+        return level
+
+    def _first_tile(self, level: TiledLevel) -> bytes:
+        """Return the first tile of a level that is stored; empty where none can be read, which is none of the others' fault."""
+        tiles = np.flatnonzero(level.lengths)
+        offset, length = (int(numbers[tiles[0]]) if len(tiles) else 0 for numbers in (level.offsets, level.lengths))
+        if not 0 < length <= level.form.most_bytes:
+            return b""
+        try:
+            return self.file.opened().read(offset, length)
+        except SlideReadError:
+            raise
+        except OSError:
+            return b""
 
 
 def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]:
@@ -176,7 +184,7 @@ def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size)):
             try:
                 sizes = [
-                    float(pixels.attrib[name]) * UM_PER_UNIT[pixels.get(f"{name}Unit", "µm")]
+                    float(pixels.attrib[name]) * UM_PER_UNIT[BROKEN_MICRO.sub("µm", pixels.get(f"{name}Unit", "µm"))]
                     for name in ("PhysicalSizeX", "PhysicalSizeY")
                     if name in pixels.attrib
                 ]

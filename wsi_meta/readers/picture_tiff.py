@@ -118,7 +118,7 @@ def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
     if len(offsets) != strips * planes or len(lengths) != strips * planes:
         raise NotPlainError(f"{len(offsets)} strips; expected {strips * planes}")
     pixels = np.empty((height, width, samples), np.uint8)
-    head = head_of(page) if page.compression == JPEG else b""
+    head = head_of(page, page.photometric) if page.compression == JPEG else b""
     with path.open("rb") as file:
         for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
             plane, strip = divmod(number, strips)

@@ -145,7 +145,7 @@ def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
 
 
 def _expect_described_size(path: SlidePath, mpp: float, properties: dict[str, str]) -> None:
-    """Expect the description of an Aperio slide to be of its level 0: an export of a coarser level may keep the slide's."""
+    """Expect the description of an Aperio slide to be of its level 0: an export of a part or a coarser level may keep it."""
     if (said := APERIO_CROP.search(properties.get("tiff.ImageDescription", ""))) is None:
         return
     width, height = (int(properties[f"openslide.level[0].{side}"]) for side in ("width", "height"))
@@ -153,7 +153,7 @@ def _expect_described_size(path: SlidePath, mpp: float, properties: dict[str, st
     if differs(factor, 1) and not differs(factor, other):
         raise MissingMppError(
             f"{path}: its description is of {said[1]} x {said[2]} px of {mpp:g} um, the picture has {width} x {height}; "
-            f"was a level exported? pass --mpp ({mpp * factor:.4g} if so)"
+            f"pass --mpp ({mpp:.4g} if a part was cut out or MPP was renewed, {mpp * factor:.4g} if a level was exported)"
         )
 
 
