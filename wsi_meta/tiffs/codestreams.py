@@ -126,7 +126,7 @@ def check_deflate(stored: bytes, most: int) -> None:
     import imagecodecs
 
     try:
-        imagecodecs.deflate_decode(stored, out=most)  # by libdeflate, in half of zlib's time
+        imagecodecs.deflate_decode(stored, out=most)  # by libdeflate, faster than zlib
     except imagecodecs.DeflateError as error:
         raise ValueError(f"a deflate stream that is damaged, or too long ({error})") from error
 
