@@ -444,6 +444,7 @@ def test_the_map_grows_on_the_page(browser: Browser, tmp_path: Path) -> None:
         await tab.settle()
         after = await tab.photograph()
         assert is_coloured(after[:, :620]).mean() > is_coloured(before[:, :620]).mean() + 0.2
+        tab.complaints[:] = [line for line in tab.complaints if "has grown" not in line]  # of parts asked for in between
 
     show(browser, tmp_path / "heat.zarr", check)
 
