@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -198,14 +199,13 @@ def test_a_slide_with_two_labels_is_refused(scans: Path, labels: Path, tmp_path:
     ("model", "slide", "told"),
     [
         ("1" * 64, "other", f"{{0}} and {{1}}: maps of two kinds: model {'0' * 12} and {'1' * 12}; expected one; "),
-        ("0" * 64, "patient_000_node_0", "{0} and {1}: maps of one slide, patient_000_node_1.tif; expected one of each; "),
         ("0" * 64, "exchanged", "{0}: the map of slide patient_000_node_1, whose name another map has; rename the stores "),
     ],
 )
 def test_maps_that_do_not_belong_together_are_refused(
     scans: Path, labels: Path, tmp_path: Path, model: str, slide: str, told: str
 ) -> None:
-    """Of two models, two of one slide, and stores whose names were exchanged."""
+    """Of two models, and stores whose names were exchanged."""
     folder = tmp_path / "scans"
     folder.mkdir()
     for name in sorted(store.stem for store in scans.iterdir())[:12]:
@@ -248,3 +248,11 @@ def test_names_with_dots_are_matched_whole(tmp_path: Path) -> None:
         table.write_text("slide\tlabel\n" + "".join(f"{name}{ending}\t{n % 2}\n" for n, name in enumerate(names)))
         model = fit_score(tmp_path / "scans", table, out=tmp_path / "s.json", overwrite=True)
         assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (4, 2, 4)
+
+
+def test_two_maps_of_one_slide_are_told(scans: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(scans, tmp_path / "scans")
+    first, second = sorted((tmp_path / "scans").iterdir())[:2]
+    write_store(second, np.full((8, 8), 0.3, np.float32), slide=Heatmap.open(first).record.identity.slide)
+    fit_score(tmp_path / "scans", labels, out=tmp_path / "s.json")
+    assert f"{first} and {second}: maps of one slide" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["fit_score"]
+
+logger = logging.getLogger(__name__)
 
 STRENGTH = 1.0
 """Inverse strength of the L2 penalty on standardised features (scikit-learn's C)."""
@@ -97,7 +100,7 @@ def fit_score(
 
 
 def _common_kind(stores: Sequence[Path]) -> dict[str, Any]:
-    """Return of which kind all maps are; DataError where they are of several, or are not one of each slide under its name."""
+    """Return of which kind all maps are; DataError where they are of several, or bear each other's names."""
     kinds, by_slide, slides = list[dict[str, Any]](), dict[str, Path](), dict[str, str]()
     for store in stores:
         record = Heatmap.open(store).record
@@ -105,7 +108,7 @@ def _common_kind(stores: Sequence[Path]) -> dict[str, Any]:
         if told := how_maps_differ(kinds[0], kinds[-1]):
             raise DataError(f"{stores[0]} and {store}: maps of two kinds: {told}; expected one; keep them in two folders")
         if (other := by_slide.setdefault(record.identity.slide, store)) != store:
-            raise DataError(f"{other} and {store}: maps of one slide, {record.slide.file}; expected one of each; move one away")
+            logger.warning("%s and %s: maps of one slide, %s; it counts twice; move one away", other, store, record.slide.file)
         slides[store.stem] = record.slide.name
     for store in stores:  # a manifest may name a store otherwise than its slide, but not two of them after each other's
         slide = slides[store.stem]
