@@ -54,6 +54,7 @@ KEPT = (
     "slide",
     "strips",
     "OME-TIFF",
+    "OME-TIFF with a remark",
     "model",
     "summary.csv",
     "summary.json",
@@ -82,7 +83,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, few_patches: Path) -> Path:
     strips: dict[str, Any] = {"photometric": "rgb", "metadata": None, "resolutionunit": 3}
     tifffile.imwrite(kept / "strips", texture(64, 64), resolution=(20_000, 20_000), **strips)
     described = '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"></OME>'
-    tifffile.imwrite(kept / "OME-TIFF", texture(64, 64), description=described, **strips)
+    for name, text in (("OME-TIFF", described), ("OME-TIFF with a remark", f"{described}<!-- by another program -->\n\t")):
+        tifffile.imwrite(kept / name, texture(64, 64), description=text, **strips)
     Table(kept, [{"slide": "s.tif", "heatmap": "s.zarr", "patient": "p"}]).write()
     text = (kept / "summary.csv").read_text()
     (kept / "semicolons").write_text("\ufeff" + text.replace(",", ";"))

@@ -9,15 +9,13 @@ from typing import Any
 
 from wsi_meta.errors import OutputPathError
 from wsi_meta.outputs.paths import real_path
+from wsi_meta.tiffs.tags import OME, UM_PER_RESOLUTION_UNIT, is_tiff
 
 __all__ = ["MODEL", "OURS", "SLIDE", "is_store", "refuse_inside_store", "refuse_kept"]
 
 SLIDE, MODEL = "a slide", "a model file"
 OURS = "wsi-meta"
 """Software that a TIFF of ours names which is a picture of a slide: an enlarged one says a size of pixels as slides have it."""
-TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-UM_PER_UNIT = {2: 25400.0, 3: 10000.0}
-"""Micrometres per unit of a TIFF's resolution, by the unit's number."""
 CELLS_UM = (0.05, 50.0)
 """Sizes of pixels in which cells can be seen."""
 HEAD_BYTES = 4096
@@ -83,7 +81,7 @@ def _is_slide(path: Path, head: bytes) -> bool:
     """Tell whether a file is a slide of its own format, also one that is refused or damaged; other pictures are none."""
     from openslide import OpenSlide
 
-    return OpenSlide.detect_format(path) is not None or (head[:4] in TIFF_HEADS and _is_slide_in_tiff(path))
+    return OpenSlide.detect_format(path) is not None or (is_tiff(head) and _is_slide_in_tiff(path))
 
 
 def _is_slide_in_tiff(path: Path) -> bool:
@@ -93,10 +91,10 @@ def _is_slide_in_tiff(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as file:
             page: Any = file.pages[0]
-            if str(page.description).rstrip("\0 \r\n").endswith("OME>"):
+            if OME.search(str(page.description)):
                 return True
             per_unit, denominator = page.tags.valueof(282, default=(0, 1))
-            mpp: float = UM_PER_UNIT.get(page.tags.valueof(296, default=2), 0) * denominator / per_unit
+            mpp: float = UM_PER_RESOLUTION_UNIT.get(page.tags.valueof(296, default=2), 0) * denominator / per_unit
             return CELLS_UM[0] <= mpp <= CELLS_UM[1] and str(page.software) != OURS
     except Exception:  # what a damaged TIFF raises depends on what it is
         return False

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.files.image_series import ome_root
-from wsi_meta.readers.tiff_reader import CHECKED, JPEG, JPEG2000, PlacedTiles, TiledLevel, TileForm
+from wsi_meta.readers.tiff_reader import CHECKED, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
-from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, RGB, SEPARATE, YCBCR
+from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
 __all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of", "tiles_of"]

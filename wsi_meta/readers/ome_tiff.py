@@ -15,20 +15,28 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of, tiles_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
-from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TiffReader, TiledLevel
+from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
 from wsi_meta.tiffs.codestreams import stored_colours
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_turned
-from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, MAX_TILE_PX, ORIENTATION, RGB, SEPARATE, UNSIGNED, YCBCR
+from wsi_meta.tiffs.tags import (
+    CONTIGUOUS,
+    DIFFERENCES,
+    JPEG,
+    MAX_TILE_PX,
+    OME,
+    ORIENTATION,
+    RGB,
+    SEPARATE,
+    UM_PER_RESOLUTION_UNIT,
+    UNSIGNED,
+    YCBCR,
+)
 from wsi_meta.words import first_line
 
 __all__ = ["OmeTiffReader", "mpp_of_page", "mpp_of_tiff", "ome_mpp"]
 
 VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
-UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
-"""Micrometres of an inch and a centimetre, by TIFF's numbers of them."""
-OME = re.compile(r"<(\w+:)?OME[\s>]")
-"""What only OME-XML holds."""
 BROKEN_MICRO = re.compile("[?\ufffdÂÎµμ¼]+m")
 """Micrometres as they are left where a program took the bytes of the letter for another encoding."""
 
@@ -88,12 +96,12 @@ class OmeTiffReader(TiffReader, OpenedReader):
         self._judge_left_out((width, height), self.scales.downsamples)
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
 
-    def _as_tiles_say(self, shown: object, level: TiledLevel, page: Any) -> TiledLevel:
+    def _as_tiles_say(self, display_name: object, level: TiledLevel, page: Any) -> TiledLevel:
         """Return a level in YCbCr where its JPEG tiles say so; Bio-Formats and QuPath say RGB of these. Refuse the reverse."""
         jpeg = self._first_tile(level) if level.form.compression == JPEG else b""
         if page.photometric == RGB and stored_colours(jpeg) == YCBCR:
             return replace(level, form=replace(level.form, head=head_of(page, YCBCR)))
-        refuse_other_colours(shown, page.photometric, jpeg)
+        refuse_other_colours(display_name, page.photometric, jpeg)
         return level
 
     def _first_tile(self, level: TiledLevel) -> bytes:

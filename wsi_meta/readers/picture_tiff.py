@@ -11,12 +11,13 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import mpp_of_page
-from wsi_meta.readers.tiff_reader import DECODERS, JPEG, TileForm
+from wsi_meta.readers.tiff_reader import DECODERS, TileForm
 from wsi_meta.tiffs.pixel_form import other_colours, refuse_turned
 from wsi_meta.tiffs.tags import (
     BLACK_IS_ZERO,
     CONTIGUOUS,
     DIFFERENCES,
+    JPEG,
     ORIENTATION,
     PALETTE,
     RGB,

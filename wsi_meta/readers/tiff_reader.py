@@ -13,14 +13,15 @@ from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.codestreams import check_deflate, check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
+from wsi_meta.tiffs.tags import JPEG
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DECODERS", "JPEG", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
+__all__ = ["DECODERS", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG, JPEG2000, DEFLATE = 7, (33004, 33005, 34712), (8, 32946)
+JPEG2000, DEFLATE = (33004, 33005, 34712), (8, 32946)
 """TIFF's numbers of compressions; JPEG 2000 of RGB."""
 CHECKED = (1, JPEG, *DEFLATE, 33003, *JPEG2000)
 """Those that are checked: also JPEG 2000 of YCbCr, and of tiles that are stored as they are where they lie."""

@@ -103,14 +103,14 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
         raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
 
 
-def refuse_other_colours(shown: object, photometric: int | None, jpeg: bytes) -> None:
+def refuse_other_colours(display_name: object, photometric: int | None, jpeg: bytes) -> None:
     """Refuse a slide whose JPEG tiles say themselves which colours they have, and not those that the file says.
 
     Some libraries believe the file, others the tiles.
 
     Parameters
     ----------
-    shown : what the message calls the file
+    display_name : what the message calls the file
     photometric : TIFF's number of the colours that the file says
     jpeg : one of its tiles, or the beginning of one
 
@@ -121,8 +121,8 @@ def refuse_other_colours(shown: object, photometric: int | None, jpeg: bytes) ->
     said = stored_colours(jpeg)
     if said is not None and photometric in JPEG_COLOURS and photometric != said:
         raise OtherFormError(
-            f"{shown}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say {JPEG_COLOURS[said]}; "
-            "they would be shown in wrong colours; convert the slide again"
+            f"{display_name}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say "
+            f"{JPEG_COLOURS[said]}; they would be shown in wrong colours; convert the slide again"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "BITS",
     "BLACK_IS_ZERO",
@@ -19,6 +21,7 @@ __all__ = [
     "LENGTHS",
     "MAX_TILE_PX",
     "OFFSETS",
+    "OME",
     "ORIENTATION",
     "PALETTE",
     "PHOTOMETRIC",
@@ -34,6 +37,7 @@ __all__ = [
     "TILE_LENGTHS",
     "TILE_OFFSETS",
     "TILE_WIDTH",
+    "UM_PER_RESOLUTION_UNIT",
     "UNSIGNED",
     "WHITE_IS_ZERO",
     "WIDTH",
@@ -59,6 +63,10 @@ UNSIGNED = (1, 4)
 """SampleFormats of values from 0 on: 4, undefined, is read as if nothing were said."""
 DIFFERENCES = 2
 """The predictor of values that are stored as differences from the pixel before."""
+UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
+"""Micrometres of an inch and a centimetre, by the numbers of ResolutionUnit."""
+OME = re.compile(r"<(\w+:)?OME[\s>]")
+"""What only OME-XML holds, which may be the description of a page."""
 JPEG = 7
 CODECS = {
     1: "none",
