@@ -66,7 +66,7 @@ def fit_score(
     ------
     DataError
         when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients; when maps
-        are of several models, modes or strides, two are of one slide, or two bear each other's names.
+        are of several models, modes or strides, or two bear each other's names. A warning names two of one slide.
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")

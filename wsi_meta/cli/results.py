@@ -214,9 +214,9 @@ def _draw(
     from wsi_meta.pictures.overlay import draw_overlay
     from wsi_meta.worklist.slide_places import find_slide, given_slide
 
-    slide = find_slide(heatmap) if seek else None if given is None else given_slide(heatmap.record, given)
-    if given is None and out is not None and out.exists():
-        refuse_input(out, "the slide", find_slide(heatmap))  # also where it is not to be drawn
+    found = find_slide(heatmap) if given is None and (seek or out.exists()) else None
+    refuse_input(out, "the slide", found)  # also where it is not to be drawn
+    slide = given_slide(heatmap.record, given) if given is not None else found if seek else None
     note(f"{heatmap.record.slide.file}: slide not found: map only; pass --slide", enabled=seek and slide is None)
     try:
         picture = draw_overlay(heatmap, out, slide=slide, **settings)

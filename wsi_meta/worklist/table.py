@@ -106,7 +106,7 @@ class Table:
             where one cannot be written.
         """
         rows = [_whole(row) for row in self.rows]
-        content, path = _csv_of(rows, COLUMNS), self.folder / "summary.csv"
+        content, path = _csv_of(rows), self.folder / "summary.csv"
         found = _content(path)
         before = None if found is None else zlib.crc32(found)
         if before is not None and before not in self.written:
@@ -165,9 +165,8 @@ def _imported(folder: Path, content: bytes) -> Table:
         columns, *lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         texts = [dict(zip(columns, line, strict=True)) for line in lines]
         rows = [_checked({name: _value(text, KINDS[name]) for name, text in row.items()}) for row in texts]
-        if {"slide", "heatmap"} <= set(columns) <= set(COLUMNS) and content.endswith(
-            (b"\r", b"\n")
-        ):  # else the last row is cut
+        last_is_whole = content.endswith((b"\r", b"\n"))
+        if {"slide", "heatmap"} <= set(columns) <= set(COLUMNS) and last_is_whole:
             return Table(folder, rows, (zlib.crc32(content),))
     except (ValueError, LookupError, csv.Error):
         pass
@@ -229,9 +228,9 @@ def _whole(row: Mapping[str, Any]) -> Row:
     return {name: printable(value) if isinstance(value, str) else value for name, value in values}
 
 
-def _csv_of(rows: Sequence[Row], columns: Sequence[str]) -> bytes:
+def _csv_of(rows: Sequence[Row]) -> bytes:
     file = io.StringIO(newline="")
-    csv.writer(file).writerows([columns, *([row[name] for name in columns] for row in rows)])
+    csv.writer(file).writerows([COLUMNS, *(row.values() for row in rows)])
     return file.getvalue().encode()
 
 
