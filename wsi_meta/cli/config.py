@@ -10,6 +10,7 @@ from functools import wraps
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote
 
 import click
 from click.core import ParameterSource
@@ -32,6 +33,7 @@ WORDS = {"model": "default", "tissue-mask": "none"}
 """Options that are a file, or this word."""
 EITHER = (("slides", "manifest"), ("out", "out_dir"), ("scheduler", "scheduler_file", "gpus"))
 """Where the command line gives one of these, the file's others do not count."""
+FILE_URI = "file://"
 WAIT_S = 60.0
 """For how long to wait until another process has written its file of options, which takes milliseconds."""
 
@@ -187,7 +189,7 @@ def _chosen(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_toml(context: click.Context) -> str:
-    """Return a command's options as TOML; ValueError where one of them is a name of bytes that are no text."""
+    """Return a command's options as TOML; ValueError where one that is no path has bytes that are no text."""
     import tomli_w
 
     command = context.command.name
@@ -206,12 +208,22 @@ def _as_toml(context: click.Context) -> str:
     return text
 
 
-def _absolute(path: Any) -> str:
-    """Return a path that is the same from every folder; an address without what may be a secret."""
-    return str(slide_path(path).absolute())
+def _absolute(given: Any) -> str:
+    """Return a path that is the same from every folder; an address without what may be a secret.
+
+    TOML is UTF-8: a name of other bytes, such as one in Latin-1, is written as a file URI (RFC 8089), each such byte as ``%E9``.
+    """
+    path = slide_path(given).absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.as_uri() if isinstance(path, Path) else str(path)
+    return str(path)
 
 
 def _from_folder(folder: Path, given: str) -> str:
+    if given.startswith(FILE_URI):
+        return unquote(given.removeprefix(FILE_URI), errors="surrogateescape")
     return given if is_address(given) else str(folder / given)
 
 
