@@ -211,7 +211,7 @@ def _as_toml(context: click.Context) -> str:
 def _absolute(given: Any) -> str:
     """Return a path that is the same from every folder; an address without what may be a secret.
 
-    TOML is UTF-8: a name of other bytes, such as one in Latin-1, is written as a file URI (RFC 8089), each such byte as ``%E9``.
+    TOML is UTF-8: a name of other bytes, such as one in Latin-1, is written as a file URI (RFC 8089): ``caf%E9.tif``.
     """
     path = slide_path(given).absolute()
     try:
