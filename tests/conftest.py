@@ -21,7 +21,7 @@ from hypothesis import settings
 from PIL import Image
 from slide_files import texture
 
-from wsi_meta.inference.allocator import tuned_memory
+from wsi_meta.inference import allocator
 from wsi_meta.models.card import Calibration, ModelCard
 from wsi_meta.models.model import Model, build_network, network_of, save_model
 from wsi_meta.models.weights import half_precision
@@ -42,8 +42,10 @@ def _machine() -> Iterator[None]:
     gc.set_threshold(50_000, 20, 50)  # a collection walks through all that tests have imported; rarer ones save a twentieth
     gc.freeze()  # what is imported stays: no collection looks at it again
     torch.set_num_threads(1)
-    with tuned_memory(in_bands=False), pytest.MonkeyPatch.context() as patch:
+    with allocator.tuned_memory(in_bands=False), pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", os.fstat)  # no test loses power, and each wait for the disk is 3 ms
+        if library := allocator._glibc():
+            patch.setattr(library, "malloc_trim", lambda _: 1)  # nor does a command give back what the next one needs
         yield
 
 
