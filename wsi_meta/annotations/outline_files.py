@@ -1,9 +1,8 @@
-"""Files in which people draw regions: ASAP XML, QuPath GeoJSON, the JSON of public Camelyon outlines.
+"""Files in which people draw regions: XML of ASAP, ImageScope and HALO, QuPath GeoJSON, JSON of public Camelyon outlines.
 
-What a file holds, before it is decided what it means. ASAP and the Camelyon outlines count level-0 pixels from OpenSlide's
-corner. QuPath shows only the bounds of a slide (``openslide.bounds-x`` and so on) and counts from their corner. XML is read by
-the standard library's ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that expand
-without end.
+What a file holds, before it is decided what it means. All but QuPath's count level-0 pixels from OpenSlide's corner. QuPath
+shows only the bounds of a slide (``openslide.bounds-x`` and so on) and counts from their corner. XML is read by the standard
+library's ElementTree: expat fetches no external entities, and since version 2.4.1 stops entities that expand without end.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from wsi_meta.annotations.class_names import class_of
+from wsi_meta.annotations.imagescope import read_layers
 from wsi_meta.errors import DataError
 from wsi_meta.words import first_line
 
@@ -31,7 +31,7 @@ __all__ = ["FRAME", "OUTLINE_ENDINGS", "TUMOR", "DrawnFile", "DrawnRegion", "clo
 
 logger = logging.getLogger(__name__)
 
-OUTLINE_ENDINGS = (".xml", ".json", ".geojson")
+OUTLINE_ENDINGS = (".xml", ".annotations", ".json", ".geojson")
 ENCLOSING = ("polygon", "spline", "rectangle")
 """ASAP's types of annotations that enclose something."""
 NOT_ENCLOSING = ("pointset", "dot", "measurement", "none", "polyline", "line", "arrow", "ruler", "point")
@@ -81,7 +81,7 @@ class DrawnFile:
 
 
 def read_drawn(path: Path) -> DrawnFile:
-    """Read a file; its ending gives the format (``.xml``, ``.geojson``, ``.json``).
+    """Read a file; its ending gives the format (``.xml``, HALO's ``.annotations``, ``.geojson``, ``.json``).
 
     Points, lines, objects without a geometry, and outlines and holes of less than three vertices are left out with a warning:
     they enclose nothing.
@@ -91,9 +91,10 @@ def read_drawn(path: Path) -> DrawnFile:
     DataError
         when it is missing, damaged or in none of the formats, or is GeoJSON in which nothing encloses anything.
     """
-    read = {".xml": _read_asap, ".geojson": _read_json, ".json": _read_json}.get(path.suffix.lower())
+    read = dict(zip(OUTLINE_ENDINGS, (_read_xml, _read_xml, _read_json, _read_json), strict=True)).get(path.suffix.lower())
     if read is None:
-        raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as .xml (ASAP), .geojson (QuPath) or .json")
+        expected = ".xml (ASAP, ImageScope), .annotations (HALO), .geojson (QuPath) or .json"
+        raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as {expected}")
     try:
         regions, origin, slide, others = read(path)
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
@@ -151,13 +152,29 @@ Content = tuple[list[DrawnRegion], Origin | None, str | None, "Counter[str]"]
 """Regions, the corner that they count from, the slide that they are of, and how many annotations of other types there are."""
 
 
-def _read_asap(path: Path) -> Content:
-    """ASAP numbers the coordinates; an annotation without a group is what its name says."""
+def _read_xml(path: Path) -> Content:
     root = ElementTree.parse(path).getroot()
-    if root.tag == "Annotations":
-        raise ValueError("the form of ImageScope and HALO, expected ASAP's; bring the outlines into QuPath or ASAP first")
-    if root.tag != "ASAP_Annotations":
-        raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations")
+    readers = {"ASAP_Annotations": _read_asap, "Annotations": _read_imagescope}
+    if root.tag not in readers:
+        raise ValueError(f"root element '{root.tag}', expected ASAP_Annotations or Annotations")
+    return readers[root.tag](root)
+
+
+def _read_imagescope(root: ElementTree.Element) -> Content:
+    """Its layer says what a region is, or what is written at the region where that is a known name of a class."""
+    regions, others = [], Counter[str]()
+    for shape in read_layers(root):
+        if not shape.encloses:
+            others[shape.kind] += 1
+            continue
+        rings = tuple(map(_ring, [shape.ring, *shape.holes]))
+        groups, hints = (tuple(filter(None, [word])) for word in (shape.layer, shape.text))
+        regions.append(DrawnRegion(groups, rings, shape.text or shape.layer, hints=hints))
+    return regions, (0, 0), None, others
+
+
+def _read_asap(root: ElementTree.Element) -> Content:
+    """ASAP numbers the coordinates; an annotation without a group is what its name says."""
     within = {group.get("Name", ""): group.get("PartOfGroup", "None") for group in root.iterfind("./AnnotationGroups/Group")}
     regions, others = [], Counter[str]()
     for annotation in root.iterfind("./Annotations/Annotation"):

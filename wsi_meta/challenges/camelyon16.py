@@ -55,7 +55,7 @@ def froc(
     Parameters
     ----------
     detections : folder of ``<slide>.csv`` with lines ``probability,x,y``, level-0 pixels; an empty file for none
-    truth : folder of ``<slide>.xml``, ``.json``, ``.geojson`` (outlines), ``.tif`` or ``.tiff`` (mask)
+    truth : folder of ``<slide>.xml``, ``.annotations``, ``.json``, ``.geojson`` (outlines), ``.tif`` or ``.tiff`` (mask)
     out : folder for :data:`FILES`, made if it does not exist
     exclude : slides to leave out: a CSV with columns ``slide``, ``task`` (lesions, slides or both) and ``reason``;
         ``camelyon16``, the slides of Camelyon16 that are known to be wrong; or ``none`` (or None)

@@ -45,7 +45,7 @@ def froc(detections: Path, truth: Path, as_json: bool, **settings: Any) -> None:
     """Judge detections by Camelyon16's lesion score (FROC), and slides by AUC, with 95 % intervals.
 
     DETECTIONS is a folder of <slide>.csv with lines probability,x,y in level-0 pixels; a file without lines means none were
-    found. TRUTH is a folder of <slide>.xml, .json, .geojson or .tif. A slide without truth is normal.
+    found. TRUTH is a folder of <slide>.xml, .annotations, .json, .geojson or .tif. A slide without truth is normal.
 
     QuPath counts from the corner of the part of a slide that it shows; --slides finds that corner.
     """
