@@ -93,7 +93,7 @@ def test_each_has_its_slide(tmp_path: Path) -> None:
     lost = run("export --out", out / "{name}.groovy", maps, "--overwrite")
     assert (lost.exit_code, lost.stderr.count("Error: ")) == (2, 1), "the same is wrong for all"
     shutil.move(slides / "a.tif", tmp_path / "a.tif")
-    sheet = run("overlay --largest 2 --out", out / "{name}.png", maps, "--overwrite")
+    sheet = run("overlay --max-side 100 --largest 2 --out", out / "{name}.png", maps, "--overwrite")
     assert (sheet.exit_code, f"Error: {maps}/b.zarr: a sheet of 2 lesions" in sheet.stderr) == (1, True)
 
 

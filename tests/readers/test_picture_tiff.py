@@ -9,17 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 from range_server import served
 from slide_files import set_tag, texture, write_slide
 
 from wsi_meta import open_slide
-from wsi_meta.cli import main
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import pictures_of_tiff
-from wsi_meta.heatmaps.store import Heatmap
 
 MPP = 0.972
 
@@ -120,18 +117,6 @@ def test_its_pixels_size_is_what_its_tags_say_or_what_is_given(tmp_path: Path, i
         with open_slide(tmp_path / "s.tif") as slide:
             assert slide.known_mpp is None
             assert "pass --mpp" in str(slide.mpp_problem)
-
-
-def test_the_command_scans_it_with_mpp(tmp_path: Path, model_file: Path) -> None:
-    tifffile.imwrite(tmp_path / "s.tif", texture(64, 90).transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
-    words = ["scan", str(tmp_path / "s.tif"), "--out", str(tmp_path / "h.zarr"), "--model", str(model_file)]
-    options = ["--tissue-mask", "none", "--device", "cpu", "--precision", "fp32", "--stride", "96"]
-    refused = CliRunner().invoke(main, [*words, *options])
-    assert refused.exit_code == 1
-    assert "pass --mpp" in refused.output
-    done = CliRunner().invoke(main, [*words, *options, "--mpp", str(MPP)])
-    assert done.exit_code == 0, done.output
-    assert Heatmap.open(tmp_path / "h.zarr").finished
 
 
 def test_what_is_cut_or_damaged_is_one_line(tmp_path: Path, image: NDArray[np.uint8]) -> None:

@@ -98,7 +98,7 @@ def test_parity_on_real_patches(tmp_path: Path, shared_data: Path) -> None:
     for label in "01":
         folder = tmp_path / "patches" / label
         folder.mkdir(parents=True)
-        for path in sorted((shared_data / "pcam" / "patches" / "valid" / label).glob("*.jpg"))[:60]:
+        for path in sorted((shared_data / "pcam" / "patches" / "valid" / label).glob("*.jpg"))[:8]:
             (folder / path.name).symlink_to(path)
     _assert_parity(tmp_path / "patches", None, tmp_path)
 
