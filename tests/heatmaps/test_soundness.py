@@ -17,7 +17,7 @@ from stores import write_block, write_store
 from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.score_model import score_heatmap
-from wsi_meta.heatmaps.soundness import damaged_blocks, mended, open_sound
+from wsi_meta.heatmaps.soundness import clear_damage, damaged_blocks, open_sound
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.metadata import info
 from wsi_meta.pictures.overlay import draw_overlay
@@ -73,7 +73,7 @@ DAMAGE: list[tuple[str, Callable[[Path], None]]] = [
 def test_a_whole_store_is_sound(store: Path, tissue: NDArray[np.bool_], caplog: pytest.LogCaptureFixture) -> None:
     heatmap = open_sound(store)
     assert open_sound(heatmap) is heatmap
-    assert mended(heatmap, tissue) is heatmap
+    assert clear_damage(heatmap, tissue) is heatmap
     assert caplog.records == []
 
 
@@ -102,7 +102,7 @@ def test_a_scan_mends_the_damaged_block_alone(
     whole = Heatmap.open(store).probability
     damage(store / file)
     with caplog.at_level(logging.WARNING):
-        heatmap = mended(Heatmap.open(store), tissue)
+        heatmap = clear_damage(Heatmap.open(store), tissue)
     assert "values are missing in 1 of 12 blocks" in caplog.text
     assert not heatmap.finished
     assert not Heatmap.open(store).finished
@@ -121,7 +121,7 @@ def test_killed_while_it_was_mended_the_block_is_mended_again(store: Path, tissu
     Heatmap.open(store).unfinished()
     (store / "status" / "c" / "0" / "0").unlink()
     assert damaged_blocks(Heatmap.open(store)) == [], "so it may be without tissue's word"
-    heatmap = mended(Heatmap.open(store), tissue)
+    heatmap = clear_damage(Heatmap.open(store), tissue)
     np.testing.assert_array_equal(heatmap.status != Status.BACKGROUND, tissue)
 
 
@@ -151,7 +151,7 @@ def test_blocks_that_changed_places_are_told_and_scanned_again(
     other.write_bytes(contents[0])
     with pytest.raises(HeatmapError, match=r"damaged: .* in 2 of 12 blocks"):
         score_heatmap(store)
-    heatmap = mended(Heatmap.open(store), tissue)
+    heatmap = clear_damage(Heatmap.open(store), tissue)
     assert len(heatmap.open_blocks(heatmap.status)) == 2
 
 
@@ -162,7 +162,7 @@ def test_a_block_without_its_checksum_is_believed_and_a_torn_one_scanned_again(s
     assert damaged_blocks(heatmap, tissue) == []
     (store / "checksums/c/0/1").write_bytes(b"")
     assert damaged_blocks(heatmap, tissue) == [heatmap.grid.blocks()[1]]
-    heatmap = mended(heatmap, tissue)
+    heatmap = clear_damage(heatmap, tissue)
     assert heatmap.open_blocks(heatmap.status) == [heatmap.grid.blocks()[1]]
     assert damaged_blocks(heatmap, tissue) == []
 

@@ -24,7 +24,7 @@ from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import slide_name
 from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
-from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, known_slide
+from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import one_line, some_of
@@ -204,7 +204,7 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
     if others := [path.name for name, path in by_name.items() if name not in names]:
         logger.warning("%s: of no slide that is judged: %s", folder, some_of(others))
     ours = {name: (path, folder / f"{path.name.removesuffix(ENDING)}.zarr") for name, path in by_name.items() if name in names}
-    return {name: read_corrected(path, known_slide(store)) for name, (path, store) in ours.items()}
+    return {name: read_corrected(path, slide_test_of(store)) for name, (path, store) in ours.items()}
 
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:

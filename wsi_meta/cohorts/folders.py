@@ -10,7 +10,7 @@ from pathlib import Path
 from wsi_meta.files.slide_file import is_mrxs_folder
 from wsi_meta.outputs.paths import real_path
 
-__all__ = ["is_new", "matches", "may_hold_slides"]
+__all__ = ["first_seen", "matches", "may_hold_slides"]
 
 ANY_DEPTH = "**"
 """The part of a pattern that stands for a folder and all in it."""
@@ -21,7 +21,7 @@ def may_hold_slides(folder: Path) -> bool:
     return not (folder.name.startswith(".") or folder.suffix == ".zarr" or is_mrxs_folder(folder))
 
 
-def is_new(folder: Path, seen: set[Path]) -> bool:
+def first_seen(folder: Path, seen: set[Path]) -> bool:
     """Tell whether a folder is none of those seen, by whatever name, and count it among them."""
     real = real_path(folder)
     new = real not in seen
@@ -55,7 +55,7 @@ def _at_any_depth(pattern: str) -> tuple[str, bool, str]:
 
 def _folders(top: str, seen: set[Path]) -> Iterator[str]:
     """Yield a folder and those under it that may hold slides; nothing where it is no folder."""
-    if Path(top).is_dir() and is_new(Path(top), seen):
+    if Path(top).is_dir() and first_seen(Path(top), seen):
         yield top
         for path in _entries(top):
             if may_hold_slides(Path(path)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
-from wsi_meta.cohorts.folders import is_new, matches, may_hold_slides
+from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
 from wsi_meta.errors import DataError, MissingMppError
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
@@ -231,7 +231,7 @@ class _Search:
     def _given_folder(self, folder: Path) -> Iterator[SlideInput]:
         """Yield the one slide that a folder is, or the slides in it."""
         if not is_mrxs_folder(folder):
-            if not is_new(folder, self._seen):
+            if not first_seen(folder, self._seen):
                 return
             found = list(dict.fromkeys(self._folder(folder)))  # each file of a series gives its slide
             whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
@@ -248,7 +248,7 @@ class _Search:
             if is_folder and is_mrxs_folder(path) and mrxs_of(path) is not None:
                 continue  # read with its .mrxs
             if is_folder and self.recursive and may_hold_slides(path):
-                yield from self._folder(path) if is_new(path, self._seen) else ()
+                yield from self._folder(path) if first_seen(path, self._seen) else ()
             elif not is_folder and self._is_wanted(path):
                 yield replace(self._file(path), given=False)
             else:

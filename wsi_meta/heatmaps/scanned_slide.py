@@ -21,9 +21,9 @@ __all__ = [
     "frame_of",
     "is_scan_of",
     "is_scanned_slide",
-    "known_slide",
     "open_as_scanned",
     "open_scanned_slide",
+    "slide_test_of",
 ]
 
 
@@ -102,7 +102,7 @@ def is_scan_of(heatmap: Heatmap, slide: Slide) -> bool:
     return slide.reader != identity.reader and bool(is_scanned_slide(heatmap, slide.path))
 
 
-def known_slide(store: Path) -> Callable[[str], bool]:
+def slide_test_of(store: Path) -> Callable[[str], bool]:
     """Return what tells whether a fingerprint is that of a heatmap's slide; where there is no heatmap, it takes any.
 
     Raises

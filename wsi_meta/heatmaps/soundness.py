@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.tiling.grid import Block
 
-__all__ = ["damaged_blocks", "mended", "open_sound", "stale_labels", "stale_levels"]
+__all__ = ["clear_damage", "damaged_blocks", "open_sound", "stale_labels", "stale_levels"]
 
 DTYPES = {"status": ("uint8", 0), "checksums": ("uint32", 0)}
 """Type of an array, and what it holds where nothing is stored, where that is not float32 and NaN."""
@@ -50,8 +50,8 @@ def open_sound(heatmap: str | Path | Heatmap) -> Heatmap:
     return heatmap
 
 
-def mended(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
-    """Return a store in which damaged blocks count as not scanned; one without damage as it is.
+def clear_damage(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
+    """Count damaged blocks as not scanned, and return the store; one without damage as it is.
 
     Parameters
     ----------

@@ -109,11 +109,11 @@ class SlideScan:
         """How the cells are computed, in words."""
         return self.plan.describe(compiled=self.heatmap.record.identity.compiled)
 
-    def begun(self) -> SlideScan:
+    def begin(self) -> SlideScan:
         """Take out of the store what an earlier scan came to, whose unreadable cells are tried again: they will be others."""
         return replace(self, heatmap=self.heatmap.unfinished())
 
-    def finished(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
+    def finish(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
         """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
         heatmap, meter = self.heatmap, self.turn.meter
         status, probability = heatmap.status, heatmap.probability

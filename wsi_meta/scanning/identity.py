@@ -13,7 +13,7 @@ from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
 from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, averaging_of
-from wsi_meta.heatmaps.soundness import mended
+from wsi_meta.heatmaps.soundness import clear_damage
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
@@ -105,7 +105,7 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
         logger.warning("%s: damaged: the record of its scan is not as it was written; that is made anew", there.path)
         kept = tuple(name for name in MEASURES if (there.path / name).exists())
         there = there.unfinished(replace(record, measures=kept))
-    heatmap = mended(there, tissue)
+    heatmap = clear_damage(there, tissue)
     if told := "; ".join(contradictions(heatmap)):
         logger.warning("%s: damaged: %s; that is made anew", there.path, told)
         return heatmap.unfinished()

@@ -278,7 +278,7 @@ class Scanner:
         todo = {block: status[block.cells] != Status.BACKGROUND for block in scan.heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         turn.begin(len(todo))
-        scan = scan.begun()
+        scan = scan.begin()
         self.note(f"{scan.slide.name}: {cells:,} cells, {scan.way}")
         try:
             with counted_cells(scan.source, cells, self._progress, turn.place) as report:
@@ -287,7 +287,7 @@ class Scanner:
             keep_effort(scan.heatmap, turn.stop_meter())
             raise
         give_back_memory()  # before lesions are sought, which needs some
-        return scan.finished(self.networks.unlikeness, self.note)
+        return scan.finish(self.networks.unlikeness, self.note)
 
 
 def _make_engine(options: ScanOptions, asked: InferenceOptions, networks: Networks, threads: Threads) -> Engine:
