@@ -185,7 +185,7 @@ def _painted() -> NDArray[np.uint8]:
     image[40:360, 50:350] = TISSUE
     image[60:90, 60:90] = GLASS  # 0.05 mm2
     image[120:340, 80:320] = GLASS  # 3.2 mm2
-    image[40:360, 400:440] = GREEN_INK
+    image[40:360, 380:440] = GREEN_INK
     image[420:430, 100:110] = TISSUE
     image[40:120, 500:560] = TISSUE
     return image
@@ -196,7 +196,10 @@ class TestKinds:
         path = write_slide(tmp_path / "s.tif", _painted(), MASK_MPP)
         damage_tile(path, 5)  # rows from 256, columns from 512
         with open_slide(path) as slide:
-            survey = survey_kinds(slide)
+            survey, found = survey_kinds(slide), find_tissue(slide)
+        assert survey.tissue.fingerprint() == found.fingerprint()
+        assert survey.tissue.inked == found.inked
+        assert survey.tissue.inked, "a scan with a survey's mask warns of ink, as one without"
         places = {
             Kind.COLOURED: (50, 200),
             Kind.FILLED: (75, 75),

@@ -21,7 +21,7 @@ from wsi_meta.tiling.tissue_outlines import MaskRaster, read_tissue_outlines
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "inked_share", "read_tissue_mask"]
+__all__ = ["TissueMask", "as_tissue_mask", "describe_tissue", "find_tissue", "found_mask", "inked_share", "read_tissue_mask"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -77,7 +77,11 @@ def find_tissue(slide: Slide) -> TissueMask:
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = segment_by_colour(image, raster.mpp)
     del image  # the largest array here; the model may be loaded at the same time
-    mask = join_tissue(coloured, ink, readable, raster.mpp)
+    return found_mask(join_tissue(coloured, ink, readable, raster.mpp), ink, raster)
+
+
+def found_mask(mask: NDArray[np.bool_], ink: NDArray[np.bool_], raster: MaskRaster) -> TissueMask:
+    """Return the mask of tissue that was found by colour on a raster, and of the ink that was."""
     return TissueMask(mask, (raster.step,) * 2, "found", inked_share(mask, ink, raster.mpp))
 
 

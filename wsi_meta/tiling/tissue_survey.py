@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_meta.slides.slide import Slide
 from wsi_meta.tiling.pieces import SPECK, TissuePiece, label_pieces, measure_pieces
-from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask
+from wsi_meta.tiling.tissue import TissueMask, as_tissue_mask, found_mask
 from wsi_meta.tiling.tissue_colours import FILL_MM2, MASK_MPP, MAX_DARKNESS, enclosed_areas, join_tissue, segment_by_colour
 from wsi_meta.tiling.tissue_outlines import MaskRaster
 
@@ -100,7 +100,7 @@ def survey_kinds(slide: Slide, tissue_mask: str | Path | None = None) -> TissueS
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = segment_by_colour(image, raster.mpp)
     mask = join_tissue(coloured, ink, readable, raster.mpp)
-    tissue = TissueMask(mask, (raster.step,) * 2, "found")
+    tissue = found_mask(mask, ink, raster)
     kinds = _kinds_left_out(image, mask, ink, raster.mpp)
     kinds[mask] = np.where(~readable, Kind.UNREADABLE, np.where(coloured, Kind.COLOURED, Kind.FILLED))[mask]
     if tissue_mask is not None:
