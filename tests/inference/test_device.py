@@ -24,6 +24,7 @@ from slide_files import texture
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from wsi_meta.errors import DeviceError
+from wsi_meta.files.process_settings import Setting, SharedSettings
 from wsi_meta.inference.agreement import NetworkFactory, emulated_networks, fast_networks
 from wsi_meta.inference.device import (
     SharedDevice,
@@ -37,7 +38,7 @@ from wsi_meta.inference.device import (
 from wsi_meta.inference.fast_network import FastNetwork
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, resolve_inference
 from wsi_meta.inference.predictor import Predictor, PredictorParts
-from wsi_meta.inference.torch_settings import Setting, SharedSettings, cpu_settings
+from wsi_meta.inference.torch_settings import cpu_settings
 from wsi_meta.models.model import Model, describe_patches
 
 

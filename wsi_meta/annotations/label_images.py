@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError
-from wsi_meta.files.whole_pictures import whole_pictures
+from wsi_meta.files.process_settings import whole_pictures
 from wsi_meta.tiffs.pixel_form import OtherFormError, exif_orientation, refuse_turned
 from wsi_meta.tiffs.tags import MAX_TILE_PX, ORIENTATION, is_tiff
 from wsi_meta.words import first_line, some_of

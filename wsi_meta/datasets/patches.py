@@ -16,7 +16,7 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.datasets.hdf5 import Hdf5Rows
 from wsi_meta.datasets.rgb_images import check_mode, read_rgb
 from wsi_meta.errors import DataError
-from wsi_meta.files.whole_pictures import whole_pictures
+from wsi_meta.files.process_settings import whole_pictures
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.pixel_size import COARSER_ALLOWED, differs
 from wsi_meta.words import first_line

@@ -6,78 +6,20 @@ may have set them for itself, so passes neither rely on them nor leave them chan
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from wsi_meta.files.process_settings import Setting, SharedSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-__all__ = ["SharedSettings", "cpu_settings", "gpu_settings", "own_modes"]
-
-
-class Setting(NamedTuple):
-    """A setting of the process, and what passes want it to be."""
-
-    read: Callable[[], Any]
-    write: Callable[[Any], None]
-    wanted: Any
-
-
-class SharedSettings:
-    """Changes settings while passes compute. Passes that want the same may overlap; others wait, in the order they came."""
-
-    def __init__(self) -> None:
-        self._entrance = threading.Lock()
-        self._left = threading.Condition()
-        self._holders: set[object] = set()
-        self._held: object = None
-        self._before = ExitStack()
-
-    @property
-    def awaited(self) -> bool:
-        """Whether a thread waits until it may come in."""
-        return self._entrance.locked()
-
-    @contextmanager
-    def holding(self, wanted: object, settings: Callable[[], list[Setting]]) -> Iterator[None]:
-        """Compute by these settings. They are put back when the last pass that holds them is over. Not to be nested.
-
-        Parameters
-        ----------
-        wanted : what tells one list of settings from another
-        settings : returns them
-        """
-        holder = object()
-        try:
-            with self._entrance, self._left:  # held while waiting too, so that later passes cannot keep this one out
-                self._left.wait_for(lambda: not self._holders or self._held == wanted)
-                if not self._holders:
-                    self._before, self._held = _changed(settings()), wanted
-                self._holders.add(holder)
-            yield
-        finally:  # also after Ctrl-C anywhere above
-            with self._left:
-                self._holders.discard(holder)
-                if not self._holders:
-                    self._before.close()
-                self._left.notify_all()
-
-    def begin_anew(self) -> None:
-        """Put the settings back, and forget the threads that hold them: after a fork they are in the other process."""
-        self._before.close()
-        self._entrance, self._left, self._holders = threading.Lock(), threading.Condition(), set()
-
+__all__ = ["cpu_settings", "gpu_settings", "own_modes"]
 
 _gpu, _cpu, _types = SharedSettings(), SharedSettings(), SharedSettings()
 """One for the process, because the settings are those of the process. It is no state: outside of passes nothing is changed."""
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_gpu.begin_anew)
-    os.register_at_fork(after_in_child=_cpu.begin_anew)
-    os.register_at_fork(after_in_child=_types.begin_anew)
 
 
 @contextmanager
@@ -169,29 +111,6 @@ def _rounding_of(owner: Any, wanted: str) -> Setting:
 
 def _of(owner: object, name: str, wanted: object) -> Setting:
     return Setting(partial(getattr, owner, name), partial(setattr, owner, name), wanted)
-
-
-def _changed(settings: list[Setting]) -> ExitStack:
-    """Change settings; return what puts them back, in the same order.
-
-    What cannot be read is left alone: this torch lacks it, or it was told two things, by the older word and by the newer one,
-    which then counts.
-    """
-    found: list[tuple[Setting, Any]] = []
-    for setting in settings:
-        with suppress(AttributeError, RuntimeError):
-            found.append((setting, setting.read()))
-    changed = [(setting, before) for setting, before in found if before != setting.wanted]
-    back = ExitStack()
-    for setting, before in reversed(changed):
-        back.callback(setting.write, before)
-    try:
-        for setting, _ in changed:
-            setting.write(setting.wanted)
-    except BaseException:
-        back.close()
-        raise
-    return back
 
 
 @contextmanager
