@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MEND_UNREAD",
     "coverage",
-    "default_lesions",
     "default_threshold",
     "drawn_lesion",
     "find_lesions",
@@ -111,7 +110,7 @@ def find_lesions(
     if detections is not None and np.isnan(probability).all():
         told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
         raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
-    warn_if_unfinished(heatmap, "lesions may be missing or cut")
+    warn_if_unfinished(heatmap)
     warn_if_corrected(heatmap)
     found = _find(heatmap.record, probability, heatmap.status, (threshold, peak), min_area)
     if out is not None:
@@ -119,12 +118,6 @@ def find_lesions(
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
-
-
-def default_lesions(heatmap: Heatmap, probability: NDArray[np.float32]) -> tuple[Lesion, ...]:
-    """Return the lesions that :func:`find_lesions` finds by its defaults; `probability` is the heatmap's, read before."""
-    warn_if_unfinished(heatmap, "lesions may be missing or cut")
-    return _find(heatmap.record, probability, heatmap.status, lesion_thresholds(heatmap.record))
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -149,13 +142,14 @@ def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: 
 
 
 def lesions_at(
-    record: ScanRecord, probability: NDArray[np.float32], status: NDArray[np.uint8], threshold: float
+    record: ScanRecord, probability: NDArray[np.float32], status: NDArray[np.uint8], threshold: float | None = None
 ) -> tuple[tuple[Lesion, ...], float]:
     """Return the lesions that :func:`find_lesions` finds at a threshold, and the peak that the model then asks for.
 
     Parameters
     ----------
     record, probability, status : of the heatmap, as for :func:`lesion_facts`
+    threshold : as for :func:`find_lesions`
     """
     thresholds = lesion_thresholds(record, threshold)
     return _find(record, probability, status, thresholds), thresholds[1]
@@ -227,7 +221,7 @@ def write_lesions(
     return target
 
 
-def warn_if_unfinished(heatmap: Heatmap, lost: str) -> None:
+def warn_if_unfinished(heatmap: Heatmap, lost: str = "lesions may be missing or cut") -> None:
     """Warn of a heatmap that is not complete, or empty; `lost` says in words what of one that is not may be missing."""
     mend = "scan it again to continue" if heatmap.result is None else MEND_UNREAD
     if heatmap.record.nothing_scanned:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.errors import DataError, HeatmapError
-from wsi_meta.heatmaps.lesions import default_lesions, default_threshold
+from wsi_meta.heatmaps.lesions import default_threshold, lesions_at, warn_if_unfinished
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
@@ -212,7 +212,8 @@ def _features(heatmap: Heatmap) -> dict[str, float] | None:
     probability = heatmap.probability
     if (score := score_slide(probability)) is None:
         return None
-    lesions, scanned = default_lesions(heatmap, probability), probability[np.isfinite(probability)]
+    warn_if_unfinished(heatmap)
+    (lesions, _), scanned = lesions_at(heatmap.record, probability, heatmap.status), probability[np.isfinite(probability)]
     micro = dict(SIZE_CLASSES)["micrometastasis"]
     return {
         "score": score,

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
 from wsi_meta.files.address import Address, local_path
-from wsi_meta.heatmaps.lesions import default_lesions, warn_if_corrected, warn_if_unfinished
+from wsi_meta.heatmaps.lesions import lesions_at, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -108,7 +108,9 @@ def draw_overlay(
     found: tuple[Lesion, ...] | None = None
     if lesions or largest is not None:
         warn_if_corrected(heatmap)
-        found = default_lesions(heatmap, drawn.values if layer == "probability" else heatmap.probability)
+        warn_if_unfinished(heatmap)
+        probability = drawn.values if layer == "probability" else heatmap.probability
+        found, _ = lesions_at(heatmap.record, probability, drawn.status)
     else:
         warn_if_unfinished(heatmap, "its other cells are veiled")
     whole = Window(0, 0, heatmap.grid.width, heatmap.grid.height)
