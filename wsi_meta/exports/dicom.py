@@ -21,9 +21,10 @@ from wsi_meta.exports.dicom_frame import (
     source_of,
     stated_placement,
 )
+from wsi_meta.heatmaps.record import UNKNOWN
 from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, numbered
 from wsi_meta.heatmaps.scoring import none_found
-from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.heatmaps.store import Heatmap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +39,7 @@ TILE_CELLS = 256
 """Side of a frame: the map is stored in frames of so many cells."""
 MOST_SEGMENTS = 65_000
 """DICOM counts segments with 16 bits."""
-UNKNOWN = "not read: may hold tumor"
+NOT_READ = "not read: may hold tumor"
 
 
 def write_segmentation(
@@ -129,7 +130,7 @@ def segment_cells(
     """
     regions = label_regions(probability, *thresholds)
     cells = numbered(regions, [lesion.to_dict() for lesion in lesions], grid).astype(np.uint16)
-    cells[np.isin(status, (Status.PENDING, Status.UNREADABLE))] = len(lesions) + 1
+    cells[np.isin(status, UNKNOWN)] = len(lesions) + 1
     return cells
 
 
@@ -140,7 +141,7 @@ def _describe(heatmap: Heatmap, lesions: Sequence[Lesion], thresholds: tuple[flo
         (f"lesion {lesion.number}: {at_least(lesion.size_class, cut=lesion.cut)}", codes.SCT.NeoplasmMetastatic)
         for lesion in lesions
     ]
-    labels += [(UNKNOWN, codes.SCT.Unknown)] * unknown
+    labels += [(NOT_READ, codes.SCT.Unknown)] * unknown
     if not labels:
         of_none = codes.SCT.Unknown if heatmap.record.nothing_scanned else codes.SCT.NeoplasmMetastatic
         labels = [(none_found(heatmap.record), of_none)]

@@ -15,7 +15,7 @@ from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
 from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
-from wsi_meta.heatmaps.record import ScanRecord, Status
+from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, Status
 from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -261,8 +261,8 @@ def _find(
     thresholds: tuple[float, float],
     min_area: float = 0.0,
 ) -> tuple[Lesion, ...]:
-    unknown = np.isin(status, (Status.PENDING, Status.UNREADABLE))
-    return measure_regions(probability, label_regions(probability, *thresholds), record.grid, min_area, unknown)
+    regions = label_regions(probability, *thresholds)
+    return measure_regions(probability, regions, record.grid, min_area, np.isin(status, UNKNOWN))
 
 
 def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.dihedral import VIEWS, count_views
+from wsi_meta.models.dihedral import count_views
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.quality.verdict import Verdict
 from wsi_meta.readers.reader import Bounds
@@ -22,13 +22,13 @@ from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = [
     "FORMAT_VERSION",
+    "UNKNOWN",
     "ScanIdentity",
     "ScanRecord",
     "ScanResult",
     "ScannedSlide",
     "ScannedTissue",
     "Status",
-    "averaging_of",
     "checksum",
     "open_seal",
     "seal_of",
@@ -68,6 +68,10 @@ class Status(IntEnum):
     """Tissue whose pixels could not be read; its probability is NaN."""
 
 
+UNKNOWN = (Status.PENDING, Status.UNREADABLE)
+"""Tissue without a value: it may be anything."""
+
+
 @dataclass(frozen=True)
 class ScanIdentity:
     """All that makes two scans the same: equal identities give equal maps."""
@@ -91,7 +95,7 @@ class ScanIdentity:
     """``fp32``, ``bf16`` or ``int8``."""
     compiled: bool
     test_time_averaging: bool | int
-    """How many views of each patch were averaged, as :func:`averaging_of` says it."""
+    """How many views of each patch were averaged, as :func:`.averaging_of` says it."""
     uncertainty: bool
     """Whether the spread over the views is kept."""
 
@@ -249,11 +253,6 @@ class ScanRecord:
             verdict=_make_listed(Verdict, parts.get("verdict"), "words"),
             measures=tuple(parts.get("measures", ())),
         )
-
-
-def averaging_of(views: int) -> bool | int:
-    """Return what an identity says of so many views: False of 1, True of 8 (as stores said when there were no others)."""
-    return {1: False, VIEWS: True}.get(views, views)
 
 
 def seal_of(parts: dict[str, Any], blocks: list[int] | None) -> dict[str, Any]:

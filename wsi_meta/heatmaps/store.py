@@ -43,7 +43,7 @@ from wsi_meta.heatmaps.ownership import (
     written_into,
 )
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
-from wsi_meta.heatmaps.record import ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
+from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import real_path
 from wsi_meta.outputs.writing import flush
@@ -188,7 +188,7 @@ class Heatmap:
 
     def open_blocks(self, status: NDArray[np.uint8]) -> list[Block]:
         """Return the blocks that hold pending or unreadable cells in the store's `status`: what a scan still has to do."""
-        is_open = np.isin(status, (Status.PENDING, Status.UNREADABLE))
+        is_open = np.isin(status, UNKNOWN)
         return [block for block in self.grid.blocks() if is_open[block.cells].any()]
 
     def write_block(self, block: Block, values: Mapping[str, NDArray[Any]]) -> None:

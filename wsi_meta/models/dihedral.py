@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["AVERAGED", "VIEWS", "count_views", "dihedral", "mean_over_views", "spread_over_views", "turn", "turn_back"]
+__all__ = [
+    "AVERAGED",
+    "VIEWS",
+    "averaging_of",
+    "count_views",
+    "dihedral",
+    "mean_over_views",
+    "spread_over_views",
+    "turn",
+    "turn_back",
+]
 
 VIEWS = 8
 """How many views a square has."""
@@ -42,6 +52,11 @@ def count_views(tta: bool | int) -> int:
     if views not in AVERAGED:
         raise OptionsError(f"tta {tta!r}; expected {expected}")
     return views
+
+
+def averaging_of(views: int) -> bool | int:
+    """Return what a scan's identity says of so many views: False of 1, True of 8 (as stores said when there were no others)."""
+    return {1: False, VIEWS: True}.get(views, views)
 
 
 def dihedral(images: torch.Tensor, view: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.heatmaps.record import ScanRecord
+from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.models.dihedral import VIEWS
 
@@ -49,7 +49,7 @@ VEIL = {
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
 """Colour (RGBA) and words for every cell that has no value."""
-HATCHED = (Status.PENDING, Status.UNREADABLE)
+HATCHED = UNKNOWN
 """Cells that may hold anything: also striped, so that no colour of the map is taken for them."""
 STEPS = 256
 

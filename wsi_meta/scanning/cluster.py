@@ -19,7 +19,7 @@ from distributed import Client, Future, WorkerPlugin, get_worker
 from wsi_meta.errors import DeviceError, ModelFileError, SlideReadError
 from wsi_meta.files.address import SlidePath
 from wsi_meta.heatmaps.effort import Meter, ScanEffort
-from wsi_meta.heatmaps.record import ScanIdentity
+from wsi_meta.heatmaps.record import UNKNOWN, ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, compiler_found, resolve_inference
 from wsi_meta.inference.predictor import Predictor
@@ -229,7 +229,7 @@ def _scan_block(job: ClusterJob, block: Block) -> tuple[int, ScanEffort]:
 
 
 def _is_open(status: NDArray[np.uint8]) -> bool:
-    return bool(np.isin(status, (Status.PENDING, Status.UNREADABLE)).any())
+    return bool(np.isin(status, UNKNOWN).any())
 
 
 def _is_wanted(job: ClusterJob, block: Block) -> bool:

@@ -12,9 +12,10 @@ from wsi_meta.errors import HeatmapError, OutputExistsError
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.inspection import contradictions
 from wsi_meta.heatmaps.ownership import is_torn_store, refuse_to_replace
-from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord, averaging_of
+from wsi_meta.heatmaps.record import ScanIdentity, ScannedSlide, ScannedTissue, ScanRecord
 from wsi_meta.heatmaps.soundness import clear_damage
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.models.dihedral import averaging_of
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.versions import library_versions
