@@ -58,6 +58,7 @@ def figures_of(
     labels: NDArray[np.integer[Any]],
     threshold: float = 0.5,
     weights: NDArray[np.number[Any]] | None = None,
+    *,
     log_odds: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Return all figures of some patches.

@@ -146,7 +146,7 @@ class Evaluation:
         return cls(
             n=len(labels),
             threshold=threshold,
-            **figures_of(probabilities, labels, threshold, None, odds),
+            **figures_of(probabilities, labels, threshold, log_odds=odds),
             probabilities=probabilities,
             logits=logits,
             intervals=found,

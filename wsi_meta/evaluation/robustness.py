@@ -233,7 +233,7 @@ def judge_shifts(
     """
     shown, threshold = np.vstack([logits, seen.logits]), card.thresholds["default"]
     probabilities, odds = card.calibration.to_probability(shown), card.calibration.to_log_odds(shown)
-    values = [figures_of(row, labels, threshold, None, exact) for row, exact in zip(probabilities, odds, strict=True)]
+    values = [figures_of(row, labels, threshold, log_odds=exact) for row, exact in zip(probabilities, odds, strict=True)]
     resampled = resampled_figures(probabilities, labels, threshold, groups, log_odds=odds)
     table = {name: np.array([found[name] for found in values]) for name in COMPARED}
     shifts = [
@@ -244,7 +244,7 @@ def judge_shifts(
         unshifted={name: float(table[name][0]) for name in COMPARED},
         mean=ShiftFigures("mean", "the mean shift", _changes(table, resampled, slice(1, None)), len(labels)),
         shifts=tuple(sorted(shifts, key=lambda shift: (-shift.severity, shift.figures["auc"].value))),
-        clusters=_judge_clusters(logits, seen.hues, labels, card, groups),
+        clusters=_judge_clusters(probabilities[0], odds[0], seen.hues, labels, threshold, groups),
         logits=seen.logits,
     )
 
@@ -275,15 +275,14 @@ def _changes(
 
 
 def _judge_clusters(
-    logits: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    log_odds: NDArray[np.float64],
     hues: NDArray[np.float64],
     labels: NDArray[np.uint8],
-    card: ModelCard,
+    threshold: float,
     groups: NDArray[np.str_] | None,
 ) -> tuple[ClusterFigures, ...]:
-    cluster, threshold = cluster_by_hue(hues, CLUSTERS), card.thresholds["default"]
-    probabilities, log_odds = card.calibration.to_probability(logits), card.calibration.to_log_odds(logits)
-    found = []
+    cluster, found = cluster_by_hue(hues, CLUSTERS), []
     for number in range(int(cluster.max()) + 1):
         members = np.flatnonzero(cluster == number)
         chosen, odds, truth = probabilities[members], log_odds[members], labels[members]
@@ -292,7 +291,7 @@ def _judge_clusters(
         if min(tumor, len(members) - tumor) >= FEWEST:
             of = None if groups is None else groups[members]
             interval = bootstrap_intervals(chosen, truth, threshold, of, log_odds=odds).get("auc")
-            figures = figures_of(chosen, truth, threshold, None, odds)
+            figures = figures_of(chosen, truth, threshold, log_odds=odds)
             if len(members) < CALIBRATED:
                 del figures["ece"]
         examples = tuple(nearest_to_mean(hues, members, EXAMPLES))
