@@ -20,7 +20,7 @@ from wsi_meta.datasets.layouts import Patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import cluster_by_hue, stain_hue
 from wsi_meta.errors import DataError
-from wsi_meta.evaluation.calibrate import cross_fit
+from wsi_meta.evaluation.calibration import cross_fit
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.evaluation.robustness import CLUSTERS, FEWEST
 from wsi_meta.inference.predictor import Predictor

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_meta.datasets.layouts import open_patches
-from wsi_meta.evaluation.calibrate import cross_fit, validation_metrics
+from wsi_meta.evaluation.calibration import cross_fit, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.results import Agreement
 from wsi_meta.inference.predictor import Predictor

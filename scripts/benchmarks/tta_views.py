@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsi_meta.datasets.layouts import Patches, open_patches
-from wsi_meta.evaluation.calibrate import cross_fit
+from wsi_meta.evaluation.calibration import cross_fit
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.dihedral import AVERAGED, VIEWS, turn

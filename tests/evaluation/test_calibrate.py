@@ -24,16 +24,8 @@ from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import choose_split, open_patches, warn_of_few
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import DataError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
-from wsi_meta.evaluation.calibrate import (
-    calibrate,
-    card_thresholds,
-    check_calibration,
-    cross_fit,
-    expecting,
-    fit_calibration,
-    operating_points,
-    validation_metrics,
-)
+from wsi_meta.evaluation.calibrate import calibrate, check_calibration, expecting
+from wsi_meta.evaluation.calibration import card_thresholds, cross_fit, fit_calibration, operating_points, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate
 from wsi_meta.evaluation.model_parts import store_feature_statistics
 from wsi_meta.models.card import Calibration, ModelCard, read_card

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches, choose_split
 from wsi_meta.errors import ModelFileError, require
-from wsi_meta.evaluation.calibrate import check_prior, expecting, fit_card, measuring_predictor
+from wsi_meta.evaluation.calibrate import expecting, fit_card, measuring_predictor
+from wsi_meta.evaluation.calibration import check_prior
 from wsi_meta.evaluation.model_parts import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
 from wsi_meta.exchange.zoo_config import read_zoo_config

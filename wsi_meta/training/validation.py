@@ -14,7 +14,7 @@ import torch
 from wsi_meta.datasets.batches import read_batches
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
-from wsi_meta.evaluation.calibrate import card_thresholds, fit_calibration, validation_metrics
+from wsi_meta.evaluation.calibration import card_thresholds, fit_calibration, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics
 from wsi_meta.evaluation.results import Agreement, Evaluation
