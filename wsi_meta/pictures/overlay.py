@@ -108,8 +108,8 @@ def draw_overlay(
     found: tuple[Lesion, ...] | None = None
     if lesions or largest is not None:
         warn_if_corrected(heatmap)
-        warn_if_unfinished(heatmap)
         probability = drawn.values if layer == "probability" else heatmap.probability
+        warn_if_unfinished(heatmap)
         found, _ = lesions_at(heatmap.record, probability, drawn.status)
     else:
         warn_if_unfinished(heatmap, "its other cells are veiled")
