@@ -677,8 +677,13 @@ def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refusal(path, path)
 
 
-def test_a_folder_without_patches_is_refused(tmp_path: Path) -> None:
-    assert "no labelled patches found" in refusal(tmp_path, tmp_path)
+def test_a_folder_without_patches_is_refused_by_what_is_there(tmp_path: Path) -> None:
+    assert "no labelled patches found, but nothing that may be patches; expected PCam's files" in refusal(tmp_path, tmp_path)
+    (tmp_path / "Labels").mkdir()
+    for name in ("training_split.h5", "test_split.h5"):  # a mirror's names
+        (tmp_path / name).touch()
+    names = ", ".join(f"{tmp_path}/{name}" for name in ("Labels/", "test_split.h5", "training_split.h5"))
+    assert f"found, but {names}; expected PCam's files by their names, camelyonpatch_" in refusal(tmp_path, tmp_path)
 
 
 def test_class_folders_without_images_are_refused(tmp_path: Path) -> None:

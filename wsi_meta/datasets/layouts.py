@@ -80,9 +80,10 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
             *(("folders 0/ and 1/", *part) for part in _open_class_folders(folder)),
         ]
         if not parts:
+            there = some_of(sorted(_unread(os.fspath(folder), set(), set(), set()))) or "nothing that may be patches"
             raise DataError(
-                f"{folder}: no labelled patches found; expected PCam HDF5 files, train/ with train_labels.csv, "
-                "or folders 0/ and 1/"
+                f"{folder}: no labelled patches found, but {there}; expected PCam's files by their names, "
+                "camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5, train/ with train_labels.csv, or folders 0/ and 1/"
             )
         if tell:
             _warn_of_unread(folder, [patches for *_, patches in parts])

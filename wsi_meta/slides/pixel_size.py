@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import inf
 from typing import Any
 
-from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError, is_truth
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
 
@@ -116,8 +116,10 @@ def given_mpp(path: SlidePath, mpp: Any) -> float:
     MissingMppError
         when they cannot be.
     """
+    if isinstance(mpp, str) or is_truth(mpp):
+        raise MissingMppError(f"{path}: --mpp is {mpp!r}, which is no number; pass a number of micrometres per level-0 pixel")
     # by its decimals: a numpy.float32 would become a float with others
-    return _checked(path, None if isinstance(mpp, str) else str(mpp), f"--mpp says {mpp} um per pixel")
+    return _checked(path, str(mpp), f"--mpp says {mpp} um per pixel")
 
 
 def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
