@@ -12,7 +12,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from wsi_meta.viewer.guard import Gate
 from wsi_meta.viewer.server import serving
-from wsi_meta.viewer.shelf import Shelf, find_stores
+from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores
 
 
 class Client:
@@ -48,7 +48,8 @@ def ask(
     """Serve stores, and run a coroutine with a client; in a new event loop, or by `run` in another."""
 
     async def serve() -> None:
-        shelf = Shelf(find_stores(store if isinstance(store, list) else [store]))
+        paths = store if isinstance(store, list) else [store]
+        shelf = Shelf(find_stores(paths), None, folders_of_stores(paths))
         try:
             async with serving(shelf, host=host) as gate:
                 await what(Client(gate, shelf))

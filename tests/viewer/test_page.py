@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.viewer.corrections import Correction, Corrections, read_corrections, write_corrections
+from wsi_meta.worklist.summary import add_row, failed
 
 pytestmark = pytest.mark.browser
 
@@ -340,6 +342,33 @@ def test_what_was_not_scanned_is_veiled_as_the_legend_says(browser: Browser, tmp
     show(browser, store, check)
 
 
+def test_cells_without_a_value_of_a_layer_are_hatched_as_the_legend_says(browser: Browser, tmp_path: Path) -> None:
+    """Not as white glass, which is the colour of a value. The layer has no threshold to leave cells out by."""
+    grid = PatchGrid(COLS * CELL, ROWS * CELL, MPP, 0.972, 96, 32, block_px=8192)
+    record = replace(make_record(grid), measures=("focus",))
+    heatmap = Heatmap.create(tmp_path / "heat.zarr", record, np.ones(grid.shape, bool), overwrite=False)
+    focus = np.full(grid.shape, 0.01, np.float32)
+    focus[:, :20] = np.nan
+    (block,) = grid.blocks()
+    write_block(
+        heatmap, block, np.full(grid.shape, 0.02, np.float32), np.full(grid.shape, Status.SCANNED, np.uint8), focus=focus
+    )
+    unmeasured = "focus not measured: too little contrast"
+
+    async def check(tab: Tab, _client: Client) -> None:
+        for layer, legend, darkest in (("probability", "", 200), ("focus", unmeasured, 150)):
+            await tab.ask(f"void (WsiMeta.page.set('opacity', 0.01), WsiMeta.page.set('layer', '{layer}'))")
+            await look_at(tab, 10 * CELL, 30 * CELL, 0.3)
+            assert await tab.ask("document.getElementById('veil').textContent") == legend
+            assert await tab.ask("document.getElementById('hidden').disabled") == bool(legend)
+            x, y = map(round, await on_screen(tab, 10 * CELL, 30 * CELL))
+            assert ((await tab.photograph())[y - 20 : y + 20, x - 20 : x + 20].min() < darkest) == bool(legend)
+        await tab.page.mouse.move(x, y)
+        assert (await tab.ask("document.getElementById('cursor').textContent")).split("  ·  ")[3] == unmeasured
+
+    show(browser, tmp_path / "heat.zarr", check)
+
+
 def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> None:
     """Enter on a button of a row is no Enter on the row, and the focus stays where it was when the rows are made anew.
 
@@ -352,7 +381,7 @@ def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> 
     async def check(tab: Tab, _client: Client) -> None:
         first, room = "document.querySelector('#lesions tbody tr')", "document.querySelector('.scroll')"
         told = await tab.ask(f"[...{first}.cells].map((cell) => cell.textContent.replace('\u00ad', ''))")
-        assert told == ["1", "at least micrometastasis", "≥0.31", "≥0.019", ">0.999", "false"]
+        assert told == ["1", "at least micrometastasis", "≥0.31", "≥0.019", ">0.999", "reject"]
         await tab.ask("void (document.querySelector('aside').style.width = '342px')")  # as with two scroll bars
         assert await tab.ask(f"{room}.scrollWidth <= {room}.clientWidth")
         await tab.page.focus("#lesions tbody tr:nth-child(2) button")
@@ -391,17 +420,25 @@ def test_the_page_is_of_the_slide_and_its_overview_hides_no_tissue(browser: Brow
 
 def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> None:
     values = np.full((17, 23), 0.9999, np.float32)
-    stores = [write_store(tmp_path / f"{'a_long_name_' * 5}{number}.zarr", values, mpp=MPP).path for number in range(2)]
+    for number in range(2):
+        write_store(tmp_path / f"{'a_long_name_' * 5}{number}.zarr", values, mpp=MPP)
+    add_row(
+        tmp_path, failed(tmp_path / "torn.tif", f"{tmp_path / 'torn.tif'}: no slide ({'cut ' * 20})"), tmp_path / "torn.zarr"
+    )
 
     async def run(client: Client) -> None:
         async with browser.tab(390) as tab:
             await tab.page.goto(client.gate.link)
-            await tab.until("document.querySelectorAll('#stores tbody tr').length === 2")
+            await tab.until("document.querySelectorAll('#stores tbody tr').length === 3")
             assert await tab.ask("document.documentElement.scrollWidth") == 390
             assert await tab.ask("document.querySelector('#stores .number').textContent") == "over 0.999"
+            assert await tab.ask("document.getElementById('count').textContent") == "2"
+            assert (await tab.ask("document.getElementById('left_out').textContent")).startswith("1 more slide has no finished")
+            last = await tab.ask("document.querySelector('#stores tbody tr:last-child').textContent")
+            assert last.startswith("tornno slide (cut")
             assert tab.complaints == []
 
-    ask(stores, run, run=browser.run)
+    ask(tmp_path, run, run=browser.run)
 
 
 def test_arrows_move_the_map_but_where_a_control_has_the_focus(browser: Browser, store: Path) -> None:

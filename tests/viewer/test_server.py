@@ -26,6 +26,7 @@ from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.viewer.shown_map import NO_VALUE, TOP_STEP
+from wsi_meta.worklist.summary import add_row, failed, summarise
 
 MPP = 0.486
 CELL_L0 = 64.0
@@ -145,6 +146,25 @@ class TestWhatIsSent:
 
         ask(store, check)
 
+    def test_the_list_of_a_folder_tells_slides_without_a_heatmap(self, tmp_path: Path) -> None:
+        """Also where it has a single heatmap; not where that was given by itself."""
+        heatmap = write_store(tmp_path / "good.zarr", np.full((4, 5), 0.2, np.float32))
+        add_row(tmp_path, failed(tmp_path / "torn.tif", f"{tmp_path / 'torn.tif'}: cut short"), tmp_path / "torn.zarr")
+        add_row(tmp_path, summarise("lost.tif", heatmap) | {"heatmap": str(tmp_path / "lost.zarr")}, tmp_path / "lost.zarr")
+        expected = [
+            {"name": "torn", "problem": "cut short", "score": None},
+            {"name": "lost", "problem": "the heatmap is gone", "score": None},
+        ]
+
+        async def check(client: Client, several: bool) -> None:
+            listed = json.loads((await client.get("/list")).body)
+            assert listed["left_out"] == (expected if several else [])
+            assert (await client.get("/")).code == (200 if several else 302)
+            assert (await client.json("facts"))["several"] is several
+
+        ask(tmp_path, lambda client: check(client, several=True))
+        ask(heatmap.path, lambda client: check(client, several=False))
+
     def test_the_models_own_thresholds_are_taken_as_they_are(self, tmp_path: Path) -> None:
         """Rounded, both would find other lesions; what a slider says is rounded."""
         values = np.full((8, 8), 0.0001, np.float32)
@@ -153,6 +173,7 @@ class TestWhatIsSent:
 
         async def check(client: Client) -> None:
             facts = await client.json("facts")
+            assert facts["points"][1:] == [["99 % sensitivity:", 0.0041], ["99 % specificity:", 0.0041]]
             for threshold, count in ((facts["threshold"], 1), (facts["thresholds"]["sensitivity_99"], 3)):
                 found = await client.json(f"lesions/{facts['version']}/{threshold}")
                 assert (found["threshold"], found["count"]) == (threshold, count)

@@ -17,6 +17,8 @@ MEASURES = {
     "darkness": ("cividis_r", 255.0, 0.0, "darkness: how far green lies below white"),
 }
 """Colour map, last value, opaque value and words of what cells are like, which ``overlay`` does not draw."""
+UNMEASURED = {"focus": "focus not measured: too little contrast"}
+"""Words for scanned cells without a value of a layer, where the reason is known."""
 
 
 def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
@@ -25,12 +27,13 @@ def layer_colours(record: ScanRecord, layer: str) -> dict[str, Any]:
     Returns
     -------
     dict of ``table`` (hexadecimal RGB of 256 colours, 0 to ``top``), ``top``, ``opaque`` (the value from which on it is as
-    opaque as it gets; 0: everywhere) and ``label``.
+    opaque as it gets; 0: everywhere), ``label``, and ``unmeasured`` (the words for scanned cells without a value of it).
     """
+    unmeasured = {"unmeasured": UNMEASURED.get(layer, f"no {layer} known")}
     if layer in MEASURES:
-        return _colours(*MEASURES[layer])
+        return _colours(*MEASURES[layer]) | unmeasured
     drawn = layer_style(record, layer)
-    return _colours(drawn.colour_map, drawn.top, drawn.opaque, drawn.label)
+    return _colours(drawn.colour_map, drawn.top, drawn.opaque, drawn.label) | unmeasured
 
 
 def _colours(colour_map: str, top: float, opaque: float, label: str) -> dict[str, Any]:

@@ -12,14 +12,16 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 from wsi_meta.words import format_threshold, one_line, printable
+from wsi_meta.worklist.page import reason_of, slide_name
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanRecord, ScanResult
     from wsi_meta.viewer.shelf import ShelvedStore
     from wsi_meta.viewer.shown_map import MapState
     from wsi_meta.viewer.slide_tiles import SlideTiles
+    from wsi_meta.worklist.table import Row
 
-__all__ = ["list_facts", "map_facts", "slide_facts", "slide_scanned"]
+__all__ = ["left_out_facts", "list_facts", "map_facts", "slide_facts", "slide_scanned"]
 
 Lines = list[tuple[str, str]]
 """Names and values."""
@@ -37,7 +39,8 @@ def map_facts(state: MapState) -> dict[str, Any]:
     -------
     dict of ``slide_scanned``, ``none`` (what stands for a list without a lesion), ``grid`` (cells, and level-0 pixels and
     micrometres of a cell), ``layers`` in the order of the packed map, each with its colours, ``veil``, ``status`` (names by
-    number), ``threshold``, ``steps``, and ``facts``: groups of names and values.
+    number), ``threshold``, ``points`` (words and value of the model's thresholds), ``steps``, and ``facts``: groups of names
+    and values.
     """
     heatmap, grid = state.heatmap, state.heatmap.grid
     rows, cols = grid.shape
@@ -64,6 +67,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),
         "thresholds": heatmap.record.model.thresholds,
+        "points": [(_point(name), value) for name, value in heatmap.record.model.thresholds.items()],
         "steps": {"top": TOP_STEP, "none": NO_VALUE},
         "facts": [{"title": title, "lines": lines} for title, lines in _groups(heatmap) if lines],
     }
@@ -105,6 +109,11 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
         "verdict": record.verdict.summary if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
+
+
+def left_out_facts(row: Row) -> dict[str, Any]:
+    """Return a line of the list of heatmaps for a slide that has none: its name, and why as its ``problem``."""
+    return {"name": slide_name(row), "problem": reason_of(row), "score": None}
 
 
 def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
@@ -154,7 +163,7 @@ def _slide(record: ScanRecord) -> Lines:
 
 def _model(record: ScanRecord) -> Lines:
     card = record.model
-    points = ", ".join(f"{name.replace('_', ' ')} {format_threshold(value, 3)}" for name, value in card.thresholds.items())
+    points = ", ".join(f"{_point(name)} {format_threshold(value, 3)}" for name, value in card.thresholds.items())
     auc = card.metrics.get("auc")
     lines = [
         ("Network", f"{card.architecture}, {card.preprocessing.mpp:g} µm"),
@@ -163,6 +172,12 @@ def _model(record: ScanRecord) -> Lines:
         ("Operating points", points),
     ]
     return [*lines, ("Validation AUC", f"{auc:.3f}")] if auc is not None else lines
+
+
+def _point(name: str) -> str:
+    """Return the name of one of a model's thresholds in words: ``sensitivity_95`` is ``95 % sensitivity:``."""
+    kind, _, share = name.partition("_")
+    return f"{share} % {kind}:" if share.isdecimal() else f"{printable(name.replace('_', ' '))}:"
 
 
 def _scan(record: ScanRecord) -> Lines:

@@ -16,7 +16,7 @@ from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, Sl
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.viewer.assets import Assets
 from wsi_meta.viewer.corrections import Corrections, read_corrections, write_corrections
-from wsi_meta.viewer.facts import list_facts, map_facts, slide_facts, slide_scanned
+from wsi_meta.viewer.facts import left_out_facts, list_facts, map_facts, slide_facts, slide_scanned
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
 from wsi_meta.viewer.shown_map import version_of
@@ -156,9 +156,9 @@ class Nothing(_Handler):
 
 
 class Front(_Handler):
-    def get(self) -> None:
+    async def get(self) -> None:
         stores = self.desk.shelf.stores
-        if len(stores) == 1:
+        if not await self.in_thread(lambda: self.desk.shelf.has_list):
             self.redirect(f"/s/{next(iter(stores))}")
         else:
             self.send(self.desk.assets.list_page, "text/html; charset=utf-8")
@@ -175,8 +175,9 @@ class List(_Handler):
     async def get(self) -> None:
         shelf = self.desk.shelf
         stores = await self.in_thread(lambda: [list_facts(store) for store in shelf.stores.values()])
+        left_out = await self.in_thread(lambda: [left_out_facts(row) for row in shelf.left_out()])
         has_report = await self.in_thread(lambda: shelf.report() is not None)
-        self.send(json.dumps({"stores": stores, "report": has_report}), "application/json")
+        self.send(json.dumps({"stores": stores, "left_out": left_out, "report": has_report}), "application/json")
 
 
 class MapFacts(_Handler):
@@ -184,7 +185,7 @@ class MapFacts(_Handler):
         state = await self.in_thread((await self.shown(key)).map.state)
         shown = await self.shown(key, state.heatmap.record)
         facts = map_facts(state) | {"slide": slide_facts(shown.tiles, shown.slide_told)}
-        facts["several"] = len(self.desk.shelf.stores) > 1
+        facts["several"] = await self.in_thread(lambda: self.desk.shelf.has_list)
         self.send(json.dumps(facts), "application/json")
 
 

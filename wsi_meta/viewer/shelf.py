@@ -21,9 +21,10 @@ from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.slide_places import given_slide, slide_places
+from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
-__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores"]
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "folders_of_stores"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
@@ -63,11 +64,12 @@ class Shelf:
     ----------
     stores : paths of heatmap stores
     slide : the slide of a single store, or a folder of slides; None looks for them
+    folders : whose tables tell of slides without a heatmap
     """
 
-    def __init__(self, stores: Sequence[Path], slide: SlidePath | None = None) -> None:
+    def __init__(self, stores: Sequence[Path], slide: SlidePath | None = None, folders: Sequence[Path] = ()) -> None:
         self.stores = {key: ShelvedStore(key, path) for path in stores for key in [_key(path)]}
-        self._slide = slide
+        self._slide, self._folders = slide, folders
         self._kept = KeptTiles()
         self._open: OrderedDict[str, ShownStore] = OrderedDict()
         self._opening = threading.Lock()
@@ -113,6 +115,24 @@ class Shelf:
                 state = self.show(next(iter(self.stores))).map.state()
                 state.lesions(round(default_threshold(state.heatmap), 3))
 
+    def left_out(self) -> list[Row]:
+        """Return the rows of slides that the folders' tables have and that have no heatmap there, with the reason as error."""
+        found = []
+        for folder in self._folders:
+            with suppress(WsiMetaError, OSError):  # a table of something else
+                for row in open_table(folder).rows:
+                    store = row["heatmap"] and folder / Path(row["heatmap"]).name
+                    if not store:
+                        found.append(row)
+                    elif not store.exists():
+                        found.append(row | {"error": f"{store}: the heatmap is gone"})
+        return found
+
+    @property
+    def has_list(self) -> bool:
+        """Whether there is more to choose from than one map, or more to tell."""
+        return len(self.stores) > 1 or bool(self.left_out())
+
     def report(self) -> bytes | None:
         """Return the worklist page of the stores' folder; None where there is none of ours."""
         return None if self.folder is None else read_page(self.folder)
@@ -154,6 +174,11 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     """
     found = [store for path in paths for store in stores_at(Path(path))]
     return list({real_path(store): store for store in found}.values())
+
+
+def folders_of_stores(paths: Sequence[str | Path]) -> list[Path]:
+    """Return those of some paths that are folders of stores."""
+    return [Path(path) for path in paths if stores_at(Path(path)) != [Path(path)]]
 
 
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import Address, slide_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
-from wsi_meta.viewer.shelf import Shelf, find_stores, refuse_another
+from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores, refuse_another
 from wsi_meta.worklist.slide_places import refuse_one_slide
 
 __all__ = ["view"]
@@ -58,7 +58,7 @@ def view(
     refuse_one_slide(given, len(found))
     if static is not None:
         _check_static(Path(static), len(found), host, port)
-    shelf = Shelf(found, given)
+    shelf = Shelf(found, given, folders_of_stores(stores))
     try:
         if len(found) == 1:
             shown = shelf.show(next(iter(shelf.stores)))  # opened now, and refused now

@@ -25,7 +25,7 @@ from wsi_meta.worklist.table import Row
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["GENERATOR", "read_template", "render_page"]
+__all__ = ["GENERATOR", "read_template", "reason_of", "render_page", "slide_name"]
 
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
@@ -64,7 +64,7 @@ def render_page(
     running : how many slides a run that goes on has done, and has in all; None where none goes on
     template : from :func:`read_template`; None reads it
     """
-    names = [_name(row) for row in rows]
+    names = [slide_name(row) for row in rows]
     ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
     shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None or _kind(row) == EMPTY]
     failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
@@ -103,7 +103,7 @@ def read_template() -> Template:
     return templates.get_template("worklist.html")
 
 
-def _name(row: Row) -> str:
+def slide_name(row: Row) -> str:
     """Return a slide's name as its store has it, else as its file has it."""
     return str(Path(row["heatmap"] or row["slide"]).stem)
 
@@ -144,11 +144,15 @@ def _lead(rows: Sequence[Row]) -> list[str]:
     return told
 
 
-def _failure(row: Row, name: str) -> dict[str, Any]:
+def reason_of(row: Row) -> str:
+    """Return a row's error without the slide or heatmap that it begins with."""
     reason = str(row["error"]).removeprefix(f"{row['slide']}: ").removeprefix(f"{row['heatmap']}: ")
     named, _, rest = reason.partition(": ")
-    if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])):  # as the scan was given them
-        reason = rest
+    return rest if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])) else reason
+
+
+def _failure(row: Row, name: str) -> dict[str, Any]:
+    reason = reason_of(row)
     damaged = row["error_kind"] == SlideReadError.__name__ and "try again" not in reason and not is_address(row["slide"])
     return {
         "name": name,

@@ -56,13 +56,16 @@ const paintCells = (grid, paint, rank) => {
   return (side) => (painted[side] ??= paintSquares(grid, side, paint, rank));
 };
 
+// Whether a layer is of probability, so that cells under a threshold may be left out of it.
+WsiMeta.ofTumor = (layer) => layer === "probability" || layer === "uncertainty";
+
 // The colours of a layer. Opacity follows the value where a slide lies beneath, as in wsi-meta overlay.
 WsiMeta.paintLayer = (facts, values, name, least) => {
   const layer = facts.layers.find((one) => one.name === name);
   const { top, none } = facts.steps;
   const table = WsiMeta.bytesOf(layer.table);
   const [own, probability] = [values[name], values.probability];
-  const lowest = name === "probability" || name === "uncertainty" ? Math.round(least * top) : 0;
+  const lowest = WsiMeta.ofTumor(name) ? Math.round(least * top) : 0;
   const fixed = facts.slide.mark ? null : 255;
   const paint = (cell) => {
     const value = (own[cell] / top) * layer.highest;
@@ -73,20 +76,30 @@ WsiMeta.paintLayer = (facts, values, name, least) => {
   return paintCells(facts.grid, paint, (cell) => (own[cell] === none || probability[cell] < lowest ? -1 : own[cell]));
 };
 
-// Canvases that are opaque where cells have a status; only for those that some cell has.
+// Canvases that are opaque where cells have a status, or were scanned and have no value of a layer; only for what some cell
+// is. Each with its name, colour and words, and the layer that it belongs to: none is for all.
 WsiMeta.paintMasks = (facts, values) => {
-  const masks = {};
+  const masks = [];
+  const { status } = values;
+  const opaque = (isWanted) => (cell) => (isWanted(cell) ? 0xff000000 : 0);
   for (const name of ["background", "pending", "unreadable"]) {
     const wanted = WsiMeta.STATUS[name];
-    if (!values.status.includes(wanted)) continue;
+    if (!status.includes(wanted)) continue;
     const others = name === "background" ? 1 : -1; // a square with any other cell is not background
-    const paint = (cell) => (values.status[cell] === wanted ? 0xff000000 : 0);
-    masks[name] = paintCells(facts.grid, paint, (cell) => (values.status[cell] === wanted ? 0 : others));
+    const is = (cell) => status[cell] === wanted;
+    masks.push({ name, ...facts.veil[wanted], cells: paintCells(facts.grid, opaque(is), (cell) => (is(cell) ? 0 : others)) });
+  }
+  for (const { name: layer, unmeasured: words } of facts.layers) {
+    const isScanned = (cell) => status[cell] === WsiMeta.STATUS.scanned;
+    const is = (cell) => isScanned(cell) && values[layer][cell] === facts.steps.none;
+    if (!status.some((_, cell) => is(cell))) continue;
+    const rank = (cell) => (is(cell) ? 0 : isScanned(cell) ? 1 : -1); // a square with any measured cell has its colour
+    masks.push({ name: "unmeasured", layer, colour: "rgba(60,66,78,.8)", words, cells: paintCells(facts.grid, opaque(is), rank) });
   }
   return masks;
 };
 
-// Hatching: pending cells have lines one way, unreadable ones both ways over a tint. Background has its plain colour.
+// Hatching: unreadable cells have lines both ways over a tint, others that are unknown one way. Background has its plain colour.
 WsiMeta.hatch = (context, name, colour, ratio) => {
   if (name === "background") return colour;
   const side = Math.round(9 * ratio);

@@ -1,10 +1,13 @@
 "use strict";
-// The list of heatmaps, highest score first.
+// The list of heatmaps, highest score first, then slides that have none.
 (async () => {
   const answer = await fetch("/list");
-  const { stores, report } = await answer.json();
+  const { stores, left_out: leftOut, report } = await answer.json();
   stores.sort((one, other) => (other.score ?? -1) - (one.score ?? -1) || one.name.localeCompare(other.name));
   document.getElementById("count").textContent = stores.length;
+  const told = document.getElementById("left_out");
+  told.hidden = !leftOut.length;
+  told.textContent = `${leftOut.length} more ${leftOut.length === 1 ? "slide has" : "slides have"} no finished heatmap: see the end of the list.`;
   document.getElementById("report").hidden = !report;
   const body = document.querySelector("#stores tbody");
   const cell = (row, text, kind) => {
@@ -13,7 +16,7 @@
     if (kind) made.className = kind;
     return made;
   };
-  for (const store of stores) {
+  for (const store of [...stores, ...leftOut]) {
     const row = body.insertRow();
     const name = cell(row, "");
     if (store.problem) {

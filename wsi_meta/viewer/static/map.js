@@ -101,7 +101,7 @@
       context.globalAlpha = view.opacity;
       drawCells(context, picture, at, ratio);
       context.globalAlpha = 1;
-      for (const [name, mask] of Object.entries(masks)) drawMask(context, name, mask, at, ratio);
+      for (const mask of shownMasks()) drawMask(context, mask, at, ratio);
     }
     const unit = at.scale * ratio;
     context.setTransform(unit, 0, 0, unit, -at.left * unit, -at.top * unit);
@@ -114,14 +114,16 @@
     drawScale(at.scale);
   };
 
-  const drawMask = (context, name, mask, at, ratio) => {
+  const shownMasks = () => masks.filter(({ layer }) => !layer || layer === view.layer);
+
+  const drawMask = (context, { name, colour, cells }, at, ratio) => {
     fit(veil);
     const pen = veil.getContext("2d");
     pen.globalCompositeOperation = "source-over";
     pen.clearRect(0, 0, veil.width, veil.height);
-    drawCells(pen, mask, at, ratio);
+    drawCells(pen, cells, at, ratio);
     pen.globalCompositeOperation = "source-in";
-    pen.fillStyle = WsiMeta.hatch(pen, name, facts.veil[WsiMeta.STATUS[name]].colour, ratio);
+    pen.fillStyle = WsiMeta.hatch(pen, name, colour, ratio);
     pen.fillRect(0, 0, veil.width, veil.height);
     context.drawImage(veil, 0, 0);
   };
@@ -195,16 +197,9 @@
     const open = [...document.querySelectorAll("#facts details")].map((one) => one.open);
     groups.forEach((group, number) => { group.open = open[number] ?? false; });
     byId("facts").replaceChildren(...groups);
-    byId("veil").replaceChildren();
-    for (const name of Object.keys(masks)) {
-      const { colour, words } = facts.veil[WsiMeta.STATUS[name]];
-      const swatch = make("i", "", name);
-      if (name === "background") swatch.style.background = colour;
-      byId("veil").append(swatch, make("span", words));
-    }
     byId("points").replaceChildren(
-      ...Object.entries(facts.thresholds).map(([name, value]) => {
-        const button = make("button", `${name.replaceAll("_", " ")} ${inWords(value, 2)}`, "link");
+      ...facts.points.map(([name, value]) => {
+        const button = make("button", `${name} ${inWords(value, 2)}`, "link");
         button.type = "button";
         button.addEventListener("click", () => setThreshold(value));
         return button;
@@ -227,6 +222,12 @@
     context.putImageData(image, 0, 0);
     byId("label").textContent = layer.label.replace(/ \(research use only\)/, "");
     byId("top").textContent = layer.top;
+    const legend = shownMasks().flatMap(({ name, colour, words }) => {
+      const swatch = make("i", "", name);
+      if (name === "background") swatch.style.background = colour;
+      return [swatch, make("span", words)];
+    });
+    byId("veil").replaceChildren(...legend);
   };
 
   const showControls = () => {
@@ -237,12 +238,14 @@
     for (const id of ["shown", "outlined", "hidden"]) byId(id).checked = view[id];
     document.querySelector("#layers select").value = view.layer;
     byId("veil").hidden = !view.shown;
+    byId("hidden").disabled = !WsiMeta.ofTumor(view.layer);
     showLayer();
   };
 
   const showLesions = () => {
     const shown = found.lesions.slice(0, 300);
-    byId("count").textContent = `${found.count} at ${inWords(found.threshold)}, peak ${inWords(found.peak)}`;
+    byId("count").textContent = found.count;
+    byId("rule").textContent = `Cells of ${inWords(found.threshold)} or more that touch, one of them of ${inWords(found.peak)} or more`;
     const rows = shown.map((lesion) => {
       const row = make("tr");
       const [most, least] = lesion.cut ? ["at least ", "≥"] : ["", ""];
@@ -253,7 +256,7 @@
       if (!corrections.readOnly) {
         const isFalse = corrections.isFalse(lesion);
         row.classList.toggle("false", isFalse);
-        const button = make("button", isFalse ? "undo" : "false", "link");
+        const button = make("button", isFalse ? "undo" : "reject", "link");
         button.type = "button";
         button.title = isFalse ? "It is a lesion after all" : "This is no lesion";
         button.ariaLabel = `${button.textContent}, lesion ${lesion.lesion}`;
@@ -452,12 +455,13 @@
     const words = [`x ${Math.floor(x)}, y ${Math.floor(y)} px`, `${mm(x)}, ${mm(y)} mm`];
     if (row < rows && col < cols) {
       const cell = row * cols + col;
-      for (const { name, highest } of facts.layers) {
+      for (const { name, highest, unmeasured } of facts.layers) {
         const step = values[name][cell];
         const value = (step / facts.steps.top) * highest;
         const shown = highest === 1 ? WsiMeta.probability(value) : value.toFixed(highest > 2 ? 0 : 3);
         const explained = highest === 1 || name === view.layer; // by its legend
         if (step !== facts.steps.none && explained) words.push(`${name} ${shown}`);
+        else if (name === view.layer && values.status[cell] === WsiMeta.STATUS.scanned) words.push(unmeasured);
       }
       words.push(facts.status[values.status[cell]].replace("pending", "not scanned yet"));
     }
