@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from wsi_meta.errors import OutputPathError, SlideReadError
+import wsi_meta
+from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError
 from wsi_meta.evaluation.calibrate import check_calibration
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import check_import
@@ -240,3 +241,29 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
         raise full
     with pytest.raises(SlideReadError, match="damaged"), filled_folder(tmp_path / "out"):
         raise SlideReadError("damaged")
+
+
+NOTHING: Any = None
+THING: Any = object()
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: wsi_meta.open_slide(NOTHING), "slide: is None; expected the path or address of a slide"),
+        (lambda: wsi_meta.find_tissue(THING), "slide: is of type object; expected the path or address"),
+        (lambda: wsi_meta.find_lesions(NOTHING), "heatmap: is None; expected a Heatmap or the path of one"),
+        (lambda: wsi_meta.write_lesions(THING, NOTHING), "file to write: is of type object; expected a path, text or Path"),
+        (lambda: wsi_meta.export("l.csv", THING), "out: is of type object; expected a path"),
+        (lambda: wsi_meta.open_patches([NOTHING]), "patches: is None; expected a folder of labelled patches"),
+        (
+            lambda: wsi_meta.score_slide(THING),
+            "probability: is of type object; expected an array of cells; for a heatmap call score",
+        ),
+        (lambda: wsi_meta.scan_slides("s.tif", "maps", dry_run=True), "dry_run: no setting of a scanner; expected those of"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(call: Callable[[], Any], told: str) -> None:
+    """What Python says of it deep inside names no argument."""
+    with pytest.raises(OptionsError, match=told):
+        call()

@@ -18,6 +18,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.models.weights_file import check_written
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiffs.structure import pages_of
 
@@ -64,7 +65,7 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
         return _model_facts(DEFAULT_MODEL), None
     if is_address(path):
         return _slide_facts(slide_path(path), reader)
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return _model_facts(path), None
     if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):

@@ -302,7 +302,7 @@ def test_holes_that_enclose_nothing_are_left_out(tmp_path: Path, caplog: pytest.
     ("name", "content", "told"),
     [
         ("a.txt", "", "ending '.txt'"),
-        ("gone.xml", None, "No such file"),
+        ("gone.xml", None, "no such file; expected outlines"),
         ("a.xml", "<ASAP_Annotations>", "ParseError"),
         ("b.xml", "<svg/>", "root element 'svg'"),
         ("a.json", "{", "JSONDecodeError"),
@@ -442,8 +442,8 @@ def test_values_of_masks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(DataError, match=r"two\.tif: pixels 32 times as large as asked"):
         read_mask(tmp_path / "two.tif", 1, first_downsample=32)
     (tmp_path / "text.tif").write_text("no TIFF")
-    for name in ("text.tif", "gone.tif"):
-        with pytest.raises(DataError, match=f"{name}: not a mask"):
+    for name, told in (("text.tif", "not a mask"), ("gone.tif", "no such file; expected a TIFF")):
+        with pytest.raises(DataError, match=f"{name}: {told}"):
             read_mask(tmp_path / name, 1)
 
 

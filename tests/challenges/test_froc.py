@@ -593,6 +593,8 @@ def test_bad_detections(tmp_path: Path, line: str) -> None:
     path.write_text(f"0.5,1,2\n{line}\n")
     with pytest.raises(DataError, match=r"d\.csv: line 2 is"):
         read_detections(path)
+    with pytest.raises(DataError, match=r"gone\.csv: no such file; expected a list of detections"):
+        read_detections(tmp_path / "gone.csv")
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match=r"d\.csv: not a list of detections"):
         read_detections(path)

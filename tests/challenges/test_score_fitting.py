@@ -155,6 +155,8 @@ def test_files_that_are_no_score_model(scans: Path, tmp_path: Path, content: str
     path.write_text(content)
     with pytest.raises(DataError, match=r"score\.json: not a score model"):
         load_score_model(path)
+    with pytest.raises(DataError, match=r"gone\.json: no such file; expected a score model"):
+        load_score_model(tmp_path / "gone.json")
 
 
 def test_numbers_that_cannot_be(scans: Path, labels: Path, tmp_path: Path) -> None:

@@ -26,18 +26,23 @@ def effort(**seconds: float) -> ScanEffort:
 @pytest.mark.parametrize(
     ("taken", "passed_s", "machine", "told"),
     [
-        (effort(reading=80, computing=30, waiting=40), 75, ON_CPU, "Reading is what limits: more --workers, or --stage"),
+        (effort(reading=80, computing=30, waiting=40), 75, ON_CPU, "Reading is what limits; try more --workers, or --stage"),
         (effort(reading=20, computing=70, waiting=2), 75, ON_CPU, "a GPU, or --precision int8, which is less exact"),
-        (effort(reading=20, computing=70, waiting=2), 75, ON_CPU | {"precision": "int8"}, "Computing is what limits: a GPU"),
-        (effort(computing=70), 75, ON_CPU | {"precision": "fp32", "int8": False}, "Computing is what limits: a GPU"),
+        (
+            effort(reading=20, computing=70, waiting=2),
+            75,
+            ON_CPU | {"precision": "int8"},
+            "Computing is what limits; try a GPU",
+        ),
+        (effort(computing=70), 75, ON_CPU | {"precision": "fp32", "int8": False}, "Computing is what limits; try a GPU"),
         (
             effort(computing=70),
             75,
             {"device": "cuda", "precision": "bf16", "views": 8},
             "more GPUs (--gpus), or fewer than 8 views",
         ),
-        (effort(reading=10, computing=20, writing=60), 60, ON_CPU, "Writing is what limits: an --out on a faster disk"),
-        (effort(reading=10, computing=20, tissue=60), 80, ON_CPU, "Finding tissue is what limits: --tissue-mask"),
+        (effort(reading=10, computing=20, writing=60), 60, ON_CPU, "Writing is what limits; try an --out on a faster disk"),
+        (effort(reading=10, computing=20, tissue=60), 80, ON_CPU, "Finding tissue is what limits; try --tissue-mask"),
         (effort(reading=1, computing=2), 9, ON_CPU, "Starting is what took most of the time: scan more slides"),
         (effort(reading=40, computing=40, waiting=20), 60, ON_CPU, ""),
         (effort(reading=60, computing=30, waiting=5), 40, ON_CPU, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import zarr
 from pages import DOCS, PUBLIC, ROOT, examples_of
 from stores import make_record, write_store
 
+import wsi_meta
 from wsi_meta import errors
 from wsi_meta.cli import main
 from wsi_meta.heatmaps.record import ScanRecord
@@ -73,6 +75,12 @@ class TestPublicNames:
     def test_each_stands_once_on_the_page_of_python(self) -> None:
         named = re.findall(r"^::: wsi_meta\.(\w+)$", (DOCS / "api.md").read_text(), re.M)
         assert sorted(named) == sorted(PUBLIC)
+
+    def test_each_function_says_what_it_returns(self) -> None:
+        functions = {name: public for name in PUBLIC if inspect.isfunction(public := getattr(wsi_meta, name))}
+        assert len(functions) > 30
+        told = {name for name, function in functions.items() if re.search(r"\bReturns?\b", inspect.getdoc(function) or "")}
+        assert set(functions) - told == {"save_model", "view"}, "they return None"
 
 
 class TestErrors:

@@ -205,11 +205,11 @@ def _small_gpu(rows: int, batch_size: int, *, dense: bool = False) -> tuple[Pred
 def test_where_memory_does_not_suffice_batches_are_halved(
     rows: int, batch_size: int, passes: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    patches = torch.from_numpy(texture(96 * 20, 96).reshape(20, 96, 96, 3))
+    patches = texture(96 * 20, 96).reshape(20, 96, 96, 3)  # an array, as a slide's reader gives
     whole = Predictor.from_plan(tiny_model(), InferencePlan("cpu", "fp32", batch_size, views=1)).predict_patches(patches)
     predictor, seen = _small_gpu(rows, batch_size)
     for _ in range(2):
-        np.testing.assert_allclose(predictor.predict_patches(patches), whole, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(predictor.predict_patches(torch.from_numpy(patches)), whole, rtol=0, atol=1e-5)
     assert seen[: len(passes)] == passes
     assert seen.count(batch_size) == (1 if rows < batch_size else 4), "it is not tried again"
     assert len(caplog.messages) == (rows < batch_size)

@@ -32,7 +32,7 @@ def _glass(side: int = 400) -> NDArray[np.uint8]:
 def test_finds_tissue_and_leaves_glass(tmp_path: Path) -> None:
     image = _glass()
     image[100:200, 100:300] = TISSUE
-    mask = find_tissue(open_slide(_slide_of(tmp_path, image)))
+    mask = find_tissue(_slide_of(tmp_path, image))
     assert mask.mask.shape == (400, 400)
     assert mask.mask[102:198, 102:298].all()
     assert not mask.mask[:80].any()
@@ -188,7 +188,9 @@ def test_bad_masks(tmp_path: Path) -> None:
     np.save(tmp_path / "turned.npy", np.ones((50, 30)))
     np.save(tmp_path / "flat.npy", np.ones(50))
     for name, found in [
-        ("none.png", "not a tissue mask"),
+        ("gone.png", "no such file; expected an image"),
+        ("gone.npy", "no such file; expected an image"),
+        ("gone.geojson", "no such file; expected outlines"),
         ("text.png", "not a tissue mask"),
         ("turned.npy", "do not fit the slide's 500x300"),
         ("flat.npy", "expected an image"),

@@ -16,6 +16,7 @@ import numpy as np
 from wsi_meta.annotations.tables import SEPARATORS, read_lines, refuse_longer
 from wsi_meta.errors import DataError
 from wsi_meta.outputs.checks import check_output
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line
 
@@ -57,19 +58,25 @@ def read_detections(path: str | Path) -> Detections:
         :data:`wsi_meta.annotations.tables.SEPARATORS`; x and y may have decimals, which are cut off. A first line without any
         number is a header, and says which column is which: ``x``, ``y`` and one of :data:`PROBABILITY`, in any case
 
+    Returns
+    -------
+    Scores and level-0 places, in the file's order.
+
     Raises
     ------
     DataError
         when the file is missing or is no text, its header lacks a column, a line is longer than it or is not three numbers of
         at least 0, or there is no header and the second or third column looks like the probability.
     """
-    path = Path(path)
+    path = as_path("path", path)
     try:
         text = read_lines(path)
         first = next((line for line in text if line.strip(", ;\t\r\n")), "")
         separator = next((mark for mark in SEPARATORS[1:] if mark in first), SEPARATORS[0])
         rows = csv.reader(text, delimiter=separator)
         lines = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected a list of detections, lines probability,x,y") from error
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{path}: not a list of detections ({first_line(error)}); expected lines probability,x,y") from error
     if headed := bool(lines) and not any(map(_is_number, lines[0][1])):
@@ -84,6 +91,10 @@ def read_detections(path: str | Path) -> Detections:
 
 def write_detections(path: str | Path, detections: Detections, *, overwrite: bool = False) -> Path:
     """Write a slide's detections as the challenge wants them: no header, an empty file where there are none.
+
+    Returns
+    -------
+    The file.
 
     Raises
     ------

@@ -121,7 +121,8 @@ def opened_labels(path: Path, what: str, expected: str) -> Iterator[LabelImage]:
     except OtherFormError as error:
         raise DataError(str(error)) from error
     except (*errors, SyntaxError, tokenize.TokenError, struct.error, zlib.error, tifffile.TiffFileError) as error:
-        raise DataError(f"{path}: not a {what} ({first_line(error)}); expected {expected}") from error
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"not a {what} ({first_line(error)})"
+        raise DataError(f"{path}: {found}; expected {expected}") from error
 
 
 def read_one_label(path: Path, what: str, expected: str) -> NDArray[np.bool_]:

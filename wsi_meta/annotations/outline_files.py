@@ -97,6 +97,8 @@ def read_drawn(path: Path) -> DrawnFile:
         raise DataError(f"{path}: ending '{path.suffix}'; expected outlines as {expected}")
     try:
         regions, origin, slide, others = read(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected outlines (.xml, .annotations, .geojson, .json)") from error
     except (OSError, ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         deep = isinstance(error, RecursionError)
         told = (

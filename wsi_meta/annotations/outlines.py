@@ -17,6 +17,7 @@ import numpy as np
 from wsi_meta.annotations.class_names import ClassNames
 from wsi_meta.annotations.outline_files import DrawnFile, DrawnRegion, read_drawn
 from wsi_meta.errors import DataError
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import counted
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def read_annotations(
         for a name that is to be both.
     """
     names = ClassNames.parse(tumor, excluded)
-    drawn = read_drawn(Path(path))
+    drawn = read_drawn(as_path("path", path))
     if names.tumor and drawn.regions and len(ClassNames(names.tumor).absent(_groups(drawn))) == len(names.tumor):
         refuse_absent(ClassNames(names.tumor), [drawn], str(path))
     return sort_outlines(drawn, names, origin)

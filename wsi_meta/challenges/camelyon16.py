@@ -73,6 +73,10 @@ def froc(
     overwrite : replace those files in `out`
     progress : show a bar on stderr
 
+    Returns
+    -------
+    FROC curve and score, the AUC of the slides, their intervals, and what was left out.
+
     Raises
     ------
     DataError

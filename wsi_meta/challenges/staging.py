@@ -73,6 +73,10 @@ def stage(
     out : CSV to write, nodes and stages in the challenge's format; neither of the others
     overwrite : replace `out` if it exists
 
+    Returns
+    -------
+    The stage of each patient; with `reference` also the kappa and how many agree.
+
     Raises
     ------
     DataError

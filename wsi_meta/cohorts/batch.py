@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,11 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
     Raises
     ------
     OptionsError
-        when there are both.
+        when there are both, or a setting does not exist.
     """
+    if unknown := sorted(settings.keys() - signature(Scanner).parameters):
+        told = "expected those of wsi_meta.Scanner; what a scan would do is told by preview_scans"
+        raise OptionsError(f"{', '.join(unknown)}: no setting of a scanner; {told}")
     if scanner is None:
         return lambda own: Scanner(**settings | own)
     if settings:

@@ -96,7 +96,7 @@ def find_slides(
 
 
 def read_scan_manifest(path: str | Path) -> list[SlideInput]:
-    """Read a CSV file with a row for each slide that is to be scanned.
+    """Return the slides of a CSV file that has a row for each one that is to be scanned, in its order.
 
     Columns: ``slide``, a file or the folder of one slide; where wanted ``name`` (of its store), ``mpp``, ``tissue_mask``
     (an image or ``none``), ``annotations``, ``model``, ``stride``, ``patient`` and ``label``. What is empty is as for all.

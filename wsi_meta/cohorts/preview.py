@@ -126,6 +126,10 @@ def preview_scans(
     ----------
     all : see :func:`wsi_meta.scan_slides`
 
+    Returns
+    -------
+    What would become of each slide, in order, and the time for the cells that are left, where earlier scans tell it.
+
     Raises
     ------
     DataError, OutputPathError, OutputExistsError, OptionsError

@@ -119,16 +119,16 @@ def what_limits(
     if effort.computing_s + effort.waiting_s + effort.writing_s + effort.tissue_s < MOST * passed_s:
         return "Starting is what took most of the time: scan more slides with one command"
     if work["writing"] >= MOST * total:
-        return "Writing is what limits: an --out on a faster disk"
+        return "Writing is what limits; try an --out on a faster disk"
     if work["finding tissue"] >= MOST * total:
-        return f"Finding tissue is what limits: --tissue-mask{stage}"
+        return f"Finding tissue is what limits; try --tissue-mask{stage}"
     if waiting >= MOST:
-        return f"Reading is what limits: more --workers{stage}"
+        return f"Reading is what limits; try more --workers{stage}"
     if waiting <= LITTLE_WAITING and work["computing"] >= MOST * total:
         ways = ["a GPU" if device == "cpu" else "more GPUs (--gpus)"]
         ways += ["--precision int8, which is less exact"] if device == "cpu" and precision != "int8" and int8 else []
         ways += [f"fewer than {views} views"] if views > 1 else []
-        return f"Computing is what limits: {', or '.join(ways)}"
+        return f"Computing is what limits; try {', or '.join(ways)}"
     return ""
 
 

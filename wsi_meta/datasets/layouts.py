@@ -27,7 +27,7 @@ from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
 from wsi_meta.errors import DataError
 from wsi_meta.models.preprocessing import Preprocessing
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.slides.pixel_size import differs
 from wsi_meta.words import some_of
 
@@ -99,7 +99,8 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
 
 
 def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    several = paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
+    return [as_path("patches", path, expected="a folder of labelled patches, or several") for path in several]
 
 
 def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None) -> Patches:

@@ -57,6 +57,10 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
     device : ``auto``, ``cpu``, ``cuda`` or ``cuda:N``
     progress : show notes and bars on stderr
 
+    Returns
+    -------
+    The three files, the slide's score, and how well the map separates drawn tumor from the rest.
+
     Raises
     ------
     DeviceError

@@ -64,6 +64,10 @@ def evaluate(
     overwrite : replace a report at `out`
     progress : show a bar on stderr
 
+    Returns
+    -------
+    The figures and their intervals; with `shifts` also those of each shift and cluster of stains.
+
     Raises
     ------
     DataError, ModelFileError, DeviceError, OptionsError

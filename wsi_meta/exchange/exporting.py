@@ -80,6 +80,10 @@ def export_model(
     format : ``torchscript`` or ``onnx``; the second needs the extra ``onnx``
     overwrite : replace an older export in `out`
 
+    Returns
+    -------
+    The files, and how far their logits are from the model's.
+
     Raises
     ------
     ModelFileError

@@ -21,6 +21,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import SLIDE
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["FORMATS", "USED_BY", "export"]
@@ -98,7 +99,7 @@ def export(
     DeviceError
         for a missing library.
     """
-    form = _form_of(Path(out), form)
+    form = _form_of(as_path("out", out), form)
     _refuse_slide(Path(out), slide)
     lesions_by = {"threshold": threshold, "peak": peak, "min_area": min_area or None}
     _refuse_unused(form, lesions_by | {"least": least or None})

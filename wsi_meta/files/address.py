@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import as_path, real_path
 
 __all__ = [
     "Address",
@@ -105,10 +105,14 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     ------
     SlideReadError
         for an address that is not read.
+    OptionsError
+        for what is neither.
     """
     if isinstance(given, Address):
         return given
-    return Address(given) if isinstance(given, str) and is_address(given) else Path(given)
+    if isinstance(given, str) and is_address(given):
+        return Address(given)
+    return as_path("slide", given, expected="the path or address of a slide")
 
 
 def several(given: T | Sequence[T]) -> Sequence[T]:

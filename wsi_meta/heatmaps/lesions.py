@@ -195,7 +195,7 @@ def write_lesions(
     known: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write lesions as a table (.csv) or as GeoJSON with outlines, which QuPath reads (.geojson).
+    """Write lesions as a table (.csv) or as GeoJSON with outlines, which QuPath reads (.geojson). Returns the file.
 
     Parameters
     ----------

@@ -99,6 +99,10 @@ def score_heatmap(heatmap: str | Path | Heatmap, *, score_model: str | Path | No
     heatmap : store, or path of one
     score_model : file from :func:`wsi_meta.fit_score`, for the fitted score beside the default one
 
+    Returns
+    -------
+    The default score, the fitted one where `score_model` is given, the verdict, and the same of each piece of tissue.
+
     Raises
     ------
     HeatmapError
@@ -201,6 +205,8 @@ def load_score_model(path: str | Path) -> ScoreModel:
             raise TypeError("maps of no kind")
         if not all(type(number) in (int, float) and abs(number) <= LARGEST for number in numbers) or min(scale) < 1 / LARGEST:
             raise ValueError("impossible numbers")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; expected a score model from 'wsi-meta fit-score'") from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(f"{path}: not a score model ({told}); expected a file from 'wsi-meta fit-score'") from error

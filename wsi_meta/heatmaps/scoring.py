@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
@@ -41,12 +42,22 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
 
     Parameters
     ----------
-    probability : float32 (rows, cols); NaN where not scanned; such cells are ignored
+    probability : float32 (rows, cols); NaN where not scanned; such cells are ignored. A heatmap or the path of one is for
+        :func:`wsi_meta.score_heatmap`
 
     Returns
     -------
     float in 0..1; None when no cell was scanned. With fewer than ten scanned cells it is the mean of all of them.
+
+    Raises
+    ------
+    OptionsError
+        when it is no array.
     """
+    given: object = probability
+    if not isinstance(given, np.ndarray):
+        found = type(given).__name__
+        raise OptionsError(f"probability: is of type {found}; expected an array of cells; for a heatmap call score_heatmap")
     from scipy.ndimage import convolve
 
     scanned = np.isfinite(probability)

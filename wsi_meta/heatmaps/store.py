@@ -45,7 +45,7 @@ from wsi_meta.heatmaps.ownership import (
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
 from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
 from wsi_meta.outputs.checks import check_folder
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.outputs.writing import flush
 from wsi_meta.tiling.grid import Block, PatchGrid
 from wsi_meta.words import first_line, format_probability, printable
@@ -92,7 +92,7 @@ class Heatmap:
         HeatmapError
             when there is none, or it is not from wsi-meta, of a newer version, or its record is damaged.
         """
-        path = Path(path)
+        path = as_path("heatmap", path, expected="a Heatmap or the path of one")
         group = open_group(path)
         parts: Any = group.attrs["wsi_meta"]
         try:

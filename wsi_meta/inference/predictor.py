@@ -148,25 +148,23 @@ class Predictor:
         fill = dense and plan.device != "cpu"
         self._network = HalvedPasses(FewShapes(self._network) if fill else self._network, plan.device)
 
-    def predict_patches(self, patches: torch.Tensor) -> NDArray[np.float32]:
+    def predict_patches(self, patches: torch.Tensor | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logit of every patch; with `tta` the mean logit over its views. Not for a dense predictor.
 
         Parameters
         ----------
-        patches : uint8 tensor (n, patch_px, patch_px, 3), RGB, at the model's mpp
+        patches : uint8 tensor or array (n, patch_px, patch_px, 3), RGB, at the model's mpp
 
         Returns
         -------
         float32 array (n,): raw logits, before calibration.
         """
-        return mean_over_views(self.predict_views(patches))
+        import torch
+
+        return mean_over_views(self.predict_views(torch.as_tensor(patches)))
 
     def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
-        """Return the logit of every view of every patch.
-
-        Parameters
-        ----------
-        patches : as for :meth:`predict_patches`
+        """Return the logit of every view of every patch, of a tensor as for :meth:`predict_patches`.
 
         Returns
         -------

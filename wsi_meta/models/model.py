@@ -183,6 +183,10 @@ def load_model(path: str | Path | None = None) -> Model:
     ----------
     path : model file (``.safetensors``) or None
 
+    Returns
+    -------
+    The network on the CPU, ready to predict, its card, and the SHA-256 of its file.
+
     Raises
     ------
     ModelFileError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.outputs.kept_files import refuse_inside_store, refuse_kept
-from wsi_meta.outputs.paths import cannot_be_written, real_path, unique_name
+from wsi_meta.outputs.paths import as_path, cannot_be_written, real_path, unique_name
 
 __all__ = ["check_folder", "check_output", "refuse_input", "refuse_one_name"]
 
@@ -24,7 +24,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
         when its folder is missing, cannot be written to, or lies in a heatmap store; when it is no file, a link to what is not
         there, or a file that is never replaced.
     """
-    path = Path(path)
+    path = as_path("file to write", path)
     if path.is_symlink() and not path.exists():
         raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
     check_folder(real_path(path) if path.is_symlink() else path)

@@ -6,9 +6,10 @@ import errno
 import os
 from pathlib import Path
 
+from wsi_meta.errors import OptionsError
 from wsi_meta.words import first_line
 
-__all__ = ["MENDS", "NO_ROOM", "UNIQUE", "cannot_be_written", "from_the_system", "real_path", "unique_name"]
+__all__ = ["MENDS", "NO_ROOM", "UNIQUE", "as_path", "cannot_be_written", "from_the_system", "real_path", "unique_name"]
 
 UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
@@ -22,6 +23,14 @@ MENDS = {
 """What to do when something cannot be written, by the number of the error."""
 NO_TEMPORARY = "No usable temporary directory"
 """How Python's error begins where no folder for temporary files can be written to."""
+
+
+def as_path(name: str, given: object, *, expected: str = "a path, text or Path") -> Path:
+    """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else."""
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    found = "None" if given is None else f"of type {type(given).__name__}"
+    raise OptionsError(f"{name}: is {found}; expected {expected}")
 
 
 def real_path(path: Path) -> Path:

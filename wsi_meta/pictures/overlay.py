@@ -14,6 +14,7 @@ from wsi_meta.heatmaps.lesions import lesions_at, warn_if_corrected, warn_if_unf
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.pictures.colours import LAYERS
 from wsi_meta.pictures.legend import class_entries, make_bar, tissue_colour, title_of, unknown_entries
 from wsi_meta.pictures.lesion_sheet import draw_sheet
@@ -102,7 +103,7 @@ def draw_overlay(
         raise OptionsError(f"a sheet of {sheet}, and a region; expected one of them: a sheet is of the whole slide")
     if largest is not None and (slide is None or largest < 1):
         raise OptionsError(f"a sheet of {counted(largest, 'lesion')}; expected 1 or more, and the slide; pass --slide")
-    out = check_picture(Path(out), None if slide is None else local_path(slide), overwrite=overwrite)
+    out = check_picture(as_path("out", out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
     found: tuple[Lesion, ...] | None = None

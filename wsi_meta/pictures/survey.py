@@ -46,6 +46,10 @@ def survey_tissue(
     mpp, reader : see :func:`wsi_meta.open_slide`; not for an open slide
     overwrite : replace these files if they exist
 
+    Returns
+    -------
+    The mask that a scan would use, and of each of its pixels the kind: tissue, or why not.
+
     Raises
     ------
     SlideReadError, MissingMppError, OutputExistsError, OutputPathError

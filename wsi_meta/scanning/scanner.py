@@ -21,6 +21,7 @@ from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.chance import TRAIN_AGAIN, warn_of_useless
 from wsi_meta.models.model import Model
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import Progress, counted_cells, tell
 from wsi_meta.scanning.crashes import Journal
 from wsi_meta.scanning.engine import Engine, LocalEngine, SlideCopy, SlideScan, SlideSource, refuse_nothing, tell_end
@@ -130,7 +131,7 @@ class Scanner:
             when :meth:`stop` or :meth:`close` ended it; finished blocks are kept.
         others as :func:`wsi_meta.scan`; OptionsError also when the scanner is closed
         """
-        out, source, overwrite = Path(out), SlideSource(slide, mpp, reader), truth("overwrite", overwrite)
+        out, source, overwrite = as_path("out", out), SlideSource(slide, mpp, reader), truth("overwrite", overwrite)
         with (
             self._working(turn, source.path) as turn,
             source.opened(self.journal, turn.meter) as opened,

@@ -38,7 +38,7 @@ COMMON_TILE_PX = 256  # side of a stored tile where the file does not say
 
 
 def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: str = "auto") -> Slide:
-    """Open a whole-slide image.
+    """Return a whole-slide image, opened; the end of a ``with`` block closes it.
 
     Parameters
     ----------

@@ -13,7 +13,9 @@ import numpy as np
 from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
 from wsi_meta.errors import DataError
-from wsi_meta.slides.slide import Slide
+from wsi_meta.files.address import Address
+from wsi_meta.outputs.paths import as_path
+from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue_colours import join_tissue, segment_by_colour
 from wsi_meta.tiling.tissue_outlines import MaskRaster, read_tissue_outlines
@@ -61,11 +63,19 @@ class TissueMask:
         return hashlib.sha256(np.packbits(self.mask).tobytes() + repr((self.mask.shape, self.downsample)).encode()).hexdigest()
 
 
-def find_tissue(slide: Slide) -> TissueMask:
+def find_tissue(slide: str | Path | Address | Slide) -> TissueMask:
     """Find tissue by colour saturation on an overview of about 8 um per pixel.
 
     Tissue is whatever is coloured beyond PCam's own floor of 0.07; ink and black borders are taken out, gaps and
     smaller holes filled. Parts of the overview that cannot be read count as tissue.
+
+    Parameters
+    ----------
+    slide : an open slide, file, or its address
+
+    Returns
+    -------
+    A mask over the whole of level 0; each of its pixels stands for ``downsample`` level-0 pixels, about 8 um.
 
     Raises
     ------
@@ -73,6 +83,9 @@ def find_tissue(slide: Slide) -> TissueMask:
         when nothing of the overview can be read.
     MissingMppError
     """
+    if not isinstance(slide, Slide):
+        with open_slide(slide) as opened:
+            return find_tissue(opened)
     raster = MaskRaster.of(slide)
     image, readable = slide.read_overview(raster.mpp)
     coloured, ink = segment_by_colour(image, raster.mpp)
@@ -154,6 +167,10 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     counts; see :mod:`wsi_meta.annotations.label_images`. What is no number (NaN) is background. The word ``none`` makes
     everything tissue.
 
+    Returns
+    -------
+    A mask over the whole of level 0, of the file's resolution; outlines have that of :func:`find_tissue`.
+
     Raises
     ------
     DataError
@@ -162,7 +179,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
     """
     if str(path) == "none":
         return TissueMask(np.ones((1, 1), bool), (float(slide.height), float(slide.width)), "none")
-    path = Path(path)
+    path = as_path("tissue mask", path)
     if path.suffix.lower() in OUTLINE_ENDINGS:
         return TissueMask(read_tissue_outlines(path, slide), (MaskRaster.of(slide).step,) * 2, path.name)
     mask = read_one_label(path, "tissue mask", OUTLINES_OR_IMAGE)

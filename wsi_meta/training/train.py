@@ -86,7 +86,7 @@ def train(
     overwrite: bool = False,
     progress: bool = False,
 ) -> TrainResult:
-    """Train a ResNet50 on labelled patches and write the best epoch, calibrated, as a model file.
+    """Train a ResNet50 on labelled patches and write the best epoch, calibrated, as a model file. Returns files and figures.
 
     Where the recipe has `head_epochs`, the new layers are trained alone first, then everything that it does not freeze. The
     best epoch is the one of highest validation AUC; weights are validated as they are stored, rounded to float16. At the end

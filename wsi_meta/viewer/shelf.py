@@ -16,7 +16,7 @@ from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import open_as_scanned
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
@@ -172,7 +172,7 @@ def find_stores(paths: Sequence[str | Path]) -> list[Path]:
     HeatmapError
         when a path does not exist, or a folder holds no store.
     """
-    found = [store for path in paths for store in stores_at(Path(path))]
+    found = [store for path in paths for store in stores_at(as_path("heatmap", path))]
     return list({real_path(store): store for store in found}.values())
 
 

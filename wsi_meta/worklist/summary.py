@@ -20,6 +20,7 @@ from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table
 from wsi_meta.worklist.worklist import renew_worklist
@@ -56,7 +57,7 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         when ``summary.json`` or ``summary.csv`` is there and not ours, or another process does not let it go.
     OutputPathError
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir() or is_store(folder):
         found = "a heatmap store" if is_store(folder) else "no such folder"
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
