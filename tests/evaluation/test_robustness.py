@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browsers import Browser
 from click.testing import CliRunner
 from fakes import PatchByPatch
 from numpy.typing import NDArray
@@ -331,6 +332,31 @@ def test_the_report_tells_what_to_fear(
     assert "+0.0 to +0.0" not in calm
     assert "no interval" in calm
     assert "On other stains and scanners" not in plain
+
+
+@pytest.mark.browser
+def test_a_phone_shows_every_word_and_that_a_table_goes_on(
+    browser: Browser, thin_model: Model, patches: CountedPatches, by_colour: Evaluation, tmp_path: Path
+) -> None:
+    """What a figure says stands beneath it; the page itself is no wider than the screen. On a desk nothing is moved."""
+    rare = replace(thin_model, card=replace(thin_model.card, training={"calibrated_on": {"prior": 0.01}}))
+    subject = Subject(rare, patches, "", "valid", False, None)
+    page = write_report(tmp_path / "report", subject, by_colour, pictures=UNPAINTED)
+    texts = "[...document.querySelectorAll('.figures td.wide')].filter((cell) => cell.checkVisibility()).length"
+    goes_on = "[...document.querySelectorAll('.sideways')].map((hint) => hint.checkVisibility())"
+    first = "document.querySelector('.lead').getBoundingClientRect().top"
+    gap = f"{first} - document.querySelector('.note').getBoundingClientRect().bottom"
+
+    async def look(width: int, *, narrow: bool) -> None:
+        async with browser.tab(width) as tab:
+            await tab.page.goto(page.as_uri())
+            assert await tab.ask("document.documentElement.scrollWidth") == width
+            assert await tab.ask(texts) == await tab.ask("document.querySelectorAll('.figures tbody tr').length") > 5
+            assert await tab.ask(goes_on) == [narrow] * 2
+            assert await tab.ask(gap) > 10
+
+    for width, narrow in ((420, True), (1400, False)):
+        browser.run(look(width, narrow=narrow))
 
 
 def test_all_of_it_is_json(by_colour: Evaluation) -> None:
