@@ -251,6 +251,9 @@ THING: Any = object()
     ("call", "told"),
     [
         (lambda: wsi_meta.open_slide(NOTHING), "slide: is None; expected the path or address of a slide"),
+        (lambda: wsi_meta.find_slides(NOTHING), "slide: is None; expected the path or address of a slide"),
+        (lambda: wsi_meta.scan_slides("s.tif", NOTHING), "out: is None; expected a path"),
+        (lambda: wsi_meta.preview_scans("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.find_tissue(THING), "slide: is of type object; expected the path or address"),
         (lambda: wsi_meta.find_lesions(NOTHING), "heatmap: is None; expected a Heatmap or the path of one"),
         (lambda: wsi_meta.write_lesions(THING, NOTHING), "file to write: is of type object; expected a path, text or Path"),

@@ -20,6 +20,7 @@ from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
@@ -102,7 +103,7 @@ def scan_slides(
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    jobs = jobs_of(found, Path(out), of_slide, settings if scanner is None else None, shard=part)
+    jobs = jobs_of(found, as_path("out", out), of_slide, settings if scanner is None else None, shard=part)
     return scan_jobs(jobs, Path(out), open_scanner, copies)
 
 

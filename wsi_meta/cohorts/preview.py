@@ -20,6 +20,7 @@ from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
@@ -139,7 +140,7 @@ def preview_scans(
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
     of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    jobs = jobs_of(found, Path(out), of_slide, shard=part)
+    jobs = jobs_of(found, as_path("out", out), of_slide, shard=part)
     check_batch_folder(Path(out), len(jobs))
     return preview_jobs(jobs, open_scanner)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
@@ -117,7 +117,7 @@ def slide_path(given: str | Path | Address) -> SlidePath:
 
 def several(given: T | Sequence[T]) -> Sequence[T]:
     """Return what was given as a sequence: one path or text is one of them, not its letters."""
-    return [given] if isinstance(given, str | os.PathLike | Address) else given
+    return [given] if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable) else given
 
 
 def slide_name(path: SlidePath) -> str:
