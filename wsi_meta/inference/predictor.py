@@ -161,7 +161,8 @@ class Predictor:
         """
         import torch
 
-        return mean_over_views(self.predict_views(torch.as_tensor(patches)))
+        tensor = torch.from_numpy(patches) if isinstance(patches, np.ndarray) else patches
+        return mean_over_views(self.predict_views(tensor))
 
     def predict_views(self, patches: torch.Tensor) -> NDArray[np.float32]:
         """Return the logit of every view of every patch, of a tensor as for :meth:`predict_patches`.
