@@ -305,13 +305,13 @@ def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Pa
     assert card.metrics == validation_metrics(judged.logits, labels)
 
 
-def test_a_model_that_is_worse_than_chance_is_refused(model_file: Path, few_patches: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_worse_than_chance_is_refused(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
     """Its labels are exchanged, perhaps: a fit would hide it, as it makes all probabilities the share of tumor."""
-    data = shutil.copytree(few_patches / "valid", tmp_path / "data")
+    data = shutil.copytree(patch_folder / "train", tmp_path / "data")
     for old, new in (("0", "other"), ("1", "0"), ("other", "1")):
         (data / old).rename(data / new)
 
-    with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0\.\d\d on 4 patches\); expected label 1 for tumor"):
+    with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0\.\d\d on 16 patches\); expected label 1 for tumor"):
         calibrate(model_file, data, tmp_path / "m.safetensors", **HERE)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -321,7 +321,7 @@ def test_a_temperature_at_its_limit_is_told(scale: float, told: str, caplog: pyt
     logits, labels = draw(400, 1.0, 0.0)
     card = ModelCard(calibration=fit_calibration(logits * scale, labels), metrics=validation_metrics(logits, labels))
 
-    check_fitted(card, Path("m.safetensors"), "")
+    check_fitted(card, labels, Path("m.safetensors"), "")
 
     assert [told in line for line in caplog.messages] == [True] * bool(told)
 

@@ -133,16 +133,16 @@ def test_weights_are_measured_as_they_are_stored(ending: str, few_patches: Path,
     assert (shown >= card.thresholds["default"]).tolist() == (open_patches(few_patches)["valid"].labels == 1).tolist()
 
 
-def test_the_other_class_is_noticed(few_patches: Path, tmp_path: Path) -> None:
+def test_the_other_class_is_noticed(many_patches: Path, tmp_path: Path) -> None:
     torch.save(two_logits(darkness_state(Preprocessing(), build_thin)), tmp_path / "net.pth")
 
-    with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0.00 on 4 patches\); is the other class the tumor's"):
-        import_thin(tmp_path / "net.pth", few_patches, tmp_path / "m.safetensors", **SAID, tumor_class="0")
+    with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0.00 on 104 patches\); is the other class the tumor's"):
+        import_thin(tmp_path / "net.pth", many_patches, tmp_path / "m.safetensors", **SAID, tumor_class="0")
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
 @pytest.mark.parametrize("scripted", [True, False])
-def test_one_logit_of_the_other_class_is_noticed(scripted: bool, few_patches: Path, tmp_path: Path) -> None:
+def test_one_logit_of_the_other_class_is_noticed(scripted: bool, many_patches: Path, tmp_path: Path) -> None:
     """Only what can be done is advised: there is no other class to name, and a script's pixels are its configuration's."""
     state = darkness_state(UNIT, build_thin)
     state |= {name: -state[name] for name in ("fc.weight", "fc.bias")}
@@ -152,8 +152,8 @@ def test_one_logit_of_the_other_class_is_noticed(scripted: bool, few_patches: Pa
     pixels = "its config.json" if scripted else "--pixels, --mpp"
     told = rf"is its one logit that of normal tissue \(turn .*\), or are its pixels other ones \({pixels}\)"
 
-    with pytest.raises(ModelFileError, match=rf"worse than chance \(AUC 0.00 on 4 patches\); {told}"):
-        import_thin(tmp_path / "net.pth", few_patches, tmp_path / "m.safetensors", **({} if scripted else SAID))
+    with pytest.raises(ModelFileError, match=rf"worse than chance \(AUC 0.00 on 104 patches\); {told}"):
+        import_thin(tmp_path / "net.pth", many_patches, tmp_path / "m.safetensors", **({} if scripted else SAID))
 
 
 @pytest.mark.parametrize("agree", [True, False])

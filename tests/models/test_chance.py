@@ -9,23 +9,46 @@ from click.testing import CliRunner
 from stores import write_block, write_store
 
 from wsi_meta.cli import main
+from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.models.card import Calibration
-from wsi_meta.models.chance import worse_than_chance
+from wsi_meta.models.card import Calibration, ModelCard
+from wsi_meta.models.chance import check_fitted, worse_than_chance
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scanner import Scanner
 
 
 @pytest.mark.parametrize(
-    ("auc", "n", "told"),
-    [(0.091, 120, "worse than chance (AUC 0.09 on 120 patches)"), (0.46, 120, ""), (0.44, 1200, "worse than"), (0.9, 4, "")],
+    ("auc", "tumor", "normal", "told"),
+    [
+        (0.091, 60, 60, "worse than chance (AUC 0.09 on 120 patches)"),
+        (0.09, 2, 200, ""),
+        (0.0, 1, 300, ""),
+        (0.36, 60, 60, ""),
+        (0.44, 600, 600, "worse than"),
+        (0.44, 20, 2000, ""),
+        (0.9, 2, 2, ""),
+    ],
 )
-def test_what_so_few_patches_do_not_explain_is_worse_than_chance(auc: float, n: int, told: str) -> None:
-    found = worse_than_chance(auc, n)
+def test_what_so_few_patches_do_not_explain_is_worse_than_chance(auc: float, tumor: int, normal: int, told: str) -> None:
+    found = worse_than_chance(auc, np.repeat(np.array([1, 0], np.uint8), [tumor, normal]))
     assert found.startswith(told)
     assert bool(found) == bool(told)
+
+
+@pytest.mark.parametrize("classes", [(1, 300), (2, 200), (5, 1000), (50, 50)], ids=str)
+def test_models_that_tell_nothing_are_hardly_ever_worse_than_chance(classes: tuple[int, int]) -> None:
+    labels, rng = np.repeat(np.array([1, 0], np.uint8), classes), np.random.default_rng(0)
+    aucs = [auc_of(rng.normal(size=len(labels)), labels) for _ in range(300)]
+    assert sum(bool(worse_than_chance(auc, labels)) for auc in aucs) <= 3
+
+
+def test_what_may_be_luck_is_a_warning_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    labels, card = np.repeat(np.array([1, 0], np.uint8), [2, 200]), ModelCard(metrics={"auc": 0.09, "n": 202})
+    check_fitted(card, labels, Path("m"), "turn it")
+    told = "it may be luck, so try more patches of each class first; turn it"
+    assert caplog.messages == [f"m: tells tumor from normal no better than chance (AUC 0.09 on 202 patches); {told}"]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def fit_card(
     """
     logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
     card = replace(expecting(None, predictor.model.card, logits, patches), metrics=validation_metrics(logits, patches.labels))
-    check_fitted(card, predictor.model.path, remedy)
+    check_fitted(card, patches.labels, predictor.model.path, remedy)
     return card, logits
 
 

@@ -16,7 +16,7 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.chance import worse_than_chance
+from wsi_meta.models.chance import CHANCE, worse_than_chance
 from wsi_meta.models.model import Model
 from wsi_meta.words import first_line
 
@@ -211,14 +211,16 @@ class Subject:
 
 
 def cautions_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
-    """Return a sentence where the model is worse than chance, and for each use of the patches in making it, with how many.
+    """Return a sentence where the model is no better than chance, and for each use of the patches in making it, with how many.
 
     They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
     same ones in the same order are told, and where there is none but of names and labels, by these.
     """
     now, known = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}
-    worse = worse_than_chance(evaluation.auc, evaluation.n)
+    worse = worse_than_chance(evaluation.auc, patches.labels)
     told = [f"The model is {worse}: labels 0 and 1 are probably exchanged."] if worse else []
+    if not worse and evaluation.auc <= CHANCE:
+        told = [f"The model is no better than chance (AUC {evaluation.auc:.2f} on {evaluation.n:,} patches)."]
     for name, part in card.training.items():
         if name in known:
             which = f"{known[name]:,} of these {len(patches):,} patches" if known[name] else None

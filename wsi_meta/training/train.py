@@ -43,7 +43,7 @@ from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions, initial_file
-from wsi_meta.training.validation import Validation, refuse_useless, warn_of_refusals
+from wsi_meta.training.validation import Validation, warn_of_refusals
 
 __all__ = ["Recipe", "TrainResult", "run_training", "train"]
 
@@ -192,9 +192,9 @@ def _finished_before(job: Job, asked: dict[str, Any], validation: Validation) ->
 
 def _result(job: Job, outcome: Outcome, validation: Validation) -> TrainResult:
     out, figures = job.out, validation.calibrated(outcome.best_logits, tell=job.processes.first)
+    validation.refuse_useless(out, figures)
     if job.processes.first:
         warn_of_refusals(out)
-    refuse_useless(out, figures)
     return TrainResult(out, history_path(out), curves_path(out), outcome.best, figures, outcome.stopped, job.processes.rank)
 
 

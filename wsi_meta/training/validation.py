@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["Validation", "refuse_useless", "warn_of_refusals"]
+__all__ = ["Validation", "warn_of_refusals"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,11 @@ class Validation:
         """Return the figures of logits with a calibration fitted on these same patches, as the model file holds it.
 
         With `tell`, a warning says where they are no better than chance, or the fit ended at its limit; what is worse than
-        chance is for :func:`refuse_useless`.
+        chance is for :meth:`refuse_useless`.
         """
         card = self._fitted_card(logits)
         found = Evaluation.of(logits, self.patches.labels, card)
-        tell = tell and not _exchanged(found)
+        tell = tell and not worse_than_chance(found.auc, self.patches.labels)
         if tell and found.auc <= CHANCE:
             told = "validation AUC %.3f: the model tells tumor from normal no better than chance; look at labels and recipe"
             logger.warning(told, found.auc)
@@ -98,6 +98,12 @@ class Validation:
             mend = "probabilities will be wrong; train with other settings, or validate on more patches"
             logger.warning(told, card.calibration.temperature, mend)
         return found
+
+    def refuse_useless(self, out: Path, figures: Evaluation) -> None:
+        """Raise a TrainingError for a trained model `out` whose figures are worse than chance; the file is kept."""
+        if worse := worse_than_chance(figures.auc, self.patches.labels):
+            told = "are the labels 0 and 1 exchanged? Mend them and train again; the file is kept"
+            raise TrainingError(f"{out}: tells tumor from normal {worse}: {told}")
 
     def card(
         self, state: dict[str, torch.Tensor], logits: NDArray[np.float32], training: dict[str, Any], *, mosaics: bool
@@ -178,18 +184,6 @@ class Validation:
 
     def _model(self, state: dict[str, torch.Tensor]) -> Model:
         return Model(network_of(state, self.build_network), ModelCard(preprocessing=self.preprocessing), "", Path())
-
-
-def refuse_useless(out: Path, figures: Evaluation) -> None:
-    """Raise a TrainingError for a trained model `out` whose figures are worse than chance; the file is kept."""
-    if worse := _exchanged(figures):
-        told = "are the labels 0 and 1 exchanged? Mend them and train again; the file is kept"
-        raise TrainingError(f"{out}: tells tumor from normal {worse}: {told}")
-
-
-def _exchanged(figures: Evaluation) -> str:
-    """Return in words that figures are so much worse than chance that labels must be wrong; a tiny training never is."""
-    return worse_than_chance(figures.auc, figures.n, deviations=3)
 
 
 def warn_of_refusals(out: Path) -> None:
