@@ -18,7 +18,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
 from wsi_meta.errors import ModelFileError, WsiMetaError
 from wsi_meta.metadata import info
@@ -313,8 +314,22 @@ def test_weights_other_than_those_written_are_refused_wherever_they_are_read(tmp
     path.write_bytes(path.read_bytes()[:-4] + bytes(4))
 
     for read in (load_model, read_weights, info):
-        with pytest.raises(ModelFileError, match=r"m\.safetensors: its weights are not those that were written; copy or"):
+        with pytest.raises(ModelFileError, match=r"m\.safetensors: its weights are not those that its metadata tells; copy or"):
             read(path)
+
+
+def test_weights_that_were_changed_are_read_where_the_metadata_no_longer_tells_others(tmp_path: Path) -> None:
+    """As the message says: somebody's own fine-tuning, saved with the card."""
+    path = tmp_path / "m.safetensors"
+    save_model(path, {"fc.weight": torch.ones(1, 4)}, ModelCard())
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for told in (metadata, {name: value for name, value in metadata.items() if name != "wsi_meta_weights"}):
+        save_file({"fc.weight": torch.zeros(1, 4)}, path, metadata=told)
+        if "wsi_meta_weights" in told:
+            with pytest.raises(ModelFileError, match="changed on purpose, save them without 'wsi_meta_weights'"):
+                read_weights(path)
+    assert read_weights(path)["fc.weight"].sum() == 0
 
 
 def test_a_file_that_does_not_say_what_its_weights_were_is_read(tmp_path: Path) -> None:

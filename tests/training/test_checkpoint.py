@@ -19,6 +19,7 @@ import torch
 from children import start_child
 from PIL import Image
 from tiny import HERE, TINY, Tiny, learners, run_command, train_tiny
+from torch.serialization import get_crc32_options, set_crc32_options
 
 from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.errors import DataError, ModelFileError, OutputExistsError, OutputPathError
@@ -45,10 +46,15 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """A model file with a checkpoint beside it."""
+    """A model file with a checkpoint beside it, written in a program that told torch to leave checksums out."""
     path = tmp_path / "m.safetensors"
     path.write_text("model")
-    write_checkpoint(path, CHECKPOINT)
+    set_crc32_options(False)
+    try:
+        write_checkpoint(path, CHECKPOINT)
+        assert not get_crc32_options(), "the program's choice is kept"
+    finally:
+        set_crc32_options(True)
     return path
 
 

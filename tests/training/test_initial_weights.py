@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import Tiny
 from torch import nn
+from torch.serialization import set_crc32_options
 
 from wsi_meta.errors import ModelFileError, TrainingError
 from wsi_meta.models.card import ModelCard, read_card
@@ -191,6 +192,16 @@ def test_a_checkpoint_with_a_hole_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content[:start] + bytes(32) + content[start + 32 :])
 
     assert "its weights cannot be read (a/data/0 is damaged)" in refusal(path)
+
+
+def test_a_checkpoint_that_torch_wrote_without_checksums_is_read(tmp_path: Path) -> None:
+    set_crc32_options(False)
+    try:
+        torch.save(Tiny().state_dict(), tmp_path / "a.pth")
+    finally:
+        set_crc32_options(True)
+
+    assert "loaded" in initialise(Tiny(), tmp_path / "a.pth").summary
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain"])

@@ -82,18 +82,22 @@ def check_written(content: bytes, source: object) -> None:
     header, weights = _parts(content)
     written = (json.loads(header).get("__metadata__") or {}).get(WEIGHTS_KEY)
     if written is not None and written != hashlib.sha256(weights).hexdigest():
-        raise ModelFileError(f"{source}: its weights are not those that were written; copy or download it again")
+        mend = f"copy or download it again; if they were changed on purpose, save them without '{WEIGHTS_KEY}' in the metadata"
+        raise ModelFileError(f"{source}: its weights are not those that its metadata tells; {mend}")
 
 
 def refuse_damage(path: Path) -> None:
     """Verify the checksums of the parts of a file of ``torch.save``, which torch stores but does not verify.
+
+    A program may have told torch to store none (``torch.serialization.set_crc32_options``): all of them are 0 then.
 
     Raises
     ------
     ValueError, zipfile.BadZipFile
     """
     with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
+        stored = any(part.CRC for part in archive.infolist())
+        if stored and (damaged := archive.testzip()):
             raise ValueError(f"{damaged} is damaged")
 
 

@@ -94,10 +94,15 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     OutputPathError
         when it cannot be written (a full disk, for example); the previous one is kept.
     """
-    import torch
+    from torch import save
+    from torch.serialization import get_crc32_options, set_crc32_options
 
-    content = io.BytesIO()  # written to a file, torch's own error would not say why it failed
-    torch.save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
+    content, usual = io.BytesIO(), get_crc32_options()  # written to a file, torch's own error would not say why it failed
+    set_crc32_options(True)  # without checksums, damage would not be noticed
+    try:
+        save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
+    finally:
+        set_crc32_options(usual)
     with written_whole(checkpoint_path(out)) as partial:
         partial.write_bytes(content.getbuffer())
 
