@@ -201,13 +201,19 @@ def test_a_slide_with_two_labels_is_refused(scans: Path, labels: Path, tmp_path:
     ("model", "slide", "told"),
     [
         ("1" * 64, "other", f"{{0}} and {{1}}: maps of two kinds: model {'0' * 12} and {'1' * 12}; expected one; "),
-        ("0" * 64, "exchanged", "{0}: the map of slide patient_000_node_1, whose name another map has; rename the stores "),
+        ("0" * 64, "exchanged", "{0}: the map of slide patient_000_node_1, of which {labels} has another label or patient; "),
+        ("0" * 64, "renamed", "{0}: the map of slide patient_000_node_1, of which {labels} has another label or patient; "),
+        (
+            "0" * 64,
+            "patient_000_node_0",
+            "{labels}: {0} and {1} are maps of one slide, patient_000_node_1.tif, by the table one tumor and ",
+        ),
     ],
 )
 def test_maps_that_do_not_belong_together_are_refused(
     scans: Path, labels: Path, tmp_path: Path, model: str, slide: str, told: str
 ) -> None:
-    """Of two models, and stores whose names were exchanged."""
+    """Of two models, of exchanged names, under another slide's name, and two of one slide with two labels."""
     folder = tmp_path / "scans"
     folder.mkdir()
     for name in sorted(store.stem for store in scans.iterdir())[:12]:
@@ -217,9 +223,12 @@ def test_maps_that_do_not_belong_together_are_refused(
     if slide == "exchanged":
         for old, new in [(stores[0], folder / "x"), (stores[1], stores[0]), (folder / "x", stores[1])]:
             old.rename(new)
+    elif slide == "renamed":
+        shutil.rmtree(stores[0])
+        stores[1].rename(stores[0])
     with pytest.raises(DataError) as caught:
         fit_score(folder, labels, out=tmp_path / "s.json")
-    assert str(caught.value).startswith(told.format(*stores))
+    assert str(caught.value).startswith(told.format(*stores, labels=labels))
 
 
 def test_a_score_is_for_maps_of_its_kind(scans: Path, labels: Path, tmp_path: Path) -> None:
@@ -252,9 +261,12 @@ def test_names_with_dots_are_matched_whole(tmp_path: Path) -> None:
         assert (model.validation["slides"], model.validation["tumor"], model.validation["patients"]) == (4, 2, 4)
 
 
-def test_two_maps_of_one_slide_are_told(scans: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_maps_of_one_slide_are_told_and_one_patients(
+    scans: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of other patients by their names; else one would be judged by a model that was fitted to the other."""
     shutil.copytree(scans, tmp_path / "scans")
-    first, second = sorted((tmp_path / "scans").iterdir())[:2]
+    first, second = (tmp_path / "scans" / f"patient_00{number}_node_0.zarr" for number in (7, 9))
     write_store(second, np.full((8, 8), 0.3, np.float32), slide=Heatmap.open(first).record.identity.slide)
-    fit_score(tmp_path / "scans", labels, out=tmp_path / "s.json")
+    assert fit_score(tmp_path / "scans", labels, out=tmp_path / "s.json").validation["patients"] == 9
     assert f"{first} and {second}: maps of one slide" in caplog.text

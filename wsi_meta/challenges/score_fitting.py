@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from wsi_meta.heatmaps.record import ScanRecord
+
 __all__ = ["fit_score"]
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,8 @@ def fit_score(
     ------
     DataError
         when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients; when maps
-        are of several models, modes or strides, or two bear each other's names. A warning names two of one slide.
+        are of several models, modes or strides, one bears another slide's name, or two of one slide have two labels. A warning
+        names two of one slide; for the cross-validation they are one patient's.
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")
@@ -77,15 +80,14 @@ def fit_score(
     if not (stores := stores_in(Path(scans))):
         raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
     table = _read_labels(Path(labels))
-    found = {store.stem: table.get(store.stem) for store in stores}
-    if missing := [name for name, row in found.items() if row is None]:
+    if missing := [store.stem for store in stores if table.get(store.stem) is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
-    known = [(row[0], row[1] or patient_of(name)) for name, row in found.items() if row is not None]
-    truth, patients = (np.array(part) for part in zip(*known, strict=True))
+    records = [Heatmap.open(store).record for store in stores]
+    maps = _common_kind(stores, records)
+    truth, patients = _labelled(stores, records, table, labels)
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
     if fewest < 2:
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
-    maps = _common_kind(stores)
     features = []
     with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
         for store in stores:
@@ -99,22 +101,45 @@ def fit_score(
     return model
 
 
-def _common_kind(stores: Sequence[Path]) -> dict[str, Any]:
-    """Return of which kind all maps are; DataError where they are of several, or bear each other's names."""
-    kinds, by_slide, slides = list[dict[str, Any]](), dict[str, Path](), dict[str, str]()
-    for store in stores:
-        record = Heatmap.open(store).record
-        kinds.append(kind_of_map(record.identity))
-        if told := how_maps_differ(kinds[0], kinds[-1]):
+def _common_kind(stores: Sequence[Path], records: Sequence[ScanRecord]) -> dict[str, Any]:
+    """Return of which kind all maps are; DataError where they are of several."""
+    first, *others = (kind_of_map(record.identity) for record in records)
+    for store, kind in zip(stores[1:], others, strict=True):
+        if told := how_maps_differ(first, kind):
             raise DataError(f"{stores[0]} and {store}: maps of two kinds: {told}; expected one; keep them in two folders")
-        if (other := by_slide.setdefault(record.identity.slide, store)) != store:
-            logger.warning("%s and %s: maps of one slide, %s; it counts twice; move one away", other, store, record.slide.file)
-        slides[store.stem] = record.slide.name
-    for store in stores:  # a manifest may name a store otherwise than its slide, but not two of them after each other's
-        slide = slides[store.stem]
-        if slide != store.stem and slides.get(slide, slide) != slide:
-            raise DataError(f"{store}: the map of slide {slide}, whose name another map has; rename the stores as their slides")
-    return kinds[0]
+    return first
+
+
+def _labelled(
+    stores: Sequence[Path], records: Sequence[ScanRecord], table: NamedRows[tuple[bool, str]], labels: str | Path
+) -> tuple[NDArray[np.bool_], NDArray[np.str_]]:
+    """Return label and patient of each map; all maps of a slide have one patient, so that none is judged by another.
+
+    DataError where a map bears another slide's name, or a slide has two labels.
+    """
+    known, first = [row for store in stores if (row := _row_of(table, store.stem))], dict[str, int]()
+    patients = [patient for _, patient in known]
+    for place, (store, record) in enumerate(zip(stores, records, strict=True)):
+        name, file = record.slide.name, record.slide.file
+        # a manifest may name a store otherwise than its slide, but not after another one
+        if _row_of(table, name) not in (None, known[place]):
+            told = f"of which {labels} has another label or patient"
+            raise DataError(f"{store}: the map of slide {name}, {told}; rename the store as its slide, or mend the table")
+        if (earlier := first.setdefault(record.identity.slide, place)) == place:
+            continue
+        if known[earlier][0] != known[place][0]:
+            told = f"{stores[earlier]} and {store} are maps of one slide, {file}, by the table one tumor and one normal"
+            raise DataError(f"{labels}: {told}; expected one label; mend it, or move one map away")
+        logger.warning("%s and %s: maps of one slide, %s; it counts twice; move one away", stores[earlier], store, file)
+        same = {patients[place]: patients[earlier]}
+        patients = [same.get(patient, patient) for patient in patients]
+    return np.array([label for label, _ in known]), np.array(patients)
+
+
+def _row_of(table: NamedRows[tuple[bool, str]], name: str) -> tuple[bool, str] | None:
+    """Return label and patient of a slide; None where the table has no row of it."""
+    row = table.get(name)
+    return None if row is None else (row[0], row[1] or patient_of(name))
 
 
 def _read_labels(path: Path) -> NamedRows[tuple[bool, str]]:
