@@ -245,7 +245,7 @@ class TestManifest:
         touch("m/s/a.tif", "m/s/b.tif", "m/mask.png", "m/a.xml", "m/net.safetensors")
         Path("m/c.csv").write_text(
             "slide,name,mpp,tissue_mask,annotations,model,stride,patient,label\n"
-            "s/a.tif,first,0.25,mask.png,a.xml,net.safetensors,64,p1,tumor\n"
+            "s/a.tif,first,0.25,mask.png,a.xml,net.safetensors,64.0,p1,tumor\n"
             "s/b.tif,,,none,,default,,,\n"
         )
         first, second = read_scan_manifest("m/c.csv")

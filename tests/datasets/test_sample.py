@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from json_output import result_of
 from numpy.typing import NDArray
 from openslide import OpenSlide
+from PIL import Image
 from slide_files import damage_tile, texture, write_ome_zarr, write_scn, write_slide
 from stores import write_store
 from tiny import HERE, train_tiny
@@ -34,7 +35,7 @@ from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
 from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.errors import DataError, MissingMppError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.files.same_file import SlideReplacedError
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.slides.slide import open_slide
@@ -396,6 +397,26 @@ def test_shares_are_as_even_as_there_is(wanted: int, available: list[int]) -> No
 def test_bad_manifests(slides: Path, tmp_path: Path, rows: list[str], told: str) -> None:
     with pytest.raises(DataError, match=told):
         sample(_manifest(slides, *rows), tmp_path / "p", patches=10)
+
+
+@pytest.mark.parametrize("mpp", ["nan", "-1", "0", "inf", "1e400", "fine"])
+def test_a_pixel_size_that_cannot_be_is_told_by_its_line(slides: Path, mpp: str) -> None:
+    path = _manifest(slides, "normal_001.tif,,0.25", f"normal_002.tif,,{mpp}", columns="slide,annotations,mpp")
+    with pytest.raises(DataError, match=rf"other\.csv: line 3: mpp '{mpp}'; expected micrometres per level-0 pixel, 0\.05 to"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(("written", "partly"), [("1.0", True), ("0.0", False), ("TRUE", True), ("no", False)])
+def test_words_of_other_programs_are_read(slides: Path, written: str, partly: bool) -> None:
+    """Pandas writes 1.0 where a row has none, and splits have other names, too."""
+    (slide,) = read_manifest(_manifest(slides, f"normal_001.tif,,Val,{written}"))
+    assert (slide.split, slide.partly) == ("valid", partly)
+
+
+def test_a_slide_without_a_pixel_size_is_told_where_to_say_it(slides: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 400)).save(tmp_path / "plain.png")
+    with pytest.raises(MissingMppError, match=r"pass --mpp .*: 'sample' takes it from the manifest's column mpp"):
+        sample(_manifest(slides, f"{tmp_path / 'plain.png'},,train,"), tmp_path / "p", patches=10)
 
 
 def test_a_slide_under_two_names_is_refused(slides: Path, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from wsi_meta.words import first_line
 
 __all__ = [
     "LABELS",
+    "NO",
     "SEPARATORS",
+    "YES",
     "NamedRows",
     "Row",
     "label_of",
@@ -56,6 +58,8 @@ SLIDE_ENDINGS = [
 NORMAL, TUMOR = ("0", "normal", "negative", "0.0", "false"), ("1", "tumor", "itc", "micro", "macro", "1.0", "true")
 LABELS = dict.fromkeys(NORMAL, False) | dict.fromkeys(TUMOR, True)
 """Words for the label of a slide or patch; pandas writes 1.0, a spreadsheet TRUE."""
+YES, NO = ("1", "yes", "true", "1.0"), ("0", "no", "false", "0.0")
+"""Words, in lower case, of a column that says yes or no."""
 
 Value = TypeVar("Value")
 

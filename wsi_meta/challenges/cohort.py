@@ -16,7 +16,7 @@ from wsi_meta.annotations.detections import Detections, read_detections
 from wsi_meta.annotations.masks import MASK_ENDINGS
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import Annotations, refuse_absent
-from wsi_meta.annotations.tables import NamedRows, read_table, without_ending
+from wsi_meta.annotations.tables import YES, NamedRows, read_table, without_ending
 from wsi_meta.annotations.truth import MARGIN_PX, draw_outlines, read_fitting_mask, sort_truth, warn_of_small_masks
 from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_unread_truth, slide_of
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 Scores = NamedRows[tuple[float, str | None]]
 """By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
-AS_WHOLE = ("", "true", "yes", "1", "1.0")
+AS_WHOLE = ("", *YES)
 """What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
 
 

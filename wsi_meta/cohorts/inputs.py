@@ -12,12 +12,12 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
-from wsi_meta.errors import DataError, MissingMppError
+from wsi_meta.errors import DataError
 from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
-from wsi_meta.slides.pixel_size import given_mpp
+from wsi_meta.slides.pixel_size import listed_mpp
 from wsi_meta.tiling.grid import STRIDES
 
 __all__ = ["SlideInput", "find_slides", "read_scan_manifest"]
@@ -133,7 +133,7 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
         found[0],
         name=name or found[0].name,
         told="; ".join(filter(None, (f"line {row.line} of {path.name}", found[0].told))),
-        mpp=_read_mpp(place, values["mpp"], found[0].path),
+        mpp=listed_mpp(place, values["mpp"], found[0].path),
         tissue_mask=_read_path(place, "tissue_mask", values["tissue_mask"], path.parent, word="none"),
         model=_read_path(place, "model", values["model"], path.parent, word="default"),
         stride_px=_read_stride(place, values["stride"]),
@@ -152,17 +152,11 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     return str(folder / value)
 
 
-def _read_mpp(place: str, value: str, slide: SlidePath) -> float | None:
-    try:
-        return given_mpp(slide, float(value)) if value else None
-    except (ValueError, MissingMppError) as error:
-        raise DataError(f"{place}: mpp '{value}'; expected micrometres per level-0 pixel, 0.05 to 50, or nothing") from error
-
-
 def _read_stride(place: str, value: str) -> int | None:
-    if value and value not in map(str, STRIDES):
+    whole = value.removesuffix(".0")  # pandas writes so where a row has none
+    if whole and whole not in map(str, STRIDES):
         raise DataError(f"{place}: stride '{value}'; expected a multiple of 8 up to 96, or nothing")
-    return int(value) if value else None
+    return int(whole) if whole else None
 
 
 def _each_once(found: Iterable[SlideInput]) -> list[SlideInput]:

@@ -34,7 +34,7 @@ from wsi_meta.words import some_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SPLITS", "Patches", "choose_split", "open_patches", "refuse_idle", "tell_folders", "warn_of_few"]
+__all__ = ["NAMES", "SPLITS", "Patches", "choose_split", "open_patches", "refuse_idle", "tell_folders", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 

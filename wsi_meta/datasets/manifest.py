@@ -13,17 +13,16 @@ from wsi_meta.annotations.camelyon_slides import PARTLY, loose, patient_of
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import refuse_absent
-from wsi_meta.annotations.tables import read_table
-from wsi_meta.datasets.layouts import SPLITS
+from wsi_meta.annotations.tables import NO, YES, Row, read_table
+from wsi_meta.datasets.layouts import NAMES, SPLITS
 from wsi_meta.errors import DataError
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.slides.pixel_size import listed_mpp
 
 __all__ = ["SourceSlide", "deal_splits", "read_manifest"]
 
 logger = logging.getLogger(__name__)
-
-YES, NO = ("1", "yes", "true"), ("0", "no", "false")
 
 
 @dataclass(frozen=True)
@@ -130,29 +129,26 @@ def deal_splits(
     return {split: found for split in SPLITS if (found := tuple(slide for slide in placed if slide.split == split))}
 
 
-def _read_row(path: Path, row: tuple[str, ...], known: Collection[str]) -> SourceSlide:
+def _read_row(path: Path, row: Row, known: Collection[str]) -> SourceSlide:
     """Check a row; `known` are the names of partly annotated slides."""
     slide, truth, patient, split, partly, mpp = row
-    if split not in ("", *SPLITS) or partly.lower() not in ("", *YES, *NO):
-        raise DataError(
-            f"{path}: split '{split}', partly '{partly}' of '{slide}'; expected {', '.join(SPLITS)} or nothing, 1, 0 or nothing"
-        )
+    place = f"{path}: line {row.line}"
+    if split.lower() not in ("", *NAMES):
+        raise DataError(f"{place}: split '{split}' of '{slide}'; expected {', '.join(SPLITS)} or nothing")
+    if partly.lower() not in ("", *YES, *NO):
+        raise DataError(f"{place}: partly '{partly}' of '{slide}'; expected 1, 0 or nothing")
     for name in (slide, truth):
         there = path.parent / name
         if (name or name is slide) and not (there.is_file() or (name is slide and is_zarr_image(there))):
-            raise DataError(f"{path}: there is no file '{there}'; expected paths relative to the manifest")
-    try:
-        known_mpp = float(mpp) if mpp else None
-    except ValueError:
-        raise DataError(f"{path}: mpp '{mpp}' of '{slide}'; expected micrometres per level-0 pixel, or nothing") from None
+            raise DataError(f"{place}: there is no file '{there}'; expected paths relative to the manifest")
     source = path.parent / slide
     return SourceSlide(
         source,
         path.parent / truth if truth else None,
         patient or patient_of(slide_name(source)),
-        split,
+        NAMES.get(split.lower(), ""),
         partly.lower() in YES or (not partly and loose(slide_name(source)) in known),
-        known_mpp,
+        listed_mpp(place, mpp, source),
     )
 
 

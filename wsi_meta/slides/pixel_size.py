@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import inf
 from typing import Any
 
-from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError, is_truth
+from wsi_meta.errors import DataError, MissingMppError, OptionsError, SlideReadError, is_truth
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
 
@@ -19,6 +19,7 @@ __all__ = [
     "differs",
     "find_mpp",
     "given_mpp",
+    "listed_mpp",
     "refuse_larger_than_any",
     "refuse_too_coarse",
     "stored_mpp",
@@ -120,6 +121,25 @@ def given_mpp(path: SlidePath, mpp: Any) -> float:
         raise MissingMppError(f"{path}: --mpp is {mpp!r}, which is no number; pass a number of micrometres per level-0 pixel")
     # by its decimals: a numpy.float32 would become a float with others
     return _checked(path, str(mpp), f"--mpp says {mpp} um per pixel")
+
+
+def listed_mpp(place: str, value: str, path: SlidePath) -> float | None:
+    """Return the micrometres per level-0 pixel that a manifest gives; None where the value is empty.
+
+    Parameters
+    ----------
+    place : file and line, for the message
+    value, path : of the row, and its slide
+
+    Raises
+    ------
+    DataError
+        when they cannot be.
+    """
+    try:
+        return given_mpp(path, float(value)) if value else None
+    except (ValueError, MissingMppError) as error:
+        raise DataError(f"{place}: mpp '{value}'; expected micrometres per level-0 pixel, 0.05 to 50, or nothing") from error
 
 
 def stored_mpp(path: SlidePath, properties: dict[str, str]) -> float | None:
