@@ -500,13 +500,15 @@ def test_known_bad_slides(cohort: tuple[Path, Path]) -> None:
 
 def test_scores_of_slides_from_a_table(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     table = tmp_path / "summary.csv"
-    table.write_text("slide,score\nslides/Test_001.tif,0.9\ntest_002,0.8\ntest_003.tif,0.1\ntest_004.tif,0.2\n")
+    rows = ["slide,score", "slides/Test_001.tif,0.9", "test_002,0.8", "test_003.tif,0.1", "test_004.tif,0.2", "broken.svs,"]
+    table.write_text("\n".join(rows))
     result = froc(*cohort, mask_level=5, scores=table)
     assert result.slide_auc is not None
     assert result.slide_auc.auc == 1
     for content, told in [
         ("slide,score\ntest_001,0.5\n", "no score of 3 slides, first 'test_002'"),
-        ("slide,score\ntest_001,\n", "score '' of 'test_001'"),
+        ("slide,score\ntest_001,x\n", "score 'x' of 'test_001'"),
+        ("slide,score,complete,error\ntest_001,,False,gone\n", "no score of 4 slides, first 'test_001' (gone); "),
         ("slide,score\ntest_001,nan\n", "not finite"),
         ("name,score\n", "expected 'slide' and 'score'"),
     ]:

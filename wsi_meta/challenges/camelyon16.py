@@ -155,10 +155,11 @@ def _slide_auc(slides: Sequence[JudgedSlide], table: Scores | None, path: str | 
     """Return the AUC of the slides' scores: from the table, which was read from `path`, else each slide's highest detection."""
     scores = {slide.name: slide.highest for slide in slides}
     if table is not None:
-        known = {name: table.get(name) for name in scores}
-        if missing := sorted(name for name, row in known.items() if row is None):
-            raise DataError(f"{path}: no score of {len(missing)} slides, first '{missing[0]}'; expected a row for each")
-        scores = {name: row[0] for name, row in known.items() if row is not None}
+        known = {name: table.get(name) or (None, None) for name in scores}
+        scores = {name: score for name, (score, _) in known.items() if score is not None}
+        if missing := sorted(known.keys() - scores.keys()):
+            why = f" ({reason})" if (reason := known[missing[0]][1]) else ""
+            raise DataError(f"{path}: no score of {len(missing)} slides, first '{missing[0]}'{why}; expected one for each")
     labels = np.array([slide.tumor for slide in slides], bool)
     values = np.array(list(scores.values()), np.float64)
     if labels.all() or not labels.any():

@@ -41,8 +41,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-Scores = NamedRows[tuple[float, str | None]]
-"""By slide, its score, and why it was not wholly read; None where it was, or nothing says so."""
+Scores = NamedRows[tuple[float | None, str | None]]
+"""By slide, its score, None where it has none, and why it was not wholly read; None where it was, or nothing says so."""
 AS_WHOLE = ("", *YES)
 """What a table of scores says in a column ``complete`` of a slide that was wholly read; the first is nothing."""
 
@@ -124,6 +124,8 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
 def read_scores(path: str | Path) -> Scores:
     """Read slides' scores: columns ``slide`` (name or file) and ``score``, as ``summary.csv`` of a scan has them.
 
+    The score may be empty, as of a slide that could not be scanned.
+
     Returns
     -------
     By the slides' names in lower case. Whether one was wholly read is told by columns ``complete`` and ``error``, if any.
@@ -134,15 +136,15 @@ def read_scores(path: str | Path) -> Scores:
         when the table is damaged, a score no number, or a slide is in it twice.
     """
     path = Path(path)
-    scores: list[tuple[str, int, tuple[float, str | None]]] = []
+    scores: list[tuple[str, int, tuple[float | None, str | None]]] = []
     for row in read_table(path, ("slide", "score"), "slide scores", optional=("complete", "error")):
         slide, text, complete, error = row
         try:
-            score = float(text)
+            score = float(text) if text else None
         except ValueError:
             told = f"score '{text}' of '{slide}', line {row.line}"
             raise DataError(f"{path}: {told}; expected a number for each slide") from None
-        if not np.isfinite(score):
+        if score is not None and not np.isfinite(score):
             raise DataError(f"{path}: a score that is not finite, line {row.line}; expected a number for each slide")
         why = None if complete.lower() in AS_WHOLE else error or f"complete is {complete} in {path.name}"
         scores.append((slide, row.line, (score, why)))
