@@ -225,6 +225,19 @@ class Narrow(Mixer):
         return super().forward(images).sigmoid()
 
 
+class Threes(Mixer):
+    """Takes batches of three, as one that was exported with them."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert len(images) == 3, "three"
+        return super().forward(images)
+
+
+def test_a_module_of_one_batch_size_is_refused() -> None:
+    with pytest.raises(OptionsError, match=r"Threes: cannot take patches \(5, 3, .*\) \(AssertionError: three.*; expected one"):
+        Model.from_module(Threes(), SHOWN)
+
+
 @pytest.mark.parametrize("logits", [1, 2])
 def test_a_sigmoid_at_the_end_is_refused(logits: int) -> None:
     """Its probabilities would be taken for logits: no cell would fall below 0.5."""

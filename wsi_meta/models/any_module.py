@@ -6,8 +6,9 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,12 +76,7 @@ class TumorLogit(nn.Module):
         name, side = name_of(self.module), preprocessing.patch_px
         pixels = np.random.default_rng(0).integers(0, 256, (TRIED, side, side, 3), np.uint8)
         inputs = preprocessing.to_input(torch.from_numpy(pixels)).contiguous()
-        try:
-            with torch.inference_mode():
-                found = self.module(inputs)
-        except Exception as error:  # whatever a module of anybody's raises
-            told = f"{name}: cannot take patches {tuple(inputs.shape)} ({type(error).__name__}: {first_line(error)})"
-            raise OptionsError(f"{told}; expected a module that returns a logit for each") from error
+        found = self._tried(self.module, inputs)
         if not isinstance(found, torch.Tensor) or tuple(found.shape) not in ((TRIED,), (TRIED, 1), (TRIED, 2)):
             told = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else type(found).__name__
             raise OptionsError(
@@ -98,12 +94,21 @@ class TumorLogit(nn.Module):
             told = "gives a patch another logit beside other patches or each time (BatchNorm of the batch? dropout?)"
             raise OptionsError(f"{name}: {told}; expected one that depends on the patch alone")
 
+    def _tried(self, call: Callable[[torch.Tensor], Any], inputs: torch.Tensor) -> Any:
+        """Return what `call` makes of patches; OptionsError where it fails."""
+        try:
+            with torch.inference_mode():
+                return call(inputs)
+        except Exception as error:  # whatever a module of anybody's raises
+            told = f"cannot take patches {tuple(inputs.shape)} ({type(error).__name__}: {first_line(error)})"
+            raise OptionsError(f"{name_of(self.module)}: {told}; expected one that returns a logit for each") from error
+
     def _stays_the_same(self, inputs: torch.Tensor) -> bool:
         """Tell whether patches have the same logits a second time, and among paler ones, but for the rounding of sums."""
-        with torch.inference_mode():
-            first, *again = (self(batch)[:TRIED] for batch in (inputs, inputs, torch.cat([inputs, inputs[:2] / 4])))
+        batches = (inputs, inputs, torch.cat([inputs, inputs[:2] / 4]))
+        first, *again = (self._tried(self, batch)[:TRIED] for batch in batches)
         allowed = SAME * float(first.abs().max())
-        return all(torch.allclose(first, other, rtol=0, atol=allowed) for other in again)
+        return all(other.shape == first.shape and torch.allclose(first, other, rtol=0, atol=allowed) for other in again)
 
     def _stays_within_1(self, preprocessing: Preprocessing, inputs: torch.Tensor) -> bool:
         """Tell whether outputs differ, but lie between 0 and 1 of noise, of black, grey and white, and of far larger inputs."""
