@@ -97,7 +97,8 @@ def test_patients_that_kappa_leaves_out_are_told(tmp_path: Path, caplog: pytest.
 
 
 def test_labels_and_stages_in_any_case(tmp_path: Path) -> None:
-    nodes = _write(tmp_path / "nodes.csv", _patient(0, "Macro MICRO itc ITC Negative"))
+    rows = [(name.replace("_node_4", "_NODE_4"), label) for name, label in _patient(0, "Macro MICRO itc ITC Negative")]
+    nodes = _write(tmp_path / "nodes.csv", rows)
     assert stage(nodes, reference=_write(tmp_path / "truth.csv", [("patient_000.zip", "PN1")])).agreeing == 1
 
 

@@ -182,6 +182,14 @@ def test_hdf5_of_which_parts_were_never_written_is_refused(
     assert f"cannot be read as PCam's 'x' ({told}" in refusal(tmp_path, path)
 
 
+def test_hdf5_with_data_sets_of_other_names_is_told_so(tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(4), [0, 1, 0, 1])
+    path = hdf5_path(tmp_path, "y")
+    with h5py.File(path, "r+") as file:
+        file.move("y", "Y")
+    assert "holds Y; expected a data set 'y', as PCam's files have; name it so" in refusal(tmp_path, path)
+
+
 def test_hdf5_labels_that_were_never_written_are_refused(tmp_path: Path) -> None:
     """HDF5 reads them as 0: normal."""
     write_hdf5(tmp_path, "train", draw(4), [0, 1, 0, 1])

@@ -501,6 +501,22 @@ def test_a_card_of_senseless_values_is_refused(tmp_path: Path, name: str, value:
     refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({"dense": True, name: value})))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("metrics", None, "null; expected an object"),
+        ("thresholds", [0.5], "[0.5]; expected an object"),
+        ("versions", None, "null; expected an object"),
+        ("calibration", "none", '"none"; expected an object'),
+        ("classes", "tumor", '"tumor"; expected a list of one name, the tumor\'s'),
+        ("format_version", "1", '"1"; expected a whole number'),
+        ("architecture", None, "null; expected a text"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused_by_its_name(tmp_path: Path, name: str, value: Any, told: str) -> None:
+    assert f"({name} is {told}" in refusal(write_tiny(tmp_path / "m.safetensors", lambda fields: fields.update({name: value})))
+
+
 NO_THRESHOLDS = [0, 2, -0.5, 1.0000001, math.nan, math.inf, True, "0.5", None, 10**400]
 
 
@@ -533,6 +549,9 @@ def test_a_threshold_at_its_limits_is_allowed(tmp_path: Path, value: float) -> N
         ("calibration", {"bias": math.inf}, "bias is inf"),
         ("calibration", {"bias": 10**400}, "bias is 1000"),
         ("metrics", {"auc": math.nan}, "metric 'auc' is nan"),
+        ("metrics", {"dense_auc": 1.3}, "metric 'dense_auc' is 1.3; expected a number from 0 to 1"),
+        ("metrics", {"n": -5}, "metric 'n' is -5"),
+        ("metrics", {"n": 5e200}, "metric 'n' is 5e+200"),
         ("preprocessing", {"mpp": 0.005}, "mpp (0.005,); expected numbers from 0.05 to 50"),
         ("preprocessing", {"mpp": 972}, "mpp (972,)"),
         ("preprocessing", {"mpp": 10**400}, "preprocessing not supported"),

@@ -34,8 +34,8 @@ def loose(name: str) -> str:
 
 
 def patient_of(name: str) -> str:
-    """Return the patient that a slide's name tells, CAMELYON17's way: the part before ``_node_``; other names are whole."""
-    return name.partition("_node_")[0]
+    """Return the patient that a name tells, as in CAMELYON17: the part before ``_node_`` in any case; others are whole."""
+    return re.split("_node_", name, maxsplit=1, flags=re.IGNORECASE)[0]
 
 
 def read_excluded(path: str | Path) -> dict[str, Exclusion]:

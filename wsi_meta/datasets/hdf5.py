@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import DataError, require
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, some_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,8 +154,13 @@ def read_hdf5(path: Path, name: str, read: Callable[[Any], Any]) -> Any:
 
     try:
         with h5py.File(path) as file:
+            if name not in file:
+                told = f"holds {some_of(list(file)) or 'nothing'}"
+                raise DataError(f"{path}: {told}; expected a data set '{name}', as PCam's files have; name it so")
             _refuse_unwritten(file[name])
             return read(file[name])
+    except DataError:
+        raise
     except _ERRORS as error:
         raise _unreadable(path, name, "the file", error) from error
 

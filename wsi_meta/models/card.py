@@ -46,6 +46,17 @@ TEMPERATURES, BIASES = (1e-6, 1e6), (-1e30, 1e30)
 """Limits of a calibration: within them every logit stays a number."""
 FITTED_TEMPERATURES = (1 / 20, 20.0)
 """Limits of temperatures that are fitted."""
+OBJECTS = ("preprocessing", "calibration", "thresholds", "training", "metrics", "versions")
+KINDS: tuple[tuple[tuple[str, ...], type | tuple[type, ...], str], ...] = (
+    (OBJECTS, dict, "an object"),
+    (("classes",), (list, tuple), "a list of one name, the tumor's"),
+    (("architecture",), str, "a text"),
+    (("format_version",), int, "a whole number, at least 1"),
+)
+"""What fields of a card are in JSON."""
+FROM_0_TO_1 = ("auc", "accuracy", "sensitivity", "specificity")
+"""How names of metrics end that are shares."""
+MOST_PATCHES = 10**12
 DENSE_PATCH_PX = 96
 """Side of the patches that dense mode can give the logits of: three features of the trunk."""
 
@@ -145,6 +156,10 @@ class ModelCard:
         """Make a card from :meth:`to_dict`'s fields, all of them; KeyError, TypeError or ValueError when they do not fit."""
         if missing := {field.name for field in dataclass_fields(cls)} - set(fields):
             raise KeyError(f"missing: {', '.join(sorted(missing))}")
+        for names, kind, expected in KINDS:
+            for name in names:
+                if not isinstance(value := fields[name], kind) or isinstance(value, bool):
+                    raise TypeError(f"{name} is {json.dumps(value, default=str)[:40]}; expected {expected}")
         fields = dict(fields)
         fields["classes"] = tuple(fields["classes"])
         fields["preprocessing"] = Preprocessing.from_dict(fields["preprocessing"])
@@ -206,8 +221,7 @@ def _refuse_senseless(card: ModelCard) -> None:
         _refuse_beyond(f"threshold '{name}'", value, SMALLEST_THRESHOLD, 1, "more than 0, at most 1")
     if "default" not in card.thresholds:
         raise ValueError("thresholds must name a default")
-    for name, value in card.metrics.items():
-        _refuse_beyond(f"metric '{name}'", value, -1e300, 1e300, "a number")
+    _refuse_impossible(card.metrics)
     _refuse_beyond("temperature", card.calibration.temperature, *TEMPERATURES)
     _refuse_beyond("bias", card.calibration.bias, *BIASES)
     for name in ("patch_px", "label_px"):
@@ -222,6 +236,17 @@ def _refuse_senseless(card: ModelCard) -> None:
         _refuse_beyond(f"range of '{name}'", value, 0, 1e30, "a number of at least 0")
 
 
+def _refuse_impossible(metrics: dict[str, float]) -> None:
+    """Raise a ValueError for figures that cannot be."""
+    for name, value in metrics.items():
+        if name == "n":
+            _refuse_beyond(f"metric '{name}'", value, 1, MOST_PATCHES)
+        elif name.endswith(FROM_0_TO_1):
+            _refuse_beyond(f"metric '{name}'", value, 0, 1)
+        else:
+            _refuse_beyond(f"metric '{name}'", value, -1e300, 1e300, "a number")
+
+
 def _refuse_other_kinds(card: ModelCard) -> None:
     """Raise a ValueError for what is no card of a model with one logit, or of other types."""
     if len(card.classes) != 1 or not isinstance(name := card.classes[0], str) or len(name) < 2 or name.lower() == "normal":
@@ -229,8 +254,8 @@ def _refuse_other_kinds(card: ModelCard) -> None:
         raise ValueError(f"classes are {told}; expected a list of one name, the tumor's: a model has one logit")
     if card.format_version not in range(1, FORMAT_VERSION + 1):
         raise ValueError(f"format_version is {str(card.format_version)[:40]}; expected a whole number, at least 1")
-    if not (isinstance(card.training, dict) and all(isinstance(value, str) for value in card.versions.values())):
-        raise ValueError("training must be an object, versions texts")
+    if not all(isinstance(value, str) for value in card.versions.values()):
+        raise ValueError("versions must be texts")
 
 
 def _refuse_beyond(name: str, value: object, least: float, most: float, expected: str = "") -> None:
