@@ -7,7 +7,7 @@ the file, what was found, what was expected, what to do.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,9 @@ class OutputExistsError(WsiMetaError, FileExistsError):
 
 class OutputPathError(WsiMetaError, OSError):
     """An output cannot be written where it was asked for."""
+
+    rows: Sequence[dict[str, Any]] = ()
+    """Of slides that were scanned nevertheless, where it is their table that cannot be written."""
 
 
 class HeatmapError(WsiMetaError, ValueError):

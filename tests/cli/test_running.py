@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fakes import write_darkness_model
+from json_output import results_of
 from slide_files import texture, write_slide
 
 from wsi_meta.cli import config, main, running
 from wsi_meta.cohorts import batch
+from wsi_meta.errors import OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 
 logger = logging.getLogger("wsi_meta")
@@ -112,6 +114,22 @@ def test_slides_with_a_score_have_not_failed(monkeypatch: pytest.MonkeyPatch, fo
     for name in kinds:
         (folder / "slides" / f"{name}.tif").write_bytes((folder / "slides" / "a.tif").read_bytes())
     assert run("slides", "--out", "out").stderr == "Error: of 4 slides 1 failed, 2 incomplete\n"
+
+
+def test_results_are_printed_where_their_table_cannot_be_written(
+    folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "mf.csv").write_text("slide,label\nslides/a.tif,macro\nslides/bad.tif,micro\n")
+    common = ("--manifest", "mf.csv", "--out", "out", "--model", model, "--stride", 96, "--device", "cpu", "--json", "-q")
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "add_row", lambda *_: (_ for _ in ()).throw(OutputPathError("no room")))
+        first = run(*common, "--overwrite")
+    told = "Error: out: the table lacks 2 rows (no room); when that is mended, run the same scan again without --overwrite: "
+    assert (first.exit_code, first.stderr.splitlines()[-1].startswith(told)) == (1, True)
+    assert [(row["label"], row["complete"]) for row in results_of(first.stdout)] == [("macro", True), ("micro", False)]
+    assert results_of(run(*common).stdout) == results_of(first.stdout)
+    kept = json.loads((folder / "out" / "summary.json").read_text())["slides"]
+    assert [(Path(row["slide"]).name, row["label"]) for row in kept] == [("a.tif", "macro"), ("bad.tif", "micro")]
 
 
 def test_two_logs_of_one_name_are_refused(folder: Path) -> None:

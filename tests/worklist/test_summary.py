@@ -391,7 +391,7 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path, found: str) -> None:
         (tmp_path / "summary.json").unlink()
     path.write_text(change(text), newline="")
     left = path.read_bytes()
-    mend = f"it is never replaced; move it away, then 'wsi-meta summary {tmp_path}' makes one of the heatmaps"
+    mend = f"move it away, then the same scan again makes one, or 'wsi-meta summary {tmp_path}' of the heatmaps alone"
     for refused in (check_summary, summarise_folder):
         with pytest.raises(OutputExistsError, match=re.escape(f"{path}: exists and is not {told}")) as error:
             refused(tmp_path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wsi_meta.cli import config, options, running
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.words import printable
 
 if TYPE_CHECKING:
@@ -190,10 +190,18 @@ def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage
     """Scan into a folder, or one slide into its store, and print what came of it."""
     from wsi_meta.cohorts.batch import scan_alone, scan_jobs
 
-    rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
+    unwritten = None
+    try:
+        rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
+    except OutputPathError as error:
+        if not error.rows:
+            raise
+        rows, unwritten = list(error.rows), error
     _print_rows(rows, as_json=as_json)
     if any(row["heatmap"] for row in rows):
         running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
+    if unwritten is not None:
+        raise unwritten
     _end_with_errors(rows, [job.slide.path for job in jobs])
 
 

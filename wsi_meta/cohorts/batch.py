@@ -92,7 +92,8 @@ def scan_slides(
     DataError
         when two slides have the same name, there is none, or the manifest is wrong.
     OutputPathError
-        when `out` is a file or a heatmap store, lies in one, or cannot be made; at the end, when rows could not be written.
+        when `out` is a file or a heatmap store, lies in one, or cannot be made; at the end, when rows could not be written: its
+        ``rows`` are what would have been returned.
     OutputExistsError
         when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
@@ -172,12 +173,14 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
                         unwritten.append((job, row))
                         _add_rows(out, unwritten)
                         worklist.tell()
+    in_order = [rows[job.place] for job in jobs]
     if unwritten and (error := _add_rows(out, unwritten)) is not None:
-        raise OutputPathError(
-            f"{out}: the table lacks {counted(len(unwritten), 'row')} ({one_line(error)}); the heatmaps are there; "
-            f"run 'wsi-meta summary {out}' when that is mended"
-        ) from error
-    return [rows[job.place] for job in jobs]
+        told = f"{out}: the table lacks {counted(len(unwritten), 'row')} ({one_line(error)}); when that is mended, run"
+        how = " without --overwrite" if any(job.of_slide["overwrite"] for job in jobs) else ""
+        raised = OutputPathError(f"{told} the same scan again{how}: it adds them, and keeps the maps that are finished")
+        raised.rows = in_order
+        raise raised from error
+    return in_order
 
 
 def _add_rows(out: Path, unwritten: list[tuple[Job, dict[str, Any]]]) -> OSError | None:
@@ -186,7 +189,7 @@ def _add_rows(out: Path, unwritten: list[tuple[Job, dict[str, Any]]]) -> OSError
         job, row = unwritten[0]
         try:
             add_row(out, row, job.store, job.slide.path)
-        except OSError as error:  # a full disk, or a table that another one holds: the stores have all, and the scans go on
+        except OSError as error:  # a full disk, or a table that another one holds: the scans go on
             if len(unwritten) == 1:
                 logger.warning("%s; the scans go on, and the row is tried again", one_line(error))
             return error

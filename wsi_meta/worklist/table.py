@@ -181,8 +181,8 @@ def _refused(path: Path, content: bytes, expected: str) -> OutputExistsError:
         if path.suffix == ".csv" and (others := [printable(name) for name in begin.split(",") if name not in COLUMNS]):
             found = f"columns of another version: {some_of(others)}"
     return OutputExistsError(
-        f"{path}: exists and is not a summary of scans: {found}; it is never replaced; move it away, then "
-        f"'wsi-meta summary {path.parent}' makes one of the heatmaps, or choose another folder"
+        f"{path}: exists and is not a summary of scans: {found}; it is never replaced; move it away, then the same scan again "
+        f"makes one, or 'wsi-meta summary {path.parent}' of the heatmaps alone, or choose another folder"
     )
 
 
