@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import HeatmapError, SlideReadError
-from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
@@ -18,7 +18,6 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import DEFAULT_MODEL
 from wsi_meta.models.weights_file import check_written
-from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiffs.structure import pages_of
 
@@ -63,9 +62,9 @@ def describe(path: str | Path, *, reader: str = "auto") -> dict[str, Any]:
 def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadError | None]:
     if str(path) == "default":
         return _model_facts(DEFAULT_MODEL), None
-    if is_address(path):
-        return _slide_facts(slide_path(path), reader)
-    path = as_path("path", path)
+    if isinstance(place := slide_path(path), Address):
+        return _slide_facts(place, reader)
+    path = place
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return _model_facts(path), None
     if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):

@@ -40,6 +40,8 @@ json.dump(told, sys.stdout)
 REFUSALS: dict[str, tuple[str, int, str]] = {
     "scan a missing slide": ("scan none.tif --out h.zarr", 1, "none.tif: no such file"),
     "scan an address of another kind": ("scan gs://a/s.svs --out h.zarr", 1, "gs://a/s.svs: an address of another kind"),
+    "scan a file of another machine": ("scan file://a/s.tif --out h.zarr", 1, "file://a/s.tif: no file of this machine; exp"),
+    "scan a missing slide by its URI": ("scan file:///none.tif --out h.zarr", 1, "/none.tif: no such file"),
     "scan what is no slide": ("scan labels.csv --out h.zarr", 1, "labels.csv: not a slide"),
     "scan an empty file": ("scan empty.tif --out h.zarr", 1, "empty.tif: an empty file"),
     "scan a cut slide": ("scan cut.tif --out h.zarr", 1, "cut.tif: "),

@@ -20,6 +20,8 @@ from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.scan import scan
+from wsi_meta.worklist.slide_places import find_slide
+from wsi_meta.worklist.summary import summarise_folder
 from wsi_meta.worklist.table import COLUMNS
 
 
@@ -225,12 +227,18 @@ def test_a_store_is_no_folder_for_several(tmp_path: Path, darkness: DarknessPred
 
 
 def test_a_name_that_is_no_text(tmp_path: Path, darkness: DarknessPredictor) -> None:
-    plain = write_slide(tmp_path / "plain.tif", texture(130, 130))
-    latin = Path(shutil.copy(plain, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tif")))
+    (tmp_path / "slides").mkdir()
+    plain = write_slide(tmp_path / "slides" / "plain.tif", texture(130, 130))
+    latin = Path(shutil.copy(plain, os.fsdecode(os.fsencode(plain.parent) + b"/caf\xe9.tif")))
     rows = scan_slides([latin, plain], tmp_path / "out", predictor=darkness)
     assert [row["complete"] for row in rows] == [True, True]
     assert Heatmap.open(rows[0]["heatmap"]).record.slide.file == latin.name
     table = _rows(tmp_path / "out")
-    assert [Path(row["slide"]).name for row in table] == [r"caf\xe9.tif", "plain.tif"]
-    assert scan_slides([latin, plain], tmp_path / "out", predictor=darkness) == rows
+    assert [row["slide"] for row in table] == [latin.as_uri(), str(plain)]
+    assert Path(table[0]["heatmap"]).name == "caf%E9.zarr"
+    assert [find_slide(Heatmap.open(row["heatmap"])) for row in rows] == [latin, plain]
+    assert [row["slide"] for row in summarise_folder(tmp_path / "out")] == [latin.as_uri(), str(plain)]
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert page.count("caf%E9.jpg") == page.count("plain.jpg") > 0
+    assert scan_slides([latin.as_uri(), plain], tmp_path / "out", predictor=darkness) == rows
     assert _rows(tmp_path / "out") == table

@@ -266,6 +266,9 @@ class TestManifest:
         assert second.scanner_settings == {"model": "default"}
         with pytest.raises(DataError, match=r"b: the name of several slides"):
             find_slides(["m/s/b.tif"], manifest="m/c.csv")
+        slide, drawn = (Path(name).absolute() for name in ("m/s/a.tif", "m/a.xml"))
+        Path("u.csv").write_text(f"slide,annotations\n{slide.as_uri()},{drawn.as_uri()}\n")
+        assert [(row.path, row.annotations) for row in read_scan_manifest("u.csv")] == [(slide, drawn)]
 
     @pytest.mark.parametrize(
         ("text", "told"),

@@ -25,6 +25,7 @@ from wsi_meta.files.address import Address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.words import printable
 from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise, summarise_folder
 from wsi_meta.worklist.table import COLUMNS, Table, open_table
 
@@ -251,6 +252,15 @@ def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
         add_row(tmp_path, failed(name, f"{name}: bad"), tmp_path / "a.zarr")
     (row,) = _read(tmp_path)
     assert (row["slide"], row["error"]) == (r"caf\xe9\n\x1b[31m.tif", r"caf\xe9\n\x1b[31m.tif: bad")
+
+
+def test_a_path_that_is_no_text_is_kept_whole_also_in_a_table_of_before(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9\n.tif")
+    add_row(tmp_path, failed(printable(str(path)), "bad") | {"label": "macro"}, tmp_path / "a.zarr")  # as it was written before
+    for _ in range(2):
+        add_row(tmp_path, failed(path, "bad") | {"annotations": str(path)}, tmp_path / "a.zarr")
+        (row,) = open_table(tmp_path).rows
+        assert (row["slide"], row["annotations"], row["label"]) == (path.as_uri(), path.as_uri(), "macro")
 
 
 def test_what_is_no_folder_of_heatmaps(tmp_path: Path) -> None:

@@ -10,15 +10,14 @@ from functools import wraps
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote
 
 import click
 from click.core import ParameterSource
 
 import wsi_meta
 from wsi_meta.cli import options
-from wsi_meta.errors import DataError, WsiMetaError
-from wsi_meta.files.address import is_address, slide_path
+from wsi_meta.errors import DataError, SlideReadError, WsiMetaError
+from wsi_meta.files.address import from_file_uri, is_address, portable, slide_path
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ WORDS = {"model": "default", "tissue-mask": "none"}
 """Options that are a file, or this word."""
 EITHER = (("slides", "manifest"), ("out", "out_dir"), ("scheduler", "scheduler_file", "gpus"))
 """Where the command line gives one of these, the file's others do not count."""
-FILE_URI = "file://"
 WAIT_S = 60.0
 """For how long to wait until another process has written its file of options, which takes milliseconds."""
 
@@ -126,7 +124,7 @@ def _read_config(path: Path, context: click.Context) -> dict[str, Any]:
             raise DataError(f"{path}: {name} stands there twice, with a dash and with an underscore; leave one out")
         try:
             values[str(parameter.name)] = _checked(context, parameter, _placed(path, name, parameter, value))
-        except (click.BadParameter, TypeError, OverflowError) as error:
+        except (click.BadParameter, TypeError, OverflowError, SlideReadError) as error:
             told = error.message if isinstance(error, click.BadParameter) else str(error)
             raise DataError(f"{path}: {key} = {json.dumps(value, default=str)}: {told}") from error
     return values
@@ -201,30 +199,15 @@ def _as_toml(context: click.Context) -> str:
             continue
         is_path = isinstance(parameter.type, click.Path) or (name in WORDS and value != WORDS[name])
         if is_path:
-            value = [_absolute(one) for one in value] if isinstance(value, tuple) else _absolute(value)
+            value = [portable(slide_path(one)) for one in value] if isinstance(value, tuple) else portable(slide_path(value))
         kept[name] = value
     text = head + tomli_w.dumps(kept)
     text.encode()  # a UnicodeEncodeError, which is a ValueError
     return text
 
 
-def _absolute(given: Any) -> str:
-    """Return a path that is the same from every folder; an address without what may be a secret.
-
-    TOML is UTF-8: a name of other bytes, such as one in Latin-1, is written as a file URI (RFC 8089): ``caf%E9.tif``.
-    """
-    path = slide_path(given).absolute()
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return path.as_uri() if isinstance(path, Path) else str(path)
-    return str(path)
-
-
 def _from_folder(folder: Path, given: str) -> str:
-    if given.startswith(FILE_URI):
-        return unquote(given.removeprefix(FILE_URI), errors="surrogateescape")
-    return given if is_address(given) else str(folder / given)
+    return given if is_address(given) else str(folder / from_file_uri(given))
 
 
 def _keep(path: Path, context: click.Context) -> None:

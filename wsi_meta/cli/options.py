@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta import __version__
-from wsi_meta.files.address import is_address, slide_path
+from wsi_meta.files.address import from_file_uri, is_address, slide_path
 from wsi_meta.words import printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class LocalPath(click.Path):
     """A path on a disk: an address of the web or of a store, which a path would quietly mangle, is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path."""
+        """Return the path; of a file URI the one that it names."""
+        value = from_file_uri(value) if isinstance(value, str) else value
         if "://" in str(value):
             raise click.ClickException(printable(f"{value}: an address; expected a path on a disk"))
         return super().convert(value, param, ctx)
@@ -77,11 +78,15 @@ class SlideLocation(click.Path):
         """Return the path or the address; an address of a kind that is not read is refused."""
         if is_address(value):
             return slide_path(value)
-        return super().convert(value, param, ctx)
+        return super().convert(from_file_uri(value) if isinstance(value, str) else value, param, ctx)
 
 
 class FileOrWord(click.types.StringParamType):
     """A path, or a word that stands for something, such as ``default``: the shell completes it as a file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text; of a file URI the path that it names."""
+        return from_file_uri(super().convert(value, param, ctx))
 
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return what lets the shell look for files."""

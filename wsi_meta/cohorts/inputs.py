@@ -13,12 +13,13 @@ from typing import Any
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
 from wsi_meta.errors import DataError
-from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
+from wsi_meta.files.address import Address, SlidePath, from_file_uri, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
 from wsi_meta.slides.pixel_size import listed_mpp
 from wsi_meta.tiling.grid import STRIDES
+from wsi_meta.words import counted
 
 __all__ = ["SlideInput", "find_slides", "read_scan_manifest"]
 
@@ -147,9 +148,9 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     """Return the path of a file that is there, or the word that stands for none; None where the value is empty."""
     if not value or value == word:
         return value or None
-    if not (folder / value).is_file():
-        raise DataError(f"{place}: {column} '{value}': there is no file {folder / value}; expected paths from the manifest on")
-    return str(folder / value)
+    if not (path := folder / from_file_uri(value)).is_file():
+        raise DataError(f"{place}: {column} '{value}': there is no file {path}; expected paths from the manifest on")
+    return str(path)
 
 
 def _read_stride(place: str, value: str) -> int | None:
@@ -271,8 +272,7 @@ class _Search:
         for kind, remedy in (("files", expected), ("folders", "--recursive reads slides in them")):
             if names := [path.name for path in self._left_out if path.is_dir() == (kind == "folders")]:
                 told = ", ".join(names[:EXAMPLES] + ["..."] * (len(names) > EXAMPLES))
-                what = kind if len(names) > 1 else kind[:-1]
-                logger.warning("%s: %d %s not read (%s); %s", given, len(names), what, told, remedy)
+                logger.warning("%s: %s not read (%s); %s", given, counted(len(names), kind[:-1]), told, remedy)
 
 
 def _as_pattern(given: Path) -> str:

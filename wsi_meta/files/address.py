@@ -1,4 +1,4 @@
-"""Slides at an address of the network instead of a path: which ones are read, and how they are shown."""
+"""Paths and addresses of slides as texts: which ones are read, how they are shown, and how files keep them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.outputs.paths import as_path, real_path
+from wsi_meta.words import printable
 
 __all__ = [
     "Address",
     "SlidePath",
+    "from_file_uri",
     "is_address",
     "local_path",
+    "portable",
     "real_slide_path",
     "refuse_mangled",
     "several",
@@ -28,6 +31,7 @@ __all__ = [
 SCHEMES = ("http", "https", "s3")
 """Kinds of addresses that are read."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+FILE_URI = re.compile(r"file://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 MANGLED = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address that became a path, which keeps only one of its two slashes."""
 T = TypeVar("T", str, "str | Path | Address")
@@ -94,12 +98,12 @@ SlidePath: TypeAlias = Path | Address
 
 
 def is_address(text: object) -> bool:
-    """Tell whether a text is an address, of whatever kind, and no path."""
-    return isinstance(text, Address) or (isinstance(text, str) and SCHEME.match(text) is not None)
+    """Tell whether a text is an address, of whatever kind, and no path, as a file URI is."""
+    return isinstance(text, Address) or (isinstance(text, str) and bool(SCHEME.match(text)) and not FILE_URI.match(text))
 
 
 def slide_path(given: str | Path | Address) -> SlidePath:
-    """Return the address or the path that a text stands for.
+    """Return the address or the path that a text stands for; of a file URI the path that it names.
 
     Raises
     ------
@@ -110,9 +114,34 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     """
     if isinstance(given, Address):
         return given
-    if isinstance(given, str) and is_address(given):
-        return Address(given)
+    if isinstance(given, str):
+        return Address(given) if is_address(given) else Path(from_file_uri(given))
     return as_path("slide", given, expected="the path or address of a slide")
+
+
+def portable(path: SlidePath) -> str:
+    """Return a path or an address as a text that any file holds, and that :func:`slide_path` reads back from any folder.
+
+    A path that is no printable text, such as a name in Latin-1, becomes a file URI (RFC 8089): ``caf%E9.tif``.
+    """
+    text = str(path.absolute())
+    return text if isinstance(path, Address) or printable(text) == text else path.absolute().as_uri()
+
+
+def from_file_uri(text: str) -> str:
+    """Return the path that a file URI names; any other text as it is.
+
+    Raises
+    ------
+    SlideReadError
+        when it names no file of this machine.
+    """
+    if (found := FILE_URI.fullmatch(text)) is None:
+        return text
+    path = os.fsdecode(unquote_to_bytes(found[2] or ""))
+    if not path or "\0" in path or found[1].lower() not in ("", "localhost"):
+        raise SlideReadError(f"{text}: no file of this machine; expected an address such as file:///slides/a.svs, or a path")
+    return path
 
 
 def several(given: T | Sequence[T]) -> Sequence[T]:

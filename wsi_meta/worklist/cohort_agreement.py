@@ -17,9 +17,10 @@ from wsi_meta.challenges.cohort import match_slide
 from wsi_meta.challenges.froc import FALSE_POSITIVES, FrocCurve, SlideHits, froc_curve, froc_interval
 from wsi_meta.errors import WsiMetaError
 from wsi_meta.evaluation.roc import delong
+from wsi_meta.files.address import from_file_uri
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.words import one_line, some_of
-from wsi_meta.worklist.table import Row
+from wsi_meta.worklist.table import Row, name_in
 
 __all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]
 
@@ -152,11 +153,11 @@ def _froc(folder: Path, slides: Sequence[tuple[str, Row]], notes: list[str]) -> 
 
 def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     """Compare a store's lesions with what was drawn on its slide."""
-    record = Heatmap.open(folder / Path(row["heatmap"]).name).record
+    record = Heatmap.open(folder / name_in(row["heatmap"])).record
     found = (record.lesions or {"found": []})["found"]
     scores, x, y = (np.array([lesion[key] for lesion in found]) for key in ("max_probability", "peak_x", "peak_y"))
     points = Detections(scores.astype(np.float64), x.astype(np.int64), y.astype(np.int64))
-    drawn = Path(row["annotations"]) if row["annotations"] else None
+    drawn = Path(from_file_uri(row["annotations"])) if row["annotations"] else None
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds

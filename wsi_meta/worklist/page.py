@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.address import is_address
+from wsi_meta.files.address import from_file_uri, is_address
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
@@ -20,7 +20,7 @@ from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.words import duration, format_probability, printable
 from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows
 from wsi_meta.worklist.patients import find_patients
-from wsi_meta.worklist.table import Row
+from wsi_meta.worklist.table import Row, name_in
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -105,7 +105,7 @@ def read_template() -> Template:
 
 def slide_name(row: Row) -> str:
     """Return a slide's name as its store has it, else as its file has it."""
-    return str(Path(row["heatmap"] or row["slide"]).stem)
+    return printable(Path(name_in(row["heatmap"] or row["slide"])).stem)
 
 
 def _rank(row: Row) -> float:
@@ -146,17 +146,24 @@ def _lead(rows: Sequence[Row]) -> list[str]:
 
 def reason_of(row: Row) -> str:
     """Return a row's error without the slide or heatmap that it begins with."""
-    reason = str(row["error"]).removeprefix(f"{row['slide']}: ").removeprefix(f"{row['heatmap']}: ")
+    slide, heatmap = _shown_paths(row)
+    reason = str(row["error"]).removeprefix(f"{slide}: ").removeprefix(f"{heatmap}: ")
     named, _, rest = reason.partition(": ")
-    return rest if any(str(path or "").endswith(named) for path in (row["slide"], row["heatmap"])) else reason
+    return rest if slide.endswith(named) or heatmap.endswith(named) else reason  # as the scan was given them
+
+
+def _shown_paths(row: Row) -> tuple[str, str]:
+    """Return a row's slide and heatmap as they are shown."""
+    slide, heatmap = (printable(from_file_uri(row[name] or "")) for name in ("slide", "heatmap"))
+    return slide, heatmap
 
 
 def _failure(row: Row, name: str) -> dict[str, Any]:
-    reason = reason_of(row)
-    damaged = row["error_kind"] == SlideReadError.__name__ and "try again" not in reason and not is_address(row["slide"])
+    reason, (slide, _) = reason_of(row), _shown_paths(row)
+    damaged = row["error_kind"] == SlideReadError.__name__ and "try again" not in reason and not is_address(slide)
     return {
         "name": name,
-        "slide": row["slide"],
+        "slide": slide,
         "reason": reason,
         "retry": row["retry"],
         "partly": row["score"] is not None,

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 from wsi_meta.errors import OptionsError, WsiMetaError
-from wsi_meta.files.address import SlidePath, is_address, slide_path
+from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.worklist.table import open_table
+from wsi_meta.words import printable
+from wsi_meta.worklist.table import name_in, open_table
 
 __all__ = ["find_slide", "given_slide", "lies_near", "refuse_one_slide", "slide_places"]
 
@@ -59,11 +60,13 @@ def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
     addresses: list[SlidePath] = []
     with suppress(WsiMetaError, OSError, ValueError):  # the table is not ours, or cannot be read
         for row in open_table(folder).rows:
-            if Path(str(row["heatmap"] or "")).name == store.name and Path(str(row["slide"])).name == name:
-                if is_address(str(row["slide"])):
-                    addresses.append(slide_path(str(row["slide"])))
+            shown = (printable(name_in(row[column] or "")) for column in ("heatmap", "slide"))
+            if next(shown) == printable(store.name) and next(shown) == printable(name):
+                slide = slide_path(row["slide"])
+                if isinstance(slide, Address):
+                    addresses.append(slide)
                     continue
-                places.append(folder / str(row["slide"]))  # an absolute path stays one
-                places.append(Path(str(row["slide"])))
+                places.append((folder / slide).with_name(name))  # an absolute path stays one
+                places.append(slide.with_name(name))
     yield from (place for place in dict.fromkeys(places) if os.path.exists(place))  # noqa: PTH110  (False where nobody may look)
     yield from addresses

@@ -22,7 +22,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table
+from wsi_meta.worklist.table import COLUMNS, Row, from_here, name_in, open_table, whole
 from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["INCOMPLETE", "UNFINISHED", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
@@ -65,13 +65,13 @@ def summarise_folder(folder: str | Path) -> list[Row]:
     stores = [store for store in stores_in(folder) if is_store(store)]
     if not stores and not before:
         raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
-    rows = _rows_of(stores, before)
+    rows = [whole(row) for row in _rows_of(stores, before)]
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
         known = {row["slide"]: row for row in before}
         newer = [row for row in table.rows if known.get(row["slide"]) != row]  # batches added them while the stores were read
         slides, named = ({row[name] for row in newer} for name in ("slide", "heatmap"))
-        rows = [row for row in rows if printable(row["slide"]) not in slides and (row["heatmap"] or "") not in named]
+        rows = [row for row in rows if row["slide"] not in slides and (row["heatmap"] or "") not in named]
         table.rows = [*rows, *newer]
         table.write()
     renew_worklist(folder, table.rows)
@@ -201,7 +201,7 @@ def _finished_store(store: Path, slide: str | SlidePath) -> tuple[Heatmap | None
 
 def _rows_of(stores: Sequence[Path], before: Sequence[Row]) -> list[Row]:
     """Return the rows of stores, then those of slides without one, by what the stores and the rows until now say."""
-    known = {Path(row["heatmap"]).name: row for row in before if row["heatmap"]}
+    known = {printable(name_in(row["heatmap"])): row for row in before if row["heatmap"]}
     without = [row for row in before if not row["heatmap"]]
     found = []
     for store in stores:
@@ -235,7 +235,7 @@ def _of_damaged(store: Path, error: Exception, before: Row | None) -> Row:
 def _is_made_from(heatmap: Heatmap, slide: str) -> bool | None:
     """Tell whether a heatmap was made from the slide of a row; None where only the name says so."""
     known = None if is_address(slide) else is_scanned_slide(heatmap, slide)  # hundreds of addresses would take too long
-    return False if known is None and Path(slide).name != printable(heatmap.record.slide.file) else known
+    return False if known is None and printable(name_in(slide)) != printable(heatmap.record.slide.file) else known
 
 
 def _of_another(heatmap: Heatmap, before: Row) -> Row:
@@ -259,7 +259,7 @@ def _of_store(heatmap: Heatmap, before: Row | None, without: Sequence[Row]) -> R
         unless its file is another one
     """
     name = printable(heatmap.record.slide.file)
-    named = [row for row in without if Path(row["slide"]).name == name]
+    named = [row for row in without if printable(name_in(row["slide"])) == name]
     if heatmap.result is not None and (before is None or before["slide"] == name):
         likely = [(row, same) for row in named if (same := _is_made_from(heatmap, row["slide"])) is not False]
         if len(likely) == 1 and (before is None or likely[0][1]):

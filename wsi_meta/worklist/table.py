@@ -21,12 +21,12 @@ from typing import Any
 
 from wsi_meta import __version__
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.files.address import is_address
+from wsi_meta.files.address import from_file_uri, is_address, portable
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import printable, some_of
 
-__all__ = ["COLUMNS", "Row", "Table", "from_here", "open_table"]
+__all__ = ["COLUMNS", "Row", "Table", "from_here", "name_in", "open_table", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ KINDS: dict[str, type] = {
 }
 COLUMNS = tuple(KINDS)
 """Columns of ``summary.csv``; what is not known is empty, never 0."""
+PATHS = ("slide", "heatmap", "annotations")
+"""Those that hold a path: one that is no printable text is kept as a file URI."""
 
 Row = dict[str, Any]
 """A dict with :data:`COLUMNS`; None where unknown."""
@@ -86,12 +88,12 @@ class Table:
         return [from_here(row["slide"]) for row in self.rows]
 
     def stores(self) -> list[str]:
-        """Return the name of each row's heatmap; empty where it has none."""
-        return [Path(row["heatmap"]).name if row["heatmap"] else "" for row in self.rows]
+        """Return the name of each row's heatmap, as it is shown; empty where it has none."""
+        return [printable(name_in(row["heatmap"])) if row["heatmap"] else "" for row in self.rows]
 
     def put(self, row: Row) -> None:
         """Add a row; one of the same slide is replaced."""
-        row, slides = _whole(row), self.slides()
+        row, slides = whole(row), self.slides()
         if (slide := from_here(row["slide"])) in slides:
             self.rows[slides.index(slide)] = row
         else:
@@ -105,7 +107,7 @@ class Table:
         OutputPathError
             where one cannot be written.
         """
-        rows = [_whole(row) for row in self.rows]
+        rows = [whole(row) for row in self.rows]
         content, path = _csv_of(rows), self.folder / "summary.csv"
         found = _content(path)
         before = None if found is None else zlib.crc32(found)
@@ -139,10 +141,15 @@ def open_table(folder: Path) -> Table:
 
 
 def from_here(slide: str) -> str:
-    """Return a row's slide as an absolute path. A relative one, in a table of before, counts from where this process is."""
+    """Return a row's slide as an absolute path, as it is shown. A relative one, of before, counts from the current folder."""
     if slide.startswith("/") and "//" not in slide and "/." not in slide:
         return slide  # as this version writes it: thousands of rows are asked for each that is added
-    return slide if is_address(slide) else printable(str(Path(slide).absolute()))
+    return slide if is_address(slide) else printable(str(Path(from_file_uri(slide)).absolute()))
+
+
+def name_in(path: str) -> str:
+    """Return the name of a file or folder that a row names, as the disk has it; tables of before hold it as it is shown."""
+    return Path(from_file_uri(path)).name
 
 
 HEAD = '{"made_by": "wsi-meta '
@@ -222,10 +229,15 @@ def _value(text: str, kind: type) -> Any:
     return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
 
 
-def _whole(row: Mapping[str, Any]) -> Row:
-    """Return a row with all columns, whose texts are one line each; what it does not say is unknown."""
+def whole(row: Mapping[str, Any]) -> Row:
+    """Return a row as a table keeps it: with all columns, and texts of one line each; what it does not say is unknown."""
     values = ((name, row.get(name)) for name in COLUMNS)
-    return {name: printable(value) if isinstance(value, str) else value for name, value in values}
+    return {name: _kept(name, value) if isinstance(value, str) else value for name, value in values}
+
+
+def _kept(name: str, text: str) -> str:
+    shown = printable(text)
+    return portable(Path(text)) if shown != text and name in PATHS and text.startswith("/") else shown
 
 
 def _csv_of(rows: Sequence[Row]) -> bytes:

@@ -22,7 +22,7 @@ from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line, one_line, printable
 from wsi_meta.worklist.page import GENERATOR, read_template, render_page
-from wsi_meta.worklist.table import Row, open_table
+from wsi_meta.worklist.table import Row, name_in, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def renew_worklist(folder: Path, rows: Sequence[Row]) -> None:
         return
     for row in rows:
         if row["heatmap"] and row["scanned"] is not None:
-            store = folder / Path(row["heatmap"]).name
+            store = folder / name_in(row["heatmap"])
             make_thumbnail(store, row["slide"], _picture(report, store))
     _write_page(folder, report, partial(render_page, lesions=True, running=None), WAIT_S)
 
