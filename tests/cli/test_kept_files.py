@@ -148,7 +148,12 @@ def test_a_score_model_ends_in_json(folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_picture_of_ours_is_replaced_however_fine_its_pixels(ending: str, tmp_path: Path) -> None:
     for _ in range(2):
         picture = check_picture(tmp_path / f"own.{ending}", None, overwrite=True)
-        write_figure(Figure((0.1, 0.1), dpi=1000), picture)  # 25 um, as that of an enlarged picture
+        write_figure(Figure((0.1, 0.1), dpi=5000), picture)  # 5 um, as that of an enlarged picture
+
+
+def test_a_picture_for_print_is_no_slide(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "o.tif", texture(64, 64), photometric="rgb", resolution=(1200, 1200), resolutionunit=2)
+    check_picture(tmp_path / "o.tif", None, overwrite=True)
 
 
 def test_the_slide_of_the_heatmap_is_never_replaced_also_where_it_is_not_drawn(tmp_path: Path) -> None:

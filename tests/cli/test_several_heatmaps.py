@@ -90,11 +90,20 @@ def test_each_has_its_slide(tmp_path: Path) -> None:
         assert run(command, out / f"{{name}}{ending}", maps, "--slide", slides).exit_code == 0
         one = run(command, out / f"{{name}}{ending}", maps, "--slide", slides / "a.tif")
         assert (one.exit_code, "one file for 2 heatmaps; expected a folder of their slides" in one.stderr) == (2, True)
+    gone = run("overlay --out", tmp_path / "new" / "{name}.png", maps, "--slide", tmp_path / "gone")
+    assert (gone.exit_code, "gone: no such folder; expected one with the slides of 2 heatmaps" in gone.stderr) == (1, True)
+    assert not (tmp_path / "new").exists()
     lost = run("export --out", out / "{name}.groovy", maps, "--overwrite")
     assert (lost.exit_code, lost.stderr.count("Error: ")) == (2, 1), "the same is wrong for all"
     shutil.move(slides / "a.tif", tmp_path / "a.tif")
     sheet = run("overlay --max-side 100 --largest 2 --out", out / "{name}.png", maps, "--overwrite")
     assert (sheet.exit_code, f"Error: {maps}/b.zarr: a sheet of 2 lesions" in sheet.stderr) == (1, True)
+
+
+def test_a_folder_in_which_nothing_was_written_is_not_left(maps: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new" / "{name}.csv"
+    assert run("lesions --out", new, "--detections", new, maps).exit_code == 1
+    assert not new.parent.exists()
 
 
 def test_scores_of_a_folder(maps: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -158,7 +158,8 @@ def over_heatmaps(
         for store in stores:
             try:
                 heatmap = Heatmap.open(store)
-                done.append(work(heatmap, **dict.fromkeys(files) | _files_of(store, wanted, taken)))
+                with _files_of(store, wanted, taken) as own:
+                    done.append(work(heatmap, **dict.fromkeys(files) | own))
             except (WsiMetaError, OSError) as error:
                 failed.append((store, error))
             bar.update(1)
@@ -177,17 +178,31 @@ def _refuse_one_file(files: Mapping[str, Path], heatmaps: int) -> None:
             )
 
 
-def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -> dict[str, Path]:
-    """Return the files of one store, whose folder is made; OutputPathError where they are another one's in `taken`."""
+@contextmanager
+def _files_of(store: Path, files: Mapping[str, Path], taken: dict[Path, Path]) -> Iterator[dict[str, Path]]:
+    """Give the files of one store, whose folder is made, and goes if it stays empty.
+
+    Raises
+    ------
+    OutputPathError
+        where they are another one's in `taken`.
+    """
     name = store.absolute().name.removesuffix(".zarr")
     own = {option: Path(str(path).replace(NAME, name)) for option, path in files.items()}
-    for option, path in own.items():
-        if (other := taken.setdefault(path, store)) != store:
-            raise OutputPathError(f"{store}: its {path} was that of {other}; give it by itself, with another --{option}")
-        if NAME in str(files[option]) and not path.parent.exists():
-            check_folder(path.parent)
-            path.parent.mkdir()
-    return own
+    with ExitStack() as made:
+        for option, path in own.items():
+            if (other := taken.setdefault(path, store)) != store:
+                raise OutputPathError(f"{store}: its {path} was that of {other}; give it by itself, with another --{option}")
+            if NAME in str(files[option]) and not path.parent.exists():
+                check_folder(path.parent)
+                path.parent.mkdir()
+                made.callback(_remove_empty, path.parent)
+        yield own
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds something
+        folder.rmdir()
 
 
 def _raise_failed(failed: Sequence[tuple[Path, Exception]], *, some: bool) -> None:

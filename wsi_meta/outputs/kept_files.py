@@ -16,8 +16,8 @@ __all__ = ["MODEL", "OURS", "SLIDE", "is_store", "refuse_inside_store", "refuse_
 SLIDE, MODEL = "a slide", "a model file"
 OURS = "wsi-meta"
 """Software that a TIFF of ours names which is a picture of a slide: an enlarged one says a size of pixels as slides have it."""
-CELLS_UM = (0.05, 50.0)
-"""Sizes of pixels in which cells can be seen."""
+CELLS_UM = (0.05, 8.0)
+"""Sizes of pixels in which cells can be seen; a page or a figure has 21 um (1,200 dpi) and more."""
 HEAD_BYTES = 4096
 """So much of a file says what it is."""
 MARKS = b"\xef\xbb\xbf\xff\xfe"

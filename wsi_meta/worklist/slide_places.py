@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeGuard, TypeVar
 
-from wsi_meta.errors import OptionsError, WsiMetaError
+from wsi_meta.errors import OptionsError, SlideReadError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import ScanRecord
@@ -39,8 +39,10 @@ def given_slide(record: ScanRecord, given: Place) -> Place:
 
 
 def refuse_one_slide(given: SlidePath | None, heatmaps: int) -> None:
-    """Refuse one slide for several heatmaps; OptionsError if it is."""
+    """Refuse one slide for several heatmaps, OptionsError, and a folder that is not there, SlideReadError."""
     if given is not None and heatmaps > 1 and not _is_folder_of_slides(given):
+        if isinstance(given, Path) and not given.exists():
+            raise SlideReadError(f"{given}: no such folder; expected one with the slides of {heatmaps} heatmaps")
         raise OptionsError(f"slide {given}: one file for {heatmaps} heatmaps; expected a folder of their slides")
 
 
