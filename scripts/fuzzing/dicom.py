@@ -53,10 +53,11 @@ class _Writer:
         """End a sequence of one item."""
         self.content += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
 
-    def frames(self, frames: list[bytes]) -> None:
-        """Write the pixels: an empty table of offsets, then an item for each frame."""
+    def frames(self, frames: list[bytes], *, listed: bool) -> None:
+        """Write the pixels: a table of offsets, which may be empty, then an item for each frame."""
         self._head((0x7FE0, 0x0010), "OB", UNDEFINED)
-        for frame in (b"", *frames):
+        ends = np.cumsum([8 + len(frame) + len(frame) % 2 for frame in frames])
+        for frame in (np.array([0, *ends[:-1]], "<u4").tobytes() if listed else b"", *frames):
             start = len(self.content)
             stored = frame + b"\0" * (len(frame) % 2)
             self.content += struct.pack("<HHI", 0xFFFE, 0xE000, len(stored))
@@ -69,8 +70,8 @@ class _Writer:
         self.content += struct.pack("<HI", 0, length) if kind in LONG else struct.pack("<H", length)
 
 
-def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int = 64) -> list[Element]:
-    """Write a level of JPEG tiles as one file; return its elements, the tiles' among them."""
+def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int = 64, listed: bool = False) -> list[Element]:
+    """Write a level of JPEG tiles as one file, which may list their places; return its elements, the tiles' among them."""
     writer = _Writer(bytearray(b"\0" * 128 + b"DICM"))
     meta = _Writer()
     meta.add((2, 1), "OB", b"\0\1")
@@ -84,7 +85,7 @@ def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: in
     writer.elements += [Element(part.start + moved, part.value + moved, part.length) for part in meta.elements]
     frames = _frames(image, tile_px)
     _describe(writer, image.shape[:2], mpp, tile_px, len(frames))
-    writer.frames(frames)
+    writer.frames(frames, listed=listed)
     path.write_bytes(writer.content)
     return writer.elements
 

@@ -349,6 +349,29 @@ def test_a_dicom_slide_of_other_colours_than_it_says_is_refused(tmp_path: Path) 
         open_slide(path)
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_places_of_dicom_tiles_that_would_end_the_process_are_refused(tmp_path: Path, extended: bool) -> None:
+    path = tmp_path / "s.dcm"
+    parts = write_dicom(path, texture(128, 128), mpp=0.972, listed=not extended)[-5:]
+    first, stored = parts[1].start, path.read_bytes()
+    places = np.array([part.start - first for part in parts[1:]], "<u8" if extended else "<u4")
+    at, old = parts[0].start - 12, places.tobytes()  # before the pixels
+    if extended:
+        stored = stored[:at] + b"\xe0\x7f\1\0OV\0\0" + len(old).to_bytes(4, "little") + old + stored[at:]
+    path.write_bytes(stored)
+    pixels = open_slide(path).read_region(0, 0, 128, 128)
+    np.testing.assert_allclose(pixels, texture(128, 128), atol=60)
+    for wrong in (0, places[1], len(stored), 2 ** (8 * places.itemsize) - 1):
+        other = places.copy()
+        other[2] = wrong
+        path.write_bytes(stored.replace(old, other.tobytes()))
+        with pytest.raises(
+            SlideReadError, match=r"s\.dcm: its list of where each of its 4 tiles lies is damaged,.*it$"
+        ) as caught:
+            open_slide(path)
+        assert "\n" not in str(caught.value)
+
+
 def test_other_pixels_for_another_reason_are_told(
     tmp_path: Path, levels: list[NDArray[np.uint8]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.dicom import refuse_other_dicom_colours
+from wsi_meta.files.dicom import check_dicom
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
@@ -89,7 +89,7 @@ class OpenSlideReader(OpenedReader):
         vendor = str(self.properties.get("openslide.vendor"))
         check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
         for part in files_of_slide(path, read=True) if vendor == "dicom" else ():
-            refuse_other_dicom_colours(part)
+            check_dicom(part)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
         self._left_out, self._coarse = self._find_left_out()
         self._checked: TileCheck | None = None
