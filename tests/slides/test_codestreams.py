@@ -15,6 +15,7 @@ from PIL import Image
 from slide_files import texture
 
 from wsi_meta.tiffs.codestreams import (
+    agreed_colours,
     check_deflate,
     check_jpeg,
     check_jpeg2000,
@@ -61,10 +62,34 @@ ADOBE_RGB, ADOBE_YCBCR = (b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + end for end in 
     ],
 )
 def test_the_colours_that_a_jpeg_says(markers: bytes, sampling: bytes, said: int | None) -> None:
+    assert stored_colours(jpeg_head(markers, sampling)) == said
+    assert stored_colours(b"no" + jpeg_head(markers, sampling)[2:]) is None
+
+
+def jpeg_head(markers: bytes, sampling: bytes = b"\x11\x11\x11") -> bytes:
     components = b"".join(bytes([number, both, 0]) for number, both in enumerate(sampling))
     frame = b"\xff\xc0\0" + bytes([8 + len(components), 8, 0, 16, 0, 16, len(sampling)]) + components
-    assert stored_colours(b"\xff\xd8" + markers + frame + b"\xff\xd9") == said
-    assert stored_colours(b"no" + markers + frame) is None
+    return b"\xff\xd8" + markers + frame + b"\xff\xd9"
+
+
+SILENT, SAYS_YCBCR, SAYS_RGB, DAMAGED = jpeg_head(b""), jpeg_head(JFIF), jpeg_head(ADOBE_RGB), bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("jpegs", "agreed"),
+    [
+        ([SAYS_YCBCR], YCBCR),
+        ([], None),
+        ([SILENT, SAYS_YCBCR, SAYS_YCBCR], YCBCR),
+        ([SAYS_YCBCR, SILENT, SILENT], None),
+        ([SILENT, SAYS_YCBCR], YCBCR),
+        ([SAYS_RGB, SAYS_YCBCR], None),
+        ([DAMAGED, DAMAGED, SAYS_YCBCR], YCBCR),
+        ([DAMAGED, b"\xff\xd8" + bytes(64), SILENT, SAYS_RGB, SAYS_RGB], RGB),
+    ],
+)
+def test_one_jpeg_does_not_say_the_colours_of_all(jpegs: list[bytes], agreed: int | None) -> None:
+    assert agreed_colours(jpegs) == agreed
 
 
 def test_a_deflate_stream_is_sound_by_its_checksum_and_its_length() -> None:

@@ -349,6 +349,58 @@ def test_a_dicom_slide_of_other_colours_than_it_says_is_refused(tmp_path: Path) 
         open_slide(path)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_damaged_tile_does_not_decide_the_colours_of_the_others(
+    tmp_path: Path, levels: list[NDArray[np.uint8]], nested: bool
+) -> None:
+    path = write_jpeg_slide(tmp_path / "s.tif", levels[: 1 + nested], tables="shared", nested=nested)
+    with open_slide(path) as slide:
+        right = slide.read_region(256, 256, 256, 256)
+    say_rgb(path)
+    overwrite(path, stored_tiles(path)[0][0], bytes(64))
+    if not nested:
+        with pytest.raises(SlideReadError, match="its JPEG tiles say YCbCr"):
+            open_slide(path)
+        return
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(256, 256, 256, 256), right)
+        with pytest.raises(SlideReadError, match="cannot be decoded at x=0 y=0 level 0"):
+            slide.read_region(0, 0, 99, 99)
+
+
+def test_a_level_whose_tiles_say_nothing_has_the_colours_of_another(tmp_path: Path, levels: list[NDArray[np.uint8]]) -> None:
+    path = write_jpeg_slide(tmp_path / "s.tif", levels[:2], subsampling="444", tables="shared", nested=True)
+    with open_slide(path) as slide:
+        right = slide.read_region(0, 0, 99, 99, level=1)
+    say_rgb(path)
+    with open_slide(path) as slide:
+        assert np.abs(slide.read_region(0, 0, 99, 99, level=1) - right.astype(int)).mean() > 20, "nobody says another thing"
+    rewrite_tiles(path, JFIF)
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(0, 0, 99, 99, level=1), right)
+
+
+def say_rgb(path: Path) -> None:
+    """Let every page say RGB."""
+    with tifffile.TiffFile(path) as file:
+        first: Any = file.pages[0]
+        places = [page.tags["PhotometricInterpretation"].valueoffset for page in [*file.pages, *(first.pages or ())]]
+    for place in places:
+        overwrite(path, place, bytes([2, 0]))
+
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+
+
+def rewrite_tiles(path: Path, marker: bytes) -> None:
+    """Put a marker into every tile of level 0."""
+    for number, (offset, length) in enumerate(stored_tiles(path)):
+        stored, at = path.read_bytes()[offset : offset + length], path.stat().st_size
+        overwrite(path, at, stored[:2] + marker + stored[2:])
+        set_tile_tag(path, "TileOffsets", number, at)
+        set_tile_tag(path, "TileByteCounts", number, length + len(marker))
+
+
 @pytest.mark.parametrize("extended", [False, True])
 def test_places_of_dicom_tiles_that_would_end_the_process_are_refused(tmp_path: Path, extended: bool) -> None:
     path = tmp_path / "s.dcm"
@@ -377,12 +429,7 @@ def test_other_pixels_for_another_reason_are_told(
 ) -> None:
     """A JPEG that says both: libjpeg believes its JFIF marker, OpenSlide the TIFF."""
     path = write_jpeg_slide(tmp_path / "s.tif", [levels[0]], photometric="rgb")
-    jfif = b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-    for number, (offset, length) in enumerate(stored_tiles(path)):
-        stored, at = path.read_bytes()[offset : offset + length], path.stat().st_size
-        overwrite(path, at, jfif + stored[2:])
-        set_tile_tag(path, "TileOffsets", number, at)
-        set_tile_tag(path, "TileByteCounts", number, length + len(jfif) - 2)
+    rewrite_tiles(path, JFIF)
     with open_slide(path) as slide:
         assert slide.reader == "openslide"
         np.testing.assert_allclose(slide.read_region(0, 0, 600, 500), levels[0][:500, :600], atol=40)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.pixel_form import refuse_other_colours
+from wsi_meta.tiffs.codestreams import agreed_colours
+from wsi_meta.tiffs.pixel_form import refuse_other_colours, spread
 from wsi_meta.tiffs.tags import RGB, YCBCR
 
 if TYPE_CHECKING:
@@ -80,10 +81,12 @@ def check_dicom(path: Path) -> None:
         if not level or not found.get(SYNTAX, b"").startswith(COMPRESSED) or (frames := FRAMES.search(stored)) is None:
             return
         first = frames.end() + int.from_bytes(frames[1], "little")
-        _refuse_other_places(path, _listed_places(stored, frames), len(stored) - first)
+        places = _listed_places(stored, frames)
+        _refuse_other_places(path, places, len(stored) - first)
         if found.get(SYNTAX) == JPEG:
-            at = first + ITEM_HEAD_BYTES
-            refuse_other_colours(path, PHOTOMETRIC.get(found.get(COLOURS, b"")), stored[at : at + HEAD_BYTES])
+            few = [first + ITEM_HEAD_BYTES + int(place) for place in places[spread(len(places))]] or [first + ITEM_HEAD_BYTES]
+            said = agreed_colours(stored[at : at + HEAD_BYTES] for at in few)
+            refuse_other_colours(path, PHOTOMETRIC.get(found.get(COLOURS, b"")), said)
 
 
 def _listed_places(stored: mmap, frames: re.Match[bytes]) -> NDArray[Any]:

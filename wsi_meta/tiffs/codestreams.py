@@ -6,7 +6,8 @@ Libraries decode a damaged one to pixels that look like tissue, with a warning a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "agreed_colours",
     "check_deflate",
     "check_jpeg",
     "check_jpeg2000",
@@ -94,6 +96,22 @@ def stored_colours(jpeg: bytes) -> int | None:
                 said.add(YCBCR)
             break
     return said.pop() if len(said) == 1 else None
+
+
+def agreed_colours(jpegs: Iterable[bytes]) -> int | None:
+    """Return which colours the JPEGs of one writer say that they have: what two of them say, or say nothing of, alike.
+
+    One that is damaged says nothing, and does not count. Where no two are alike, the only word that is said counts.
+    """
+    said = Counter[int | None]()
+    for jpeg in jpegs:
+        if jpeg.startswith(START) and all(declared_size(jpeg) or (0,)):
+            colours = stored_colours(jpeg)
+            said[colours] += 1
+            if said[colours] > 1:
+                return colours
+    words = said.keys() - {None}
+    return words.pop() if len(words) == 1 else None
 
 
 def tables_of(jpeg: bytes) -> bytes:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
+import numpy as np
+
 from wsi_meta.errors import SlideReadError
-from wsi_meta.tiffs.codestreams import stored_colours
 from wsi_meta.tiffs.pages import number_of, pages_in
 from wsi_meta.tiffs.tags import (
     BITS,
@@ -29,17 +30,21 @@ from wsi_meta.tiffs.tags import (
 __all__ = [
     "PNG",
     "OtherFormError",
+    "believed_colours",
     "exif_orientation",
     "other_colours",
     "refuse_other_colours",
     "refuse_other_form",
     "refuse_turned",
+    "spread",
 ]
 
 OTHER_COLOURS = {4: "MASK", 5: "SEPARATED", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA", 34892: "LINEAR_RAW"}
 """Names of others."""
 JPEG_COLOURS = {RGB: "RGB", YCBCR: "YCbCr"}
 """Colours that JPEG tiles may have."""
+SAMPLES_ASKED = 9
+"""Tiles of each level that are asked for their colours, at most: so many only where they are damaged, or do not agree."""
 PNG, JPEG, EXIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"Exif\0\0"
 """How a PNG, a JPEG and the EXIF of one begin."""
 APP1, START_OF_SCAN = 0xE1, 0xDA
@@ -103,7 +108,12 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
         raise OtherFormError(f"{path}: {told}; convert the slide to RGB of 8 bits a colour")
 
 
-def refuse_other_colours(display_name: object, photometric: int | None, jpeg: bytes) -> None:
+def spread(count: int) -> list[int]:
+    """Return the numbers of a few of so many tiles: one that is damaged does not say how the others are stored."""
+    return [int(number) for number in np.unique(np.linspace(0, count - 1, min(count, SAMPLES_ASKED)).astype(int))]
+
+
+def refuse_other_colours(display_name: object, photometric: int | None, said: int | None) -> None:
     """Refuse a slide whose JPEG tiles say themselves which colours they have, and not those that the file says.
 
     Some libraries believe the file, others the tiles.
@@ -111,19 +121,28 @@ def refuse_other_colours(display_name: object, photometric: int | None, jpeg: by
     Parameters
     ----------
     display_name : what the message calls the file
-    photometric : TIFF's number of the colours that the file says
-    jpeg : one of its tiles, or the beginning of one
+    photometric, said : TIFF's numbers of the colours that the file says, and that its tiles say; None where they say nothing
 
     Raises
     ------
     OtherFormError
     """
-    said = stored_colours(jpeg)
     if said is not None and photometric in JPEG_COLOURS and photometric != said:
         raise OtherFormError(
             f"{display_name}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say "
             f"{JPEG_COLOURS[said]}; they would be shown in wrong colours; convert the slide again"
         )
+
+
+def believed_colours(display_name: object, photometric: int, said: int | None) -> int:
+    """Return the colours of JPEG tiles: YCbCr where they say so; Bio-Formats and QuPath say RGB of these. Refuse the reverse.
+
+    Parameters and errors are those of :func:`refuse_other_colours`.
+    """
+    if (photometric, said) == (RGB, YCBCR):
+        return YCBCR
+    refuse_other_colours(display_name, photometric, said)
+    return photometric
 
 
 def exif_orientation(data: bytes) -> int:

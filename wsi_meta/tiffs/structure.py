@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
+from wsi_meta.tiffs.codestreams import agreed_colours
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
-from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form
+from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form, spread
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 from wsi_meta.tiffs.tags import (
     CODECS,
@@ -131,17 +132,18 @@ def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> 
             if _is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
                 if number_of(page, COMPRESSION) == JPEG:
-                    refuse_other_colours(path, number_of(page, PHOTOMETRIC), _first_tile(page, file))
+                    refuse_other_colours(path, number_of(page, PHOTOMETRIC), agreed_colours(_tiles_of(page, file)))
 
 
-def _first_tile(page: Page, file: BinaryIO) -> bytes:
-    """Return the beginning of the first tile of a page that is stored; empty where none is."""
+def _tiles_of(page: Page, file: BinaryIO) -> Iterator[bytes]:
+    """Yield the beginnings of a few tiles of a page that are stored."""
     tags = _last_of(page, OFFSETS), _last_of(page, LENGTHS)
-    for offset, length in zip(*(() if tag is None else tag.values(file).tolist() for tag in tags), strict=False):
-        if length and offset < file.seek(0, os.SEEK_END):
-            file.seek(offset)
-            return file.read(min(length, HEADER_BYTES))
-    return b""
+    offsets, lengths = (np.zeros(0, np.uint64) if tag is None else tag.values(file) for tag in tags)
+    stored = np.flatnonzero(lengths[: len(offsets)])
+    for number in stored[spread(len(stored))]:
+        if offsets[number] < file.seek(0, os.SEEK_END):
+            file.seek(int(offsets[number]))
+            yield file.read(min(int(lengths[number]), HEADER_BYTES))
 
 
 def _is_tiled(page: Page) -> bool:
