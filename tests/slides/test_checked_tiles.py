@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -48,11 +48,11 @@ def jpeg2000(path: Path, colours: str = "rgb", levels: int = 1) -> Path:
     return path
 
 
-def deflate(path: Path, planes: str = "contig") -> Path:
+def deflate(path: Path, planes: str = "contig", compression: str = "zlib") -> Path:
     image = texture(512, 512)
     stored: Any = image if planes == "contig" else image.transpose(2, 0, 1)
     options: dict[str, Any] = {"resolution": (1e4 / 0.972, 1e4 / 0.972), "resolutionunit": "CENTIMETER", "metadata": None}
-    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planes, tile=(256, 256), compression="zlib", **options)
+    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planes, tile=(256, 256), compression=compression, **options)
     return path
 
 
@@ -60,12 +60,22 @@ def planar(path: Path) -> Path:
     return deflate(path, "separate")
 
 
-def lengthen(path: Path, number: int) -> None:
-    """Give a tile other bytes, and one more, as damage does that libtiff passes over: only the checksum tells."""
+def lzw(path: Path) -> Path:
+    return deflate(path, compression="lzw")
+
+
+def packbits(path: Path) -> Path:
+    return deflate(path, "separate", "packbits")
+
+
+def lengthen(path: Path, number: int, compression: str) -> None:
+    """Give a tile other bytes, and one more, as damage does that libtiff passes over: only checksum or length tells."""
     offset, length = stored_tiles(path)[number]
-    content = bytearray(zlib.decompress(path.read_bytes()[offset : offset + length]))
+    stored = path.read_bytes()[offset : offset + length]
+    content = bytearray(getattr(imagecodecs, f"{compression}_decode")(stored))
     content[1000:1300] = bytes(300)
-    longer = zlib.compress(content + b"\1")[:-4] + bytes(4)
+    longer = bytes(getattr(imagecodecs, f"{compression}_encode")(bytes(content + b"\1")))
+    longer = longer[:-4] + bytes(4) if compression == "zlib" else longer
     set_tile_tag(path, "TileOffsets", number, path.stat().st_size)
     set_tile_tag(path, "TileByteCounts", number, len(longer))
     overwrite(path, path.stat().st_size, longer)
@@ -84,6 +94,8 @@ def plain(path: Path) -> Path:
         (jpeg2000, "a JPEG 2000 that breaks off"),
         (deflate, "a deflate stream that is damaged"),
         (planar, "a deflate stream that is damaged"),
+        (lzw, "a tile of 196,609 values of type uint8; expected 196,608"),
+        (packbits, "a tile of 65,537 values of type uint8; expected 65,536"),
     ],
 )
 def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: str, tmp_path: Path) -> None:
@@ -92,8 +104,8 @@ def test_damage_that_openslide_passes_over(make: Callable[[Path], Path], told: s
     with open_slide(path, reader="openslide") as slide:
         sound = slide.read_region(x0, y0, 256, 256)
     offset, length = stored_tiles(path)[3]
-    if make in (deflate, planar):
-        lengthen(path, 3)
+    if make in (deflate, planar, lzw, packbits):
+        lengthen(path, 3, "zlib" if make in (deflate, planar) else make.__name__)
     else:
         overwrite(path, offset + length // 2, bytes(length - length // 2) if make is jpeg2000 else b"\n" * 300)
     lenient = np.empty((100, 100, 3), np.uint8)

@@ -159,7 +159,8 @@ def tiles_of(page: Any) -> TiledLevel:
         raise NotPlainError("tiles of which single colours are left out")
     compression, differences = int(page.compression), page.predictor == DIFFERENCES
     head = head_of(page, page.photometric) if compression == JPEG else b""
-    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences)
+    samples = page.samplesperpixel // planes
+    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences, samples)
     return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
 
 

@@ -129,8 +129,8 @@ def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
             top = strip * rows
             target = pixels[top : top + rows, :, plane : plane + 1] if planes > 1 else pixels[top : top + rows]
             file.seek(offset)
-            form = TileForm(width, len(target), int(page.compression), head, page.predictor == DIFFERENCES)
-            target[:] = form.decode(file.read(min(length, form.most_bytes)), target.shape[2])
+            form = TileForm(width, len(target), int(page.compression), head, page.predictor == DIFFERENCES, target.shape[2])
+            target[:] = form.decode(file.read(min(length, form.most_bytes)))
     return pixels
 
 

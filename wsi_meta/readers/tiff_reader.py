@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODERS", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG2000, DEFLATE = (33004, 33005, 34712), (8, 32946)
-"""TIFF's numbers of compressions; JPEG 2000 of RGB."""
-CHECKED = (1, JPEG, *DEFLATE, 33003, *JPEG2000)
+JPEG2000, DEFLATE, BY_LENGTH = (33004, 33005, 34712), (8, 32946), (5, 32773)
+"""TIFF's numbers of compressions; JPEG 2000 of RGB; LZW and PackBits, whose damage shows in how many bytes they give."""
+CHECKED = (1, JPEG, *DEFLATE, *BY_LENGTH, 33003, *JPEG2000)
 """Those that are checked: also JPEG 2000 of YCbCr, and of tiles that are stored as they are where they lie."""
 DECODERS: dict[int, str] = {
     1: "none",
@@ -55,22 +55,29 @@ class TileForm:
     head: bytes = b""
     differences: bool = False
     """Whether values are stored as differences from the pixel before (TIFF's predictor 2)."""
+    samples: int = 3
+    """Values of a pixel: one where each colour has tiles of its own."""
 
     @property
     def most_bytes(self) -> int:
         """What is longer is no tile."""
         return MOST_BYTES_PER_PX * self.width * self.height + HEADER_BYTES
 
-    def decode(self, stored: bytes, samples: int = 3) -> NDArray[np.uint8]:
+    def decode(self, stored: bytes) -> NDArray[np.uint8]:
         """Return the pixels (height, width, samples); ValueError where the bytes do not give exactly these."""
-        return self._decode_jpeg(stored) if self.compression == JPEG else self._decode_other(stored, samples)
+        if self.compression == JPEG:
+            return self._decode_jpeg(stored)
+        pixels = self._values(stored).reshape(self.height, self.width, self.samples)
+        return np.cumsum(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
 
     def check(self, stored: bytes) -> None:
-        """Find damage without the pixels; ValueError. What shows none, such as LZW, is not looked at."""
+        """Find damage without the pixels; ValueError. What shows none is not looked at."""
         if self.compression == JPEG:
             check_jpeg(self._whole(stored))
         elif self.compression in DEFLATE:
             check_deflate(stored, self.most_bytes)
+        elif self.compression in BY_LENGTH:
+            self._values(stored)
         elif self.compression in CHECKED and self.compression != 1:
             check_jpeg2000(stored)
 
@@ -90,8 +97,9 @@ class TileForm:
             raise ValueError(f"a tile whose own header says {said}; expected {self.width} x {self.height} px")
         return jpeg
 
-    def _decode_other(self, stored: bytes, samples: int) -> NDArray[np.uint8]:
-        whole, name = self.width * self.height * samples, DECODERS[self.compression]
+    def _values(self, stored: bytes) -> NDArray[np.uint8]:
+        """Return the values as they were before they were compressed; ValueError where they are not as many as a tile's."""
+        whole, name = self.width * self.height * self.samples, DECODERS[self.compression]
         try:
             content = _decoder(self.compression)(stored, whole)
         except Exception as error:  # each codec has errors of its own, which are RuntimeErrors
@@ -99,8 +107,7 @@ class TileForm:
         pixels = np.frombuffer(content, np.uint8) if isinstance(content, bytes | bytearray) else np.asarray(content)
         if pixels.dtype != np.uint8 or pixels.size != whole:
             raise ValueError(f"a tile of {pixels.size:,} values of type {pixels.dtype}; expected {whole:,} of uint8")
-        pixels = pixels.reshape(self.height, self.width, samples)
-        return np.cumsum(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,7 @@ class TiffReader(TileReader):
 
     def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
         level = self._levels[tile[0]]
-        planes = [
-            level.form.decode(_read(level.form, self._same, source, part), 3 // level.planes) for part in level.parts(*tile[1:])
-        ]
+        planes = [level.form.decode(_read(level.form, self._same, source, part)) for part in level.parts(*tile[1:])]
         return planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
 
 
