@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,24 @@ def test_the_unit_of_a_physical_size_counts(
 
 X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
 
-BROKEN_UNITS = ("μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
+NONE = [
+    (unit, f"its OME-XML states the size of a pixel in '{unit}', which is no unit of length")
+    for unit in ("pixel", "reference frame")
+]
+NONE.append(("?mm", "its OME-XML states the size of a pixel in '.*', which is no unit of length"))
+UNITS = {
+    "pm": 1e-6,
+    "\u00c5": 1e-4,
+    "nm": 1e-3,
+    "thou": 25.4,
+    "pt": 25400 / 72,
+    "li": 25400 / 12,
+    "mm": 1e3,
+    "dm": 1e5,
+    "m": 1e6,
+}
+UNITS |= {"in": 25400, "ft": 304800, "km": 1e9, "Mm": 1e12}
+BROKEN_UNITS = (" µm ", "μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
 
 
 @pytest.mark.parametrize(
@@ -129,26 +147,45 @@ BROKEN_UNITS = ("μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm"
         (PIXELS.format(f"{X} {Y}"), "", "<!-- written by -->", (MPP, MPP)),
         (PIXELS.format(X), "", "", (MPP, MPP)),
         (PIXELS.format(Y), "", "", (MPP, MPP)),
-        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="pixel" PhysicalSizeYUnit="pixel"'), "", "", ()),
-        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="reference frame"'), "", "", ()),
+        *(
+            (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="{unit}" PhysicalSizeYUnit="{unit}"'), "", "", told)
+            for unit, told in NONE
+        ),
         *((PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="{unit}"'), "", "", (MPP, MPP)) for unit in BROKEN_UNITS),
-        (PIXELS.format(f'{X} {Y} PhysicalSizeXUnit="?mm"'), "", "", ()),
-        (PIXELS.format(f"{X} {Y}").replace("700", "1400"), "", "", ()),
-        (PIXELS.format(f"{X} {Y}"), "", "</broken>", ()),
+        *(
+            (PIXELS.format(f'PhysicalSizeX="{MPP / um!r}" PhysicalSizeXUnit="{unit}"'), "", "", (MPP, MPP))
+            for unit, um in UNITS.items()
+        ),
+        (PIXELS.format('PhysicalSizeX="0,486"'), "", "", "its OME-XML states PhysicalSizeX '0,486', which is no number .*"),
+        (
+            PIXELS.format(f"{X} {Y}").replace("700", "1400"),
+            "",
+            "",
+            "its OME-XML describes 1400 x 500 px, not its picture of 700 x 500 px",
+        ),
+        (PIXELS.format(f"{X} {Y}"), "", "</broken>", "its OME-XML is damaged"),
         (PIXELS.format(""), "", "", None),
         ('<BinaryOnly MetadataFile="a.companion.ome"/>', "", "", None),
     ],
 )
 def test_what_ome_xml_states_and_what_is_not_understood(
-    tmp_path: Path, inner: str, head: str, tail: str, expected: tuple[float, ...] | None
+    tmp_path: Path, inner: str, head: str, tail: str, expected: tuple[float, ...] | str | None
 ) -> None:
     """The tags, which may be those of another picture, count only where OME-XML states nothing."""
     text = f'{head}<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{inner}</OME>{tail}'
-    assert ome_mpp(text, (700, 500)) == expected
+    found = ome_mpp(text, (700, 500))
+    if isinstance(expected, str):
+        assert re.fullmatch(expected, str(found))
+    else:
+        assert found == (None if expected is None else pytest.approx(expected))
     tags: dict[str, Any] = {"resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb", "metadata": None}
     tifffile.imwrite(tmp_path / "s.tif", texture(500, 700), tile=(256, 256), description=text.encode(), **tags)
     with open_slide(tmp_path / "s.tif") as slide:
-        assert slide.known_mpp == pytest.approx(1.0 if expected is None else expected[0] if expected else None)
+        if isinstance(expected, str):
+            assert slide.known_mpp is None
+            assert re.fullmatch(rf".*s\.tif: {expected}; pass --mpp \(um per level-0 pixel\)", str(slide.mpp_problem))
+        else:
+            assert slide.known_mpp == pytest.approx(1.0 if expected is None else expected[0])
 
 
 def test_resolution_tags_count_where_there_is_no_physical_size(tmp_path: Path, image: NDArray[np.uint8]) -> None:

@@ -115,6 +115,7 @@ def test_the_unit_counts(tmp_path: Path, image: NDArray[np.uint8], unit: str | N
     with open_slide(path) as slide:
         if mpp is None or mpp > 50:
             assert "pass --mpp" in str(slide.mpp_problem)
+            assert ("has the unit 'pixel', which is none of length; pass" in str(slide.mpp_problem)) == (unit == "pixel")
         else:
             assert slide.mpp == mpp
     with open_slide(path, mpp=0.5) as slide:

@@ -20,16 +20,31 @@ WHOLE_TILE_FACTORS = tuple(2**power for power in range(1, 16))
 """Factors that are considered for a level whose size is rounded, or padded or cut to whole tiles: pyramids are halved."""
 SURE_TILES = 4
 """A padded level must be as many tiles long before its size is taken as a proof of its factor: a small one fits by chance."""
+PREFIXES = (
+    *(("yotta", "Y", 24), ("zetta", "Z", 21), ("exa", "E", 18), ("peta", "P", 15), ("tera", "T", 12), ("giga", "G", 9)),
+    *(("mega", "M", 6), ("kilo", "k", 3), ("hecto", "h", 2), ("deca", "da", 1), ("deci", "d", -1), ("centi", "c", -2)),
+    *(("milli", "m", -3), ("micro", "µ", -6), ("micro", "μ", -6), ("micro", "u", -6), ("nano", "n", -9), ("pico", "p", -12)),
+    *(("femto", "f", -15), ("atto", "a", -18), ("zepto", "z", -21), ("yocto", "y", -24)),
+)
+"""Powers of ten of the metre's prefixes, by name and letter; that of micro is written in two ways."""
 UM_PER_UNIT = {
-    **dict.fromkeys(("micrometer", "micrometre", "micron", "um", "µm", "μm"), 1.0),
-    **dict.fromkeys(("nanometer", "nanometre", "nm"), 1e-3),
-    **dict.fromkeys(("millimeter", "millimetre", "mm"), 1e3),
-    **dict.fromkeys(("centimeter", "centimetre", "cm"), 1e4),
     **dict.fromkeys(("meter", "metre", "m"), 1e6),
-    **dict.fromkeys(("angstrom", "Å"), 1e-4),
+    **{name + metre: float(f"1e{power + 6}") for name, _, power in PREFIXES for metre in ("meter", "metre")},
+    **{letter + "m": float(f"1e{power + 6}") for _, letter, power in PREFIXES},
+    "micron": 1.0,
+    **dict.fromkeys(("angstrom", "\u00c5", "\u212b"), 1e-4),
     **dict.fromkeys(("inch", "in"), 25_400.0),
+    **dict.fromkeys(("foot", "ft"), 304_800.0),
+    **dict.fromkeys(("yard", "yd"), 914_400.0),
+    **dict.fromkeys(("mile", "mi"), 1.609344e9),
+    "thou": 25.4,
+    "li": 25_400 / 12,
+    "pt": 25_400 / 72,
+    **dict.fromkeys(("parsec", "pc"), 3.0856775814913673e22),
+    "ua": 1.495978707e17,
+    "ly": 9.4607304725808e21,
 }
-"""Micrometres of the units that NGFF names, and of OME-XML's; the letter for micro is written in two ways."""
+"""Micrometres of the units of length that NGFF names, and of OME-XML's: case counts."""
 
 Size = tuple[int, int]
 """Width and height."""

@@ -15,7 +15,7 @@ from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of, tiles_of
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
 from wsi_meta.tiffs.codestreams import agreed_colours
 from wsi_meta.tiffs.pixel_form import believed_colours, refuse_turned, spread
@@ -40,6 +40,9 @@ VENDORS = ("bif", "ndpi", "philips", "scn", "svs")
 """tifffile's names of formats that OpenSlide knows as what they are, whatever their first page holds."""
 BROKEN_MICRO = re.compile("[?\ufffdÂÎµμ¼]+m")
 """Micrometres as they are left where a program took the bytes of the letter for another encoding."""
+
+MOST_TOLD = 3
+"""Images that a message names."""
 
 
 class OmeTiffReader(TiffReader, OpenedReader):
@@ -74,7 +77,9 @@ class OmeTiffReader(TiffReader, OpenedReader):
                 sizes = [(int(page.imagewidth), int(page.imagelength)) for page in pages]
                 levels, unread = _levels_of(pages)
                 turned = [int(page.tags.valueof(ORIENTATION, default=1)) for page in pages]
-                self.properties, pictures = _properties_of(first, opened.is_ome), pictures_of_tiff(opened)
+                self.properties = {"openslide.vendor": "ome-tiff" if opened.is_ome else "tiff with sub-pages"}
+                self._state_mpp(mpp_of_page(first))
+                pictures = pictures_of_tiff(opened)
         except NotPlainError:
             raise
         except Exception as error:  # tifffile raises whatever odd tags lead to
@@ -155,18 +160,13 @@ def _level_of(page: Any) -> TiledLevel:
     return tiles_of(page)
 
 
-def _properties_of(page: Any, is_ome: bool) -> dict[str, str]:
-    """Return what a file says of itself, by OpenSlide's names."""
-    return {"openslide.vendor": "ome-tiff" if is_ome else "tiff with sub-pages"} | mpp_properties(mpp_of_page(page))
-
-
-def mpp_of_page(page: Any) -> tuple[float, ...] | None:
+def mpp_of_page(page: Any) -> StatedMpp:
     """Return the size of a pixel of a TIFF's page in micrometres, by its OME-XML, else by its tags; see :func:`ome_mpp`."""
     stated = ome_mpp(str(page.description), (page.imagewidth, page.imagelength))
     return _resolution_mpp(page) if stated is None else stated
 
 
-def mpp_of_tiff(path: Path, number: int) -> tuple[float, ...] | None:
+def mpp_of_tiff(path: Path, number: int) -> StatedMpp:
     """Return the size of a pixel of a page of a TIFF, by its number, as :func:`mpp_of_page`; None where it cannot be read."""
     import tifffile
 
@@ -177,7 +177,7 @@ def mpp_of_tiff(path: Path, number: int) -> tuple[float, ...] | None:
         return None
 
 
-def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
+def ome_mpp(text: str, size: tuple[int, int]) -> StatedMpp:
     """Return the size of a pixel that OME-XML states for an image of this width and height, in micrometres.
 
     Parameters
@@ -186,26 +186,35 @@ def ome_mpp(text: str, size: tuple[int, int]) -> tuple[float, ...] | None:
 
     Returns
     -------
-    Width and height; None where nothing is stated. Empty where something is that is not understood, such as a size in an
-    unknown unit, or of an image of another width or height: then the tags of the file may be those of another image, too.
+    Width and height; None where nothing is stated. Else why what is stated is not understood, such as a size in an unknown
+    unit, or of an image of another width or height: then the tags of the file may be those of another image, too.
     """
     if not OME.search(text):
         return None
     if (root := ome_root(text)) is None:
-        return ()
+        return "its OME-XML is damaged"
     stated = root.findall("{*}Image/{*}Pixels")
     for pixels in stated:
         if (pixels.get("SizeX"), pixels.get("SizeY")) == tuple(map(str, size)):
             try:
-                sizes = [
-                    float(pixels.attrib[name]) * UM_PER_UNIT[BROKEN_MICRO.sub("µm", pixels.get(f"{name}Unit", "µm"))]
-                    for name in ("PhysicalSizeX", "PhysicalSizeY")
-                    if name in pixels.attrib
-                ]
-            except (KeyError, ValueError):
-                return ()
+                sizes = [_um_of(pixels, name) for name in ("PhysicalSizeX", "PhysicalSizeY") if name in pixels.attrib]
+            except ValueError as error:
+                return str(error)
             return (sizes[0], sizes[-1]) if sizes else None  # of one alone both: pixels are square
-    return () if stated else None
+    others = ", ".join(f"{pixels.get('SizeX')} x {pixels.get('SizeY')}" for pixels in stated[:MOST_TOLD])
+    return f"its OME-XML describes {others} px, not its picture of {size[0]} x {size[1]} px" if stated else None
+
+
+def _um_of(pixels: Any, name: str) -> float:
+    """Return a size that OME-XML states in micrometres; ValueError that says why it is not understood."""
+    value, unit = pixels.attrib[name], pixels.get(f"{name}Unit", "µm").strip()
+    um = UM_PER_UNIT.get(BROKEN_MICRO.sub("µm", unit))
+    if um is None:
+        raise ValueError(f"its OME-XML states the size of a pixel in {unit!r}, which is no unit of length")
+    try:
+        return float(value) * um
+    except ValueError:
+        raise ValueError(f"its OME-XML states {name} {value!r}, which is no number with a decimal point") from None
 
 
 def _resolution_mpp(page: Any) -> tuple[float, float] | None:

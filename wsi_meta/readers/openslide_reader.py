@@ -18,7 +18,7 @@ from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_op
 from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
-from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, mpp_properties, undecodable
+from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
 from wsi_meta.tiffs.structure import check_forms, check_tiff, page_of_size, tile_grids
@@ -179,11 +179,11 @@ class OpenSlideReader(OpenedReader):
         read = page_of_size(self.path, size)
         expect_one_in_tiff(self.path, getattr(self.file, "address", self.path), read or 0)
         mpp = ome_mpp(self.properties.get("tiff.ImageDescription", ""), size)
-        if read != 0 or mpp == ():
+        if read != 0 or isinstance(mpp, str):
             self.properties = {name: value for name, value in self.properties.items() if not name.startswith("openslide.mpp-")}
         if read and mpp is None:
             mpp = mpp_of_tiff(self.path, read)
-        self.properties |= mpp_properties(mpp)
+        self._state_mpp(mpp)
 
     def _find_left_out(self) -> tuple[LeftOut | None, TiffReader | None]:
         """Find out which tiles that were left out are no glass, and who looks at coarser ones where OpenSlide cannot.

@@ -14,7 +14,7 @@ from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.files.slide_file import refuse_no_file, wrong_kind
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.picture_tiff import read_picture_tiff, refuse_larger
-from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, mpp_properties
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader
 from wsi_meta.tiffs.codestreams import decode_jpeg
 from wsi_meta.tiffs.pixel_form import PNG, exif_orientation, refuse_turned
 from wsi_meta.words import first_line
@@ -78,7 +78,7 @@ class PictureReader(OpenedReader):
         if self.path.suffix.lower() not in TIFF_ENDINGS:
             return _decode(self.path)
         picture = read_picture_tiff(self.path, getattr(self.file, "address", None))
-        self.properties |= mpp_properties(picture.mpp)
+        self._state_mpp(picture.mpp)
         return _rgb_of(self.path, picture.pixels)
 
 

@@ -11,6 +11,7 @@ from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
 from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
 from wsi_meta.readers.ome_tiff import mpp_of_page
+from wsi_meta.readers.reader import StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TileForm
 from wsi_meta.tiffs.codestreams import agreed_colours
 from wsi_meta.tiffs.pixel_form import believed_colours, other_colours, refuse_turned, spread
@@ -44,10 +45,10 @@ ALPHA_MULTIPLIED, ALPHA = 1, 2
 
 
 class TiffPicture(NamedTuple):
-    """A picture: uint8 (height, width, samples), the last of 2 or 4 being transparency; micrometres per pixel in x and y."""
+    """A picture: uint8 (height, width, samples), the last of 2 or 4 being transparency; and the size of one."""
 
     pixels: NDArray[np.uint8]
-    mpp: tuple[float, ...] | None
+    mpp: StatedMpp
 
 
 def read_picture_tiff(path: Path, display_name: object = None) -> TiffPicture:

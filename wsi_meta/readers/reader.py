@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from wsi_meta.readers.levels import Scales
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["WHITE", "Bounds", "OpenedReader", "Reader", "UnreadableRegionError", "mpp_properties", "undecodable"]
+__all__ = ["WHITE", "Bounds", "OpenedReader", "Reader", "StatedMpp", "UnreadableRegionError", "undecodable"]
 
+StatedMpp: TypeAlias = "tuple[float, float] | str | None"
+"""Micrometres per pixel along x and y that a file states; why what it states is not understood; None where it states none."""
 WHITE = (255, 255, 255)
 """The background of slides that state none."""
 
@@ -77,6 +79,8 @@ class OpenedReader(Reader):
     """The file as it was when it was opened first; None where there is no single one."""
     properties: dict[str, str]
     """By OpenSlide's names."""
+    mpp_problem: str = ""
+    """Why the size of a pixel that the file states is not understood; empty where it is, or where none is stated."""
     level_dimensions: tuple[tuple[int, int], ...]
     """Width and height of each level, level 0 first."""
     scales: Scales
@@ -88,12 +92,13 @@ class OpenedReader(Reader):
     background: tuple[int, ...]
     """RGB of what is transparent, or was left out of the file."""
 
+    def _state_mpp(self, mpp: StatedMpp) -> None:
+        if isinstance(mpp, str):
+            self.mpp_problem = mpp
+        elif mpp is not None:
+            self.properties |= {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", mpp, strict=True)}
+
 
 def undecodable(path: object, corner: tuple[int, int], level: int, reason: object) -> UnreadableRegionError:
     """Make the error for a region at `corner` (level-0 pixels) that cannot be decoded."""
     return UnreadableRegionError(f"{path}: cannot be decoded at x={corner[0]} y={corner[1]} level {level} ({reason})")
-
-
-def mpp_properties(mpp: tuple[float, ...] | None) -> dict[str, str]:
-    """Return the micrometres per pixel along x and y by OpenSlide's names; nothing where they are not known."""
-    return {} if not mpp else {f"openslide.mpp-{axis}": repr(size) for axis, size in zip("xy", mpp, strict=True)}

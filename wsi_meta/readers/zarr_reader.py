@@ -24,7 +24,7 @@ from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
 from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
-from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader
+from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import TileGrid
 from wsi_meta.tiffs.tags import MAX_TILE_PX
@@ -107,7 +107,7 @@ class ZarrReader(TileReader, OpenedReader):
         self._pool: ThreadPoolExecutor | None = None
         self._asking = threading.Lock()
         try:
-            described, stored, told = _open(path)
+            mpp, stored, told = _open(path)
         except SlideReadError:
             raise
         except Exception as error:  # zarr raises whatever odd metadata lead to
@@ -126,7 +126,8 @@ class ZarrReader(TileReader, OpenedReader):
         self.bounds = Bounds(0, 0, width, height)
         grids = {number: _grid_of(level) for number, level in enumerate(stored)}
         super().__init__(path, grids, self.scales.downsamples, WHITE)
-        self.properties = {"openslide.vendor": "ome-zarr", "openslide.quickhash-1": self._hash(told), **described}
+        self.properties = {"openslide.vendor": "ome-zarr", "openslide.quickhash-1": self._hash(told)}
+        self._state_mpp(mpp)
         self.reason = f"an OME-Zarr image of {len(stored)} levels"
 
     def close(self) -> None:
@@ -170,7 +171,7 @@ def _not_now(path: object, told: str) -> SlideReadError:
     return SlideReadError(f"{path}: could not be read now ({told}); try again; if that goes on, copy it again")
 
 
-def _open(path: SlidePath) -> tuple[dict[str, str], list[_Level], str]:
+def _open(path: SlidePath) -> tuple[StatedMpp, list[_Level], str]:
     """Return the size of a pixel, the levels, and all that is said of them as text."""
     import zarr
 
@@ -188,7 +189,7 @@ def _open(path: SlidePath) -> tuple[dict[str, str], list[_Level], str]:
     levels = [_level_of(path, group[dataset["path"]], axes, dataset, multiscale) for dataset in multiscale["datasets"]]
     expect_one(path, pictures_of_zarr(root, group, multiscales))
     arrays = [group[dataset["path"]].metadata.to_dict() for dataset in multiscale["datasets"]]
-    return _size_of(multiscale, axes, levels[0]), levels, json.dumps([multiscale, arrays], sort_keys=True, default=str)
+    return _mpp_of(multiscale, axes, levels[0]), levels, json.dumps([multiscale, arrays], sort_keys=True, default=str)
 
 
 def _store_of(path: SlidePath) -> Any:
@@ -234,16 +235,17 @@ def _transformed(kind: str, axes: list[str], *described: Any) -> dict[str, float
     return product
 
 
-def _size_of(multiscale: Any, axes: list[str], level: _Level) -> dict[str, str]:
-    """Return the micrometres per pixel by OpenSlide's names; none where the axes have no unit of length."""
-    sizes = {}
+def _mpp_of(multiscale: Any, axes: list[str], level: _Level) -> StatedMpp:
+    """Return the size of a pixel; None where the axes have no unit."""
+    sizes = []
     for axis, scale in zip("xy", level.scale, strict=True):
         described = multiscale["axes"][axes.index(axis)]
-        unit = UM_PER_UNIT.get(str(described.get("unit", "")).lower()) if isinstance(described, dict) else None
-        if unit is None:
-            return {}
-        sizes[f"openslide.mpp-{axis}"] = repr(scale * unit)
-    return sizes
+        unit = str(described.get("unit") or "").strip() if isinstance(described, dict) else ""
+        um = UM_PER_UNIT.get(unit, UM_PER_UNIT.get(unit.lower()))
+        if um is None:
+            return f"its axis {axis} has the unit {unit!r}, which is none of length" if unit else None
+        sizes.append(scale * um)
+    return sizes[0], sizes[1]
 
 
 def _grid_of(level: _Level) -> TileGrid:

@@ -50,7 +50,9 @@ class UsualMpp(float):
     """A pixel size of many slides: of those that state none. One that is given as a plain number overrules what a file says."""
 
 
-def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -> tuple[float | None, float | None, str | None]:
+def find_mpp(
+    path: SlidePath, given: float | None, properties: dict[str, str], problem: str = ""
+) -> tuple[float | None, float | None, str | None]:
     """Return the micrometres per level-0 pixel; what the file states instead; and why they are not known.
 
     Parameters
@@ -58,6 +60,7 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     given : what the user says, or None; the file says something else where it differs by more than 2 %. A :class:`UsualMpp`
         is for files that say none
     path, properties : the file, and OpenSlide's properties of it
+    problem : why what the file states is not understood, if so
 
     Raises
     ------
@@ -70,7 +73,7 @@ def find_mpp(path: SlidePath, given: float | None, properties: dict[str, str]) -
     except MissingMppError as error:
         return asked, None, str(error) if asked is None else None
     if asked is None:
-        missing = f"{path}: does not say how large its pixels are; pass --mpp (um per level-0 pixel)"
+        missing = f"{path}: {problem or 'does not say how large its pixels are'}; pass --mpp (um per level-0 pixel)"
         return stored, None, missing if stored is None else None
     if isinstance(given, UsualMpp) and stored is not None:
         return stored, None, None

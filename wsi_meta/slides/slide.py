@@ -107,7 +107,7 @@ class Slide:
         self._believed = BelievedLevels(self.path, self._usable, self._extents, self.level_tiles, self.background)
         self.vendor = str(facts.properties.get("openslide.vendor"))
         self._print = Fingerprint(facts.file, facts.level_dimensions, facts.properties.get("openslide.quickhash-1", ""))
-        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties)
+        self.known_mpp, self.stated_mpp, self.mpp_problem = find_mpp(self.path, mpp, facts.properties, facts.mpp_problem)
         self._reader, self.reader_reason = opened.choose()
         self.reader = self._reader.name
 
