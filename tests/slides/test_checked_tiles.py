@@ -68,6 +68,16 @@ def packbits(path: Path) -> Path:
     return deflate(path, "separate", "packbits")
 
 
+def nested_planar(path: Path) -> Path:
+    """With a coarser level in its first page, as Bio-Formats writes."""
+    stored = texture(512, 512).transpose(2, 0, 1)
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "tile": (256, 256), "metadata": None}
+    with tifffile.TiffWriter(path) as file:
+        file.write(stored, subifds=1, resolution=(1e4 / 0.972, 1e4 / 0.972), resolutionunit="CENTIMETER", **options)
+        file.write(stored[:, ::2, ::2], subfiletype=1, **options)
+    return path
+
+
 def lengthen(path: Path, number: int, compression: str) -> None:
     """Give a tile other bytes, and one more, as damage does that libtiff passes over: only checksum or length tells."""
     offset, length = stored_tiles(path)[number]
@@ -189,3 +199,19 @@ def test_a_lost_tile_of_jpeg2000_is_no_glass(colours: str, told: str, tmp_path: 
         with pytest.raises(UnreadableRegionError, match=told):
             slide.read_region(150, 150, 20, 20)
         slide.read_region(0, 0, 128, 128)
+
+
+@pytest.mark.parametrize("make", [planar, nested_planar])
+@pytest.mark.parametrize("colours", [[0], [1], [0, 2]])
+def test_a_tile_of_which_single_colours_are_stored_is_no_glass(
+    make: Callable[[Path], Path], colours: list[int], tmp_path: Path
+) -> None:
+    path = make(tmp_path / "s.tif")
+    for tag in ("TileOffsets", "TileByteCounts"):
+        for colour in colours:
+            set_tile_tag(path, tag, 4 * colour + 3, 0)
+    with open_slide(path) as slide:
+        assert slide.reader == ("openslide" if make is planar else "direct")
+        with pytest.raises(UnreadableRegionError, match="row 1, column 1 lacks some of its colours"):
+            slide.read_region(300, 300, 20, 20)
+        assert np.array_equal(slide.read_region(0, 0, 256, 256), texture(512, 512)[:256, :256])

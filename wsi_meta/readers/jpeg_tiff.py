@@ -154,14 +154,10 @@ def tiles_of(page: Any) -> TiledLevel:
     offsets, lengths = (np.array(numbers, np.int64) for numbers in (page.dataoffsets, page.databytecounts))
     if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
-    stored = lengths.reshape(planes, -1)
-    if ((stored > 0).any(0) != (stored > 0).all(0)).any():
-        raise NotPlainError("tiles of which single colours are left out")
     compression, differences = int(page.compression), page.predictor == DIFFERENCES
     head = head_of(page, page.photometric) if compression == JPEG else b""
-    samples = page.samplesperpixel // planes
-    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences, samples)
-    return TiledLevel(page.tilewidth, page.tilelength, columns, stored[0], offsets, form, stored if planes > 1 else None)
+    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences, page.samplesperpixel // planes)
+    return TiledLevel(page.tilewidth, page.tilelength, columns, lengths.reshape(planes, -1), offsets.reshape(planes, -1), form)
 
 
 def head_of(page: Any, colours: int) -> bytes:

@@ -118,7 +118,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
         """Yield a few of a level's stored tiles. That one cannot be read is none of the others' fault."""
         stored = np.flatnonzero(level.lengths)
         for number in stored[spread(len(stored))]:
-            offset, length = int(level.offsets[number]), int(level.lengths[number])
+            offset, length = int(level.offsets[0, number]), int(level.plane_lengths[0, number])
             if not 0 < length <= level.form.most_bytes:
                 continue
             try:

@@ -149,9 +149,9 @@ class OpenSlideReader(OpenedReader):
         if (tiles := self._impossible[level]) is not None and tiles.touch(*around):
             raise undecodable(self.path, corner, level, "a tile longer than a tile can be")
         try:
+            self._refuse_lost(level, left, top, width, height)
             if self._checked is not None:
                 self._checked.refuse_damaged(level, *around)
-            self._refuse_lost(level, left, top, width, height)
         except SlideReadError:
             raise
         except (ValueError, OSError) as error:

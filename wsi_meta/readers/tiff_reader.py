@@ -115,22 +115,18 @@ class TiledLevel(TileGrid):
     """Where a level's tiles lie, row by row of the tile grid, and how they are stored."""
 
     offsets: NDArray[np.int64]
+    """Shape (planes, tiles)."""
     form: TileForm
-    plane_lengths: NDArray[np.int64] | None = None
-    """Bytes of the tiles of each colour, shape (3, tiles), where each has tiles of its own; `offsets` has those of all."""
 
     @property
     def planes(self) -> int:
         """3 where each colour has tiles of its own, else 1."""
-        return 1 if self.plane_lengths is None else len(self.plane_lengths)
+        return len(self.plane_lengths)
 
     def parts(self, row: int, col: int) -> list[tuple[int, int]]:
         """Return offset and length of the bytes of a tile, in each plane."""
         number = self.number(row, col)
-        if self.plane_lengths is None:
-            return [(int(self.offsets[number]), int(self.lengths[number]))]
-        offsets = self.offsets.reshape(self.planes, -1)[:, number]
-        return list(zip(offsets.tolist(), self.plane_lengths[:, number].tolist(), strict=True))
+        return list(zip(self.offsets[:, number].tolist(), self.plane_lengths[:, number].tolist(), strict=True))
 
 
 class TiffReader(TileReader):
@@ -258,9 +254,9 @@ class TileCheck:
 def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, int]) -> bytes:
     """Return the bytes at an offset, of a length; ValueError where no tile can lie there."""
     offset, length = part
-    if not 0 <= length <= form.most_bytes:
+    if not 0 < length <= form.most_bytes:
         raise ValueError(f"a tile of {length:,} bytes")
-    if not (FILE_HEADER_BYTES if length else 0) <= offset <= same.size - length:
+    if not FILE_HEADER_BYTES <= offset <= same.size - length:
         raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
     return file.read(offset, length)
 

@@ -250,4 +250,4 @@ def _mpp_of(multiscale: Any, axes: list[str], level: _Level) -> StatedMpp:
 
 def _grid_of(level: _Level) -> TileGrid:
     columns, rows = (-(-side // step) for side, step in zip(level.size, level.chunk, strict=True))
-    return TileGrid(*level.chunk, columns, np.ones(columns * rows, np.int64))
+    return TileGrid(*level.chunk, columns, np.ones((1, columns * rows), np.int64))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import ceil
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 __all__ = ["LeftOut", "TileGrid", "lacks_tiles"]
 
-GLASS, LOST, FIRST_LEVEL = 0, 1, 2
+GLASS, LOST, TORN, FIRST_LEVEL = 0, 1, 2, 3
 """What is known of a tile that was left out; from the last on the number, over it, of the level to look at."""
 EDGE_PX = 1.0
 """Borders of tiles of two levels that lie together by less than this, pixels of the coarser level, count as one."""
@@ -48,8 +49,13 @@ class TileGrid:
     tile_width: int
     tile_height: int
     columns: int
-    lengths: NDArray[np.int64]
-    """Bytes of each tile; 0 where the file says that it left the tile out."""
+    plane_lengths: NDArray[np.int64]
+    """Bytes of each tile, 0 where the file left it out: (3, tiles) where each colour has tiles of its own, else (1, tiles)."""
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Bytes of each tile; 0 where the file says that it left the tile out. Of several colours the most of one."""
+        return np.asarray(self.plane_lengths[0] if len(self.plane_lengths) == 1 else self.plane_lengths.max(0))
 
     def number(self, row: int, col: int) -> int:
         """Return a tile's place in the list of tiles."""
@@ -60,6 +66,11 @@ class TileGrid:
         """Whether each tile is stored, (rows, cols)."""
         return np.asarray(self.lengths.reshape(-1, self.columns) > 0)
 
+    @property
+    def torn(self) -> NDArray[np.bool_]:
+        """Of which tiles only some colours are stored, (rows, cols)."""
+        return np.asarray(self.stored & (self.plane_lengths == 0).any(0).reshape(-1, self.columns))
+
     def touched(self, left: int, top: int, width: int, height: int) -> tuple[slice, slice]:
         """Return the rows and columns of the tiles that a rectangle touches."""
         rows = slice(top // self.tile_height, -(-(top + height) // self.tile_height))
@@ -67,8 +78,8 @@ class TileGrid:
 
 
 def lacks_tiles(grids: Mapping[int, TileGrid]) -> bool:
-    """Tell whether tiles of some level are left out."""
-    return any(not grid.lengths.all() for grid in grids.values())
+    """Tell whether tiles of some level are left out, or colours of them."""
+    return any(not grid.plane_lengths.all() for grid in grids.values())
 
 
 class LeftOut:
@@ -91,7 +102,7 @@ class LeftOut:
     ) -> None:
         self._size, self._grids, self._downsamples, self._background = size, grids, downsamples, np.array(background)
         self._stored = {level: grid.stored for level, grid in sorted(grids.items())}
-        sparse = (level for level, stored in self._stored.items() if not stored.all())
+        sparse = (level for level in self._stored if not grids[level].plane_lengths.all())
         self._doubtful = {level: self._judge(level) for level in sparse}
 
     def is_glass(self, level: int, left: int, top: int, width: int, height: int) -> bool:
@@ -116,13 +127,15 @@ class LeftOut:
             if doubtful[row, col] >= FIRST_LEVEL:
                 other = int(doubtful[row, col]) - FIRST_LEVEL
                 doubtful[row, col] = LOST if self._shows_tissue(level, row, col, other, look) else GLASS
+            if doubtful[row, col] == TORN:
+                raise ValueError(f"the tile at row {row}, column {col} lacks some of its colours")
             if doubtful[row, col] == LOST:
                 raise ValueError(f"the tile at row {row}, column {col} was lost: other levels hold what lies there")
 
     def _judge(self, level: int) -> NDArray[np.uint8]:
         """Return what byte counts tell of each tile of a level: glass, or which level to look at."""
         missing = ~self._stored[level]
-        found = np.full(missing.shape, GLASS, np.uint8)
+        found = np.where(self._grids[level].torn, np.uint8(TORN), np.uint8(GLASS))
         for finer in self._finer(level):
             found[missing & self._is_stored_in(finer, level)] = FIRST_LEVEL + finer
         for coarser in self._coarser(level):

@@ -173,9 +173,10 @@ def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
             if not all((width, height, *tile)) or TILE_LENGTHS not in page:
                 continue
             columns, rows = -(-width // tile[0]), -(-height // tile[1])
-            lengths = page[TILE_LENGTHS].values(file).astype(np.int64)
-            if len(lengths) >= columns * rows:  # of planes that are stored apart the first
-                found.append(((width, height), TileGrid(tile[0], tile[1], columns, lengths[: columns * rows])))
+            planes = (number_of(page, SAMPLES) or 1) if number_of(page, PLANES) == SEPARATE else 1
+            lengths = page[TILE_LENGTHS].values(file).astype(np.int64)[: planes * columns * rows]
+            if len(lengths) == planes * columns * rows:
+                found.append(((width, height), TileGrid(tile[0], tile[1], columns, lengths.reshape(planes, -1))))
     return found
 
 
