@@ -49,6 +49,14 @@ def test_an_aperio_slide_in_millimetres(tmp_path: Path) -> None:
     assert not (tmp_path / "h.zarr").exists()
 
 
+def test_a_property_whose_name_is_no_utf8_is_passed_over(tmp_path: Path) -> None:
+    told = "Aperio Image Library v12.0.15\r\n300x300 (256x256) JPEG/RGB Q=70|Groesse = 3|AppMag = 20|MPP = 0.5"
+    path = write_jpeg_slide(tmp_path / "s.svs", [texture(300, 300)], descriptions=[told])
+    path.write_bytes(path.read_bytes().replace(b"Groesse", b"Gr\xf6sse."))
+    with open_slide(path) as slide:
+        assert (slide.vendor, slide.mpp) == ("aperio", 0.5)
+
+
 APERIO = "Aperio Image Library v12.0.15\r\n{0} [0,0{1}{0}] (256x256) JPEG/RGB Q=70|AppMag = 40|MPP = 0.243"
 
 

@@ -76,7 +76,8 @@ class OpenSlideReader(OpenedReader):
         impossible = {tiles.size: tiles for tiles in check_tiff(path)}
         handle = self._open()
         self.level_dimensions = handle.level_dimensions
-        self.properties = dict(handle.properties)
+        named = handle.properties  # names that are no UTF-8 are listed with this character, and not found again
+        self.properties = {name: named[name] for name in named if "\N{REPLACEMENT CHARACTER}" not in name}
         self.level_downsamples: tuple[float, ...] = handle.level_downsamples
         if self.properties.get("openslide.vendor") == "generic-tiff":  # of any other kind OpenSlide knows what its pages are
             self._judge_pages()
