@@ -295,13 +295,12 @@ def test_a_bad_tile_costs_other_threads_nothing(tmp_path: Path) -> None:
     threads = [threading.Thread(target=read_good) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for _ in range(30):
+    while len(read) < 30:
         with pytest.raises(SlideReadError, match="x=0 y=0 level 0"):
             slide.read_region(0, 0, 100, 100)
     stop.set()
     for thread in threads:
         thread.join()
-    assert len(read) > 30
     assert all(read)
 
 
