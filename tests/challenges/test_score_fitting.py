@@ -203,17 +203,12 @@ def test_a_slide_with_two_labels_is_refused(scans: Path, labels: Path, tmp_path:
         ("1" * 64, "other", f"{{0}} and {{1}}: maps of two kinds: model {'0' * 12} and {'1' * 12}; expected one; "),
         ("0" * 64, "exchanged", "{0}: the map of slide patient_000_node_1, of which {labels} has another label or patient; "),
         ("0" * 64, "renamed", "{0}: the map of slide patient_000_node_1, of which {labels} has another label or patient; "),
-        (
-            "0" * 64,
-            "patient_000_node_0",
-            "{labels}: {0} and {1} are maps of one slide, patient_000_node_1.tif, by the table one tumor and ",
-        ),
     ],
 )
 def test_maps_that_do_not_belong_together_are_refused(
     scans: Path, labels: Path, tmp_path: Path, model: str, slide: str, told: str
 ) -> None:
-    """Of two models, of exchanged names, under another slide's name, and two of one slide with two labels."""
+    """Of two models, of exchanged names, and under another slide's name."""
     folder = tmp_path / "scans"
     folder.mkdir()
     for name in sorted(store.stem for store in scans.iterdir())[:12]:
@@ -270,3 +265,13 @@ def test_two_maps_of_one_slide_are_told_and_one_patients(
     write_store(second, np.full((8, 8), 0.3, np.float32), slide=Heatmap.open(first).record.identity.slide)
     assert fit_score(tmp_path / "scans", labels, out=tmp_path / "s.json").validation["patients"] == 9
     assert f"{first} and {second}: maps of one slide" in caplog.text
+
+
+def test_one_slide_with_two_labels_is_told(scans: Path, labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Copies for a try, or an error in the table: which of them, nobody but the user knows."""
+    shutil.copytree(scans, tmp_path / "scans")
+    first, second = (tmp_path / "scans" / f"patient_004_node_{node}.zarr" for node in (0, 1))
+    write_store(second, np.full((8, 8), 0.3, np.float32), slide=Heatmap.open(first).record.identity.slide)
+    fit_score(tmp_path / "scans", labels, out=tmp_path / "s.json")
+    assert f"{first} and {second}: maps of one slide" in caplog.text
+    assert f"which {labels} calls tumor and normal; one is wrong" in caplog.text

@@ -113,24 +113,27 @@ def _common_kind(stores: Sequence[Path], records: Sequence[ScanRecord]) -> dict[
 def _labelled(
     stores: Sequence[Path], records: Sequence[ScanRecord], table: NamedRows[tuple[bool, str]], labels: str | Path
 ) -> tuple[NDArray[np.bool_], NDArray[np.str_]]:
-    """Return label and patient of each map; all maps of a slide have one patient, so that none is judged by another.
+    """Return label and patient of each map; maps of a slide with one label have one patient, so that none is judged by another.
 
-    DataError where a map bears another slide's name, or a slide has two labels.
+    DataError where a map bears another slide's name.
     """
     known, first = [row for store in stores if (row := _row_of(table, store.stem))], dict[str, int]()
     patients = [patient for _, patient in known]
+    told = {(record.identity.slide, label) for record, (label, _) in zip(records, known, strict=True)}
+    contradictory = {slide for slide, label in told if (slide, not label) in told}
     for place, (store, record) in enumerate(zip(stores, records, strict=True)):
         name, file = record.slide.name, record.slide.file
         # a manifest may name a store otherwise than its slide, but not after another one
         if _row_of(table, name) not in (None, known[place]):
-            told = f"of which {labels} has another label or patient"
-            raise DataError(f"{store}: the map of slide {name}, {told}; rename the store as its slide, or mend the table")
+            other = f"of which {labels} has another label or patient"
+            raise DataError(f"{store}: the map of slide {name}, {other}; rename the store as its slide, or mend the table")
         if (earlier := first.setdefault(record.identity.slide, place)) == place:
             continue
-        if known[earlier][0] != known[place][0]:
-            told = f"{stores[earlier]} and {store} are maps of one slide, {file}, by the table one tumor and one normal"
-            raise DataError(f"{labels}: {told}; expected one label; mend it, or move one map away")
-        logger.warning("%s and %s: maps of one slide, %s; it counts twice; move one away", stores[earlier], store, file)
+        both = f"{stores[earlier]} and {store}: maps of one slide, {file}"
+        if record.identity.slide in contradictory:
+            logger.warning("%s, which %s calls tumor and normal; one is wrong: mend it, or move that map away", both, labels)
+            continue
+        logger.warning("%s; it counts twice; move one away", both)
         same = {patients[place]: patients[earlier]}
         patients = [same.get(patient, patient) for patient in patients]
     return np.array([label for label, _ in known]), np.array(patients)
