@@ -25,6 +25,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.viewer.shelf import Shelf
 from wsi_meta.viewer.shown_map import NO_VALUE, TOP_STEP
 from wsi_meta.worklist.summary import add_row, failed, summarise
 
@@ -145,6 +146,13 @@ class TestWhatIsSent:
                 assert one["polygons"][0][0] == other.outlines[0].vertices.ravel().tolist()
 
         ask(store, check)
+
+    def test_a_heatmap_whose_name_is_no_text_is_not_taken_for_gone(self, tmp_path: Path) -> None:
+        """The table keeps its place as a file URI."""
+        store = tmp_path / "caf\udce9.zarr"
+        heatmap = write_store(store, np.full((4, 5), 0.2, np.float32))
+        add_row(tmp_path, summarise("caf.tif", heatmap) | {"heatmap": str(store)}, store)
+        assert Shelf([store], folders=[tmp_path]).left_out() == []
 
     def test_the_list_of_a_folder_tells_slides_without_a_heatmap(self, tmp_path: Path) -> None:
         """Also where it has a single heatmap; not where that was given by itself."""

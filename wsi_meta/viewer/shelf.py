@@ -21,7 +21,7 @@ from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.slide_places import given_slide, slide_places
-from wsi_meta.worklist.table import Row, open_table
+from wsi_meta.worklist.table import Row, name_in, open_table
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "folders_of_stores"]
@@ -121,7 +121,7 @@ class Shelf:
         for folder in self._folders:
             with suppress(WsiMetaError, OSError):  # a table of something else
                 for row in open_table(folder).rows:
-                    store = row["heatmap"] and folder / Path(row["heatmap"]).name
+                    store = row["heatmap"] and folder / name_in(row["heatmap"])
                     if not store:
                         found.append(row)
                     elif not store.exists():
