@@ -46,6 +46,7 @@ def _machine() -> Iterator[None]:
         patch.setattr(os, "fsync", os.fstat)  # no test loses power, and each wait for the disk is 3 ms
         if library := allocator._glibc():
             patch.setattr(library, "malloc_trim", lambda _: 1)  # nor does a command give back what the next one needs
+            patch.setattr(allocator, "_glibc", lambda: library)
         yield
 
 

@@ -1,7 +1,7 @@
 """The XML of Aperio ImageScope and of HALO: layers of regions, each a polygon, a rectangle or an ellipse.
 
 Both count level-0 pixels from the slide's upper left corner. A region with ``NegativeROA="1"`` is cut out of the others of its
-layer. The form is Aperio's own; what is read here is what ImageScope 12 and HALO 3 write:
+layer. The form is Aperio's own, and not published; what is read here is what files of both in public repositories hold:
 
 - ImageScope: ``<Annotation Name="Tumor">`` or an attribute ``Description``; ``<Region Type="0">`` with ``<Vertex X= Y= Z=>``
 - HALO: ``<Annotation Name="Tumor">``; ``<Region Type="Polygon">`` with ``<V X= Y=>``; rectangles and ellipses by two corners

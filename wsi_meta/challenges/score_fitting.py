@@ -68,8 +68,8 @@ def fit_score(
     ------
     DataError
         when a table or folder is missing or damaged, a store has no label, or a class has fewer than two patients; when maps
-        are of several models, modes or strides, one bears another slide's name, or two of one slide have two labels. A warning
-        names two of one slide; for the cross-validation they are one patient's.
+        are of several models, modes or strides, or one bears another slide's name. A warning names two of one slide: for the
+        cross-validation they are one patient's, unless the table gives that slide two labels.
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")
@@ -82,7 +82,8 @@ def fit_score(
     table = _read_labels(Path(labels))
     if missing := [store.stem for store in stores if table.get(store.stem) is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
-    records = [Heatmap.open(store).record for store in stores]
+    opened = [Heatmap.open(store) for store in stores]
+    records = [heatmap.record for heatmap in opened]
     maps = _common_kind(stores, records)
     truth, patients = _labelled(stores, records, table, labels)
     fewest = min(len(set(patients[truth == label])) for label in (False, True))
@@ -90,8 +91,8 @@ def fit_score(
         raise DataError(f"{labels}: {fewest} patients in the smaller class; expected two or more for cross-validation")
     features = []
     with progress_bar(len(stores), "heatmaps", "reading", enabled=progress) as bar:
-        for store in stores:
-            features.append(map_features(open_sound(store)))
+        for heatmap in opened:
+            features.append(map_features(open_sound(heatmap)))
             bar.update(1)
     values = np.array([[row[name] for name in FEATURES] for row in features], np.float64)
     validation = _validate(values, truth, patients, min(FOLDS, fewest), seed)

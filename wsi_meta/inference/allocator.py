@@ -9,7 +9,6 @@ import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 __all__ = ["MemoryBound", "give_back_memory", "resident_memory", "tuned_memory"]
@@ -161,7 +160,6 @@ def _follow_environment(library: ctypes.CDLL, settings: Iterable[_Setting]) -> N
         library.mallopt(setting.number, setting.in_force(os.environ))
 
 
-@cache
 def _glibc() -> ctypes.CDLL | None:
     """Return the C library where it is glibc; other systems' allocators are left alone."""
     return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches
 from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.files.process_settings import Setting, SharedSettings
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights_file import refuse_damage
@@ -40,6 +41,8 @@ __all__ = [
     "write_checkpoint",
 ]
 
+_checksums = SharedSettings()
+"""Whether torch stores some of what it writes: without, damage would not be noticed."""
 USUALLY = {"shown": Preprocessing().to_dict()}
 """What identities of older checkpoints lack, and what it was."""
 
@@ -97,12 +100,9 @@ def write_checkpoint(out: Path, checkpoint: Checkpoint) -> None:
     from torch import save
     from torch.serialization import get_crc32_options, set_crc32_options
 
-    content, usual = io.BytesIO(), get_crc32_options()  # written to a file, torch's own error would not say why it failed
-    set_crc32_options(True)  # without checksums, damage would not be noticed
-    try:
+    content = io.BytesIO()  # written to a file, torch's own error would not say why it failed
+    with _checksums.holding(True, lambda: [Setting(get_crc32_options, set_crc32_options, True)]):
         save({"wsi_meta_checkpoint": 1} | vars(checkpoint), content)
-    finally:
-        set_crc32_options(usual)
     with written_whole(checkpoint_path(out)) as partial:
         partial.write_bytes(content.getbuffer())
 

@@ -60,10 +60,10 @@ def slide_places(store: Path, record: ScanRecord) -> Iterator[SlidePath]:
     name, folder = Path(record.slide.file).name, store.absolute().parent
     places = [near / name for near in _near(store)]
     addresses: list[SlidePath] = []
+    shown = [printable(store.name), printable(name)]
     with suppress(WsiMetaError, OSError, ValueError):  # the table is not ours, or cannot be read
         for row in open_table(folder).rows:
-            shown = (printable(name_in(row[column] or "")) for column in ("heatmap", "slide"))
-            if next(shown) == printable(store.name) and next(shown) == printable(name):
+            if [printable(name_in(row[column] or "")) for column in ("heatmap", "slide")] == shown:
                 slide = slide_path(row["slide"])
                 if isinstance(slide, Address):
                     addresses.append(slide)
