@@ -26,6 +26,7 @@ from wsi_meta.datasets.hdf5 import HDF5_ENDINGS, find_pairs, is_of_pcam, read_hd
 from wsi_meta.datasets.patches import Patches, join
 from wsi_meta.datasets.pcam import sampled_mpp
 from wsi_meta.errors import DataError
+from wsi_meta.files.address import several
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.slides.pixel_size import differs
@@ -99,8 +100,7 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
 
 
 def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
-    several = paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
-    return [as_path("patches", path, expected="a folder of labelled patches, or several") for path in several]
+    return [as_path("patches", path, expected="a folder of labelled patches, or several") for path in several(paths)]
 
 
 def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None = None) -> Patches:
