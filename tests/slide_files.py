@@ -198,12 +198,12 @@ def set_tag(path: Path, tag: str, value: int, *, page: int = 0) -> None:
     overwrite(path, entry.offset + 8, struct.pack(order + "I", value))
 
 
-def set_tile_tag(path: Path, tag: str, index: int, value: int) -> None:
-    """Replace one of the numbers of a tag of a classic TIFF's level 0 that has one for each tile, 32 bits wide."""
+def set_tile_tag(path: Path, tag: str, index: int, value: int, *, page: int = 0) -> None:
+    """Replace one of the numbers of a tag of a classic TIFF's page that has one for each tile."""
     with tifffile.TiffFile(path) as file:
-        entry, order = _page(file, 0).tags[tag], file.byteorder
-    assert int(entry.dtype) == 4
-    overwrite(path, entry.valueoffset + 4 * index, struct.pack(order + "I", value))
+        entry, order = _page(file, page).tags[tag], file.byteorder
+    form = {3: "H", 4: "I"}[int(entry.dtype)]
+    overwrite(path, entry.valueoffset + struct.calcsize(form) * index, struct.pack(order + form, value))
 
 
 def rename_tag(path: Path, tag: str, code: int, *, page: int = 0) -> None:

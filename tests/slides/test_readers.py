@@ -288,13 +288,12 @@ def test_a_file_that_went_away(plain: Path, tmp_path: Path) -> None:
     ("make", "reason"),
     [
         (lambda path, levels: write_slide(path, levels[0]), "ADOBE_DEFLATE"),
-        (lambda path, levels: write_jpeg_slide(path, [levels[0], levels[0]]), "told apart by their size"),
         (
             lambda path, levels: write_jpeg_slide(path, levels, descriptions=["Aperio 1|MPP = 0.5"] * 2, left_out=[1]),
             "tiles left out",
         ),
     ],
-    ids=["codec", "twins", "aperio"],
+    ids=["codec", "aperio"],
 )
 def test_the_rest_is_openslides(tmp_path: Path, levels: list[NDArray[np.uint8]], make: object, reason: str) -> None:
     assert callable(make)

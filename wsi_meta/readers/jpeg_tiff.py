@@ -11,14 +11,12 @@ import numpy as np
 from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
+from wsi_meta.tiffs.level_pages import VENDORS, level_pages
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
 __all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of", "tiles_of"]
-
-VENDORS = ("generic-tiff", "aperio", "philips")
-"""OpenSlide's names of the formats that lay tiles edge to edge from the corner of the slide."""
 
 
 class NotPlainError(ValueError):
@@ -46,12 +44,13 @@ def find_levels(
 
     if vendor not in VENDORS:
         raise NotPlainError(f"{vendor} is laid out in its own way")
+    pages = level_pages(path, vendor, level_dimensions)
+    numbers = {level: number for level in usable if (number := pages[level]) is not None}
+    if len(numbers) < len(usable):
+        raise NotPlainError("a level whose page is not known")
     try:
         with tifffile.TiffFile(path) as file:
-            everything: Iterable[Any] = file.pages
-            pages = [page for page in everything if page.is_tiled]
-            matched = _match(pages, vendor, level_dimensions, usable)
-            levels = {level: _level(page, also=JPEG2000 if sparse else ()) for level, page in matched.items()}
+            levels = {level: _level(file.pages[number], JPEG2000 if sparse else ()) for level, number in numbers.items()}
     except NotPlainError:
         raise
     except Exception as error:  # tifffile raises whatever odd tags lead to
@@ -61,60 +60,59 @@ def find_levels(
     return levels
 
 
-def _match(
-    pages: list[Any], vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> dict[int, Any]:
-    """Return the page of each level that is needed."""
-    if vendor == "philips":  # stored with padding up to whole tiles that OpenSlide cuts off
-        padded = all(
-            page.imagewidth >= width and page.imagelength >= height
-            for page, (width, height) in zip(pages, level_dimensions, strict=False)
-        )
-        if len(pages) != len(level_dimensions) or not padded:
-            raise NotPlainError(f"{len(pages)} tiled pages for {len(level_dimensions)} levels, or of other sizes")
-        return {level: pages[level] for level in usable}
-    found = {
-        level: [page for page in pages if (page.imagewidth, page.imagelength) == level_dimensions[level]] for level in usable
-    }
-    if any(len(fitting) != 1 for fitting in found.values()):
-        raise NotPlainError("pages that cannot be told apart by their size")
-    return {level: fitting[0] for level, fitting in found.items()}
-
-
 def find_checked(
     path: Path, vendor: str, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> dict[int, list[PlacedTiles]]:
-    """Find the tiles of OpenSlide's levels whose bytes show damage that it passes over; no levels where that is not known.
+) -> tuple[dict[int, list[PlacedTiles]], dict[int, str]]:
+    """Find the tiles of OpenSlide's levels whose bytes show damage that it passes over.
 
     Parameters
     ----------
     path, vendor, level_dimensions, usable : as for :func:`find_levels`
+
+    Returns
+    -------
+    The tiles of each level, and why those of other levels cannot be looked at: of formats whose tiles lie in pages of a TIFF.
     """
     import tifffile
 
-    found: dict[int, list[PlacedTiles]] = {}
+    found: dict[int, list[PlacedTiles]] = {level: [] for level in usable}
+    reasons: dict[int, str] = {}
+    places: Iterable[tuple[int, int | None, tuple[int, int]]] = ()
     try:
         with tifffile.TiffFile(path) as file:
-            everything: Iterable[Any] = file.pages
-            pages = [page for page in everything if page.is_tiled]
             if vendor in VENDORS:
-                matched = _match(pages, vendor, level_dimensions, usable)
-                places = [(level, page, (0, 0)) for level, page in matched.items()]
+                numbers = level_pages(path, vendor, level_dimensions)
+                places = ((level, numbers[level], (0, 0)) for level in usable)
+            elif vendor == "leica":
+                places = list(_leica(file, level_dimensions, usable))
             else:
-                places = list(_leica(file, level_dimensions, usable)) if vendor == "leica" else []
-            for level, page, corner in places:
-                if int(page.compression) in CHECKED and page.samplesperpixel in (1, 3) and page.imagedepth == 1:
-                    size = int(page.imagewidth), int(page.imagelength)
-                    found.setdefault(level, []).append(PlacedTiles(tiles_of(page), size, *corner))
-    except Exception:  # tifffile raises whatever odd tags lead to
-        return {}
-    return found
+                return {}, {}
+            for level, number, corner in places:
+                try:
+                    found[level].append(_placed(file, number, corner))
+                except Exception as error:  # tifffile raises whatever odd tags lead to
+                    reasons[level] = first_line(error)
+    except Exception as error:
+        return {}, dict.fromkeys(usable, first_line(error))
+    return {level: pages for level, pages in found.items() if pages}, reasons
+
+
+def _placed(file: Any, number: int | None, corner: tuple[int, int]) -> PlacedTiles:
+    """Return the tiles of a page, and where in its level it lies; NotPlainError where their damage cannot be seen."""
+    if number is None:
+        raise NotPlainError("its page is not known")
+    page = file.pages[number]
+    if int(page.compression) not in CHECKED:
+        raise NotPlainError(f"tiles compressed with {name_of(page.compression)}")
+    if page.imagedepth != 1 or (page.compression == JPEG and page.samplesperpixel not in (1, 3)):
+        raise NotPlainError(f"{page.samplesperpixel} samples a pixel, depth {page.imagedepth}")
+    return PlacedTiles(tiles_of(page), (int(page.imagewidth), int(page.imagelength)), *corner)
 
 
 def _leica(
     file: Any, level_dimensions: tuple[tuple[int, int], ...], usable: Collection[int]
-) -> Iterator[tuple[int, Any, tuple[int, int]]]:
-    """Yield level, page and corner of the scanned areas of an SCN, as OpenSlide puts them together; its overview is none."""
+) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Yield level, number of page and corner of an SCN's scanned areas, as OpenSlide composes them; its overview is none."""
     root = ome_root(file.pages[0].description)
     for collection in () if root is None else root.iterfind("{*}collection"):
         glass = _numbers(collection, "sizeX", "sizeY")
@@ -124,11 +122,10 @@ def _leica(
             for stored in image.iterfind("{*}pixels/{*}dimension"):
                 nm_per_px = _numbers(view, "sizeX")[0] / _numbers(stored, "sizeX")[0]
                 size = np.array(glass) / nm_per_px
-                page = file.pages[int(stored.attrib["ifd"])]
                 corner = [int(offset / nm_per_px) for offset in _numbers(view, "offsetX", "offsetY")]
                 for level in usable if stored.get("z", "0") == "0" else ():
                     if (np.abs(size - level_dimensions[level]) < 2).all():
-                        yield level, page, (corner[0], corner[1])
+                        yield level, int(stored.attrib["ifd"]), (corner[0], corner[1])
 
 
 def _numbers(element: Any, *names: str) -> tuple[float, ...]:

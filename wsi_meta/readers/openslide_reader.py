@@ -15,13 +15,14 @@ from wsi_meta.files.dicom import check_dicom
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
-from wsi_meta.readers.jpeg_tiff import VENDORS, NotPlainError, find_checked, find_levels
+from wsi_meta.readers.jpeg_tiff import NotPlainError, find_checked, find_levels
 from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
-from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
-from wsi_meta.tiffs.structure import check_forms, check_tiff, page_of_size, tile_grids
+from wsi_meta.tiffs.level_pages import level_pages
+from wsi_meta.tiffs.sparse_tiles import LeftOut, lacks_tiles
+from wsi_meta.tiffs.structure import check_forms, check_tiff, tile_grids
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -101,7 +102,10 @@ class OpenSlideReader(OpenedReader):
         Not where it reads most of a few tiles in spite of their bytes: then a writer has its own way.
         """
         vendor = str(self.properties.get("openslide.vendor"))
-        checked = TileCheck(self.file, find_checked(self.path, vendor, self.level_dimensions, self.scales.usable))
+        levels, reasons = find_checked(self.path, vendor, self.level_dimensions, self.scales.usable)
+        for level, reason in reasons.items():
+            logger.warning("%s: damaged tiles of level %d may show as tissue: %s; convert the slide", self.path, level, reason)
+        checked = TileCheck(self.file, levels)
         sound, odd = 0, list[Exception]()
         for level, *place in checked.samples(SAMPLES):
             try:
@@ -177,7 +181,7 @@ class OpenSlideReader(OpenedReader):
         OpenSlide takes that of the first page, whichever it takes for level 0, and passes over OME-XML.
         """
         size = self.level_dimensions[0]
-        read = page_of_size(self.path, size)
+        read = level_pages(self.path, "generic-tiff", self.level_dimensions)[0]
         expect_one_in_tiff(self.path, getattr(self.file, "address", self.path), read or 0)
         mpp = ome_mpp(self.properties.get("tiff.ImageDescription", ""), size)
         if read != 0 or isinstance(mpp, str):
@@ -191,16 +195,9 @@ class OpenSlideReader(OpenedReader):
 
         None where there are none, or where they lie is not known; and where nobody can look.
         """
-        vendor, found = str(self.properties.get("openslide.vendor")), dict[int, TileGrid]()
-        pages = tile_grids(self.path) if vendor in VENDORS else []
-        if vendor == "philips":  # whose pages are padded
-            found = dict(enumerate(grid for _, grid in pages)) if len(pages) == len(self.level_dimensions) else {}
-        else:
-            for level, size in enumerate(self.level_dimensions):
-                fitting = [grid for other, grid in pages if other == size]
-                found |= {level: fitting[0]} if len(fitting) == 1 else {}
-        sizes, factors = self.level_dimensions, self.scales.downsamples
-        grids = {level: grid for level, grid in found.items() if level in self.scales.usable}
+        vendor, sizes = str(self.properties.get("openslide.vendor")), self.level_dimensions
+        pages, stored, factors = level_pages(self.path, vendor, sizes), tile_grids(self.path), self.scales.downsamples
+        grids = {level: stored[page] for level, page in enumerate(pages) if page in stored and level in self.scales.usable}
         if not lacks_tiles(grids):
             return None, None
         left_out, coarse = LeftOut(sizes[0], grids, factors, self.background), None

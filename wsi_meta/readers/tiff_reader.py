@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DECODERS", "JPEG2000", "PlacedTiles", "TiffReader", "TileCheck", "TileForm", "TiledLevel"]
 
-JPEG2000, DEFLATE, BY_LENGTH = (33004, 33005, 34712), (8, 32946), (5, 32773)
-"""TIFF's numbers of compressions; JPEG 2000 of RGB; LZW and PackBits, whose damage shows in how many bytes they give."""
+JPEG2000, DEFLATE, BY_LENGTH = (33004, 33005, 34712), (8, 32946), (5, 32773, 50000)
+"""TIFF's numbers of compressions; JPEG 2000 of RGB; LZW, PackBits and Zstandard, whose damage shows in how many bytes they
+give."""
 CHECKED = (1, JPEG, *DEFLATE, *BY_LENGTH, 33003, *JPEG2000)
 """Those that are checked: also JPEG 2000 of YCbCr, and of tiles that are stored as they are where they lie."""
 DECODERS: dict[int, str] = {

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.codestreams import agreed_colours
+from wsi_meta.tiffs.level_pages import is_tiled, size_of
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form, spread
 from wsi_meta.tiffs.sparse_tiles import TileGrid
@@ -53,7 +54,7 @@ __all__ = [
     "is_plain_picture",
     "pages_of",
 ]
-__all__ += ["page_of_size", "structure_of", "tile_grids"]
+__all__ += ["structure_of", "tile_grids"]
 
 IMPOSSIBLE_BYTES_PER_PX, HEADER_BYTES = 16, 1 << 20
 """A tile is not longer than this for each pixel, and a header: OpenSlide takes as much memory as the file says, or aborts."""
@@ -99,7 +100,7 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
         for number, page in enumerate(pages_in(file)):
             if number + 1 == MAX_PAGES:
                 raise SlideReadError(f"{path}: has {MAX_PAGES:,} pages or more; expected the few of a slide; convert it")
-            if not _is_tiled(page):
+            if not is_tiled(page):
                 continue
             width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
             size, shape = (width, height), (tile[0], tile[1])
@@ -129,7 +130,7 @@ def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> 
     """
     with path.open("rb") as file:
         for number, page in enumerate(pages_in(file)):
-            if _is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
+            if is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
                 if number_of(page, COMPRESSION) == JPEG:
                     refuse_other_colours(path, number_of(page, PHOTOMETRIC), agreed_colours(_tiles_of(page, file)))
@@ -146,11 +147,6 @@ def _tiles_of(page: Page, file: BinaryIO) -> Iterator[bytes]:
             yield file.read(min(int(lengths[number]), HEADER_BYTES))
 
 
-def _is_tiled(page: Page) -> bool:
-    """Tell whether OpenSlide and libtiff take a page for one with tiles."""
-    return TILE_WIDTH in page and TILE_HEIGHT in page
-
-
 def _last_of(page: Page, codes: tuple[int, int]) -> Tag | None:
     """Return the last of two tags, the one that counts: libtiff keeps the places of tiles and of strips as one."""
     return next((page[code] for code in reversed(page) if code in codes), None)
@@ -158,17 +154,17 @@ def _last_of(page: Page, codes: tuple[int, int]) -> Tag | None:
 
 def _is_level(page: Page, vendor: str, sizes: Collection[tuple[int, int]]) -> bool:
     """Tell whether OpenSlide takes a page after the first for a level: of Aperio's by its tiles, of others by its kind, too."""
-    kind, size = number_of(page, KIND) or 0, (number_of(page, WIDTH), number_of(page, HEIGHT))
+    kind, size = number_of(page, KIND) or 0, size_of(page)
     if vendor not in ("aperio", "generic-tiff"):  # whose levels are not as large as their pages
         return kind & (REDUCED | IS_MASK) == REDUCED
     return size in sizes and (vendor == "aperio" or bool(kind & REDUCED))
 
 
-def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
-    """Return width and height of each tiled page of a TIFF, and its tiles; empty for any other file."""
-    found = []
+def tile_grids(path: Path) -> dict[int, TileGrid]:
+    """Return the tiles of each tiled page of a TIFF, by the number of the page; empty for any other file."""
+    found = {}
     with path.open("rb") as file:
-        for page in pages_in(file):
+        for number, page in enumerate(pages_in(file)):
             width, height, *tile = (number_of(page, tag) or 0 for tag in (WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT))
             if not all((width, height, *tile)) or TILE_LENGTHS not in page:
                 continue
@@ -176,7 +172,7 @@ def tile_grids(path: Path) -> list[tuple[tuple[int, int], TileGrid]]:
             planes = (number_of(page, SAMPLES) or 1) if number_of(page, PLANES) == SEPARATE else 1
             lengths = page[TILE_LENGTHS].values(file).astype(np.int64)[: planes * columns * rows]
             if len(lengths) == planes * columns * rows:
-                found.append(((width, height), TileGrid(tile[0], tile[1], columns, lengths.reshape(planes, -1))))
+                found[number] = TileGrid(tile[0], tile[1], columns, lengths.reshape(planes, -1))
     return found
 
 
@@ -203,19 +199,6 @@ def pages_of(path: Path) -> list[dict[str, Any]]:
             }
             for page in pages_in(file)
         ]
-
-
-def page_of_size(path: Path, size: tuple[int, int]) -> int | None:
-    """Return the number of the page of a plain TIFF that OpenSlide takes for the level of a size; None where none is.
-
-    It sorts pages by their width, and passes over those after the first that do not say that they are coarser levels.
-    """
-    with path.open("rb") as file:
-        for number, page in enumerate(pages_in(file)):
-            level = number == 0 or (number_of(page, KIND) or 0) & REDUCED
-            if level and TILE_WIDTH in page and (number_of(page, WIDTH), number_of(page, HEIGHT)) == size:
-                return number
-    return None
 
 
 def is_plain_picture(path: Path) -> bool:
