@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import imagecodecs
@@ -45,12 +47,16 @@ class _Writer:
         self.content += stored
 
     def begin(self, tag: Tag) -> None:
-        """Begin a sequence of one item."""
+        """Begin a sequence and its first item."""
         self._head(tag, "SQ", UNDEFINED)
         self.content += struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED)
 
+    def next(self) -> None:
+        """End an item of a sequence and begin the next one."""
+        self.content += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE000, UNDEFINED)
+
     def end(self) -> None:
-        """End a sequence of one item."""
+        """End a sequence and its last item."""
         self.content += struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
 
     def frames(self, frames: list[bytes], *, listed: bool) -> None:
@@ -70,8 +76,19 @@ class _Writer:
         self.content += struct.pack("<HI", 0, length) if kind in LONG else struct.pack("<H", length)
 
 
-def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: int = 64, listed: bool = False) -> list[Element]:
-    """Write a level of JPEG tiles as one file, which may list their places; return its elements, the tiles' among them."""
+def write_dicom(
+    path: Path,
+    image: NDArray[np.uint8],
+    *,
+    mpp: float,
+    tile_px: int = 64,
+    listed: bool = False,
+    left_out: Collection[tuple[int, int]] = (),
+) -> list[Element]:
+    """Write a level of JPEG tiles as one file; return its elements, the tiles' among them.
+
+    It may list the places of its tiles, and leave some out (row and column): then it says of each where on the slide it lies.
+    """
     writer = _Writer(bytearray(b"\0" * 128 + b"DICM"))
     meta = _Writer()
     meta.add((2, 1), "OB", b"\0\1")
@@ -83,14 +100,16 @@ def write_dicom(path: Path, image: NDArray[np.uint8], *, mpp: float, tile_px: in
     moved = len(writer.content)
     writer.content += meta.content
     writer.elements += [Element(part.start + moved, part.value + moved, part.length) for part in meta.elements]
-    frames = _frames(image, tile_px)
-    _describe(writer, image.shape[:2], mpp, tile_px, len(frames))
-    writer.frames(frames, listed=listed)
+    frames = {place: frame for place, frame in _frames(image, tile_px).items() if place not in left_out}
+    _describe(writer, image.shape[:2], mpp, tile_px, list(frames), sparse=bool(left_out))
+    writer.frames(list(frames.values()), listed=listed)
     path.write_bytes(writer.content)
     return writer.elements
 
 
-def _describe(writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int, frames: int) -> None:
+def _describe(
+    writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int, tiles: list[tuple[int, int]], *, sparse: bool
+) -> None:
     height, width = shape
     spacing = f"{mpp / 1000:.9f}\\{mpp / 1000:.9f}"
     writer.add((0x8, 0x8), "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE")
@@ -99,11 +118,11 @@ def _describe(writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int,
     writer.add((0x8, 0x60), "CS", "SM")
     writer.add((0x20, 0xD), "UI", "1.2.3.5")
     writer.add((0x20, 0xE), "UI", "1.2.3.6")
-    writer.add((0x20, 0x9311), "CS", "TILED_FULL")
+    writer.add((0x20, 0x9311), "CS", "TILED_SPARSE" if sparse else "TILED_FULL")
     writer.add((0x28, 2), "US", 3)
     writer.add((0x28, 4), "CS", "YBR_FULL_422")
     writer.add((0x28, 6), "US", 0)
-    writer.add((0x28, 8), "IS", str(frames))
+    writer.add((0x28, 8), "IS", str(len(tiles)))
     for code, value in ((0x10, tile_px), (0x11, tile_px), (0x100, 8), (0x101, 8), (0x102, 7), (0x103, 0)):
         writer.add((0x28, code), "US", value)
     writer.add((0x48, 6), "UL", width)
@@ -114,10 +133,24 @@ def _describe(writer: _Writer, shape: tuple[int, ...], mpp: float, tile_px: int,
     writer.add((0x28, 0x30), "DS", spacing)
     writer.end()
     writer.end()
+    if sparse:
+        writer.begin((0x5200, 0x9230))
+        for number, (row, col) in enumerate(tiles):
+            if number:
+                writer.next()
+            writer.begin((0x48, 0x21A))
+            writer.add((0x48, 0x21E), "SL", col * tile_px + 1)
+            writer.add((0x48, 0x21F), "SL", row * tile_px + 1)
+            writer.end()
+        writer.end()
 
 
-def _frames(image: NDArray[np.uint8], tile_px: int) -> list[bytes]:
+def _frames(image: NDArray[np.uint8], tile_px: int) -> dict[tuple[int, int], bytes]:
+    """Return the JPEG of each tile, by row and column."""
     height, width = (-(-side // tile_px) * tile_px for side in image.shape[:2])
     whole = np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge")
-    tiles = [whole[y : y + tile_px, x : x + tile_px] for y in range(0, height, tile_px) for x in range(0, width, tile_px)]
-    return [bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=90)) for tile in tiles]
+    found = {}
+    for row, col in product(range(height // tile_px), range(width // tile_px)):
+        tile = whole[row * tile_px :, col * tile_px :][:tile_px, :tile_px]
+        found[row, col] = bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(tile), level=90))
+    return found

@@ -128,12 +128,11 @@ def files_of_slide(path: Path, *, read: bool = False) -> list[Path]:
     if ending == ".mrxs":
         found = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
         beside = [file for file in found if not read or file.suffix == ".dat" or file.name == "Slidat.ini"]
-    elif ending == ".dcm" and (series := dicom_series(path)) is not None:
-        others = (file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file())
-        beside = [file for file in others if dicom_series(file) == series]
     elif ending in (".vms", ".vmu"):
         named = re.findall(r"=\s*(\S.*?)\s*$", path.read_text(errors="replace"), re.MULTILINE)
         beside = [path.with_name(name) for name in named if Path(name).name == name and path.with_name(name).is_file()]
+    elif path.is_file() and (series := dicom_series(path)) is not None:  # of any name, as OpenSlide finds them
+        beside = [file for file in path.parent.iterdir() if file.is_file() and dicom_series(file) == series]
     return [path, *sorted(set(beside) - {path})]
 
 

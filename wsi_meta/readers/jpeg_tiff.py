@@ -75,18 +75,18 @@ def find_checked(
     """
     import tifffile
 
+    if vendor not in (*VENDORS, "leica"):
+        return {}, {}
     found: dict[int, list[PlacedTiles]] = {level: [] for level in usable}
     reasons: dict[int, str] = {}
     places: Iterable[tuple[int, int | None, tuple[int, int]]] = ()
     try:
         with tifffile.TiffFile(path) as file:
-            if vendor in VENDORS:
-                numbers = level_pages(path, vendor, level_dimensions)
-                places = ((level, numbers[level], (0, 0)) for level in usable)
-            elif vendor == "leica":
+            if vendor == "leica":
                 places = list(_leica(file, level_dimensions, usable))
             else:
-                return {}, {}
+                numbers = level_pages(path, vendor, level_dimensions)
+                places = ((level, numbers[level], (0, 0)) for level in usable)
             for level, number, corner in places:
                 try:
                     found[level].append(_placed(file, number, corner))

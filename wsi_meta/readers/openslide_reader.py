@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.dicom import check_dicom
+from wsi_meta.files.dicom import check_dicom, dicom_grids
 from wsi_meta.files.image_series import expect_one_in_tiff
 from wsi_meta.files.same_file import REPLACED, SameFile, SlideReplacedError, WatchedFile
 from wsi_meta.files.slide_file import files_of_slide, refuse_no_file, why_not_opened
@@ -195,9 +195,14 @@ class OpenSlideReader(OpenedReader):
 
         None where there are none, or where they lie is not known; and where nobody can look.
         """
-        vendor, sizes = str(self.properties.get("openslide.vendor")), self.level_dimensions
-        pages, stored, factors = level_pages(self.path, vendor, sizes), tile_grids(self.path), self.scales.downsamples
-        grids = {level: stored[page] for level, page in enumerate(pages) if page in stored and level in self.scales.usable}
+        vendor, sizes, factors = str(self.properties.get("openslide.vendor")), self.level_dimensions, self.scales.downsamples
+        if vendor == "dicom":
+            by_size = dicom_grids(files_of_slide(self.path, read=True))
+            found = [by_size.get(size) for size in sizes]
+        else:
+            by_page = tile_grids(self.path)
+            found = [by_page.get(-1 if page is None else page) for page in level_pages(self.path, vendor, sizes)]
+        grids = {level: grid for level in self.scales.usable if (grid := found[level]) is not None}
         if not lacks_tiles(grids):
             return None, None
         left_out, coarse = LeftOut(sizes[0], grids, factors, self.background), None

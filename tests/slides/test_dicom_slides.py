@@ -1,0 +1,83 @@
+"""DICOM slides: tiles that a file left out, and files of a series whatever their names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing.dicom import write_dicom
+from slide_files import texture
+
+from wsi_meta.errors import SlideReadError
+from wsi_meta.files.dicom import dicom_grids
+from wsi_meta.files.slide_file import files_of_slide
+from wsi_meta.readers.reader import UnreadableRegionError
+from wsi_meta.slides.slide import open_slide
+
+SIDE, TILE_PX = 256, 64
+LOST, GLASS = (1, 2), (3, 3)
+"""Row and column of tiles of level 0 that are left out."""
+
+
+def write_two_levels(folder: Path, *, names: tuple[str, str] = ("a.dcm", "b.dcm"), coarse_too: bool = False) -> Path:
+    """Write a sparse slide: level 1 shows white where the glass lies, or left it out as well."""
+    image = texture(SIDE, SIDE)
+    image[GLASS[0] * TILE_PX :, GLASS[1] * TILE_PX :] = 250
+    coarse = np.ascontiguousarray(image[::2, ::2])
+    folder.mkdir()
+    write_dicom(folder / names[0], image, mpp=0.486, tile_px=TILE_PX, left_out=[LOST, GLASS])
+    write_dicom(folder / names[1], coarse, mpp=0.972, tile_px=TILE_PX // 2, left_out=[LOST, GLASS] if coarse_too else ())
+    return folder / names[0]
+
+
+def test_a_tile_that_another_level_shows_was_lost(tmp_path: Path) -> None:
+    with open_slide(write_two_levels(tmp_path / "s")) as slide:
+        assert slide.vendor == "dicom"
+        with pytest.raises(UnreadableRegionError, match="the tile at row 1, column 2 was lost: other levels hold"):
+            slide.read_region(190, 120, 20, 20)
+        assert (slide.read_region(200, 200, 56, 56) == 255).all(), "glass, as the other level shows"
+        assert slide.read_region(0, 0, 128, 128).std() > 1
+        assert slide.read_region(0, 0, SIDE, SIDE, level=1).std() > 1, "level 1 has all of its tiles"
+
+
+def test_a_tile_that_every_level_left_out_is_glass(tmp_path: Path) -> None:
+    with open_slide(write_two_levels(tmp_path / "s", coarse_too=True)) as slide:
+        assert (slide.read_region(128, 64, TILE_PX, TILE_PX) == 255).all()
+
+
+def test_which_tiles_a_file_holds(tmp_path: Path) -> None:
+    path = write_two_levels(tmp_path / "s")
+    other = path.with_name("b.dcm")
+    found = dicom_grids([path, other])
+    missing = [tuple(place) for place in np.argwhere(~found[SIDE, SIDE].stored).tolist()]
+    assert missing == [LOST, GLASS]
+    assert found[SIDE // 2, SIDE // 2].stored.all()
+    moved = path.read_bytes().replace(b"\x48\0\x1e\x02SL\4\0\1", b"\x48\0\x1e\x02SL\4\0\2")
+    other.write_bytes(moved)
+    assert (SIDE, SIDE) not in dicom_grids([other]), "not side by side from the corner"
+    assert dicom_grids([path, other]).keys() == {(SIDE, SIDE)}
+
+
+@pytest.mark.parametrize("names", [("a.dcm", "b.dcm"), ("a.dcm", "b"), ("a", "b")])
+def test_files_of_a_series_are_checked_whatever_their_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    path = write_two_levels(tmp_path / "s", names=names)
+    other = path.with_name(names[1])
+    (tmp_path / "s" / "notes.txt").write_text("no slide")
+    assert files_of_slide(path) == [path, other]
+    other.write_bytes(other.read_bytes().replace(b"CS\x0c\0YBR_FULL_422", b"CS\4\0RGB "))
+    with pytest.raises(SlideReadError, match=rf"s/{re.escape(names[1])}: says that its colours are RGB, but"):
+        open_slide(path)
+
+
+def test_a_list_of_places_that_is_off_by_a_tile_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.dcm"
+    parts = write_dicom(path, texture(128, 128), mpp=0.972, listed=True)[-5:]
+    stored, places = path.read_bytes(), np.array([part.start - parts[1].start for part in parts[1:]], "<u4")
+    open_slide(path)
+    end = parts[-1].value + parts[-1].length - parts[1].start
+    for wrong in ([*places[1:], end], [0, *(places[1:] + 2)]):
+        path.write_bytes(stored.replace(places.tobytes(), np.array(wrong, "<u4").tobytes()))
+        with pytest.raises(SlideReadError, match=r"s\.dcm: its list of where each of its 4 tiles lies is damaged"):
+            open_slide(path)
