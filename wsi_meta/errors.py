@@ -1,4 +1,4 @@
-"""Every error the package raises on bad input, and what refuses an option or a missing library.
+"""Every error the package raises on bad input, and what refuses an argument or a missing library.
 
 Each is a ``WsiMetaError`` and also the built-in that fits, so that a pipeline may catch either. A message is one line:
 the file, what was found, what was expected, what to do.
@@ -7,14 +7,20 @@ the file, what was found, what was expected, what to do.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from math import inf, ulp
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "EXIT_INTERRUPTED",
     "EXTRAS",
     "INTERRUPTED",
+    "OVER_0",
     "DataError",
     "DeviceError",
     "HeatmapError",
@@ -26,13 +32,22 @@ __all__ = [
     "SlideReadError",
     "TrainingError",
     "WsiMetaError",
+    "all_of",
+    "array",
     "is_truth",
     "missing_libraries",
     "named_by_source",
+    "number",
+    "numbers",
+    "of_kind",
+    "one_of",
     "require",
+    "shown",
     "truth",
     "whole_number",
 ]
+
+T = TypeVar("T")
 
 EXTRAS = {
     "cloud": {"fsspec": "fsspec", "aiohttp": "aiohttp", "s3fs": "s3fs"},
@@ -48,6 +63,9 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 and the number of the signal."""
 INTERRUPTED = "interrupted; what was finished is kept (scan goes on when run again, train with --resume)"
 """What a command says after Ctrl-C."""
+OVER_0 = ulp(0.0)
+"""The least number over 0."""
+SHOWN_CHARACTERS = 60
 
 
 class WsiMetaError(Exception):
@@ -125,21 +143,85 @@ def is_truth(value: object) -> bool:
     return isinstance(value, bool) or (type(value).__name__ in ("bool", "bool_") and type(value).__module__ == "numpy")
 
 
+def shown(value: object) -> str:
+    """Return a value as a message shows it: on one line, and cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+
+
 def truth(name: str, value: object) -> bool:
     """Return what was asked for as a bool; OptionsError where it is something else, such as ``no``."""
     if not is_truth(value):
-        raise OptionsError(f"{name} {value!r}; expected True or False")
+        raise OptionsError(f"{name} {shown(value)}; expected True or False")
     return bool(value)
 
 
-def whole_number(name: str, value: Any, expected: str = "a whole number") -> int:
-    """Return what was asked for as an int, also where numpy made it; OptionsError where it is something else, such as 2.0."""
+def one_of(name: str, value: Any, choices: Collection[str]) -> str:
+    """Return the word that was chosen; OptionsError where it is none of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise OptionsError(f"{name} {shown(value)}; expected one of {', '.join(choices)}")
+    return value
+
+
+def number(name: str, value: Any, expected: str = "a number", *, least: float = -inf, most: float = inf) -> Any:
+    """Return what was asked for as it is; OptionsError unless it is a finite number from `least` to `most`."""
+    is_number = isinstance(value, Real) and not is_truth(value)
+    if is_number and abs(value) < inf and least <= value <= most:
+        return value
+    raise OptionsError(f"{name} {shown(value)}; expected {expected}")
+
+
+def whole_number(name: str, value: Any, expected: str = "a whole number", *, least: float = -inf, most: float = inf) -> int:
+    """Return what was asked for as an int, also where numpy made it.
+
+    Raises
+    ------
+    OptionsError
+        where it is something else, such as 2.0, or not from `least` to `most`.
+    """
     try:
-        if not is_truth(value):
-            return operator.index(value)
+        if not is_truth(value) and least <= (whole := operator.index(value)) <= most:
+            return whole
     except TypeError:
         pass
-    raise OptionsError(f"{name} {value!r}; expected {expected}")
+    raise OptionsError(f"{name} {shown(value)}; expected {expected}")
+
+
+def numbers(name: str, value: Any, count: int, expected: str) -> tuple[Any, ...]:
+    """Return so many numbers, as they are; OptionsError where it is something else."""
+    found = tuple(value) if isinstance(value, Iterable) else ()
+    if len(found) != count:
+        raise OptionsError(f"{name} {shown(value)}; expected {expected}")
+    return tuple(number(name, one, expected) for one in found)
+
+
+def of_kind(name: str, value: Any, kind: type[T], expected: str) -> T:
+    """Return what was given; OptionsError, with its own kind, where it is of another."""
+    if not isinstance(value, kind):
+        found = "None" if value is None else f"of type {type(value).__name__}"
+        raise OptionsError(f"{name}: is {found}; expected {expected}")
+    return value
+
+
+def all_of(name: str, values: Any, kind: type[T], expected: str) -> tuple[T, ...]:
+    """Return all that was given, such as by a generator, which gives it once; OptionsError where one is of another kind."""
+    given = of_kind(name, values, Iterable, expected)  # type: ignore[type-abstract]
+    return tuple(of_kind(name, one, kind, expected) for one in given)
+
+
+def array(name: str, value: Any, expected: str, *, kinds: str, ndim: int) -> NDArray[Any]:
+    """Return an array as it is; OptionsError where it is something else, or has another shape or type.
+
+    Parameters
+    ----------
+    kinds : numpy's letters of the types: ``f`` of floating numbers, ``i`` and ``u`` of whole ones
+    """
+    import numpy as np
+
+    found = of_kind(name, value, np.ndarray, expected)
+    if found.dtype.kind not in kinds or found.ndim != ndim:
+        raise OptionsError(f"{name}: {found.dtype} of shape {found.shape}; expected {expected}")
+    return found
 
 
 @contextmanager
