@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsi_meta.annotations.tables import SEPARATORS, read_lines, refuse_longer
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError, array, of_kind, shown
 from wsi_meta.outputs.checks import check_output
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "PROBABILITY", "Detections", "read_detections", "write_detections"]
 
 COLUMNS = ("probability", "x", "y")
+EXPECTED = "arrays (n,) of finite numbers, 0 or more, of one length"
 PROBABILITY = ("probability", "confidence", "score", "prob", "p")
 """Names that a header may have for the probability."""
 LARGEST_PROBABILITIES = (1, 100)
@@ -34,7 +35,13 @@ LARGEST_PROBABILITIES = (1, 100)
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """Points that a method calls lesions on one slide; arrays (n,)."""
+    """Points that a method calls lesions on one slide; arrays (n,).
+
+    Raises
+    ------
+    OptionsError
+        when they are no such arrays, differ in length, or hold what is no finite number of at least 0.
+    """
 
     scores: NDArray[np.float64]
     """At least 0; higher is more certain."""
@@ -42,6 +49,12 @@ class Detections:
     """Level-0 pixels."""
     y: NDArray[np.int64]
     """Level-0 pixels."""
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            array(name, values, EXPECTED, kinds="iuf", ndim=1)
+            if len(values) != len(self.scores) or not ((values >= 0) & (values < np.inf)).all():
+                raise OptionsError(f"{name}: {shown(values)}; expected {EXPECTED}")
 
     @property
     def highest(self) -> float:
@@ -100,6 +113,7 @@ def write_detections(path: str | Path, detections: Detections, *, overwrite: boo
     ------
     OutputExistsError, OutputPathError
     """
+    of_kind("detections", detections, Detections, "Detections, as to_detections returns them")
     target = check_output(path, overwrite=overwrite)
     with written_whole(target) as partial, partial.open("w", newline="") as file:
         rows = zip(detections.scores.tolist(), detections.x.tolist(), detections.y.tolist(), strict=True)

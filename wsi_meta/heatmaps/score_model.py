@@ -15,9 +15,10 @@ from wsi_meta.errors import DataError, HeatmapError
 from wsi_meta.heatmaps.lesions import default_threshold, lesions_at, warn_if_unfinished
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
-from wsi_meta.heatmaps.scoring import PieceScore, score_pieces, score_slide
+from wsi_meta.heatmaps.scoring import PieceScore, mean_of_highest, score_pieces
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.quality.verdict import Verdict
 from wsi_meta.words import first_line
 
@@ -193,7 +194,7 @@ def score_model_for(path: str | Path, kind: dict[str, Any], of: str) -> ScoreMod
 
 def load_score_model(path: str | Path) -> ScoreModel:
     """Read a file from :func:`wsi_meta.fit_score`; DataError when it is not one."""
-    path = Path(path)
+    path = as_path("score model", path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
@@ -216,7 +217,7 @@ def load_score_model(path: str | Path) -> ScoreModel:
 def _features(heatmap: Heatmap) -> dict[str, float] | None:
     """Return the features of a heatmap; None where nothing was scanned."""
     probability = heatmap.probability
-    if (score := score_slide(probability)) is None:
+    if (score := mean_of_highest(probability)) is None:
         return None
     warn_if_unfinished(heatmap)
     (lesions, _), scanned = lesions_at(heatmap.record, probability, heatmap.status), probability[np.isfinite(probability)]

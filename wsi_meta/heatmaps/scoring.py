@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, array
 from wsi_meta.heatmaps.lesions import lesion_facts
 from wsi_meta.heatmaps.record import ScanRecord, ScanResult
 from wsi_meta.heatmaps.regions import at_least, largest_lesion, peak_cell
@@ -23,12 +23,14 @@ __all__ = [
     "PieceScore",
     "format_score",
     "kept_lesions",
+    "mean_of_highest",
     "none_found",
     "score_pieces",
     "score_slide",
     "sum_up",
 ]
 
+CELLS = "an array of cells (rows, cols), floating numbers from 0 to 1 or NaN; for a heatmap call score_heatmap"
 HIGHEST = 10
 """The score is the mean of so many cells, the highest ones."""
 
@@ -52,12 +54,17 @@ def score_slide(probability: NDArray[np.float32]) -> float | None:
     Raises
     ------
     OptionsError
-        when it is no array.
+        when it is no such array, or holds what is no probability.
     """
-    given: object = probability
-    if not isinstance(given, np.ndarray):
-        found = type(given).__name__
-        raise OptionsError(f"probability: is of type {found}; expected an array of cells; for a heatmap call score_heatmap")
+    array("probability", probability, CELLS, kinds="f", ndim=2)
+    if not ((probability >= 0) & (probability <= 1) | np.isnan(probability)).all():
+        told = f"values from {np.nanmin(probability):g} to {np.nanmax(probability):g}"
+        raise OptionsError(f"probability: {told}; expected {CELLS}")
+    return mean_of_highest(probability)
+
+
+def mean_of_highest(probability: NDArray[np.float32]) -> float | None:
+    """Return what :func:`score_slide` does, of the values that a store holds."""
     from scipy.ndimage import convolve
 
     scanned = np.isfinite(probability)
@@ -74,7 +81,7 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     """Return score and counts of a heatmap whose blocks are written; both arrays have the grid's shape."""
     cells = {state.name.lower(): int((status == state).sum()) for state in Status}
     complete = cells["pending"] == cells["unreadable"] == 0
-    return ScanResult(score_slide(probability), complete, cells)
+    return ScanResult(mean_of_highest(probability), complete, cells)
 
 
 def format_score(score: float, *, complete: bool) -> str:
@@ -152,7 +159,7 @@ def _score(
     place: TissuePiece, within: NDArray[np.bool_], probability: NDArray[np.float32], lesions: Sequence[dict[str, Any]]
 ) -> PieceScore:
     values = np.where(within, probability, np.float32(np.nan))
-    score, unread = score_slide(values), int((within & np.isnan(values)).sum())
+    score, unread = mean_of_highest(values), int((within & np.isnan(values)).sum())
     area = sum(float(lesion["area_mm2"]) for lesion in lesions)
     widest = largest_lesion(lesions)
     largest, cut = (None, None) if widest is None else (widest["size_class"], widest["cut"])
