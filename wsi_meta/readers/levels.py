@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor, isfinite
+from math import ceil, floor
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import number, whole_number
 from wsi_meta.files.address import SlidePath
 
 __all__ = ["UM_PER_UNIT", "LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios"]
@@ -170,11 +170,11 @@ class LevelWindow:
 
 def check_region(path: SlidePath, corner: tuple[float, ...], size: tuple[float, ...], level: int = 0, levels: int = 1) -> None:
     """Refuse a level that a slide has not, and a rectangle that is none; OptionsError."""
-    if level not in range(levels):
-        raise OptionsError(f"{path}: level {level}; expected 0 to {levels - 1}")
-    if not all(map(isfinite, (*corner, *size))) or min(size) < 0:
-        told = f"a region of {size[0]} x {size[1]} px at {corner[0]}, {corner[1]}"
-        raise OptionsError(f"{path}: {told}; expected numbers, and sides of 0 px or more")
+    whole_number(f"{path}: level", level, f"0 to {levels - 1}", least=0, most=levels - 1)
+    for place in corner:
+        number(f"{path}: corner", place)
+    for side in size:
+        whole_number(f"{path}: side", side, "whole pixels, 0 or more", least=0)
 
 
 def cut_to(extents: Sequence[Size], rectangle: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 from fractions import Fraction
-from math import inf
+from numbers import Real
 from typing import Any
 
-from wsi_meta.errors import DataError, MissingMppError, OptionsError, SlideReadError, is_truth
+from wsi_meta.errors import OVER_0, DataError, MissingMppError, SlideReadError, is_truth, number, shown
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
 
@@ -120,10 +120,11 @@ def given_mpp(path: SlidePath, mpp: Any) -> float:
     MissingMppError
         when they cannot be.
     """
+    told = mpp if isinstance(mpp, Real) else shown(mpp)
     if isinstance(mpp, str) or is_truth(mpp):
-        raise MissingMppError(f"{path}: --mpp is {mpp!r}, which is no number; pass a number of micrometres per level-0 pixel")
+        raise MissingMppError(f"{path}: --mpp is {told}, which is no number; pass a number of micrometres per level-0 pixel")
     # by its decimals: a numpy.float32 would become a float with others
-    return _checked(path, str(mpp), f"--mpp says {mpp} um per pixel")
+    return _checked(path, str(mpp), f"--mpp says {told} um per pixel")
 
 
 def listed_mpp(place: str, value: str, path: SlidePath) -> float | None:
@@ -209,8 +210,8 @@ def refuse_too_coarse(path: SlidePath, mpp: float, wanted: float) -> None:
     ------
     SlideReadError
     """
-    if not 0 < wanted < inf:
-        raise OptionsError(f"{path}: {wanted} um per pixel wanted; expected a number over 0")
+    most = LONGEST_MM * 1000
+    number(f"{path}: mpp", wanted, f"micrometres per pixel, over 0 and up to {most:g}", least=OVER_0, most=most)
     if exact_ratio(wanted, mpp) * Fraction(COARSER_ALLOWED) < 1:
         raise SlideReadError(
             f"{path}: {mpp:g} um per pixel is too coarse; expected {wanted:g} or finer; "

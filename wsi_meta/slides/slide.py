@@ -12,14 +12,15 @@ from fractions import Fraction
 from functools import partial
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError, named_by_source
+from wsi_meta.errors import MissingMppError, OptionsError, SlideReadError, named_by_source, of_kind, one_of
 from wsi_meta.files.address import Address, SlidePath, slide_name, slide_path
 from wsi_meta.files.fingerprints import Fingerprint
 from wsi_meta.files.remote_file import RemoteFile
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.readers.choice import READERS, Opening, opening
 from wsi_meta.readers.levels import LevelWindow, check_region, cut_to, find_window
 from wsi_meta.readers.picture_reader import PictureReader
@@ -55,9 +56,7 @@ def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: 
     MissingMppError, OptionsError
         when `mpp` cannot be the size of a pixel, or there is no such reader.
     """
-    if reader not in READERS:
-        raise OptionsError(f"reader {reader!r}; expected one of {READERS}")
-    slide = Slide(slide_path(path), mpp, reader)
+    slide = Slide(slide_path(path), mpp, one_of("reader", reader, READERS))
     warn_of_another_mpp(slide.path, slide.stated_mpp, slide.known_mpp, mpp, slide.properties)
     return slide
 
@@ -101,8 +100,7 @@ class Slide:
         self.level_dimensions, self.level_downsamples = facts.level_dimensions, facts.scales.downsamples
         self.levels_left_out, self._usable = facts.scales.left_out, facts.scales.usable
         (self.width, self.height), *_ = self.level_dimensions
-        self.level_tiles, self._file = facts.tiles, facts.file
-        self._extents = facts.scales.extents(self.level_dimensions)
+        self.level_tiles, self._file, self._extents = facts.tiles, facts.file, facts.scales.extents(self.level_dimensions)
         self.bounds, self.properties, self.background = facts.bounds, facts.properties, facts.background
         self._believed = BelievedLevels(self.path, self._usable, self._extents, self.level_tiles, self.background)
         self.vendor = str(facts.properties.get("openslide.vendor"))
@@ -126,7 +124,8 @@ class Slide:
         SlideReadError, MissingMppError
             for another type or shape, or when `mpp` cannot be the size of a pixel.
         """
-        return cls(Path(name), mpp, picture=PictureReader(Path(name), pixels))
+        path, pixels = as_path("name", name), of_kind("pixels", pixels, np.ndarray, "an array, uint8 (height, width, 3)")
+        return cls(path, mpp, picture=PictureReader(path, pixels))
 
     @property
     def mpp(self) -> float:
@@ -254,10 +253,8 @@ class Slide:
         -------
         Number of stored tiles that they need; None where they are not counted.
         """
-        whole = (self._window(mpp, *window).rectangle for window in windows)
-        return self._reader.expect(
-            [part for part in (cut_to(self._extents, one) for one in whole) if part[3] > 0 and part[4] > 0]
-        )
+        parts = (cut_to(self._extents, self._window(mpp, *window).rectangle) for window in windows)
+        return self._reader.expect([part for part in parts if part[3] > 0 and part[4] > 0])
 
     @property
     def tiles_decoded(self) -> int | None:
@@ -272,6 +269,9 @@ class Slide:
     def close(self) -> None:
         """Close the file as soon as the reads of other threads have ended. A later read opens it again."""
         self._reader.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise OptionsError(f"{self.path}: an open slide cannot be copied or sent to another process; send its path")
 
     def __enter__(self) -> Slide:
         return self
