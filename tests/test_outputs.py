@@ -261,7 +261,7 @@ THING: Any = object()
         (lambda: wsi_meta.open_patches([NOTHING]), "patches: is None; expected a folder of labelled patches"),
         (
             lambda: wsi_meta.score_slide(THING),
-            "probability: is of type object; expected an array of cells; for a heatmap call score",
+            "probability: is of type object; expected an array of cells .*; for a heatmap call score",
         ),
         (lambda: wsi_meta.scan_slides("s.tif", "maps", dry_run=True), "dry_run: no setting of a scanner; expected those of"),
     ],

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from wsi_meta.errors import truth
 from wsi_meta.logs import is_quiet, on_terminal, show_lines, shown_line
 from wsi_meta.words import duration, printable
 
@@ -41,7 +42,7 @@ def tell(text: str, *, show: bool = False, level: int = logging.INFO, **facts: A
 
 def note(text: str, *, enabled: bool) -> None:
     """Log one line and show it as :func:`tell` does; nothing where not `enabled`, as in all processes but the first."""
-    if enabled:
+    if truth("progress", enabled):
         tell(text, show=True)
 
 
@@ -139,7 +140,7 @@ class _Uncounted(ProgressBar):
 
 def progress_bar(total: int, unit: str, description: str, *, enabled: bool) -> ProgressBar:
     """Return what counts and shows progress; it does neither where not `enabled`."""
-    return ProgressBar(total, unit, description, show=True) if enabled else _Uncounted()
+    return ProgressBar(total, unit, description, show=True) if truth("progress", enabled) else _Uncounted()
 
 
 @contextmanager

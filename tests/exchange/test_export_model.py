@@ -140,7 +140,7 @@ def test_the_command_refuses_in_one_line(words: str, told: str, tmp_path: Path, 
 
 
 def test_kinds_of_refusal(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="format keras; expected one of torchscript, onnx"):
+    with pytest.raises(OptionsError, match="format 'keras'; expected one of torchscript, onnx"):
         check_export("default", tmp_path / "zoo", format="keras")
     with pytest.raises(OutputPathError):
         check_export("default", tmp_path / "none" / "zoo")

@@ -249,7 +249,7 @@ def test_few_patches_allow_neither(few_patches: Path, thin_file: Path, tmp_path:
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std go together"),
         ({"pixels": "0..1", "mean": (0.5,) * 3, "std": (0.5,) * 3}, "instead of pixels"),
         ({"mean": (127.0,) * 3, "std": (50.0,) * 3, "mpp": 1.0}, "mean"),
-        ({"naming": "keras"}, "naming keras"),
+        ({"naming": "keras"}, "naming 'keras'"),
         (SAID | {"tumor_class": "1"}, "has one logit"),
         (SAID | {"tumor_class": "mets"}, "tumor class mets"),
         (SAID | {"config": Path("config.json")}, "is no TorchScript"),

@@ -174,7 +174,7 @@ def test_what_the_disk_does_not_give_is_no_damage(store: Path) -> None:
 
 
 def test_a_list_is_refused_as_one_store(store: Path) -> None:
-    with pytest.raises(OptionsError, match="check_heatmaps of a list; expected paths"):
+    with pytest.raises(OptionsError, match="heatmap: is of type list; expected paths, each by itself"):
         check_heatmaps([store])  # type: ignore[arg-type]
 
 

@@ -49,7 +49,7 @@ def test_the_recipes_have_names() -> None:
 
 def test_a_recipe_is_found_by_its_name() -> None:
     assert {name: Recipe.named(name) for name in RECIPES} == dict(RECIPES)
-    with pytest.raises(OptionsError, match="recipe quick: not known; expected light or strong"):
+    with pytest.raises(OptionsError, match="recipe 'quick'; expected one of light, strong"):
         train("nowhere", "m.safetensors", recipe="quick")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, all_of
 
 __all__ = ["DEFAULT_NAMES", "EXCLUDED_GROUPS", "NOT_TISSUE_GROUPS", "TUMOR_GROUPS", "ClassNames", "class_of", "is_tissue"]
 
@@ -60,7 +60,8 @@ class ClassNames:
     @classmethod
     def parse(cls, tumor: str | Iterable[str], excluded: str | Iterable[str]) -> ClassNames:
         """Make one of the names that a user gave; OptionsError for an empty name, or one that is to be both."""
-        names = [tuple([given] if isinstance(given, str) else given) for given in (tumor, excluded)]
+        told = ([given] if isinstance(given, str) else given for given in (tumor, excluded))
+        names = [all_of("classes", given, str, "names as in the annotations") for given in told]
         plain = [[_plain(name) for name in given] for given in names]
         if not all(map(all, plain)):
             raise OptionsError("an empty name of a class; expected names as in the annotations")

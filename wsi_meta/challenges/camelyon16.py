@@ -16,10 +16,11 @@ from wsi_meta.challenges.cohort import Cohort, JudgedSlide, Reading, Scores, jud
 from wsi_meta.challenges.froc import FALSE_POSITIVES, SlideHits, froc_curve, froc_interval, script_curve
 from wsi_meta.challenges.froc_figure import draw_froc
 from wsi_meta.challenges.results import FrocResult, SlideAuc
-from wsi_meta.errors import DataError, OutputPathError
+from wsi_meta.errors import DataError, OutputPathError, truth, whole_number
 from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.evaluation.roc import delong, roc_points
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import counted, some_of
 
@@ -84,7 +85,7 @@ def froc(
         outside a mask, a mask that does not fit its slide, outlines that enclose nothing on it, a slide without a score.
     OutputExistsError, OutputPathError
     """
-    target = _check_out(Path(out), overwrite=overwrite) if out is not None else None
+    target = _check_out(as_path("out", out), overwrite=overwrite) if out is not None else None
     if target is not None:
         refuse_input(target, "what is judged", detections, truth)  # whose files it would be the next time
         for name in FILES:
@@ -92,12 +93,13 @@ def froc(
     left_out, table = _left_out(exclude), None if scores is None else read_scores(scores)
     names = ClassNames.parse(tumor, exclude_class)
     reading = Reading(
-        mask_level,
+        whole_number("mask_level", mask_level, "0 or more", least=0),
         names,
-        None if slides is None else Path(slides),
-        None if corrections is None else Path(corrections),
+        None if slides is None else as_path("slides", slides),
+        None if corrections is None else as_path("corrections", corrections),
     )
-    cohort = judge_slides(Path(detections), Path(truth), excluded=left_out, reading=reading, progress=progress)
+    judged, truth = as_path("detections", detections), as_path("truth", truth)
+    cohort = judge_slides(judged, truth, excluded=left_out, reading=reading, progress=progress)
     strange = sorted(left_out.keys() - {loose(name) for name in cohort.excluded})
     if strange and exclude != "camelyon16":
         logger.warning("%s: names no slide that is here: %s; expected their names as in the folders", exclude, some_of(strange))
@@ -181,11 +183,12 @@ def _left_out(exclude: str | Path | None) -> dict[str, Exclusion]:
     """Return what a table names, or what the words ``camelyon16`` and ``none`` stand for."""
     if exclude is None or exclude == "none":
         return {}
-    return read_excluded(EXCLUDED if exclude == "camelyon16" else exclude)
+    return read_excluded(EXCLUDED if exclude == "camelyon16" else as_path("exclude", exclude))
 
 
 def _check_out(folder: Path, *, overwrite: bool) -> Path:
     """Make sure that the files can be written. The folder itself is made only when there is something to write."""
+    overwrite = truth("overwrite", overwrite)
     if folder.is_dir():
         for name in FILES:
             check_output(folder / name, overwrite=overwrite)

@@ -26,6 +26,7 @@ from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import one_line, some_of
 
@@ -135,7 +136,7 @@ def read_scores(path: str | Path) -> Scores:
     DataError
         when the table is damaged, a score no number, or a slide is in it twice.
     """
-    path = Path(path)
+    path = as_path("scores", path)
     scores: list[tuple[str, int, tuple[float | None, str | None]]] = []
     for row in read_table(path, ("slide", "score"), "slide scores", optional=("complete", "error")):
         slide, text, complete, error = row

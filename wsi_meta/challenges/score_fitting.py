@@ -12,12 +12,13 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
-from wsi_meta.errors import DataError, OutputPathError, require
+from wsi_meta.errors import DataError, OutputPathError, require, whole_number
 from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, how_maps_differ, kind_of_map, map_features
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.progress import progress_bar
 
@@ -73,13 +74,15 @@ def fit_score(
     HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
     require("train", "fitting a score")
-    if Path(out).suffix.lower() != ".json":
-        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected .json for a score model")
+    scans, labels, out = as_path("scans", scans), as_path("labels", labels), as_path("out", out)
+    whole_number("seed", seed, "0 to 4294967295", least=0, most=2**32 - 1)
+    if out.suffix.lower() != ".json":
+        raise OutputPathError(f"{out}: ending '{out.suffix}'; expected .json for a score model")
     target = check_output(out, overwrite=overwrite)
     refuse_input(target, "the table of labels", labels)
-    if not (stores := stores_in(Path(scans))):
+    if not (stores := stores_in(scans)):
         raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
-    table = _read_labels(Path(labels))
+    table = _read_labels(labels)
     if missing := [store.stem for store in stores if table.get(store.stem) is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")
     opened = [Heatmap.open(store) for store in stores]

@@ -23,6 +23,7 @@ from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 from wsi_meta.outputs.checks import check_output, refuse_input
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 
 __all__ = ["NODE_LABELS", "STAGES", "StageTable", "Staging", "read_stage_table", "stage", "stage_patient", "weighted_kappa"]
@@ -83,7 +84,7 @@ def stage(
         when a file is missing or not in the format, a patient has not five nodes, or the reference lacks one.
     OutputExistsError, OutputPathError
     """
-    target = None if out is None else _check_out(Path(out), nodes, reference, overwrite=overwrite)
+    target = None if out is None else _check_out(as_path("out", out), nodes, reference, overwrite=overwrite)
     table = read_stage_table(nodes)
     if not table.nodes:
         raise DataError(f"{nodes}: no row of a node; expected rows like 'patient_000_node_0.tif,macro'")
@@ -137,7 +138,7 @@ def read_stage_table(path: str | Path) -> StageTable:
     DataError
         when it is missing, not in the format, or holds an unknown label or stage, or two for one name.
     """
-    path = Path(path)
+    path = as_path("table", path)
     nodes: dict[str, dict[str, str]] = {}
     stages: dict[str, str] = {}
     rows = read_table(path, ("patient", "stage"), "stages")

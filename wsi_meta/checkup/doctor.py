@@ -12,8 +12,9 @@ from pathlib import Path
 
 from wsi_meta.checkup import machine
 from wsi_meta.checkup.findings import Checkup, Part, looked_at
-from wsi_meta.errors import OutputPathError
+from wsi_meta.errors import OutputPathError, truth
 from wsi_meta.files.locks import own_folder
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import note
 
 __all__ = ["Looks", "doctor", "look_at_all"]
@@ -88,7 +89,7 @@ def doctor(out: str | Path = ".", *, scheduler: str | None = None, self_test: bo
     OutputPathError
         when there is no folder `out`.
     """
-    return look_at_all(Path(out), scheduler, self_test=self_test, progress=progress)
+    return look_at_all(as_path("out", out), scheduler, self_test=truth("self_test", self_test), progress=progress)
 
 
 def look_at_all(

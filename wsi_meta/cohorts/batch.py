@@ -15,7 +15,7 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.run_summary import Run, logged_run
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, truth
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
@@ -103,7 +103,7 @@ def scan_slides(
     copies = stage if isinstance(stage, Stage | None) else Stage(Path(stage))
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
-    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
+    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": truth("overwrite", overwrite)}
     jobs = jobs_of(found, as_path("out", out), of_slide, settings if scanner is None else None, shard=part)
     return scan_jobs(jobs, Path(out), open_scanner, copies)
 

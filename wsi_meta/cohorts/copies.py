@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from wsi_meta.cohorts.jobs import Job
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError
+from wsi_meta.errors import OVER_0, HeatmapError, OptionsError, OutputPathError, SlideReadError, number
 from wsi_meta.files.address import SlidePath
 from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
@@ -49,8 +49,7 @@ class Stage:
     """In units of 10^9 bytes."""
 
     def __post_init__(self) -> None:
-        if not self.budget_gb > 0:
-            raise OptionsError(f"stage budget {self.budget_gb:g} GB; expected more than 0")
+        number("stage budget", self.budget_gb, "more than 0 GB", least=OVER_0)
 
     @property
     def budget_bytes(self) -> float:

@@ -12,11 +12,12 @@ from typing import Any
 
 from wsi_meta.annotations.tables import Row, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, all_of, truth
 from wsi_meta.files.address import Address, SlidePath, from_file_uri, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.pixel_size import listed_mpp
 from wsi_meta.tiling.grid import STRIDES
 from wsi_meta.words import counted
@@ -87,12 +88,14 @@ def find_slides(
     DataError
         when there is no slide, two slides have one name, a slide has two, or the manifest is wrong.
     """
-    search = _Search(recursive, tuple(f".{ending.lower().lstrip('.')}" for ending in several(extensions)) or SLIDE_EXTENSIONS)
-    found = [slide for given in several(inputs) for slide in search.find(slide_path(given))]
+    inputs, endings = several(inputs), all_of("extensions", several(extensions), str, "endings of files, such as .tif")
+    wanted = tuple(f".{ending.lower().lstrip('.')}" for ending in endings)
+    search = _Search(truth("recursive", recursive), wanted or SLIDE_EXTENSIONS)
+    found = [slide for given in inputs for slide in search.find(slide_path(given))]
     if manifest is not None:
         found += read_scan_manifest(manifest)
     if not found:
-        raise DataError(f"{', '.join(map(str, several(inputs)))}: no slides; expected {', '.join(search.extensions)}")
+        raise DataError(f"{', '.join(map(str, inputs))}: no slides; expected {', '.join(search.extensions)}")
     return _each_once(found)
 
 
@@ -108,7 +111,7 @@ def read_scan_manifest(path: str | Path) -> list[SlideInput]:
     DataError
         when it is damaged, has other columns, an empty row, two slides of one name, or a value that cannot be.
     """
-    path = Path(path)
+    path = as_path("manifest", path)
     rows = read_table(path, ("slide",), "slides", optional=COLUMNS, strict=True)
     search = _Search(recursive=False, extensions=SLIDE_EXTENSIONS)
     slides = [_read_row(path, row, search) for row in rows]

@@ -12,7 +12,7 @@ from wsi_meta.cohorts.copies import Stage
 from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import HeatmapError
+from wsi_meta.errors import HeatmapError, truth
 from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
@@ -139,7 +139,7 @@ def preview_scans(
     part = None if shard is None else Shard.read(shard)
     open_scanner = opener(scanner, settings)
     found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
-    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
+    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": truth("overwrite", overwrite)}
     jobs = jobs_of(found, as_path("out", out), of_slide, shard=part)
     check_batch_folder(Path(out), len(jobs))
     return preview_jobs(jobs, open_scanner)

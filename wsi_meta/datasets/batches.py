@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import DataError, OptionsError, whole_number
+from wsi_meta.errors import DataError, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +17,7 @@ __all__ = ["batches_of", "check_workers", "read_batches"]
 
 def check_workers(workers: int) -> None:
     """Refuse what is no number of processes that decode patches; OptionsError."""
-    if whole_number("workers", workers, "a whole number, 0 or more") < 0:
-        raise OptionsError(f"workers {workers}; expected 0 or more")
+    whole_number("workers", workers, "a whole number, 0 or more", least=0)
 
 
 def read_batches(patches: Patches, size: int, workers: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

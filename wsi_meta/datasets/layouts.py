@@ -69,7 +69,7 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
         when a folder is missing or in none of the layouts, or its parts contradict each other.
     """
     found: dict[str, list[Patches]] = {}
-    folders = _folders(paths)
+    folders = paths_of(paths)
     for number, folder in enumerate(folders):
         if real_path(folder) in map(real_path, folders[:number]):
             raise DataError(f"{folder}: given twice; expected each folder once")
@@ -99,7 +99,8 @@ def open_patches(paths: str | Path | Sequence[str | Path], *, tell: bool = True)
     return {split: join(found[split]) for split in SPLITS if split in found}
 
 
-def _folders(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+def paths_of(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the folders of patches that were given, one or several; OptionsError for what is no path."""
     return [as_path("patches", path, expected="a folder of labelled patches, or several") for path in several(paths)]
 
 
@@ -122,7 +123,7 @@ def choose_split(data: str | Path | Sequence[str | Path], *, split: str | None =
 def refuse_idle(data: str | Path | Sequence[str | Path], patches: Patches, split: str) -> None:
     """Raise DataError when one of several folders has no patches of a split that nobody named: they would be left out."""
     held = {parent for place in {path.parent for path in patches.files} for parent in (place, *place.parents)}
-    if idle := [folder for folder in _folders(data) if folder not in held]:
+    if idle := [folder for folder in paths_of(data) if folder not in held]:
         raise DataError(f"{idle[0]}: has no '{split}' patches, other folders have; name a split with --split, or leave it out")
 
 

@@ -15,9 +15,10 @@ from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import refuse_absent
 from wsi_meta.annotations.tables import NO, YES, Row, read_table
 from wsi_meta.datasets.layouts import NAMES, SPLITS
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OptionsError, number, one_of, whole_number
 from wsi_meta.files.address import slide_name
 from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.pixel_size import listed_mpp
 
 __all__ = ["SourceSlide", "deal_splits", "read_manifest"]
@@ -67,7 +68,7 @@ def read_manifest(path: str | Path, *, tumor: Sequence[str] = (), exclude_class:
         when it is missing or damaged, names a file that is not there, or a slide twice, or when no outline of any slide has
         a class that was told.
     """
-    path, classes = Path(path), ClassNames.parse(tumor, exclude_class)
+    path, classes = as_path("manifest", path), ClassNames.parse(tumor, exclude_class)
     known = {loose(slide) for (slide,) in read_table(PARTLY, ("slide",), "slides partly annotated")}
     rows = read_table(path, ("slide", "annotations"), "slides", optional=("patient", "split", "partly", "mpp"))
     slides = [_read_row(path, row, known) for row in rows]
@@ -104,7 +105,13 @@ def deal_splits(
     ------
     DataError
         when the manifest puts slides of one patient into different splits.
+    OptionsError
+        for options out of their range.
     """
+    if number("valid", valid, "a share", least=0) + number("test", test, "a share", least=0) >= 1:
+        raise OptionsError(f"valid {valid}, test {test}; expected shares of under 1 together")
+    one_of("by", by, ("patient", "slide"))
+    seed = whole_number("seed", seed, "0 or more", least=0)
     given: dict[str, str] = {}
     for slide in slides:
         group = _group(slide, by)

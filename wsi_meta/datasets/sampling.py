@@ -18,13 +18,14 @@ from wsi_meta.datasets.cutting import PatchCutter
 from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.datasets.manifest import SourceSlide, deal_splits, read_manifest
 from wsi_meta.datasets.pcam import RECORD, PcamWriter, pcam_files
-from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPathError, require
+from wsi_meta.errors import OVER_0, DataError, OutputExistsError, OutputPathError, number, require, truth, whole_number
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import read_card
 from wsi_meta.models.model import model_path
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.slides.slide import open_slide
@@ -131,17 +132,20 @@ def sample(
         for options out of their range.
     SlideReadError, MissingMppError, ModelFileError, HeatmapError, OutputExistsError, OutputPathError, DeviceError
     """
-    _check_options(patches, valid, test, mined, by)
-    with _claimed(Path(out), overwrite=overwrite) as partial:
+    require("train", "sampling")
+    out, workers = as_path("out", out), whole_number("workers", workers)
+    whole_number("patches", patches, "2 or more", least=2)
+    number("mined", mined, "a share over 0 up to 1", least=OVER_0, most=1)
+    with _claimed(out, overwrite=truth("overwrite", overwrite)) as partial:
         listed = read_manifest(manifest, tumor=tumor, exclude_class=exclude_class)
         splits = deal_splits(listed, valid=valid, test=test, by=by, seed=seed)
-        scans = None if mine is None else _check_scans(Path(mine), splits)
+        scans = None if mine is None else _check_scans(as_path("mine", mine), splits)
         plan = _Plan(partial, _pcam_geometry(model), mined, scans, seed, progress)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             done = {split: _sample_split(split, slides, patches, plan, pool) for split, slides in splits.items()}
         with written_whole(partial / RECORD) as record:
             record.write_text(json.dumps(_record(manifest, plan, splits, done), indent=1) + "\n")
-        replace_files(partial, Path(out), _names())
+        replace_files(partial, out, _names())
         return done
 
 
@@ -155,15 +159,6 @@ def _claimed(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         _check_out(folder, overwrite=overwrite)
         with filled_folder(folder) as partial:
             yield partial
-
-
-def _check_options(patches: int, valid: float, test: float, mined: float, by: str) -> None:
-    require("train", "sampling")
-    if not (patches >= 2 and min(valid, test) >= 0 and valid + test < 1 and 0 < mined <= 1 and by in ("patient", "slide")):
-        raise OptionsError(
-            f"patches {patches}, valid {valid}, test {test}, mined {mined}, by {by!r}; expected 2 or more, shares of under 1 "
-            "together, more than 0 up to 1, and patient or slide"
-        )
 
 
 def _sample_split(split: str, slides: Sequence[SourceSlide], patches: int, plan: _Plan, pool: Executor) -> Sampled:

@@ -11,10 +11,11 @@ import numpy as np
 
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError, whole_number
 from wsi_meta.evaluation.metrics import auc_of
 from wsi_meta.inference.options import InferenceOptions, resolve_inference
 from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.progress import note
 from wsi_meta.scanning.scan import scan
@@ -70,7 +71,8 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
         when the folder cannot be made.
     """
     asked = InferenceOptions(device)  # refuses what does not exist
-    folder = _make_folder(Path(folder))
+    side_px, seed = whole_number("side_px", side_px, "1 px or more", least=1), whole_number("seed", seed, least=0)
+    folder = _make_folder(as_path("folder", folder))
     slide, store, picture = (folder / f"synthetic-node{ending}" for ending in (".tif", ".zarr", ".png"))
     _refuse_others(slide, store, picture)
     resolve_inference(asked)  # refuses what this machine lacks

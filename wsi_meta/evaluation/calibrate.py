@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.datasets.layouts import Patches, choose_split
+from wsi_meta.datasets.batches import check_workers
+from wsi_meta.datasets.layouts import Patches, choose_split, paths_of
 from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.calibration import card_thresholds, check_prior, fit_calibration, validation_metrics
 from wsi_meta.evaluation.evaluate import evaluate_patches
@@ -24,6 +25,7 @@ from wsi_meta.models.chance import check_fitted
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
+from wsi_meta.outputs.paths import as_path
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +77,8 @@ def calibrate(
     ------
     DataError, ModelFileError, DeviceError, OptionsError, OutputExistsError, OutputPathError
     """
-    asked = InferenceOptions(device, precision, batch_size)  # refuses what does not exist
+    asked, data = InferenceOptions(device, precision, batch_size), paths_of(data)  # refuses what does not exist
+    check_workers(workers)
     patches = check_calibration(model, data, out, split=split, prior=prior, overwrite=overwrite)
     patches.check()
     announce_torch()
@@ -160,7 +163,7 @@ def check_calibration(
     """
     require("train", "calibrating")
     check_prior(prior)
-    check_model_name(Path(out))
+    check_model_name(as_path("out", out))
     out = check_output(out, overwrite=overwrite, replaces=MODEL)
     refuse_input(out, "the model to calibrate", model_path(model))
     shown, patches = read_card(model_path(model)).preprocessing, choose_split(data, split=split)

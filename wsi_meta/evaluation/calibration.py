@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import DataError, OptionsError
+from wsi_meta.errors import DataError, OptionsError, shown
 from wsi_meta.evaluation.metrics import auc_of, figures_of
 from wsi_meta.models.card import FITTED_TEMPERATURES, SMALLEST_THRESHOLD, Calibration
 
@@ -20,7 +20,7 @@ __all__ = ["card_thresholds", "check_prior", "cross_fit", "fit_calibration", "op
 def check_prior(prior: float | None) -> None:
     """Refuse a prior that is no share of tumor; OptionsError."""
     if prior is not None and not (isinstance(prior, float | np.floating) and 0 < prior < 1):
-        raise OptionsError(f"prior {prior!r}; expected a share of tumor between 0 and 1")
+        raise OptionsError(f"prior {shown(prior)}; expected a share of tumor between 0 and 1")
 
 
 def fit_calibration(logits: NDArray[np.float32], labels: NDArray[np.uint8], *, prior: float | None = None) -> Calibration:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wsi_meta.datasets.batches import read_batches
-from wsi_meta.datasets.layouts import Patches, open_patches, refuse_idle, tell_folders
+from wsi_meta.datasets.batches import check_workers, read_batches
+from wsi_meta.datasets.layouts import Patches, open_patches, paths_of, refuse_idle, tell_folders
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
-from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require
+from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require, truth
 from wsi_meta.evaluation.report import check_report, write_report
 from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
@@ -77,6 +77,8 @@ def evaluate(
         when `out` cannot be written.
     """
     InferenceOptions(device, precision, batch_size, tta)  # refuses what does not exist
+    data, shifts = paths_of(data), truth("shifts", shifts)
+    check_workers(workers)
     patches, words = check_evaluation(model, data, split=split, out=out, overwrite=overwrite)
     patches.check()
     announce_torch()

@@ -17,7 +17,7 @@ import numpy as np
 import wsi_meta
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.datasets.shifts import SHIFTS
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError, truth
 from wsi_meta.evaluation import figures, wording
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
@@ -26,6 +26,7 @@ from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
 from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files
 from wsi_meta.words import format_probability, printable
 
@@ -81,7 +82,7 @@ def check_report(out: str | Path, *, overwrite: bool) -> Path:
     OutputPathError
         when the folder around it is missing or cannot be written to.
     """
-    out = Path(out)
+    out, overwrite = as_path("out", out), truth("overwrite", overwrite)
     check_folder(out)
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise OutputPathError(f"{out}: a file or a link; expected the name of a folder to make")

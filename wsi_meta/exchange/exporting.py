@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import ModelFileError, OptionsError, OutputExistsError, require
+from wsi_meta.errors import ModelFileError, OutputExistsError, one_of, require, truth
 from wsi_meta.exchange.zoo_config import ZooConfig
 from wsi_meta.files.locks import locked
 from wsi_meta.inference.device import announce_torch
@@ -17,6 +17,7 @@ from wsi_meta.models.card import read_card
 from wsi_meta.models.model import Model, load_model, model_path
 from wsi_meta.outputs.checks import check_folder, refuse_input
 from wsi_meta.outputs.kept_files import refuse_inside_store
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files
 
 if TYPE_CHECKING:
@@ -112,9 +113,8 @@ def check_export(
     ------
     DeviceError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
     """
-    out = Path(out)
-    if format not in FORMATS:
-        raise OptionsError(f"format {format}; expected one of {', '.join(FORMATS)}")
+    out, overwrite = as_path("out", out), truth("overwrite", overwrite)
+    one_of("format", format, FORMATS)
     read_card(model_path(model))
     if format == "onnx":
         require("onnx", "ONNX", instead="; --format torchscript needs nothing more")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.datasets.layouts import Patches, choose_split
-from wsi_meta.errors import ModelFileError, require
+from wsi_meta.datasets.layouts import Patches, choose_split, paths_of
+from wsi_meta.errors import ModelFileError, numbers, require
 from wsi_meta.evaluation.calibrate import expecting, fit_card, measuring_predictor
 from wsi_meta.evaluation.calibration import check_prior
 from wsi_meta.evaluation.model_parts import INT8_PATCHES, compare_int8, int8_metrics, look_at
@@ -26,6 +26,7 @@ from wsi_meta.models.card import ModelCard
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.versions import library_versions
 
 if TYPE_CHECKING:
@@ -103,11 +104,11 @@ def import_model(
     options = ImportOptions(
         naming=naming,
         pixels=pixels,
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
+        mean=None if mean is None else numbers("mean", mean, 3, "three numbers"),
+        std=None if std is None else numbers("std", std, 3, "three numbers"),
         mpp=mpp,
         tumor_class=tumor_class,
-        config=None if config is None else Path(config),
+        config=None if config is None else as_path("config", config),
         split=split,
         prior=prior,
         device=device,
@@ -117,7 +118,7 @@ def import_model(
         overwrite=overwrite,
         progress=progress,
     )
-    return run_import(Path(file), data, Path(out), options)
+    return run_import(as_path("file", file), paths_of(data), as_path("out", out), options)
 
 
 def check_import(file: Path, data: Folders, out: Path, options: ImportOptions) -> Patches:

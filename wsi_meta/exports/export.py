@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError
+from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError, number, one_of, shown, truth
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
 from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
@@ -101,10 +101,10 @@ def export(
     """
     form = _form_of(as_path("out", out), form)
     _refuse_slide(Path(out), slide)
+    number("least", least, "a probability from 0 to 1", least=0, most=1)
+    min_area, smooth = number("min_area", min_area, "0 mm2 or more", least=0), truth("smooth", smooth)
     lesions_by = {"threshold": threshold, "peak": peak, "min_area": min_area or None}
     _refuse_unused(form, lesions_by | {"least": least or None})
-    if not 0 <= least <= 1:
-        raise OptionsError(f"least {least}; expected a probability from 0 to 1")
     if form == "qupath-project" and slide is None:
         raise OptionsError("qupath-project needs the slide; pass --slide (slide=)")
     own = SLIDE if form in IS_OURS else ""  # which is looked at more closely
@@ -161,7 +161,7 @@ def _refuse_unused(form: str, given: dict[str, Any]) -> None:
     """Refuse what was given and has no part in a form; None was not given."""
     for name, value in given.items():
         if value is not None and form not in USED_BY[name]:
-            raise OptionsError(f"{name} {value}: {form} has none; expected it with {', '.join(USED_BY[name])}")
+            raise OptionsError(f"{name} {shown(value)}: {form} has none; expected it with {', '.join(USED_BY[name])}")
 
 
 def _refuse_foreign(target: Path, form: str) -> None:
@@ -178,8 +178,7 @@ def _form_of(out: Path, form: str | None) -> str:
             endings = ", ".join(dict.fromkeys(ending for endings in FORMATS.values() for ending in endings))
             raise OutputPathError(f"{out}: ending '{out.suffix}'; expected one of {endings}")
         return found[0]
-    if form not in FORMATS:
-        raise OptionsError(f"form {form!r}; expected one of {', '.join(FORMATS)}")
+    one_of("form", form, FORMATS)
     if not out.name.lower().endswith(FORMATS[form]):
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected {' or '.join(FORMATS[form])} for {form}")
     return form

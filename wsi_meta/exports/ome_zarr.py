@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wsi_meta.errors import OutputExistsError
+from wsi_meta.errors import OutputExistsError, truth
 from wsi_meta.heatmaps.ome import image_label, multiscale, omero
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
 from wsi_meta.outputs.checks import check_folder
@@ -110,6 +110,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _refuse_to_replace(folder: Path, *, overwrite: bool) -> None:
+    overwrite = truth("overwrite", overwrite)
     if _is_free(folder):
         return
     if not overwrite:

@@ -34,7 +34,7 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 FILE_URI = re.compile(r"file://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
 MANGLED = re.compile(r"(?:^|/)((?:https?|s3|gs|ftp|sftp|abfss?|az|gcs)):/+")
 """An address that became a path, which keeps only one of its two slashes."""
-T = TypeVar("T", str, "str | Path | Address")
+T = TypeVar("T", str, "str | Path", "str | Path | Address")
 
 
 @dataclass(frozen=True, repr=False)
@@ -145,8 +145,8 @@ def from_file_uri(text: str) -> str:
 
 
 def several(given: T | Sequence[T]) -> Sequence[T]:
-    """Return what was given as a sequence: one path or text is one of them, not its letters."""
-    return [given] if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable) else given
+    """Return all that was given, such as by a generator, which gives it once; one path or text is one of them, not letters."""
+    return [given] if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable) else list(given)
 
 
 def slide_name(path: SlidePath) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from math import isclose
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OptionsError
+from wsi_meta.errors import HeatmapError
 from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
 from wsi_meta.heatmaps.ownership import is_store, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.progress import progress_bar
 from wsi_meta.words import counted, one_line
 
@@ -85,12 +85,8 @@ def check_heatmaps(*stores: str | Path, progress: bool = False) -> list[StoreChe
     OptionsError
         when something else than paths is given, such as a list of them.
     """
-    for path in stores:
-        if not isinstance(path, str | os.PathLike):
-            raise OptionsError(
-                f"check_heatmaps of a {type(path).__name__}; expected paths, each by itself: check_heatmaps(*paths)"
-            )
-    found = [store for path in stores for store in stores_at(Path(path))]
+    expected = "paths, each by itself: check_heatmaps(*paths)"
+    found = [store for path in stores for store in stores_at(as_path("heatmap", path, expected=expected))]
     with progress_bar(len(found), "heatmaps", "checking", enabled=progress) as bar:
         checks = []
         for store in found:

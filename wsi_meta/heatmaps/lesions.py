@@ -14,7 +14,7 @@ import numpy as np
 from wsi_meta.annotations.corrected import corrections_beside
 from wsi_meta.annotations.detections import Detections, write_detections
 from wsi_meta.annotations.outline_files import TUMOR, closed, collection, feature
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, all_of, number, numbers
 from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, Status
 from wsi_meta.heatmaps.regions import Lesion, at_least, label_regions, measure_regions
 from wsi_meta.heatmaps.soundness import open_sound
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 PEAK = "specificity_99"
 """Operating point of the card that a lesion's highest cell must reach, where the card has it and it is the higher one."""
 ENDINGS = (".csv", ".geojson")
+LESIONS = "lesions, as find_lesions returns them"
 MEND_UNREAD = "copy the slide again, or scan again if a network or disk failed"
 
 
@@ -96,14 +97,13 @@ def find_lesions(
     OptionsError
         unless 0 < `threshold` <= `peak` <= 1.
     """
-    files = [Path(path) for path in (out, detections) if path is not None]
-    for path in files:
-        check_output(path, overwrite=overwrite)
+    for path in (out, detections):
+        if path is not None:
+            check_output(path, overwrite=overwrite)
     if out is not None and Path(out).suffix.lower() not in ENDINGS:
         raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
     refuse_one_name(out, detections, "--out and --detections")
-    if not 0 <= min_area < float("inf"):
-        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
+    number("min_area", min_area, "0 mm2 or more", least=0)
     heatmap = open_sound(heatmap)
     threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
     probability = heatmap.probability
@@ -134,8 +134,8 @@ def lesion_thresholds(record: ScanRecord, threshold: float | None = None, peak: 
         when they do not go together.
     """
     thresholds = record.model.thresholds
-    threshold = thresholds["default"] if threshold is None else threshold
-    peak = max(threshold, thresholds.get(PEAK, 0.0)) if peak is None else peak
+    threshold = thresholds["default"] if threshold is None else number("threshold", threshold)
+    peak = max(threshold, thresholds.get(PEAK, 0.0)) if peak is None else number("peak", peak)
     if not 0 < threshold <= peak <= 1:
         raise OptionsError(f"threshold {threshold}, peak {peak}; expected 0 < threshold <= peak <= 1")
     return threshold, peak
@@ -180,6 +180,7 @@ def drawn_lesion(lesion: Lesion) -> dict[str, Any]:
 
 def to_detections(lesions: Sequence[Lesion]) -> Detections:
     """Return one point per lesion, its peak, for :func:`wsi_meta.froc`."""
+    lesions = all_of("lesions", lesions, Lesion, LESIONS)
     return Detections(
         np.array([lesion.max_probability for lesion in lesions], np.float64),
         np.array([lesion.peak_x for lesion in lesions], np.int64),
@@ -207,7 +208,8 @@ def write_lesions(
     ------
     OutputExistsError, OutputPathError
     """
-    target = check_output(out, overwrite=overwrite)
+    target, lesions = check_output(out, overwrite=overwrite), all_of("lesions", lesions, Lesion, LESIONS)
+    origin = None if origin is None else numbers("origin", origin, 2, "x and y")
     rows = [lesion.to_dict() for lesion in lesions]
     with written_whole(target) as partial, partial.open("w", newline="") as file:
         if target.suffix.lower() == ".csv":

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError, truth
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.record import FORMAT_VERSION
@@ -269,6 +269,7 @@ def written_into(store: Path) -> Iterator[None]:
 
 def refuse_to_replace(path: Path, *, overwrite: bool) -> None:
     """Make sure that a new store may stand at `path`; OutputExistsError if not."""
+    overwrite = truth("overwrite", overwrite)
     if not path.exists():
         return
     torn = is_torn_store(path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from wsi_meta.errors import DeviceError, OptionsError, whole_number
+from wsi_meta.errors import DeviceError, OptionsError, shown, whole_number
 from wsi_meta.inference.device import PRECISIONS, resolve_device, resolve_precision
 from wsi_meta.models.card import ModelCard
 from wsi_meta.models.dihedral import count_views
@@ -62,10 +62,9 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:\d+)?", self.device):
-            told = self.device if isinstance(self.device, str) else repr(self.device)
-            raise DeviceError(f"--device {told}: not supported; expected auto, cpu, cuda or cuda:N")
-        if self.precision not in PRECISIONS:
-            raise DeviceError(f"--precision {self.precision}: not supported; expected one of {', '.join(PRECISIONS)}")
+            raise DeviceError(f"--device {shown(self.device)}: not supported; expected auto, cpu, cuda or cuda:N")
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
+            raise DeviceError(f"--precision {shown(self.precision)}: not supported; expected one of {', '.join(PRECISIONS)}")
         object.__setattr__(self, "batch_size", whole_number("batch size", self.batch_size))
         if self.batch_size < 1:
             raise OptionsError(f"batch size {self.batch_size}; expected 1 or more")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from wsi_meta.errors import ModelFileError
+from wsi_meta.errors import ModelFileError, of_kind, truth
 from wsi_meta.inference.batches import Batching, cut_patches, in_shares
 from wsi_meta.inference.device import SharedDevice, share_device
 from wsi_meta.inference.options import InferenceOptions, InferencePlan, fit_to_model, resolve_inference
@@ -96,6 +96,8 @@ class Predictor:
         dense: bool = False,
         compiled: bool = False,
     ) -> None:
+        of_kind("model", model, Model, "a Model, as load_model returns it")
+        dense, compiled = truth("dense", dense), truth("compiled", compiled)
         plan = resolve_inference(fit_to_model(InferenceOptions(device, precision, batch_size, tta), model.card))
         self._set_up(model.as_it_is(), plan, USUAL_PARTS, dense=dense, compiled=compiled)
 

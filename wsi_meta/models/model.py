@@ -21,6 +21,7 @@ from wsi_meta.models.features import FEATURES_KEY, STAGE, FeatureStatistics, des
 from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.weights import check_weights, digest_of
 from wsi_meta.models.weights_file import check_written, with_metadata
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line
 
@@ -173,7 +174,7 @@ def describe_patches(model: Model, patches: NDArray[np.uint8]) -> NDArray[np.flo
 
 def model_path(path: str | Path | None) -> Path:
     """Return the path of a model file; None and the word ``default`` stand for the embedded default model."""
-    return DEFAULT_MODEL if path is None or str(path) == "default" else Path(path)
+    return DEFAULT_MODEL if path is None or str(path) == "default" else as_path("model", path)
 
 
 def load_model(path: str | Path | None = None) -> Model:
@@ -257,5 +258,5 @@ def save_model(
         metadata[FEATURES_KEY] = json.dumps(features.to_dict())
     if known_patches is not None:
         metadata[PATCHES_KEY] = known_patches.to_json()
-    with written_whole(Path(path)) as partial:
+    with written_whole(as_path("path", path)) as partial:
         partial.write_bytes(with_metadata(save(tensors), metadata))

@@ -6,7 +6,7 @@ import errno
 import tempfile
 from pathlib import Path
 
-from wsi_meta.errors import OutputExistsError, OutputPathError
+from wsi_meta.errors import OutputExistsError, OutputPathError, truth
 from wsi_meta.outputs.kept_files import refuse_inside_store, refuse_kept
 from wsi_meta.outputs.paths import as_path, cannot_be_written, real_path, unique_name
 
@@ -24,7 +24,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
         when its folder is missing, cannot be written to, or lies in a heatmap store; when it is no file, a link to what is not
         there, or a file that is never replaced.
     """
-    path = as_path("file to write", path)
+    path, overwrite = as_path("file to write", path), truth("overwrite", overwrite)
     if path.is_symlink() and not path.exists():
         raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
     check_folder(real_path(path) if path.is_symlink() else path)
@@ -72,8 +72,8 @@ def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:
     what : what the inputs are, in words
     inputs : files or folders that are read; None is passed over
     """
-    for given in inputs:
-        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+    for given in (as_path(what, given) for given in inputs if given is not None):
+        if path.exists() and given.exists() and path.samefile(given):
             raise OutputPathError(f"{path}: {what}, never replaced; choose another --out")
 
 

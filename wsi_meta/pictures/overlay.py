@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError
+from wsi_meta.errors import HeatmapError, OptionsError, SlideReadError, number, one_of, truth, whole_number
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.heatmaps.lesions import lesions_at, warn_if_corrected, warn_if_unfinished
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
@@ -94,20 +94,21 @@ def draw_overlay(
         for a region that is not on the slide, a sheet of a region or without a slide, or a layer that is none of
         :data:`wsi_meta.pictures.colours.LAYERS`.
     """
-    if layer not in LAYERS:
-        raise OptionsError(f"layer {layer!r}; expected one of {LAYERS}")
-    if not (0 <= alpha <= 1 and 0 <= threshold <= 1):
-        raise OptionsError(f"alpha {alpha}, threshold {threshold}; expected numbers from 0 to 1")
+    one_of("layer", layer, LAYERS)
+    for name, share in (("alpha", alpha), ("threshold", threshold)):
+        number(name, share, "a number from 0 to 1", least=0, most=1)
+    for name, count in (("max_side", max_side), ("largest", 1 if largest is None else largest)):
+        whole_number(name, count, "1 or more", least=1)
     if largest is not None and region is not None:
         sheet = counted(largest, "lesion")
         raise OptionsError(f"a sheet of {sheet}, and a region; expected one of them: a sheet is of the whole slide")
-    if largest is not None and (slide is None or largest < 1):
-        raise OptionsError(f"a sheet of {counted(largest, 'lesion')}; expected 1 or more, and the slide; pass --slide")
+    if largest is not None and slide is None:
+        raise OptionsError(f"a sheet of {counted(largest, 'lesion')}; expected the slide; pass --slide")
     out = check_picture(as_path("out", out), None if slide is None else local_path(slide), overwrite=overwrite)
     heatmap = open_sound(heatmap)
     drawn = Map(heatmap.record, _values(heatmap, layer), heatmap.status, layer, alpha if slide is not None else None, threshold)
     found: tuple[Lesion, ...] | None = None
-    if lesions or largest is not None:
+    if truth("lesions", lesions) or largest is not None:
         warn_if_corrected(heatmap)
         probability = drawn.values if layer == "probability" else heatmap.probability
         warn_if_unfinished(heatmap)

@@ -11,6 +11,7 @@ import numpy as np
 from wsi_meta.errors import OptionsError, OutputPathError
 from wsi_meta.files.address import Address, local_path
 from wsi_meta.outputs.checks import check_output, refuse_input, refuse_one_name
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.pictures.picture_file import check_picture
 from wsi_meta.pictures.survey_picture import draw_survey
@@ -62,9 +63,9 @@ def survey_tissue(
         raise OptionsError("--out writes the tissue that is found; with --tissue-mask only --picture can be written")
     path = local_path(slide.path if isinstance(slide, Slide) else slide)
     if out is not None:
-        out = _check_mask(Path(out), path, overwrite=overwrite)
+        out = _check_mask(as_path("out", out), path, overwrite=overwrite)
     if picture is not None:
-        picture = check_picture(Path(picture), path, overwrite=overwrite)
+        picture = check_picture(as_path("picture", picture), path, overwrite=overwrite)
         refuse_input(picture, "the tissue mask", tissue_mask)
         refuse_one_name(out, picture, "--out and --picture")
     with nullcontext(slide) if isinstance(slide, Slide) else open_slide(slide, mpp=mpp, reader=reader) as opened:

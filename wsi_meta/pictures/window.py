@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, numbers
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.pictures.colours import HATCHED, blend, colour_cells
@@ -135,7 +135,7 @@ def window_of_region(region: tuple[int, int, int, int], heatmap: Heatmap) -> Win
     OptionsError
         unless it lies on the slide.
     """
-    x, y, width, height = region
+    x, y, width, height = numbers("region", region, 4, "X,Y,WIDTH,HEIGHT")
     grid = heatmap.grid
     if width <= 0 or height <= 0 or x < 0 or y < 0 or x + width > grid.width or y + height > grid.height:
         raise OptionsError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.errors import DeviceError, OptionsError, of_kind
 from wsi_meta.files.locks import own_folder
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class GpuProcesses:
     """None for all."""
 
     def __post_init__(self) -> None:
+        of_kind("gpus", self.gpus, str, "all, or numbers such as 0,1")
         parts = self.gpus.replace(" ", "").split(",")
         if self.gpus != "all" and not (all(part.isdecimal() for part in parts) and len(set(map(int, parts))) == len(parts)):
             raise OptionsError(f"GPUs '{self.gpus}'; expected all, or numbers such as 0,1, each once")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsi_meta.errors import OptionsError, truth, whole_number
+from wsi_meta.errors import OptionsError, one_of, truth, whole_number
 from wsi_meta.inference.allocator import tuned_memory
 from wsi_meta.inference.options import InferenceOptions, InferencePlan
 from wsi_meta.inference.predictor import DENSE_HALO_PX, DENSE_STRIDE_PX, runs_in_bands
@@ -66,12 +66,12 @@ class ScanOptions:
         for name in ("stride_px", "block_px", "workers"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         object.__setattr__(self, "uncertainty", truth("uncertainty", self.uncertainty))
-        if self.mode not in MODES or self.stride_px not in STRIDES:
-            raise OptionsError(f"mode {self.mode!r}, stride {self.stride_px}; expected one of {MODES} and one of {STRIDES}")
+        one_of("mode", self.mode, MODES)
+        one_of("compiled", self.compiled, COMPILED)
+        if self.stride_px not in STRIDES:
+            raise OptionsError(f"stride {self.stride_px}; expected one of {STRIDES}")
         if self.mode == "dense" and self.stride_px != DENSE_STRIDE_PX:
             raise OptionsError(f"mode dense, stride {self.stride_px}; expected stride {DENSE_STRIDE_PX}, or mode patch")
-        if self.compiled not in COMPILED:
-            raise OptionsError(f"compiled {self.compiled!r}; expected one of {COMPILED}")
         if self.block_px < 1 or self.workers < 0:
             raise OptionsError(f"blocks of {self.block_px} px, {self.workers} workers; expected at least 1 px and 0 workers")
         if self.on_cluster and not self._is_cluster:

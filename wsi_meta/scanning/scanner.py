@@ -91,7 +91,7 @@ class Scanner:
         options = ScanOptions(mode, stride_px, compiled, uncertainty, block_px, workers, scheduler)
         if predictor is not None and (model is not None or asked != InferenceOptions()):
             raise OptionsError("predictor: has its own model, device, precision, batch size and tta; expected one or the other")
-        self._score_model, self._progress = score_model, progress
+        self._score_model, self._progress = score_model, progress if callable(progress) else truth("progress", progress)
         self._threads = Threads()
         self.networks = Networks(model, predictor, self._threads)
         warn_of_useless(self.networks.card, self.networks.path, TRAIN_AGAIN)

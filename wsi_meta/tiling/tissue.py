@@ -12,7 +12,7 @@ import numpy as np
 
 from wsi_meta.annotations.label_images import read_one_label
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, of_kind
 from wsi_meta.files.address import Address
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.slides.slide import Slide, open_slide
@@ -177,6 +177,7 @@ def read_tissue_mask(path: str | Path, slide: Slide) -> TissueMask:
         when it cannot be read, has several values or transparent pixels, its shape is not the slide's, larger or smaller, or
         an outline lies off the slide.
     """
+    of_kind("slide", slide, Slide, "an open slide, as open_slide returns it")
     if str(path) == "none":
         return TissueMask(np.ones((1, 1), bool), (float(slide.height), float(slide.width)), "none")
     path = as_path("tissue mask", path)

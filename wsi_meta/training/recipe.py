@@ -12,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from wsi_meta.datasets.batches import check_workers
-from wsi_meta.errors import DeviceError, OptionsError
+from wsi_meta.errors import DeviceError, OptionsError, number, one_of, truth
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.model import model_path
+from wsi_meta.outputs.paths import as_path
 
 __all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
 
@@ -54,12 +55,11 @@ _CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm
 def _check(settings: Augmentation | Recipe) -> None:
     """Raise an OptionsError for settings that no training can use."""
     for name, value in vars(settings).items():
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise OptionsError(f"{name} {value!r}; expected one of {', '.join(_CHOICES[name])}")
+        if name in _CHOICES:
+            one_of(name, value, _CHOICES[name])
         least, most = _LIMITS.get(name, (-math.inf, math.inf))
-        if name in _LIMITS and not (math.isfinite(value) and least <= value <= most):
-            expected = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-            raise OptionsError(f"{name} {value}; expected {expected}")
+        if name in _LIMITS:
+            number(name, value, f"at least {least}" if math.isinf(most) else f"{least} to {most}", least=least, most=most)
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,9 @@ class Recipe:
         return self.epochs * (patches - patches % self.batch_size) * (2 if self.consistency else 1)
 
     @staticmethod
-    def named(name: str) -> Recipe:
-        """Return the recipe of a name, ``strong`` or ``light``; OptionsError for another."""
-        if name not in RECIPES:
-            raise OptionsError(f"recipe {name}: not known; expected {' or '.join(RECIPES)}")
-        return RECIPES[name]
+    def named(name: str | Recipe | None) -> Recipe:
+        """Return the recipe of a name, ``strong``, as of None, or ``light``; one as it is. OptionsError for something else."""
+        return name if isinstance(name, Recipe) else RECIPES[one_of("recipe", "strong" if name is None else name, RECIPES)]
 
     def ema_decay(self, steps_per_epoch: int, step: int) -> float:
         """Return the weight of the old average at a step (from 1): exp(-1 / time constant), less in the first steps."""
@@ -247,9 +245,14 @@ class TrainOptions:
         InferenceOptions(self.device, self.precision)  # checks both names
         if self.precision == "int8":
             raise DeviceError("--precision int8: not for training; expected auto, fp32 or bf16")
+        for name in ("drop_duplicates", "resume", "keep_checkpoint", "overwrite", "progress"):
+            truth(name, getattr(self, name))
+        if self.tensorboard is not None:
+            as_path("tensorboard", self.tensorboard)
         check_workers(self.workers)
 
 
 def initial_file(init: str | Path) -> str | Path:
     """Return initial weights as they were named, or for ``default`` the embedded model's file, which is as any other."""
+    as_path("init", init, expected="imagenet, default, none, or a file of weights")
     return model_path(init) if str(init) == "default" else init

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from wsi_meta.datasets.checks import check_patches, split_for_training
-from wsi_meta.datasets.layouts import Patches, open_patches, tell_folders, warn_of_few
+from wsi_meta.datasets.layouts import Patches, open_patches, paths_of, tell_folders, warn_of_few
 from wsi_meta.errors import OptionsError, TrainingError
 from wsi_meta.evaluation.results import Evaluation, history_path
 from wsi_meta.files.locks import locked
@@ -23,6 +23,7 @@ from wsi_meta.models.known_patches import KnownPatches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import read_weights
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import remove_leftovers
 from wsi_meta.progress import note
 from wsi_meta.training.checkpoint import (
@@ -133,8 +134,7 @@ def train(
         overwrite=overwrite,
         progress=progress,
     )
-    recipe = recipe if isinstance(recipe, Recipe) else Recipe.named(recipe or "strong")
-    return run_training(data, initial_file(init), Path(out), recipe, options, RESNET50_PARTS)
+    return run_training(paths_of(data), initial_file(init), as_path("out", out), Recipe.named(recipe), options, RESNET50_PARTS)
 
 
 def run_training(

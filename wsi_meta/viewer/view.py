@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi_meta.errors import OptionsError
+from wsi_meta.errors import OptionsError, truth
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.outputs.paths import as_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
 from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores, refuse_another
 from wsi_meta.worklist.slide_places import refuse_one_slide
@@ -53,11 +54,12 @@ def view(
     OutputExistsError, OutputPathError
         when `static` cannot be written.
     """
+    static, browser = None if static is None else as_path("static", static), truth("browser", browser)
     found = find_stores(stores)
     given = None if slide is None else slide_path(slide)
     refuse_one_slide(given, len(found))
     if static is not None:
-        _check_static(Path(static), len(found), host, port)
+        _check_static(static, len(found), host, port)
     shelf = Shelf(found, given, folders_of_stores(stores))
     try:
         if len(found) == 1:
@@ -65,7 +67,7 @@ def view(
             if given is not None:
                 refuse_another(shown)
             if static is not None:
-                page = save_page(shown, Path(static))
+                page = save_page(shown, static)
                 return None if opened is None else opened(str(page))
         return _serve(shelf, host, port, browser, opened)
     finally:
