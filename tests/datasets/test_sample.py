@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import resource
 import shutil
 import signal
@@ -384,7 +385,9 @@ def test_shares_are_as_even_as_there_is(wanted: int, available: list[int]) -> No
     ("rows", "told"),
     [
         (["gone.tif,,,"], "there is no file '.*gone.tif'"),
-        ([",,train,"], "there is no file"),
+        ([",,train,"], "line 2: names no slide"),
+        (["https://host/a.tif,,,"], "line 2: there is no file 'https://host/a.tif'"),
+        (["file://server/a.tif,,,"], "line 2: file://server/a.tif: no file of this machine"),
         (["normal_001.tif,gone.xml,,"], "there is no file '.*gone.xml'"),
         (["normal_001.tif,,later,"], "split 'later'"),
         (["normal_001.tif,,,maybe"], "partly 'maybe'"),
@@ -524,6 +527,18 @@ def test_a_slide_that_is_a_folder(tmp_path: Path) -> None:
         (tmp_path / "m.csv").write_text(f"slide,annotations\n{row}\n")
         with pytest.raises(DataError, match="there is no file"):
             read_manifest(tmp_path / "m.csv")
+
+
+def test_file_uris_in_a_manifest(tmp_path: Path) -> None:
+    """As ``summary.csv`` keeps paths that are no text: a folder in Latin-1, here."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_slide(folder / "node 1.tif", texture(320, 320), MPP)
+    (folder / "node 1.json").write_text('{"positive": [], "negative": []}')
+    rows = ",".join((folder / name).as_uri() for name in ("node 1.tif", "node 1.json"))
+    (tmp_path / "m.csv").write_text(f"slide,annotations\n{rows}\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    assert (source.path, source.truth, source.name) == (folder / "node 1.tif", folder / "node 1.json", "node 1")
 
 
 def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:

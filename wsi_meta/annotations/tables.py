@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, SlideReadError
+from wsi_meta.files.address import Address, SlidePath, name_in, slide_path
 from wsi_meta.words import first_line
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Row",
     "label_of",
     "last_part",
+    "path_in",
     "read_lines",
     "read_table",
     "refuse_longer",
@@ -90,7 +92,8 @@ class NamedRows(Generic[Value]):
         self._path = path
         self._rows: dict[str, list[tuple[int, Value]]] = {}
         self._shorter: dict[str, list[tuple[int, Value]]] = {}
-        named = [(last_part(name.lower() if lower else name), line, value) for name, line, value in rows]
+        parts = [(last_part(name), line, value) for name, line, value in rows]
+        named = [(name.lower() if lower else name, line, value) for name, line, value in parts]
         refuse_twice(path, ((name, line) for name, line, _ in named))
         for name, line, value in named:
             self._rows.setdefault(name, []).append((line, value))
@@ -219,8 +222,23 @@ def _twice(path: Path, key: str, first: int, second: int) -> DataError:
 
 
 def last_part(name: str) -> str:
-    """Return the last part of a path of this or another system."""
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    """Return the last part of a path of this or another system, of a file URI or of an address, as the file is called."""
+    return name_in(name.replace("\\", "/"))
+
+
+def path_in(place: str, folder: Path, text: str) -> SlidePath:
+    """Return the path, from a table's `folder` on, or the address that a value of the table stands for.
+
+    Raises
+    ------
+    DataError
+        with the value's `place`, where it is neither.
+    """
+    try:
+        given = slide_path(text)
+    except SlideReadError as error:
+        raise DataError(f"{place}: {error}") from error
+    return given if isinstance(given, Address) else folder / given
 
 
 def _split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:

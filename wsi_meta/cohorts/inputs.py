@@ -10,10 +10,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.annotations.tables import Row, read_table, refuse_twice
+from wsi_meta.annotations.tables import Row, path_in, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
 from wsi_meta.errors import DataError
-from wsi_meta.files.address import Address, SlidePath, from_file_uri, real_slide_path, several, slide_name, slide_path
+from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
@@ -124,8 +124,7 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
     values = dict(zip(("slide", *COLUMNS), row, strict=True))
     if not values["slide"]:
         raise DataError(f"{place}: names no slide; expected one in each row; remove the row")
-    given = slide_path(values["slide"])
-    found = list(search.find(path.parent / given if isinstance(given, Path) else given))
+    found = list(search.find(path_in(place, path.parent, values["slide"])))
     if len(found) != 1 or not found[0].given:
         raise DataError(f"{place}: '{values['slide']}' is a folder or a pattern; expected one slide in each row")
     if (name := values["name"]) and (Path(name).name != name or name.startswith(".")):
@@ -148,7 +147,8 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     """Return the path of a file that is there, or the word that stands for none; None where the value is empty."""
     if not value or value == word:
         return value or None
-    if not (path := folder / from_file_uri(value)).is_file():
+    path = path_in(place, folder, value)
+    if isinstance(path, Address) or not path.is_file():
         raise DataError(f"{place}: {column} '{value}': there is no file {path}; expected paths from the manifest on")
     return str(path)
 

@@ -20,6 +20,7 @@ __all__ = [
     "from_file_uri",
     "is_address",
     "local_path",
+    "name_in",
     "portable",
     "real_slide_path",
     "refuse_mangled",
@@ -138,10 +139,21 @@ def from_file_uri(text: str) -> str:
     """
     if (found := FILE_URI.fullmatch(text)) is None:
         return text
-    path = os.fsdecode(unquote_to_bytes(found[2] or ""))
+    path = _unescaped(found[2] or "")
     if not path or "\0" in path or found[1].lower() not in ("", "localhost"):
         raise SlideReadError(f"{text}: no file of this machine; expected an address such as file:///slides/a.svs, or a path")
     return path
+
+
+def name_in(text: str) -> str:
+    """Return the name of the file that a path, a file URI or an address names, as the disk has it; of none it is empty."""
+    if SCHEME.match(text):  # in which bytes of a name are escaped
+        text = _unescaped(text if FILE_URI.match(text) else re.split("[?#]", text, maxsplit=1)[0])
+    return Path(text).name
+
+
+def _unescaped(text: str) -> str:
+    return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
 
 
 def several(given: T | Sequence[T]) -> Sequence[T]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, WsiMetaError
-from wsi_meta.files.address import SlidePath
+from wsi_meta.files.address import SlidePath, name_in
 from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.record import ScanRecord
@@ -21,7 +21,7 @@ from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.slide_places import given_slide, slide_places
-from wsi_meta.worklist.table import Row, name_in, open_table
+from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
 __all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "folders_of_stores"]

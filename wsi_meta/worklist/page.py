@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.address import from_file_uri, is_address
+from wsi_meta.files.address import from_file_uri, is_address, name_in
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
@@ -20,7 +20,7 @@ from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.words import duration, format_probability, printable
 from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows
 from wsi_meta.worklist.patients import find_patients
-from wsi_meta.worklist.table import Row, name_in
+from wsi_meta.worklist.table import Row
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.address import SlidePath, is_address
+from wsi_meta.files.address import SlidePath, is_address, name_in
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.lesions import MEND_UNREAD
@@ -22,7 +22,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.table import COLUMNS, Row, from_here, name_in, open_table, whole
+from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table, whole
 from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["INCOMPLETE", "UNFINISHED", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
