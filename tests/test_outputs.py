@@ -252,6 +252,9 @@ THING: Any = object()
     [
         (lambda: wsi_meta.open_slide(NOTHING), "slide: is None; expected the path or address of a slide"),
         (lambda: wsi_meta.find_slides(NOTHING), "slide: is None; expected the path or address of a slide"),
+        (lambda: wsi_meta.find_slides(""), "slide: is an empty text; expected the path or address of a slide"),
+        (lambda: wsi_meta.scan_slides("s.tif", ""), "out: is an empty text; expected a path"),
+        (lambda: wsi_meta.summarise_folder(""), "folder: is an empty text; expected a path"),
         (lambda: wsi_meta.scan_slides("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.preview_scans("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.find_tissue(THING), "slide: is of type object; expected the path or address"),

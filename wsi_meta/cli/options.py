@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
@@ -50,12 +50,24 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+PathKind: TypeAlias = "click.Path | click.types.StringParamType"
+
+
+def _file_named(kind: PathKind, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """Return what names a file or a folder, of a file URI its path; a usage error for a text that names none."""
+    if value == "":  # as a path it would be the current folder
+        kind.fail("an empty text; expected a path; is a variable of the shell not set?", param, ctx)
+    if value == "-":
+        kind.fail("- is no stream here; expected a path; a file of that name is ./-", param, ctx)
+    return from_file_uri(value) if isinstance(value, str) else value
+
+
 class LocalPath(click.Path):
     """A path on a disk: an address of the web or of a store, which a path would quietly mangle, is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; of a file URI the one that it names."""
-        value = from_file_uri(value) if isinstance(value, str) else value
+        value = _file_named(self, value, param, ctx)
         if "://" in str(value):
             raise click.ClickException(printable(f"{value}: an address; expected a path on a disk"))
         return super().convert(value, param, ctx)
@@ -78,7 +90,7 @@ class SlideLocation(click.Path):
         """Return the path or the address; an address of a kind that is not read is refused."""
         if is_address(value):
             return slide_path(value)
-        return super().convert(from_file_uri(value) if isinstance(value, str) else value, param, ctx)
+        return super().convert(_file_named(self, value, param, ctx), param, ctx)
 
 
 class FileOrWord(click.types.StringParamType):
@@ -86,7 +98,7 @@ class FileOrWord(click.types.StringParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text; of a file URI the path that it names."""
-        return from_file_uri(super().convert(value, param, ctx))
+        return _file_named(self, super().convert(value, param, ctx), param, ctx)
 
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return what lets the shell look for files."""

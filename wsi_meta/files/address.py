@@ -111,13 +111,14 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     SlideReadError
         for an address that is not read.
     OptionsError
-        for what is neither.
+        for what is neither, such as an empty text.
     """
     if isinstance(given, Address):
         return given
-    if isinstance(given, str):
-        return Address(given) if is_address(given) else Path(from_file_uri(given))
-    return as_path("slide", given, expected="the path or address of a slide")
+    if isinstance(given, str) and is_address(given):
+        return Address(given)
+    path = from_file_uri(given) if isinstance(given, str) else given
+    return as_path("slide", path, expected="the path or address of a slide")
 
 
 def portable(path: SlidePath) -> str:

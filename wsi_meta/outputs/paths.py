@@ -26,10 +26,13 @@ NO_TEMPORARY = "No usable temporary directory"
 
 
 def as_path(name: str, given: object, *, expected: str = "a path, text or Path") -> Path:
-    """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else."""
-    if isinstance(given, str | os.PathLike):
+    """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else.
+
+    An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder.
+    """
+    if isinstance(given, str | os.PathLike) and given != "":
         return Path(given)
-    found = "None" if given is None else f"of type {type(given).__name__}"
+    found = "an empty text" if given == "" else "None" if given is None else f"of type {type(given).__name__}"
     raise OptionsError(f"{name}: is {found}; expected {expected}")
 
 
