@@ -13,6 +13,7 @@ __all__ = [
     "first_line",
     "format_probability",
     "format_threshold",
+    "is_text",
     "one_line",
     "out_of_memory",
     "printable",
@@ -37,6 +38,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_escape(char) if unicodedata.category(char) in _ESCAPED else char for char in text)
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a text is one: a file's name with bytes that are none is not, as Python keeps it."""
+    return not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -113,6 +113,22 @@ def test_a_store_that_no_command_reads_gives_no_score(tmp_path: Path, damage: st
     assert (result.exit_code, "Error: of 2 slides 2 failed" in result.stderr) == (1, True), result.output
 
 
+@pytest.mark.parametrize(
+    ("slide", "told"),
+    [
+        (os.fsdecode(b"l/bad\xe9.tif"), r"l/bad\xe9.tif: not a slide"),
+        ("l/bad 1.tif", "l/bad 1.tif: not a slide"),
+        ("l/a.tif", "/s/a.zarr: no such store"),
+    ],
+)
+def test_the_command_names_a_failed_slide_once(tmp_path: Path, slide: str, told: str) -> None:
+    """The error has the path as it was given, the table the absolute one, or its file URI."""
+    path = tmp_path / slide
+    add_row(tmp_path, failed(path, told), tmp_path / "a.zarr")
+    result = CliRunner().invoke(main, ["summary", str(tmp_path)])
+    assert result.stderr.endswith(f"Error: {told if slide != 'l/a.tif' else f'{path}: {told}'}\n")
+
+
 def _slide(path: Path, seed: int = 0) -> tuple[str, str]:
     """A small slide: its path, and its fingerprint."""
     path.parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import click
 
 from wsi_meta import __version__
-from wsi_meta.files.address import from_file_uri, is_address, slide_path
-from wsi_meta.words import printable
+from wsi_meta.files.address import from_file_uri, is_address, portable, slide_path
+from wsi_meta.words import is_text, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -249,7 +250,18 @@ def print_results(results: list[dict[str, Any]], *, as_json: bool) -> None:
 def print_document(context: click.Context, command: str | None, **content: Any) -> None:
     """Print what ``--json`` prints: one JSON object in one line, the same outline for every command (docs/json.md)."""
     context.meta[PRINTED] = True
-    print(json.dumps({"wsi_meta": __version__, "command": command, **content}), flush=True)
+    print(json.dumps({"wsi_meta": __version__, "command": command, **_as_text(content)}), flush=True)
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value of JSON whose texts any program can read: a path with bytes that are no text is its file URI."""
+    if isinstance(value, dict):
+        return {name: _as_text(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(part) for part in value]
+    if not isinstance(value, str) or is_text(value):
+        return value
+    return portable(Path(value)) if os.path.lexists(value) else printable(value)
 
 
 def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:

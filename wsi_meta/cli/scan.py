@@ -234,8 +234,11 @@ def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *,
 
 
 def _named(slide: object, error: str) -> str:
-    """Return a slide's error with its path before it, unless it is there already."""
-    return error if error.startswith(printable(str(slide))) else f"{slide}: {error}"
+    """Return a slide's error with its path before it, unless it is there already, as the scan or a table writes it."""
+    from wsi_meta.files.address import name_in
+
+    there = error.startswith(printable(str(slide))) or error.partition(": ")[0].endswith(printable(name_in(str(slide))))
+    return error if there else f"{slide}: {error}"
 
 
 @click.command(epilog=options.example("wsi-meta summary scans/"))
@@ -254,7 +257,10 @@ def summary(folder: Path, as_json: bool) -> None:
 
 
 def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Print rows of a summary, in words with the verdict's figures once."""
+    """Print rows as the summary has them, in words with the verdict's figures once."""
+    from wsi_meta.worklist.table import whole
+
+    rows = list(map(whole, rows))
     told = [row | {"verdict": row["verdict_figures"] or row["verdict"], "verdict_figures": None} for row in rows]
     options.print_results(rows if as_json else told, as_json=as_json)
 

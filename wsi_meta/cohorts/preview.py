@@ -13,7 +13,7 @@ from wsi_meta.cohorts.inputs import find_slides
 from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.files.address import Address, SlidePath, portable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
@@ -64,7 +64,7 @@ class SlidePreview:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return vars(self) | {"slide": str(self.slide.absolute()), "store": str(self.store.absolute())}
+        return vars(self) | {"slide": portable(self.slide), "store": portable(self.store)}
 
 
 @dataclass(frozen=True)
