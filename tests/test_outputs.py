@@ -19,7 +19,7 @@ from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_one_name
-from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, write_together, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -241,6 +241,21 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
         raise full
     with pytest.raises(SlideReadError, match="damaged"), filled_folder(tmp_path / "out"):
         raise SlideReadError("damaged")
+
+
+def test_files_of_one_output_are_all_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, older = tmp_path / "new", _fill(tmp_path / "older", "old", "a.json", "b.png")
+    contents = {"a.json": b"new", "b.png": b"new"}
+    for folder in (new, older):
+        with monkeypatch.context() as patch:
+            _fail_at(patch, "write_bytes", 2, OSError(errno.ENOSPC, "No space left on device"))
+            with pytest.raises(OutputPathError, match=r"b\.png: cannot be written \(No space left on device\); make room"):
+                write_together(folder, contents)
+    assert not new.exists(), "a folder that was made for them"
+    assert _content(older) == {"a.json": "old", "b.png": "old"}
+    for folder in (new, older):
+        write_together(folder, contents)
+        assert _content(folder) == {"a.json": "new", "b.png": "new"}
 
 
 NOTHING: Any = None

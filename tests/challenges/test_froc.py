@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +454,19 @@ def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> No
     assert (out / "notes.txt").read_text() == "mine"
     with pytest.raises(OutputPathError, match="a file; expected a folder"):
         froc(*cohort, mask_level=5, out=out / "notes.txt")
+
+
+def test_on_a_full_disk_nothing_is_written(cohort: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same command works when there is room."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OutputPathError, match=r"froc\.png: cannot be written \(File too large\); make room"):
+            froc(*cohort, mask_level=5, out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: Path) -> None:

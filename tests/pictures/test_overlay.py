@@ -221,22 +221,23 @@ def test_a_store_is_never_replaced(heatmap: Heatmap, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_picture_that_fails_keeps_the_one_before(heatmap: Heatmap, tmp_path: Path) -> None:
-    out = tmp_path / "map.png"
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "tif"])
+def test_a_picture_that_fails_keeps_the_one_before(heatmap: Heatmap, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"map.{ending}"
     out.write_text("before")
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OutputPathError, match=r"map\.png: cannot be written \(File too large\)"):
+        with pytest.raises(OutputPathError, match=r"map\.\w+: cannot be written \(File too large\)"):
             draw_overlay(heatmap, out, max_side=300, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
 
     assert out.read_text() == "before"
-    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(
