@@ -186,6 +186,11 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
         partial.write_text("")
 
 
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputPathError, match="cannot be written \\(File name too long\\); choose a shorter name"):
+        check_output(tmp_path / ("x" * 300), overwrite=True)
+
+
 def _check_training(data: Path, out: Path) -> Any:
     return check_training([data], out, init="none", options=TrainOptions(overwrite=True))
 

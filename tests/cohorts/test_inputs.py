@@ -285,6 +285,7 @@ class TestManifest:
             ("slide,mpp\na.tif,500\n", "line 2: mpp '500'; expected micrometres"),
             ("slide,stride\na.tif,20\n", "line 2: stride '20'; expected a multiple of 8"),
             ("slide,name\na.tif,../x\n", "line 2: name '../x'; expected a name"),
+            (f"slide,name\na.tif,{'x' * 201}\n", f"line 2: name '{'x' * 201}'; expected a name"),
             ("slide,model\na.tif,no.safetensors\n", "line 2: model 'no.safetensors': there is no file m/no.safetensors"),
             ("slide,tissue_mask\na.tif,no.png\n", "line 2: tissue_mask 'no.png': there is no file"),
             ("slide,annotations\na.tif,no.xml\n", "line 2: annotations 'no.xml': there is no file"),

@@ -133,6 +133,14 @@ def took(store: Path, passed_s: float) -> None:
     there.finalise(result, there.record.lesions)
 
 
+def test_a_name_that_the_disk_does_not_take_is_refused(tmp_path: Path, thin_model: Model) -> None:
+    """Its folder does not even have to be there."""
+    slide = write_slide(tmp_path / "a.tif", texture(130, 130)).rename(tmp_path / f"{'x' * 235}.tif")
+    told = preview_scans(slide, tmp_path / "out", predictor=DarknessPredictor(thin_model))
+    assert told.slides[0].state == "refused"
+    assert "cannot be written (File name too long); choose a shorter name" in told.slides[0].told
+
+
 def test_a_slide_that_a_scan_died_of_is_told(tmp_path: Path, slides: Path, thin_model: Model) -> None:
     journal = Journal(None, {str(slides / "a.tif"): Suspect("Aborted", certain=True, journals=())})
     with Scanner(predictor=DarknessPredictor(thin_model), journal=journal) as scanner:

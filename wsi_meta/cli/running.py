@@ -18,7 +18,7 @@ from wsi_meta.cli import options
 from wsi_meta.errors import INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import check_folder, refuse_one_name
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import real_path, told_by_the_system
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.words import one_line, out_of_memory, printable
 
@@ -104,6 +104,8 @@ def describe_error(error: BaseException) -> str:
         return INTERRUPTED
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_folder():
         return "the folder in which this command runs is not there any more; change to one that is, and run it again"
+    if isinstance(error, OSError) and not isinstance(error, WsiMetaError):
+        told = told_by_the_system(error)
     if isinstance(error, WsiMetaError | OSError):
         return told or type(error).__name__
     if (short := out_of_memory(error)) is not None:

@@ -20,7 +20,7 @@ from wsi_meta.files.address import Address, SlidePath
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_folder
-from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.paths import as_path, told_by_the_system
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
@@ -257,7 +257,9 @@ def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
 
 def tell_failure(slide: str | SlidePath, error: Exception) -> str:
     """Return one line that says what a slide failed with."""
-    if isinstance(error, WsiMetaError | OSError):
+    if isinstance(error, WsiMetaError):
         return one_line(error)
+    if isinstance(error, OSError):
+        return told_by_the_system(error)
     short = out_of_memory(error)
     return printable(f"{slide}: {short or f'cannot be scanned ({type(error).__name__}: {first_line(error)})'}")

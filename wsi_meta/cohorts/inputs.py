@@ -27,6 +27,7 @@ logger = logging.getLogger("wsi_meta")
 
 COLUMNS = ("name", "mpp", "tissue_mask", "annotations", "model", "stride", "patient", "label")
 """Columns that a manifest may have beside ``slide``."""
+LONGEST_NAME = 200  # bytes: a file may have 255, and the temporary ones of a store need some of them
 EXAMPLES = 3  # files that are named where a folder holds others than slides
 PATTERN = re.compile(r"[*?[]")  # what makes a path that does not exist a pattern
 
@@ -127,7 +128,7 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
     found = list(search.find(path_in(place, path.parent, values["slide"])))
     if len(found) != 1 or not found[0].given:
         raise DataError(f"{place}: '{values['slide']}' is a folder or a pattern; expected one slide in each row")
-    if (name := values["name"]) and (Path(name).name != name or name.startswith(".")):
+    if (name := values["name"]) and (Path(name).name != name or name.startswith(".") or len(name.encode()) > LONGEST_NAME):
         raise DataError(f"{place}: name '{name}'; expected a name that a file can have")
     return replace(
         found[0],

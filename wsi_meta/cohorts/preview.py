@@ -18,7 +18,7 @@ from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import refuse_inside_store
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
@@ -213,6 +213,7 @@ def _preview(scanner: Scanner, job: Job, known: Mapping[str, Any]) -> SlidePrevi
 def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]) -> tuple[str, int]:
     """Return what a slide's scan would begin with, and its cells; raises what the scan would refuse."""
     store, overwrite = job.store, job.of_slide["overwrite"]
+    check_name(store, temporary=True)
     refuse_inside_store(store)
     if store.parent.is_dir():
         check_folder(store)
