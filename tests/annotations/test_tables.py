@@ -38,6 +38,14 @@ def test_a_row_longer_than_the_header_is_refused(tmp_path: Path, header: str) ->
         read_table(tmp_path / "t.csv", ("slide", "label"), "labels", optional=("patient",))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_a_character_of_number_0_is_told_with_its_line(tmp_path: Path, encoding: str) -> None:
+    """As a loss of power leaves it; UTF-16 without its mark looks like that, too."""
+    (tmp_path / "t.csv").write_text("slide,label\na,1\nb\0,0\n", encoding=encoding)
+    with pytest.raises(DataError, match=r"t\.csv: line \d holds a character of number 0; expected text in UTF-8"):
+        read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
+
+
 def test_a_missing_table_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv: no such file; expected a table of labels, CSV with 'slide'"):
         read_table(tmp_path / "t.csv", ("slide",), "labels")

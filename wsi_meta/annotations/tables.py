@@ -168,10 +168,15 @@ def read_lines(path: Path) -> list[str]:
     Raises
     ------
     OSError, UnicodeError
+    DataError
+        when it holds a character of number 0, with which a file system fills what a loss of power took.
     """
     lines = io.StringIO(_decode(path.read_bytes()), newline="").readlines()
     if lines and lines[0].strip(BLANK).lower().startswith("sep="):  # it only tells Excel the separator
         lines[0] = "\n"
+    if (damaged := next((number for number, line in enumerate(lines, 1) if "\0" in line), None)) is not None:
+        told = "holds a character of number 0; expected text in UTF-8, or in UTF-16 with its mark; save or copy the file again"
+        raise DataError(f"{path}: line {damaged} {told}")
     return lines
 
 
