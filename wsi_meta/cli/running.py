@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -83,12 +82,13 @@ def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
     ----------
     slide : of the one heatmap; it is named where it would not be found
     """
+    from wsi_meta.cohorts.retry import shell_word
     from wsi_meta.heatmaps.ownership import is_store
     from wsi_meta.worklist.slide_places import lies_near
     from wsi_meta.worklist.worklist import worklist_page
 
-    named = "" if slide is None or lies_near(path, slide) else f" --slide {shlex.quote(str(slide))}"
-    lines = [f"look: wsi-meta view {shlex.quote(str(path))}{named}"]
+    named = "" if slide is None or lies_near(path, slide) else f" --slide {shell_word(str(slide))}"
+    lines = [f"look: wsi-meta view {shell_word(str(path))}{named}"]
     if not is_store(path):
         page, table = worklist_page(path), path / "summary.csv"
         lines += [f"worklist: {page}"] if page is not None else []
