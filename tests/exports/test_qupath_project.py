@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from slide_files import write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError
+from wsi_meta.errors import HeatmapError, OptionsError
 from wsi_meta.exports.export import export
 from wsi_meta.slides.slide import open_slide
 
@@ -48,13 +47,6 @@ def test_the_script_names_its_files_and_marks_its_lesions(tmp_path: Path) -> Non
     lesion = json.loads(export(heatmap, out.with_suffix(".geojson")).read_text())["features"][0]
     (mark,) = re.findall(r'containsKey\("(.*)"\)', body)
     assert mark in lesion["properties"]["measurements"]
-
-
-def test_names_that_java_cannot_open_are_refused(tmp_path: Path) -> None:
-    slide, heatmap = _scanned(tmp_path / os.fsdecode(b"caf\xe9"), "s", 200)
-    with pytest.raises(OutputPathError, match=r"a name with bytes that are no text, by which a script of QuPath finds no file"):
-        export(heatmap, tmp_path / "s.groovy", slide=slide)
-    assert not (tmp_path / "s.groovy").exists()
 
 
 def test_it_needs_the_slide_that_was_scanned(tmp_path: Path) -> None:

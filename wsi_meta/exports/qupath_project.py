@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wsi_meta.errors import OutputPathError
 from wsi_meta.exports.qupath import CELLS_OF_LESION
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.words import is_text, printable
+from wsi_meta.words import printable
 
 __all__ = ["write_project_script"]
 
@@ -31,13 +30,10 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
     HeatmapError
         when it is another slide.
     SlideReadError
-    OutputPathError
-        when the path of the slide or the script is no text.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     open_scanned_slide(heatmap, slide).close()
-    _refuse_no_text(Path(slide).absolute(), target.absolute())
     lesions = target.with_suffix(".geojson").name
     environment = Environment(
         loader=PackageLoader("wsi_meta", "exports"), undefined=StrictUndefined, keep_trailing_newline=True
@@ -52,14 +48,6 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
         mark=CELLS_OF_LESION,
     )
     file.write_text(written, encoding="utf-8")
-
-
-def _refuse_no_text(*paths: Path) -> None:
-    """Refuse names with bytes that are no text, which Java cannot open; OutputPathError."""
-    for path in paths:
-        if not is_text(str(path)):
-            told = "a name with bytes that are no text, by which a script of QuPath finds no file; rename file or folder"
-            raise OutputPathError(f"{path}: {told}")
 
 
 def _literal(text: str) -> str:
