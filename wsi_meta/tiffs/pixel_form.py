@@ -30,7 +30,6 @@ from wsi_meta.tiffs.tags import (
 __all__ = [
     "PNG",
     "OtherFormError",
-    "believed_colours",
     "exif_orientation",
     "other_colours",
     "refuse_other_colours",
@@ -132,17 +131,6 @@ def refuse_other_colours(display_name: object, photometric: int | None, said: in
             f"{display_name}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say "
             f"{JPEG_COLOURS[said]}; they would be shown in wrong colours; convert the slide again"
         )
-
-
-def believed_colours(display_name: object, photometric: int, said: int | None) -> int:
-    """Return the colours of JPEG tiles: YCbCr where they say so; Bio-Formats and QuPath say RGB of these. Refuse the reverse.
-
-    Parameters and errors are those of :func:`refuse_other_colours`.
-    """
-    if (photometric, said) == (RGB, YCBCR):
-        return YCBCR
-    refuse_other_colours(display_name, photometric, said)
-    return photometric
 
 
 def exif_orientation(data: bytes) -> int:
