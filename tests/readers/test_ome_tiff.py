@@ -13,13 +13,14 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, texture, write_jpeg_slide
+from slide_files import overwrite, rename_tag, stored_tiles, texture, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.readers.ome_tiff import ome_mpp
 from wsi_meta.slides.slide import Slide
+from wsi_meta.tiffs.tags import PREDICTOR
 
 MPP = 0.486
 LOSSLESS, PLANAR = ["none", "zlib", "lzw", "zstd", "jpeg2000"], ["none", "zlib", "lzw", "zstd"]
@@ -82,6 +83,35 @@ def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: N
         assert np.abs(whole - openslide.read_region(0, 0, 700, 500)).max() <= 2
         for level, page in zip(levels_of(slide), file.series[0].levels, strict=True):
             assert np.abs(level.astype(int) - page.asarray()).mean() < 1
+
+
+def test_what_a_tag_says_of_values_counts_where_the_compression_knows_it(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    """JPEG 2000 knows no differences."""
+    path = write_ome(tmp_path / "s.ome.tif", image, "jpeg2000", extratags=[(318, "H", 1, 2, True)])
+    rename_tag(path, "WhitePoint", PREDICTOR)
+    with open_slide(path) as slide:
+        assert slide.reader == "direct"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 700, 500), image)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_bits_in_another_order_are_left_to_openslide_and_that_is_told(
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture, nested: bool
+) -> None:
+    """Its library turns them; the bytes as they lie seem to be damaged."""
+    path = tmp_path / "s.tif"
+    write_ome(path, image, "zlib", factors=(1, 2)[: 1 + nested], extratags=[(263, "H", 1, 2, True)])
+    turned = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    for offset, length in stored_tiles(path):
+        overwrite(path, offset, path.read_bytes()[offset : offset + length].translate(turned))
+    rename_tag(path, "Thresholding", 266)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 700, 500), image)
+    told = (
+        "damaged tiles of level 0 may show as tissue: bytes whose first bit is their lowest (FillOrder 2); expected FillOrder 1"
+    )
+    assert told in caplog.text
 
 
 @pytest.mark.parametrize(

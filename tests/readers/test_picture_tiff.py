@@ -156,6 +156,11 @@ def test_what_is_no_picture_of_8_bits_is_one_line(tmp_path: Path, image: NDArray
         (np.dstack([image, image[..., :1]]), {"photometric": "separated"}, "colours stored as SEPARATED; expected RGB or grey"),
         (image, {"photometric": "rgb", "compression": "webp"}, "compressed with WEBP"),
         (image, {"photometric": "minisblack", "planarconfig": "contig"}, "grey of 3 values a pixel; expected one"),
+        (
+            image,
+            {"photometric": "rgb", "compression": "packbits", "predictor": True},
+            "Predictor 2 with the compression PackBits",
+        ),
     ]
     for values, options, told in stored:
         tifffile.imwrite(path, values, metadata=None, **options)

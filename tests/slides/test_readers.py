@@ -590,6 +590,11 @@ GREY = {"photometric": "minisblack", "planarconfig": "contig"}
         (texture(300, 400).astype(np.int8), {"photometric": "rgb"}, "values that are no whole numbers from 0 on"),
         (texture(300, 400), {**GREY, "extrasamples": ["unspecified"] * 2}, "grey of 3 values a pixel"),
         (texture(300, 400)[..., :2], {**GREY, "extrasamples": ["unassalpha"]}, "grey of 2 values a pixel"),
+        (
+            texture(300, 400),
+            {"photometric": "rgb", "compression": "packbits", "predictor": True},
+            "Predictor 2 with the compression PackBits, of which libraries make different pixels; expected 1",
+        ),
     ],
 )
 @pytest.mark.parametrize("nested", [0, 1])

@@ -12,6 +12,7 @@ from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
+from wsi_meta.tiffs.pixel_form import other_order
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
@@ -152,6 +153,8 @@ def tiles_of(page: Any) -> TiledLevel:
     if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
     compression, differences = int(page.compression), page.predictor == DIFFERENCES
+    if (told := other_order(compression, page.predictor, page.fillorder)) is not None:
+        raise NotPlainError(told)
     shape, samples = (int(page.tilewidth), int(page.tilelength)), page.samplesperpixel // planes
     form = TileForm(*shape, compression, tables_in(page), int(page.photometric), differences, samples)
     return TiledLevel(*shape, columns, lengths.reshape(planes, -1), offsets.reshape(planes, -1), form)

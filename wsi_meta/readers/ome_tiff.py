@@ -15,7 +15,6 @@ from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import (
     CONTIGUOUS,
-    DIFFERENCES,
     JPEG,
     MAX_TILE_PX,
     OME,
@@ -118,8 +117,6 @@ def _level_of(page: Any) -> TiledLevel:
     samples = page.bitspersample, page.samplesperpixel, page.imagedepth
     if samples != (8, 3, 1) or page.sampleformat not in UNSIGNED or (planes != 1 and page.compression == JPEG):
         raise NotPlainError("samples that are not three bytes a pixel")
-    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
-        raise NotPlainError(f"predictor {name_of(page.predictor)}")
     if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     if not page.imagewidth or not page.imagelength:

@@ -13,7 +13,7 @@ from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tables_in
 from wsi_meta.readers.ome_tiff import mpp_of_page
 from wsi_meta.readers.reader import StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TileForm
-from wsi_meta.tiffs.pixel_form import other_colours, refuse_turned
+from wsi_meta.tiffs.pixel_form import other_colours, other_order, refuse_turned
 from wsi_meta.tiffs.tags import (
     BLACK_IS_ZERO,
     CONTIGUOUS,
@@ -103,11 +103,9 @@ def _other_storage(page: Any) -> str | None:
         return "colours stored as YCBCR, not in JPEG; expected RGB or grey"
     if int(page.compression) not in (JPEG, *DECODERS):
         return f"compressed with {name_of(page.compression)}"
-    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
-        return f"predictor {name_of(page.predictor)}"
     if page.compression == JPEG and (page.samplesperpixel, page.planarconfig) != (3, CONTIGUOUS):
         return "JPEG of other than three colours"
-    return None
+    return other_order(int(page.compression), page.predictor, page.fillorder)
 
 
 def _decode(path: Path, page: Any) -> NDArray[np.uint8]:

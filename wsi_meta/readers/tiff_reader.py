@@ -21,7 +21,7 @@ from wsi_meta.tiffs.codestreams import (
     stored_colours,
 )
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
-from wsi_meta.tiffs.tags import JPEG, YCBCR
+from wsi_meta.tiffs.tags import JPEG, PREDICTED, YCBCR
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TileForm:
     colours: int = YCBCR
     """Of the JPEGs that do not say their own: RGB or YCBCR."""
     differences: bool = False
-    """Whether values are stored as differences from the pixel before (TIFF's predictor 2)."""
+    """Whether values are told to be differences from the pixel before (TIFF's predictor 2); some compressions know that."""
     samples: int = 3
     """Values of a pixel: one where each colour has tiles of its own."""
 
@@ -78,7 +78,8 @@ class TileForm:
         if self.compression == JPEG:
             return self._decode_jpeg(stored)
         pixels = self._values(stored).reshape(self.height, self.width, self.samples)
-        return np.cumsum(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
+        undone = self.differences and self.compression in PREDICTED
+        return np.cumsum(pixels, axis=1, dtype=np.uint8) if undone else pixels
 
     def check(self, stored: bytes) -> None:
         """Find damage without the pixels; ValueError. What shows none is not looked at."""
