@@ -150,10 +150,10 @@ def test_the_unit_of_a_physical_size_counts(
 X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
 
 NONE = [
-    (unit, f"its OME-XML states the size of a pixel in '{unit}', which is no unit of length")
-    for unit in ("pixel", "reference frame")
+    (unit, f"its OME-XML states the size of a pixel in '{unit}', which is not understood")
+    for unit in ("pixel", "reference frame", "", "ms")
 ]
-NONE.append(("?mm", "its OME-XML states the size of a pixel in '.*', which is no unit of length"))
+NONE.append(("?mm", "its OME-XML states the size of a pixel in '.*', which is not understood"))
 UNITS = {
     "pm": 1e-6,
     "\u00c5": 1e-4,
@@ -166,6 +166,7 @@ UNITS = {
     "m": 1e6,
 }
 UNITS |= {"in": 25400, "ft": 304800, "km": 1e9, "Mm": 1e12}
+UNITS |= dict.fromkeys(("micrometers", "Micrometre", "microns", "Micron", "UM"), 1) | {"Nanometers": 1e-3}
 BROKEN_UNITS = (" µm ", "μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
 
 
@@ -187,6 +188,7 @@ BROKEN_UNITS = (" µm ", "μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufff
             for unit, um in UNITS.items()
         ),
         (PIXELS.format('PhysicalSizeX="0,486"'), "", "", "its OME-XML states PhysicalSizeX '0,486', which is no number .*"),
+        (PIXELS.format('PhysicalSizeX="0_486"'), "", "", "its OME-XML states PhysicalSizeX '0_486', which is no number .*"),
         (
             PIXELS.format(f"{X} {Y}").replace("700", "1400"),
             "",

@@ -9,7 +9,7 @@ from typing import Any
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
 from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
-from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
+from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
 from wsi_meta.tiffs.pixel_form import refuse_turned
@@ -172,11 +172,11 @@ def ome_mpp(text: str, size: tuple[int, int]) -> StatedMpp:
 def _um_of(pixels: Any, name: str) -> float:
     """Return a size that OME-XML states in micrometres; ValueError that says why it is not understood."""
     value, unit = pixels.attrib[name], pixels.get(f"{name}Unit", "µm").strip()
-    um = UM_PER_UNIT.get(BROKEN_MICRO.sub("µm", unit))
+    um = um_per(BROKEN_MICRO.sub("µm", unit))
     if um is None:
-        raise ValueError(f"its OME-XML states the size of a pixel in {unit!r}, which is no unit of length")
+        raise ValueError(f"its OME-XML states the size of a pixel in {unit!r}, which is not understood")
     try:
-        return float(value) * um
+        return float(value.replace("_", "?")) * um  # Python passes over underscores within a number
     except ValueError:
         raise ValueError(f"its OME-XML states {name} {value!r}, which is no number with a decimal point") from None
 
