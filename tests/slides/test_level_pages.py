@@ -146,6 +146,19 @@ def test_a_level_that_cannot_be_looked_at_is_told_and_no_other(tmp_path: Path, c
             slide.read_region(0, 0, 20, 20)
 
 
+def test_damage_is_seen_where_pixels_have_transparency(tmp_path: Path) -> None:
+    path = tmp_path / "s.tif"
+    pixels = np.dstack([texture(512, 512), np.full((512, 512), 255, np.uint8)])
+    form: dict[str, Any] = {"photometric": "rgb", "extrasamples": ["unassalpha"], "compression": "zlib", "tile": (128, 128)}
+    tifffile.imwrite(path, pixels, **form, **OPTIONS)
+    offset, length = stored_tiles(path)[0]
+    overwrite(path, offset + length - 4, bytes(4))
+    with open_slide(path) as slide:
+        np.testing.assert_array_equal(slide.read_region(200, 200, 20, 20), pixels[200:220, 200:220, :3])
+        with pytest.raises(UnreadableRegionError, match="a deflate stream that is damaged"):
+            slide.read_region(0, 0, 20, 20)
+
+
 def test_zstandard_that_gives_more_than_a_tile_is_damaged(tmp_path: Path) -> None:
     import imagecodecs
 
