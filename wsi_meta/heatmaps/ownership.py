@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.heatmaps.layout import is_our_folder, is_ours
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import is_store
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "claimed",
     "foreign_part",
-    "is_ours",
     "is_store",
     "is_torn_store",
     "open_group",
@@ -46,18 +46,7 @@ __all__ = [
 
 NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """What the disk says where there is no such file."""
-GROUPS = r"(?:\d+|labels(?:/(?:lesions|status))?)"
-ARRAYS = r"(?:\d+(?:/probability)?|status|uncertainty|focus|darkness|checksums|labels/(?:lesions|status)/\d+)"
-PLACES = r"(?:\d+/)?[yx]"
-"""The arrays that have one dimension."""
-NODES = rf"(?:{GROUPS}|{ARRAYS}|{PLACES})"
-OURS = re.compile(
-    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{NODES}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
-    rf"|(?:{NODES}/)?zarr\.json|{ARRAYS}/c/\d+/\d+|{PLACES}/c/\d+"
-)
-"""Files of a store, by their path in it."""
 TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
-OUR_FOLDERS = re.compile(rf"{NODES}|{ARRAYS}/c(?:/\d+)?|{PLACES}/c")
 
 
 @contextmanager
@@ -104,16 +93,10 @@ def stores_in(folder: Path) -> list[Path]:
 def foreign_part(store: Path) -> str | None:
     """Return the path, inside the store, of something that is not ours; None where all is."""
     for entry in sorted(store.rglob("*")):
-        inside = entry.relative_to(store).as_posix()
-        is_folder = entry.is_dir() and not entry.is_symlink()
-        if entry.is_symlink() or not (OUR_FOLDERS.fullmatch(inside) if is_folder else is_ours(Path(inside))):
-            return inside
+        inside = entry.relative_to(store)
+        if entry.is_symlink() or not (is_our_folder(inside) if entry.is_dir() else is_ours(inside)):
+            return inside.as_posix()
     return None
-
-
-def is_ours(inside: Path) -> bool:
-    """Tell whether a file, by its path inside a store, is one that a scan writes."""
-    return OURS.fullmatch(inside.as_posix()) is not None
 
 
 def temporary_store(path: Path, state: str = "new") -> Path:
@@ -175,7 +158,7 @@ def _remove_ours(store: Path, folder: Path) -> None:
         inside = entry.relative_to(store)
         if entry.is_dir() and not entry.is_symlink():
             with suppress(OSError):
-                if OUR_FOLDERS.fullmatch(inside.as_posix()):
+                if is_our_folder(inside):
                     entry.rmdir()
         elif entry != store / "zarr.json" and is_ours(inside):
             entry.unlink()

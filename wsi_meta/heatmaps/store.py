@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.ome import multiscales
+from wsi_meta.heatmaps.layout import multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,

@@ -1,14 +1,100 @@
-"""What a store says of itself in OME-Zarr's words: what is shown, in which colours, and where it lies."""
+"""What lies where in a store, and what that says of itself: arrays, and the words of CF and OME-Zarr for them.
+
+Whether a file is one of a store's, how an array is made and how it must be found again all follow from what stands here.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wsi_meta.heatmaps.record import Status
 from wsi_meta.heatmaps.regions import SIZE_COLOURS
+from wsi_meta.outputs.paths import UNIQUE
+from wsi_meta.quality.cell_measures import MEASURES
+from wsi_meta.tiling.grid import PatchGrid
 
-__all__ = ["image_label", "label_metadata", "level_path", "multiscale", "multiscales", "omero"]
+__all__ = [
+    "FORMS",
+    "LABELS",
+    "ArrayForm",
+    "attributes_of",
+    "image_label",
+    "is_our_folder",
+    "is_ours",
+    "label_metadata",
+    "level_path",
+    "multiscale",
+    "multiscales",
+    "omero",
+]
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """How an array that a scan fills block by block is stored: a chunk holds what belongs to one block."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """What it says of itself, in CF's words."""
+    dtype: str = "float32"
+    fill: float = math.nan
+    """What it holds where nothing is stored."""
+    by_block: bool = False
+    """Whether it has one element a block, else one a cell."""
+    gaps: bool = False
+    """Whether a cell that was scanned may have no value."""
+
+    def shape(self, grid: PatchGrid) -> tuple[int, int]:
+        """Return rows and columns."""
+        return grid.shape_in_blocks if self.by_block else grid.shape
+
+    def chunk(self, grid: PatchGrid) -> tuple[int, int]:
+        """Return rows and columns of a chunk."""
+        return (1, 1) if self.by_block else (grid.block_cells, grid.block_cells)
+
+
+MEASURED = {
+    "focus": ArrayForm({"long_name": "how sharp a cell is"}, gaps=True),  # there may be nothing in it that could be sharp
+    "darkness": ArrayForm({"long_name": "how dark a cell is"}),
+}
+STATUS = {
+    "long_name": "what became of a cell",
+    "flag_values": [int(status) for status in Status],
+    "flag_meanings": " ".join(status.name.lower() for status in Status),
+}
+PROBABILITY = {"long_name": "probability of tumor", "units": "1", "valid_range": [0.0, 1.0]}
+FORMS = {
+    "0": ArrayForm(PROBABILITY),
+    "uncertainty": ArrayForm({"long_name": "standard deviation of the probability over the views", "units": "1"}),
+    **{name: MEASURED.get(name, ArrayForm()) for name in MEASURES},
+    "checksums": ArrayForm(dtype="uint32", fill=0, by_block=True),
+    "status": ArrayForm(STATUS, "uint8", 0),
+}
+"""The arrays that a scan fills, by name; which of them a store has is told by its record."""
+LABELS = ("lesions", "status")
+"""Names of the label images."""
+COARSER = "probability"
+"""Name of a coarser level's array in its group."""
+PLACES = {
+    "y": {"long_name": "distance of a cell's centre from the slide's upper edge", "units": "micrometer"},
+    "x": {"long_name": "distance of a cell's centre from the slide's left edge", "units": "micrometer"},
+}
+"""What the arrays of one dimension say of themselves, by name; each level has both."""
+
+GROUP = rf"(?:\d+|labels(?:/(?:{'|'.join(LABELS)}))?)"
+ARRAY = rf"(?:\d+(?:/{COARSER})?|{'|'.join(FORMS)}|labels/(?:{'|'.join(LABELS)})/\d+)"
+PLACE = rf"(?:\d+/)?[{''.join(PLACES)}]"
+NODE = rf"(?:{GROUP}|{ARRAY}|{PLACE})"
+OUR_FILES = re.compile(
+    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{NODE}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
+    rf"|(?:{NODE}/)?zarr\.json|{ARRAY}/c/\d+/\d+|{PLACE}/c/\d+"
+)
+OUR_FOLDERS = re.compile(rf"{NODE}|{ARRAY}/c(?:/\d+)?|{PLACE}/c")
+"""Files and folders of a store, by their path in it; in stores of 0.1.0 coarser levels are arrays, not groups."""
 
 CHANNELS = {"tumor probability": ("FF0000", 1.0), "uncertainty": ("00FFFF", 0.5)}
 """Colour (hexadecimal RGB) and highest value of each channel of the map that other programs are shown."""
@@ -16,9 +102,27 @@ STATUS_COLOURS = {Status.BACKGROUND: (0, 0, 0, 0), Status.SCANNED: (0, 158, 115,
 """Red, green, blue and opacity, 0 to 255; pending is 0, which is no label."""
 
 
+def is_ours(inside: Path) -> bool:
+    """Tell whether a file, by its path inside a store, is one that a scan writes."""
+    return OUR_FILES.fullmatch(inside.as_posix()) is not None
+
+
+def is_our_folder(inside: Path) -> bool:
+    """Tell whether a folder, by its path inside a store, is one that a scan makes."""
+    return OUR_FOLDERS.fullmatch(inside.as_posix()) is not None
+
+
 def level_path(level: int) -> str:
     """Return the path of a level of the map. Each but the first has a group of its own, as xarray wants it."""
-    return f"{level}/probability" if level else "0"
+    return f"{level}/{COARSER}" if level else "0"
+
+
+def attributes_of(path: str) -> dict[str, Any]:
+    """Return what an array that is derived says of itself; nothing for the levels of older stores."""
+    if path.startswith("labels/"):
+        return STATUS if path.startswith("labels/status/") else {}
+    name = path.rpartition("/")[2]
+    return PROBABILITY if name == COARSER else PLACES.get(name, {})
 
 
 def multiscales(name: str, cell_um: float, levels: int) -> dict[str, Any]:
