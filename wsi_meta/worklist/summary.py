@@ -14,7 +14,7 @@ from wsi_meta.files.address import SlidePath, is_address
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.lesions import MEND_UNREAD
-from wsi_meta.heatmaps.ownership import is_store, stores_in
+from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_store, stores_in
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
@@ -62,9 +62,9 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         found = "a heatmap store" if is_store(folder) else "no such folder"
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
     before = open_table(folder).rows
-    stores = [store for store in stores_in(folder) if is_store(store)]
+    stores = stores_in(folder, warn=True)
     if not stores and not before:
-        raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
+        raise HeatmapError(f"{folder}: {NO_HEATMAP}")
     rows = [whole(row) for row in _rows_of(stores, before)]
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
