@@ -50,7 +50,7 @@ def everything(folder: Path) -> dict[Path, tuple[int, float]]:
 def test_new_unfinished_finished_and_refused(tmp_path: Path, slides: Path, thin_model: Model) -> None:
     predictor, out = DarknessPredictor(thin_model), tmp_path / "out"
     scan_slides([slides / "a.tif", slides / "b.tif"], out, predictor=predictor, **SMALL_BLOCKS)
-    begun = Heatmap.open(out / "b.zarr").unfinished()
+    begun = Heatmap.open(out / "b.zarr").reopen()
     block = begun.grid.blocks()[0]
     begun.clear_block(block, np.ones((block.rows, block.cols), bool))
     shutil.copytree(out / "a.zarr", out / "c.zarr")

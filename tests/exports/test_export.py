@@ -209,7 +209,7 @@ def test_smooth_outlines_are_valid_and_keep_their_area(region: NDArray[np.bool_]
 
 @pytest.mark.parametrize("name", ["o.ome.tif", "o.csv", "o.geojson", "o.png"])
 def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heatmap = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.25, np.float32)).unfinished()
+    heatmap = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.25, np.float32)).reopen()
     if name.endswith(".png"):
         draw_overlay(heatmap, tmp_path / name)
     else:
@@ -220,7 +220,7 @@ def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.Log
 def test_files_of_an_unfinished_map_say_so(tmp_path: Path) -> None:
     """Who is handed the file alone sees no warning."""
     whole = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.9, np.float32))
-    for heatmap, complete in ((whole, True), (whole.unfinished(), False)):
+    for heatmap, complete in ((whole, True), (whole.reopen(), False)):
         with tifffile.TiffFile(export(heatmap, tmp_path / "o.ome.tif", overwrite=True)) as file:
             assert f'<M K="complete">{complete}</M>' in str(file.ome_metadata)
         for form in ("qupath", "qupath-cells"):

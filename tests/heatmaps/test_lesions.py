@@ -205,7 +205,7 @@ def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pyt
         "part.zarr: 7 cells could not be read; lesions may be missing or cut; copy the slide again, or scan again if"
         in caplog.text
     )
-    find_lesions(part.unfinished())
+    find_lesions(part.reopen())
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 
 
@@ -227,7 +227,7 @@ def test_where_no_cell_was_scanned_no_lesion_is_no_finding(tmp_path: Path, caplo
 
 
 def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> None:
-    heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).unfinished()
+    heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).reopen()
     probability, status = heatmap.probability, heatmap.status
     status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
     write_block(heatmap, heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)

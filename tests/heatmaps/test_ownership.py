@@ -263,7 +263,7 @@ def test_a_record_is_whole_while_it_is_written(tmp_path: Path) -> None:
     record = heatmap.path / "zarr.json"
     before = record.read_text()
     (tmp_path / "same.json").hardlink_to(record)
-    heatmap.with_fitted_score({"score": 0.5, "file": "f", "sha256": "0"})
+    heatmap.write_fitted_score({"score": 0.5, "file": "f", "sha256": "0"})
     assert (tmp_path / "same.json").read_text() == before != record.read_text()
     assert Heatmap.open(heatmap.path).group.attrs["ome"] == heatmap.group.attrs["ome"]
 

@@ -194,7 +194,7 @@ def test_a_worker_that_comes_back_late_writes_only_what_is_still_open(job: Clust
 
     try:
         assert not is_written(job), "the scan has ended"
-        heatmap = heatmap.unfinished()
+        heatmap = heatmap.reopen()
         assert not is_written(job), "another worker did it"
         heatmap.clear_block(block, np.ones(values.shape, bool))
         assert is_written(job), "it is open"

@@ -204,19 +204,15 @@ class ScanRecord:
         """Names of the arrays that hold a value, or the status, of each cell."""
         return ("0", "status", *(("uncertainty",) if self.identity.uncertainty else ()), *self.measures)
 
-    def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> ScanRecord:
-        """Return the record of a scan that has reached its end."""
+    def ended_with(
+        self, result: ScanResult | None, lesions: dict[str, Any] | None, verdict: Verdict | None = None
+    ) -> ScanRecord:
+        """Return the record of a scan that has reached its end; of one that has not where `result` is None."""
         return replace(self, result=result, lesions=lesions, verdict=verdict)
 
     def with_run(self, effort: ScanEffort) -> ScanRecord:
         """Return the record after one more run of the scan, which took so much."""
         return replace(self, effort=effort.after(self.effort))
-
-    def with_fitted_score(self, fitted_score: dict[str, Any]) -> ScanRecord:
-        """Return the record with a fitted score in its result; ValueError where there is no result yet."""
-        if self.result is None:
-            raise ValueError("no result yet")
-        return replace(self, result=replace(self.result, fitted_score=fitted_score))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""

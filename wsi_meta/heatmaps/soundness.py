@@ -62,7 +62,7 @@ def clear_damage(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
         len(damaged),
         len(heatmap.grid.blocks()),
     )
-    heatmap = heatmap.unfinished()  # before the first block: if this is interrupted, nobody takes the rest for the whole
+    heatmap = heatmap.reopen()  # before the first block: if this is interrupted, nobody takes the rest for the whole
     for block in damaged:
         heatmap.clear_block(block, tissue[block.cells])
     return heatmap

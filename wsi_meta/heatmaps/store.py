@@ -219,9 +219,9 @@ class Heatmap:
             levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
-        return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
+        return replace(self, blocks=blocks).write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
 
-    def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
+    def write_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
         """Write a fitted score into the result of a scan that has reached its end.
 
         Parameters
@@ -239,13 +239,17 @@ class Heatmap:
         """
         if self.result is None:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
-        return self._with_record(self.record.with_fitted_score(fitted_score))
+        return self.write_record(replace(self.record, result=replace(self.result, fitted_score=fitted_score)))
 
-    def unfinished(self, record: ScanRecord | None = None) -> Heatmap:
-        """Take the result out of the record (or of `record`, in its place), so that the scan has not reached its end."""
-        if record is None and self.result is None:
-            return self
-        return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None, verdict=None))
+    def reopen(self) -> Heatmap:
+        """Write that the scan has not reached its end: no result, lesions or verdict stay. Returns the store as it is then."""
+        return self if self.result is None else self.write_record(self.record.ended_with(None, None))
+
+    def write_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
+        """Write another record, and attributes beside it. Returns the same store with it; this object keeps the old one."""
+        parts, blocks = record.to_dict(), self.blocks if record.result is not None else None
+        rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, blocks)})
+        return replace(self, record=record, blocks=blocks, intact=True)
 
     def __repr__(self) -> str:
         """Return path, slide, size, score and verdict in a line."""
@@ -259,11 +263,6 @@ class Heatmap:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
         return Heatmap.open, (self.root,)
-
-    def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
-        parts = record.to_dict()
-        rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
-        return replace(self, record=record, intact=True)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
         """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""

@@ -109,9 +109,9 @@ class SlideScan:
         """How the cells are computed, in words."""
         return self.plan.describe(compiled=self.heatmap.record.identity.compiled)
 
-    def begin(self) -> SlideScan:
-        """Take out of the store what an earlier scan came to, whose unreadable cells are tried again: they will be others."""
-        return replace(self, heatmap=self.heatmap.unfinished())
+    def reopen(self) -> SlideScan:
+        """Write that the scan goes on: what it came to before will be something else, as unreadable cells are tried again."""
+        return replace(self, heatmap=self.heatmap.reopen())
 
     def finish(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
         """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
