@@ -347,7 +347,7 @@ def test_existing_outputs_are_safe(tmp_path: Path) -> None:
 def test_what_is_printed_of_a_heatmap_is_a_line(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "a.zarr", np.full((6, 9), 0.91, np.float32))
     assert repr(heatmap) == f"Heatmap('{heatmap.path}', a, 9 x 6 cells, score 0.910)"
-    assert "unfinished" in repr(heatmap.reopen())
+    assert "not scanned to the end" in repr(heatmap.reopen())
     (lesion,) = find_lesions(heatmap)
     assert "cells=54" in repr(lesion)
     assert repr(lesion.outlines) == "(Outline(4 corners, 'tumor'),)"

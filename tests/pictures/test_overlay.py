@@ -107,9 +107,9 @@ def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
 def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
     assert title_of(heatmap.record).startswith("node: score 0.")
     results = {
-        "node: scan not finished": None,
+        "node: not scanned to the end": None,
         "node: no score, nothing scanned": ScanResult(None, complete=True, cells={"unreadable": 0}),
-        "node: score 0.250 (incomplete: 7 cells unreadable)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
+        "node: score 0.250 (incomplete: 7 cells could not be read)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
     }
     for title, result in results.items():
         assert title_of(replace(heatmap.record, result=result)) == title
@@ -127,7 +127,7 @@ def test_title_says_what_may_be_wrong(heatmap: Heatmap) -> None:
 
     assert title(0, "ok") == "node: score 0.250"
     assert title(0, "blurred", "unlike training") == "node: score 0.250; blurred; unlike training"
-    assert title(7, "incomplete", "inked") == "node: score 0.250 (incomplete: 7 cells unreadable); inked"
+    assert title(7, "incomplete", "inked") == "node: score 0.250 (incomplete: 7 cells could not be read); inked"
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_un
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import slide_name
-from wsi_meta.heatmaps.lesions import why_incomplete
 from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
@@ -216,7 +215,7 @@ def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> di
     for store in stores:
         if (name := slide_of(store)) in names:
             try:
-                why = why_incomplete(Heatmap.open(store).record)
+                why = Heatmap.open(store).record.why_incomplete
             except (HeatmapError, OSError) as error:
                 why = one_line(error)
             if why is not None:

@@ -16,7 +16,7 @@ from wsi_meta.exports.qupath import write_annotations, write_detections
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished, why_incomplete
+from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_output, refuse_input
@@ -130,7 +130,7 @@ def export(
         if form == "qupath":
             write_annotations(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
-            write_asap(lesions, partial, why_incomplete=why_incomplete(opened.record))
+            write_asap(lesions, partial, why_incomplete=opened.record.why_incomplete)
         else:
             write_segmentation(opened, lesions, thresholds, partial, slide=slide)
     return target

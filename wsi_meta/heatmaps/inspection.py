@@ -17,7 +17,7 @@ from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_leve
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.progress import progress_bar
-from wsi_meta.words import counted, one_line
+from wsi_meta.words import one_line
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanResult
@@ -59,7 +59,7 @@ class StoreCheck:
     @property
     def line(self) -> str:
         """State and findings in one line that begins with the store's path."""
-        words = {"unfinished": "not finished", "sound": "intact, incomplete" if self.found else "sound"}
+        words = {"unfinished": "not scanned to the end", "sound": "intact, incomplete" if self.found else "sound"}
         told = words.get(self.state, self.state)
         return f"{self.heatmap}: {told}{self.found and f': {self.found}'}"
 
@@ -173,8 +173,7 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
     if heatmap.result is None:
         done = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
         return StoreCheck(path, "unfinished", f"{done}; run its scan again, which goes on", len(blocks), left)
-    unreadable = heatmap.result.cells.get("unreadable", 0)
-    found = f"{counted(unreadable, 'cell')} could not be read from the slide; {MEND_UNREAD}" if unreadable else ""
+    found = "" if heatmap.finished else f"{heatmap.record.why_incomplete}; {MEND_UNREAD}"
     return StoreCheck(path, "sound", found, len(blocks), left)
 
 

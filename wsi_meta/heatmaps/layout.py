@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wsi_meta.heatmaps.record import Status
 from wsi_meta.heatmaps.regions import SIZE_COLOURS
@@ -18,11 +22,15 @@ from wsi_meta.outputs.paths import UNIQUE
 from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.tiling.grid import PatchGrid
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
     "FORMS",
     "LABELS",
     "ArrayForm",
     "attributes_of",
+    "checksum",
     "image_label",
     "is_our_folder",
     "is_ours",
@@ -110,6 +118,11 @@ def is_ours(inside: Path) -> bool:
 def is_our_folder(inside: Path) -> bool:
     """Tell whether a folder, by its path inside a store, is one that a scan makes."""
     return OUR_FOLDERS.fullmatch(inside.as_posix()) is not None
+
+
+def checksum(*values: NDArray[Any]) -> int:
+    """Return a CRC-32 of one block's values in all arrays, one after the other; never 0, which stands for not known."""
+    return reduce(lambda so_far, array: zlib.crc32(np.ascontiguousarray(array).data, so_far), values, 0) or 1
 
 
 def level_path(level: int) -> str:

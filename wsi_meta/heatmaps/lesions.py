@@ -38,7 +38,6 @@ __all__ = [
     "to_detections",
     "warn_if_corrected",
     "warn_if_unfinished",
-    "why_incomplete",
     "write_lesions",
 ]
 
@@ -226,17 +225,8 @@ def warn_if_unfinished(heatmap: Heatmap, lost: str = "lesions may be missing or 
     mend = "scan it again to continue" if heatmap.result is None else MEND_UNREAD
     if heatmap.record.nothing_scanned:
         lost, mend = "that no lesion is found says nothing", "look at the slide, or at its tissue"
-    if (why := why_incomplete(heatmap.record)) is not None:
+    if (why := heatmap.record.why_incomplete) is not None:
         logger.warning("%s: %s; %s; %s", heatmap.path, why, lost, mend)
-
-
-def why_incomplete(record: ScanRecord) -> str | None:
-    """Return in words why what was not found may be there; None where all tissue was scanned, and there was some."""
-    if record.result is None:
-        return "not scanned to the end"
-    if record.nothing_scanned:
-        return "no cell was scanned"
-    return None if record.result.complete else f"{record.result.cells['unreadable']} cells could not be read"
 
 
 def coverage(heatmap: Heatmap) -> dict[str, Any]:

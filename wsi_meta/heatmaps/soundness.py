@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.layout import FORMS, LABELS, label_metadata, multiscales
+from wsi_meta.heatmaps.layout import FORMS, LABELS, checksum, label_metadata, multiscales
 from wsi_meta.heatmaps.pyramid import array_files, coarser_levels, label_arrays, level_arrays, place_arrays
-from wsi_meta.heatmaps.record import checksum
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:

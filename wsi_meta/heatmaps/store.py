@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.layout import multiscales
+from wsi_meta.heatmaps.layout import checksum, multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,
@@ -43,12 +43,12 @@ from wsi_meta.heatmaps.ownership import (
     written_into,
 )
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
-from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
+from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, open_seal, seal_of
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.outputs.writing import flush
 from wsi_meta.tiling.grid import Block, PatchGrid
-from wsi_meta.words import first_line, format_probability, printable
+from wsi_meta.words import first_line, format_score, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ class Heatmap:
     @property
     def finished(self) -> bool:
         """Whether every cell is scanned or background."""
-        return self.result is not None and self.result.complete
+        return self.record.complete
 
     @property
     def has_uncertainty(self) -> bool:
@@ -243,7 +243,7 @@ class Heatmap:
 
     def reopen(self) -> Heatmap:
         """Write that the scan has not reached its end: no result, lesions or verdict stay. Returns the store as it is then."""
-        return self if self.result is None else self.write_record(self.record.ended_with(None, None))
+        return self if self.result is None else self.write_record(replace(self.record, result=None, lesions=None, verdict=None))
 
     def write_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
         """Write another record, and attributes beside it. Returns the same store with it; this object keeps the old one."""
@@ -254,10 +254,9 @@ class Heatmap:
     def __repr__(self) -> str:
         """Return path, slide, size, score and verdict in a line."""
         record, (rows, cols) = self.record, self.grid.shape
-        score = "unfinished"
-        if record.result is not None:
-            score = "no score" if record.result.score is None else f"score {format_probability(record.result.score)}"
-        parts = [record.slide.name, f"{cols} x {rows} cells", score, *(record.verdict.words if record.verdict else ())]
+        score = record.result.score if record.result is not None else None
+        told = record.why_incomplete if score is None else f"score {format_score(score, complete=record.complete)}"
+        parts = [record.slide.name, f"{cols} x {rows} cells", str(told), *(record.verdict.words if record.verdict else ())]
         return f"Heatmap({str(self.path)!r}, {printable(', '.join(parts))})"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import WsiMetaError
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import at_least, largest_lesion
-from wsi_meta.heatmaps.scoring import format_score, kept_lesions, none_found
+from wsi_meta.heatmaps.scoring import kept_lesions, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
-from wsi_meta.words import format_threshold, one_line, printable
+from wsi_meta.words import format_score, format_threshold, one_line, printable
 from wsi_meta.worklist.page import reason_of, slide_name
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     except (WsiMetaError, OSError) as error:
         return facts | {"problem": one_line(error).removeprefix(f"{store.path}: "), "state": "damaged", "lesions": ""}
     result = record.result
-    state = "not finished" if result is None else "complete" if result.complete else "incomplete"
+    state = record.why_incomplete if result is None else "complete" if result.complete else "incomplete"
     found = (kept_lesions(heatmap) or {}).get("found", [])
     largest, none = largest_lesion(found), none_found(record)
     return facts | {
@@ -128,7 +128,7 @@ def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
 
 def _progress(heatmap: Heatmap) -> Lines:
     left, blocks = len(heatmap.open_blocks(heatmap.status)), len(heatmap.grid.blocks())
-    return [("Scan", "not finished"), ("Left", f"{left} of {blocks} blocks")]
+    return [("Complete", f"no, {heatmap.record.why_incomplete}"), ("Left", f"{left} of {blocks} blocks")]
 
 
 def _result(record: ScanRecord) -> Lines:
@@ -138,8 +138,7 @@ def _result(record: ScanRecord) -> Lines:
     lines = [("Slide score", _told(result.score, result))]
     if result.fitted_score is not None:
         lines.append(("Fitted score", _told(result.fitted_score["score"], result)))
-    missing = result.cells.get("unreadable", 0)
-    lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
+    lines.append(("Complete", "yes" if result.complete else f"no, {record.why_incomplete}"))
     if record.verdict is not None:
         lines.append(("Quality", record.verdict.explained))
     return lines

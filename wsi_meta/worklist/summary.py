@@ -113,7 +113,7 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
 
 
 def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`.
+    """Return the summary's row for a scan, at its end or on its way: a dict with :data:`wsi_meta.worklist.table.COLUMNS`.
 
     Parameters
     ----------
@@ -121,12 +121,12 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     """
     record, result = heatmap.record, heatmap.record.result
     if result is None:
-        return failed(slide, "not scanned to the end; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
+        return failed(slide, f"{record.why_incomplete}; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
     cells, kept = result.cells, kept_lesions(heatmap)
     found = kept["found"] if kept else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
-    error = f"{cells['unreadable']} cells could not be read; {MEND_UNREAD}" if cells["unreadable"] else None
+    error = f"{record.why_incomplete}; {MEND_UNREAD}" if cells["unreadable"] else None
     return (
         dict.fromkeys(COLUMNS)
         | {
