@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -229,3 +232,25 @@ def test_files_of_an_unfinished_map_say_so(tmp_path: Path) -> None:
         drawn = export(heatmap, tmp_path / "o.xml", overwrite=True)
         assert ("<!-- wsi-meta: not scanned to the end; lesions may be missing" in drawn.read_text()) is not complete
         assert len(read_annotations(drawn).tumor) == 1
+
+
+class _Counted:
+    """A store's group that counts how often each of its arrays is opened."""
+
+    def __init__(self, group: zarr.Group) -> None:
+        self.group, self.opened = group, Counter[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        self.opened[name] += 1
+        return self.group[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.group, name)
+
+
+def test_a_store_is_checked_for_damage_once(heatmap: Heatmap, tmp_path: Path) -> None:
+    """Each check opens the arrays anew; what reads them afterwards opens each once more."""
+    for name in ("lesions.geojson", "lesions.xml", "map.csv"):
+        group: Any = _Counted(heatmap.group)
+        export(replace(heatmap, group=group), tmp_path / name)
+        assert group.opened["status"] == 2, name

@@ -269,6 +269,15 @@ def test_table_and_outlines(heatmap: Heatmap, tmp_path: Path) -> None:
     assert ring[0] == ring[-1], "GeoJSON closes its rings"
 
 
+def test_a_file_of_another_ending_is_refused(heatmap: Heatmap, tmp_path: Path) -> None:
+    for name in ("l.txt", "l", "l.json"):
+        with pytest.raises(OutputPathError, match=r"expected \.csv or \.geojson"):
+            write_lesions(tmp_path / name, ())
+        with pytest.raises(OutputPathError, match=r"expected \.csv or \.geojson"):
+            find_lesions(heatmap, out=tmp_path / name)
+    assert not list(tmp_path.glob("l*"))
+
+
 def test_none_found_is_an_empty_table(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "h.zarr", _map(4, 4))
     assert find_lesions(heatmap, out=tmp_path / "l.csv", detections=tmp_path / "d.csv") == ()

@@ -34,6 +34,7 @@ __all__ = [
     "lesion_facts",
     "lesion_thresholds",
     "lesions_at",
+    "lesions_of",
     "qupath_origin",
     "to_detections",
     "warn_if_corrected",
@@ -95,28 +96,33 @@ def find_lesions(
     OptionsError
         unless 0 < `threshold` <= `peak` <= 1.
     """
-    files = [Path(path) for path in (out, detections) if path is not None]
-    for path in files:
+    for path in (path for path in (out, detections) if path is not None):
         check_output(path, overwrite=overwrite)
-    if out is not None and Path(out).suffix.lower() not in ENDINGS:
-        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
+    if out is not None:
+        _refuse_ending(Path(out))
     refuse_one_name(out, detections, "--out and --detections")
-    if not 0 <= min_area < float("inf"):
-        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
     heatmap = open_sound(heatmap)
-    threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
-    probability = heatmap.probability
-    if detections is not None and np.isnan(probability).all():
-        told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
-        raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
-    warn_if_unfinished(heatmap)
-    warn_if_corrected(heatmap)
-    found = _find(heatmap.record, probability, heatmap.status, (threshold, peak), min_area)
+    found = lesions_of(heatmap, threshold, peak, min_area, as_detections=detections is not None)
     if out is not None:
         write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), known=coverage(heatmap), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
+
+
+def lesions_of(
+    heatmap: Heatmap, threshold: float | None, peak: float | None, min_area: float, *, as_detections: bool = False
+) -> tuple[Lesion, ...]:
+    """Return what :func:`find_lesions` finds in a heatmap that is known to be sound; `as_detections`: for a file of these."""
+    if not 0 <= min_area < float("inf"):
+        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
+    thresholds, probability = lesion_thresholds(heatmap.record, threshold, peak), heatmap.probability
+    if as_detections and np.isnan(probability).all():
+        told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
+        raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
+    warn_if_unfinished(heatmap)
+    warn_if_corrected(heatmap)
+    return _find(heatmap.record, probability, heatmap.status, thresholds, min_area)
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -198,15 +204,19 @@ def write_lesions(
 
     Parameters
     ----------
+    lesions : as :func:`find_lesions` returns them; an empty file says that none was found
     origin : x and y of the level-0 pixel that QuPath counts from, the corner of :attr:`wsi_meta.Slide.bounds`: taken off in
         GeoJSON. None leaves level-0 pixels. The file says which. A table is always in level-0 pixels
     known : what GeoJSON says of how much of the tissue was read, plain JSON values
 
     Raises
     ------
-    OutputExistsError, OutputPathError
+    OutputExistsError
+    OutputPathError
+        when the file cannot be written, or has another ending.
     """
     target = check_output(out, overwrite=overwrite)
+    _refuse_ending(target)
     rows = [lesion.to_dict() for lesion in lesions]
     with written_whole(target) as partial, partial.open("w", newline="") as file:
         if target.suffix.lower() == ".csv":
@@ -218,6 +228,11 @@ def write_lesions(
             features = [_feature(lesion.counted_from(*(origin or (0, 0)))) for lesion in lesions]
             json.dump(collection(features, origin, **(known or {})), file)
     return target
+
+
+def _refuse_ending(out: Path) -> None:
+    if out.suffix.lower() not in ENDINGS:
+        raise OutputPathError(f"{out}: ending '{out.suffix}'; expected {' or '.join(ENDINGS)}")
 
 
 def warn_if_unfinished(heatmap: Heatmap, lost: str = "lesions may be missing or cut") -> None:
