@@ -110,7 +110,7 @@ def test_slides_with_a_score_have_not_failed(monkeypatch: pytest.MonkeyPatch, fo
         {"heatmap": None, "error": kind and "x", "error_kind": kind, "verdict": None, "verdict_figures": None}
         for kind in kinds.values()
     ]
-    monkeypatch.setattr(batch, "scan_jobs", lambda *_: rows)
+    monkeypatch.setattr(batch, "scan_batch", lambda *_: rows)
     for name in kinds:
         (folder / "slides" / f"{name}.tif").write_bytes((folder / "slides" / "a.tif").read_bytes())
     assert run("slides", "--out", "out").stderr == "Error: of 4 slides 1 failed, 2 incomplete\n"

@@ -178,3 +178,5 @@ def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, 
     for given, store in (([slide], "out"), ([slides], "out/a.zarr"), ([slides / "*.tif"], "out/a.zarr"), (shard, "out/a.zarr")):
         result = _run(*given, "--model", model_file, "--out", tmp_path / "out", "--json")
         assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given
+    result = _run(slide, "--model", model_file, "--out", tmp_path / "out", "--stage", tmp_path / "none")
+    assert (result.exit_code, "none: no such folder; expected one on a fast disk for --stage" in result.stderr) == (1, True)
