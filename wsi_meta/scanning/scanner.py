@@ -282,7 +282,7 @@ class Scanner:
         scan = scan.reopen()
         self.note(f"{scan.slide.name}: {cells:,} cells, {scan.way}")
         try:
-            with counted_cells(scan.source, cells, self._progress, turn.place) as report:
+            with counted_cells(scan.source, cells, self._progress, scan.slide.name, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
             keep_effort(scan.heatmap, turn.stop_meter())

@@ -12,7 +12,7 @@ from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 from wsi_meta.words import format_score, format_threshold, one_line, printable
-from wsi_meta.worklist.page import reason_of, slide_name
+from wsi_meta.worklist.page import reason_of, row_name
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanRecord, ScanResult
@@ -113,7 +113,7 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
 
 def left_out_facts(row: Row) -> dict[str, Any]:
     """Return a line of the list of heatmaps for a slide that has none: its name, and why as its ``problem``."""
-    return {"name": slide_name(row), "problem": reason_of(row), "score": None}
+    return {"name": row_name(row), "problem": reason_of(row), "score": None}
 
 
 def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
