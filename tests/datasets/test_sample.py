@@ -34,7 +34,7 @@ from wsi_meta.datasets.candidates import Candidates, find_candidates, tumor_cell
 from wsi_meta.datasets.cutting import PatchCutter, is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
-from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
+from wsi_meta.datasets.pcam import META_COLUMNS, new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
 from wsi_meta.errors import DataError, MissingMppError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.files.same_file import SlideReplacedError
@@ -493,7 +493,7 @@ def test_hdf5_that_cannot_be_written_is_an_error_when_it_is_closed(tmp_path: Pat
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def fill() -> None:
-        with _new_hdf5(path) as (file, _disk):
+        with new_hdf5(path) as (file, _disk):
             data = file.create_dataset("x", (200, 96, 96, 3), np.uint8, chunks=(1, 96, 96, 3), compression="gzip")
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
             for row in range(200):

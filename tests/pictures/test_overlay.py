@@ -19,7 +19,7 @@ from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, Outpu
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
-from wsi_meta.pictures.colours import _LAYERS, LAYERS, VEIL, colour_cells
+from wsi_meta.pictures.colours import LAYERS, STYLES, VEIL, colour_cells
 from wsi_meta.pictures.legend import class_entries, title_of
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.pictures.picture_file import FORMATS, check_picture
@@ -90,8 +90,8 @@ def test_the_uncertainty_is_another_picture(heatmap: Heatmap, slide_file: Path, 
     )
     height, width = (min(pair) for pair in zip(probable.shape[:2], uncertain.shape[:2], strict=True))
     assert (probable[:height, :width] != uncertain[:height, :width]).any(-1).mean() > 0.05
-    assert len({(layer.colour_map, layer.label) for layer in _LAYERS.values()}) == len(LAYERS) == 2
-    assert "spread over eight views" in _LAYERS["uncertainty"].label
+    assert len({(layer.colour_map, layer.label) for layer in STYLES.values()}) == len(LAYERS) == 2
+    assert "spread over eight views" in STYLES["uncertainty"].label
 
 
 def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
