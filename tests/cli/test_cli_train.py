@@ -232,17 +232,6 @@ def test_the_help_shows_what_the_usual_recipe_sets() -> None:
     assert {name: shown[name] for name in recipe if name in shown} == {name: recipe[name] for name in recipe if name in shown}
 
 
-def test_every_recipe_and_every_change_can_be_named() -> None:
-    options = {option.name: option.type for option in main.commands["train"].params}
-
-    assert isinstance(options["name"], click.Choice)
-    assert set(options["name"].choices) == set(RECIPES)
-    assert isinstance(options["without"], click.Choice)
-    assert set(options["without"].choices) == {
-        name.removesuffix("_px").replace("_", "-") for name in vars(RECIPES["strong"].augmentation)
-    }
-
-
 def test_evaluate_passes_every_option_on(patch_folder: Path, model_file: Path, tmp_path: Path) -> None:
     words = (
         f"--split train --out {tmp_path / 'report'} --tta --shifts --device cpu --precision bf16 --workers 3 --batch-size 5"
