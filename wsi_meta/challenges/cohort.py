@@ -187,7 +187,7 @@ def _refuse_beyond(path: Path, points: Detections, extent: tuple[int, int]) -> N
 
 def _corner(shown: SlideFrame | None) -> tuple[int, int]:
     """Return the level-0 pixel that QuPath counts from."""
-    return (0, 0) if shown is None or shown.bounds is None else (shown.bounds.x, shown.bounds.y)
+    return (0, 0) if shown is None or shown.bounds is None else shown.bounds.corner
 
 
 def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> int:

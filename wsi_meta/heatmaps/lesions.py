@@ -276,7 +276,7 @@ def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
     if bounds is None and out.suffix.lower() == ".geojson":
         told = "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for it"
         logger.warning(told, heatmap.path, out)
-    return None if bounds is None else (bounds.x, bounds.y)
+    return None if bounds is None else bounds.corner
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:
