@@ -96,19 +96,21 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     result = record.result
     state = record.why_incomplete if result is None else "complete" if result.complete else "incomplete"
     found = (kept_lesions(heatmap) or {}).get("found", [])
-    largest, none = largest_lesion(found), none_found(record)
     return facts | {
         "score": None if result is None else result.score,
         "told": "" if result is None or result.score is None else _told(result.score, result),
         "state": state,
-        "lesions": f"{len(found)}, largest: {at_least(largest['size_class'], cut=largest['cut'])}"
-        if largest
-        else none
-        if result
-        else "",
+        "lesions": _lesions_in_words(record, found),
         "verdict": record.verdict.summary if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
+
+
+def _lesions_in_words(record: ScanRecord, found: list[dict[str, Any]]) -> str:
+    """Return how many lesions there are and how large; empty where none is known of a scan that has not ended."""
+    if largest := largest_lesion(found):
+        return f"{len(found)}, largest: {at_least(largest['size_class'], cut=largest['cut'])}"
+    return none_found(record) if record.result else ""
 
 
 def left_out_facts(row: Row) -> dict[str, Any]:
