@@ -548,7 +548,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
         write_store(scans / f"{name}.zarr", np.full((40, 40), value, np.float32))
-    write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).unfinished()
+    write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).reopen()
     (scans / "test_002.zarr").mkdir()
     (scans / "test_002.zarr" / "zarr.json").write_text('{"attributes": {"wsi_meta": {"identity": 1}}}')
     told = froc(*cohort, mask_level=5, slides=scans).incomplete

@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -16,10 +15,8 @@ from slide_files import texture, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.cli.scan import _print_rows
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.models.card import ModelCard
-from wsi_meta.worklist.summary import failed
 from wsi_meta.worklist.table import COLUMNS
 
 LATIN = os.fsdecode(b"caf\xe9")
@@ -114,18 +111,6 @@ def test_paths_that_are_no_text_are_file_uris(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     told = result_of(CliRunner().invoke(main, ["check", f"{LATIN}/a.zarr", "--json"]).stdout)
     assert told["heatmap"] == store.as_uri()
-
-
-def test_a_scan_prints_rows_as_the_summary_has_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    slide, store = tmp_path / f"{LATIN}.tif", tmp_path / f"{LATIN}.zarr"
-    row = failed(slide, "bad") | {"heatmap": str(store)}
-    with click.Context(main.commands["scan"], info_name="scan"):
-        for as_json in (True, False):
-            _print_rows([row], as_json=as_json)
-    printed, in_words = capsys.readouterr().out.split("\n", 1)
-    told = result_of(printed)
-    assert (told["slide"], told["heatmap"]) == (slide.as_uri(), store.as_uri())
-    assert f"slide: {slide.as_uri()}\n" in in_words
 
 
 def test_no_command_is_a_failure_without_a_name() -> None:

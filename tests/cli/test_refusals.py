@@ -154,7 +154,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "info of a missing slide": ("info none.tif", 1, "none.tif: no such file"),
     "info of a folder of heatmaps": ("info maps", 1, "maps: a folder of heatmaps; name one of them, such as maps/a.zarr"),
     "info of another folder": ("info empty", 1, "empty: a directory; expected a slide, a model file or a heatmap"),
-    "score of a folder": ("score empty", 1, "empty: a folder without heatmaps; expected"),
+    "score of a folder": ("score empty", 1, "empty: no heatmap in this folder; expected"),
 }
 """Command, exit code, and what its line begins with."""
 
@@ -178,7 +178,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
     (folder / "empty").mkdir()
     (folder / "loop.zarr").symlink_to("loop.zarr")
-    (folder / "maps" / "a.zarr").mkdir(parents=True)
+    (folder / "maps").mkdir()
+    write_store(folder / "maps" / "a.zarr", np.full((4, 5), 0.25, np.float32))
     (folder / "pcam").mkdir()
     (folder / "pcam" / "sampling.json").write_text("{}")
     for label in "01":

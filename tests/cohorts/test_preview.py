@@ -50,7 +50,7 @@ def everything(folder: Path) -> dict[Path, tuple[int, float]]:
 def test_new_unfinished_finished_and_refused(tmp_path: Path, slides: Path, thin_model: Model) -> None:
     predictor, out = DarknessPredictor(thin_model), tmp_path / "out"
     scan_slides([slides / "a.tif", slides / "b.tif"], out, predictor=predictor, **SMALL_BLOCKS)
-    begun = Heatmap.open(out / "b.zarr").unfinished()
+    begun = Heatmap.open(out / "b.zarr").reopen()
     block = begun.grid.blocks()[0]
     begun.clear_block(block, np.ones((block.rows, block.cols), bool))
     shutil.copytree(out / "a.zarr", out / "c.zarr")
@@ -186,3 +186,5 @@ def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, 
     for given, store in (([slide], "out"), ([slides], "out/a.zarr"), ([slides / "*.tif"], "out/a.zarr"), (shard, "out/a.zarr")):
         result = _run(*given, "--model", model_file, "--out", tmp_path / "out", "--json")
         assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given
+    result = _run(slide, "--model", model_file, "--out", tmp_path / "out", "--stage", tmp_path / "none")
+    assert (result.exit_code, "none: no such folder; expected one on a fast disk for --stage" in result.stderr) == (1, True)

@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from wsi_meta.datasets.patches import contents_of
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models import known_patches
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FeatureStatistics
-from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
+from wsi_meta.models.known_patches import MOST, PATCHES_KEY, KnownPatches, read_known_patches
 from wsi_meta.models.model import save_model
 
 STATE = {"fc.weight": torch.ones(1, 2)}
@@ -68,9 +67,9 @@ def test_an_older_file_says_nothing(tmp_path: Path) -> None:
     assert read_known_patches(tmp_path / "m.safetensors") is None
 
 
-def test_what_was_not_read_or_is_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_patches, "MOST", 3)
-    assert KnownPatches.of({"train": None, "valid": contents(1, 2, 3, 4)}) is None
+def test_what_was_not_read_or_is_too_much_is_not_kept() -> None:
+    one = contents(1)
+    assert KnownPatches.of({"train": None, "valid": np.broadcast_to(one, (MOST + 1, *one.shape[1:]))}) is None
 
 
 @pytest.mark.parametrize(

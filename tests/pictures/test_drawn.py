@@ -18,7 +18,7 @@ from wsi_meta.cli import main
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.pictures.lesion_sheet import _layout, window_round
+from wsi_meta.pictures.lesion_sheet import lay_out, window_round
 from wsi_meta.pictures.lettering import text_width
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.pictures.page import dpi_for
@@ -153,7 +153,7 @@ class TestSheet:
     @pytest.mark.parametrize("lesions", [0, 1, 3, 12])
     def test_words_below_a_panel_fit_it(self, lesions: int, width_px: int) -> None:
         dpi = dpi_for(width_px)
-        across, side_px = _layout(lesions, width_px / dpi, dpi)
+        across, side_px = lay_out(lesions, width_px / dpi, dpi)
         assert 1 <= across <= max(1, lesions)
         assert side_px / dpi > 0.3 + text_width("isolated tumor cells, 0.20 mm", 8)
         assert 2 * side_px / dpi > 0.3 + text_width("probability over 0.999, mean over 0.999", 8)

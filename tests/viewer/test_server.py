@@ -356,8 +356,7 @@ class TestLinksLeadNowhere:
 class TestSeveral:
     def test_a_folder_is_a_list_of_its_heatmaps(self, store: Path, tmp_path: Path) -> None:
         write_store(tmp_path / "one.zarr", a_map())
-        (tmp_path / "torn.zarr").mkdir()
-        (tmp_path / "torn.zarr" / "zarr.json").write_text("{")
+        (write_store(tmp_path / "torn.zarr", a_map()).path / "zarr.json").write_text("{")
 
         async def check(client: Client) -> None:
             stores = {one["name"]: one for one in json.loads((await client.get("/list")).body)["stores"]}

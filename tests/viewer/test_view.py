@@ -19,9 +19,8 @@ from stores import write_store
 import wsi_meta
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError
-from wsi_meta.heatmaps.inspection import check_heatmaps
+from wsi_meta.heatmaps.inspection import check_heatmaps, stores_at
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.viewer.shelf import find_stores
 
 MPP = 0.486
 
@@ -112,11 +111,11 @@ def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: 
 def test_slides_that_are_folders_may_lie_among_heatmaps(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "slide.zarr", np.full((4, 4), 0.2, np.float32))
     write_ome_zarr(tmp_path / "slide.ome.zarr", texture(128, 128))
-    assert find_stores([tmp_path]) == [heatmap.path]
+    assert stores_at(tmp_path) == [heatmap.path]
     assert [check.heatmap for check in check_heatmaps(tmp_path)] == [str(heatmap.path)]
     heatmap.path.rename(tmp_path / "moved")
     with pytest.raises(HeatmapError, match="no heatmap in this folder"):
-        find_stores([tmp_path])
+        stores_at(tmp_path)
 
 
 @pytest.mark.browser

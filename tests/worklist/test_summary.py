@@ -48,7 +48,7 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     assert _read(tmp_path) == before
     for name in ("summary.csv", "summary.json"):
         (tmp_path / name).unlink()
-    write_store(tmp_path / "c.zarr", MAP).unfinished()
+    write_store(tmp_path / "c.zarr", MAP).reopen()
     (tmp_path / "notes.zarr").mkdir()
     write_store(tmp_path / ".d.zarr", MAP)
     rows = summarise_folder(tmp_path)

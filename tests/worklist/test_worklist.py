@@ -312,14 +312,16 @@ def test_whatever_goes_wrong_with_the_page_ends_no_batch(
     assert [record.getMessage() for record in caplog.records] == [told], "told once"
 
 
-def test_another_batch_that_writes_the_page_is_not_waited_for(tmp_path: Path) -> None:
+def test_another_batch_that_writes_the_page_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Worklist(tmp_path, 1):
         pass
     page = tmp_path / "report" / "index.html"
     with locked(page):
         worklist = Worklist(tmp_path, 1)
         worklist.__enter__()
+        assert not caplog.records, "one that waits says in the end whom it waited for"
     worklist.__exit__(None, None, None)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind", ["folder", "page", "link", "file"])

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from wsi_meta.errors import DataError, SlideReadError
 from wsi_meta.files.address import Address, SlidePath, name_in, slide_path
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS
 from wsi_meta.words import first_line
 
 __all__ = [
@@ -34,27 +35,7 @@ SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
 BLANK = ',; \t\r\n"'
 """Of what a line without any value consists."""
-SLIDE_ENDINGS = [
-    ".tif",
-    ".tiff",
-    ".svs",
-    ".svslide",
-    ".mrxs",
-    ".ndpi",
-    ".vms",
-    ".vmu",
-    ".scn",
-    ".bif",
-    ".czi",
-    ".dcm",
-    ".isyntax",
-    ".qptiff",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".zarr",
-    ".zip",
-]
+SLIDE_ENDINGS = (*SLIDE_EXTENSIONS, ".isyntax", ".qptiff", ".png", ".jpg", ".jpeg", ".zip")
 """Endings that are surely not a part of a slide's name."""
 
 NORMAL, TUMOR = ("0", "normal", "negative", "0.0", "false"), ("1", "tumor", "itc", "micro", "macro", "1.0", "true")

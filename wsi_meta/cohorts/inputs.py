@@ -233,7 +233,7 @@ class _Search:
             whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
             yield from (replace(slide, given=whole and bool(slide.told)) for slide in found)
         elif (index := mrxs_of(folder)) is not None:
-            yield SlideInput(index, index.stem)
+            yield SlideInput(index, slide_name(index))
         else:
             raise DataError(f"{folder}: holds the pixels of a .mrxs slide, which lies not beside it; copy that file too")
 
@@ -290,6 +290,6 @@ def _one_slide(files: Sequence[Path], folder: Path, named_alike: bool) -> SlideI
     """
     largest = max(files, key=lambda path: path.stat().st_size)
     if len(files) == 1:
-        return SlideInput(largest, largest.stem)
-    name = folder.absolute().name if named_alike else largest.stem
+        return SlideInput(largest, slide_name(largest))
+    name = folder.absolute().name if named_alike else slide_name(largest)
     return SlideInput(largest, name, f"{len(files)} DICOM files of one series are one slide")

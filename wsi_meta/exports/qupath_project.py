@@ -20,7 +20,7 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
 
     Parameters
     ----------
-    heatmap : finished heatmap
+    heatmap : of the slide; its scan need not have ended
     file : file to write
     target : the path that the script will have; the lesions are expected beside it, with the ending .geojson
     slide : the slide that the heatmap was made from; the script names it by its absolute path

@@ -31,12 +31,11 @@ def title_of(record: ScanRecord) -> str:
     """Return the slide's name and score, what is not known, and what may be wrong with the slide."""
     name, result = printable(record.slide.name), record.result
     if result is None:
-        return f"{name}: scan not finished"
+        return f"{name}: {record.why_incomplete}"
     score = "no score, nothing scanned"
     if result.score is not None:
         score = f"score {format_probability(result.score)}"
-    unread = result.cells["unreadable"]
-    incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
+    incomplete = "" if result.complete else f" (incomplete: {record.why_incomplete})"
     words = () if record.verdict is None else record.verdict.words
     wrong = [word for word in words if word not in (OK, NO_TISSUE, LIMITS["unread"].word)]  # those two are told already
     return "; ".join([f"{name}: {score}{incomplete}", *wrong])

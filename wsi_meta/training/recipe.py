@@ -16,7 +16,7 @@ from wsi_meta.errors import DeviceError, OptionsError
 from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.model import model_path
 
-__all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
+__all__ = ["CHOICES", "RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
 
 _LIMITS = {
     "epochs": (1, math.inf),
@@ -48,14 +48,14 @@ _LIMITS = {
     "blur": (0, 1),
     "jpeg": (0, 1),
 }
-_CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm": ("adapt", "frozen")}
+CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm": ("adapt", "frozen")}
 
 
 def _check(settings: Augmentation | Recipe) -> None:
     """Raise an OptionsError for settings that no training can use."""
     for name, value in vars(settings).items():
-        if name in _CHOICES and value not in _CHOICES[name]:
-            raise OptionsError(f"{name} {value!r}; expected one of {', '.join(_CHOICES[name])}")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise OptionsError(f"{name} {value!r}; expected one of {', '.join(CHOICES[name])}")
         least, most = _LIMITS.get(name, (-math.inf, math.inf))
         if name in _LIMITS and not (math.isfinite(value) and least <= value <= most):
             expected = f"at least {least}" if math.isinf(most) else f"{least} to {most}"

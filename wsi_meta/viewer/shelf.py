@@ -12,11 +12,11 @@ from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, WsiMetaError
 from wsi_meta.files.address import SlidePath, name_in
-from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.ownership import is_heatmap_path
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import open_as_scanned
-from wsi_meta.outputs.paths import as_path, real_path
+from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
@@ -24,7 +24,7 @@ from wsi_meta.worklist.slide_places import given_slide, slide_places
 from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
-__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "folders_of_stores"]
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "folders_of_stores"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
@@ -164,21 +164,9 @@ class Shelf:
         return None, told or f"{name}: not at hand; put the slide beside the heatmap, or pass it with --slide"
 
 
-def find_stores(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the heatmap stores at some paths: stores, or folders of them.
-
-    Raises
-    ------
-    HeatmapError
-        when a path does not exist, or a folder holds no store.
-    """
-    found = [store for path in paths for store in stores_at(as_path("heatmap", path))]
-    return list({real_path(store): store for store in found}.values())
-
-
 def folders_of_stores(paths: Sequence[str | Path]) -> list[Path]:
     """Return those of some paths that are folders of stores."""
-    return [Path(path) for path in paths if stores_at(Path(path)) != [Path(path)]]
+    return [Path(path) for path in paths if not is_heatmap_path(Path(path))]
 
 
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:

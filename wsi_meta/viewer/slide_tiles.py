@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.readers.levels import SAME_SCALE_PX
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
@@ -20,8 +21,6 @@ __all__ = ["KeptTiles", "SlideTiles", "TileLevel"]
 
 COMMON_TILE_PX, SMALLEST_TILE_PX, LARGEST_TILE_PX = 512, 128, 2048
 """Side of a tile that is made here, and the limits of a stored one's for it to be a tile here: a file may store strips."""
-SAME_SCALE_PX = 0.25
-"""A stored level is shown as it is when at its far end it is off by less than this."""
 JPEG_QUALITY = 85
 PIXEL_BYTES, JPEG_BYTES = 128 << 20, 192 << 20
 """Bytes of tiles that are kept as pixels, for averages of them, and as JPEG."""
@@ -194,7 +193,7 @@ def _plan(slide: Slide) -> tuple[TileLevel, ...]:
 
 
 def _stored_level(slide: Slide, downsample: int, side: int) -> int | None:
-    """Return the level of the file that has a downsample, to a quarter pixel over its longer side."""
+    """Return the level of the file that has a downsample, as near as for pixels that are read, over its longer side."""
     for level, factor in enumerate(slide.level_downsamples):
         if level not in slide.levels_left_out and abs(downsample / factor - 1) * side < SAME_SCALE_PX:
             return level

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from wsi_meta.errors import OptionsError
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
-from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores, refuse_another
+from wsi_meta.viewer.shelf import Shelf, folders_of_stores, refuse_another
 from wsi_meta.worklist.slide_places import refuse_one_slide
 
 __all__ = ["view"]
@@ -53,7 +54,7 @@ def view(
     OutputExistsError, OutputPathError
         when `static` cannot be written.
     """
-    found = find_stores(stores)
+    found = stores_at(*stores)
     given = None if slide is None else slide_path(slide)
     refuse_one_slide(given, len(found))
     if static is not None:

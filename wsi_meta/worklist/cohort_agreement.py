@@ -161,6 +161,6 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
-        outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
+        outlines = read_annotations(drawn, origin=bounds.corner if bounds else (0, 0))
         return match_slide(name, points, outlines, extent=extent).hits
     return match_slide(name, points, drawn, None, extent=extent).hits
