@@ -507,3 +507,30 @@ def test_the_page_of_a_store_that_was_replaced_is_loaded_anew(browser: Browser, 
         assert await tab.ask("WsiMeta.page.facts().slide.mark") == mark[:16]
 
     show(browser, tmp_path / "heat.zarr", check)
+
+
+def test_the_page_tells_that_its_store_is_damaged_and_stays_of_one_time(browser: Browser, tmp_path: Path) -> None:
+    """Map, outlines and list follow the threshold together; where lesions cannot be had, all go back to those shown."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4], values[8:10, 8:10] = 0.9, 0.7
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+    (value,) = (store / "0" / "c").glob("*/*")
+    notice, look = "document.getElementById('notice').textContent", "void document.dispatchEvent(new Event('visibilitychange'))"
+
+    async def check(tab: Tab, client: Client) -> None:
+        value.rename(tmp_path / "value")
+        await tab.ask(look)
+        await tab.until(f"{notice}.includes('damaged: values of scanned cells are missing')")
+        await tab.ask("void WsiMeta.page.setThreshold(0.8)")
+        await tab.until("WsiMeta.page.found().threshold === 0.8 && WsiMeta.page.found().count === 1")
+        (tmp_path / "value").rename(value)
+        await tab.ask(look)
+        await tab.until(f"!{notice}.includes('damaged')")
+        store.rename(tmp_path / "away")
+        client.shelf.close()  # as where other stores were looked at meanwhile: nothing of it is in memory
+        await tab.ask("void WsiMeta.page.setThreshold(0.5)")
+        await tab.until(f"{notice}.includes('No lesions at threshold 0.500, shown are those of 0.800: ')")
+        assert await tab.ask("[WsiMeta.page.view.threshold, WsiMeta.page.found().threshold]") == [0.8, 0.8]
+        tab.complaints.clear()  # of the answers that were refused
+
+    show(browser, store, check)

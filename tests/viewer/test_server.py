@@ -452,10 +452,30 @@ def test_a_map_grows_while_it_is_scanned(tmp_path: Path) -> None:
         assert (await client.json("version"))["version"] == before
         scan(first)
         assert (await client.json("version"))["version"] != before
-        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 409
+        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 200, "all parts of a page are of one time"
         assert await scanned() == first.rows * first.cols
+        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 412
+        assert (await client.get(f"/s/{client.key}/lesions/{before}/0.5")).code == 412
         for block in others:
             scan(block)
         assert await scanned() == 17 * 23
 
     ask(tmp_path / "heat.zarr", check)
+
+
+def test_damage_is_told_and_what_was_read_before_stays_whole(tmp_path: Path) -> None:
+    """Values that are gone, then the store: each shows in the version, and is told; the map before still has its lesions."""
+    store = write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP).path
+
+    async def check(client: Client) -> None:
+        before = (await client.json("facts"))["version"]
+        (value,) = (store / "0" / "c").glob("*/*")
+        for part, told in ((value, b"values of scanned cells are missing in 1 of 1"), (store, b"no such store")):
+            part.rename(tmp_path / f"{part.name} away")
+            assert (await client.json("version"))["version"] != before
+            answer = await client.get(f"/s/{client.key}/facts")
+            assert (answer.code, told in answer.body) == (409, True)
+            assert (await client.json(f"lesions/{before}/0.8"))["count"] == 1
+            assert (await client.get(f"/s/{client.key}/map/{before}")).code == 200
+
+    ask(store, check)

@@ -19,7 +19,7 @@ from wsi_meta.viewer.corrections import Corrections, read_corrections, write_cor
 from wsi_meta.viewer.facts import left_out_facts, list_facts, map_facts, slide_facts, slide_scanned
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
-from wsi_meta.viewer.shown_map import version_of
+from wsi_meta.viewer.shown_map import MapState, version_of
 from wsi_meta.words import one_line
 
 __all__ = ["Desk", "make_application"]
@@ -28,6 +28,8 @@ Answer = TypeVar("Answer")
 
 KEY, NUMBER = "([0-9a-f]{12})", r"(\d{1,6})"
 """How a store and a number stand in a link."""
+GROWN = 412
+"""The answer where an older version of a map is asked for: a page then asks for all anew. Every other failure it tells."""
 FOREVER = "private, max-age=31536000, immutable"
 """For what a link with another mark would name if it changed."""
 THRESHOLD = r"(\d\.?\d{0,25}(?:e-\d{1,3})?)"
@@ -119,6 +121,12 @@ class _Handler(RequestHandler):
     async def shown(self, key: str, record: ScanRecord | None = None) -> ShownStore:
         return await self.in_thread(lambda: self.desk.shelf.show(key, record))
 
+    async def state_of(self, key: str, version: str) -> MapState:
+        """Return a map in the version of the facts that a page has."""
+        if (state := (await self.shown(key)).map.state_of(version)) is None:
+            raise HTTPError(GROWN, reason="The map has grown")
+        return state
+
     def send(self, body: bytes | str, kind: str, *, mark: str | None = None, forever: bool = False) -> None:
         """Answer with a body; `mark` names its content, so that a browser that has it is told so."""
         self.set_header("Content-Type", kind)
@@ -197,22 +205,16 @@ class Version(_Handler):
 
 class Map(_Handler):
     async def get(self, key: str, version: str) -> None:
-        shown = await self.shown(key)
-        state = await self.in_thread(shown.map.state)
-        if state.version != version:
-            raise HTTPError(409, reason="The map has grown")
+        state = await self.state_of(key, version)
         self.set_header("Content-Encoding", "gzip")
         self.send(state.packed, "application/octet-stream", mark=version)
 
 
 class Lesions(_Handler):
     async def get(self, key: str, version: str, asked: str) -> None:
-        shown = await self.shown(key)
         if not 0 < float(asked) <= 1:
             raise HTTPError(400, reason="A threshold is more than 0 and at most 1")
-        state = await self.in_thread(shown.map.state)
-        if state.version != version:
-            raise HTTPError(409, reason="The map has grown")
+        state = await self.state_of(key, version)
         threshold = state.nearest_threshold(float(asked))
         found = await self.in_thread(lambda: json.dumps(state.lesions(threshold)))
         self.send(found, "application/json", mark=f"{version}-{threshold!r}")

@@ -6,8 +6,9 @@
   const view = { layer: "probability", opacity: 0.7, threshold: 0.5, shown: true, outlined: true, hidden: true, selected: null };
   const over = document.createElement("canvas");
   const veil = document.createElement("canvas");
-  let facts, values, viewer, picture, masks, found, outlines, corrections, told = "";
-  let wanted = 0;
+  const GROWN = 412; // the server's answer where the map is another one by now
+  let facts, values, viewer, picture, masks, found, outlines, corrections, told = "", trouble = "";
+  let wanted = 0, next;
 
   // ---- drawing ------------------------------------------------------------------------------------------------------
 
@@ -167,10 +168,11 @@
   const inWords = WsiMeta.threshold;
 
   // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
-  const ownOrRounded = (threshold) =>
-    Object.values(facts.thresholds).includes(threshold) ? threshold : Math.max(1, Math.round(threshold * 1000)) / 1000;
+  const ownOrRounded = (threshold, { thresholds } = facts) =>
+    Object.values(thresholds).includes(threshold) ? threshold : Math.max(1, Math.round(threshold * 1000)) / 1000;
 
   const notice = (text) => {
+    if (text === told) return; // a reader of the screen would read it again
     told = text;
     byId("notice").textContent = text;
     byId("notice").hidden = !text;
@@ -374,17 +376,13 @@
 
   // ---- data ---------------------------------------------------------------------------------------------------------
 
-  const loadLesions = async () => {
-    const mine = ++wanted;
-    try {
-      const answer = await source.lesions(facts.version, view.threshold);
-      if (mine !== wanted) return;
-      found = answer;
-    } catch (error) {
-      // 409: the map has grown; it is loaded again soon
-      if (mine === wanted && error.status !== 409) notice(`The lesions are not those of threshold ${inWords(view.threshold)}: ${error.message}`);
-      return;
-    }
+  // All that is shown is of one time: of the store as it was when its facts were asked for. Where not all of a later time can be
+  // had, what was shown stays, and the notice says why.
+
+  const reasonOf = (error) => (error.status === undefined ? "no answer from wsi-meta view; start it again and load this page anew" : error.message);
+
+  const takeLesions = (answer) => {
+    found = answer;
     outlines = new Path2D();
     for (const lesion of found.lesions) {
       WsiMeta.addRings(outlines, lesion.polygons);
@@ -398,32 +396,73 @@
     draw();
   };
 
-  const loadMap = async () => {
-    values = WsiMeta.unpack(facts, await source.map(facts.version));
+  const loadLesions = async () => {
+    const [mine, asked] = [++wanted, view.threshold];
+    try {
+      const answer = await source.lesions(facts.version, asked);
+      if (mine !== wanted) return;
+      unless("No lesions");
+      takeLesions(answer);
+    } catch (error) {
+      if (mine !== wanted) return;
+      if (error.status === GROWN) return look();
+      if (view.threshold === asked) setBack();
+      notice(`No lesions at threshold ${inWords(asked)}, shown are those of ${inWords(found.threshold)}: ${reasonOf(error)}`);
+    }
+  };
+
+  const setBack = () => {
+    view.threshold = found.threshold;
+    showControls();
+    paint();
+  };
+
+  const load = async (now) => {
+    const before = view.threshold;
+    const asked = before === facts.threshold ? now.threshold : ownOrRounded(before, now);
+    const [map, lesions] = await Promise.all([source.map(now.version), source.lesions(now.version, asked)]);
+    wanted++; // an answer about the map before is not waited for
+    facts = now;
+    values = WsiMeta.unpack(facts, map);
     masks = WsiMeta.paintMasks(facts, values);
+    const isSet = view.threshold !== before; // meanwhile, by hand
+    if (!isSet) view.threshold = asked;
     showFacts();
     paint();
     showControls();
-    await loadLesions();
+    takeLesions(lesions);
+    if (isSet) await loadLesions();
   };
 
-  const watch = async () => {
-    try {
-      if (!document.hidden && (await source.version()) !== facts.version) {
-        const now = await source.facts();
-        // another slide, or one that was not at hand
-        if (now.slide_scanned !== facts.slide_scanned || now.slide.mark !== facts.slide.mark) return location.reload();
-        facts = now;
-        await loadMap();
-      }
-      if (!document.hidden) await corrections.refresh();
-      unless("No answer");
-    } catch (error) {
-      if (error.status === undefined) notice("No answer from wsi-meta view; start it again and load this page anew");
-      else if (error.status !== 409) notice(error.message);
-    }
-    setTimeout(watch, facts.finished ? 15000 : 2500);
+  const loadAnew = async () => {
+    const now = await source.facts();
+    // another slide, one that was not at hand, or a map of other layers
+    const kind = ({ slide_scanned: scanned, slide, layers }) => JSON.stringify([scanned, slide.mark, layers.map(({ name }) => name)]);
+    if (kind(now) === kind(facts)) await load(now);
+    else location.reload();
   };
+
+  const watch = async (isOld = false) => {
+    let pause = facts.finished ? 15000 : 2500;
+    try {
+      if (!document.hidden) {
+        if (isOld || (await source.version()) !== facts.version) await loadAnew();
+        await corrections.refresh();
+        if (trouble) unless(trouble);
+        trouble = "";
+      }
+    } catch (error) {
+      pause = 2500;
+      if (error.status !== GROWN) {
+        trouble = `Shown is what was read before. Now: ${reasonOf(error)}`;
+        notice(trouble);
+      }
+    }
+    clearTimeout(next);
+    next = setTimeout(watch, pause);
+  };
+
+  const look = () => watch(true);
 
   // ---- hands --------------------------------------------------------------------------------------------------------
 
@@ -504,6 +543,7 @@
       event.preventDefault();
       act();
     });
+    document.addEventListener("visibilitychange", () => source.live && watch());
     addEventListener("hashchange", () => {
       const place = readLink();
       showControls();
@@ -564,14 +604,14 @@
     over.className = "over";
     Object.assign(viewer.canvas, { role: "img", ariaLabel: `${facts.name}: the slide and its map` });
     viewer.canvas.append(over);
-    await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), loadMap()]);
+    await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), load(facts)]);
     if (place) goTo(place);
     listen();
     draw();
     await corrections.load();
     document.body.dataset.ready = "yes";
     WsiMeta.page = { viewer, view, frame, facts: () => facts, found: () => found, corrections, fly, setThreshold, set };
-    if (source.live) setTimeout(watch, 2500);
+    if (source.live) next = setTimeout(watch, 2500);
   };
 
   begin().catch((error) => {
