@@ -436,6 +436,13 @@ def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> 
             assert (await tab.ask("document.getElementById('left_out').textContent")).startswith("1 more slide has no finished")
             last = await tab.ask("document.querySelector('#stores tbody tr:last-child').textContent")
             assert last.startswith("tornno slide (cut")
+            await tab.page.focus("#stores a")
+            await tab.page.fill("#find", "torn")
+            write_store(tmp_path / "torn.zarr", values, mpp=MPP)
+            await tab.ask("void document.dispatchEvent(new Event('visibilitychange'))")
+            await tab.until("document.getElementById('count').textContent === '3'")
+            seen = "[...document.querySelectorAll('#stores tbody tr:not([hidden])')].map((row) => row.cells[0].textContent)"
+            assert (await tab.ask(seen))[0] == "torn"
             assert tab.complaints == []
 
     ask(tmp_path, run, run=browser.run)

@@ -173,6 +173,32 @@ class TestWhatIsSent:
         ask(tmp_path, lambda client: check(client, several=True))
         ask(heatmap.path, lambda client: check(client, several=False))
 
+    def test_the_list_follows_its_folder(self, tmp_path: Path) -> None:
+        """Each slide of the folder's table is in one of the two parts, also one that is scanned, or gone, since the start."""
+        (tmp_path / "maps").mkdir()
+        write_store(tmp_path / "maps" / "one.zarr", a_map())
+        add_row(tmp_path / "maps", failed("two.tif", "two.tif: cut short"), tmp_path / "maps" / "two.zarr")
+
+        async def check(client: Client) -> None:
+            async def listed() -> dict[str, list[str]]:
+                found = json.loads((await client.get("/list")).body)
+                return {part: [one["name"] for one in found[part]] for part in ("stores", "left_out")}
+
+            assert await listed() == {"stores": ["one"], "left_out": ["two"]}
+            two = write_store(tmp_path / "maps" / "two.zarr", a_map())
+            add_row(tmp_path / "maps", summarise("two.tif", two) | {"heatmap": str(two.path)}, two.path)
+            assert await listed() == {"stores": ["one", "two"], "left_out": []}
+            (tmp_path / "maps" / "one.zarr").rename(tmp_path / "one")
+            assert await listed() == {"stores": ["two"], "left_out": []}
+            assert (await client.get("/")).headers["Location"] != f"/s/{client.key}"
+            answer = await client.get(f"/s/{client.key}/facts")
+            assert (answer.code, b"one.zarr: no such store" in answer.body) == (409, True), "its page tells"
+            two.path.rename(tmp_path / "two")
+            assert await listed() == {"stores": [], "left_out": ["two"]}
+            assert (await client.get("/")).code == 200
+
+        ask(tmp_path / "maps", check)
+
     def test_the_models_own_thresholds_are_taken_as_they_are(self, tmp_path: Path) -> None:
         """Rounded, both would find other lesions; what a slider says is rounded."""
         values = np.full((8, 8), 0.0001, np.float32)

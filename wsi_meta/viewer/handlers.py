@@ -165,17 +165,16 @@ class Nothing(_Handler):
 
 class Front(_Handler):
     async def get(self) -> None:
-        stores = self.desk.shelf.stores
-        if not await self.in_thread(lambda: self.desk.shelf.has_list):
-            self.redirect(f"/s/{next(iter(stores))}")
+        shelf = self.desk.shelf
+        if alone := await self.in_thread(lambda: None if shelf.has_list else next(iter(shelf.stores), None)):
+            self.redirect(f"/s/{alone}")
         else:
             self.send(self.desk.assets.list_page, "text/html; charset=utf-8")
 
 
 class Page(_Handler):
-    def get(self, key: str) -> None:
-        if key not in self.desk.shelf.stores:
-            raise HTTPError(404, reason="There is no such heatmap")
+    async def get(self, key: str) -> None:
+        await self.in_thread(lambda: self.desk.shelf.find(key))
         self.send(self.desk.assets.map_page, "text/html; charset=utf-8")
 
 
@@ -184,8 +183,8 @@ class List(_Handler):
         shelf = self.desk.shelf
         stores = await self.in_thread(lambda: [list_facts(store) for store in shelf.stores.values()])
         left_out = await self.in_thread(lambda: [left_out_facts(row) for row in shelf.left_out()])
-        has_report = await self.in_thread(lambda: shelf.report() is not None)
-        self.send(json.dumps({"stores": stores, "left_out": left_out, "report": has_report}), "application/json")
+        facts = {"stores": stores, "left_out": left_out, "report": await self.in_thread(shelf.report) is not None}
+        self.send(json.dumps(facts), "application/json")
 
 
 class MapFacts(_Handler):
