@@ -13,7 +13,7 @@ import pytest
 from browsers import Browser, Tab
 from numpy.typing import NDArray
 from served import Client, ask
-from slide_files import write_slide
+from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 from stores import make_record, write_block, write_store
 
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -365,6 +365,24 @@ def test_cells_without_a_value_of_a_layer_are_hatched_as_the_legend_says(browser
             assert ((await tab.photograph())[y - 20 : y + 20, x - 20 : x + 20].min() < darkest) == bool(legend)
         await tab.page.mouse.move(x, y)
         assert (await tab.ask("document.getElementById('cursor').textContent")).split("  ·  ")[3] == unmeasured
+
+    show(browser, tmp_path / "heat.zarr", check)
+
+
+def test_the_legend_says_that_pixels_of_the_slide_cannot_be_read(browser: Browser, tmp_path: Path) -> None:
+    """Also where the map is not shown; not before such a tile was seen."""
+    slide = write_jpeg_slide(tmp_path / "heat.tif", [texture(1024, 1024), texture(512, 512)], mpp=MPP)
+    damage_tile(slide, 5)
+    with open_slide(slide) as opened:
+        write_store(tmp_path / "heat.zarr", np.full((16, 16), 0.02, np.float32), mpp=MPP, slide=opened.fingerprint())
+    legend = "document.getElementById('veil').textContent"
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask(legend) == ""
+        await look_at(tab, 384, 384, 1.5)
+        await tab.until(f'{legend} === "slide\'s pixels cannot be read"')
+        await tab.page.keyboard.press("m")
+        assert await tab.ask("!document.getElementById('veil').hidden")
 
     show(browser, tmp_path / "heat.zarr", check)
 

@@ -236,12 +236,14 @@ class TestWhatIsSent:
 
         async def check(client: Client) -> None:
             shown = (await client.json("facts"))["slide"]
+            assert not shown["unread"]
             last = len(shown["levels"]) - 1
             for place in (f"{last}/0/0", "0/0/0"):
                 answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{place}")
                 assert (answer.code, answer.headers["Cache-Control"], "Etag" in answer.headers) == (200, "no-store", False)
             answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{last}/1/1")
             assert "immutable" in answer.headers["Cache-Control"]
+            assert (await client.json("version"))["unread"], "for the legend"
 
         ask(tmp_path / "heat.zarr", check)
 
@@ -415,6 +417,7 @@ class TestSeveral:
         pictures = tmp_path / "report" / "thumbnails"
         pictures.mkdir(parents=True)
         (pictures / "one.jpg").write_bytes(b"jpeg")
+        (pictures / "caf\udce9 2.jpg").write_bytes(b"other")
         (tmp_path / "report" / "index.html").write_text(f'<meta name="generator" content="{generator}">')
 
         async def check(client: Client) -> None:
@@ -424,6 +427,7 @@ class TestSeveral:
             if code == 200:
                 assert "connect-src 'none'" in page.headers["Content-Security-Policy"]
                 assert picture.body == b"jpeg"
+                assert (await client.get("/report/thumbnails/caf%E9%202.jpg")).body == b"other", "a name that is no UTF-8"
             assert (await client.get("/report/thumbnails/two.jpg")).code == 404
 
         ask(tmp_path, check)

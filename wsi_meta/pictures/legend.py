@@ -15,7 +15,7 @@ from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
-from wsi_meta.pictures.window import DARKER, UNSEEN, Map, Window
+from wsi_meta.pictures.window import DARKER, UNSEEN, UNSEEN_WORDS, Map, Window
 from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 from wsi_meta.words import format_probability, format_threshold, printable
 
@@ -93,7 +93,7 @@ def unseen_entries(seen: NDArray[np.bool_]) -> list[Entry]:
     if seen.all():
         return []
     pale, dark = (tuple(part / 255 for part in colour) for colour in UNSEEN)
-    return [Entry("slide's pixels cannot be read", pale, hatch=dark)]
+    return [Entry(UNSEEN_WORDS, pale, hatch=dark)]
 
 
 def veil_entry(words: str, colour: Sequence[float], *, hatched: bool) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -199,7 +200,11 @@ class MapFacts(_Handler):
 class Version(_Handler):
     async def get(self, key: str) -> None:
         shown = await self.shown(key)
-        self.send(json.dumps({"version": await self.in_thread(lambda: version_of(shown.map.path))}), "application/json")
+        version, unread = (
+            await self.in_thread(lambda: version_of(shown.map.path)),
+            shown.tiles is not None and shown.tiles.unread,
+        )
+        self.send(json.dumps({"version": version, "unread": unread}), "application/json")
 
 
 class Map(_Handler):
@@ -267,6 +272,9 @@ class Report(_Handler):
 
 
 class Thumbnail(_Handler):
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002  (tornado names it)
+        return os.fsdecode(value)  # a file's name may be no UTF-8
+
     async def get(self, name: str) -> None:
         found = await self.in_thread(lambda: self.desk.shelf.thumbnail(name))
         if found is None:

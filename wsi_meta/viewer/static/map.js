@@ -224,11 +224,13 @@
     context.putImageData(image, 0, 0);
     byId("label").textContent = layer.label.replace(/ \(research use only\)/, "");
     byId("top").textContent = layer.top;
-    const legend = shownMasks().flatMap(({ name, colour, words }) => {
+    const legend = (view.shown ? shownMasks() : []).flatMap(({ name, colour, words }) => {
       const swatch = make("i", "", name);
       if (name === "background") swatch.style.background = colour;
       return [swatch, make("span", words)];
     });
+    if (facts.slide.unread) legend.push(make("i", "", "unread"), make("span", facts.slide.unread_words));
+    byId("veil").hidden = !legend.length;
     byId("veil").replaceChildren(...legend);
   };
 
@@ -239,7 +241,6 @@
     }
     for (const id of ["shown", "outlined", "hidden"]) byId(id).checked = view[id];
     document.querySelector("#layers select").value = view.layer;
-    byId("veil").hidden = !view.shown;
     byId("hidden").disabled = !WsiMeta.ofTumor(view.layer);
     showLayer();
   };
@@ -446,7 +447,12 @@
     let pause = facts.finished ? 15000 : 2500;
     try {
       if (!document.hidden) {
-        if (isOld || (await source.version()) !== facts.version) await loadAnew();
+        const { version, unread } = await source.version();
+        if (isOld || version !== facts.version) await loadAnew();
+        else if (unread !== facts.slide.unread) {
+          facts.slide.unread = unread;
+          showLayer();
+        }
         await corrections.refresh();
         if (trouble) unless(trouble);
         trouble = "";
@@ -463,6 +469,12 @@
   };
 
   const look = () => watch(true);
+
+  // Once tiles have come, the server knows whether all of them could be read.
+  const lookSoon = () => {
+    clearTimeout(next);
+    next = setTimeout(watch, 1000);
+  };
 
   // ---- hands --------------------------------------------------------------------------------------------------------
 
@@ -570,6 +582,7 @@
     for (const name of ["update-viewport", "resize"]) viewer.addHandler(name, fold);
     fold();
     viewer.addHandler("animation-finish", keepLink);
+    if (source.live) viewer.addHandler("tile-loaded", lookSoon);
   };
 
   const begin = async () => {
