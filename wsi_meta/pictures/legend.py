@@ -12,7 +12,7 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
+from wsi_meta.pictures.colours import HATCHED, layer_style, shown_colours, veil_of
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
 from wsi_meta.pictures.window import DARKER, UNSEEN, UNSEEN_WORDS, Map, Window
@@ -81,9 +81,8 @@ def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_], *, bare
     """
     sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
     present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
-    entries = [
-        veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
-    ]
+    veil = veil_of(drawn.record).items()
+    entries = [veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in veil if state in present]
     hidden = not bare and not seen.all() and (seen | drawn.striped(window, (seen.shape[0], seen.shape[1]))).all()
     return entries if hidden else entries + unseen_entries(seen)
 

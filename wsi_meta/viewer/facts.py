@@ -64,7 +64,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
         "layers": [
             {"name": layer, "highest": HIGHEST[layer], **layer_colours(heatmap.record, layer)} for layer in layers_of(heatmap)
         ],
-        "veil": veil_colours(),
+        "veil": veil_colours(heatmap.record),
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),
         "thresholds": heatmap.record.model.thresholds,
