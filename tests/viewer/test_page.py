@@ -369,6 +369,30 @@ def test_cells_without_a_value_of_a_layer_are_hatched_as_the_legend_says(browser
     show(browser, tmp_path / "heat.zarr", check)
 
 
+def test_numbers_of_lesions_hide_neither_one_another_nor_the_map(browser: Browser, tmp_path: Path) -> None:
+    """Those that find room are written: on a strip of a few pixels none, closer all that are in view."""
+    values = np.full((17, 400), 0.02, np.float32)
+    values[4::8, 2::4] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.ask(
+            "void (window.written = [], CanvasRenderingContext2D.prototype.fillText = (text, x, y) => written.push([x, y]))"
+        )
+        shown = []
+        for zoom in (0.02, 0.06, 0.3):
+            await look_at(tab, 200 * CELL, 8 * CELL, zoom)
+            shown.append(await tab.ask("(written.length = 0, WsiMeta.page.set('outlined', true), written.slice())"))
+        counts = [len(places) for places in shown]
+        assert (counts[0], counts[2]) == (0, 60)
+        assert 3 < counts[1] < 60
+        places = np.array(shown[1])
+        apart = np.abs(places[:, None] - places[None])
+        assert ((apart[..., 0] > 8) | (apart[..., 1] > 8) | np.eye(len(places), dtype=bool)).all()
+
+    show(browser, store, check)
+
+
 def test_the_legend_says_that_pixels_of_the_slide_cannot_be_read(browser: Browser, tmp_path: Path) -> None:
     """Also where the map is not shown; not before such a tile was seen."""
     slide = write_jpeg_slide(tmp_path / "heat.tif", [texture(1024, 1024), texture(512, 512)], mpp=MPP)

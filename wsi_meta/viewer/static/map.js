@@ -60,13 +60,19 @@
     context.setLineDash([]);
   };
 
+  // The numbers of the largest lesions, as far as they find room: closer, more of them do.
   const drawNumbers = (context, { left, top, scale }, ratio) => {
+    if (Math.min(facts.grid.width, facts.grid.height) * scale < 48) return; // they would hide the map, as overlay says
+    const written = [];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.font = "600 12px system-ui, sans-serif";
     context.lineJoin = "round";
     for (const lesion of found.lesions.slice(0, 60)) {
       const x = (lesion.corner[0] - left) * scale + 4;
       const y = (lesion.corner[1] - top) * scale + 4;
+      const box = { left: x - 2, top: y - 11, right: x + 2 + context.measureText(lesion.lesion).width, bottom: y + 3 };
+      if (written.some((one) => box.left < one.right && box.right > one.left && box.top < one.bottom && box.bottom > one.top)) continue;
+      written.push(box);
       context.strokeStyle = "rgba(255,255,255,.95)";
       context.lineWidth = 3.5;
       context.strokeText(lesion.lesion, x, y);
