@@ -167,7 +167,7 @@ def test_the_command_prints_a_line_each_and_the_sums(tmp_path: Path, slides: Pat
     assert (
         _run(tmp_path / "glass.tif", "--model", model_file, "--out", out)
         .stdout.splitlines()[0]
-        .endswith(f"glass.tif: no tissue found, {out}")
+        .endswith(f"glass.tif: no tissue to scan, {out}")
     )
     (tmp_path / "m.csv").write_text("slide,patient,label\nslides/a.tif,p,1\n")
     result = _run("gone.tif", "--manifest", tmp_path / "m.csv", "--model", model_file, "--out", out, "--json")

@@ -21,10 +21,11 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures
+from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
 from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, of_another_share, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, read_losses
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals, rows, tiles
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard

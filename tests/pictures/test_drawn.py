@@ -205,3 +205,10 @@ class TestSheet:
             with pytest.raises(OptionsError, match=r"expected (1 or more, and the slide|one of them)"):
                 draw_overlay(store, tmp_path / "s.png", **({"slide": slide_file, "largest": 2} | settings))  # type: ignore[arg-type]
         assert not list(tmp_path.iterdir())
+
+
+def test_the_scale_bar_of_a_narrow_map_is_one_to_measure_with(tmp_path: Path) -> None:
+    """It is as long as the page has room for, not a quarter of a map of 0.1 mm."""
+    tall = write_store(tmp_path / "tall.zarr", np.full((300, 3), 0.02, np.float32), mpp=MPP)
+    said = words(draw_overlay(tall, tmp_path / "tall.svg", max_side=500))
+    assert "2 mm" in said

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browsers import Browser
 from click.testing import CliRunner
-from slide_files import texture, write_jpeg_slide, write_ome_zarr
+from slide_files import damage_tile, texture, write_jpeg_slide, write_ome_zarr
 from stores import write_store
 
 import wsi_meta
@@ -96,6 +96,28 @@ def test_a_page_without_a_server_holds_lesions_at_the_models_own_thresholds(tmp_
     )
     found = {name: (lesions["threshold"], lesions["count"]) for name, lesions in data["lesions"].items()}
     assert (found["0.51713"], found["0.0041"][0]) == ((0.51713, 0), 0.0041)
+
+
+def test_a_page_without_a_server_says_what_it_lacks_of_its_slide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """To who makes it, and in words that are of use to someone who has neither the slide nor wsi-meta."""
+
+    def slide_of(page: Path) -> dict[str, object]:
+        data = (page / "assets" / "data.js").read_text().removeprefix("window.WSI_META_FILES = ").rstrip(";\n")
+        return dict(json.loads(data)["facts"]["slide"])
+
+    slide = write_jpeg_slide(tmp_path / "torn.tif", [texture(544, 736)], mpp=MPP)
+    damage_tile(slide, 0)
+    with open_slide(slide) as opened:
+        store = write_store(tmp_path / "torn.zarr", np.full((9, 12), 0.2, np.float32), mpp=MPP, slide=opened.fingerprint()).path
+    wsi_meta.view(store, static=tmp_path / "striped")
+    assert "torn.tif: slide's pixels cannot be read in places" in caplog.text
+    assert slide_of(tmp_path / "striped")["unread"] is True
+    slide.unlink()
+    caplog.clear()
+    wsi_meta.view(store, static=tmp_path / "alone")
+    assert "torn.tif: not at hand" in caplog.text
+    assert "the page shows the map alone" in caplog.text
+    assert slide_of(tmp_path / "alone")["told"] == "torn.tif: the slide is not part of this page"
 
 
 def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: Path) -> None:

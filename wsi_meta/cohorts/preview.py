@@ -53,7 +53,7 @@ class SlidePreview:
             named = self.told if self.told.startswith(printable(str(self.slide))) else f"{self.slide}: {self.told}"
             return printable(f"refused     {named}")
         left = {
-            "new": f"{self.cells:,} cells" if self.cells else "no tissue found",
+            "new": f"{self.cells:,} cells" if self.cells else "no tissue to scan",
             "unfinished": f"{self.cells:,} cells left",
             "finished": "nothing to do",
         }

@@ -19,9 +19,10 @@ from wsi_meta.datasets.patches import Patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures, wording
+from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
-from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, history_path
+from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard

@@ -25,6 +25,7 @@ __all__ = [
     "colour_cells",
     "layer_style",
     "shown_colours",
+    "veil_of",
 ]
 
 
@@ -59,7 +60,8 @@ VEIL = {
     Status.PENDING: ((1.0, 0.6, 0.0, 0.85), "not scanned yet"),
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
-"""Colour (RGBA) and words for every cell that has no value."""
+"""Colour (RGBA) and words for every cell that has no value; :func:`veil_of` has the words for one map."""
+OUTSIDE = "not scanned: outside the tissue mask"
 HATCHED = UNKNOWN
 """Cells that may hold anything: also striped, so that no colour of the map is taken for them."""
 STEPS = 256
@@ -105,3 +107,10 @@ def layer_style(record: ScanRecord, layer: str) -> Layer:
     views = record.identity.views
     named = layer == "uncertainty" and views != VIEWS
     return replace(STYLES[layer], label=_spread_label(str(views))) if named else STYLES[layer]
+
+
+def veil_of(record: ScanRecord) -> dict[Status, tuple[tuple[float, float, float, float], str]]:
+    """Return :data:`VEIL` in the words for a map: where a mask said what is tissue, none was looked for."""
+    if record.tissue.source == "found":
+        return VEIL
+    return VEIL | {Status.BACKGROUND: (VEIL[Status.BACKGROUND][0], OUTSIDE)}

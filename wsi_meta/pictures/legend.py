@@ -12,10 +12,10 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
+from wsi_meta.pictures.colours import HATCHED, layer_style, shown_colours, veil_of
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
-from wsi_meta.pictures.window import DARKER, UNSEEN, Map, Window
+from wsi_meta.pictures.window import DARKER, UNSEEN, UNSEEN_WORDS, Map, Window
 from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 from wsi_meta.words import format_probability, format_threshold, printable
 
@@ -81,9 +81,8 @@ def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_], *, bare
     """
     sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
     present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
-    entries = [
-        veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
-    ]
+    veil = veil_of(drawn.record).items()
+    entries = [veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in veil if state in present]
     hidden = not bare and not seen.all() and (seen | drawn.striped(window, (seen.shape[0], seen.shape[1]))).all()
     return entries if hidden else entries + unseen_entries(seen)
 
@@ -93,7 +92,7 @@ def unseen_entries(seen: NDArray[np.bool_]) -> list[Entry]:
     if seen.all():
         return []
     pale, dark = (tuple(part / 255 for part in colour) for colour in UNSEEN)
-    return [Entry("slide's pixels cannot be read", pale, hatch=dark)]
+    return [Entry(UNSEEN_WORDS, pale, hatch=dark)]
 
 
 def veil_entry(words: str, colour: Sequence[float], *, hatched: bool) -> Entry:

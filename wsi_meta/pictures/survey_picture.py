@@ -66,7 +66,7 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     page = Page(letter(_title(survey), survey.slide), [NOTE], frame, None, _entries(survey, seen | striped), dpi)
     axes = page.add_picture(picture, (0, width_mm, height_mm, 0), 0, 0)
     mark_pieces(axes, survey)
-    page.add_scale(width_mm / frame[0], frame[0])
+    page.add_scale(width_mm / frame[0])
     write_figure(page.figure, out)
     return out
 

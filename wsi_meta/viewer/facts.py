@@ -9,6 +9,7 @@ from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import at_least, largest_lesion
 from wsi_meta.heatmaps.scoring import kept_lesions, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.pictures.window import UNSEEN_WORDS
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
 from wsi_meta.words import format_score, format_threshold, one_line, printable
@@ -63,7 +64,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
         "layers": [
             {"name": layer, "highest": HIGHEST[layer], **layer_colours(heatmap.record, layer)} for layer in layers_of(heatmap)
         ],
-        "veil": veil_colours(),
+        "veil": veil_colours(heatmap.record),
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),
         "thresholds": heatmap.record.model.thresholds,
@@ -74,15 +75,15 @@ def map_facts(state: MapState) -> dict[str, Any]:
 
 
 def slide_facts(tiles: SlideTiles | None, told: str) -> dict[str, Any]:
-    """Return where the slide's tiles are, and which file it is; without `tiles` why there is none."""
+    """Return where the slide's tiles are, which file it is, whether all could be read; without `tiles` why there is none."""
     if tiles is None:
-        return {"mark": None, "told": told, "levels": []}
+        return {"mark": None, "told": told, "levels": [], "unread": False, "unread_words": ""}
     levels = [
         {"downsample": level.downsample, "width": level.width, "height": level.height}
         | {"tile_width": level.tile_width, "tile_height": level.tile_height}
         for level in tiles.levels
     ]
-    return {"mark": tiles.mark, "told": told, "levels": levels}
+    return {"mark": tiles.mark, "told": told, "levels": levels, "unread": tiles.unread, "unread_words": UNSEEN_WORDS}
 
 
 def list_facts(store: ShelvedStore) -> dict[str, Any]:

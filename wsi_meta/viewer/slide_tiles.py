@@ -98,6 +98,12 @@ class SlideTiles:
         self.slide, self._kept = slide, kept
         self.mark = slide.fingerprint()[:16]
         self.levels = _plan(slide)
+        self._unread: set[tuple[int, int, int]] = set()
+
+    @property
+    def unread(self) -> bool:
+        """Whether a tile that was sent shows stripes for pixels that could not be read."""
+        return bool(self._unread)
 
     def jpeg(self, level: int, col: int, row: int) -> tuple[bytes, bool]:
         """Return a tile as JPEG, and whether a part of it could not be read: that is tried again by the next call.
@@ -115,9 +121,12 @@ class SlideTiles:
         self._level(level).window(col, row)  # before room is kept for it
         key = self.mark, level, col, row
         try:
-            return self._kept.jpegs.get(key, lambda: _encode(self._whole(level, col, row))).tobytes(), False
+            sent = self._kept.jpegs.get(key, lambda: _encode(self._whole(level, col, row))).tobytes()
         except _DamagedError as made:
+            self._unread.add(key[1:])
             return _encode(made.pixels).tobytes(), True
+        self._unread.discard(key[1:])
+        return sent, False
 
     def pixels(self, level: int, col: int, row: int) -> tuple[NDArray[np.uint8], bool]:
         """Return a tile, uint8 (height, width, 3), and whether a part of it could not be read, which is striped grey.
@@ -208,6 +217,7 @@ def _encode(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stripes(height: int, width: int) -> NDArray[np.uint8]:
+    """Return stripes that fall to the right: those over cells without a value rise."""
     rows, cols = np.ogrid[:height, :width]
-    grey = np.where((rows + cols) // STRIPE_PX % 2, STRIPE, GAP).astype(np.uint8)
+    grey = np.where((rows - cols) // STRIPE_PX % 2, STRIPE, GAP).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

@@ -34,7 +34,7 @@ NOTHING, UNKNOWN, EMPTY = "nothing", "unknown", "empty"
 
 Not known: not all was read, or the table of an older version does not say.
 """
-NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no tissue found"}
+NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned"}
 """What the table says of a slide without a lesion, by its kind."""
 UNLIKE = LIMITS["unlikeness"].word
 DASH = "\N{EN DASH}"
@@ -135,7 +135,7 @@ def _lead(rows: Sequence[Row]) -> list[str]:
     if unknown:
         told.append(f"Whether there are lesions on {unknown:,} is not known.")
     if empty := sum(_kind(row) == EMPTY for row in rows):
-        told.append(f"On {empty:,} nothing was scanned, because no tissue was found.")
+        told.append(f"On {empty:,} nothing was scanned: no tissue was found, or the mask has none.")
     if unlike := sum(UNLIKE in str(row["verdict"]).split(", ") for row in scored):
         are, theirs = ("is", "its score and lesions") if unlike == 1 else ("are", "their scores and lesions")
         told.append(f"{unlike:,} of {len(scored):,} {are} unlike the training slides: {theirs} mean little.")
