@@ -23,14 +23,10 @@ __all__ = ["start_child"]
 os.environ["OMP_NUM_THREADS"] = "1"
 # compiled where it is asked for: processes for that would import torch first, longer than the few kernels of a test take
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+# the server finds modules by this alone, not by the path of the process that starts it
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 _CONTEXT = multiprocessing.get_context("forkserver")
-# what a training or a scan imports when it first needs it stands here too: seconds for each child
-_CONTEXT.set_forkserver_preload(
-    [
-        *("tiny", "torch._dynamo", "torch.distributed", "scipy.optimize", "scipy.stats", "zarr"),
-        *("distributed.nanny", "wsi_meta.scanning.scan", "wsi_meta.scanning.cluster"),
-    ]
-)
+_CONTEXT.set_forkserver_preload(["preloaded"])  # else each child would import for seconds what it needs
 dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
+from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.viewer.guard import Gate
 from wsi_meta.viewer.server import serving
-from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores
+from wsi_meta.viewer.shelf import Shelf, folders_of_stores
 
 
 class Client:
@@ -49,7 +50,7 @@ def ask(
 
     async def serve() -> None:
         paths = store if isinstance(store, list) else [store]
-        shelf = Shelf(find_stores(paths), None, folders_of_stores(paths))
+        shelf = Shelf(stores_at(*paths), None, folders_of_stores(paths))
         try:
             async with serving(shelf, host=host) as gate:
                 await what(Client(gate, shelf))

@@ -40,7 +40,6 @@ KINDS = {
 """Kind of an argument by its annotation, without ``None``; what begins with ``str | Path`` is a path."""
 ELSEWHERE = {
     **dict.fromkeys(("progress", "tell"), "told where it is first used"),
-    "stage": "told with the batch",
     **dict.fromkeys(("split", "host", "port", "scheduler"), "no word or number of a few"),
     **dict.fromkeys(("scan_slides.mpp", "scan_slides.reader", "scan_slides.tissue_mask"), "told in the row of each slide"),
     **dict.fromkeys(("preview_scans.mpp", "preview_scans.reader", "preview_scans.tissue_mask"), "told in each slide's row"),

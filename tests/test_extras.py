@@ -7,6 +7,7 @@ import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from stores import write_store
 
 from wsi_meta.checkup import machine
 from wsi_meta.cli import main
-from wsi_meta.errors import EXTRAS, DeviceError, missing_libraries, require
+from wsi_meta.errors import EXTRAS, DeviceError, SlideReadError, missing_libraries, require
+from wsi_meta.files.address import Address
+from wsi_meta.files.remote_file import refuse_without_cloud
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
@@ -92,6 +95,13 @@ def test_a_light_installation_is_no_problem_for_the_doctor() -> None:
 def test_what_is_installed_is_not_required_again() -> None:
     require("train", "a test")
     assert missing_libraries("train") == []
+
+
+def test_an_address_needs_what_its_kind_is_read_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", ModuleType("aiohttp"))  # made by hand: it does not say where it comes from
+    refuse_without_cloud(Address("s3://there/a.tif"))
+    with pytest.raises(SlideReadError, match=r"from an address needs aiohttp: pip install 'wsi-meta\[cloud\]'"):
+        refuse_without_cloud(Address("https://there/a.tif"))
 
 
 def test_the_page_on_installing_names_every_extra_and_every_command_once() -> None:

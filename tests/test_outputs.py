@@ -19,7 +19,7 @@ from wsi_meta.exchange.importing import check_import
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.ownership import temporary_store
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_one_name
-from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, written_whole
+from wsi_meta.outputs.writing import filled_folder, finish_replacing, replace_files, write_together, written_whole
 from wsi_meta.training.history import check_training
 from wsi_meta.training.recipe import TrainOptions
 
@@ -186,6 +186,11 @@ def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
         partial.write_text("")
 
 
+def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputPathError, match="cannot be written \\(File name too long\\); choose a shorter name"):
+        check_output(tmp_path / ("x" * 300), overwrite=True)
+
+
 def _check_training(data: Path, out: Path) -> Any:
     return check_training([data], out, init="none", options=TrainOptions(overwrite=True))
 
@@ -243,6 +248,21 @@ def test_a_folder_is_filled_beside_its_place_and_goes(tmp_path: Path) -> None:
         raise SlideReadError("damaged")
 
 
+def test_files_of_one_output_are_all_written_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new, older = tmp_path / "new", _fill(tmp_path / "older", "old", "a.json", "b.png")
+    contents = {"a.json": b"new", "b.png": b"new"}
+    for folder in (new, older):
+        with monkeypatch.context() as patch:
+            _fail_at(patch, "write_bytes", 2, OSError(errno.ENOSPC, "No space left on device"))
+            with pytest.raises(OutputPathError, match=r"b\.png: cannot be written \(No space left on device\); make room"):
+                write_together(folder, contents)
+    assert not new.exists(), "a folder that was made for them"
+    assert _content(older) == {"a.json": "old", "b.png": "old"}
+    for folder in (new, older):
+        write_together(folder, contents)
+        assert _content(folder) == {"a.json": "new", "b.png": "new"}
+
+
 NOTHING: Any = None
 THING: Any = object()
 
@@ -252,6 +272,9 @@ THING: Any = object()
     [
         (lambda: wsi_meta.open_slide(NOTHING), "slide: is None; expected the path or address of a slide"),
         (lambda: wsi_meta.find_slides(NOTHING), "slide: is None; expected the path or address of a slide"),
+        (lambda: wsi_meta.find_slides(""), "slide: is an empty text; expected the path or address of a slide"),
+        (lambda: wsi_meta.scan_slides("s.tif", ""), "out: is an empty text; expected a path"),
+        (lambda: wsi_meta.summarise_folder(""), "folder: is an empty text; expected a path"),
         (lambda: wsi_meta.scan_slides("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.preview_scans("s.tif", NOTHING), "out: is None; expected a path"),
         (lambda: wsi_meta.find_tissue(THING), "slide: is of type object; expected the path or address"),

@@ -148,7 +148,7 @@ def test_a_note_is_shown_once_whatever_the_host_logs(
 
 def test_a_function_is_told_and_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     told: list[tuple[Path, int, int]] = []
-    with counted_cells(Path("a.tif"), 9, lambda *now: told.append(now), "[1/1]") as count:
+    with counted_cells(Path("a.tif"), 9, lambda *now: told.append(now), "a", "[1/1]") as count:
         count(5)
         count(-2)
     assert told == [(Path("a.tif"), 5, 9), (Path("a.tif"), 3, 9)]

@@ -115,9 +115,9 @@ class DeviceError(WsiMetaError, RuntimeError):
     """The device, precision or library that is asked for is not available on this machine."""
 
 
-def missing_libraries(extra: str) -> list[str]:
-    """Return those libraries of an extra that are not installed, by the names by which they are installed."""
-    return [name for module, name in EXTRAS[extra].items() if not _is_installed(module)]
+def missing_libraries(extra: str, *modules: str) -> list[str]:
+    """Return those libraries of an extra, or of these modules of it, that are not installed, by their names in an index."""
+    return [EXTRAS[extra][module] for module in modules or EXTRAS[extra] if not _is_installed(module)]
 
 
 def require(extra: str, what: str, *, instead: str = "") -> None:

@@ -11,6 +11,7 @@ from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, SlidePath, slide_path
 from wsi_meta.files.slide_file import refuse_no_file
 from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.heatmaps.ownership import is_heatmap_path, stores_in
 from wsi_meta.heatmaps.regions import SIZE_CLASSES
 from wsi_meta.heatmaps.scoring import kept_lesions, score_pieces
 from wsi_meta.heatmaps.soundness import open_sound
@@ -67,10 +68,10 @@ def _describe(path: str | Path, reader: str) -> tuple[dict[str, Any], SlideReadE
     path = place
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt"):
         return _model_facts(path), None
-    if (path.suffix == ".zarr" or (path / "zarr.json").exists()) and not is_zarr_image(path):
+    if is_heatmap_path(path):
         return _heatmap_facts(path), None
     if not is_zarr_image(path):
-        if inside := sorted(path.glob("*.zarr")):
+        if inside := stores_in(path):
             raise HeatmapError(f"{path}: a folder of heatmaps; name one of them, such as {inside[0]}")
         refuse_no_file(path, "a slide, a model file or a heatmap")
     return _slide_facts(path, reader)

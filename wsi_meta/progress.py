@@ -144,19 +144,20 @@ def progress_bar(total: int, unit: str, description: str, *, enabled: bool) -> P
 
 
 @contextmanager
-def counted_cells(slide: Any, total: int, progress: Progress, place: str = "") -> Iterator[Callable[[int], None]]:
+def counted_cells(slide: Any, total: int, progress: Progress, name: str, place: str = "") -> Iterator[Callable[[int], None]]:
     """Count a slide's cells as they are done, on a bar or for a function; several threads may count.
 
     Parameters
     ----------
+    name : of the slide, on the bar
     place : which slide of how many, ``[3/12]``
 
     Yields
     ------
     A function to call with how many more are done; a negative number takes some back.
     """
-    lock, named = threading.Lock(), f"{place} {slide.stem}".strip()
-    with ProgressBar(total, "cells", named, show=progress is True, slide=str(slide), place=place) as bar:
+    lock = threading.Lock()
+    with ProgressBar(total, "cells", f"{place} {name}".strip(), show=progress is True, slide=str(slide), place=place) as bar:
 
         def count(cells: int) -> None:
             with lock:

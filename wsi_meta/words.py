@@ -12,7 +12,9 @@ __all__ = [
     "duration",
     "first_line",
     "format_probability",
+    "format_score",
     "format_threshold",
+    "is_text",
     "one_line",
     "out_of_memory",
     "printable",
@@ -37,6 +39,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_escape(char) if unicodedata.category(char) in _ESCAPED else char for char in text)
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a text is one: a file's name with bytes that are none is not, as Python keeps it."""
+    return not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
 
 
 def one_line(error: BaseException) -> str:
@@ -81,6 +88,11 @@ def format_probability(value: float, digits: int = 3) -> str:
     least = 10.0**-digits
     told, none, certain = (f"{number:.{digits}f}" for number in (value, 0, 1))
     return {none: f"under {least:.{digits}f}", certain: f"over {1 - least:.{digits}f}"}.get(told, told)
+
+
+def format_score(score: float, digits: int = 3, *, complete: bool) -> str:
+    """Return a slide's score in words. One of what was read of it bounds nothing: missing cells may raise or lower it."""
+    return format_probability(score, digits) + ("" if complete else ", incomplete")
 
 
 def format_threshold(value: float, digits: int = 2) -> str:

@@ -137,7 +137,7 @@ def _stored_tiles(path: Path, stored: TiledLevel, parts: list[LevelWindow], size
             number = row * stored.columns + col
             if stored.lengths[number]:
                 file.seek(int(stored.offsets[number]))
-                jpegs.append(stored.form.head + file.read(int(stored.lengths[number]))[2:])
+                jpegs.append(stored.form.whole_jpeg(file.read(int(stored.lengths[number]))))
     return jpegs
 
 

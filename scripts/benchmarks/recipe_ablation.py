@@ -164,7 +164,7 @@ def shared_by_all(bench: Bench, epochs: int) -> dict[str, Any]:
 
 def digest_of_init(init: str | Path) -> str:
     """Return the SHA-256 of the file of initial weights, or the word that stands for some."""
-    return source_of(init).get("init_sha256", str(init))
+    return str(source_of(init).get("init_sha256", init))
 
 
 def _refuse_other(bench: Bench, line: dict[str, Any], asked: dict[str, Any], what: str) -> None:

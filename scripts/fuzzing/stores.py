@@ -102,7 +102,7 @@ def _write_store(folder: Path, *, unfinished: bool) -> None:
         raise RuntimeError(ended.told())
     store = Path(shutil.copytree(whole, folder / "heat.zarr"))
     if unfinished:
-        heatmap = Heatmap.open(store).unfinished()
+        heatmap = Heatmap.open(store).reopen()
         for block in heatmap.grid.blocks()[-OPEN_BLOCKS:]:
             heatmap.clear_block(block, np.ones((block.rows, block.cols), bool))
     (folder / "answers").write_bytes(pickle.dumps(_ask(store)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def test_a_row_longer_than_the_header_is_refused(tmp_path: Path, header: str) ->
         read_table(tmp_path / "t.csv", ("slide", "label"), "labels", optional=("patient",))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_a_character_of_number_0_is_told_with_its_line(tmp_path: Path, encoding: str) -> None:
+    """As a loss of power leaves it; UTF-16 without its mark looks like that, too."""
+    (tmp_path / "t.csv").write_text("slide,label\na,1\nb\0,0\n", encoding=encoding)
+    with pytest.raises(DataError, match=r"t\.csv: line \d holds a character of number 0; expected text in UTF-8"):
+        read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
+
+
 def test_a_missing_table_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv: no such file; expected a table of labels, CSV with 'slide'"):
         read_table(tmp_path / "t.csv", ("slide",), "labels")
@@ -46,6 +55,22 @@ def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("slide,label,label\na,0,1\n")
     with pytest.raises(DataError, match="column 'label' twice"):
         read_table(tmp_path / "t.csv", ("slide", "label"), "labels")
+
+
+@pytest.mark.parametrize(
+    ("stated", "slide"),
+    [
+        ("file:///std%E9/node%201.tif", "node 1"),
+        ("file:///std/caf%E9.tif", os.fsdecode(b"caf\xe9")),
+        ("file:///C:/std/a%23b.tif", "a#b"),
+        ("https://host/std/node%201.svs?key=a/b", "node 1"),
+        (r"C:\std\node 1.tif", "node 1"),
+        ("std/100%25.tif", "100%25"),
+    ],
+)
+def test_a_name_may_be_a_path_a_file_uri_or_an_address(stated: str, slide: str) -> None:
+    """summary.csv keeps what is no text as a file URI, in which bytes of all its names are escaped."""
+    assert NamedRows(Path("t.csv"), [(stated, 2, 1)], lower=True).get(slide) == 1
 
 
 def test_names_match_whole_before_they_match_without_ending() -> None:

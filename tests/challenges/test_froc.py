@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -454,6 +456,19 @@ def test_nothing_is_overwritten(cohort: tuple[Path, Path], tmp_path: Path) -> No
         froc(*cohort, mask_level=5, out=out / "notes.txt")
 
 
+def test_on_a_full_disk_nothing_is_written(cohort: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the same command works when there is room."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OutputPathError, match=r"froc\.png: cannot be written \(File too large\); make room"):
+            froc(*cohort, mask_level=5, out=tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_judged_is_never_replaced(cohort: tuple[Path, Path], tmp_path: Path) -> None:
     """A table in the folder to write to, and that folder itself: the next time its files would be judged, too."""
     out = tmp_path / "out"
@@ -533,7 +548,7 @@ def test_slides_that_were_not_wholly_read_are_told(
     scans.mkdir()
     for name, value in (("test_001", 0.1), ("Test_003", np.nan), ("other", np.nan)):
         write_store(scans / f"{name}.zarr", np.full((40, 40), value, np.float32))
-    write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).unfinished()
+    write_store(scans / "test_004.zarr", np.full((5, 5), 0.1, np.float32)).reopen()
     (scans / "test_002.zarr").mkdir()
     (scans / "test_002.zarr" / "zarr.json").write_text('{"attributes": {"wsi_meta": {"identity": 1}}}')
     told = froc(*cohort, mask_level=5, slides=scans).incomplete

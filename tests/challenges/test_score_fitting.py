@@ -128,7 +128,7 @@ def test_bad_input(scans: Path, labels: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"labels\.csv") as caught:
             fit_score(scans, table, out=tmp_path / "s.json")
         assert told in str(caught.value)
-    with pytest.raises(DataError, match="no heatmap stores"):
+    with pytest.raises(DataError, match="no heatmap in this folder"):
         fit_score(tmp_path, labels, out=tmp_path / "s.json")
     with pytest.raises(HeatmapError, match="no such store"):
         score_heatmap(tmp_path / "gone.zarr")

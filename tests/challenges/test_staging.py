@@ -77,6 +77,8 @@ def test_from_table_to_table(tmp_path: Path) -> None:
     assert again.nodes == read_stage_table(nodes).nodes
     with pytest.raises(OutputExistsError):
         stage(nodes, out=tmp_path / "out.csv")
+    with pytest.raises(OutputPathError, match=r"out\.xlsx: ending '\.xlsx'; expected \.csv"):
+        stage(nodes, out=tmp_path / "out.xlsx")
 
 
 def test_command(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 import weakref
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,17 @@ import wsi_meta
 from wsi_meta.__main__ import run as start
 from wsi_meta.cli import main
 from wsi_meta.cli.running import describe_error
+from wsi_meta.cohorts.copies import BUDGET_GB
+from wsi_meta.datasets.layouts import SPLITS
 from wsi_meta.errors import SlideReadError
+from wsi_meta.exchange.exporting import FORMATS as MODEL_FORMATS
+from wsi_meta.exchange.foreign import NAMINGS, PIXELS
+from wsi_meta.exports.export import FORMATS
+from wsi_meta.inference.device import PRECISIONS
+from wsi_meta.pictures.colours import LAYERS
+from wsi_meta.readers.choice import READERS
+from wsi_meta.scanning.options import COMPILED, MODES
+from wsi_meta.training.recipe import CHOICES, RECIPES
 from wsi_meta.words import printable
 
 FULL = "Error: stdout: cannot be written (No space left on device); make room and run it again"
@@ -50,6 +61,43 @@ def _one_line_error(result: Result) -> str:
     assert len(errors) == 1
     assert "Traceback" not in result.output
     return errors[0]
+
+
+OWNERS: dict[str, Iterable[str]] = {
+    "mode": MODES,
+    "reader": READERS,
+    "precision": PRECISIONS,
+    "train precision": [name for name in PRECISIONS if name != "int8"],
+    "compiled": COMPILED,
+    "layer": LAYERS,
+    "as": FORMATS,
+    "by": ("patient", "slide"),
+    "recipe": RECIPES,
+    "freeze": CHOICES["freeze"],
+    "batchnorm": CHOICES["batchnorm"],
+    "without": [name.removesuffix("_px").replace("_", "-") for name in vars(RECIPES["strong"].augmentation)],
+    "split": SPLITS,
+    "naming": NAMINGS,
+    "pixels": PIXELS,
+    "format": MODEL_FORMATS,
+}
+"""What an option may be, by its name: as the part of the library says that takes it, and that the command imports late."""
+CHOSEN = [
+    (command, max(option.opts, key=len).lstrip("-"), option.type)
+    for command in main.commands
+    for option in main.commands[command].params
+    if isinstance(option.type, click.Choice)
+]
+
+
+@pytest.mark.parametrize(("command", "option", "kind"), CHOSEN, ids=[f"{command}-{option}" for command, option, _ in CHOSEN])
+def test_an_option_may_be_what_the_library_takes(command: str, option: str, kind: click.Choice[str]) -> None:
+    assert sorted(kind.choices) == sorted(OWNERS.get(f"{command} {option}", OWNERS[option]))
+
+
+def test_the_budget_of_copies_is_the_librarys() -> None:
+    (option,) = (option for option in main.commands["scan"].params if option.name == "stage_budget")
+    assert option.default == BUDGET_GB
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
@@ -236,7 +284,9 @@ def _end(error: BaseException, *arguments: str) -> Result:
         (OverflowError(), "OverflowError; 'wsi-meta --debug"),
         (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), "UnicodeEncodeError ('utf-8' codec"),
         (KeyError("x"), "KeyError ('x'); "),
-        (OSError(28, "No space left on device", "s.zarr"), "[Errno 28] No space left on device: 's.zarr'"),
+        (OSError(28, "No space left on device", "s.zarr"), "s.zarr: No space left on device; make room and"),
+        (OSError(36, "File name too long", "x\n.zarr"), r"x\n.zarr: File name too long; choose a shorter name"),
+        (PermissionError(13, "Permission denied", "a.tif"), "a.tif: Permission denied"),
         (SlideReadError("a\n\x1b[2J.tif: no such file"), r"a\n\x1b[2J.tif: no such file"),
         (BrokenPipeError(32, "Broken pipe"), "[Errno 32] Broken pipe"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from wsi_meta.cli import main
 from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.models.card import ModelCard
 from wsi_meta.worklist.table import COLUMNS
+
+LATIN = os.fsdecode(b"caf\xe9")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,15 @@ def test_a_failure_is_json_too(
     assert (error["kind"], error["exit_code"], run.exit_code) == (kind, code, code)
     assert told in error["message"]
     assert f"Error: {error['message']}" in run.stderr
+
+
+def test_paths_that_are_no_text_are_file_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON with half of a character in it is refused or changed by other programs."""
+    (tmp_path / LATIN).mkdir()
+    store = write_store(tmp_path / LATIN / "a.zarr", np.full((3, 3), 0.5, np.float32)).path
+    monkeypatch.chdir(tmp_path)
+    told = result_of(CliRunner().invoke(main, ["check", f"{LATIN}/a.zarr", "--json"]).stdout)
+    assert told["heatmap"] == store.as_uri()
 
 
 def test_no_command_is_a_failure_without_a_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "sample from nothing": ("sample none.csv --out sampled", 1, "none.csv: "),
     "sample by a foreign model": ("sample slides.csv --model foreign.safetensors --out sampled", 1, "foreign.safetensors: "),
     "sample over patches": ("sample slides.csv --out pcam", 1, "sampling.json: exists"),
+    "scan an empty text": ('scan "" --out h.zarr', 2, "'SLIDE...': an empty text; expected a path"),
+    "scan into an empty text": ('scan s.tif --out ""', 2, "'--out': an empty text; expected a path"),
+    "summary of an empty text": ('summary ""', 2, "'FOLDER': an empty text; expected a path"),
+    "scan by an empty model": ('scan s.tif --model "" --out h.zarr', 2, "'--model': an empty text; exp"),
+    "write to an empty text": ('tissue s.tif --out ""', 2, "'--out': an empty text; expected a path"),
+    "scan by options with an empty text": ("scan s.tif --config empty.toml", 1, 'empty.toml: out = "": an empty text; exp'),
+    "write to a stream": ("tissue s.tif --out -", 2, "'--out': - is no stream here; expected a path; a file of that name"),
+    "scan a stream": ("scan - --out h.zarr", 2, "'SLIDE...': - is no stream here"),
     "view an address": ("view https://a.b/h.zarr", 1, "https://a.b/h.zarr: an address; expected a path on a disk"),
     "evaluate on an address": ("evaluate default s3://b/p.h5", 1, "s3://b/p.h5: an address; expected a path on a disk"),
     "train to an address": ("train patches --out gs://b/m.safetensors", 1, "gs://b/m.safetensors: an address; expected a path"),
@@ -145,7 +154,7 @@ REFUSALS: dict[str, tuple[str, int, str]] = {
     "info of a missing slide": ("info none.tif", 1, "none.tif: no such file"),
     "info of a folder of heatmaps": ("info maps", 1, "maps: a folder of heatmaps; name one of them, such as maps/a.zarr"),
     "info of another folder": ("info empty", 1, "empty: a directory; expected a slide, a model file or a heatmap"),
-    "score of a folder": ("score empty", 1, "empty: a folder without heatmaps; expected"),
+    "score of a folder": ("score empty", 1, "empty: no heatmap in this folder; expected"),
 }
 """Command, exit code, and what its line begins with."""
 
@@ -163,12 +172,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     Image.fromarray(np.full((30, 900), 255, np.uint8)).save(folder / "mask.png")
     (folder / "empty.tif").touch()
     (folder / "cut.tif").write_bytes((folder / "s.tif").read_bytes()[:-20_000])
+    (folder / "empty.toml").write_text('out = ""\n')
     (folder / "labels.csv").write_text("slide,label\n" + "x" * 2000)
     (folder / "slides.csv").write_text("slide,annotations\ns.tif,\n")
     (folder / "meta.csv").write_text("slide,stain\ns.tif,HE\n")
     (folder / "empty").mkdir()
     (folder / "loop.zarr").symlink_to("loop.zarr")
-    (folder / "maps" / "a.zarr").mkdir(parents=True)
+    (folder / "maps").mkdir()
+    write_store(folder / "maps" / "a.zarr", np.full((4, 5), 0.25, np.float32))
     (folder / "pcam").mkdir()
     (folder / "pcam" / "sampling.json").write_text("{}")
     for label in "01":
@@ -182,7 +193,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, 
     card = ModelCard().to_dict() | {"thresholds": {"default": 2}}
     save_file(weights, folder / "bad.safetensors", metadata={"wsi_meta": json.dumps(card)})
     before = _contents(folder)
-    commands = json.dumps([words.split() for words, _, _ in REFUSALS.values()])
+    commands = json.dumps([shlex.split(words) for words, _, _ in REFUSALS.values()])
     surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH],

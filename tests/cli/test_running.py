@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from fakes import write_darkness_model
-from json_output import results_of
-from slide_files import texture, write_slide
+from json_output import result_of, results_of
+from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cli import config, main, options, running
 from wsi_meta.cohorts import batch
@@ -99,21 +100,21 @@ def test_logs_hold_all_and_the_hosts_logging_is_as_it_was(folder: Path, model: P
 def test_a_scan_says_where_it_is_seen(folder: Path, model: Path) -> None:
     (folder / "my scans").mkdir()
     common = ("slides/a.tif", "--model", model, "--stride", 96, "--device", "cpu")
-    told = [run(*common, "--out", out).stderr.splitlines()[-1] for out in ("my scans/a.zarr", "a.zarr", "slides/a.zarr")]
+    latin = os.fsdecode(b"caf\xe9.zarr")  # a shell takes the word back
+    told = [run(*common, "--out", out).stderr.splitlines()[-1] for out in ("my scans/a.zarr", latin, "slides/a.zarr")]
     assert told[0] == "look: wsi-meta view 'my scans/a.zarr' --slide slides/a.tif"
-    assert told[1:] == ["look: wsi-meta view a.zarr --slide slides/a.tif", "look: wsi-meta view slides/a.zarr"]
+    assert told[1:] == [r"look: wsi-meta view $'caf\xe9.zarr' --slide slides/a.tif", "look: wsi-meta view slides/a.zarr"]
+    again = run(*common, "--out", latin, "--json")
+    assert result_of(again.stdout)["heatmap"] == (folder / latin).as_uri(), "as the table has it"
+    assert f"heatmap: {(folder / latin).as_uri()}\n" in run(*common, "--out", latin).stdout
 
 
-def test_slides_with_a_score_have_not_failed(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    kinds = {"a": None, "b": "incomplete", "c": "incomplete", "d": "SlideReadError"}
-    rows = [
-        {"heatmap": None, "error": kind and "x", "error_kind": kind, "verdict": None, "verdict_figures": None}
-        for kind in kinds.values()
-    ]
-    monkeypatch.setattr(batch, "scan_jobs", lambda *_: rows)
-    for name in kinds:
-        (folder / "slides" / f"{name}.tif").write_bytes((folder / "slides" / "a.tif").read_bytes())
-    assert run("slides", "--out", "out").stderr == "Error: of 4 slides 1 failed, 2 incomplete\n"
+def test_slides_with_a_score_have_not_failed(folder: Path, model: Path) -> None:
+    for name in "bc":
+        damage_tile(write_slide(folder / "slides" / f"{name}.tif", texture(512, 512)), 3)
+    (folder / "slides" / "d.tif").write_bytes(b"no slide")
+    ended = run("slides", "--out", "out", "--model", model, "--stride", 96, "--device", "cpu", "-q")
+    assert ended.stderr.splitlines()[-1] == "Error: of 4 slides 1 failed, 2 incomplete"
 
 
 def test_results_are_printed_where_their_table_cannot_be_written(

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from json_output import results_of
-from slide_files import texture, write_slide
+from slide_files import texture, write_ome_zarr, write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
@@ -104,6 +105,82 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(maps: Path, tmp_path:
     new = tmp_path / "new" / "{name}.csv"
     assert run("lesions --out", new, "--detections", new, maps).exit_code == 1
     assert not new.parent.exists()
+
+
+OVER_A_FOLDER = {
+    "check": ("check maps", 0, ""),
+    "score": ("score maps", 0, ""),
+    "lesions": ("lesions maps --out lesions.csv", 0, ""),
+    "overlay": ("overlay maps --max-side 100 --out overlay.png", 0, ""),
+    "export": ("export maps --out map.geojson", 0, ""),
+    "view": ("view maps --static page", 0, ""),
+    "summary": ("summary maps", 0, ""),
+    "fit-score": ("fit-score maps --labels labels.csv --out score.json", 1, "0 patients in the smaller class"),
+}
+"""Command, exit code and error for a folder with one heatmap, whatever else lies there."""
+
+
+@pytest.mark.parametrize(("command", "code", "told"), OVER_A_FOLDER.values(), ids=OVER_A_FOLDER)
+def test_what_is_no_heatmap_is_passed_over_and_named_once(
+    command: str, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(_foreign(tmp_path / "maps" / "other.zarr").with_name("ours.zarr"), np.full((3, 4), 0.9, np.float32))
+    write_ome_zarr(tmp_path / "maps" / "slide.ome.zarr", texture(128, 128))
+    (tmp_path / "labels.csv").write_text("slide,label\nours,tumor\n")
+    monkeypatch.chdir(tmp_path)
+    ended = run(command)
+    assert (ended.exit_code, told in ended.stderr) == (code, True), ended.output
+    named = [line for line in ended.stderr.splitlines() if "other.zarr" in line]
+    assert named == ["maps: passed over, since no heatmap from 'wsi-meta scan': other.zarr"]
+    assert "slide.ome" not in ended.output
+
+
+@pytest.mark.parametrize("command", [*(words.split()[0] for words, *_ in OVER_A_FOLDER.values()), "info"])
+def test_what_is_no_heatmap_is_an_error_where_it_is_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _foreign(tmp_path / "maps" / "other.zarr")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("slide,label\n")
+    words = OVER_A_FOLDER.get(command, ("info maps",))[0]
+    ended = run(words.replace("maps", "maps/other.zarr"))
+    assert (ended.exit_code, "other.zarr" in ended.output) == (1, True), ended.output
+
+
+def test_a_damaged_heatmap_is_never_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in [("cut", b"{"), ("lost", None), ("bare", b"{}")]:
+        record = write_store(_folder(tmp_path / "maps") / f"{name}.zarr", np.full((3, 4), 0.9, np.float32)).path / "zarr.json"
+        record.unlink()
+        if content is not None:
+            record.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    for command in ("check maps", "score maps", "summary maps"):
+        ended = run(command)
+        assert all(f"{name}.zarr" in ended.output for name in ("cut", "lost", "bare")), ended.output
+        assert "passed over" not in ended.output
+
+
+def test_slides_that_are_folders_are_no_folder_of_heatmaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ome_zarr(_folder(tmp_path / "maps") / "slide.ome.zarr", texture(128, 128))
+    monkeypatch.chdir(tmp_path)
+    assert run("info maps").stderr == "Error: maps: a directory; expected a slide, a model file or a heatmap\n"
+    assert "no heatmap in this folder" in run("check maps").stderr
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def _foreign(path: Path) -> Path:
+    """A zarr store of somebody else, in a folder of its own."""
+    zarr.create_group(_folder(path.parent) / path.name, zarr_format=3, attributes={"x": 1})
+    return path
+
+
+def test_a_heatmap_that_is_given_twice_is_done_once(maps: Path) -> None:
+    for command in ("check", "score"):
+        assert len(results_of(run(command, maps / "b.zarr", maps, maps / "b.zarr", "--json").stdout)) == 2
 
 
 def test_scores_of_a_folder(maps: Path) -> None:

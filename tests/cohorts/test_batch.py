@@ -175,6 +175,7 @@ class _Raising(DarknessPredictor):
             "b.tif: cannot be scanned (UnicodeEncodeE",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
+        (OSError(36, "File name too long", "b"), "b: File name too long; choose a shorter name and run it again"),
         (torch.OutOfMemoryError("CUDA out of memory"), "b.tif: out of memory (CUDA out of memory); close other programs"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from slide_files import damage_tile, texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.cohorts.copies import Stage, Staging
-from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError
+from wsi_meta.cohorts.preview import preview_scans
+from wsi_meta.errors import OptionsError, OutputPathError, SlideReadError, WsiMetaError
 from wsi_meta.files.locks import MARK, Holder, own_folder
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
@@ -249,3 +251,21 @@ def test_all_files_of_a_slide(tmp_path: Path) -> None:
     assert names("v.vms") == ["v.vms", "map.jpg", "tile(0,0).jpg"]
     with pytest.raises(FileNotFoundError):
         files_of_slide(tmp_path / "none.tif")
+
+
+def test_a_dry_run_refuses_the_stage_that_its_scan_refuses(tmp_path: Path, slides: list[Path], looking: Looking) -> None:
+    out = tmp_path / "out"
+    refusals: list[tuple[dict[str, Any], str]] = [
+        ({"predictor": looking, "stage": tmp_path / "none"}, "none: no such folder; expected one on a fast disk"),
+        ({"predictor": looking, "stage": "/proc"}, "/proc: a folder in it cannot be written"),
+        ({"predictor": looking, "stage": 7}, "stage: is of type int; expected a path"),
+        ({"scheduler": "tcp://127.0.0.1:9", "stage": tmp_path}, "expected no cluster with it"),
+    ]
+    commands: list[Callable[..., Any]] = [scan_slides, preview_scans]
+    for settings, told in refusals:
+        refused = []
+        for command in commands:
+            with pytest.raises(WsiMetaError, match=told) as error:
+                command(slides, out, **settings)
+            refused.append(str(error.value))
+        assert refused[0] == refused[1]

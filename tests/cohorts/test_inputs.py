@@ -17,9 +17,10 @@ from openslide import OpenSlide
 from PIL import Image
 from slide_files import texture, write_slide
 
-from wsi_meta.cohorts.batch import scan_jobs, scan_slides
+from wsi_meta.cohorts.batch import scan_batch, scan_slides
 from wsi_meta.cohorts.inputs import SlideInput, find_slides, read_scan_manifest
-from wsi_meta.cohorts.jobs import jobs_of
+from wsi_meta.cohorts.jobs import SlideSettings
+from wsi_meta.cohorts.request import Request
 from wsi_meta.errors import DataError, OptionsError, SlideReadError
 from wsi_meta.files.dicom import WHOLE_SLIDE_IMAGE, dicom_series
 from wsi_meta.heatmaps.store import Heatmap
@@ -285,6 +286,7 @@ class TestManifest:
             ("slide,mpp\na.tif,500\n", "line 2: mpp '500'; expected micrometres"),
             ("slide,stride\na.tif,20\n", "line 2: stride '20'; expected a multiple of 8"),
             ("slide,name\na.tif,../x\n", "line 2: name '../x'; expected a name"),
+            (f"slide,name\na.tif,{'x' * 201}\n", f"line 2: name '{'x' * 201}'; expected a name"),
             ("slide,model\na.tif,no.safetensors\n", "line 2: model 'no.safetensors': there is no file m/no.safetensors"),
             ("slide,tissue_mask\na.tif,no.png\n", "line 2: tissue_mask 'no.png': there is no file"),
             ("slide,annotations\na.tif,no.xml\n", "line 2: annotations 'no.xml': there is no file"),
@@ -320,9 +322,8 @@ def test_a_network_is_opened_once_for_the_slides_that_share_it(tmp_path: Path, t
         model = shifted(thin_model, 1) if "model" in own else thin_model
         return Scanner(predictor=DarknessPredictor(model), **{name: own[name] for name in own if name != "model"})
 
-    of_slide = {"mpp": None, "reader": "auto", "tissue_mask": None, "overwrite": False}
-    jobs = jobs_of(find_slides([], manifest=tmp_path / "m.csv"), tmp_path / "out", of_slide)
-    found = scan_jobs(jobs, tmp_path / "out", open_scanner)
+    request = Request([], tmp_path / "out", SlideSettings(), manifest=tmp_path / "m.csv")
+    found = scan_batch(request.batch(), open_scanner)
     net = {"model": str(tmp_path / "net.safetensors")}
     assert opened == [{}, net, {"stride_px": 64}] * 2, "all are tried before the first slide, then each is opened once"
     assert [Path(row["slide"]).stem for row in found] == list("abcde")

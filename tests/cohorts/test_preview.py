@@ -50,7 +50,7 @@ def everything(folder: Path) -> dict[Path, tuple[int, float]]:
 def test_new_unfinished_finished_and_refused(tmp_path: Path, slides: Path, thin_model: Model) -> None:
     predictor, out = DarknessPredictor(thin_model), tmp_path / "out"
     scan_slides([slides / "a.tif", slides / "b.tif"], out, predictor=predictor, **SMALL_BLOCKS)
-    begun = Heatmap.open(out / "b.zarr").unfinished()
+    begun = Heatmap.open(out / "b.zarr").reopen()
     block = begun.grid.blocks()[0]
     begun.clear_block(block, np.ones((block.rows, block.cols), bool))
     shutil.copytree(out / "a.zarr", out / "c.zarr")
@@ -133,6 +133,14 @@ def took(store: Path, passed_s: float) -> None:
     there.finalise(result, there.record.lesions)
 
 
+def test_a_name_that_the_disk_does_not_take_is_refused(tmp_path: Path, thin_model: Model) -> None:
+    """Its folder does not even have to be there."""
+    slide = write_slide(tmp_path / "a.tif", texture(130, 130)).rename(tmp_path / f"{'x' * 235}.tif")
+    told = preview_scans(slide, tmp_path / "out", predictor=DarknessPredictor(thin_model))
+    assert told.slides[0].state == "refused"
+    assert "cannot be written (File name too long); choose a shorter name" in told.slides[0].told
+
+
 def test_a_slide_that_a_scan_died_of_is_told(tmp_path: Path, slides: Path, thin_model: Model) -> None:
     journal = Journal(None, {str(slides / "a.tif"): Suspect("Aborted", certain=True, journals=())})
     with Scanner(predictor=DarknessPredictor(thin_model), journal=journal) as scanner:
@@ -159,7 +167,7 @@ def test_the_command_prints_a_line_each_and_the_sums(tmp_path: Path, slides: Pat
     assert (
         _run(tmp_path / "glass.tif", "--model", model_file, "--out", out)
         .stdout.splitlines()[0]
-        .endswith(f"glass.tif: no tissue found, {out}")
+        .endswith(f"glass.tif: no tissue to scan, {out}")
     )
     (tmp_path / "m.csv").write_text("slide,patient,label\nslides/a.tif,p,1\n")
     result = _run("gone.tif", "--manifest", tmp_path / "m.csv", "--model", model_file, "--out", out, "--json")
@@ -178,3 +186,5 @@ def test_one_slide_has_a_store_and_a_folder_of_one_has_a_folder(tmp_path: Path, 
     for given, store in (([slide], "out"), ([slides], "out/a.zarr"), ([slides / "*.tif"], "out/a.zarr"), (shard, "out/a.zarr")):
         result = _run(*given, "--model", model_file, "--out", tmp_path / "out", "--json")
         assert result_of(result.stdout)["slides"][0]["store"] == str(tmp_path / store), given
+    result = _run(slide, "--model", model_file, "--out", tmp_path / "out", "--stage", tmp_path / "none")
+    assert (result.exit_code, "none: no such folder; expected one on a fast disk for --stage" in result.stderr) == (1, True)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from wsi_meta.cohorts.inputs import SlideInput
-from wsi_meta.cohorts.jobs import jobs_of
+from wsi_meta.cohorts.jobs import SlideSettings, jobs_of
 from wsi_meta.cohorts.retry import retry_command, shell_word
 from wsi_meta.slides.pixel_size import UsualMpp
 from wsi_meta.worklist.summary import failed
@@ -47,7 +47,7 @@ def test_none_where_the_user_has_to_choose(tmp_path: Path) -> None:
 
 def test_of_one_slide_it_makes_no_table(tmp_path: Path) -> None:
     for store in ("a.zarr", "n.zarr"):
-        (job,) = jobs_of([SlideInput(tmp_path / "a.tif", "a")], tmp_path / store, {}, {}, alone=True)
+        (job,) = jobs_of([SlideInput(tmp_path / "a.tif", "a")], tmp_path / store, SlideSettings(), {}, alone=True)
         row = job.row(failed(tmp_path / "a.tif", "bad", "SlideReadError"))
         assert row["retry"] == f"wsi-meta scan {tmp_path}/a.tif --out {tmp_path}/{store}"
 

@@ -13,7 +13,7 @@ from slide_files import texture, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
 from wsi_meta.cohorts.inputs import SlideInput
-from wsi_meta.cohorts.jobs import jobs_of
+from wsi_meta.cohorts.jobs import SlideSettings, jobs_of
 from wsi_meta.cohorts.preview import preview_scans
 from wsi_meta.cohorts.shards import Shard
 from wsi_meta.errors import OptionsError
@@ -23,11 +23,11 @@ from wsi_meta.models.model import Model
 @pytest.mark.parametrize("names", ["abcdefg", "gfbacde"])
 def test_each_slide_is_in_one_shard_in_whatever_order(names: str) -> None:
     found = [SlideInput(Path(f"{name}.tif"), name) for name in names]
-    jobs = jobs_of(found, Path("out"), {})
-    parts = [jobs_of(found, Path("out"), {}, shard=Shard.read(f"{number}/3")) for number in range(3)]
+    jobs = jobs_of(found, Path("out"), SlideSettings())
+    parts = [jobs_of(found, Path("out"), SlideSettings(), shard=Shard.read(f"{number}/3")) for number in range(3)]
     assert [{job.slide.name for job in part} for part in parts] == [set("adg"), set("be"), set("cf")]
     assert [job for job in jobs if job in parts[0]] == parts[0], "in the order in which they were given"
-    assert jobs_of(found, Path("out"), {}, shard=Shard(9, 10)) == []
+    assert jobs_of(found, Path("out"), SlideSettings(), shard=Shard(9, 10)) == []
 
 
 @pytest.mark.parametrize("given", ["3/3", "1", "-1/3", "0/0", "a/b", "1/2/3", (3, 3), (-1, 2)])

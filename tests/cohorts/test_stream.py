@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import DarknessPredictor
-from slide_files import texture, write_slide
+from slide_files import texture, write_ome_zarr, write_slide
 
 from wsi_meta.cohorts.batch import scan_slides
+from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.inference.options import InferencePlan
 from wsi_meta.models.model import Model
@@ -25,8 +28,10 @@ from wsi_meta.scanning.scan import scan
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Threads, Turn, interrupt_all
 from wsi_meta.slides.slide import Slide
+from wsi_meta.worklist.page import row_name
 
 WAIT_S = 60
+GLASS = np.full((300, 300, 3), 245, np.uint8)
 
 
 @pytest.fixture
@@ -40,6 +45,22 @@ def test_the_same_maps_as_singly(slides: list[Path], tmp_path: Path, thin_model:
     for slide in slides:
         alone = scan(slide, tmp_path / f"{slide.stem}.zarr", **settings)
         np.testing.assert_array_equal(Heatmap.open(tmp_path / "all" / f"{slide.stem}.zarr").probability, alone.probability)
+
+
+def test_a_slide_has_one_name_wherever_it_is_told(
+    tmp_path: Path, thin_model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``a.ome.zarr`` is slide a: in its store, on the bar, on the page, and to the command that scans it again."""
+    slides = [write_ome_zarr(tmp_path / "a.ome.zarr", texture(300, 300)), write_ome_zarr(tmp_path / "b.ome.zarr", GLASS, 99)]
+    with Scanner(predictor=DarknessPredictor(thin_model), progress=True) as scanner, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        rows = scan_slides(slides, tmp_path / "out", scanner=scanner)
+    assert set(re.findall(r"\r\[1/2\] (\S+): +\d+%", capsys.readouterr().err)) == {"a"}
+    assert Path(rows[0]["heatmap"]).name == "a.zarr"
+    assert rows[1]["error_kind"] == "MissingMppError"
+    assert [row_name(row) for row in rows] == ["a", "b"]
+    again = retry_command(slides[1], tmp_path / "out" / "b.zarr", {})
+    assert again == f"wsi-meta scan {slides[1]} --out-dir {tmp_path}/out"
 
 
 def test_one_predictor_serves_all_slides(model_file: Path) -> None:

@@ -510,6 +510,18 @@ def test_kaggle_labels_go_to_their_images(tmp_path: Path) -> None:
     assert all(np.array_equal(found[name][0], pixels) for name, pixels in zip("abc", patches, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["S5", h5py.string_dtype()], ids=["fixed", "variable"])
+def test_labels_in_hdf5_may_be_texts(kind: Any, tmp_path: Path) -> None:
+    write_hdf5(tmp_path, "train", draw(2), [0, 1])
+    for labels, told in ((["0", "Tumor"], None), (["0", "2"], "label '2' in row 1")):
+        with h5py.File(hdf5_path(tmp_path, "y"), "w") as file:
+            file["y"] = np.array(labels, kind)
+        if told is None:
+            assert open_patches(tmp_path)["train"].labels.tolist() == [0, 1]
+        else:
+            assert told in refusal(tmp_path, tmp_path)
+
+
 def test_labels_that_a_spreadsheet_saved(tmp_path: Path) -> None:
     write_kaggle(tmp_path, draw(3), "id,label\na,FALSE\nb,TRUE\nc,True\n")
 
@@ -519,7 +531,21 @@ def test_labels_that_a_spreadsheet_saved(tmp_path: Path) -> None:
 def test_labels_of_missing_images_are_refused(tmp_path: Path) -> None:
     write_kaggle(tmp_path, draw(2), "id,label\na,0\nb,1\nlost,1\ngone,0\n")
 
-    assert "2 ids without an image in train/, first 'gone'" in refusal(tmp_path, tmp_path / "train_labels.csv")
+    told = refusal(tmp_path, tmp_path / "train_labels.csv")
+    assert "2 ids without an image in train/, first 'gone'; train/ holds 2 .tif; expected one image" in told
+
+
+def test_images_that_lie_otherwise_are_named(tmp_path: Path) -> None:
+    """Converted to PNG, or a folder deeper: what is there helps more than that nothing is."""
+    write_kaggle(tmp_path, draw(3), "id,label\na,0\nb,1\nc,1\n")
+    for path in (tmp_path / "train").iterdir():
+        path.rename(path.with_suffix(".png" if path.stem != "c" else ".jpg"))
+    assert "3 ids without an image in train/, first 'a'; train/ holds 1 .jpg, 2 .png; ex" in refusal(tmp_path, tmp_path)
+    (tmp_path / "train").rename(tmp_path / "images")
+    (tmp_path / "train").mkdir()
+    assert "train/ holds nothing; expected" in refusal(tmp_path, tmp_path)
+    (tmp_path / "images").rename(tmp_path / "train" / "train")
+    assert "train/ holds 1 folder; expected" in refusal(tmp_path, tmp_path)
 
 
 def test_labels_without_the_image_folder_are_refused(tmp_path: Path) -> None:

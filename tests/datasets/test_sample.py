@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import resource
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from wsi_meta.datasets.candidates import Candidates, find_candidates, tumor_cell
 from wsi_meta.datasets.cutting import PatchCutter, is_blank
 from wsi_meta.datasets.layouts import open_patches
 from wsi_meta.datasets.manifest import deal_splits, read_manifest
-from wsi_meta.datasets.pcam import META_COLUMNS, _new_hdf5, pcam_files
+from wsi_meta.datasets.pcam import META_COLUMNS, new_hdf5, pcam_files
 from wsi_meta.datasets.sampling import sample, share_out
 from wsi_meta.errors import DataError, MissingMppError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.files.same_file import SlideReplacedError
@@ -96,23 +98,25 @@ def _negatives(folder: Path, split: str = "train") -> list[tuple[str, int, int]]
 def test_pixels_and_labels_are_the_slides_own(slides: Path, tmp_path: Path) -> None:
     done = sample(slides / "manifest.csv", tmp_path / "p", patches=80)
     assert set(done) == {"train", "valid"}
-    for split, expected in (("train", 80), ("valid", 10)):
-        pixels, labels, rows = _read(tmp_path / "p", split)
-        assert pixels.shape == (expected, 96, 96, 3)
-        assert labels.shape == (expected, 1, 1, 1), "as in the official files"
-        assert labels.sum() == expected // 2 == done[split].patches // 2
-        assert tuple(rows[0]) == META_COLUMNS == ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
-        for patch, label, row in zip(pixels, labels.ravel(), rows, strict=True):
-            x, y = int(row["coord_x"]), int(row["coord_y"])
-            with OpenSlide(slides / f"{row['wsi']}.tif") as slide:
-                np.testing.assert_array_equal(patch, np.asarray(slide.read_region((x, y), 1, (96, 96)))[..., :3])
-            truth = slides / f"{row['wsi']}.json"
-            mask = np.zeros((96, 96), bool)
-            if truth.exists():
-                mask = read_annotations(truth).mask((96, 96), 2, corner=(x // 2, y // 2))
-            assert (row["tumor_patch"], row["center_tumor_patch"]) == (str(mask.any()), str(mask[32:64, 32:64].any()))
-            assert label == mask[32:64, 32:64].any()
-        assert len({(row["wsi"], row["coord_x"], row["coord_y"]) for row in rows}) == expected, "no patch twice"
+    with ExitStack() as stack:
+        opened = {path.stem: stack.enter_context(OpenSlide(path)) for path in slides.glob("*.tif")}
+        truths = {path.stem: read_annotations(path) for path in slides.glob("*.json")}
+        for split, expected in (("train", 80), ("valid", 10)):
+            pixels, labels, rows = _read(tmp_path / "p", split)
+            assert pixels.shape == (expected, 96, 96, 3)
+            assert labels.shape == (expected, 1, 1, 1), "as in the official files"
+            assert labels.sum() == expected // 2 == done[split].patches // 2
+            assert tuple(rows[0]) == META_COLUMNS == ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
+            for patch, label, row in zip(pixels, labels.ravel(), rows, strict=True):
+                name, x, y = row["wsi"], int(row["coord_x"]), int(row["coord_y"])
+                shown = opened[name].read_region((x, y), 1, (96, 96))
+                np.testing.assert_array_equal(patch, np.asarray(shown)[..., :3])
+                mask = np.zeros((96, 96), bool)
+                if name in truths:
+                    mask = truths[name].mask((96, 96), 2, corner=(x // 2, y // 2))
+                assert (row["tumor_patch"], row["center_tumor_patch"]) == (str(mask.any()), str(mask[32:64, 32:64].any()))
+                assert label == mask[32:64, 32:64].any()
+            assert len({(row["wsi"], row["coord_x"], row["coord_y"]) for row in rows}) == expected, "no patch twice"
 
 
 def test_a_patch_is_where_read_at_finds_it_again_on_slides_of_another_resolution(tmp_path: Path) -> None:
@@ -384,7 +388,9 @@ def test_shares_are_as_even_as_there_is(wanted: int, available: list[int]) -> No
     ("rows", "told"),
     [
         (["gone.tif,,,"], "there is no file '.*gone.tif'"),
-        ([",,train,"], "there is no file"),
+        ([",,train,"], "line 2: names no slide"),
+        (["https://host/a.tif,,,"], "line 2: there is no file 'https://host/a.tif'"),
+        (["file://server/a.tif,,,"], "line 2: file://server/a.tif: no file of this machine"),
         (["normal_001.tif,gone.xml,,"], "there is no file '.*gone.xml'"),
         (["normal_001.tif,,later,"], "split 'later'"),
         (["normal_001.tif,,,maybe"], "partly 'maybe'"),
@@ -490,7 +496,7 @@ def test_hdf5_that_cannot_be_written_is_an_error_when_it_is_closed(tmp_path: Pat
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
     def fill() -> None:
-        with _new_hdf5(path) as (file, _disk):
+        with new_hdf5(path) as (file, _disk):
             data = file.create_dataset("x", (200, 96, 96, 3), np.uint8, chunks=(1, 96, 96, 3), compression="gzip")
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
             for row in range(200):
@@ -524,6 +530,18 @@ def test_a_slide_that_is_a_folder(tmp_path: Path) -> None:
         (tmp_path / "m.csv").write_text(f"slide,annotations\n{row}\n")
         with pytest.raises(DataError, match="there is no file"):
             read_manifest(tmp_path / "m.csv")
+
+
+def test_file_uris_in_a_manifest(tmp_path: Path) -> None:
+    """As ``summary.csv`` keeps paths that are no text: a folder in Latin-1, here."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_slide(folder / "node 1.tif", texture(320, 320), MPP)
+    (folder / "node 1.json").write_text('{"positive": [], "negative": []}')
+    rows = ",".join((folder / name).as_uri() for name in ("node 1.tif", "node 1.json"))
+    (tmp_path / "m.csv").write_text(f"slide,annotations\n{rows}\n")
+    (source,) = read_manifest(tmp_path / "m.csv")
+    assert (source.path, source.truth, source.name) == (folder / "node 1.tif", folder / "node 1.json", "node 1")
 
 
 def test_qupaths_outlines_lie_within_the_bounds(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_meta.demo.demo import DRAWN, _refuse_others, _separation, run_demo
+from wsi_meta.demo.demo import DRAWN, refuse_others, run_demo, separation
 from wsi_meta.demo.pyramid_writer import write_pyramid
 from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import DeviceError, OutputExistsError
@@ -18,8 +18,8 @@ def test_separation_is_an_auc_over_whole_cells() -> None:
     grid = PatchGrid(256, 256, 0.243, 0.972, 96, 32)
     tumor = np.zeros((64, 64), bool)
     tumor[:32, :32] = True
-    assert _separation(np.array([[0.9, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 1.0
-    assert _separation(np.array([[0.15, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 0.5
+    assert separation(np.array([[0.9, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 1.0
+    assert separation(np.array([[0.15, 0.1], [np.nan, 0.2]], np.float32), grid, tumor) == 0.5
 
 
 @pytest.mark.parametrize("name", ["synthetic-node.tif", "synthetic-node.zarr", "synthetic-node.png"])
@@ -38,7 +38,7 @@ def test_nothing_is_drawn_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_files_of_a_demo_are_replaced(tmp_path: Path) -> None:
     slide = write_pyramid(tmp_path / "synthetic-node.tif", np.full((64, 64, 3), 200, np.uint8), mpp=0.5, description=DRAWN)
-    _refuse_others(slide, slide)
+    refuse_others(slide, slide)
 
 
 def test_drawing() -> None:

@@ -22,7 +22,7 @@ from tiny import HERE as ALONE
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import choose_split, open_patches, warn_of_few
-from wsi_meta.datasets.patches import Patches
+from wsi_meta.datasets.patches import Patches, content_of, contents_of
 from wsi_meta.errors import DataError, ModelFileError, OptionsError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation.calibrate import calibrate, check_calibration, expecting
 from wsi_meta.evaluation.calibration import card_thresholds, cross_fit, fit_calibration, operating_points, validation_metrics
@@ -305,7 +305,47 @@ def test_calibrating_a_model_changes_its_card_and_not_its_weights(model_file: Pa
     assert card.metrics == validation_metrics(judged.logits, labels)
 
 
-def test_a_model_that_is_worse_than_chance_is_refused(model_file: Path, patch_folder: Path, tmp_path: Path) -> None:
+def test_patches_it_was_calibrated_on_are_known_by_their_pixels(
+    model_file: Path, few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under other names, in part, beside others; a second calibration leaves the first one behind."""
+    first, again, copies = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "copies"
+    (copies / "0").mkdir(parents=True)
+    (copies / "1").mkdir()
+    for number, path in enumerate(sorted((few_patches / "valid").glob("*/*.png"))[:3]):
+        shutil.copy(path, copies / path.parent.name / f"{number}.png")
+    Image.new("RGB", (96, 96), (9, 0, 9)).save(copies / "1" / "other.png")
+    calibrate(model_file, few_patches, first, split="train", **HERE)
+    calibrate(first, few_patches, again, **HERE)
+    assert "calibrated on" not in caplog.text
+    assert read_card(again).training["calibrated_on"]["pixels"]
+
+    assert evaluate(first, copies, **HERE).known_patches == {"calibrated_on": 0}
+    assert "calibrated on" not in caplog.text
+    assert evaluate(again, copies, **HERE).known_patches == {"calibrated_on": 3}
+    assert "The model was calibrated on 3 of these 4 patches, so its probabilities and thresholds fit them" in caplog.text
+
+
+def test_calibrating_on_patches_that_it_was_trained_on_is_told(
+    model_file: Path, few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    patches = open_patches(few_patches)["valid"]
+    contents = contents_of(content_of(patch) for patch in patches.read_many(range(4)))
+    known = KnownPatches.of({"train": contents[:2], "valid": contents[2:], "calibrated_on": contents})
+    save_model(tmp_path / "m.safetensors", load_file(model_file), read_card(model_file), None, known)
+
+    calibrate(tmp_path / "m.safetensors", few_patches, tmp_path / "out.safetensors", **HERE)
+
+    told = [line for line in caplog.messages if line.startswith("The model")]
+    assert [line[:58] for line in told] == [
+        "The model was trained on 2 of these 4 patches. The figures",
+        "The model's best epoch was chosen on 2 of these 4 patches,",
+    ]
+
+
+def test_a_model_that_is_worse_than_chance_is_refused(
+    model_file: Path, patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Its labels are exchanged, perhaps: a fit would hide it, as it makes all probabilities the share of tumor."""
     data = shutil.copytree(patch_folder / "train", tmp_path / "data")
     for old, new in (("0", "other"), ("1", "0"), ("other", "1")):
@@ -314,6 +354,7 @@ def test_a_model_that_is_worse_than_chance_is_refused(model_file: Path, patch_fo
     with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0\.\d\d on 16 patches\); expected label 1 for tumor"):
         calibrate(model_file, data, tmp_path / "m.safetensors", **HERE)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert "chance" not in caplog.text, "the error says it"
 
 
 @pytest.mark.parametrize(("scale", "told"), [(1e-3, "temperature 0.05,"), (1.0, ""), (1e3, "temperature 20,")])
@@ -478,6 +519,6 @@ def test_what_a_file_says_of_patches_stays(model_file: Path, patch_folder: Path,
     assert found.to_dict() == own.to_dict()
     patches = read_known_patches(out)
     assert patches is not None
-    assert patches.count(np.ones((1, 20), np.uint8)) == {"train": 1}
+    assert patches.count(np.ones((1, 20), np.uint8)) == {"train": 1, "calibrated_on": 0}
     assert read_card(out).calibration != read_card(model_file).calibration
     assert all(torch.equal(values, state[name]) for name, values in load_file(out).items())

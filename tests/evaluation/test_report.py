@@ -21,10 +21,11 @@ from wsi_meta.datasets.layouts import Patches, open_patches
 from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.errors import DataError, OutputExistsError, OutputPathError
 from wsi_meta.evaluation import figures
+from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.evaluate import evaluate, evaluate_patches
 from wsi_meta.evaluation.metrics import bootstrap_intervals, figures_of
-from wsi_meta.evaluation.report import Pictures, _of_another_share, check_report, draw_plots, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, read_losses
+from wsi_meta.evaluation.report import Pictures, check_report, draw_plots, of_another_share, write_report
+from wsi_meta.evaluation.results import Evaluation, Subject, read_losses
 from wsi_meta.evaluation.wording import describe_losses, explain_intervals, rows, tiles
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import Calibration, ModelCard
@@ -332,11 +333,11 @@ def test_patches_that_a_file_knows_are_counted(valid: Patches) -> None:
 def test_patches_of_another_share_of_tumor_than_expected_are_told(prior: Any, told: bool) -> None:
     """Four times as many of them are tumor as the model expects: its probabilities are not those of the patches."""
     labels = np.array([1, 0, 0, 0, 0], np.uint8)
-    notes = _of_another_share(ModelCard(training={"calibrated_on": {"prior": prior}}), labels)
+    notes = of_another_share(ModelCard(training={"calibrated_on": {"prior": prior}}), labels)
 
     share = f"calibrated for {100 * prior:g} % of tumor, and 20 % of these patches are: figures at 0.5" if told else ""
     assert [share in note for note in notes] == [True] * told
-    assert not _of_another_share(ModelCard(), labels)
+    assert not of_another_share(ModelCard(), labels)
 
 
 # --- where it may write

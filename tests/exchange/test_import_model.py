@@ -24,7 +24,10 @@ from safetensors.torch import load_file, save_file
 
 from wsi_meta.cli import main
 from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.errors import ModelFileError, OptionsError
+from wsi_meta.evaluation.cautions import cautions_of
+from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.exchange.exporting import write_exported
 from wsi_meta.exchange.foreign import ImportOptions
 from wsi_meta.exchange.importing import ImportParts, run_import
@@ -33,7 +36,8 @@ from wsi_meta.inference.options import InferenceOptions, fit_to_model
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import read_features
-from wsi_meta.models.model import Model, build_network, load_model, network_of
+from wsi_meta.models.known_patches import KnownPatches, read_known_patches
+from wsi_meta.models.model import Model, build_network, load_model, network_of, save_model
 from wsi_meta.models.preprocessing import Preprocessing
 
 HERE: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "batch_size": 16}
@@ -133,11 +137,12 @@ def test_weights_are_measured_as_they_are_stored(ending: str, few_patches: Path,
     assert (shown >= card.thresholds["default"]).tolist() == (open_patches(few_patches)["valid"].labels == 1).tolist()
 
 
-def test_the_other_class_is_noticed(many_patches: Path, tmp_path: Path) -> None:
+def test_the_other_class_is_noticed(many_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(two_logits(darkness_state(Preprocessing(), build_thin)), tmp_path / "net.pth")
 
     with pytest.raises(ModelFileError, match=r"worse than chance \(AUC 0.00 on 104 patches\); is the other class the tumor's"):
         import_thin(tmp_path / "net.pth", many_patches, tmp_path / "m.safetensors", **SAID, tumor_class="0")
+    assert "chance" not in caplog.text, "the error says what it is"
     assert [path.name for path in tmp_path.iterdir()] == ["net.pth"]
 
 
@@ -228,6 +233,27 @@ def test_a_prior_does_not_loosen_what_other_ways_are_judged_by(many_patches: Pat
     assert rare.metrics == plain.metrics
     assert plain.metrics["int8_mean_difference"] > 0
     assert (rare.dense, rare.allows_int8, rare.prefers_int8) == (plain.dense, plain.allows_int8, plain.prefers_int8)
+
+
+def test_patches_that_a_network_is_measured_on_are_known_by_their_pixels(
+    few_patches: Path, thin_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As are those that its weights were made with, where they are those of a model file."""
+    patches = open_patches(few_patches)["valid"]
+    contents = contents_of(content_of(patch) for patch in patches.read_many(range(4)))
+    known = KnownPatches.of({"train": contents[:3], "calibrated_on": contents})
+    save_model(tmp_path / "ours.safetensors", torch.load(thin_file), ModelCard(), None, known)
+    for file, expected in ((thin_file, {}), (tmp_path / "ours.safetensors", {"train": 3})):
+        caplog.clear()
+        import_thin(file, few_patches, out := tmp_path / f"{file.name}.out.safetensors", **SAID)
+        found = read_known_patches(out)
+        assert found is not None
+        assert found.count(contents) == expected | {"calibrated_on": 4}
+        assert ("The model was trained on 3 of these 4 patches" in caplog.text) == bool(expected)
+        assert "calibrated on" not in caplog.text
+    counted = replace(Evaluation.of(np.arange(4, dtype=np.float32), patches.labels, ModelCard()), known_patches={"train": 3})
+    told = cautions_of(read_card(out), patches, replace(counted, contents=contents))
+    assert [sentence[:28] for sentence in told] == ["The model was trained on 3 o", "The model was calibrated on "]
 
 
 def test_few_patches_allow_neither(few_patches: Path, thin_file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,7 +212,7 @@ def test_smooth_outlines_are_valid_and_keep_their_area(region: NDArray[np.bool_]
 
 @pytest.mark.parametrize("name", ["o.ome.tif", "o.csv", "o.geojson", "o.png"])
 def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    heatmap = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.25, np.float32)).unfinished()
+    heatmap = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.25, np.float32)).reopen()
     if name.endswith(".png"):
         draw_overlay(heatmap, tmp_path / name)
     else:
@@ -220,7 +223,7 @@ def test_an_unfinished_map_is_told(name: str, tmp_path: Path, caplog: pytest.Log
 def test_files_of_an_unfinished_map_say_so(tmp_path: Path) -> None:
     """Who is handed the file alone sees no warning."""
     whole = write_store(tmp_path / "h.zarr", np.full((6, 8), 0.9, np.float32))
-    for heatmap, complete in ((whole, True), (whole.unfinished(), False)):
+    for heatmap, complete in ((whole, True), (whole.reopen(), False)):
         with tifffile.TiffFile(export(heatmap, tmp_path / "o.ome.tif", overwrite=True)) as file:
             assert f'<M K="complete">{complete}</M>' in str(file.ome_metadata)
         for form in ("qupath", "qupath-cells"):
@@ -229,3 +232,25 @@ def test_files_of_an_unfinished_map_say_so(tmp_path: Path) -> None:
         drawn = export(heatmap, tmp_path / "o.xml", overwrite=True)
         assert ("<!-- wsi-meta: not scanned to the end; lesions may be missing" in drawn.read_text()) is not complete
         assert len(read_annotations(drawn).tumor) == 1
+
+
+class _Counted:
+    """A store's group that counts how often each of its arrays is opened."""
+
+    def __init__(self, group: zarr.Group) -> None:
+        self.group, self.opened = group, Counter[str]()
+
+    def __getitem__(self, name: str) -> Any:
+        self.opened[name] += 1
+        return self.group[name]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.group, name)
+
+
+def test_a_store_is_checked_for_damage_once(heatmap: Heatmap, tmp_path: Path) -> None:
+    """Each check opens the arrays anew; what reads them afterwards opens each once more."""
+    for name in ("lesions.geojson", "lesions.xml", "map.csv"):
+        group: Any = _Counted(heatmap.group)
+        export(replace(heatmap, group=group), tmp_path / name)
+        assert group.opened["status"] == 2, name

@@ -13,7 +13,7 @@ from slide_files import write_slide
 from stores import write_store
 
 from wsi_meta.cli import main
-from wsi_meta.errors import HeatmapError, OptionsError
+from wsi_meta.errors import HeatmapError, OptionsError, OutputPathError, SlideReadError
 from wsi_meta.exports.export import export
 from wsi_meta.slides.slide import open_slide
 
@@ -57,3 +57,15 @@ def test_it_needs_the_slide_that_was_scanned(tmp_path: Path) -> None:
     with pytest.raises(HeatmapError, match=r"made from .*, not from .*other\.tif"):
         export(heatmap, tmp_path / "s.groovy", slide=other)
     assert not (tmp_path / "s.groovy").exists()
+
+
+def test_a_path_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Java has no name for it: the script could not find the file."""
+    slide, heatmap = _scanned(tmp_path, "s", 200)
+    odd = tmp_path / "caf\udce9"
+    odd.mkdir()
+    with pytest.raises(SlideReadError, match=r"xe9.s\.tif: a path that is no UTF-8; .* rename it"):
+        export(heatmap, tmp_path / "s.groovy", slide=slide.rename(odd / "s.tif"))
+    with pytest.raises(OutputPathError, match=r"xe9.s\.groovy: a path that is no UTF-8"):
+        export(heatmap, odd / "s.groovy", slide=(odd / "s.tif").rename(slide))
+    assert not list(tmp_path.rglob("*.groovy"))

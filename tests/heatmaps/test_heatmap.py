@@ -89,7 +89,7 @@ def test_a_store_stays_open_from_another_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     np.testing.assert_array_equal(heatmap.status, made.status)
-    assert heatmap.unfinished(replace(heatmap.record, versions={})).record.versions == {}
+    assert heatmap.write_record(replace(heatmap.record, versions={})).record.versions == {}
     (tmp_path / "h.zarr").rename(tmp_path / "moved.zarr")
     with pytest.raises(HeatmapError, match=r"^h\.zarr: no such store any more"):
         _ = Heatmap.open(tmp_path / "moved.zarr").probability, heatmap.probability
@@ -197,7 +197,7 @@ def test_finished_store(tmp_path: Path) -> None:
     again = Heatmap.open(tmp_path / "h.zarr")
     assert again.finished
     assert again.result == RESULT
-    assert again.record == finished.record == heatmap.record.finished_with(RESULT, lesions)
+    assert again.record == finished.record == heatmap.record.ended_with(RESULT, lesions)
     assert heatmap.result is None, "nothing mutates"
     assert not leftover.exists()
     group = zarr.open_group(tmp_path / "h.zarr", mode="r")
@@ -213,9 +213,9 @@ def test_a_fitted_score_joins_the_result(tmp_path: Path) -> None:
     heatmap = _create(tmp_path / "h.zarr")
     fitted = {"score": 0.75, "file": "score.json", "sha256": "2" * 64}
     with pytest.raises(HeatmapError, match="not scanned to the end, so there is no score"):
-        heatmap.with_fitted_score(fitted)
+        heatmap.write_fitted_score(fitted)
     finished = heatmap.finalise(RESULT, None)
-    scored = finished.with_fitted_score(fitted)
+    scored = finished.write_fitted_score(fitted)
     assert scored.result == Heatmap.open(tmp_path / "h.zarr").result == replace(RESULT, fitted_score=fitted)
     assert finished.result == RESULT
 
@@ -347,7 +347,7 @@ def test_existing_outputs_are_safe(tmp_path: Path) -> None:
 def test_what_is_printed_of_a_heatmap_is_a_line(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "a.zarr", np.full((6, 9), 0.91, np.float32))
     assert repr(heatmap) == f"Heatmap('{heatmap.path}', a, 9 x 6 cells, score 0.910)"
-    assert "unfinished" in repr(heatmap.unfinished())
+    assert "not scanned to the end" in repr(heatmap.reopen())
     (lesion,) = find_lesions(heatmap)
     assert "cells=54" in repr(lesion)
     assert repr(lesion.outlines) == "(Outline(4 corners, 'tumor'),)"
@@ -386,7 +386,7 @@ def _full_disk() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("step", ["create", "write_block", "clear_block", "finalise", "unfinished"])
+@pytest.mark.parametrize("step", ["create", "write_block", "clear_block", "finalise", "reopen"])
 def test_a_full_disk_is_told_with_the_store_and_a_remedy(step: str, tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "h.zarr", np.random.default_rng(0).random((70, 70), np.float32))
     tissue, block = np.ones((70, 70), bool), heatmap.grid.blocks()[0]
@@ -397,7 +397,7 @@ def test_a_full_disk_is_told_with_the_store_and_a_remedy(step: str, tmp_path: Pa
         "write_block": lambda: write_block(heatmap, block, *values),
         "clear_block": lambda: heatmap.clear_block(block, ~tissue[block.cells]),
         "finalise": lambda: heatmap.finalise(result, None),
-        "unfinished": heatmap.unfinished,
+        "reopen": heatmap.reopen,
     }
     told = r"h\.zarr(/zarr\.json)?: cannot be written \(File too large\); make room"
     with _full_disk(), pytest.raises(OutputPathError, match=told):

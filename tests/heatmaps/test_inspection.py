@@ -138,10 +138,10 @@ def test_a_value_where_nothing_was_scanned_is_damage(store: Path) -> None:
 
 
 def test_an_unfinished_scan_is_no_damage(store: Path) -> None:
-    heatmap = Heatmap.open(store).unfinished()
+    heatmap = Heatmap.open(store).reopen()
     block = heatmap.grid.blocks()[5]
     heatmap.clear_block(block, np.ones((60, 60), bool))
-    assert _line(store) == "not finished: 1 of 12 blocks are left; run its scan again, which goes on"
+    assert _line(store) == "not scanned to the end: 1 of 12 blocks are left; run its scan again, which goes on"
     (checked,) = check_heatmaps(store)
     assert (checked.state, checked.blocks_left) == ("unfinished", 1)
 
@@ -183,12 +183,12 @@ def test_the_command_takes_stores_and_folders(store: Path, tmp_path: Path) -> No
     folder.mkdir()
     for name in ("a", "b", "c"):
         write_store(folder / f"{name}.zarr", np.full((4, 5), 0.25, np.float32))
-    Heatmap.open(folder / "b.zarr").unfinished()
+    Heatmap.open(folder / "b.zarr").reopen()
     run = CliRunner()
     assert run.invoke(main, ["check", str(store), str(folder / "a.zarr")]).exit_code == 0
     result = run.invoke(main, ["check", str(store), str(folder)])
     assert result.exit_code == 1
-    assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["sound", "sound", "not finished", "sound"]
+    assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["sound", "sound", "not scanned to the end", "sound"]
     assert result.stderr == "Error: 1 of 4 heatmaps are damaged or unfinished\n"
     states = results_of(run.invoke(main, ["check", str(folder), "--json"]).stdout)
     assert [(Path(part["heatmap"]).name, part["state"]) for part in states] == [

@@ -16,8 +16,8 @@ from stores import write_store
 
 from wsi_meta.exports.export import export
 from wsi_meta.heatmaps.inspection import check_heatmaps
+from wsi_meta.heatmaps.layout import multiscale
 from wsi_meta.heatmaps.lesions import find_lesions, lesion_facts
-from wsi_meta.heatmaps.ome import multiscale
 from wsi_meta.heatmaps.ownership import foreign_part
 from wsi_meta.heatmaps.pyramid import halve
 from wsi_meta.heatmaps.regions import SIZE_COLOURS
@@ -212,9 +212,7 @@ def test_an_older_store_that_is_finished_again_is_as_new(copied: Heatmap) -> Non
     result, record = copied.result, copied.record
     assert result is not None
     before = {path.relative_to(copied.path) for path in copied.path.rglob("*")}
-    again = (
-        _as_older(copied).unfinished().finalise(result, lesion_facts(record, copied.probability, copied.status), record.verdict)
-    )
+    again = _as_older(copied).reopen().finalise(result, lesion_facts(record, copied.probability, copied.status), record.verdict)
     assert {path.relative_to(copied.path) for path in again.path.rglob("*")} == before
     (checked,) = check_heatmaps(again.path)
     assert (checked.state, checked.found) == ("sound", "")

@@ -205,7 +205,7 @@ def test_a_scan_that_is_not_complete_gives_a_warning(tmp_path: Path, caplog: pyt
         "part.zarr: 7 cells could not be read; lesions may be missing or cut; copy the slide again, or scan again if"
         in caplog.text
     )
-    find_lesions(part.unfinished())
+    find_lesions(part.reopen())
     assert "part.zarr: not scanned to the end; lesions may be missing" in caplog.text
 
 
@@ -227,7 +227,7 @@ def test_where_no_cell_was_scanned_no_lesion_is_no_finding(tmp_path: Path, caplo
 
 
 def test_what_is_printed_and_written_says_how_much_was_read(tmp_path: Path) -> None:
-    heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).unfinished()
+    heatmap = write_store(tmp_path / "part.zarr", _map(10, 10, (5, 5, 3, 3, 0.9)), specificity_99=0.8).reopen()
     probability, status = heatmap.probability, heatmap.status
     status[0, :3], status[1, 0] = Status.PENDING, Status.UNREADABLE
     write_block(heatmap, heatmap.grid.blocks()[0], np.where(status == Status.SCANNED, probability, np.nan), status)
@@ -267,6 +267,15 @@ def test_table_and_outlines(heatmap: Heatmap, tmp_path: Path) -> None:
     assert len(back.tumor[0].holes) == 1
     ring = json.loads((tmp_path / "l.geojson").read_text())["features"][0]["geometry"]["coordinates"][0][0]
     assert ring[0] == ring[-1], "GeoJSON closes its rings"
+
+
+def test_a_file_of_another_ending_is_refused(heatmap: Heatmap, tmp_path: Path) -> None:
+    for name in ("l.txt", "l", "l.json"):
+        with pytest.raises(OutputPathError, match=r"expected \.csv or \.geojson"):
+            write_lesions(tmp_path / name, ())
+        with pytest.raises(OutputPathError, match=r"expected \.csv or \.geojson"):
+            find_lesions(heatmap, out=tmp_path / name)
+    assert not list(tmp_path.glob("l*"))
 
 
 def test_none_found_is_an_empty_table(tmp_path: Path) -> None:

@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stores import write_store
+from stores import make_record, write_block, write_store
 
 from wsi_meta.errors import OutputExistsError, OutputPathError
 from wsi_meta.files.locks import SIGNED, Holder, lock_path, locked
+from wsi_meta.heatmaps.layout import FORMS
 from wsi_meta.heatmaps.ownership import claimed, foreign_part, is_store, put_in_place, remove_store, temporary_store
-from wsi_meta.heatmaps.store import Heatmap
+from wsi_meta.heatmaps.soundness import damaged_blocks
+from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.outputs.writing import written_whole
+from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.scanning.identity import find_store
+from wsi_meta.tiling.grid import PatchGrid
 
 MAP = np.full((3, 4), 0.75, np.float32)
 
@@ -164,6 +168,22 @@ def test_a_store_of_ours_holds_nothing_foreign(tmp_path: Path) -> None:
     assert _left(tmp_path) == []
 
 
+def test_every_array_that_a_scan_may_make_is_ours(tmp_path: Path) -> None:
+    grid = PatchGrid(7000, 9000, 0.243, 0.972, 96, 32, block_px=1920)
+    record = replace(make_record(grid, uncertainty=True), measures=MEASURES)
+    heatmap = Heatmap.create(tmp_path / "h.zarr", record, np.ones(grid.shape, np.bool_), overwrite=False)
+    values, scanned = np.full(grid.shape, 0.5, np.float32), np.full(grid.shape, Status.SCANNED, np.uint8)
+    for block in grid.blocks():
+        others = {name: values[block.cells] for name in record.arrays if name not in ("0", "status")}
+        write_block(heatmap, block, values[block.cells], scanned[block.cells], **others)
+    made = {path.parents[2].name for path in heatmap.path.glob("*/c/0/0")}
+    assert made == {*record.arrays, "checksums"} == set(FORMS)
+    assert foreign_part(heatmap.path) is None
+    assert damaged_blocks(heatmap) == []
+    remove_store(heatmap.path)
+    assert _left(tmp_path) == []
+
+
 def test_a_folder_of_a_temporary_name_stays(tmp_path: Path) -> None:
     for name in (".h.zarr.partial", ".h.zarr.0123456789ab.new", ".h.zarr.0123456789ab.old"):
         (tmp_path / name).mkdir()
@@ -243,7 +263,7 @@ def test_a_record_is_whole_while_it_is_written(tmp_path: Path) -> None:
     record = heatmap.path / "zarr.json"
     before = record.read_text()
     (tmp_path / "same.json").hardlink_to(record)
-    heatmap.with_fitted_score({"score": 0.5, "file": "f", "sha256": "0"})
+    heatmap.write_fitted_score({"score": 0.5, "file": "f", "sha256": "0"})
     assert (tmp_path / "same.json").read_text() == before != record.read_text()
     assert Heatmap.open(heatmap.path).group.attrs["ome"] == heatmap.group.attrs["ome"]
 

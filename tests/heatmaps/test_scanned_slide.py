@@ -137,7 +137,7 @@ def test_slides_that_differ_in_one_region_are_two_and_older_fingerprints_are_kno
     spread = b"".join(stored[at : at + 16384] for number in range(16) for at in [(len(stored) - 16384) * number // 15])
     for parts in (spread, stored[:65536] + stored[-65536:]):
         identity = replace(heatmap.record.identity, slide=hashlib.sha256(head + parts).hexdigest())
-        old = heatmap.unfinished(replace(heatmap.record, identity=identity, result=None, lesions=None))
+        old = heatmap.write_record(replace(heatmap.record, identity=identity, result=None, lesions=None))
         assert is_scanned_slide(old, path)
         again = scan_darkness(path, tmp_path / "h.zarr", **SETTINGS)
         assert (again.finished, again.record.identity) == (True, identity)

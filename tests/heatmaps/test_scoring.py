@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_meta.heatmaps.scoring import format_score, score_slide
+from wsi_meta.heatmaps.scoring import score_slide
+from wsi_meta.words import format_score
 
 
 def _map(shape: tuple[int, int] = (40, 40), value: float = 0.0) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -118,7 +118,7 @@ def test_a_scan_mends_the_damaged_block_alone(
 
 def test_killed_while_it_was_mended_the_block_is_mended_again(store: Path, tissue: NDArray[np.bool_]) -> None:
     """Without its file a block's status reads as pending, also where there is no tissue."""
-    Heatmap.open(store).unfinished()
+    Heatmap.open(store).reopen()
     (store / "status" / "c" / "0" / "0").unlink()
     assert damaged_blocks(Heatmap.open(store)) == [], "so it may be without tissue's word"
     heatmap = clear_damage(Heatmap.open(store), tissue)
@@ -127,7 +127,7 @@ def test_killed_while_it_was_mended_the_block_is_mended_again(store: Path, tissu
 
 def test_what_a_killed_block_left_is_no_damage(store: Path, tissue: NDArray[np.bool_]) -> None:
     """Values without a status, as a kill between the two writes leaves them."""
-    heatmap = Heatmap.open(store).unfinished()
+    heatmap = Heatmap.open(store).reopen()
     block = heatmap.grid.blocks()[0]
     values = heatmap.probability[block.cells]
     heatmap.clear_block(block, tissue[block.cells])
@@ -144,7 +144,7 @@ def test_blocks_that_changed_places_are_told_and_scanned_again(
 ) -> None:
     """Each of them is whole; only the checksums kept with them, or at the end, say that they are not where they belong."""
     if not finished:
-        Heatmap.open(store).unfinished()
+        Heatmap.open(store).reopen()
     one, other = (store / name / "c" / place for place in places)
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])
@@ -157,7 +157,7 @@ def test_blocks_that_changed_places_are_told_and_scanned_again(
 
 def test_a_block_without_its_checksum_is_believed_and_a_torn_one_scanned_again(store: Path, tissue: NDArray[np.bool_]) -> None:
     """After a loss of power a small file may be gone or empty."""
-    heatmap = Heatmap.open(store).unfinished()
+    heatmap = Heatmap.open(store).reopen()
     (store / "checksums/c/0/1").unlink()
     assert damaged_blocks(heatmap, tissue) == []
     (store / "checksums/c/0/1").write_bytes(b"")
@@ -170,7 +170,7 @@ def test_a_block_without_its_checksum_is_believed_and_a_torn_one_scanned_again(s
 def test_a_store_without_checksums_goes_on_without(store: Path, tissue: NDArray[np.bool_]) -> None:
     """As 0.1.0 made it."""
     shutil.rmtree(store / "checksums")
-    heatmap = Heatmap.open(store).unfinished()
+    heatmap = Heatmap.open(store).reopen()
     assert damaged_blocks(heatmap, tissue) == []
     block, values = heatmap.grid.blocks()[0], heatmap.probability
     state = np.where(tissue[block.cells], Status.SCANNED, Status.BACKGROUND).astype(np.uint8)
@@ -181,7 +181,7 @@ def test_a_store_without_checksums_goes_on_without(store: Path, tissue: NDArray[
 @pytest.mark.parametrize("name", ["0", "status", "checksums"])
 @pytest.mark.parametrize("left", ["", "[]", '{"node_type": "array", "shape": [-1]}', None])
 def test_a_lost_array_is_one_line(store: Path, name: str, left: str | None) -> None:
-    Heatmap.open(store).unfinished()  # then all three are read
+    Heatmap.open(store).reopen()  # then all three are read
     (store / name / "zarr.json").unlink()
     if left is not None:
         (store / name / "zarr.json").write_text(left)
@@ -253,7 +253,7 @@ def test_a_damaged_seal_is_no_seal(store: Path, seal: object) -> None:
 
 
 def test_a_fitted_score_is_sealed_too(store: Path) -> None:
-    heatmap = Heatmap.open(store).with_fitted_score({"score": 0.5, "file": "s.json", "sha256": "0"})
+    heatmap = Heatmap.open(store).write_fitted_score({"score": 0.5, "file": "s.json", "sha256": "0"})
     assert open_sound(heatmap.path).record.result == heatmap.result
     assert open_sound(heatmap.path).blocks == heatmap.blocks
     assert heatmap.blocks is not None

@@ -32,17 +32,17 @@ BY_HAND = textwrap.dedent("""
     library.free.argtypes = [ctypes.c_void_p]
 
     def hold():
-        places = [library.malloc(64 << 20) for _ in range(16)]
+        places = [library.malloc(64 << 20) for _ in range(4)]
         for place in places:
             ctypes.memset(place, 1, 64 << 20)
         return places
 
     def kept(places):
-        # megabytes of a freed gigabyte that stay in memory
+        # megabytes of what is freed, 256, that stay in memory
         before = resident_memory()
         for place in places:
             library.free(place)
-        return 1024 - round((before - resident_memory()) / 2**20)
+        return 256 - round((before - resident_memory()) / 2**20)
 """)
 
 
@@ -60,7 +60,7 @@ def run_apart(code: str, **environment: str) -> list[str]:
 
 @on_glibc
 @pytest.mark.parametrize("asked", [{}, {"MALLOC_ARENA_MAX": "3"}])
-def test_a_gigabyte_freed_after_leaving_goes_back_to_the_kernel(asked: dict[str, str]) -> None:
+def test_what_is_freed_after_leaving_goes_back_to_the_kernel(asked: dict[str, str]) -> None:
     (after,) = run_apart(
         """
         with tuned_memory(in_bands=False):
@@ -93,9 +93,9 @@ def test_what_was_freed_in_the_context_goes_back_on_leaving_it() -> None:
         """
     )
 
-    assert int(inside) > 1000
-    assert int(left) > 1000, "also below a block in use"
-    assert int(trimmed) > -100, "what was allocated in that gap afterwards, when asked"
+    assert int(inside) > 240
+    assert int(left) > 240, "also below a block in use"
+    assert int(trimmed) > -50, "what was allocated in that gap afterwards, when asked"
 
 
 @on_glibc
@@ -104,7 +104,7 @@ def test_an_inner_context_leaves_the_outer_one_in_force() -> None:
     (between,) = run_apart(nested + "    print(kept(hold()))")
     (after,) = run_apart(nested + "print(kept(hold()))")
 
-    assert int(between) > 1000
+    assert int(between) > 240
     assert int(after) < 50
 
 

@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from functools import partial
+from functools import partial, reduce
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from children import start_child
 from numpy.typing import NDArray
 from slide_files import texture
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -290,36 +293,28 @@ def test_logits_do_not_depend_on_what_the_program_around_set(
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one word for each setting")
-def test_the_newer_words_of_torch_are_understood_too() -> None:
+@pytest.mark.parametrize(("path", "word"), [((), "tf32"), (("cudnn",), "ieee"), (("cudnn", "conv"), "ieee")])
+def test_the_newer_words_of_torch_are_understood_too(path: tuple[str, ...], word: str, tmp_path: Path) -> None:
     """They are said in processes of their own: some cannot be taken back."""
-    code = """
-import os
-from torch import backends
-from wsi_meta.inference.device import share_device
 
-def check(owner, word):
-    owner.fp32_precision = word
-    backends.cudnn.benchmark = True
-    parts = backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul
-    before = [part.fp32_precision for part in parts]
-    for exact in (True, False):
-        with share_device("cuda", exact=exact, compiled=False).passing():
-            assert parts[2].fp32_precision == ("ieee" if exact else "tf32")
-            assert parts[3].fp32_precision == "ieee"
-            assert not backends.cudnn.benchmark
-        assert before == [part.fp32_precision for part in parts]
-        assert backends.cudnn.benchmark
-    if owner is backends:
-        backends.fp32_precision = "ieee"
-        assert parts[3].fp32_precision == "ieee", "it follows the wider one, as before"
+    def check() -> None:
+        backends: Any = import_module("torch").backends  # a module that is named travels to the process: this one cannot
+        reduce(getattr, path, backends).fp32_precision = word
+        backends.cudnn.benchmark = True
+        parts = backends, backends.cudnn, backends.cudnn.conv, backends.cuda.matmul
+        before = [part.fp32_precision for part in parts]
+        for exact in (True, False):
+            with share_device("cuda", exact=exact, compiled=False).passing():
+                assert parts[2].fp32_precision == ("ieee" if exact else "tf32")
+                assert parts[3].fp32_precision == "ieee"
+                assert not backends.cudnn.benchmark
+            assert before == [part.fp32_precision for part in parts]
+            assert backends.cudnn.benchmark
+        if not path:
+            backends.fp32_precision = "ieee"
+            assert parts[3].fp32_precision == "ieee", "it follows the wider one, as before"
 
-for owner, word in ((backends, "tf32"), (backends.cudnn, "ieee"), (backends.cudnn.conv, "ieee")):
-    if not (pid := os.fork()):
-        check(owner, word)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0, owner
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert start_child(check, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("dense", [False, True])

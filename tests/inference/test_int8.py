@@ -15,7 +15,7 @@ from wsi_meta.demo.synthetic import draw_lymph_node
 from wsi_meta.errors import DeviceError
 from wsi_meta.inference.device import resolve_precision
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.inference.int8 import OPERATORS, _Convolution, _Emulated, quantised_trunk
+from wsi_meta.inference.int8 import OPERATORS, Convolution, Emulated, quantised_trunk
 from wsi_meta.inference.predictor import DENSE_HALO_PX, Predictor
 from wsi_meta.models.integers import DEVIATIONS, GROWTH, LEVELS, Integers, fit, moments, rectified, upper
 from wsi_meta.models.model import Model, load_model
@@ -128,8 +128,8 @@ def test_what_rounded_weights_change_on_average_is_taken_off() -> None:
     inputs = torch.from_numpy(means).float()[None, :, None, None].expand(1, 4, 5, 5)
     unit = nn.BatchNorm2d(2, eps=0).eval()
 
-    found = _Convolution(layer, unit, Integers(0.1, 0, means), Integers(0.1, 0, np.zeros(2)))
-    without = _Convolution(layer, unit, Integers(0.1, 0, np.zeros(4)), Integers(0.1, 0, np.zeros(2)))
+    found = Convolution(layer, unit, Integers(0.1, 0, means), Integers(0.1, 0, np.zeros(2)))
+    without = Convolution(layer, unit, Integers(0.1, 0, np.zeros(4)), Integers(0.1, 0, np.zeros(2)))
     exact = layer(inputs)[0, :, 2, 2].detach()
     weights = (found.weights.float() * found.weight_scales[:, None, None, None]).sum((2, 3))
 
@@ -188,7 +188,7 @@ def test_floats_give_what_the_operators_give(beside: bool) -> None:
     inputs = torch.randint(128, (2, 8, 10, 14), dtype=torch.uint8, generator=generator)
     added = torch.randint(256, (2, 16, 5, 7), dtype=torch.uint8, generator=generator)
     given, side, gives = Integers(1 / 64, 7, np.zeros(8)), Integers(1 / 8, 128, np.zeros(16)), Integers(1 / 32, 0, np.zeros(16))
-    real, emulated = (kind(layer, norm, given, gives) for kind in (_Convolution, _Emulated))
+    real, emulated = (kind(layer, norm, given, gives) for kind in (Convolution, Emulated))
 
     if beside:
         found = real.add_to(added.clone(memory_format=torch.channels_last), side, inputs)

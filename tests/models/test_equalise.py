@@ -12,7 +12,7 @@ from slide_files import texture
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.inference.fast_network import FastNetwork
-from wsi_meta.inference.int8 import _Emulated
+from wsi_meta.inference.int8 import Emulated
 from wsi_meta.models.card import RANGES, ModelCard
 from wsi_meta.models.equalise import HEADROOM, fit_to_integers
 from wsi_meta.models.integers import BESIDE, LEVELS, layers_beside, named_blocks, plan_integers
@@ -100,7 +100,7 @@ def test_weights_lie_on_the_steps_that_int8_rounds_them_to(network: ResNet, inpu
         weights = layer.weight.detach()
         steps = weights / weights.abs().amax((1, 2, 3), keepdim=True) * 127
         assert float((steps - steps.round()).abs().max()) < 0.15
-    rounded = [module.kernels for module in trunk.modules() if isinstance(module, _Emulated)]
+    rounded = [module.kernels for module in trunk.modules() if isinstance(module, Emulated)]
     assert len(rounded) == len(convolutions)
     assert all(float(weights.abs().max()) == 127 for weights in rounded)
 

@@ -95,6 +95,7 @@ def test_an_older_file_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        lambda parts: parts.clear(),
         lambda parts: parts.pop("mean"),
         lambda parts: parts.update(mean=[1.0]),
         lambda parts: parts.update(mean=["a"] * 64),

@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from wsi_meta.datasets.patches import contents_of
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models import known_patches
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.features import FeatureStatistics
-from wsi_meta.models.known_patches import PATCHES_KEY, KnownPatches, read_known_patches
+from wsi_meta.models.known_patches import MOST, PATCHES_KEY, KnownPatches, known_to_weights, read_known_patches
 from wsi_meta.models.model import save_model
 
 STATE = {"fc.weight": torch.ones(1, 2)}
@@ -68,9 +67,34 @@ def test_an_older_file_says_nothing(tmp_path: Path) -> None:
     assert read_known_patches(tmp_path / "m.safetensors") is None
 
 
-def test_what_was_not_read_or_is_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_patches, "MOST", 3)
-    assert KnownPatches.of({"train": None, "valid": contents(1, 2, 3, 4)}) is None
+def test_what_was_not_read_or_is_too_much_is_not_kept() -> None:
+    many = np.zeros((MOST + 1, 20), np.uint8)
+    many[:, :4] = np.arange(MOST + 1, dtype="<u4").view(np.uint8).reshape(-1, 4)
+    assert KnownPatches.of({"train": None, "valid": many}) is None
+    before = known(train=contents(1), valid=contents(2), other=contents(3))
+    found = KnownPatches.of({"train": None, "valid": many}, before)
+    assert found is not None
+    assert found.count(contents(1, 2, 3)) == {"other": 1}, "of a part that is known in part alone nothing is said"
+
+
+def test_what_weights_knew_before_they_know_afterwards() -> None:
+    before = known(train=contents(1, 2), valid=contents(3), calibrated_on=contents(4)).of_weights()
+    found = KnownPatches.of({"train": contents(2, 5), "valid": contents(6)}, before)
+    assert found is not None
+    assert {part: len(marks) for part, marks in found.marks.items()} == {"train": 3, "valid": 2}
+    assert found.count(contents(1, 2, 3, 4, 5, 6)) == {"train": 3, "valid": 2}
+
+
+def test_only_a_model_file_says_what_its_weights_know(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.pth")
+    save_file(STATE, tmp_path / "a.safetensors")
+    marks = known(train=contents(1), calibrated_on=contents(1))
+    save_model(tmp_path / "m.safetensors", STATE, ModelCard(), None, marks)
+    assert known_to_weights(tmp_path / "a.pth") is None
+    assert known_to_weights(tmp_path / "a.safetensors") is None
+    found = known_to_weights(tmp_path / "m.safetensors")
+    assert found is not None
+    assert found.count(contents(1)) == {"train": 1}
 
 
 @pytest.mark.parametrize(

@@ -456,6 +456,36 @@ def test_a_refusal_is_also_a_value_error(tmp_path: Path) -> None:
         read_card(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            r"a pointer of Git LFS; expected .*git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html>\n<html>\n", "a web page; expected weights"),
+        (b"<", "a web page; expected weights"),
+    ],
+)
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pth"])
+def test_what_lies_there_instead_of_weights_is_named(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (load_model, read_weights):
+        with pytest.raises(ModelFileError, match=f"{name}: {told}"):
+            read(path)
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_weights_that_are_cut_short_are_told_with_what_to_do(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"w.{ending}"
+    (torch.save if ending == "pth" else save_file)(TINY_STATE, path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+    with pytest.raises(ModelFileError, match=r"cannot be read \(.*\); expected a state_dict: .*; copy or download it again$"):
+        read_weights(path)
+
+
 def test_no_length_of_card_turns_a_model_into_a_pickle(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     for n in range(256):

@@ -18,7 +18,7 @@ from wsi_meta.cli import main
 from wsi_meta.errors import OptionsError
 from wsi_meta.heatmaps.lesions import find_lesions
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.pictures.lesion_sheet import _layout, window_round
+from wsi_meta.pictures.lesion_sheet import lay_out, window_round
 from wsi_meta.pictures.lettering import text_width
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.pictures.page import dpi_for
@@ -153,7 +153,7 @@ class TestSheet:
     @pytest.mark.parametrize("lesions", [0, 1, 3, 12])
     def test_words_below_a_panel_fit_it(self, lesions: int, width_px: int) -> None:
         dpi = dpi_for(width_px)
-        across, side_px = _layout(lesions, width_px / dpi, dpi)
+        across, side_px = lay_out(lesions, width_px / dpi, dpi)
         assert 1 <= across <= max(1, lesions)
         assert side_px / dpi > 0.3 + text_width("isolated tumor cells, 0.20 mm", 8)
         assert 2 * side_px / dpi > 0.3 + text_width("probability over 0.999, mean over 0.999", 8)
@@ -205,3 +205,10 @@ class TestSheet:
             with pytest.raises(OptionsError, match=r"expected (1 or more|the slide|one of them)"):
                 draw_overlay(store, tmp_path / "s.png", **({"slide": slide_file, "largest": 2} | settings))  # type: ignore[arg-type]
         assert not list(tmp_path.iterdir())
+
+
+def test_the_scale_bar_of_a_narrow_map_is_one_to_measure_with(tmp_path: Path) -> None:
+    """It is as long as the page has room for, not a quarter of a map of 0.1 mm."""
+    tall = write_store(tmp_path / "tall.zarr", np.full((300, 3), 0.02, np.float32), mpp=MPP)
+    said = words(draw_overlay(tall, tmp_path / "tall.svg", max_side=500))
+    assert "2 mm" in said

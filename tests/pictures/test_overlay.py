@@ -19,7 +19,7 @@ from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError, Outpu
 from wsi_meta.heatmaps.record import ScanResult
 from wsi_meta.heatmaps.store import Heatmap, Status
 from wsi_meta.models.model import Model
-from wsi_meta.pictures.colours import _LAYERS, LAYERS, VEIL, colour_cells
+from wsi_meta.pictures.colours import LAYERS, STYLES, VEIL, colour_cells
 from wsi_meta.pictures.legend import class_entries, title_of
 from wsi_meta.pictures.overlay import draw_overlay
 from wsi_meta.pictures.picture_file import FORMATS, check_picture
@@ -90,8 +90,8 @@ def test_the_uncertainty_is_another_picture(heatmap: Heatmap, slide_file: Path, 
     )
     height, width = (min(pair) for pair in zip(probable.shape[:2], uncertain.shape[:2], strict=True))
     assert (probable[:height, :width] != uncertain[:height, :width]).any(-1).mean() > 0.05
-    assert len({(layer.colour_map, layer.label) for layer in _LAYERS.values()}) == len(LAYERS) == 2
-    assert "spread over eight views" in _LAYERS["uncertainty"].label
+    assert len({(layer.colour_map, layer.label) for layer in STYLES.values()}) == len(LAYERS) == 2
+    assert "spread over eight views" in STYLES["uncertainty"].label
 
 
 def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
@@ -107,9 +107,9 @@ def test_opacity_of_uncertainty(heatmap: Heatmap) -> None:
 def test_title_says_what_is_unknown(heatmap: Heatmap) -> None:
     assert title_of(heatmap.record).startswith("node: score 0.")
     results = {
-        "node: scan not finished": None,
+        "node: not scanned to the end": None,
         "node: no score, nothing scanned": ScanResult(None, complete=True, cells={"unreadable": 0}),
-        "node: score 0.250 (incomplete: 7 cells unreadable)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
+        "node: score 0.250 (incomplete: 7 cells could not be read)": ScanResult(0.25, complete=False, cells={"unreadable": 7}),
     }
     for title, result in results.items():
         assert title_of(replace(heatmap.record, result=result)) == title
@@ -127,7 +127,7 @@ def test_title_says_what_may_be_wrong(heatmap: Heatmap) -> None:
 
     assert title(0, "ok") == "node: score 0.250"
     assert title(0, "blurred", "unlike training") == "node: score 0.250; blurred; unlike training"
-    assert title(7, "incomplete", "inked") == "node: score 0.250 (incomplete: 7 cells unreadable); inked"
+    assert title(7, "incomplete", "inked") == "node: score 0.250 (incomplete: 7 cells could not be read); inked"
 
 
 def test_refusals(heatmap: Heatmap, tmp_path: Path) -> None:
@@ -221,22 +221,23 @@ def test_a_store_is_never_replaced(heatmap: Heatmap, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_a_picture_that_fails_keeps_the_one_before(heatmap: Heatmap, tmp_path: Path) -> None:
-    out = tmp_path / "map.png"
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg", "tif"])
+def test_a_picture_that_fails_keeps_the_one_before(heatmap: Heatmap, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"map.{ending}"
     out.write_text("before")
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OutputPathError, match=r"map\.png: cannot be written \(File too large\)"):
+        with pytest.raises(OutputPathError, match=r"map\.\w+: cannot be written \(File too large\)"):
             draw_overlay(heatmap, out, max_side=300, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
 
     assert out.read_text() == "before"
-    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from wsi_meta.errors import DataError, OptionsError, OutputExistsError, OutputPa
 from wsi_meta.models.model import Model
 from wsi_meta.pictures import survey_picture
 from wsi_meta.pictures.survey import survey_tissue
-from wsi_meta.pictures.survey_picture import MAX_SIDE, _mark_pieces, _shown_kinds, draw_survey
+from wsi_meta.pictures.survey_picture import MAX_SIDE, draw_survey, mark_pieces, shown_kinds
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.pieces import SPECK, label_pieces, measure_pieces
@@ -243,7 +243,7 @@ class TestKinds:
         np.testing.assert_array_equal(given.tissue.fraction, (given.kinds < Kind.GLASS).mean())
         large = np.full((2 * MAX_SIDE, 3), Kind.GLASS, np.uint8)
         large[501] = Kind.UNREADABLE
-        assert (_shown_kinds(large)[0][250] == Kind.UNREADABLE).all()
+        assert (shown_kinds(large)[0][250] == Kind.UNREADABLE).all()
 
     def test_large_pieces_are_numbered_from_the_left(self) -> None:
         cells = np.zeros((60, 90), bool)
@@ -270,7 +270,7 @@ class TestKinds:
         with _slide(tmp_path) as slide:
             survey = survey_kinds(slide)
         axes = Figure().add_subplot()
-        _mark_pieces(axes, replace(survey, labels=label_pieces(cells, 31.104)))
+        mark_pieces(axes, replace(survey, labels=label_pieces(cells, 31.104)))
         side = survey.cell_px * survey.mpp / 1000
         places = {text.get_text(): [int(part / side) for part in text.get_position()] for text in axes.texts}
         assert places.keys() == {"1", "2"}

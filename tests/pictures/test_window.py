@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
@@ -9,12 +10,14 @@ import pytest
 from slide_files import damage_tile, texture, write_slide
 from stores import make_record
 
+from wsi_meta.heatmaps.record import ScannedTissue
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import VEIL, shown_colours
 from wsi_meta.pictures.legend import unknown_entries, unseen_entries
 from wsi_meta.pictures.window import UNSEEN, Map, Window, read_window
 from wsi_meta.slides.slide import open_slide
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.viewer.colours import veil_colours
 
 GRID = PatchGrid(5000, 3100, 0.25, 0.972, 96, 32)
 """A cell is 124.416 level-0 pixels; 25 x 41 cells."""
@@ -107,6 +110,14 @@ class TestMap:
         assert [entry.words for entry in unknown_entries(drawn, window, seen, bare=True)] == bare
         seen[-1] = False
         assert [entry.words for entry in unknown_entries(drawn, window, seen)] == bare, "also beyond those cells"
+
+    def test_where_a_mask_says_what_is_tissue_none_was_looked_for(self) -> None:
+        drawn = map_of(np.nan, Status.BACKGROUND)
+        drawn = replace(drawn, record=replace(drawn.record, tissue=ScannedTissue("mask.png", 0.0)))
+        window, seen = Window(0, 0, 5000, 3100), np.ones((31, 50), bool)
+        told = [entry.words for entry in unknown_entries(drawn, window, seen)]
+        assert told == ["not scanned: outside the tissue mask"]
+        assert veil_colours(drawn.record)[str(int(Status.BACKGROUND))]["words"] == told[0]
 
     def test_beyond_the_slide_nothing_is_drawn(self) -> None:
         ground = np.full((90, 90, 3), 222, np.uint8)

@@ -13,13 +13,14 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, texture, write_jpeg_slide
+from slide_files import overwrite, rename_tag, stored_tiles, texture, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.readers.ome_tiff import ome_mpp
 from wsi_meta.slides.slide import Slide
+from wsi_meta.tiffs.tags import PREDICTOR
 
 MPP = 0.486
 LOSSLESS, PLANAR = ["none", "zlib", "lzw", "zstd", "jpeg2000"], ["none", "zlib", "lzw", "zstd"]
@@ -84,6 +85,35 @@ def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: N
             assert np.abs(level.astype(int) - page.asarray()).mean() < 1
 
 
+def test_what_a_tag_says_of_values_counts_where_the_compression_knows_it(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    """JPEG 2000 knows no differences."""
+    path = write_ome(tmp_path / "s.ome.tif", image, "jpeg2000", extratags=[(318, "H", 1, 2, True)])
+    rename_tag(path, "WhitePoint", PREDICTOR)
+    with open_slide(path) as slide:
+        assert slide.reader == "direct"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 700, 500), image)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_bits_in_another_order_are_left_to_openslide_and_that_is_told(
+    tmp_path: Path, image: NDArray[np.uint8], caplog: pytest.LogCaptureFixture, nested: bool
+) -> None:
+    """Its library turns them; the bytes as they lie seem to be damaged."""
+    path = tmp_path / "s.tif"
+    write_ome(path, image, "zlib", factors=(1, 2)[: 1 + nested], extratags=[(263, "H", 1, 2, True)])
+    turned = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    for offset, length in stored_tiles(path):
+        overwrite(path, offset, path.read_bytes()[offset : offset + length].translate(turned))
+    rename_tag(path, "Thresholding", 266)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        np.testing.assert_array_equal(slide.read_region(0, 0, 700, 500), image)
+    told = (
+        "damaged tiles of level 0 may show as tissue: bytes whose first bit is their lowest (FillOrder 2); expected FillOrder 1"
+    )
+    assert told in caplog.text
+
+
 @pytest.mark.parametrize(
     ("photometric", "remark"),
     [
@@ -120,10 +150,10 @@ def test_the_unit_of_a_physical_size_counts(
 X, Y, PIXELS = 'PhysicalSizeX="0.486"', 'PhysicalSizeY="0.486"', '<Image><Pixels SizeX="700" SizeY="500" {}/></Image>'
 
 NONE = [
-    (unit, f"its OME-XML states the size of a pixel in '{unit}', which is no unit of length")
-    for unit in ("pixel", "reference frame")
+    (unit, f"its OME-XML states the size of a pixel in '{unit}', which is not understood")
+    for unit in ("pixel", "reference frame", "", "ms")
 ]
-NONE.append(("?mm", "its OME-XML states the size of a pixel in '.*', which is no unit of length"))
+NONE.append(("?mm", "its OME-XML states the size of a pixel in '.*', which is not understood"))
 UNITS = {
     "pm": 1e-6,
     "\u00c5": 1e-4,
@@ -136,6 +166,7 @@ UNITS = {
     "m": 1e6,
 }
 UNITS |= {"in": 25400, "ft": 304800, "km": 1e9, "Mm": 1e12}
+UNITS |= dict.fromkeys(("micrometers", "Micrometre", "microns", "Micron", "UM"), 1) | {"Nanometers": 1e-3}
 BROKEN_UNITS = (" µm ", "μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufffd\ufffdm")
 
 
@@ -157,6 +188,7 @@ BROKEN_UNITS = (" µm ", "μm", "Âµm", "Î¼m", "?m", "??m", "\ufffdm", "\ufff
             for unit, um in UNITS.items()
         ),
         (PIXELS.format('PhysicalSizeX="0,486"'), "", "", "its OME-XML states PhysicalSizeX '0,486', which is no number .*"),
+        (PIXELS.format('PhysicalSizeX="0_486"'), "", "", "its OME-XML states PhysicalSizeX '0_486', which is no number .*"),
         (
             PIXELS.format(f"{X} {Y}").replace("700", "1400"),
             "",

@@ -365,6 +365,9 @@ def test_no_tissue_is_said_loudly(tmp_path: Path, thin_model: Model, caplog: pyt
     assert heatmap.result is not None
     assert heatmap.result.score is None, "unknown, not 0"
     assert np.isnan(heatmap.probability).all()
+    caplog.clear()
+    scan(path, tmp_path / "m.zarr", model=thin_model, tissue_mask=np.zeros((30, 30), bool))
+    assert "glass.tif: THE TISSUE MASK IS EMPTY (array), nothing will be scanned" in caplog.text
 
 
 def test_mpp_is_never_guessed(tmp_path: Path, thin_model: Model) -> None:

@@ -437,6 +437,16 @@ def test_a_compression_that_openslide_does_not_read_is_named(tmp_path: Path, cod
         open_slide(path).read_region(0, 0, 10, 10)
 
 
+def test_big_endian_numbers_are_named(tmp_path: Path) -> None:
+    """ImageJ and Bio-Formats write them unasked."""
+    options: dict[str, Any] = {"byteorder": ">", "tile": (128, 128), "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "s.tif", texture(256, 256), **options)
+    tifffile.imwrite(tmp_path / "big.tif", texture(256, 256), bigtiff=True, **options)
+    open_slide(tmp_path / "big.tif", mpp=1)
+    with pytest.raises(SlideReadError, match=r"s\.tif: a TIFF of big-endian numbers, which .*; convert the slide \(vips"):
+        open_slide(tmp_path / "s.tif")
+
+
 def test_a_mirax_slide_without_its_folder(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -12,9 +12,10 @@ from slide_files import damage_tile, write_slide
 
 from wsi_meta.errors import DataError
 from wsi_meta.slides.slide import open_slide
+from wsi_meta.tiffs import sparse_tiles
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue import TissueMask, find_tissue, read_tissue_mask
-from wsi_meta.tiling.tissue_colours import BAND_ROWS, MASK_MPP, bridge_gaps, segment_by_colour
+from wsi_meta.tiling.tissue_colours import BAND_ROWS, MASK_MPP, MAX_DARKNESS, MIN_SATURATION, bridge_gaps, segment_by_colour
 
 GLASS, TISSUE, PALE, FAT = (243, 242, 244), (150, 90, 160), (236, 222, 232), (240, 236, 240)
 GREEN_INK, BLUE_INK, BLACK = (40, 140, 60), (30, 90, 190), (4, 4, 6)
@@ -222,3 +223,8 @@ def test_masks_can_be_compared_and_kept_in_sets() -> None:
     assert one != other
     assert one.fingerprint() == other.fingerprint()
     assert len({one, one, other}) == 2
+
+
+def test_what_a_tile_that_is_looked_for_shows_is_tissue_by_the_same_measures() -> None:
+    """Tiles are judged in a lower layer, in whole grey levels: it has these limits once more."""
+    assert (sparse_tiles.MIN_SATURATION, sparse_tiles.MIN_VALUE / 255) == (MIN_SATURATION, MAX_DARKNESS)

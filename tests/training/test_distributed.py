@@ -22,7 +22,7 @@ from tiny import ALONE, HERE, TINY, Tiny, learners, run_command, train_tiny
 from wsi_meta.errors import DeviceError
 from wsi_meta.models.card import read_card
 from wsi_meta.training.checkpoint import checkpoint_path
-from wsi_meta.training.distributed import Processes, _find_processes, joined_processes
+from wsi_meta.training.distributed import Processes, find_processes, joined_processes
 from wsi_meta.training.learner import Learner
 from wsi_meta.training.loader import EpochBatches
 from wsi_meta.training.recipe import Augmentation, Recipe
@@ -96,9 +96,9 @@ def test_an_environment_that_holds_no_numbers_is_told(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(name, value)
     with pytest.raises(DeviceError, match=told):
-        _find_processes("cpu")
+        find_processes("cpu")
     monkeypatch.setenv("WORLD_SIZE", "")
-    assert _find_processes("cpu") == ALONE
+    assert find_processes("cpu") == ALONE
 
 
 def in_two(work: Callable[[int], object], folder: Path) -> list[tuple[int, str]]:

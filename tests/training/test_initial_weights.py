@@ -4,6 +4,7 @@ import http.client
 import io
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
@@ -11,19 +12,27 @@ from typing import Any
 from urllib.error import URLError
 from urllib.response import addinfourl
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from tiny import Tiny
+from tiny import HERE, Tiny, train_tiny
 from torch import nn
 from torch.serialization import set_crc32_options
 
+from wsi_meta.datasets.layouts import open_patches
+from wsi_meta.datasets.patches import Patches, content_of, contents_of
 from wsi_meta.errors import ModelFileError, TrainingError
+from wsi_meta.evaluation.cautions import cautions_of
+from wsi_meta.evaluation.results import Evaluation
 from wsi_meta.models.card import ModelCard, read_card
-from wsi_meta.models.model import build_network
+from wsi_meta.models.known_patches import read_known_patches
+from wsi_meta.models.model import build_network, save_model
 from wsi_meta.training.initial_weights import Start, idle_settings, initialise, stage_of
 from wsi_meta.training.recipe import RECIPES, Recipe
 
+SHORT = Recipe(epochs=1, batch_size=4)
 TENSORS = len(Tiny().state_dict())
 
 
@@ -109,6 +118,69 @@ def test_a_stage_of_another_network_is_refused(tmp_path: Path, change: Callable[
     change(state)
     torch.save(state, tmp_path / "a.pth")
     assert told in refusal(tmp_path / "a.pth")
+
+
+def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [line for line in caplog.messages if line.startswith("--init ")]
+    caplog.clear()
+    return found
+
+
+def test_a_model_knows_the_patches_of_its_initial_weights(
+    patch_folder: Path, few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Validation and test patches under other names, of which the weights have learned some: figures on them flatter."""
+    train_tiny(few_patches, tmp_path / "a.safetensors", recipe=SHORT, **HERE)
+    assert texts(caplog) == []
+    data = tmp_path / "data"
+    for place, source in {"train": "valid/{}/*[13].png", "valid": "train/{}/*[0123].png", "test": "valid/{}/*[02].png"}.items():
+        for label in "01":
+            (data / place / label).mkdir(parents=True)
+            for number, path in enumerate(sorted(patch_folder.glob(source.format(label)))):
+                shutil.copy(path, data / place / label / f"{number}.png")
+
+    train_tiny(data, tmp_path / "b.safetensors", init=tmp_path / "a.safetensors", recipe=SHORT, **HERE)
+
+    remembered, chosen = texts(caplog)
+    assert remembered == (
+        "--init a.safetensors, patches of the validation split: The model was trained on 4 of these 8 patches. "
+        "The figures show how well it remembers them, not how well it works on other patches."
+    )
+    assert "patches of the test split: The model's best epoch was chosen on 4 of these 4 patches" in chosen
+    known = read_known_patches(tmp_path / "b.safetensors")
+    assert known is not None
+    own, before = open_patches(data), open_patches(few_patches)
+    assert [known.count(contents(own[split])) for split in ("train", "valid", "test")] == [
+        {"train": 4, "valid": 0},
+        {"train": 4, "valid": 8},
+        {"train": 0, "valid": 4},
+    ]
+    assert known.count(contents(before["train"]))["train"] == len(before["train"])
+    assert "init_known" not in read_card(tmp_path / "b.safetensors").training
+
+
+def test_a_model_file_that_does_not_say_its_patches_is_told(
+    few_patches: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what is trained from it does not know them either, nor what is trained from that."""
+    save_model(tmp_path / "a.safetensors", Tiny().state_dict(), ModelCard())
+    save_file(Tiny().state_dict(), tmp_path / "bare.safetensors")
+    train_tiny(few_patches, tmp_path / "z.safetensors", init=tmp_path / "bare.safetensors", recipe=SHORT, **HERE)
+    assert texts(caplog) == []
+    assert "init_known" not in read_card(tmp_path / "z.safetensors").training
+    for init, out in ("ab", "bc"):
+        train_tiny(few_patches, tmp_path / f"{out}.safetensors", init=tmp_path / f"{init}.safetensors", recipe=SHORT, **HERE)
+        assert f"--init {init}.safetensors: It is not known which patches it was trained on: " in texts(caplog)[-1]
+        card = read_card(tmp_path / f"{out}.safetensors")
+        assert card.training["init_known"] is False
+    patches = open_patches(few_patches)["valid"]
+    evaluation = Evaluation.of(np.arange(4, dtype=np.float32), patches.labels, card)
+    told = "It is not known which patches b.safetensors, which the model began with, was trained on: where"
+    assert cautions_of(card, patches, evaluation)[-1].startswith(told)
+
+
+def contents(patches: Patches) -> NDArray[np.uint8]:
+    return contents_of(content_of(patch) for patch in patches.read_many(range(len(patches))))
 
 
 def test_init_none_loads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

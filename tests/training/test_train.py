@@ -376,6 +376,14 @@ def test_a_model_that_is_of_no_use_is_told_at_the_end(
     assert sum("few patches to choose thresholds by" in text for text in caplog.messages) == 1
 
 
+def test_an_epoch_that_tells_nothing_is_not_told_of(few_patches: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A training only begins with it: the end says what became of it."""
+    validation = Validation(open_patches(few_patches)["valid"], "cpu", "fp32", 0, progress=False, build_network=Tiny)
+    state = {name: torch.zeros_like(tensor) for name, tensor in Tiny().state_dict().items()}
+    assert validation.calibrated(validation.logits(state)).auc == 0.5
+    assert caplog.messages == []
+
+
 def test_a_model_that_is_worse_than_chance_is_an_error_and_kept(
     patch_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

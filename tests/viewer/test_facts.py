@@ -32,7 +32,7 @@ def test_the_largest_lesion_is_that_of_the_longest_diameter(tmp_path: Path) -> N
 
 def test_a_slide_without_tissue_has_neither_score(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "blank.zarr", np.full((4, 5), np.nan, np.float32))
-    heatmap.with_fitted_score({"score": None, "sha256": "2" * 64})
+    heatmap.write_fitted_score({"score": None, "sha256": "2" * 64})
     (result,) = (group["lines"] for group in map_facts(ShownMap(heatmap.path).state())["facts"] if group["title"] == "Result")
     assert dict(result)["Slide score"] == dict(result)["Fitted score"] == "none, nothing scanned"
     (shelved,) = Shelf([heatmap.path]).stores.values()

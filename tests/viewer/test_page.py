@@ -13,7 +13,7 @@ import pytest
 from browsers import Browser, Tab
 from numpy.typing import NDArray
 from served import Client, ask
-from slide_files import write_slide
+from slide_files import damage_tile, texture, write_jpeg_slide, write_slide
 from stores import make_record, write_block, write_store
 
 from wsi_meta.heatmaps.store import Heatmap, Status
@@ -369,6 +369,48 @@ def test_cells_without_a_value_of_a_layer_are_hatched_as_the_legend_says(browser
     show(browser, tmp_path / "heat.zarr", check)
 
 
+def test_numbers_of_lesions_hide_neither_one_another_nor_the_map(browser: Browser, tmp_path: Path) -> None:
+    """Those that find room are written: on a strip of a few pixels none, closer all that are in view."""
+    values = np.full((17, 400), 0.02, np.float32)
+    values[4::8, 2::4] = 0.9
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+
+    async def check(tab: Tab, _client: Client) -> None:
+        await tab.ask(
+            "void (window.written = [], CanvasRenderingContext2D.prototype.fillText = (text, x, y) => written.push([x, y]))"
+        )
+        shown = []
+        for zoom in (0.02, 0.06, 0.3):
+            await look_at(tab, 200 * CELL, 8 * CELL, zoom)
+            shown.append(await tab.ask("(written.length = 0, WsiMeta.page.set('outlined', true), written.slice())"))
+        counts = [len(places) for places in shown]
+        assert (counts[0], counts[2]) == (0, 60)
+        assert 3 < counts[1] < 60
+        places = np.array(shown[1])
+        apart = np.abs(places[:, None] - places[None])
+        assert ((apart[..., 0] > 8) | (apart[..., 1] > 8) | np.eye(len(places), dtype=bool)).all()
+
+    show(browser, store, check)
+
+
+def test_the_legend_says_that_pixels_of_the_slide_cannot_be_read(browser: Browser, tmp_path: Path) -> None:
+    """Also where the map is not shown; not before such a tile was seen."""
+    slide = write_jpeg_slide(tmp_path / "heat.tif", [texture(1024, 1024), texture(512, 512)], mpp=MPP)
+    damage_tile(slide, 5)
+    with open_slide(slide) as opened:
+        write_store(tmp_path / "heat.zarr", np.full((16, 16), 0.02, np.float32), mpp=MPP, slide=opened.fingerprint())
+    legend = "document.getElementById('veil').textContent"
+
+    async def check(tab: Tab, _client: Client) -> None:
+        assert await tab.ask(legend) == ""
+        await look_at(tab, 384, 384, 1.5)
+        await tab.until(f'{legend} === "slide\'s pixels cannot be read"')
+        await tab.page.keyboard.press("m")
+        assert await tab.ask("!document.getElementById('veil').hidden")
+
+    show(browser, tmp_path / "heat.zarr", check)
+
+
 def test_keys_belong_to_what_has_the_focus(browser: Browser, tmp_path: Path) -> None:
     """Enter on a button of a row is no Enter on the row, and the focus stays where it was when the rows are made anew.
 
@@ -436,6 +478,13 @@ def test_the_list_of_heatmaps_fits_a_phone(browser: Browser, tmp_path: Path) -> 
             assert (await tab.ask("document.getElementById('left_out').textContent")).startswith("1 more slide has no finished")
             last = await tab.ask("document.querySelector('#stores tbody tr:last-child').textContent")
             assert last.startswith("tornno slide (cut")
+            await tab.page.focus("#stores a")
+            await tab.page.fill("#find", "torn")
+            write_store(tmp_path / "torn.zarr", values, mpp=MPP)
+            await tab.ask("void document.dispatchEvent(new Event('visibilitychange'))")
+            await tab.until("document.getElementById('count').textContent === '3'")
+            seen = "[...document.querySelectorAll('#stores tbody tr:not([hidden])')].map((row) => row.cells[0].textContent)"
+            assert (await tab.ask(seen))[0] == "torn"
             assert tab.complaints == []
 
     ask(tmp_path, run, run=browser.run)
@@ -507,3 +556,30 @@ def test_the_page_of_a_store_that_was_replaced_is_loaded_anew(browser: Browser, 
         assert await tab.ask("WsiMeta.page.facts().slide.mark") == mark[:16]
 
     show(browser, tmp_path / "heat.zarr", check)
+
+
+def test_the_page_tells_that_its_store_is_damaged_and_stays_of_one_time(browser: Browser, tmp_path: Path) -> None:
+    """Map, outlines and list follow the threshold together; where lesions cannot be had, all go back to those shown."""
+    values = np.full((17, 23), 0.02, np.float32)
+    values[2:4, 2:4], values[8:10, 8:10] = 0.9, 0.7
+    store = write_store(tmp_path / "heat.zarr", values, mpp=MPP).path
+    (value,) = (store / "0" / "c").glob("*/*")
+    notice, look = "document.getElementById('notice').textContent", "void document.dispatchEvent(new Event('visibilitychange'))"
+
+    async def check(tab: Tab, client: Client) -> None:
+        value.rename(tmp_path / "value")
+        await tab.ask(look)
+        await tab.until(f"{notice}.includes('damaged: values of scanned cells are missing')")
+        await tab.ask("void WsiMeta.page.setThreshold(0.8)")
+        await tab.until("WsiMeta.page.found().threshold === 0.8 && WsiMeta.page.found().count === 1")
+        (tmp_path / "value").rename(value)
+        await tab.ask(look)
+        await tab.until(f"!{notice}.includes('damaged')")
+        store.rename(tmp_path / "away")
+        client.shelf.close()  # as where other stores were looked at meanwhile: nothing of it is in memory
+        await tab.ask("void WsiMeta.page.setThreshold(0.5)")
+        await tab.until(f"{notice}.includes('No lesions at threshold 0.500, shown are those of 0.800: ')")
+        assert await tab.ask("[WsiMeta.page.view.threshold, WsiMeta.page.found().threshold]") == [0.8, 0.8]
+        tab.complaints.clear()  # of the answers that were refused
+
+    show(browser, store, check)

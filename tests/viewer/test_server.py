@@ -173,6 +173,32 @@ class TestWhatIsSent:
         ask(tmp_path, lambda client: check(client, several=True))
         ask(heatmap.path, lambda client: check(client, several=False))
 
+    def test_the_list_follows_its_folder(self, tmp_path: Path) -> None:
+        """Each slide of the folder's table is in one of the two parts, also one that is scanned, or gone, since the start."""
+        (tmp_path / "maps").mkdir()
+        write_store(tmp_path / "maps" / "one.zarr", a_map())
+        add_row(tmp_path / "maps", failed("two.tif", "two.tif: cut short"), tmp_path / "maps" / "two.zarr")
+
+        async def check(client: Client) -> None:
+            async def listed() -> dict[str, list[str]]:
+                found = json.loads((await client.get("/list")).body)
+                return {part: [one["name"] for one in found[part]] for part in ("stores", "left_out")}
+
+            assert await listed() == {"stores": ["one"], "left_out": ["two"]}
+            two = write_store(tmp_path / "maps" / "two.zarr", a_map())
+            add_row(tmp_path / "maps", summarise("two.tif", two) | {"heatmap": str(two.path)}, two.path)
+            assert await listed() == {"stores": ["one", "two"], "left_out": []}
+            (tmp_path / "maps" / "one.zarr").rename(tmp_path / "one")
+            assert await listed() == {"stores": ["two"], "left_out": []}
+            assert (await client.get("/")).headers["Location"] != f"/s/{client.key}"
+            answer = await client.get(f"/s/{client.key}/facts")
+            assert (answer.code, b"one.zarr: no such store" in answer.body) == (409, True), "its page tells"
+            two.path.rename(tmp_path / "two")
+            assert await listed() == {"stores": [], "left_out": ["two"]}
+            assert (await client.get("/")).code == 200
+
+        ask(tmp_path / "maps", check)
+
     def test_the_models_own_thresholds_are_taken_as_they_are(self, tmp_path: Path) -> None:
         """Rounded, both would find other lesions; what a slider says is rounded."""
         values = np.full((8, 8), 0.0001, np.float32)
@@ -210,12 +236,14 @@ class TestWhatIsSent:
 
         async def check(client: Client) -> None:
             shown = (await client.json("facts"))["slide"]
+            assert not shown["unread"]
             last = len(shown["levels"]) - 1
             for place in (f"{last}/0/0", "0/0/0"):
                 answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{place}")
                 assert (answer.code, answer.headers["Cache-Control"], "Etag" in answer.headers) == (200, "no-store", False)
             answer = await client.get(f"/s/{client.key}/tile/{shown['mark']}/{last}/1/1")
             assert "immutable" in answer.headers["Cache-Control"]
+            assert (await client.json("version"))["unread"], "for the legend"
 
         ask(tmp_path / "heat.zarr", check)
 
@@ -356,8 +384,7 @@ class TestLinksLeadNowhere:
 class TestSeveral:
     def test_a_folder_is_a_list_of_its_heatmaps(self, store: Path, tmp_path: Path) -> None:
         write_store(tmp_path / "one.zarr", a_map())
-        (tmp_path / "torn.zarr").mkdir()
-        (tmp_path / "torn.zarr" / "zarr.json").write_text("{")
+        (write_store(tmp_path / "torn.zarr", a_map()).path / "zarr.json").write_text("{")
 
         async def check(client: Client) -> None:
             stores = {one["name"]: one for one in json.loads((await client.get("/list")).body)["stores"]}
@@ -390,6 +417,7 @@ class TestSeveral:
         pictures = tmp_path / "report" / "thumbnails"
         pictures.mkdir(parents=True)
         (pictures / "one.jpg").write_bytes(b"jpeg")
+        (pictures / "caf\udce9 2.jpg").write_bytes(b"other")
         (tmp_path / "report" / "index.html").write_text(f'<meta name="generator" content="{generator}">')
 
         async def check(client: Client) -> None:
@@ -399,6 +427,7 @@ class TestSeveral:
             if code == 200:
                 assert "connect-src 'none'" in page.headers["Content-Security-Policy"]
                 assert picture.body == b"jpeg"
+                assert (await client.get("/report/thumbnails/caf%E9%202.jpg")).body == b"other", "a name that is no UTF-8"
             assert (await client.get("/report/thumbnails/two.jpg")).code == 404
 
         ask(tmp_path, check)
@@ -453,10 +482,30 @@ def test_a_map_grows_while_it_is_scanned(tmp_path: Path) -> None:
         assert (await client.json("version"))["version"] == before
         scan(first)
         assert (await client.json("version"))["version"] != before
-        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 409
+        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 200, "all parts of a page are of one time"
         assert await scanned() == first.rows * first.cols
+        assert (await client.get(f"/s/{client.key}/map/{before}")).code == 412
+        assert (await client.get(f"/s/{client.key}/lesions/{before}/0.5")).code == 412
         for block in others:
             scan(block)
         assert await scanned() == 17 * 23
 
     ask(tmp_path / "heat.zarr", check)
+
+
+def test_damage_is_told_and_what_was_read_before_stays_whole(tmp_path: Path) -> None:
+    """Values that are gone, then the store: each shows in the version, and is told; the map before still has its lesions."""
+    store = write_store(tmp_path / "heat.zarr", a_map(), mpp=MPP).path
+
+    async def check(client: Client) -> None:
+        before = (await client.json("facts"))["version"]
+        (value,) = (store / "0" / "c").glob("*/*")
+        for part, told in ((value, b"values of scanned cells are missing in 1 of 1"), (store, b"no such store")):
+            part.rename(tmp_path / f"{part.name} away")
+            assert (await client.json("version"))["version"] != before
+            answer = await client.get(f"/s/{client.key}/facts")
+            assert (answer.code, told in answer.body) == (409, True)
+            assert (await client.json(f"lesions/{before}/0.8"))["count"] == 1
+            assert (await client.get(f"/s/{client.key}/map/{before}")).code == 200
+
+    ask(store, check)

@@ -98,6 +98,7 @@ def test_damage_costs_its_own_tile(tmp_path: Path) -> None:
     assert damaged
     assert len(np.unique(striped)) == 2
     assert np.array_equal(striped[..., 0], striped[..., 2])
+    assert np.array_equal(striped[:-1, :-1], striped[1:, 1:]), "they fall to the right, as no hatching of cells does"
 
 
 def test_what_fails_once_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +115,11 @@ def test_what_fails_once_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for place in (last, first):
             assert tiles.jpeg(*place)[1]
             assert tiles.pixels(*place)[1]
+        assert tiles.unread
     for place in (first, last):
         assert tiles.jpeg(*place) == (whole.jpeg(*place)[0], False)
         assert np.array_equal(tiles.pixels(*place)[0], whole.pixels(*place)[0])
+    assert not tiles.unread
 
 
 @pytest.mark.parametrize("place", [(-1, 0, 0), (99, 0, 0), (0, 1, 0), (0, 0, 1), (0, -1, 0), (0, 10**9, 10**9)])

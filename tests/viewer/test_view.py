@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from browsers import Browser
 from click.testing import CliRunner
-from slide_files import texture, write_jpeg_slide, write_ome_zarr
+from slide_files import damage_tile, texture, write_jpeg_slide, write_ome_zarr
 from stores import write_store
 
 import wsi_meta
 from wsi_meta.cli import main
 from wsi_meta.errors import HeatmapError, OptionsError, OutputExistsError
-from wsi_meta.heatmaps.inspection import check_heatmaps
+from wsi_meta.heatmaps.inspection import check_heatmaps, stores_at
 from wsi_meta.slides.slide import open_slide
-from wsi_meta.viewer.shelf import find_stores
 
 MPP = 0.486
 
@@ -99,6 +98,28 @@ def test_a_page_without_a_server_holds_lesions_at_the_models_own_thresholds(tmp_
     assert (found["0.51713"], found["0.0041"][0]) == ((0.51713, 0), 0.0041)
 
 
+def test_a_page_without_a_server_says_what_it_lacks_of_its_slide(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """To who makes it, and in words that are of use to someone who has neither the slide nor wsi-meta."""
+
+    def slide_of(page: Path) -> dict[str, object]:
+        data = (page / "assets" / "data.js").read_text().removeprefix("window.WSI_META_FILES = ").rstrip(";\n")
+        return dict(json.loads(data)["facts"]["slide"])
+
+    slide = write_jpeg_slide(tmp_path / "torn.tif", [texture(544, 736)], mpp=MPP)
+    damage_tile(slide, 0)
+    with open_slide(slide) as opened:
+        store = write_store(tmp_path / "torn.zarr", np.full((9, 12), 0.2, np.float32), mpp=MPP, slide=opened.fingerprint()).path
+    wsi_meta.view(store, static=tmp_path / "striped")
+    assert "torn.tif: slide's pixels cannot be read in places" in caplog.text
+    assert slide_of(tmp_path / "striped")["unread"] is True
+    slide.unlink()
+    caplog.clear()
+    wsi_meta.view(store, static=tmp_path / "alone")
+    assert "torn.tif: not at hand" in caplog.text
+    assert "the page shows the map alone" in caplog.text
+    assert slide_of(tmp_path / "alone")["told"] == "torn.tif: the slide is not part of this page"
+
+
 def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: Path) -> None:
     slide = write_ome_zarr(tmp_path / "slide.ome.zarr", texture(1088, 1472), MPP)
     with open_slide(slide) as opened:
@@ -112,11 +133,11 @@ def test_a_slide_that_is_a_folder_is_no_folder_of_slides(store: Path, tmp_path: 
 def test_slides_that_are_folders_may_lie_among_heatmaps(tmp_path: Path) -> None:
     heatmap = write_store(tmp_path / "slide.zarr", np.full((4, 4), 0.2, np.float32))
     write_ome_zarr(tmp_path / "slide.ome.zarr", texture(128, 128))
-    assert find_stores([tmp_path]) == [heatmap.path]
+    assert stores_at(tmp_path) == [heatmap.path]
     assert [check.heatmap for check in check_heatmaps(tmp_path)] == [str(heatmap.path)]
     heatmap.path.rename(tmp_path / "moved")
     with pytest.raises(HeatmapError, match="no heatmap in this folder"):
-        find_stores([tmp_path])
+        stores_at(tmp_path)
 
 
 @pytest.mark.browser

@@ -48,7 +48,7 @@ def test_it_is_made_anew_from_the_stores(tmp_path: Path) -> None:
     assert _read(tmp_path) == before
     for name in ("summary.csv", "summary.json"):
         (tmp_path / name).unlink()
-    write_store(tmp_path / "c.zarr", MAP).unfinished()
+    write_store(tmp_path / "c.zarr", MAP).reopen()
     (tmp_path / "notes.zarr").mkdir()
     write_store(tmp_path / ".d.zarr", MAP)
     rows = summarise_folder(tmp_path)
@@ -111,6 +111,22 @@ def test_a_store_that_no_command_reads_gives_no_score(tmp_path: Path, damage: st
     assert f"{store}: damaged: " in row["error"]
     result = CliRunner().invoke(main, ["summary", str(tmp_path)])
     assert (result.exit_code, "Error: of 2 slides 2 failed" in result.stderr) == (1, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("slide", "told"),
+    [
+        (os.fsdecode(b"l/bad\xe9.tif"), r"l/bad\xe9.tif: not a slide"),
+        ("l/bad 1.tif", "l/bad 1.tif: not a slide"),
+        ("l/a.tif", "/s/a.zarr: no such store"),
+    ],
+)
+def test_the_command_names_a_failed_slide_once(tmp_path: Path, slide: str, told: str) -> None:
+    """The error has the path as it was given, the table the absolute one, or its file URI."""
+    path = tmp_path / slide
+    add_row(tmp_path, failed(path, told), tmp_path / "a.zarr")
+    result = CliRunner().invoke(main, ["summary", str(tmp_path)])
+    assert result.stderr.endswith(f"Error: {told if slide != 'l/a.tif' else f'{path}: {told}'}\n")
 
 
 def _slide(path: Path, seed: int = 0) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsi_meta.annotations.tables import read_table, refuse_twice, without_ending
+from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
 from wsi_meta.errors import DataError
 
 __all__ = ["EXCLUDED", "PARTLY", "TASKS", "Exclusion", "loose", "patient_of", "read_excluded"]
@@ -52,9 +52,10 @@ def read_excluded(path: str | Path) -> dict[str, Exclusion]:
     path = Path(path)
     table: dict[str, Exclusion] = {}
     rows = read_table(path, ("slide", "task", "reason"), "slides to leave out")
-    refuse_twice(path, ((loose(without_ending(row[0])), row.line) for row in rows))
-    for slide, task, reason in rows:
+    names = [loose(without_ending(last_part(row[0]))) for row in rows]
+    refuse_twice(path, ((name, row.line) for name, row in zip(names, rows, strict=True)))
+    for name, (slide, task, reason) in zip(names, rows, strict=True):
         if task not in TASKS:
             raise DataError(f"{path}: task '{task}' of '{slide}'; expected one of {', '.join(TASKS)}")
-        table[loose(without_ending(slide))] = Exclusion(task, reason)
+        table[name] = Exclusion(task, reason)
     return table

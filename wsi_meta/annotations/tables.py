@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, SlideReadError
+from wsi_meta.files.address import Address, SlidePath, name_in, slide_path
+from wsi_meta.files.slide_file import SLIDE_EXTENSIONS
 from wsi_meta.words import first_line
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "Row",
     "label_of",
     "last_part",
+    "path_in",
     "read_lines",
     "read_table",
     "refuse_longer",
@@ -32,27 +35,7 @@ SEPARATORS = (",", ";", "\t")
 """What may stand between the values of a row."""
 BLANK = ',; \t\r\n"'
 """Of what a line without any value consists."""
-SLIDE_ENDINGS = [
-    ".tif",
-    ".tiff",
-    ".svs",
-    ".svslide",
-    ".mrxs",
-    ".ndpi",
-    ".vms",
-    ".vmu",
-    ".scn",
-    ".bif",
-    ".czi",
-    ".dcm",
-    ".isyntax",
-    ".qptiff",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".zarr",
-    ".zip",
-]
+SLIDE_ENDINGS = (*SLIDE_EXTENSIONS, ".isyntax", ".qptiff", ".png", ".jpg", ".jpeg", ".zip")
 """Endings that are surely not a part of a slide's name."""
 
 NORMAL, TUMOR = ("0", "normal", "negative", "0.0", "false"), ("1", "tumor", "itc", "micro", "macro", "1.0", "true")
@@ -90,7 +73,8 @@ class NamedRows(Generic[Value]):
         self._path = path
         self._rows: dict[str, list[tuple[int, Value]]] = {}
         self._shorter: dict[str, list[tuple[int, Value]]] = {}
-        named = [(last_part(name.lower() if lower else name), line, value) for name, line, value in rows]
+        parts = [(last_part(name), line, value) for name, line, value in rows]
+        named = [(name.lower() if lower else name, line, value) for name, line, value in parts]
         refuse_twice(path, ((name, line) for name, line, _ in named))
         for name, line, value in named:
             self._rows.setdefault(name, []).append((line, value))
@@ -165,10 +149,15 @@ def read_lines(path: Path) -> list[str]:
     Raises
     ------
     OSError, UnicodeError
+    DataError
+        when it holds a character of number 0, with which a file system fills what a loss of power took.
     """
     lines = io.StringIO(_decode(path.read_bytes()), newline="").readlines()
     if lines and lines[0].strip(BLANK).lower().startswith("sep="):  # it only tells Excel the separator
         lines[0] = "\n"
+    if (damaged := next((number for number, line in enumerate(lines, 1) if "\0" in line), None)) is not None:
+        told = "holds a character of number 0; expected text in UTF-8, or in UTF-16 with its mark; save or copy the file again"
+        raise DataError(f"{path}: line {damaged} {told}")
     return lines
 
 
@@ -219,8 +208,23 @@ def _twice(path: Path, key: str, first: int, second: int) -> DataError:
 
 
 def last_part(name: str) -> str:
-    """Return the last part of a path of this or another system."""
-    return name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    """Return the last part of a path of this or another system, of a file URI or of an address, as the file is called."""
+    return name_in(name.replace("\\", "/"))
+
+
+def path_in(place: str, folder: Path, text: str) -> SlidePath:
+    """Return the path, from a table's `folder` on, or the address that a value of the table stands for.
+
+    Raises
+    ------
+    DataError
+        with the value's `place`, where it is neither.
+    """
+    try:
+        given = slide_path(text)
+    except SlideReadError as error:
+        raise DataError(f"{place}: {error}") from error
+    return given if isinstance(given, Address) else folder / given
 
 
 def _split_header(line: str, columns: Sequence[str]) -> tuple[str, list[str]]:

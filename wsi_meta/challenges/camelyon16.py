@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from wsi_meta.evaluation.metrics import bootstrap_intervals
 from wsi_meta.evaluation.roc import delong, roc_points
 from wsi_meta.outputs.checks import check_folder, check_output, refuse_input
 from wsi_meta.outputs.paths import as_path
-from wsi_meta.outputs.writing import written_whole
+from wsi_meta.outputs.writing import write_together
 from wsi_meta.words import counted, some_of
 
 __all__ = ["FILES", "froc"]
@@ -200,16 +201,12 @@ def _check_out(folder: Path, *, overwrite: bool) -> Path:
 
 
 def _write(folder: Path, result: FrocResult) -> None:
-    folder.mkdir(exist_ok=True)
-    figures, table, picture = (folder / name for name in FILES)
-    with written_whole(figures) as partial:
-        partial.write_text(json.dumps(result.to_dict(), indent=1) + "\n")
-    with written_whole(table) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["threshold", "false_positives_per_slide", "sensitivity"])
-        curve = result.curve
-        writer.writerows(
-            zip(*(part.tolist() for part in (curve.thresholds, curve.false_positives, curve.sensitivity)), strict=True)
-        )
-    with written_whole(picture) as partial:
-        draw_froc(result, partial)
+    curve, table = result.curve, io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["threshold", "false_positives_per_slide", "sensitivity"])
+    writer.writerows(
+        zip(*(part.tolist() for part in (curve.thresholds, curve.false_positives, curve.sensitivity)), strict=True)
+    )
+    figures = json.dumps(result.to_dict(), indent=1) + "\n"
+    contents = (figures.encode(), table.getvalue().encode(), draw_froc(result))
+    write_together(folder, dict(zip(FILES, contents, strict=True)))

@@ -22,8 +22,7 @@ from wsi_meta.annotations.truth_files import PICTURES, files_by_slide, refuse_un
 from wsi_meta.challenges.froc import DOWNSAMPLE, SlideHits, match
 from wsi_meta.errors import DataError, HeatmapError, WsiMetaError
 from wsi_meta.files.address import slide_name
-from wsi_meta.heatmaps.lesions import why_incomplete
-from wsi_meta.heatmaps.ownership import is_store, is_torn_store, stores_in
+from wsi_meta.heatmaps.ownership import stores_in
 from wsi_meta.heatmaps.scanned_slide import SlideFrame, frame_of, slide_test_of
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path
@@ -94,7 +93,7 @@ def judge_slides(detections: Path, truth: Path, *, excluded: dict[str, Exclusion
     """Read and judge all slides; parameters and errors as :func:`wsi_meta.froc`."""
     found = files_by_slide(detections, (".csv",), "<slide>.csv")
     truths = files_by_slide(truth, OUTLINE_ENDINGS + MASK_ENDINGS, f"<slide>{', '.join(OUTLINE_ENDINGS + MASK_ENDINGS)}")
-    refuse_unread_truth(truth, found, truths, _own_stores(truth))
+    refuse_unread_truth(truth, found, truths, stores_in(truth))
     left_out = {name: excluded[loose(name)] for name in sorted({*found, *truths}) if loose(name) in excluded}
     skipped = {name for name, exclusion in left_out.items() if exclusion.task == "both"}
     if alone := sorted(set(truths) - set(found) - skipped):
@@ -189,7 +188,7 @@ def _refuse_beyond(path: Path, points: Detections, extent: tuple[int, int]) -> N
 
 def _corner(shown: SlideFrame | None) -> tuple[int, int]:
     """Return the level-0 pixel that QuPath counts from."""
-    return (0, 0) if shown is None or shown.bounds is None else (shown.bounds.x, shown.bounds.y)
+    return (0, 0) if shown is None or shown.bounds is None else shown.bounds.corner
 
 
 def _reach(points: dict[str, Detections], outlines: dict[str, Annotations]) -> int:
@@ -212,22 +211,17 @@ def _read_corrections(folder: Path, names: Sequence[str]) -> dict[str, Corrected
 
 def _find_incomplete(folders: Iterable[Path | None], names: Sequence[str]) -> dict[str, str]:
     """Return why, by name, not all of a slide was scanned, for those with a heatmap in one of the folders."""
-    stores = [store for folder in folders if folder is not None for store in _own_stores(folder)]
+    stores = [store for folder in folders if folder is not None for store in stores_in(folder)]
     found = {}
     for store in stores:
         if (name := slide_of(store)) in names:
             try:
-                why = why_incomplete(Heatmap.open(store).record)
+                why = Heatmap.open(store).record.why_incomplete
             except (HeatmapError, OSError) as error:
                 why = one_line(error)
             if why is not None:
                 found[name] = why
     return found
-
-
-def _own_stores(folder: Path) -> list[Path]:
-    """Return the heatmaps in a folder, also torn ones."""
-    return [store for store in stores_in(folder) if is_store(store) or is_torn_store(store)]
 
 
 def _frame_of(path: Path) -> SlideFrame | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ __all__ = ["draw_froc"]
 LINE, DOTS = "#2b6f99", "#a8386b"
 
 
-def draw_froc(result: FrocResult, out: Path) -> None:
-    """Draw the FROC curve and, where there is one, the ROC curve of the slides beside it; write a PNG."""
+def draw_froc(result: FrocResult) -> bytes:
+    """Draw the FROC curve and, where there is one, the ROC curve of the slides beside it; return a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10 if result.slide_auc else 6, 4.2), layout="constrained", dpi=150)
@@ -25,7 +25,9 @@ def draw_froc(result: FrocResult, out: Path) -> None:
     _draw_lesions(left, result)
     if result.slide_auc:
         _draw_slides(right[0], result.slide_auc)
-    figure.savefig(out, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def _draw_lesions(axes: Any, result: FrocResult) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import LABELS, NamedRows, label_of, read_table
 from wsi_meta.errors import DataError, OutputPathError, require, whole_number
-from wsi_meta.heatmaps.ownership import stores_in
+from wsi_meta.heatmaps.ownership import NO_HEATMAP, stores_in
 from wsi_meta.heatmaps.score_model import FEATURES, FORMAT, ScoreModel, how_maps_differ, kind_of_map, map_features
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
@@ -80,8 +80,8 @@ def fit_score(
         raise OutputPathError(f"{out}: ending '{out.suffix}'; expected .json for a score model")
     target = check_output(out, overwrite=overwrite)
     refuse_input(target, "the table of labels", labels)
-    if not (stores := stores_in(scans)):
-        raise DataError(f"{scans}: no heatmap stores; expected a folder of <slide>.zarr from 'wsi-meta scan'")
+    if not (stores := stores_in(scans, warn=True)):
+        raise DataError(f"{scans}: {NO_HEATMAP}")
     table = _read_labels(labels)
     if missing := [store.stem for store in stores if table.get(store.stem) is None]:
         raise DataError(f"{labels}: no label of {len(missing)} scans, first '{missing[0]}'; expected a row for each")

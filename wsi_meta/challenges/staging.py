@@ -21,7 +21,7 @@ import numpy as np
 
 from wsi_meta.annotations.camelyon_slides import patient_of
 from wsi_meta.annotations.tables import last_part, read_table, refuse_twice, without_ending
-from wsi_meta.errors import DataError
+from wsi_meta.errors import DataError, OutputPathError
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.outputs.writing import written_whole
@@ -157,6 +157,8 @@ def _check_out(out: Path, nodes: str | Path, reference: str | Path | None, *, ov
     """Return the name that is written, checked: it is free or may be replaced, and is nothing that is read."""
     refuse_input(out, "the nodes' labels", nodes)
     refuse_input(out, "the reference", reference)
+    if out.suffix.lower() not in ("", ".csv"):
+        raise OutputPathError(f"{out}: ending '{out.suffix}'; expected .csv for a table of stages")
     return check_output(out, overwrite=overwrite)
 
 

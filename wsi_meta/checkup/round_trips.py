@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from wsi_meta.errors import missing_libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,7 @@ __all__ = ["READERS", "lesion_cells", "placed", "read_back", "read_outlines"]
 
 Reader = Callable[["Heatmap", Path], "Map"]
 DICOM = ("dicom-seg", "dicom-map")
-LIBRARY = "highdicom"
-"""What DICOM needs; forms whose library is missing are left out."""
+"""Forms that are left out where the library of their extra is missing."""
 
 
 def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tuple[Map, Map]]:
@@ -47,7 +47,7 @@ def read_back(heatmap: Heatmap, folder: Path, threshold: float) -> dict[str, tup
     lesions = lesion_cells(heatmap, threshold)
     found = {}
     for form, (ending, read) in READERS.items():
-        if form in DICOM and find_spec(LIBRARY) is None:
+        if form in DICOM and missing_libraries("dicom"):
             continue
         out = folder / f"{form}{ending}"
         level = threshold if form in USED_BY["threshold"] else None

@@ -207,7 +207,7 @@ def _as_toml(context: click.Context) -> str:
 
 
 def _from_folder(folder: Path, given: str) -> str:
-    return given if is_address(given) else str(folder / from_file_uri(given))
+    return given if given == "" or is_address(given) else str(folder / from_file_uri(given))
 
 
 def _keep(path: Path, context: click.Context) -> None:

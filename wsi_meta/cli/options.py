@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
 from wsi_meta import __version__
-from wsi_meta.files.address import from_file_uri, is_address, slide_path
-from wsi_meta.words import printable
+from wsi_meta.files.address import from_file_uri, is_address, portable, slide_path
+from wsi_meta.words import is_text, printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -50,12 +51,24 @@ __all__ = [
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+PathKind: TypeAlias = "click.Path | click.types.StringParamType"
+
+
+def _file_named(kind: PathKind, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """Return what names a file or a folder, of a file URI its path; a usage error for a text that names none."""
+    if value == "":  # as a path it would be the current folder
+        kind.fail("an empty text; expected a path; is a variable of the shell not set?", param, ctx)
+    if value == "-":
+        kind.fail("- is no stream here; expected a path; a file of that name is ./-", param, ctx)
+    return from_file_uri(value) if isinstance(value, str) else value
+
+
 class LocalPath(click.Path):
     """A path on a disk: an address of the web or of a store, which a path would quietly mangle, is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; of a file URI the one that it names."""
-        value = from_file_uri(value) if isinstance(value, str) else value
+        value = _file_named(self, value, param, ctx)
         if "://" in str(value):
             raise click.ClickException(printable(f"{value}: an address; expected a path on a disk"))
         return super().convert(value, param, ctx)
@@ -78,7 +91,7 @@ class SlideLocation(click.Path):
         """Return the path or the address; an address of a kind that is not read is refused."""
         if is_address(value):
             return slide_path(value)
-        return super().convert(from_file_uri(value) if isinstance(value, str) else value, param, ctx)
+        return super().convert(_file_named(self, value, param, ctx), param, ctx)
 
 
 class FileOrWord(click.types.StringParamType):
@@ -86,7 +99,7 @@ class FileOrWord(click.types.StringParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the text; of a file URI the path that it names."""
-        return from_file_uri(super().convert(value, param, ctx))
+        return _file_named(self, super().convert(value, param, ctx), param, ctx)
 
     def shell_complete(self, _ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return what lets the shell look for files."""
@@ -237,7 +250,18 @@ def print_results(results: list[dict[str, Any]], *, as_json: bool) -> None:
 def print_document(context: click.Context, command: str | None, **content: Any) -> None:
     """Print what ``--json`` prints: one JSON object in one line, the same outline for every command (docs/json.md)."""
     context.meta[PRINTED] = True
-    print(json.dumps({"wsi_meta": __version__, "command": command, **content}), flush=True)
+    print(json.dumps({"wsi_meta": __version__, "command": command, **_as_text(content)}), flush=True)
+
+
+def _as_text(value: Any) -> Any:
+    """Return a value of JSON whose texts any program can read: a path with bytes that are no text is its file URI."""
+    if isinstance(value, dict):
+        return {name: _as_text(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(part) for part in value]
+    if not isinstance(value, str) or is_text(value):
+        return value
+    return portable(Path(value)) if os.path.lexists(value) else printable(value)
 
 
 def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:

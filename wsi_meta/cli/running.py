@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wsi_meta.cli import options
-from wsi_meta.errors import INTERRUPTED, OptionsError, OutputPathError, WsiMetaError
+from wsi_meta.errors import INTERRUPTED, HeatmapError, OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.logs import Console, LogFile
 from wsi_meta.outputs.checks import check_folder, refuse_one_name
-from wsi_meta.outputs.paths import real_path
+from wsi_meta.outputs.paths import told_by_the_system
 from wsi_meta.progress import note, progress_bar
 from wsi_meta.words import one_line, out_of_memory, printable
 
@@ -83,12 +82,13 @@ def tell_where_to_look(path: Path, slide: SlidePath | None = None) -> None:
     ----------
     slide : of the one heatmap; it is named where it would not be found
     """
+    from wsi_meta.cohorts.retry import shell_word
     from wsi_meta.heatmaps.ownership import is_store
     from wsi_meta.worklist.slide_places import lies_near
     from wsi_meta.worklist.worklist import worklist_page
 
-    named = "" if slide is None or lies_near(path, slide) else f" --slide {shlex.quote(str(slide))}"
-    lines = [f"look: wsi-meta view {shlex.quote(str(path))}{named}"]
+    named = "" if slide is None or lies_near(path, slide) else f" --slide {shell_word(str(slide))}"
+    lines = [f"look: wsi-meta view {shell_word(str(path))}{named}"]
     if not is_store(path):
         page, table = worklist_page(path), path / "summary.csv"
         lines += [f"worklist: {page}"] if page is not None else []
@@ -104,6 +104,8 @@ def describe_error(error: BaseException) -> str:
         return INTERRUPTED
     if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_folder():
         return "the folder in which this command runs is not there any more; change to one that is, and run it again"
+    if isinstance(error, OSError) and not isinstance(error, WsiMetaError):
+        told = told_by_the_system(error)
     if isinstance(error, WsiMetaError | OSError):
         return told or type(error).__name__
     if (short := out_of_memory(error)) is not None:
@@ -144,16 +146,14 @@ def over_heatmaps(
     click.ClickException
         when some failed; where all did, and with the same words, their own error.
     """
-    from wsi_meta.heatmaps.ownership import is_store, stores_in
     from wsi_meta.heatmaps.store import Heatmap
     from wsi_meta.worklist.slide_places import refuse_one_slide
 
-    found = (store for path in given for store in ([path] if is_store(path) else stores_in(path) or [path]))
-    stores = list({real_path(store): store for store in found}.values())
-    refuse_one_slide(slide, len(stores))
+    stores, failed = _find_stores(given)
+    refuse_one_slide(slide, len(stores) + len(failed))
     wanted = {name: path for name, path in files.items() if path is not None}
-    _refuse_one_file(wanted, len(stores))
-    done, failed, taken = list[dict[str, Any]](), list[tuple[Path, Exception]](), dict[Path, Path]()
+    _refuse_one_file(wanted, len(stores) + len(failed))
+    done, taken = list[dict[str, Any]](), dict[Path, Path]()
     with progress_bar(len(stores), "heatmaps", "reading", enabled=len(stores) > 1) as bar:
         for store in stores:
             try:
@@ -167,6 +167,19 @@ def over_heatmaps(
         options.print_results(done, as_json=as_json)
     if failed:
         _raise_failed(failed, some=bool(done))
+
+
+def _find_stores(given: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, Exception]]]:
+    """Return the heatmaps at some paths, and why others have none."""
+    from wsi_meta.heatmaps.inspection import stores_at
+
+    found, failed = list[Path](), list[tuple[Path, Exception]]()
+    for path in given:
+        try:
+            found += stores_at(path)
+        except HeatmapError as error:
+            failed.append((path, error))
+    return stores_at(*found), failed
 
 
 def _refuse_one_file(files: Mapping[str, Path], heatmaps: int) -> None:

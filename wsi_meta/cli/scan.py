@@ -16,8 +16,7 @@ from wsi_meta.words import printable
 if TYPE_CHECKING:
     from wsi_meta.cohorts.batch import OpenScanner
     from wsi_meta.cohorts.copies import Stage
-    from wsi_meta.cohorts.jobs import Job
-    from wsi_meta.cohorts.shards import Shard
+    from wsi_meta.cohorts.request import Batch
     from wsi_meta.files.address import SlidePath
     from wsi_meta.scanning.crashes import Journal
     from wsi_meta.scanning.scanner import Scanner
@@ -137,8 +136,8 @@ def scan(
     Each run keeps its options in run.toml in the folder of the stores, or in <store>.run.toml beside the one store. --config
     starts from such a file: names as here without dashes in front, SLIDE as slides; paths count from the file.
     """
-    from wsi_meta.cohorts.inputs import find_slides
-    from wsi_meta.cohorts.jobs import jobs_of
+    from wsi_meta.cohorts.jobs import SlideSettings
+    from wsi_meta.cohorts.request import Request
     from wsi_meta.scanning.crashes import noted_crashes
 
     folder = out_dir or out
@@ -147,23 +146,19 @@ def scan(
     if not slides and manifest is None:
         raise click.UsageError("Expected SLIDE or --manifest: what to scan.")
     shard, copies = _take_who(settings)
-    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
-    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": overwrite}
-    alone = shard is None and out_dir is None and manifest is None and len(found) == len(slides) == 1 and found[0].given
-    jobs = jobs_of(found, folder, of_slide, settings, alone=alone, shard=shard)
-    beside = folder.absolute().parent if alone else folder
-    with noted_crashes(beside, [job.slide.path for job in jobs], retry=retry_crashed) as journal:
+    of_slide = SlideSettings(mpp, reader, tissue_mask, overwrite)
+    request = Request(slides, folder, of_slide, manifest, recursive, extensions, shard, copies, settings, out_dir is None)
+    batch = request.batch()
+    with noted_crashes(batch.folder, [job.slide.path for job in batch.jobs], retry=retry_crashed) as journal:
         if dry_run:
-            _preview(jobs, None if alone else folder, _opener(journal, settings), as_json=as_json)
+            _preview(batch, _opener(journal, settings), as_json=as_json)
         else:
-            kept = config.keeping_config(_opener(journal, settings), folder, alone=alone)
-            _scan(jobs, None if alone else folder, kept, copies, as_json=as_json)
+            _scan(batch, config.keeping_config(_opener(journal, settings), folder, alone=batch.alone), as_json=as_json)
 
 
-def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
+def _take_who(settings: dict[str, Any]) -> tuple[str | None, Stage | None]:
     """Take the options that say who scans out of the settings of a scanner; return them, and leave the scheduler there."""
     from wsi_meta.cohorts.copies import BUDGET_GB, Stage
-    from wsi_meta.cohorts.shards import Shard
     from wsi_meta.scanning.options import choose_scheduler
 
     shard, stage, budget = (settings.pop(name) for name in ("shard", "stage", "stage_budget"))
@@ -171,7 +166,7 @@ def _take_who(settings: dict[str, Any]) -> tuple[Shard | None, Stage | None]:
         raise OptionsError(f"stage budget {budget:g} GB without a stage; expected --stage, too")
     asked = [settings.pop(name) for name in ("scheduler", "scheduler_file", "gpus")]
     settings["scheduler"] = choose_scheduler(*asked)
-    return None if shard is None else Shard.read(shard), None if stage is None else Stage(stage, budget)
+    return shard, None if stage is None else Stage(stage, budget)
 
 
 def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
@@ -186,23 +181,23 @@ def _opener(journal: Journal, settings: dict[str, Any]) -> OpenScanner:
     return open_scanner
 
 
-def _scan(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, stage: Stage | None, *, as_json: bool) -> None:
+def _scan(batch: Batch, open_scanner: OpenScanner, *, as_json: bool) -> None:
     """Scan into a folder, or one slide into its store, and print what came of it."""
-    from wsi_meta.cohorts.batch import scan_alone, scan_jobs
+    from wsi_meta.cohorts.batch import scan_batch
 
     unwritten = None
     try:
-        rows = [scan_alone(jobs[0], open_scanner, stage)] if folder is None else scan_jobs(jobs, folder, open_scanner, stage)
+        rows = scan_batch(batch, open_scanner)
     except OutputPathError as error:
         if not error.rows:
             raise
         rows, unwritten = list(error.rows), error
     _print_rows(rows, as_json=as_json)
     if any(row["heatmap"] for row in rows):
-        running.tell_where_to_look(*((jobs[0].store, jobs[0].slide.path) if folder is None else (folder,)))
+        running.tell_where_to_look(batch.out, batch.jobs[0].slide.path if batch.alone else None)
     if unwritten is not None:
         raise unwritten
-    _end_with_errors(rows, [job.slide.path for job in jobs])
+    _end_with_errors(rows, [job.slide.path for job in batch.jobs])
 
 
 def _end_with_errors(rows: list[dict[str, Any]], slides: Sequence[object]) -> None:
@@ -217,25 +212,25 @@ def _end_with_errors(rows: list[dict[str, Any]], slides: Sequence[object]) -> No
         raise click.ClickException(errors[0] if len(errors) == 1 else told)
 
 
-def _preview(jobs: list[Job], folder: Path | None, open_scanner: OpenScanner, *, as_json: bool) -> None:
+def _preview(batch: Batch, open_scanner: OpenScanner, *, as_json: bool) -> None:
     """Print what would become of each slide, a line as soon as it is known, and the sums."""
-    from wsi_meta.cohorts.batch import check_batch_folder
-    from wsi_meta.cohorts.preview import preview_jobs
+    from wsi_meta.cohorts.preview import preview_batch
 
-    if folder is not None:
-        check_batch_folder(folder, len(jobs))
-    told = preview_jobs(jobs, open_scanner, None if as_json else lambda slide: print(slide.line, flush=True))
+    told = preview_batch(batch, open_scanner, None if as_json else lambda slide: print(slide.line, flush=True))
     if as_json:
         options.print_result(told.to_dict(), as_json=True)
     else:
         print(told.line)
     if told.refused:
-        raise click.ClickException(f"{told.refused} of {len(jobs)} slides would be refused")
+        raise click.ClickException(f"{told.refused} of {len(batch.jobs)} slides would be refused")
 
 
 def _named(slide: object, error: str) -> str:
-    """Return a slide's error with its path before it, unless it is there already."""
-    return error if error.startswith(printable(str(slide))) else f"{slide}: {error}"
+    """Return a slide's error with its path before it, unless it is there already, as the scan or a table writes it."""
+    from wsi_meta.files.address import name_in
+
+    there = error.startswith(printable(str(slide))) or error.partition(": ")[0].endswith(printable(name_in(str(slide))))
+    return error if there else f"{slide}: {error}"
 
 
 @click.command(epilog=options.example("wsi-meta summary scans/"))
@@ -254,7 +249,10 @@ def summary(folder: Path, as_json: bool) -> None:
 
 
 def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Print rows of a summary, in words with the verdict's figures once."""
+    """Print rows as the summary has them, in words with the verdict's figures once."""
+    from wsi_meta.worklist.table import whole
+
+    rows = list(map(whole, rows))
     told = [row | {"verdict": row["verdict_figures"] or row["verdict"], "verdict_figures": None} for row in rows]
     options.print_results(rows if as_json else told, as_json=as_json)
 

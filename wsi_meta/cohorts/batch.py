@@ -11,30 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.cohorts.copies import Stage, Staging, refuse_elsewhere, staging
-from wsi_meta.cohorts.inputs import find_slides
-from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
+from wsi_meta.cohorts.jobs import Job, SlideSettings, groups_of
+from wsi_meta.cohorts.request import Batch, Request
 from wsi_meta.cohorts.run_summary import Run, logged_run
-from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError, truth
+from wsi_meta.errors import OptionsError, OutputPathError, WsiMetaError
 from wsi_meta.files.address import Address, SlidePath
-from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.checks import check_folder
-from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.paths import told_by_the_system
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.scanning.threads import Turn, interrupt_all
 from wsi_meta.words import counted, first_line, one_line, out_of_memory, printable
-from wsi_meta.worklist.summary import add_row, check_summary, failed, summarise
+from wsi_meta.worklist.summary import add_row, failed, summarise
 from wsi_meta.worklist.worklist import Worklist
 
-__all__ = [
-    "check_batch_folder",
-    "opener",
-    "scan_alone",
-    "scan_jobs",
-    "scan_slides",
-    "tell_failure",
-]
+__all__ = ["opener", "scan_batch", "scan_slides", "tell_failure"]
 
 logger = logging.getLogger("wsi_meta")
 
@@ -92,20 +82,17 @@ def scan_slides(
     DataError
         when two slides have the same name, there is none, or the manifest is wrong.
     OutputPathError
-        when `out` is a file or a heatmap store, lies in one, or cannot be made; at the end, when rows could not be written: its
-        ``rows`` are what would have been returned.
+        when `out` is a file or a heatmap store, lies in one, or cannot be made; when the folder of `stage` is missing or cannot
+        be written to; at the end, when rows could not be written: its ``rows`` are what would have been returned.
     OutputExistsError
         when ``summary.csv`` or ``summary.json`` is there and not ours.
     OptionsError
         when both a scanner and settings for one are given, or the settings do not go together.
     """
-    part = None if shard is None else Shard.read(shard)
-    copies = stage if isinstance(stage, Stage | None) else Stage(Path(stage))
-    open_scanner = opener(scanner, settings)
-    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
-    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": truth("overwrite", overwrite)}
-    jobs = jobs_of(found, as_path("out", out), of_slide, settings if scanner is None else None, shard=part)
-    return scan_jobs(jobs, Path(out), open_scanner, copies)
+    open_scanner, of_slide = opener(scanner, settings), SlideSettings(mpp, reader, tissue_mask, overwrite)
+    asked = settings if scanner is None else None
+    request = Request(slides, out, of_slide, manifest, recursive, extensions, shard, stage, asked)
+    return scan_batch(request.batch(), open_scanner)
 
 
 def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
@@ -132,11 +119,17 @@ def opener(scanner: Scanner | None, settings: dict[str, Any]) -> OpenScanner:
     return given
 
 
-def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) -> dict[str, Any]:
-    """Scan one slide into a store that lies anywhere; return its row of a summary, which is not written.
+def scan_batch(batch: Batch, open_scanner: OpenScanner) -> list[dict[str, Any]]:
+    """Return the rows of a batch's slides, in order, when all are scanned as :func:`scan_slides` does.
 
-    Whatever refuses the slide is raised.
+    One slide whose store lies anywhere gets no table; whatever refuses it is raised.
     """
+    if batch.alone:
+        return [_scan_alone(batch.jobs[0], open_scanner, batch.stage)]
+    return _scan_into_folder(batch.jobs, batch.out, open_scanner, batch.stage)
+
+
+def _scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None) -> dict[str, Any]:
     with (
         logged_run(1, job.store, staged=stage is not None) as run,
         open_scanner({}) as run.scanner,
@@ -152,9 +145,8 @@ def scan_alone(job: Job, open_scanner: OpenScanner, stage: Stage | None = None) 
         return row
 
 
-def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None = None) -> list[dict[str, Any]]:
-    """Scan slides as :func:`scan_slides`; the settings of all are refused before the first one is scanned."""
-    check_batch_folder(out, len(jobs))
+def _scan_into_folder(jobs: list[Job], out: Path, open_scanner: OpenScanner, stage: Stage | None) -> list[dict[str, Any]]:
+    """Scan slides into a folder with a table; the settings of all are refused before the first one is scanned."""
     out.mkdir(exist_ok=True)
     groups = groups_of(jobs)
     for own, _ in groups if len(groups) > 1 else ():
@@ -176,7 +168,7 @@ def scan_jobs(jobs: Sequence[Job], out: Path, open_scanner: OpenScanner, stage: 
     in_order = [rows[job.place] for job in jobs]
     if unwritten and (error := _add_rows(out, unwritten)) is not None:
         told = f"{out}: the table lacks {counted(len(unwritten), 'row')} ({one_line(error)}); when that is mended, run"
-        how = " without --overwrite" if any(job.of_slide["overwrite"] for job in jobs) else ""
+        how = " without --overwrite" if any(job.of_slide.overwrite for job in jobs) else ""
         raised = OutputPathError(f"{told} the same scan again{how}: it adds them, and keeps the maps that are finished")
         raised.rows = in_order
         raise raised from error
@@ -195,21 +187,6 @@ def _add_rows(out: Path, unwritten: list[tuple[Job, dict[str, Any]]]) -> OSError
             return error
         del unwritten[0]
     return None
-
-
-def check_batch_folder(out: Path, slides: int) -> None:
-    """Make sure that a folder may hold, or be made for, so many slides' heatmaps.
-
-    Raises
-    ------
-    OutputPathError, OutputExistsError
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputPathError(f"{out}: a file; expected a folder for the heatmaps of {slides} slides")
-    if is_store(out):
-        raise OutputPathError(f"{out}: a heatmap store, not a folder for the heatmaps of {slides} slides; choose another --out")
-    check_folder(out, temporary=False)
-    check_summary(out)
 
 
 def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklist) -> Iterator[dict[str, Any]]:
@@ -248,16 +225,26 @@ def _in_stream(run: Run, jobs: Sequence[Job], copies: Staging, worklist: Worklis
 
 def _scan(scanner: Scanner, job: Job, turn: Turn, copies: Staging) -> Heatmap:
     """Scan one slide, from its copy where there is one, in its turn."""
-    slide = job.slide
+    slide, how = job.slide, job.of_slide
     if slide.told:
         scanner.note(f"{turn.place} {slide.path}: {slide.told}".lstrip())
     with copies.copy_of(slide.path) as source:
-        return scanner.scan(source, job.store, turn=turn, **job.of_slide)
+        return scanner.scan(
+            source,
+            job.store,
+            mpp=how.mpp,
+            reader=how.reader,
+            tissue_mask=how.tissue_mask,
+            overwrite=how.overwrite,
+            turn=turn,
+        )
 
 
 def tell_failure(slide: str | SlidePath, error: Exception) -> str:
     """Return one line that says what a slide failed with."""
-    if isinstance(error, WsiMetaError | OSError):
+    if isinstance(error, WsiMetaError):
         return one_line(error)
+    if isinstance(error, OSError):
+        return told_by_the_system(error)
     short = out_of_memory(error)
     return printable(f"{slide}: {short or f'cannot be scanned ({type(error).__name__}: {first_line(error)})'}")

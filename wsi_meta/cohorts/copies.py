@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from wsi_meta.files.locks import own_folder
 from wsi_meta.files.same_file import SameFile
 from wsi_meta.files.slide_file import files_of_slide
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.paths import NO_ROOM
+from wsi_meta.outputs.paths import NO_ROOM, cannot_be_written
 from wsi_meta.scanning.engine import SlideCopy
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.words import first_line, one_line
@@ -56,6 +57,17 @@ class Stage:
         """Bytes."""
         return self.budget_gb * 1e9
 
+    def check(self) -> None:
+        """Make sure that the folder takes files, or would if the disk were not full; OutputPathError if not."""
+        if not self.folder.is_dir():
+            raise OutputPathError(f"{self.folder}: no such folder; expected one on a fast disk for --stage; make it first")
+        try:
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise OutputPathError(cannot_be_written(f"{self.folder}: a folder in it", error)) from error
+
 
 @contextmanager
 def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Iterator[Staging]:
@@ -70,14 +82,12 @@ def staging(stage: Stage | None, scanner: Scanner, jobs: Sequence[Job]) -> Itera
     OptionsError
         when the scanner's workers may be on other machines.
     OutputPathError
-        when the folder is missing or cannot be written to.
+        when the folder cannot be written to.
     """
     if stage is None:
         yield Staging(None, 0, scanner.note)
         return
     refuse_elsewhere(scanner, stage)
-    if not stage.folder.is_dir():
-        raise OutputPathError(f"{stage.folder}: no such folder; expected one on a fast disk for --stage; make it first")
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(own_folder(stage.folder.absolute(), "staged"))
@@ -104,7 +114,7 @@ def _is_to_be_read(scanner: Scanner, job: Job) -> bool:
     """Tell whether most of a slide's pixels will be read: it is not passed over, and has no finished heatmap."""
     try:
         scanner.journal.refuse(job.slide.path)
-        return job.of_slide["overwrite"] or not (job.store.exists() and Heatmap.open(job.store).finished)
+        return job.of_slide.overwrite or not (job.store.exists() and Heatmap.open(job.store).finished)
     except SlideReadError:
         return False
     except (HeatmapError, OSError):

@@ -10,10 +10,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.annotations.tables import Row, read_table, refuse_twice
+from wsi_meta.annotations.tables import Row, path_in, read_table, refuse_twice
 from wsi_meta.cohorts.folders import first_seen, matches, may_hold_slides
 from wsi_meta.errors import DataError, all_of, truth
-from wsi_meta.files.address import Address, SlidePath, from_file_uri, real_slide_path, several, slide_name, slide_path
+from wsi_meta.files.address import Address, SlidePath, real_slide_path, several, slide_name, slide_path
 from wsi_meta.files.dicom import dicom_series
 from wsi_meta.files.slide_file import SLIDE_EXTENSIONS, is_mrxs_folder, mrxs_of
 from wsi_meta.files.zarr_folder import is_zarr, is_zarr_image
@@ -28,6 +28,7 @@ logger = logging.getLogger("wsi_meta")
 
 COLUMNS = ("name", "mpp", "tissue_mask", "annotations", "model", "stride", "patient", "label")
 """Columns that a manifest may have beside ``slide``."""
+LONGEST_NAME = 200  # bytes: a file may have 255, and the temporary ones of a store need some of them
 EXAMPLES = 3  # files that are named where a folder holds others than slides
 PATTERN = re.compile(r"[*?[]")  # what makes a path that does not exist a pattern
 
@@ -127,11 +128,10 @@ def _read_row(path: Path, row: Row, search: _Search) -> SlideInput:
     values = dict(zip(("slide", *COLUMNS), row, strict=True))
     if not values["slide"]:
         raise DataError(f"{place}: names no slide; expected one in each row; remove the row")
-    given = slide_path(values["slide"])
-    found = list(search.find(path.parent / given if isinstance(given, Path) else given))
+    found = list(search.find(path_in(place, path.parent, values["slide"])))
     if len(found) != 1 or not found[0].given:
         raise DataError(f"{place}: '{values['slide']}' is a folder or a pattern; expected one slide in each row")
-    if (name := values["name"]) and (Path(name).name != name or name.startswith(".")):
+    if (name := values["name"]) and (Path(name).name != name or name.startswith(".") or len(name.encode()) > LONGEST_NAME):
         raise DataError(f"{place}: name '{name}'; expected a name that a file can have")
     return replace(
         found[0],
@@ -151,7 +151,8 @@ def _read_path(place: str, column: str, value: str, folder: Path, *, word: str |
     """Return the path of a file that is there, or the word that stands for none; None where the value is empty."""
     if not value or value == word:
         return value or None
-    if not (path := folder / from_file_uri(value)).is_file():
+    path = path_in(place, folder, value)
+    if isinstance(path, Address) or not path.is_file():
         raise DataError(f"{place}: {column} '{value}': there is no file {path}; expected paths from the manifest on")
     return str(path)
 
@@ -235,7 +236,7 @@ class _Search:
             whole = len(found) == 1 and Path(str(found[0].path)).parent == folder and found[0].name == folder.absolute().name
             yield from (replace(slide, given=whole and bool(slide.told)) for slide in found)
         elif (index := mrxs_of(folder)) is not None:
-            yield SlideInput(index, index.stem)
+            yield SlideInput(index, slide_name(index))
         else:
             raise DataError(f"{folder}: holds the pixels of a .mrxs slide, which lies not beside it; copy that file too")
 
@@ -292,6 +293,6 @@ def _one_slide(files: Sequence[Path], folder: Path, named_alike: bool) -> SlideI
     """
     largest = max(files, key=lambda path: path.stat().st_size)
     if len(files) == 1:
-        return SlideInput(largest, largest.stem)
-    name = folder.absolute().name if named_alike else largest.stem
+        return SlideInput(largest, slide_name(largest))
+    name = folder.absolute().name if named_alike else slide_name(largest)
     return SlideInput(largest, name, f"{len(files)} DICOM files of one series are one slide")

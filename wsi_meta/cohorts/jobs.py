@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wsi_meta.cohorts.inputs import SlideInput
 from wsi_meta.cohorts.retry import retry_command
 from wsi_meta.cohorts.shards import Shard
+from wsi_meta.errors import truth
 from wsi_meta.slides.pixel_size import UsualMpp, given_mpp
 
-__all__ = ["Job", "groups_of", "jobs_of"]
+__all__ = ["Job", "SlideSettings", "groups_of", "jobs_of"]
+
+
+@dataclass(frozen=True)
+class SlideSettings:
+    """How each slide is read and where its tissue is, as :func:`wsi_meta.scan` takes it; the defaults are its own."""
+
+    mpp: float | None = None
+    """Overrules what a slide says, unless it is a :class:`.UsualMpp`."""
+    reader: str = "auto"
+    tissue_mask: str | Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        truth("overwrite", self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -23,8 +38,8 @@ class Job:
     """Which one of how many: ``[2/5]``."""
     slide: SlideInput
     store: Path
-    of_slide: dict[str, Any]
-    """``mpp``, ``reader``, ``tissue_mask`` and ``overwrite``, its own where it has them."""
+    of_slide: SlideSettings
+    """Its own where it has them."""
     settings: dict[str, Any] | None = None
     """Of its scanner, its own where it has them; None where they are not known."""
     alone: bool = False
@@ -37,7 +52,7 @@ class Job:
         row = row | {"patient": slide.patient or None, "label": slide.label or None, "annotations": drawn}
         if row["error"] is None or self.settings is None:
             return row
-        asked = self.settings | self.of_slide
+        asked = self.settings | vars(self.of_slide)
         why: dict[str, Any] = {"why": str(row["error"]), "kind": row["error_kind"], "alone": self.alone}
         return row | {"retry": retry_command(slide.path, self.store, asked, **why)}
 
@@ -45,7 +60,7 @@ class Job:
 def jobs_of(
     found: Sequence[SlideInput],
     out: Path,
-    of_slide: dict[str, Any],
+    of_slide: SlideSettings,
     settings: dict[str, Any] | None = None,
     *,
     alone: bool = False,
@@ -56,20 +71,20 @@ def jobs_of(
     Parameters
     ----------
     out : folder of the stores; `alone`, the one slide's store itself
-    of_slide : ``mpp``, ``reader``, ``tissue_mask`` and ``overwrite`` of slides that have none of their own. The ``mpp``
-        overrules what a file says only where that is the one slide, and was named
+    of_slide : for slides that have none of their own. The ``mpp`` overrules what a file says only where that is the one slide,
+        and was named
     settings : of the scanner, for slides that have none of their own; None where they are not known
     shard : part of the slides; None for all
     """
-    if of_slide.get("mpp") is not None and not (len(found) == 1 and found[0].given):
-        of_slide = of_slide | {"mpp": UsualMpp(given_mpp(found[0].path, of_slide["mpp"]))}
+    if of_slide.mpp is not None and not (len(found) == 1 and found[0].given):
+        of_slide = replace(of_slide, mpp=UsualMpp(given_mpp(found[0].path, of_slide.mpp)))
     own = range(len(found)) if shard is None else shard.places_of([slide.name for slide in found])
     return [
         Job(
             f"[{place + 1}/{len(found)}]",
             slide,
             out if alone else out / f"{slide.name}.zarr",
-            of_slide | slide.slide_settings,
+            replace(of_slide, **slide.slide_settings),
             None if settings is None else settings | slide.scanner_settings,
             alone,
         )

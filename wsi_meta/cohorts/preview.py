@@ -7,27 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.cohorts.batch import OpenScanner, check_batch_folder, opener, tell_failure
-from wsi_meta.cohorts.copies import Stage
-from wsi_meta.cohorts.inputs import find_slides
-from wsi_meta.cohorts.jobs import Job, groups_of, jobs_of
-from wsi_meta.cohorts.shards import Shard
-from wsi_meta.errors import HeatmapError, truth
-from wsi_meta.files.address import Address, SlidePath
+from wsi_meta.cohorts.batch import OpenScanner, opener, tell_failure
+from wsi_meta.cohorts.copies import Stage, refuse_elsewhere
+from wsi_meta.cohorts.jobs import Job, SlideSettings, groups_of
+from wsi_meta.cohorts.request import Batch, Request
+from wsi_meta.errors import HeatmapError
+from wsi_meta.files.address import Address, SlidePath, portable
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.ownership import refuse_to_replace, stores_in
 from wsi_meta.heatmaps.record import ScanIdentity
 from wsi_meta.heatmaps.store import Heatmap, Status
-from wsi_meta.outputs.checks import check_folder
+from wsi_meta.outputs.checks import check_folder, check_name
 from wsi_meta.outputs.kept_files import refuse_inside_store
-from wsi_meta.outputs.paths import as_path
 from wsi_meta.scanning.identity import find_store, refuse_other_slide
 from wsi_meta.scanning.scanner import Scanner
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.tissue import as_tissue_mask
 from wsi_meta.words import duration, printable
 
-__all__ = ["BatchPreview", "SlidePreview", "measured_rate", "preview_jobs", "preview_scans"]
+__all__ = ["BatchPreview", "SlidePreview", "measured_rate", "preview_batch", "preview_scans"]
 
 LEAST_S = 10.0
 """So long the scans that are there must have taken to tell a rate."""
@@ -55,7 +53,7 @@ class SlidePreview:
             named = self.told if self.told.startswith(printable(str(self.slide))) else f"{self.slide}: {self.told}"
             return printable(f"refused     {named}")
         left = {
-            "new": f"{self.cells:,} cells" if self.cells else "no tissue found",
+            "new": f"{self.cells:,} cells" if self.cells else "no tissue to scan",
             "unfinished": f"{self.cells:,} cells left",
             "finished": "nothing to do",
         }
@@ -64,7 +62,7 @@ class SlidePreview:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return vars(self) | {"slide": str(self.slide.absolute()), "store": str(self.store.absolute())}
+        return vars(self) | {"slide": portable(self.slide), "store": portable(self.store)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def preview_scans(
     tissue_mask: str | Path | None = None,
     overwrite: bool = False,
     shard: str | tuple[int, int] | None = None,
-    stage: str | Path | Stage | None = None,  # noqa: ARG001 (nothing is copied)
+    stage: str | Path | Stage | None = None,
     **settings: Any,
 ) -> BatchPreview:
     """Tell what :func:`wsi_meta.scan_slides` would do when it is called alike, without scanning or writing anything.
@@ -125,7 +123,7 @@ def preview_scans(
 
     Parameters
     ----------
-    all : see :func:`wsi_meta.scan_slides`
+    all : see :func:`wsi_meta.scan_slides`; nothing is copied to `stage`, but what refuses it there does so here
 
     Returns
     -------
@@ -136,34 +134,31 @@ def preview_scans(
     DataError, OutputPathError, OutputExistsError, OptionsError
         as :func:`wsi_meta.scan_slides`.
     """
-    part = None if shard is None else Shard.read(shard)
-    open_scanner = opener(scanner, settings)
-    found = find_slides(slides, manifest=manifest, recursive=recursive, extensions=extensions)
-    of_slide = {"mpp": mpp, "reader": reader, "tissue_mask": tissue_mask, "overwrite": truth("overwrite", overwrite)}
-    jobs = jobs_of(found, as_path("out", out), of_slide, shard=part)
-    check_batch_folder(Path(out), len(jobs))
-    return preview_jobs(jobs, open_scanner)
+    open_scanner, of_slide = opener(scanner, settings), SlideSettings(mpp, reader, tissue_mask, overwrite)
+    request = Request(slides, out, of_slide, manifest, recursive, extensions, shard, stage)
+    return preview_batch(request.batch(), open_scanner)
 
 
-def preview_jobs(
-    jobs: Sequence[Job], open_scanner: OpenScanner, report: Callable[[SlidePreview], None] | None = None
+def preview_batch(
+    batch: Batch, open_scanner: OpenScanner, report: Callable[[SlidePreview], None] | None = None
 ) -> BatchPreview:
-    """Tell what would become of slides; `report` is told of each as soon as that is known."""
+    """Return what would become of a batch's slides; `report` is told of each as soon as that is known."""
     told: dict[str, SlidePreview] = {}
     seconds: float | None = 0.0
     rates = []
-    for own, together in groups_of(jobs):
+    for own, together in groups_of(batch.jobs):
         with open_scanner(own) as scanner:
+            refuse_elsewhere(scanner, batch.stage)
             known = scanner.known_identity()
             for job in together:
                 told[job.place] = _preview(scanner, job, known)
                 if report is not None:
                     report(told[job.place])
             if cells := sum(told[job.place].cells or 0 for job in together):
-                rate, words = measured_rate(together[0].store.absolute().parent, known, scanner.options.stride_px)
+                rate, words = measured_rate(batch.folder.absolute(), known, scanner.options.stride_px)
                 seconds = None if rate is None or seconds is None else seconds + cells / rate
                 rates += [words] if rate is not None else []
-    return BatchPreview(tuple(told[job.place] for job in jobs), seconds, "" if seconds is None else "; ".join(rates))
+    return BatchPreview(tuple(told[job.place] for job in batch.jobs), seconds, "" if seconds is None else "; ".join(rates))
 
 
 def measured_rate(folder: Path, known: Mapping[str, Any], stride_px: int) -> tuple[float | None, str]:
@@ -201,8 +196,7 @@ def _preview(scanner: Scanner, job: Job, known: Mapping[str, Any]) -> SlidePrevi
     source = job.slide
     try:
         scanner.journal.refuse(source.path)
-        mpp, reader = job.of_slide["mpp"], job.of_slide["reader"]
-        with open_slide(source.path, mpp=mpp, reader=reader) as slide:
+        with open_slide(source.path, mpp=job.of_slide.mpp, reader=job.of_slide.reader) as slide:
             state, cells = _state_of(scanner, slide, job, known)
     except Exception as error:
         told = tell_failure(source.path, error)
@@ -212,7 +206,8 @@ def _preview(scanner: Scanner, job: Job, known: Mapping[str, Any]) -> SlidePrevi
 
 def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]) -> tuple[str, int]:
     """Return what a slide's scan would begin with, and its cells; raises what the scan would refuse."""
-    store, overwrite = job.store, job.of_slide["overwrite"]
+    store, overwrite = job.store, job.of_slide.overwrite
+    check_name(store, temporary=True)
     refuse_inside_store(store)
     if store.parent.is_dir():
         check_folder(store)
@@ -222,7 +217,7 @@ def _state_of(scanner: Scanner, slide: Slide, job: Job, known: Mapping[str, Any]
     there = None if overwrite else find_store(store)
     if there is not None:
         refuse_other_slide(there, slide, grid)
-    tissue = as_tissue_mask(job.of_slide["tissue_mask"], slide)
+    tissue = as_tissue_mask(job.of_slide.tissue_mask, slide)
     if there is None:
         return "new", int(tissue.cells(grid).sum())
     refuse_other_slide(there, slide, grid, **known, tissue=tissue.fingerprint())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_meta.errors import MissingMppError
-from wsi_meta.files.address import SlidePath
+from wsi_meta.files.address import SlidePath, slide_name
 from wsi_meta.models.model import Model
 from wsi_meta.scanning.gpus import GpuProcesses
 from wsi_meta.scanning.scanner import Scanner
@@ -57,7 +57,7 @@ def retry_command(
     options += ["--mpp", "UM_PER_PIXEL"] if asks_mpp else []
     options += ["--retry-crashed"] if "--retry-crashed" in why else []
     folder, path = store.absolute().parent, str(slide.absolute())
-    if slide.stem == store.stem and not alone:
+    if slide_name(slide) == store.stem and not alone:
         return " ".join(map(shell_word, ["wsi-meta", "scan", path, "--out-dir", str(folder), *options]))
     scan = " ".join(map(shell_word, ["wsi-meta", "scan", path, "--out", str(store.absolute()), *options]))
     return scan if alone else f"{scan} && wsi-meta summary {shell_word(str(folder))}"

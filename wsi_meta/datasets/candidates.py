@@ -87,7 +87,7 @@ def find_candidates(
     inside = _whole_patches(grid)
     tumor = np.zeros(grid.shape, bool)
     if source.truth is not None:
-        tumor = tumor_cells(source.truth, grid, names=source.names, origin=(slide.bounds.x, slide.bounds.y))
+        tumor = tumor_cells(source.truth, grid, names=source.names, origin=slide.bounds.corner)
     store = None if scans is None or not (scans / f"{source.name}.zarr").exists() else scans / f"{source.name}.zarr"
     missed, false = (np.zeros_like(tumor), np.zeros_like(tumor)) if store is None else _corrected(store, slide, grid)
     tumor |= missed

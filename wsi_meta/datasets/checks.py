@@ -37,6 +37,7 @@ class CheckedPatches:
 
     train: Patches
     valid: Patches
+    test: Patches | None
     summary: str
     """One line for people: numbers, classes, slides and duplicates."""
 
@@ -153,6 +154,7 @@ def check_patches(
     everything = join([train, valid, *([] if test is None else [test])])
     contents, both = _read_contents(everything, workers, progress=progress), len(train) + len(valid)
     of_train, of_valid = contents[: len(train)], contents[len(train) : both]
+    test = None if test is None else replace(test, contents=contents_of(contents[both:]))
     in_valid = {content: index for index, content in enumerate(of_valid)}
     shared = [index for index, content in enumerate(of_train) if content in in_valid]
     if shared and duplicates == "refuse":
@@ -174,9 +176,8 @@ def check_patches(
         *_count_repeats(train, of_train, "training"),
         *_count_repeats(valid, of_valid, "validation"),
     ]
-    return CheckedPatches(
-        replace(train, contents=contents_of(of_train)), replace(valid, contents=contents_of(of_valid)), "; ".join(parts)
-    )
+    train, valid = replace(train, contents=contents_of(of_train)), replace(valid, contents=contents_of(of_valid))
+    return CheckedPatches(train, valid, test, "; ".join(parts))
 
 
 def _describe(patches: Patches, what: str) -> str:

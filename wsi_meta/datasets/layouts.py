@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -264,16 +265,29 @@ def _checked_labels(
     """Return labels as 0 and 1; `where` tells the place of a label that is neither."""
     labels = []
     for row, value in enumerate(values):
-        if (label := label_of(str(value))) is None:
-            raise DataError(f"{path}: label {str(value).strip()!r} in {where(row)}; expected 0 or 1, or normal or tumor")
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)  # HDF5 has texts as bytes
+        if (label := label_of(text)) is None:
+            raise DataError(f"{path}: label {text.strip()!r} in {where(row)}; expected 0 or 1, or normal or tumor")
         labels.append(label)
     return np.array(labels, np.uint8)
 
 
 def _refuse_mismatch(table: Path, names: list[str], what: str) -> None:
     if names:
+        there = _tell_held(table.with_name("train"))
         told = "expected one image per label, whose id is its name without .tif"
-        raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; {told}")
+        raise DataError(f"{table}: {len(names)} {what}, first '{names[0]}'; train/ holds {there}; {told}")
+
+
+def _tell_held(folder: Path) -> str:
+    """Return in words what a folder holds: how many files of each ending, and folders."""
+    if not folder.is_dir():
+        return "nothing"
+    with os.scandir(folder) as entries:
+        kinds = Counter("in folders" if entry.is_dir() else PurePath(entry.name).suffix for entry in entries)
+    folders = kinds.pop("in folders", 0)
+    told = [f"{count} {kind or 'without ending'}" for kind, count in sorted(kinds.items())]
+    return ", ".join(told + [f"{folders} folder{'s' * (folders > 1)}"] * bool(folders)) or "nothing"
 
 
 def _images(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from wsi_meta.annotations.camelyon_slides import PARTLY, loose, patient_of
 from wsi_meta.annotations.class_names import DEFAULT_NAMES, ClassNames
 from wsi_meta.annotations.outline_files import OUTLINE_ENDINGS, read_drawn
 from wsi_meta.annotations.outlines import refuse_absent
-from wsi_meta.annotations.tables import NO, YES, Row, read_table
+from wsi_meta.annotations.tables import NO, YES, Row, path_in, read_table
 from wsi_meta.datasets.layouts import NAMES, SPLITS
 from wsi_meta.errors import DataError, OptionsError, number, one_of, whole_number
 from wsi_meta.files.address import slide_name
@@ -144,19 +144,25 @@ def _read_row(path: Path, row: Row, known: Collection[str]) -> SourceSlide:
         raise DataError(f"{place}: split '{split}' of '{slide}'; expected {', '.join(SPLITS)} or nothing")
     if partly.lower() not in ("", *YES, *NO):
         raise DataError(f"{place}: partly '{partly}' of '{slide}'; expected 1, 0 or nothing")
-    for name in (slide, truth):
-        there = path.parent / name
-        if (name or name is slide) and not (there.is_file() or (name is slide and is_zarr_image(there))):
-            raise DataError(f"{place}: there is no file '{there}'; expected paths relative to the manifest")
-    source = path.parent / slide
+    if not slide:
+        raise DataError(f"{place}: names no slide; expected one in each row; remove the row")
+    source = _there(place, path.parent, slide, or_folder=True)
     return SourceSlide(
         source,
-        path.parent / truth if truth else None,
+        _there(place, path.parent, truth) if truth else None,
         patient or patient_of(slide_name(source)),
         NAMES.get(split.lower(), ""),
         partly.lower() in YES or (not partly and loose(slide_name(source)) in known),
         listed_mpp(place, mpp, source),
     )
+
+
+def _there(place: str, folder: Path, text: str, *, or_folder: bool = False) -> Path:
+    """Return the path of a file that is there, or of a slide that is a folder."""
+    path = path_in(place, folder, text)
+    if isinstance(path, Path) and (path.is_file() or (or_folder and is_zarr_image(path))):
+        return path
+    raise DataError(f"{place}: there is no file '{path}'; expected paths relative to the manifest")
 
 
 def _group(slide: SourceSlide, by: str) -> str:

@@ -22,7 +22,7 @@ from wsi_meta.words import first_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["META_COLUMNS", "RECORD", "PatchPlace", "PcamWriter", "pcam_files", "sampled_mpp"]
+__all__ = ["META_COLUMNS", "RECORD", "PatchPlace", "PcamWriter", "new_hdf5", "pcam_files", "sampled_mpp"]
 
 META_COLUMNS = ("coord_y", "coord_x", "tumor_patch", "center_tumor_patch", "wsi")
 """Columns of the meta table."""
@@ -126,7 +126,7 @@ class PcamWriter:
         order = rng.permutation(np.concatenate([numbers[:each] for numbers in of_class]))
         x_path, y_path, meta_path = self._targets
         self._write_pixels(x_path, order)
-        with written_whole(y_path) as partial, _new_hdf5(partial) as (file, _disk):
+        with written_whole(y_path) as partial, new_hdf5(partial) as (file, _disk):
             file.create_dataset("y", data=tumor[order].astype(np.uint8).reshape(-1, 1, 1, 1), compression="gzip")
         with written_whole(meta_path) as partial, partial.open("w", newline="") as table:
             writer = csv.writer(table, lineterminator="\n")
@@ -135,7 +135,7 @@ class PcamWriter:
         return [int(number) for number in order]
 
     def _write_pixels(self, path: Path, order: NDArray[np.int64]) -> None:
-        with written_whole(path) as partial, _new_hdf5(partial) as (file, disk):
+        with written_whole(path) as partial, new_hdf5(partial) as (file, disk):
             data = file.create_dataset(
                 "x", (len(order), *self._shape), np.uint8, chunks=(1, *self._shape), compression="gzip", shuffle=True
             )
@@ -199,7 +199,7 @@ class _Disk(FileIO):
 
 
 @contextmanager
-def _new_hdf5(path: Path) -> Iterator[tuple[Any, _Disk]]:
+def new_hdf5(path: Path) -> Iterator[tuple[Any, _Disk]]:
     """Yield a new ``h5py.File`` and its disk, whose ``refuse_loss`` tells during long work what is raised at the end anyway.
 
     Raises

@@ -24,7 +24,7 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Demo", "run_demo"]
+__all__ = ["Demo", "refuse_others", "run_demo", "separation"]
 
 SLIDE_MPP = 0.243
 """Micrometres per pixel of Camelyon16's level 0."""
@@ -74,7 +74,7 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
     side_px, seed = whole_number("side_px", side_px, "1 px or more", least=1), whole_number("seed", seed, least=0)
     folder = _make_folder(as_path("folder", folder))
     slide, store, picture = (folder / f"synthetic-node{ending}" for ending in (".tif", ".zarr", ".png"))
-    _refuse_others(slide, store, picture)
+    refuse_others(slide, store, picture)
     resolve_inference(asked)  # refuses what this machine lacks
     note("drawing a slide of synthetic lymph-node tissue", enabled=progress)
     image, tumor = draw_lymph_node(side_px, side_px, seed=seed)
@@ -82,7 +82,7 @@ def run_demo(folder: str | Path, *, side_px: int = 8192, seed: int = 0, device: 
     heatmap = scan(slide, store, device=device, overwrite=True, progress=progress)
     overlay = draw_overlay(heatmap, picture, slide=slide, overwrite=True)
     score = heatmap.result.score if heatmap.result else None
-    return Demo(slide, heatmap.path, overlay, score, _separation(heatmap.probability, heatmap.grid, tumor))
+    return Demo(slide, heatmap.path, overlay, score, separation(heatmap.probability, heatmap.grid, tumor))
 
 
 def _make_folder(folder: Path) -> Path:
@@ -94,7 +94,7 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-def _refuse_others(slide: Path, *beside: Path) -> None:
+def refuse_others(slide: Path, *beside: Path) -> None:
     """Refuse to replace files that no demo made: a demo draws its slide first, which says so in the file."""
     import tifffile
 
@@ -107,7 +107,7 @@ def _refuse_others(slide: Path, *beside: Path) -> None:
         raise OutputExistsError(f"{there[0]}: exists and is not of a demo; it is never replaced; choose another --out")
 
 
-def _separation(probability: NDArray[np.float32], grid: PatchGrid, tumor: NDArray[np.bool_]) -> float | None:
+def separation(probability: NDArray[np.float32], grid: PatchGrid, tumor: NDArray[np.bool_]) -> float | None:
     """Return the AUC between cells drawn as tumor and as normal; None when there is only one kind."""
     share = _share_of_tumor(tumor, grid.shape, round(grid.cell_l0 / MASK_DOWNSAMPLE))
     judged = np.isfinite(probability) & ((share == 0) | (share == 1))

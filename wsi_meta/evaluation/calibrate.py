@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from wsi_meta.datasets.batches import check_workers
 from wsi_meta.datasets.layouts import Patches, choose_split, paths_of
 from wsi_meta.errors import DataError, require
 from wsi_meta.evaluation.calibration import card_thresholds, check_prior, fit_calibration, validation_metrics
+from wsi_meta.evaluation.cautions import leaks_of
 from wsi_meta.evaluation.evaluate import evaluate_patches
 from wsi_meta.evaluation.model_parts import compare_int8, int8_metrics, look_at
 from wsi_meta.files.locks import locked
@@ -22,6 +24,7 @@ from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard, read_card
 from wsi_meta.models.chance import check_fitted
+from wsi_meta.models.known_patches import CALIBRATED_ON, KnownPatches
 from wsi_meta.models.model import Model, check_model_name, load_model, model_path, save_model, stored_weights
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
@@ -30,7 +33,9 @@ from wsi_meta.outputs.paths import as_path
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["calibrate", "check_calibration", "expecting", "fit_card", "measuring_predictor"]
+__all__ = ["calibrate", "check_calibration", "expecting", "fit_card", "known_when_fitted", "measuring_predictor"]
+
+logger = logging.getLogger(__name__)
 
 LIKE_ITS_OWN = "expected label 1 for tumor and 0 for normal, and patches such as it was trained on"
 """What to do about a model of ours that is worse than chance."""
@@ -84,14 +89,14 @@ def calibrate(
     announce_torch()
     loaded = load_model(model)
     predictor = measuring_predictor(loaded, asked)
-    card, logits = fit_card(predictor, patches, workers=workers, progress=progress)
+    card, logits, patches = fit_card(predictor, patches, workers=workers, progress=progress)
     moved = expecting(prior, card, logits, patches)  # refuses a prior before more work
     found = compare_int8(replace(loaded, card=card), patches, workers=workers, progress=progress, device=predictor.device)
     card = replace(moved, metrics=moved.metrics | int8_metrics(found))
     seen = look_at(patches, loaded, workers=workers, progress=progress) or loaded.features
     with locked(Path(out)):
         check_output(out, overwrite=overwrite, replaces=MODEL)  # it took a while
-        save_model(out, stored_weights(loaded), card, seen, loaded.known_patches)
+        save_model(out, stored_weights(loaded), card, seen, known_when_fitted(loaded, patches))
     return card
 
 
@@ -100,10 +105,19 @@ def measuring_predictor(model: Model, asked: InferenceOptions) -> Predictor:
     return Predictor.from_plan(model, resolve_inference(replace(fit_to_model(asked, model.card), int8_agrees=False)))
 
 
+def known_when_fitted(model: Model, patches: Patches) -> KnownPatches | None:
+    """Return the marks of the patches that a model's weights were made with, and of those that :func:`fit_card` read."""
+    before = None if model.known_patches is None else model.known_patches.of_weights()
+    return KnownPatches.of({CALIBRATED_ON: patches.contents}, before)
+
+
 def fit_card(
     predictor: Predictor, patches: Patches, *, workers: int = 2, progress: bool = False, remedy: str = LIKE_ITS_OWN
-) -> tuple[ModelCard, NDArray[np.float32]]:
-    """Return a model's card with calibration, operating points and figures of these patches, and their logits, (n,).
+) -> tuple[ModelCard, NDArray[np.float32], Patches]:
+    """Fit a model to patches; warn where its weights were made with them.
+
+    Returns its card with calibration, operating points and figures of these patches, their logits, (n,), and the patches with
+    their contents.
 
     Parameters
     ----------
@@ -111,10 +125,14 @@ def fit_card(
     patches, workers, progress : as for :func:`calibrate`, and its errors
     remedy : as for :func:`wsi_meta.models.chance.check_fitted`
     """
-    logits = evaluate_patches(predictor, patches, workers=workers, progress=progress).logits
-    card = replace(expecting(None, predictor.model.card, logits, patches), metrics=validation_metrics(logits, patches.labels))
+    before, found = predictor.model.card, evaluate_patches(predictor, patches, workers=workers, progress=progress)
+    patches, logits = replace(patches, contents=found.contents), found.logits
+    card = replace(expecting(None, before, logits, patches), metrics=validation_metrics(logits, patches.labels))
     check_fitted(card, patches.labels, predictor.model.path, remedy)
-    return card, logits
+    for name, told in leaks_of(before, patches, found).items():
+        if name != CALIBRATED_ON:  # which it is no more
+            logger.warning("%s", told)
+    return card, logits, patches
 
 
 def expecting(prior: float | None, card: ModelCard, logits: NDArray[np.float32], patches: Patches) -> ModelCard:

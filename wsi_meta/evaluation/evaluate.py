@@ -16,8 +16,9 @@ from wsi_meta.datasets.patches import content_of, contents_of
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.datasets.stains import stain_hue
 from wsi_meta.errors import DataError, OptionsError, WsiMetaError, require, truth
+from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.report import check_report, write_report
-from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of
+from wsi_meta.evaluation.results import Evaluation, Subject
 from wsi_meta.evaluation.robustness import Seen, judge_shifts
 from wsi_meta.inference.device import announce_torch
 from wsi_meta.inference.options import InferenceOptions
@@ -86,6 +87,8 @@ def evaluate(
     subject = Subject.of(model, patches, data=tell_folders(data), split=words, tta=tta) if out is not None else None
     predictor = Predictor(model, device=device, precision=precision, batch_size=batch_size, tta=tta)
     evaluation = evaluate_patches(predictor, patches, workers=workers, progress=progress, intervals=True, shifts=shifts)
+    for told in cautions_of(model.card, patches, evaluation):
+        logger.warning("%s", told)
     if out is not None and subject is not None:
         try:
             write_report(out, subject, evaluation, overwrite=overwrite)
@@ -172,8 +175,6 @@ def evaluate_patches(
     evaluation = Evaluation.of(logits[0], patches.labels, card, groups=groups, intervals=intervals)
     read, known = contents_of(contents), predictor.model.known_patches
     evaluation = replace(evaluation, contents=read, known_patches=None if known is None else known.count(read))
-    for told in cautions_of(card, patches, evaluation):
-        logger.warning("%s", told)
     if not shifts:
         return evaluation
     seen = Seen(logits[1:], np.array(hues))

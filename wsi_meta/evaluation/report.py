@@ -19,9 +19,10 @@ from wsi_meta.datasets.patches import Patches
 from wsi_meta.datasets.shifts import SHIFTS
 from wsi_meta.errors import OutputExistsError, OutputPathError, truth
 from wsi_meta.evaluation import figures, wording
+from wsi_meta.evaluation.cautions import cautions_of
 from wsi_meta.evaluation.gradcam import grad_cam
 from wsi_meta.evaluation.metrics import losses_of
-from wsi_meta.evaluation.results import Evaluation, Subject, cautions_of, history_path
+from wsi_meta.evaluation.results import Evaluation, Subject, history_path
 from wsi_meta.evaluation.robustness import CALIBRATED, Robustness
 from wsi_meta.files.locks import locked
 from wsi_meta.models.card import ModelCard
@@ -33,7 +34,7 @@ from wsi_meta.words import format_probability, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pictures", "check_report", "write_report"]
+__all__ = ["Pictures", "check_report", "of_another_share", "write_report"]
 
 PAGE = "report.html"
 GALLERY = "top_losses.png"
@@ -200,15 +201,15 @@ def _words(subject: Subject, evaluation: Evaluation) -> dict[str, Any]:
         "frame_inset": round(50 * (1 - shown.label_px / shown.patch_px), 3),
         "summary": wording.summarise(labels, evaluation),
         "intervals_words": wording.explain_intervals(evaluation, subject.patches),
-        "notes": [*cautions_of(card, subject.patches, evaluation), *_of_another_share(card, labels)],
+        "notes": [*cautions_of(card, subject.patches, evaluation), *of_another_share(card, labels)],
         "tiles": wording.tiles(evaluation),
         "rows": wording.rows(evaluation),
         "cards": [("Data", wording.data_facts(subject, slides)), ("Model", wording.model_facts(subject.model))],
     }
 
 
-def _of_another_share(card: ModelCard, labels: NDArray[np.uint8]) -> list[str]:
-    """Warn where the odds of tumor that the card expects are at least twice, or at most half, those of the patches."""
+def of_another_share(card: ModelCard, labels: NDArray[np.uint8]) -> list[str]:
+    """Return a warning where the card expects odds of tumor at least twice, or at most half, those of the patches."""
     on, share = card.training.get("calibrated_on"), float(labels.mean())
     prior = on.get("prior") if isinstance(on, dict) else None
     if not isinstance(prior, float) or not 0 < prior < 1 or 0.5 < share * (1 - prior) / max(prior * (1 - share), 1e-9) < 2:

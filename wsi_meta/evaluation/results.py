@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,27 +16,18 @@ from wsi_meta.errors import DataError
 from wsi_meta.evaluation.metrics import auc_of, bootstrap_intervals, figures_of, reliability
 from wsi_meta.evaluation.robustness import Robustness
 from wsi_meta.models.card import Calibration, ModelCard
-from wsi_meta.models.chance import CHANCE, worse_than_chance
 from wsi_meta.models.model import Model
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Agreement", "Evaluation", "Subject", "cautions_of", "history_path", "read_losses", "read_rows"]
+__all__ = ["Agreement", "Evaluation", "Subject", "history_path", "read_losses", "read_rows"]
 
 T = TypeVar("T")
 
 CHANCE_DRAWS = 20
 """Draws of labels that :attr:`Evaluation.ece_noise` is the mean of."""
-
-
-LEAKS = {
-    "train": "The model was trained on {}. The figures show how well it remembers them, not how well it "
-    "works on other patches.",
-    "valid": "The model's best epoch was chosen on {}, so the figures are slightly too good. "
-    "A test split gives unbiased figures.",
-}
 
 
 @dataclass(frozen=True)
@@ -118,8 +109,8 @@ class Evaluation:
     contents: NDArray[np.uint8] | None = None
     """SHA-1 of each patch's pixels, as `Patches.contents` has them; None where they were not read."""
     known_patches: dict[str, int] | None = None
-    """How many of the patches the model was made with, by what they were for (``train``, ``valid``); None where its file
-    does not say."""
+    """How many of the patches the model was made with, by what they were for (``train``, ``valid``, ``calibrated_on``); None
+    where its file does not say."""
 
     @classmethod
     def of(
@@ -208,36 +199,6 @@ class Subject:
         """Return the subject with the history beside the model file; DataError when that cannot be read."""
         losses = read_losses(model.path)
         return cls(model, patches, data, split, tta, losses if losses and _are_of(losses, model.card) else None)
-
-
-def cautions_of(card: ModelCard, patches: Patches, evaluation: Evaluation) -> list[str]:
-    """Return a sentence where the model is no better than chance, and for each use of the patches in making it, with how many.
-
-    They are told by their pixels. A file that does not say which patches those were may hold a digest of them all: by that the
-    same ones in the same order are told, and where there is none but of names and labels, by these.
-    """
-    now, known = replace(patches, contents=evaluation.contents).summary(), evaluation.known_patches or {}
-    worse = worse_than_chance(evaluation.auc, patches.labels)
-    told = [f"The model is {worse}: labels 0 and 1 are probably exchanged."] if worse else []
-    if not worse and evaluation.auc <= CHANCE:
-        told = [f"The model is no better than chance (AUC {evaluation.auc:.2f} on {evaluation.n:,} patches)."]
-    for name, part in card.training.items():
-        if name in known:
-            which = f"{known[name]:,} of these {len(patches):,} patches" if known[name] else None
-        elif isinstance(part, dict) and "sha256" in part:
-            which = _which(part, now)
-        else:
-            continue
-        if which is not None and not (worse and name == "valid"):  # no figure is too good then
-            told.append(LEAKS.get(name, f"The model was made with {{}} ({name}).").replace("{}", which))
-    return told
-
-
-def _which(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Return in words which patches both are; None where they are others, or not seen to be the same."""
-    if "pixels" in before and "pixels" in now:
-        return "exactly these patches" if before["pixels"] == now["pixels"] else None
-    return "patches of the same names and labels" if before["sha256"] == now["sha256"] else None
 
 
 def _are_of(losses: dict[str, list[Any]], card: ModelCard) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_meta.datasets.layouts import Patches, choose_split, paths_of
 from wsi_meta.errors import ModelFileError, numbers, require
-from wsi_meta.evaluation.calibrate import expecting, fit_card, measuring_predictor
+from wsi_meta.evaluation.calibrate import expecting, fit_card, known_when_fitted, measuring_predictor
 from wsi_meta.evaluation.calibration import check_prior
 from wsi_meta.evaluation.model_parts import INT8_PATCHES, compare_int8, int8_metrics, look_at
 from wsi_meta.exchange.foreign import Foreign, ImportOptions, check_foreign, read_foreign
@@ -23,6 +23,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.inference.predictor import Predictor
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import ModelCard
+from wsi_meta.models.known_patches import known_to_weights
 from wsi_meta.models.model import Model, build_network, check_model_name, network_of, save_model
 from wsi_meta.outputs.checks import check_output, refuse_input
 from wsi_meta.outputs.kept_files import MODEL
@@ -163,18 +164,19 @@ def run_import(file: Path, data: Folders, out: Path, options: ImportOptions, par
     foreign = read_foreign(file, options, parts.build_network)
     patches.check_mpp(foreign.preprocessing.mpp)
     card = ModelCard(preprocessing=foreign.preprocessing, training={"imported": _origin(file, foreign)})
-    model = Model(network_of(foreign.state, parts.build_network), card, "", file)
+    model = Model(network_of(foreign.state, parts.build_network), card, "", file, known_patches=known_to_weights(file))
     foreign.check(model, patches)
     predictor = measuring_predictor(model, InferenceOptions(options.device, options.precision, options.batch_size))
     asked: dict[str, Any] = {"workers": options.workers, "progress": options.progress}
-    card, logits = fit_card(predictor, patches, **asked, remedy=foreign.remedy)
+    card, logits, patches = fit_card(predictor, patches, **asked, remedy=foreign.remedy)
     expecting(options.prior, card, logits, patches)  # refuses a prior before more work
     others = Others(replace(model, card=card), patches, logits, options)
     card = expecting(options.prior, others.allowed(predictor, parts.networks), logits, patches)
     seen = look_at(patches, model, **asked)
     with locked(out):
         check_output(out, overwrite=options.overwrite, replaces=MODEL)  # it took a while
-        save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen)
+        known = known_when_fitted(model, patches)
+        save_model(out, foreign.compact_state(), replace(card, versions=library_versions()), seen, known)
     return card
 
 

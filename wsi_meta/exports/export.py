@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from wsi_meta.annotations.detections import write_detections
 from wsi_meta.errors import OptionsError, OutputExistsError, OutputPathError, number, one_of, shown, truth
 from wsi_meta.exports.asap import write_asap
 from wsi_meta.exports.cell_table import write_cell_table
@@ -12,11 +13,11 @@ from wsi_meta.exports.dicom import write_parametric_map, write_segmentation
 from wsi_meta.exports.dicom_frame import is_exported_dicom
 from wsi_meta.exports.ome_tiff import is_exported_tiff, write_ome_tiff
 from wsi_meta.exports.ome_zarr import replaced_folder, write_ome_zarr
-from wsi_meta.exports.qupath import write_annotations, write_detections
+from wsi_meta.exports.qupath import write_annotations, write_cell_detections
 from wsi_meta.exports.qupath_project import write_project_script
 from wsi_meta.files.address import local_path
 from wsi_meta.files.slide_file import files_of_slide
-from wsi_meta.heatmaps.lesions import find_lesions, lesion_thresholds, qupath_origin, warn_if_unfinished, why_incomplete
+from wsi_meta.heatmaps.lesions import lesion_thresholds, lesions_of, qupath_origin, to_detections, warn_if_unfinished
 from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.checks import check_output, refuse_input
@@ -116,10 +117,9 @@ def export(
         with written_whole(target) as partial:
             _write_map(form, opened, target, partial, least=least, slide=slide)
         return target
-    points = target if form == "camelyon" else None
-    lesions = find_lesions(opened, threshold=threshold, peak=peak, min_area=min_area, detections=points, overwrite=overwrite)
-    if points is not None:
-        return points
+    lesions = lesions_of(opened, threshold, peak, min_area, as_detections=form == "camelyon")
+    if form == "camelyon":
+        return write_detections(target, to_detections(lesions), overwrite=overwrite)
     thresholds = lesion_thresholds(opened.record, threshold, peak)
     if form == "ome-zarr-0.4":
         facts = {"threshold": thresholds[0], "peak": thresholds[1], "found": [lesion.to_dict() for lesion in lesions]}
@@ -130,7 +130,7 @@ def export(
         if form == "qupath":
             write_annotations(opened, lesions, qupath_origin(opened, target), partial, smooth=smooth)
         elif form == "asap":
-            write_asap(lesions, partial, why_incomplete=why_incomplete(opened.record))
+            write_asap(lesions, partial, why_incomplete=opened.record.why_incomplete)
         else:
             write_segmentation(opened, lesions, thresholds, partial, slide=slide)
     return target
@@ -141,7 +141,7 @@ def _write_map(form: str, heatmap: Heatmap, target: Path, partial: Path, *, leas
     if form == "ome-tiff":
         write_ome_tiff(heatmap, partial)
     elif form == "qupath-cells":
-        write_detections(heatmap, qupath_origin(heatmap, target), partial, least=least)
+        write_cell_detections(heatmap, qupath_origin(heatmap, target), partial, least=least)
     elif form == "dicom-map":
         write_parametric_map(heatmap, partial, slide=slide)
     elif form == "qupath-project" and slide is not None:

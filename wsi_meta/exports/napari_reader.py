@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsi_meta.heatmaps.ome import image_label
+from wsi_meta.heatmaps.layout import image_label
 from wsi_meta.heatmaps.ownership import is_store
 from wsi_meta.heatmaps.pyramid import coarser_levels, label_arrays
 from wsi_meta.heatmaps.soundness import open_sound

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import OutputExistsError, truth
-from wsi_meta.heatmaps.ome import image_label, multiscale, omero
+from wsi_meta.heatmaps.layout import LABELS, image_label, multiscale, omero
 from wsi_meta.heatmaps.pyramid import LEVEL_CHUNK, coarser_levels, label_arrays
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import UNIQUE, unique_name
@@ -28,7 +28,9 @@ __all__ = ["replaced_folder", "write_ome_zarr"]
 
 MARK = "wsi_meta_export"
 """Attribute of an image that this module wrote."""
-OURS = re.compile(r"(?:(?:\d+|labels(?:/(?:lesions|status)(?:/\d+)?)?)/)?\.z(?:group|attrs|array)|(?:labels/\w+/)?\d+(?:/\d+)+")
+OURS = re.compile(
+    rf"(?:(?:\d+|labels(?:/(?:{'|'.join(LABELS)})(?:/\d+)?)?)/)?\.z(?:group|attrs|array)|(?:labels/\w+/)?\d+(?:/\d+)+"
+)
 """Files of such an image, by their path in it."""
 VERSION = "0.4"
 

@@ -19,7 +19,7 @@ from wsi_meta.heatmaps.store import Heatmap
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CELLS_OF_LESION", "write_annotations", "write_detections"]
+__all__ = ["CELLS_OF_LESION", "write_annotations", "write_cell_detections"]
 
 Origin = tuple[int, int] | None
 """Corner of what QuPath shows, level-0 pixels; None where it is not known, and positions are level-0 pixels."""
@@ -43,7 +43,7 @@ def write_annotations(heatmap: Heatmap, lesions: Sequence[Lesion], origin: Origi
         _write(text, collection([], origin, **coverage(heatmap)), drawn)
 
 
-def write_detections(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
+def write_cell_detections(heatmap: Heatmap, origin: Origin, file: Path, *, least: float) -> None:
     """Write the scanned cells whose probability is at least `least` as detections, for QuPath's measurement maps.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from wsi_meta.errors import OutputPathError, SlideReadError, WsiMetaError
 from wsi_meta.exports.qupath import CELLS_OF_LESION
 from wsi_meta.heatmaps.scanned_slide import open_scanned_slide
 from wsi_meta.heatmaps.store import Heatmap
@@ -20,7 +21,7 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
 
     Parameters
     ----------
-    heatmap : finished heatmap
+    heatmap : of the slide; its scan need not have ended
     file : file to write
     target : the path that the script will have; the lesions are expected beside it, with the ending .geojson
     slide : the slide that the heatmap was made from; the script names it by its absolute path
@@ -30,7 +31,12 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
     HeatmapError
         when it is another slide.
     SlideReadError
+        also where its path is no UTF-8, as QuPath could not open it.
+    OutputPathError
+        where that is so of `target`.
     """
+    _refuse_bytes(Path(slide), SlideReadError)
+    _refuse_bytes(target, OutputPathError)
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     open_scanned_slide(heatmap, slide).close()
@@ -48,6 +54,15 @@ def write_project_script(heatmap: Heatmap, file: Path, target: Path, *, slide: s
         mark=CELLS_OF_LESION,
     )
     file.write_text(written, encoding="utf-8")
+
+
+def _refuse_bytes(path: Path, kind: type[WsiMetaError]) -> None:
+    """Refuse a path that is no text: Java has no way to name such a file."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        told = "a path that is no UTF-8; expected one, as QuPath cannot open any other; rename it"
+        raise kind(f"{printable(str(path.absolute()))}: {told}") from error
 
 
 def _literal(text: str) -> str:

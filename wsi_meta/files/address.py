@@ -20,6 +20,7 @@ __all__ = [
     "from_file_uri",
     "is_address",
     "local_path",
+    "name_in",
     "portable",
     "real_slide_path",
     "refuse_mangled",
@@ -110,13 +111,14 @@ def slide_path(given: str | Path | Address) -> SlidePath:
     SlideReadError
         for an address that is not read.
     OptionsError
-        for what is neither.
+        for what is neither, such as an empty text.
     """
     if isinstance(given, Address):
         return given
-    if isinstance(given, str):
-        return Address(given) if is_address(given) else Path(from_file_uri(given))
-    return as_path("slide", given, expected="the path or address of a slide")
+    if isinstance(given, str) and is_address(given):
+        return Address(given)
+    path = from_file_uri(given) if isinstance(given, str) else given
+    return as_path("slide", path, expected="the path or address of a slide")
 
 
 def portable(path: SlidePath) -> str:
@@ -138,10 +140,21 @@ def from_file_uri(text: str) -> str:
     """
     if (found := FILE_URI.fullmatch(text)) is None:
         return text
-    path = os.fsdecode(unquote_to_bytes(found[2] or ""))
+    path = _unescaped(found[2] or "")
     if not path or "\0" in path or found[1].lower() not in ("", "localhost"):
         raise SlideReadError(f"{text}: no file of this machine; expected an address such as file:///slides/a.svs, or a path")
     return path
+
+
+def name_in(text: str) -> str:
+    """Return the name of the file that a path, a file URI or an address names, as the disk has it; of none it is empty."""
+    if SCHEME.match(text):  # in which bytes of a name are escaped
+        text = _unescaped(text if FILE_URI.match(text) else re.split("[?#]", text, maxsplit=1)[0])
+    return Path(text).name
+
+
+def _unescaped(text: str) -> str:
+    return os.fsdecode(unquote_to_bytes(os.fsencode(text)))
 
 
 def several(given: T | Sequence[T]) -> Sequence[T]:

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
-from wsi_meta.errors import SlideReadError
+from wsi_meta.errors import SlideReadError, missing_libraries
 from wsi_meta.files.address import Address
 from wsi_meta.files.same_file import REPLACED, SlideReplacedError
 
@@ -181,7 +180,7 @@ class RemoteFile:
 
 def refuse_without_cloud(address: Address) -> None:
     """Refuse an address whose packages are not installed; SlideReadError that says what to install."""
-    if missing := [name for name in NEEDS[address.scheme] if find_spec(name) is None]:
+    if missing := missing_libraries("cloud", *NEEDS[address.scheme]):
         names = " and ".join(missing)
         raise SlideReadError(
             f"{address}: reading from an address needs {names}: pip install 'wsi-meta[cloud]', or download the slide"

@@ -8,7 +8,7 @@ from pathlib import Path
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.address import refuse_mangled
 from wsi_meta.files.dicom import dicom_series
-from wsi_meta.tiffs.structure import codecs_of
+from wsi_meta.tiffs.structure import codecs_of, pages_of
 from wsi_meta.words import first_line
 
 __all__ = [
@@ -89,11 +89,21 @@ def why_not_opened(path: Path, error: Exception) -> SlideReadError:
     if isinstance(error, OpenSlideUnsupportedFormatError):
         if (wrong := wrong_kind(path)) is not None:
             return wrong
+        if _is_big_endian(path) and any(page["tile"] for page in pages_of(path)):
+            return SlideReadError(
+                f"{path}: a TIFF of big-endian numbers, which OpenSlide reads in BigTIFF only; expected little-endian ones; "
+                "convert the slide (vips tiffsave --tile --pyramid --compression jpeg)"
+            )
         return SlideReadError(
             f"{path}: not a slide that OpenSlide knows (a plain or truncated image?); expected a tiled, pyramidal one; "
             "convert it (vips tiffsave --tile --pyramid) or copy it again"
         )
     return SlideReadError(f"{path}: OpenSlide cannot open it: {said}; if the file is not whole, copy it again, else convert it")
+
+
+def _is_big_endian(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"MM\0*"
 
 
 def wrong_kind(path: Path) -> SlideReadError | None:

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_meta.errors import HeatmapError
+from wsi_meta.files.zarr_folder import is_zarr_image
 from wsi_meta.heatmaps.lesions import MEND_UNREAD, lesion_facts
-from wsi_meta.heatmaps.ownership import is_store, stores_in
+from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_heatmap_path, stores_in
 from wsi_meta.heatmaps.scoring import sum_up
 from wsi_meta.heatmaps.soundness import damaged_blocks, stale_labels, stale_levels
 from wsi_meta.heatmaps.store import Heatmap
-from wsi_meta.outputs.paths import as_path
+from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.progress import progress_bar
-from wsi_meta.words import counted, one_line
+from wsi_meta.words import one_line
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanResult
@@ -57,7 +58,7 @@ class StoreCheck:
     @property
     def line(self) -> str:
         """State and findings in one line that begins with the store's path."""
-        words = {"unfinished": "not finished", "sound": "intact, incomplete" if self.found else "sound"}
+        words = {"unfinished": "not scanned to the end", "sound": "intact, incomplete" if self.found else "sound"}
         told = words.get(self.state, self.state)
         return f"{self.heatmap}: {told}{self.found and f': {self.found}'}"
 
@@ -71,12 +72,12 @@ def check_heatmaps(*stores: str | Path, progress: bool = False) -> list[StoreChe
 
     Parameters
     ----------
-    stores : heatmap stores, or folders of them, of which every ``.zarr`` is checked
+    stores : heatmap stores, or folders of them
     progress : show a bar on stderr
 
     Returns
     -------
-    A :class:`StoreCheck` of each store, in order; those of a folder by name. Whatever is wrong with one becomes its line.
+    A :class:`StoreCheck` of each store, once, in order; those of a folder by name. Whatever is wrong with one becomes its line.
 
     Raises
     ------
@@ -85,8 +86,7 @@ def check_heatmaps(*stores: str | Path, progress: bool = False) -> list[StoreChe
     OptionsError
         when something else than paths is given, such as a list of them.
     """
-    expected = "paths, each by itself: check_heatmaps(*paths)"
-    found = [store for path in stores for store in stores_at(as_path("heatmap", path, expected=expected))]
+    found = stores_at(*(as_path("heatmap", path, expected="paths, each by itself: check_heatmaps(*paths)") for path in stores))
     with progress_bar(len(found), "heatmaps", "checking", enabled=progress) as bar:
         checks = []
         for store in found:
@@ -117,20 +117,31 @@ def contradictions(heatmap: Heatmap) -> list[str]:
     return told
 
 
-def stores_at(path: Path) -> list[Path]:
-    """Return the heatmap store at a path, or those of a folder, by name.
+def stores_at(*paths: str | Path) -> list[Path]:
+    """Return the heatmaps at some paths, in order, each once; those of a folder by name.
+
+    A path of its own may be anything that is there: opening it tells. What is no heatmap in a folder is passed over; slides
+    may lie beside their heatmaps, and a warning names the others.
 
     Raises
     ------
     HeatmapError
-        when the path does not exist, or a folder holds no store.
+        when a path does not exist, or a folder holds no heatmap.
     """
+    stores = (store for path in paths for store in _stores_at(as_path("heatmap", path)))
+    found: dict[Path, Path] = {}
+    for store in stores:
+        found.setdefault(real_path(store), store)
+    return list(found.values())
+
+
+def _stores_at(path: Path) -> list[Path]:
     if not path.exists():
         raise HeatmapError(f"{path}: no such store; expected a heatmap from 'wsi-meta scan', or a folder of them")
-    if not path.is_dir() or is_store(path) or (path / "zarr.json").exists() or path.suffix == ".zarr":
+    if not path.is_dir() or is_heatmap_path(path) or is_zarr_image(path):
         return [path]
-    if not (stores := stores_in(path)):
-        raise HeatmapError(f"{path}: no heatmap in this folder; expected stores that end in .zarr")
+    if not (stores := stores_in(path, warn=True)):
+        raise HeatmapError(f"{path}: {NO_HEATMAP}")
     return stores
 
 
@@ -156,8 +167,7 @@ def _judge(heatmap: Heatmap, damaged: list[Block]) -> StoreCheck:
     if heatmap.result is None:
         done = f"{left} of {len(blocks)} blocks are left" if left else "all blocks are scanned, but not summed up"
         return StoreCheck(path, "unfinished", f"{done}; run its scan again, which goes on", len(blocks), left)
-    unreadable = heatmap.result.cells.get("unreadable", 0)
-    found = f"{counted(unreadable, 'cell')} could not be read from the slide; {MEND_UNREAD}" if unreadable else ""
+    found = "" if heatmap.finished else f"{heatmap.record.why_incomplete}; {MEND_UNREAD}"
     return StoreCheck(path, "sound", found, len(blocks), left)
 
 

@@ -34,11 +34,11 @@ __all__ = [
     "lesion_facts",
     "lesion_thresholds",
     "lesions_at",
+    "lesions_of",
     "qupath_origin",
     "to_detections",
     "warn_if_corrected",
     "warn_if_unfinished",
-    "why_incomplete",
     "write_lesions",
 ]
 
@@ -97,27 +97,34 @@ def find_lesions(
     OptionsError
         unless 0 < `threshold` <= `peak` <= 1.
     """
-    for path in (out, detections):
-        if path is not None:
-            check_output(path, overwrite=overwrite)
-    if out is not None and Path(out).suffix.lower() not in ENDINGS:
-        raise OutputPathError(f"{out}: ending '{Path(out).suffix}'; expected {' or '.join(ENDINGS)}")
+    for path in (path for path in (out, detections) if path is not None):
+        check_output(path, overwrite=overwrite)
+    if out is not None:
+        _refuse_ending(Path(out))
     refuse_one_name(out, detections, "--out and --detections")
     number("min_area", min_area, "0 mm2 or more", least=0)
     heatmap = open_sound(heatmap)
-    threshold, peak = lesion_thresholds(heatmap.record, threshold, peak)
-    probability = heatmap.probability
-    if detections is not None and np.isnan(probability).all():
-        told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
-        raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
-    warn_if_unfinished(heatmap)
-    warn_if_corrected(heatmap)
-    found = _find(heatmap.record, probability, heatmap.status, (threshold, peak), min_area)
+    found = lesions_of(heatmap, threshold, peak, min_area, as_detections=detections is not None)
     if out is not None:
         write_lesions(out, found, origin=qupath_origin(heatmap, Path(out)), known=coverage(heatmap), overwrite=overwrite)
     if detections is not None:
         write_detections(detections, to_detections(found), overwrite=overwrite)
     return found
+
+
+def lesions_of(
+    heatmap: Heatmap, threshold: float | None, peak: float | None, min_area: float, *, as_detections: bool = False
+) -> tuple[Lesion, ...]:
+    """Return what :func:`find_lesions` finds in a heatmap that is known to be sound; `as_detections`: for a file of these."""
+    if not 0 <= min_area < float("inf"):
+        raise OptionsError(f"min_area {min_area}; expected 0 mm2 or more")
+    thresholds, probability = lesion_thresholds(heatmap.record, threshold, peak), heatmap.probability
+    if as_detections and np.isnan(probability).all():
+        told = "no cell was scanned, so there are no detections: an empty file would say that nothing is there"
+        raise HeatmapError(f"{heatmap.path}: {told}; look at the slide, or scan it to the end")
+    warn_if_unfinished(heatmap)
+    warn_if_corrected(heatmap)
+    return _find(heatmap.record, probability, heatmap.status, thresholds, min_area)
 
 
 def default_threshold(heatmap: Heatmap) -> float:
@@ -200,16 +207,20 @@ def write_lesions(
 
     Parameters
     ----------
+    lesions : as :func:`find_lesions` returns them; an empty file says that none was found
     origin : x and y of the level-0 pixel that QuPath counts from, the corner of :attr:`wsi_meta.Slide.bounds`: taken off in
         GeoJSON. None leaves level-0 pixels. The file says which. A table is always in level-0 pixels
     known : what GeoJSON says of how much of the tissue was read, plain JSON values
 
     Raises
     ------
-    OutputExistsError, OutputPathError
+    OutputExistsError
+    OutputPathError
+        when the file cannot be written, or has another ending.
     """
     target, lesions = check_output(out, overwrite=overwrite), all_of("lesions", lesions, Lesion, LESIONS)
     origin = None if origin is None else numbers("origin", origin, 2, "x and y")
+    _refuse_ending(target)
     rows = [lesion.to_dict() for lesion in lesions]
     with written_whole(target) as partial, partial.open("w", newline="") as file:
         if target.suffix.lower() == ".csv":
@@ -223,22 +234,18 @@ def write_lesions(
     return target
 
 
+def _refuse_ending(out: Path) -> None:
+    if out.suffix.lower() not in ENDINGS:
+        raise OutputPathError(f"{out}: ending '{out.suffix}'; expected {' or '.join(ENDINGS)}")
+
+
 def warn_if_unfinished(heatmap: Heatmap, lost: str = "lesions may be missing or cut") -> None:
     """Warn of a heatmap that is not complete, or empty; `lost` says in words what of one that is not may be missing."""
     mend = "scan it again to continue" if heatmap.result is None else MEND_UNREAD
     if heatmap.record.nothing_scanned:
         lost, mend = "that no lesion is found says nothing", "look at the slide, or at its tissue"
-    if (why := why_incomplete(heatmap.record)) is not None:
+    if (why := heatmap.record.why_incomplete) is not None:
         logger.warning("%s: %s; %s; %s", heatmap.path, why, lost, mend)
-
-
-def why_incomplete(record: ScanRecord) -> str | None:
-    """Return in words why what was not found may be there; None where all tissue was scanned, and there was some."""
-    if record.result is None:
-        return "not scanned to the end"
-    if record.nothing_scanned:
-        return "no cell was scanned"
-    return None if record.result.complete else f"{record.result.cells['unreadable']} cells could not be read"
 
 
 def coverage(heatmap: Heatmap) -> dict[str, Any]:
@@ -273,7 +280,7 @@ def qupath_origin(heatmap: Heatmap, out: Path) -> tuple[int, int] | None:
     if bounds is None and out.suffix.lower() == ".geojson":
         told = "%s: does not say which part of the slide QuPath shows, so %s is in level-0 pixels; scan again for it"
         logger.warning(told, heatmap.path, out)
-    return None if bounds is None else (bounds.x, bounds.y)
+    return None if bounds is None else bounds.corner
 
 
 def _polygons(lesion: Lesion) -> list[list[list[list[float]]]]:

@@ -8,6 +8,7 @@ Beside a store ``heat.zarr`` stand, for an instant or after a kill, ``.heat.zarr
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,19 +18,22 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import HeatmapError, OutputExistsError, OutputPathError, WsiMetaError, truth
 from wsi_meta.files.locks import locked
 from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.heatmaps.layout import is_our_folder, is_ours
 from wsi_meta.heatmaps.record import FORMAT_VERSION
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.kept_files import is_store
 from wsi_meta.outputs.paths import UNIQUE, cannot_be_written, real_path, unique_name
 from wsi_meta.outputs.writing import flush, written_whole
+from wsi_meta.words import some_of
 
 if TYPE_CHECKING:
     import zarr
 
 __all__ = [
+    "NO_HEATMAP",
     "claimed",
     "foreign_part",
-    "is_ours",
+    "is_heatmap_path",
     "is_store",
     "is_torn_store",
     "open_group",
@@ -44,20 +48,12 @@ __all__ = [
     "written_into",
 ]
 
+logger = logging.getLogger("wsi_meta")
+
+NO_HEATMAP = "no heatmap in this folder; expected stores that end in .zarr"
 NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """What the disk says where there is no such file."""
-GROUPS = r"(?:\d+|labels(?:/(?:lesions|status))?)"
-ARRAYS = r"(?:\d+(?:/probability)?|status|uncertainty|focus|darkness|checksums|labels/(?:lesions|status)/\d+)"
-PLACES = r"(?:\d+/)?[yx]"
-"""The arrays that have one dimension."""
-NODES = rf"(?:{GROUPS}|{ARRAYS}|{PLACES})"
-OURS = re.compile(
-    rf"(?:zarr\.[0-9a-f]{{32}}|zarr\.json\.{UNIQUE}|{NODES}/(?:c/(?:\d+/)?)?[^/]+)\.partial"
-    rf"|(?:{NODES}/)?zarr\.json|{ARRAYS}/c/\d+/\d+|{PLACES}/c/\d+"
-)
-"""Files of a store, by their path in it."""
 TEMPORARY = re.compile(rf"\..+\.{UNIQUE}\.(?:new|old|gone)")
-OUR_FOLDERS = re.compile(rf"{NODES}|{ARRAYS}/c(?:/\d+)?|{PLACES}/c")
 
 
 @contextmanager
@@ -95,25 +91,35 @@ def is_torn_store(path: Path) -> bool:
     return False
 
 
-def stores_in(folder: Path) -> list[Path]:
-    """Return the stores in a folder, by name; whether each is sound is not looked at. Slides may lie beside their heatmaps."""
-    found = (path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
-    return sorted(path for path in found if not is_zarr_image(path))
+def stores_in(folder: Path, *, warn: bool = False) -> list[Path]:
+    """Return the heatmaps in a folder, by name, also damaged ones; slides may lie beside them, `warn` names what is neither."""
+    found = sorted(path for path in folder.glob("*.zarr") if path.is_dir() and not path.name.startswith("."))
+    stores = [path for path in found if _is_ours(path)]
+    others = [path.name for path in found if path not in stores and not is_zarr_image(path)]
+    if warn and others:
+        logger.warning("%s: passed over, since no heatmap from 'wsi-meta scan': %s", folder, some_of(others))
+    return stores
+
+
+def is_heatmap_path(path: Path) -> bool:
+    """Tell whether a path means one heatmap, be it damaged or not there; not a slide, a folder of heatmaps or another file."""
+    if (ours := _is_ours(path)) or is_zarr_image(path):
+        return ours
+    return (path / "zarr.json").exists() or (path.suffix == ".zarr" and not stores_in(path))
+
+
+def _is_ours(store: Path) -> bool:
+    """Tell whether a folder is a heatmap: by what marks its blocks or, where that is lost, by its record."""
+    return (store / "status" / "zarr.json").is_file() or is_store(store)
 
 
 def foreign_part(store: Path) -> str | None:
     """Return the path, inside the store, of something that is not ours; None where all is."""
     for entry in sorted(store.rglob("*")):
-        inside = entry.relative_to(store).as_posix()
-        is_folder = entry.is_dir() and not entry.is_symlink()
-        if entry.is_symlink() or not (OUR_FOLDERS.fullmatch(inside) if is_folder else is_ours(Path(inside))):
-            return inside
+        inside = entry.relative_to(store)
+        if entry.is_symlink() or not (is_our_folder(inside) if entry.is_dir() else is_ours(inside)):
+            return inside.as_posix()
     return None
-
-
-def is_ours(inside: Path) -> bool:
-    """Tell whether a file, by its path inside a store, is one that a scan writes."""
-    return OURS.fullmatch(inside.as_posix()) is not None
 
 
 def temporary_store(path: Path, state: str = "new") -> Path:
@@ -175,7 +181,7 @@ def _remove_ours(store: Path, folder: Path) -> None:
         inside = entry.relative_to(store)
         if entry.is_dir() and not entry.is_symlink():
             with suppress(OSError):
-                if OUR_FOLDERS.fullmatch(inside.as_posix()):
+                if is_our_folder(inside):
                     entry.rmdir()
         elif entry != store / "zarr.json" and is_ours(inside):
             entry.unlink()

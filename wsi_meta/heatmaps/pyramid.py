@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from wsi_meta.heatmaps.ome import label_metadata, level_path, multiscales
+from wsi_meta.heatmaps.layout import FORMS, LABELS, attributes_of, label_metadata, level_path, multiscales
 from wsi_meta.heatmaps.ownership import remove_part
 from wsi_meta.heatmaps.record import ScanRecord, Status, seal_of
 from wsi_meta.heatmaps.regions import label_regions, numbered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import zarr
     from numpy.typing import NDArray
 
     from wsi_meta.tiling.grid import PatchGrid
 
 __all__ = [
-    "LABELS",
     "LEVEL_CHUNK",
     "array_files",
     "before_scan",
@@ -43,55 +39,35 @@ SMALLEST_LEVEL = 64
 """The last level of the pyramid has at most this many cells a side."""
 LEVEL_CHUNK = 512
 """Cells along a chunk's side in the arrays that are derived (few files)."""
-LABELS = ("lesions", "status")
-"""Names of the label images."""
-
 Cells = TypeVar("Cells", bound=np.generic)
-
-
-ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "0": {"long_name": "probability of tumor", "units": "1", "valid_range": [0.0, 1.0]},
-    "status": {
-        "long_name": "what became of a cell",
-        "flag_values": [int(status) for status in Status],
-        "flag_meanings": " ".join(status.name.lower() for status in Status),
-    },
-    "uncertainty": {"long_name": "standard deviation of the probability over the views", "units": "1"},
-    "focus": {"long_name": "how sharp a cell is"},
-    "darkness": {"long_name": "how dark a cell is"},
-    "y": {"long_name": "distance of a cell's centre from the slide's upper edge", "units": "micrometer"},
-    "x": {"long_name": "distance of a cell's centre from the slide's left edge", "units": "micrometer"},
-}
-"""What an array says of itself, in CF's words, by its name."""
 
 
 def write_empty(path: Path, name: str, record: ScanRecord, tissue: NDArray[np.bool_]) -> None:
     """Write a store in which no cell is scanned yet; parameters as :meth:`wsi_meta.Heatmap.create`."""
     import zarr
+    from zarr.codecs import ZstdCodec
 
-    parts, ome = record.to_dict(), multiscales(name, record.grid.cell_um, 1)
+    grid, parts, ome = record.grid, record.to_dict(), multiscales(name, record.grid.cell_um, 1)
     attributes = {"ome": ome, "wsi_meta": parts, "wsi_meta_seal": seal_of(parts, None)}
     group = zarr.create_group(path, zarr_format=3, attributes=attributes)  # our mark first
-    _create_arrays(group, record.grid, [array for array in record.arrays if array != "status"])
+    for array in (*record.arrays, "checksums"):
+        form = FORMS[array]
+        group.create_array(
+            array,
+            shape=form.shape(grid),
+            chunks=form.chunk(grid),
+            dtype=form.dtype,
+            fill_value=form.fill,
+            dimension_names=("block_row", "block_col") if form.by_block else ("y", "x"),
+            compressors=ZstdCodec(checksum=True),
+            attributes=form.attributes,
+        )
     cast("Any", group["status"])[...] = before_scan(tissue)
 
 
 def before_scan(tissue: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the status of cells of which none was scanned: pending where there is tissue, else background."""
     return np.where(tissue, Status.PENDING, Status.BACKGROUND).astype(np.uint8)
-
-
-def _create_arrays(group: zarr.Group, grid: PatchGrid, values: Iterable[str]) -> None:
-    """Make a store's empty arrays: float32 ones by name, NaN everywhere, then the blocks' checksums and the status."""
-    from zarr.codecs import ZstdCodec
-
-    chunks, axes, packed = (grid.block_cells, grid.block_cells), ("y", "x"), ZstdCodec(checksum=True)
-    common: dict[str, Any] = {"shape": grid.shape, "chunks": chunks, "dimension_names": axes, "compressors": packed}
-    for name in values:
-        group.create_array(name, dtype="float32", fill_value=np.nan, attributes=ATTRIBUTES.get(name), **common)
-    by_block = {"shape": grid.shape_in_blocks, "chunks": (1, 1), "dimension_names": ("block_row", "block_col")}
-    group.create_array("checksums", dtype="uint32", fill_value=0, **common | by_block)
-    group.create_array("status", dtype="uint8", fill_value=0, attributes=ATTRIBUTES["status"], **common)
 
 
 def coarser_levels(level: NDArray[Cells]) -> list[NDArray[Cells]]:
@@ -203,7 +179,7 @@ def array_files(path: str, values: NDArray[Any]) -> dict[str, bytes]:
         ],
         "dimension_names": (path.rpartition("/")[2],) if values.ndim == 1 else ("y", "x"),
     }
-    files = {"zarr.json": _node(_attributes_of(path), **described)}
+    files = {"zarr.json": _node(attributes_of(path), **described)}
     beyond = [(0, -side % chunk) for side, chunk in zip(values.shape, chunks, strict=True)]
     whole = np.pad(values, beyond, constant_values=nothing)
     for place in np.ndindex(*(side // chunk for side, chunk in zip(whole.shape, chunks, strict=True))):
@@ -225,14 +201,6 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-
-
-def _attributes_of(path: str) -> dict[str, Any]:
-    """Return what an array that is derived says of itself; nothing for the levels of older stores."""
-    if path.startswith("labels/"):
-        return ATTRIBUTES["status"] if path.startswith("labels/status/") else {}
-    name = path.rpartition("/")[2]
-    return ATTRIBUTES.get("0" if name == "probability" else name, {})
 
 
 def _other_labels(store: Path) -> list[str]:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from dataclasses import asdict, dataclass, fields, replace
 from enum import IntEnum
-from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
-
-import numpy as np
 
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.models.card import ModelCard
@@ -19,6 +15,7 @@ from wsi_meta.quality.cell_measures import MEASURES
 from wsi_meta.quality.verdict import Verdict
 from wsi_meta.readers.reader import Bounds
 from wsi_meta.tiling.grid import PatchGrid
+from wsi_meta.words import counted
 
 __all__ = [
     "FORMAT_VERSION",
@@ -29,13 +26,12 @@ __all__ = [
     "ScannedSlide",
     "ScannedTissue",
     "Status",
-    "checksum",
     "open_seal",
     "seal_of",
 ]
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 FORMAT_VERSION = 1
 """Version of the record's layout; a store with a newer one is refused."""
@@ -195,28 +191,36 @@ class ScanRecord:
         return self.identity.grid
 
     @property
+    def complete(self) -> bool:
+        """Whether the scan has ended and every cell is scanned or background."""
+        return self.result is not None and self.result.complete
+
+    @property
     def nothing_scanned(self) -> bool:
         """Whether the scan has ended and no cell has a value: where nothing was looked at, nothing was found to be absent."""
         return self.result is not None and self.result.score is None
+
+    @property
+    def why_incomplete(self) -> str | None:
+        """Why what was not found may be there, in words; None where all tissue was scanned, and there was some."""
+        if self.result is None:
+            return "not scanned to the end"
+        if self.nothing_scanned:
+            return "no cell was scanned"
+        return None if self.complete else f"{counted(self.result.cells['unreadable'], 'cell')} could not be read"
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays that hold a value, or the status, of each cell."""
         return ("0", "status", *(("uncertainty",) if self.identity.uncertainty else ()), *self.measures)
 
-    def finished_with(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> ScanRecord:
+    def ended_with(self, result: ScanResult, lesions: dict[str, Any] | None, verdict: Verdict | None = None) -> ScanRecord:
         """Return the record of a scan that has reached its end."""
         return replace(self, result=result, lesions=lesions, verdict=verdict)
 
     def with_run(self, effort: ScanEffort) -> ScanRecord:
         """Return the record after one more run of the scan, which took so much."""
         return replace(self, effort=effort.after(self.effort))
-
-    def with_fitted_score(self, fitted_score: dict[str, Any]) -> ScanRecord:
-        """Return the record with a fitted score in its result; ValueError where there is no result yet."""
-        if self.result is None:
-            raise ValueError("no result yet")
-        return replace(self, result=replace(self.result, fitted_score=fitted_score))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
@@ -277,11 +281,6 @@ def open_seal(seal: Any, parts: dict[str, Any]) -> tuple[list[int] | None, bool]
     blocks = seal.get("blocks") if isinstance(seal, dict) else None
     intact = seal in (None, seal_of(parts, blocks))
     return blocks if intact else None, intact
-
-
-def checksum(*values: NDArray[Any]) -> int:
-    """Return a CRC-32 of one block's values in all arrays, one after the other; never 0, which stands for not known."""
-    return reduce(lambda so_far, array: zlib.crc32(np.ascontiguousarray(array).data, so_far), values, 0) or 1
 
 
 def _make_listed(kind: type[Kind], parts: dict[str, Any] | None, listed: str) -> Kind | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, SlideReadError
 from wsi_meta.files.address import Address, slide_path
-from wsi_meta.files.zarr_folder import is_zarr_image
+from wsi_meta.heatmaps.ownership import is_heatmap_path
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.readers.choice import READERS
@@ -44,7 +44,7 @@ def frame_of(path: Path) -> SlideFrame:
     ------
     SlideReadError, HeatmapError
     """
-    if path.suffix == ".zarr" and not is_zarr_image(path):
+    if is_heatmap_path(path):
         scanned = Heatmap.open(path).record.slide
         return SlideFrame((scanned.width, scanned.height), scanned.bounds)
     with open_slide(path) as slide:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PieceScore",
-    "format_score",
     "kept_lesions",
     "mean_of_highest",
     "none_found",
@@ -84,16 +83,11 @@ def sum_up(status: NDArray[np.uint8], probability: NDArray[np.float32]) -> ScanR
     return ScanResult(mean_of_highest(probability), complete, cells)
 
 
-def format_score(score: float, *, complete: bool) -> str:
-    """Return a score in words. One of what was read of a slide bounds nothing: cells that are missing may raise or lower it."""
-    return format_probability(score) + ("" if complete else ", incomplete")
-
-
 def none_found(record: ScanRecord) -> str:
     """Return what a map without a lesion says: no more than was looked at."""
     if record.nothing_scanned:
         return "nothing was scanned"
-    return "no lesion found" if record.result is not None and record.result.complete else "no lesion in what was read"
+    return "no lesion found" if record.complete else "no lesion in what was read"
 
 
 @dataclass(frozen=True)
@@ -122,7 +116,7 @@ def kept_lesions(heatmap: Heatmap) -> dict[str, Any] | None:
     record = heatmap.record
     if record.lesions is None or all("cut" in lesion for lesion in record.lesions["found"]):
         return record.lesions
-    if record.result is not None and record.result.complete:
+    if record.complete:
         return record.lesions | {"found": [lesion | {"cut": False} for lesion in record.lesions["found"]]}
     return lesion_facts(record, heatmap.probability, heatmap.status)
 
@@ -165,7 +159,7 @@ def _score(
     largest, cut = (None, None) if widest is None else (widest["size_class"], widest["cut"])
     told = place.line
     told += ", nothing scanned" if score is None else f", score {format_probability(score)}"
-    told += f", {unread} cells not scanned" if unread and score is not None else ""
+    told += f", {counted(unread, 'cell')} not scanned" if unread and score is not None else ""
     found = f", {counted(len(lesions), 'lesion')} of {area:.2f} mm2, largest: {at_least(str(largest), cut=cut)}"
     told += found if lesions else ", no lesion"
     measured = {"score": score, "unread": unread, "lesions": len(lesions), "lesion_mm2": area, "largest": largest}

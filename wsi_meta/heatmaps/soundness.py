@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.ome import label_metadata, multiscales
-from wsi_meta.heatmaps.pyramid import LABELS, array_files, coarser_levels, label_arrays, level_arrays, place_arrays
-from wsi_meta.heatmaps.record import checksum
+from wsi_meta.heatmaps.layout import FORMS, LABELS, checksum, label_metadata, multiscales
+from wsi_meta.heatmaps.pyramid import array_files, coarser_levels, label_arrays, level_arrays, place_arrays
 from wsi_meta.heatmaps.store import Heatmap, Status
 
 if TYPE_CHECKING:
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from wsi_meta.tiling.grid import Block
 
 __all__ = ["clear_damage", "damaged_blocks", "open_sound", "stale_labels", "stale_levels"]
-
-DTYPES = {"status": ("uint8", 0), "checksums": ("uint32", 0)}
-"""Type of an array, and what it holds where nothing is stored, where that is not float32 and NaN."""
 
 logger = logging.getLogger("wsi_meta")
 
@@ -65,7 +61,7 @@ def clear_damage(heatmap: Heatmap, tissue: NDArray[np.bool_]) -> Heatmap:
         len(damaged),
         len(heatmap.grid.blocks()),
     )
-    heatmap = heatmap.unfinished()  # before the first block: if this is interrupted, nobody takes the rest for the whole
+    heatmap = heatmap.reopen()  # before the first block: if this is interrupted, nobody takes the rest for the whole
     for block in damaged:
         heatmap.clear_block(block, tissue[block.cells])
     return heatmap
@@ -92,7 +88,7 @@ def damaged_blocks(heatmap: Heatmap, tissue: NDArray[np.bool_] | None = None) ->
     for name, values in arrays.items():
         known = np.isfinite(values)
         wrong |= (status == Status.BACKGROUND) & known
-        if name != "focus":  # a scanned cell may have nothing in it that could be sharp
+        if not FORMS[name].gaps:
             wrong |= scanned & ~known
     if heatmap.result is not None:
         wrong |= status == Status.PENDING
@@ -238,7 +234,7 @@ def _read(heatmap: Heatmap, name: str, torn: set[Block]) -> NDArray[Any]:
     except Exception:  # each codec has its own
         values = np.zeros(array.shape, array.dtype)
     for block in heatmap.grid.blocks():
-        part = heatmap.place(block) if name == "checksums" else block.cells
+        part = heatmap.place(block) if FORMS[name].by_block else block.cells
         try:
             values[part] = array[part]
         except OSError:
@@ -256,14 +252,13 @@ def _described(heatmap: Heatmap, name: str) -> Any:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
         raise _lost(heatmap, name, "is missing or damaged") from error
-    dtype, missing = DTYPES.get(name, ("float32", np.nan))
-    shape, side = heatmap.grid.shape, heatmap.grid.block_cells
-    if name == "checksums":
-        shape, side = heatmap.grid.shape_in_blocks, 1
-    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (shape, dtype):
-        raise _lost(heatmap, name, f"is not {dtype} {shape}")
-    if array.chunks != (side, side) or not np.array_equal(array.fill_value, missing, equal_nan=True):
-        raise _lost(heatmap, name, f"is not stored in blocks of {side} x {side} cells, or what it lacks is not {missing}")
+    form = FORMS[name]
+    shape, chunk = form.shape(heatmap.grid), form.chunk(heatmap.grid)
+    if (getattr(array, "shape", None), str(getattr(array, "dtype", ""))) != (shape, form.dtype):
+        raise _lost(heatmap, name, f"is not {form.dtype} {shape}")
+    if array.chunks != chunk or not np.array_equal(array.fill_value, form.fill, equal_nan=True):
+        stored = f"is not stored in blocks of {chunk[0]} x {chunk[1]} cells, or what it lacks is not {form.fill}"
+        raise _lost(heatmap, name, stored)
     codecs = [codec.to_dict() for codec in array.metadata.codecs]
     if [codec["name"] for codec in codecs] != ["bytes", "zstd"] or codecs[1]["configuration"]["level"] != 0:
         raise _lost(heatmap, name, "is not compressed as a scan does it")

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.heatmaps.ome import multiscales
+from wsi_meta.heatmaps.layout import checksum, multiscales
 from wsi_meta.heatmaps.ownership import (
     open_group,
     put_in_place,
@@ -43,12 +43,12 @@ from wsi_meta.heatmaps.ownership import (
     written_into,
 )
 from wsi_meta.heatmaps.pyramid import before_scan, write_derived, write_empty
-from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, checksum, open_seal, seal_of
+from wsi_meta.heatmaps.record import UNKNOWN, ScanRecord, ScanResult, Status, open_seal, seal_of
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.paths import as_path, real_path
 from wsi_meta.outputs.writing import flush
 from wsi_meta.tiling.grid import Block, PatchGrid
-from wsi_meta.words import first_line, format_probability, printable
+from wsi_meta.words import first_line, format_score, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ class Heatmap:
     @property
     def finished(self) -> bool:
         """Whether every cell is scanned or background."""
-        return self.result is not None and self.result.complete
+        return self.record.complete
 
     @property
     def has_uncertainty(self) -> bool:
@@ -219,9 +219,9 @@ class Heatmap:
             levels = write_derived(self.root, self.grid, arrays[0], arrays[1], lesions)
         ome = multiscales(self.path.stem, self.grid.cell_um, levels)
         blocks = [checksum(*(values[block.cells] for values in arrays)) for block in self.grid.blocks()]
-        return replace(self, blocks=blocks)._with_record(self.record.finished_with(result, lesions, verdict), ome=ome)
+        return replace(self, blocks=blocks).write_record(self.record.ended_with(result, lesions, verdict), ome=ome)
 
-    def with_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
+    def write_fitted_score(self, fitted_score: dict[str, Any]) -> Heatmap:
         """Write a fitted score into the result of a scan that has reached its end.
 
         Parameters
@@ -239,31 +239,29 @@ class Heatmap:
         """
         if self.result is None:
             raise HeatmapError(f"{self.path}: not scanned to the end, so there is no score; scan it again to continue")
-        return self._with_record(self.record.with_fitted_score(fitted_score))
+        return self.write_record(replace(self.record, result=replace(self.result, fitted_score=fitted_score)))
 
-    def unfinished(self, record: ScanRecord | None = None) -> Heatmap:
-        """Take the result out of the record (or of `record`, in its place), so that the scan has not reached its end."""
-        if record is None and self.result is None:
-            return self
-        return replace(self, blocks=None)._with_record(replace(record or self.record, result=None, lesions=None, verdict=None))
+    def reopen(self) -> Heatmap:
+        """Write that the scan has not reached its end: no result, lesions or verdict stay. Returns the store as it is then."""
+        return self if self.result is None else self.write_record(replace(self.record, result=None, lesions=None, verdict=None))
+
+    def write_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
+        """Write another record, and attributes beside it. Returns the same store with it; this object keeps the old one."""
+        parts, blocks = record.to_dict(), self.blocks if record.result is not None else None
+        rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, blocks)})
+        return replace(self, record=record, blocks=blocks, intact=True)
 
     def __repr__(self) -> str:
         """Return path, slide, size, score and verdict in a line."""
         record, (rows, cols) = self.record, self.grid.shape
-        score = "unfinished"
-        if record.result is not None:
-            score = "no score" if record.result.score is None else f"score {format_probability(record.result.score)}"
-        parts = [record.slide.name, f"{cols} x {rows} cells", score, *(record.verdict.words if record.verdict else ())]
+        score = record.result.score if record.result is not None else None
+        told = record.why_incomplete if score is None else f"score {format_score(score, complete=record.complete)}"
+        parts = [record.slide.name, f"{cols} x {rows} cells", str(told), *(record.verdict.words if record.verdict else ())]
         return f"Heatmap({str(self.path)!r}, {printable(', '.join(parts))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path alone: arrays and locks belong to one process."""
         return Heatmap.open, (self.root,)
-
-    def _with_record(self, record: ScanRecord, **attributes: Any) -> Heatmap:
-        parts = record.to_dict()
-        rewrite_attributes(self.root, attributes | {"wsi_meta": parts, "wsi_meta_seal": seal_of(parts, self.blocks)})
-        return replace(self, record=record, intact=True)
 
     def _write(self, name: str, block: Block, values: NDArray[Any]) -> None:
         """Write a block's values to the disk itself: they must not be lost with the power when the status is not."""

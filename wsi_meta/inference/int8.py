@@ -22,7 +22,7 @@ from wsi_meta.models.integers import BESIDE, LEVELS, Integers, fit, layers_besid
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import ResNet
 
-__all__ = ["check_operators", "quantised_trunk"]
+__all__ = ["Convolution", "Emulated", "check_operators", "quantised_trunk"]
 
 OPERATORS = (
     "onednn::qconv_prepack",
@@ -81,7 +81,7 @@ def quantised_trunk(
     """
     if not emulated:
         check_operators(operators)
-    network, convolution = cast(ResNet, network), _Emulated if emulated else _Convolution
+    network, convolution = cast(ResNet, network), Emulated if emulated else Convolution
     plan, entry = plan_integers(network, ranges), _Enter(preprocessing, emulated)
     first = convolution(network.conv1, network.bn1, entry.gives, plan["bn1"])
     layers: list[nn.Module] = [entry, first, _MaxPool(network.maxpool)]
@@ -124,7 +124,7 @@ class _Leave(nn.Module):
         return features.float().mul_(self.scale)
 
 
-class _Convolution(nn.Module):
+class Convolution(nn.Module):
     """A convolution, its BatchNorm and, if asked for, a ReLU, on integers, by torch's operators.
 
     Attributes
@@ -151,6 +151,7 @@ class _Convolution(nn.Module):
         self.weights, self.packed = rounded.to(torch.int8), False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, rounded to integers."""
         outputs: torch.Tensor = torch.ops.onednn.qconv2d_pointwise(
             *self._given(inputs), self.bias, *self._window(), *self._gives(), self.after, [], ""
         )
@@ -179,7 +180,7 @@ class _Convolution(nn.Module):
         return self.gives.scale, self.gives.zero_point, torch.uint8
 
 
-class _Emulated(_Convolution):
+class Emulated(Convolution):
     """The same in floats that hold integers.
 
     Sums of products of integers are whole numbers, and float32 holds those up to 16 million exactly. Larger ones, which only
@@ -199,9 +200,11 @@ class _Emulated(_Convolution):
         self.register_buffer("added", self.bias[:, None, None], persistent=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, rounded to integers."""
         return self._rounded(self._exact(inputs))
 
     def add_to(self, beside: torch.Tensor, side: Integers, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the ReLU of the sum with `beside`, rounded once."""
         return self._rounded(self._exact(inputs).add_((beside - side.zero_point).mul_(side.scale)))
 
     def _exact(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -217,9 +220,9 @@ class _Emulated(_Convolution):
 class _Residual(Residual):
     """A ResNet's block on integers."""
 
-    last: _Convolution
+    last: Convolution
 
-    def __init__(self, main: nn.Module, last: _Convolution, side: nn.Module, beside: Integers) -> None:
+    def __init__(self, main: nn.Module, last: Convolution, side: nn.Module, beside: Integers) -> None:
         super().__init__(main, last, side)
         self.beside = beside
 

@@ -133,7 +133,8 @@ def read_features(path: str | Path) -> FeatureStatistics | None:
         return None
     try:
         parts = json.loads(stored)
-        return FeatureStatistics.from_dict(parts) if parts.get("stage") == STAGE else None
+        found = FeatureStatistics.from_dict(parts)  # of any stage: damage is told
+        return found if parts.get("stage") == STAGE else None  # version 0.1.0 named none
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         told = f"its feature statistics are wrong ({first_line(error)}); calibrate it again, or download it again"
         raise ModelFileError(f"{path}: {told}") from error

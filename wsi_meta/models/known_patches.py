@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from wsi_meta.errors import ModelFileError
-from wsi_meta.models.weights_file import read_metadata
+from wsi_meta.models.weights_file import holds_pickle, read_metadata
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PATCHES_KEY", "KnownPatches", "read_known_patches"]
+__all__ = ["CALIBRATED_ON", "PATCHES_KEY", "KnownPatches", "known_to_weights", "read_known_patches"]
 
 PATCHES_KEY = "wsi_meta_patches"
 """Where a model file's metadata holds the marks of patches, as JSON."""
+CALIBRATED_ON = "calibrated_on"
+"""The part of the patches that a calibration was fitted on, which the weights never saw."""
 MOST = 2_000_000
 """Patches of a part of which marks are kept: the header of a model file may not grow without end."""
 
@@ -31,18 +33,28 @@ class KnownPatches:
     """Marks of the patches that a model was made with: the first 8 bytes of the SHA-1 of each one's pixels."""
 
     marks: Mapping[str, NDArray[np.uint64]]
-    """By what they were for (``train``, ``valid``), sorted, each once."""
+    """By what they were for (``train``, ``valid``, ``calibrated_on``), sorted, each once."""
 
     @classmethod
-    def of(cls, contents: Mapping[str, NDArray[np.uint8] | None]) -> Self | None:
-        """Return the marks of patches, of each part that was read and has no more than 2,000,000; None where none was.
+    def of(cls, contents: Mapping[str, NDArray[np.uint8] | None], before: KnownPatches | None = None) -> Self | None:
+        """Return the marks of patches, of each part that was read and has no more than 2,000,000; None where there are none.
 
         Parameters
         ----------
         contents : of each part SHA-1 of every patch's pixels, (n, 20)
+        before : marks of the patches that its weights were made with before; a part is of all of them
         """
-        kept = {part: np.unique(_marks(one)) for part, one in contents.items() if one is not None and len(one) <= MOST}
+        older = {} if before is None else before.marks
+        kept = {part: marks for part, marks in older.items() if part not in contents}
+        for part, one in contents.items():
+            if one is not None:
+                kept[part] = np.union1d(_marks(one), older.get(part, np.empty(0, np.uint64)))
+        kept = {part: marks for part, marks in kept.items() if len(marks) <= MOST}
         return cls(kept) if kept else None
+
+    def of_weights(self) -> Self:
+        """Return the marks without those of a calibration: what is fitted anew, or trained on, has left it behind."""
+        return type(self)({part: marks for part, marks in self.marks.items() if part != CALIBRATED_ON})
 
     def count(self, contents: NDArray[np.uint8]) -> dict[str, int]:
         """Return how many of other patches are known, by what they were for.
@@ -80,6 +92,12 @@ def read_known_patches(path: str | Path) -> KnownPatches | None:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         told = f"its list of patches is wrong ({first_line(error)}); train or download it again"
         raise ModelFileError(f"{path}: {told}") from error
+
+
+def known_to_weights(path: Path) -> KnownPatches | None:
+    """Read which patches the weights of any file were made with; None where it does not say, as no file of others does."""
+    known = None if holds_pickle(path) else read_known_patches(path)
+    return None if known is None else known.of_weights()
 
 
 def _marks(contents: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from wsi_meta.errors import ModelFileError
 from wsi_meta.models.card import ModelCard
-from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage
+from wsi_meta.models.weights_file import check_written, holds_pickle, refuse_damage, refuse_text
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ __all__ = [
 
 WITHIN = ("state_dict", "model_state_dict", "model")
 """Under one of these names a checkpoint most often holds its weights, beside epoch and optimiser."""
+EXPECTED = "a state_dict: torch.save(network.state_dict(), FILE)"
 HEAD = "fc."
 """Begins the names of the head in our networks, as in torchvision's."""
 COUNTS = "num_batches_tracked"
@@ -85,11 +86,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise
     except pickle.UnpicklingError as error:
         told = "holds code or objects beside tensors, or is damaged; code is never run"
-        raise ModelFileError(
-            f"{path}: its weights cannot be read: it {told}; expected a state_dict: torch.save(network.state_dict(), FILE)"
-        ) from error
+        raise ModelFileError(f"{path}: its weights cannot be read: it {told}; expected {EXPECTED}") from error
     except Exception as error:  # what a damaged file raises depends on the damage
-        raise ModelFileError(f"{path}: its weights cannot be read ({first_line(error)})") from error
+        refuse_text(path)
+        told = f"its weights cannot be read ({first_line(error)}); expected {EXPECTED}, or safetensors"
+        raise ModelFileError(f"{path}: {told}; copy or download it again") from error
     return _only_tensors(content, path)
 
 
@@ -216,9 +217,7 @@ def _only_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
         if not usual and len(inner) != 1:
             told = f"holds several networks ({', '.join(inner)})" if inner else "holds no tensors"
             keys = ", ".join(map(str, list(content)[:5])) or "none"
-            raise ModelFileError(
-                f"{path}: {told}; its keys: {keys}; expected a state_dict: torch.save(network.state_dict(), FILE)"
-            )
+            raise ModelFileError(f"{path}: {told}; its keys: {keys}; expected {EXPECTED}")
         return inner[usual[0] if usual else next(iter(inner))]
     return own
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from wsi_meta.errors import ModelFileError
 from wsi_meta.words import first_line
 
-__all__ = ["check_written", "holds_pickle", "read_metadata", "refuse_damage", "with_metadata"]
+__all__ = ["check_written", "holds_pickle", "read_metadata", "refuse_damage", "refuse_text", "with_metadata"]
 
 WEIGHTS_KEY = "wsi_meta_weights"
 """Where a model file's metadata holds the SHA-256, hexadecimal, of all that follows its header."""
@@ -40,6 +40,7 @@ def read_metadata(path: Path) -> dict[str, str]:
                 f"{path}: a pickle, which can run code when it is opened; expected safetensors "
                 "(weights can go to 'train --init')"
             ) from None
+        refuse_text(path)
         raise ModelFileError(
             f"{path}: not a safetensors file, or a truncated one ({first_line(error)}); train or download it again"
         ) from error
@@ -50,6 +51,16 @@ def holds_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
+
+
+def refuse_text(path: Path) -> None:
+    """Refuse what often lies where weights were meant to be downloaded, by what it is; ModelFileError."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelFileError(f"{path}: a pointer of Git LFS; expected the file that it stands for: fetch it by 'git lfs pull'")
+    if start.startswith(b"<"):
+        raise ModelFileError(f"{path}: a web page; expected weights: download the file itself, not the page that shows it")
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from wsi_meta.errors import OutputExistsError, OutputPathError, truth
 from wsi_meta.outputs.kept_files import refuse_inside_store, refuse_kept
 from wsi_meta.outputs.paths import as_path, cannot_be_written, real_path, unique_name
 
-__all__ = ["check_folder", "check_output", "refuse_input", "refuse_one_name"]
+__all__ = ["check_folder", "check_name", "check_output", "refuse_input", "refuse_one_name"]
 
 
 def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Path:
@@ -25,6 +26,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
         there, or a file that is never replaced.
     """
     path, overwrite = as_path("file to write", path), truth("overwrite", overwrite)
+    check_name(path)
     if path.is_symlink() and not path.exists():
         raise OutputPathError(f"{path}: a link to {path.readlink()}, which is not there; remove it, or choose another name")
     check_folder(real_path(path) if path.is_symlink() else path)
@@ -41,6 +43,7 @@ def check_output(path: str | Path, *, overwrite: bool, replaces: str = "") -> Pa
 
 def check_folder(path: Path, *, temporary: bool = True) -> None:
     """Make sure that `path`'s folder takes files, and its `temporary` names, outside of stores; OutputPathError if not."""
+    check_name(path)
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputPathError(f"{path}: there is no folder {folder}; make it first, or choose another place")
@@ -54,13 +57,19 @@ def check_folder(path: Path, *, temporary: bool = True) -> None:
         raise OutputPathError(
             f"{path}: the folder {folder} cannot be written to ({error.strerror}); choose another place"
         ) from error
-    if not temporary:
-        return
+    if temporary:
+        check_name(path, temporary=True)
+
+
+def check_name(path: Path, *, temporary: bool = False) -> None:
+    """Make sure that the disk takes a name so long, and its `temporary` ones; OutputPathError if not. No folder is needed."""
+    folder = next((place for place in path.absolute().parents if os.path.lexists(place)), path)
+    name, what = (f".{path.name}.{unique_name()}.partial", ": a temporary file beside it") if temporary else (path.name, ":")
     try:
-        (folder / f".{path.name}.{unique_name()}.partial").lstat()  # no temporary name is longer
+        (folder / name).lstat()  # no temporary name is longer
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise OutputPathError(cannot_be_written(f"{path}: a temporary file beside it", error)) from error
+            raise OutputPathError(cannot_be_written(f"{path}{what}", error)) from error
 
 
 def refuse_input(path: Path, what: str, *inputs: str | Path | None) -> None:

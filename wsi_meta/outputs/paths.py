@@ -7,9 +7,19 @@ import os
 from pathlib import Path
 
 from wsi_meta.errors import OptionsError
-from wsi_meta.words import first_line
+from wsi_meta.words import first_line, one_line, printable
 
-__all__ = ["MENDS", "NO_ROOM", "UNIQUE", "as_path", "cannot_be_written", "from_the_system", "real_path", "unique_name"]
+__all__ = [
+    "MENDS",
+    "NO_ROOM",
+    "UNIQUE",
+    "as_path",
+    "cannot_be_written",
+    "from_the_system",
+    "real_path",
+    "told_by_the_system",
+    "unique_name",
+]
 
 UNIQUE = "[0-9a-f]{12}"
 """Pattern of the part that makes the name of a temporary file or folder unique; see :func:`unique_name`."""
@@ -26,10 +36,13 @@ NO_TEMPORARY = "No usable temporary directory"
 
 
 def as_path(name: str, given: object, *, expected: str = "a path, text or Path") -> Path:
-    """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else."""
-    if isinstance(given, str | os.PathLike):
+    """Return what was given as a path; OptionsError, with the argument's name and kind, where it is something else.
+
+    An empty text, as a variable that is not set leaves it, is refused: as a path it would be the current folder.
+    """
+    if isinstance(given, str | os.PathLike) and given != "":
         return Path(given)
-    found = "None" if given is None else f"of type {type(given).__name__}"
+    found = "an empty text" if given == "" else "None" if given is None else f"of type {type(given).__name__}"
     raise OptionsError(f"{name}: is {found}; expected {expected}")
 
 
@@ -51,6 +64,14 @@ def cannot_be_written(what: str, error: OSError) -> str:
     if told.startswith(NO_TEMPORARY):  # Python's own, under the number of a missing folder
         mend = "set TMPDIR to a folder that can be written to"
     return f"{what} cannot be written ({told}); {mend}"
+
+
+def told_by_the_system(error: OSError) -> str:
+    """Return in words what the system says of a file and, where that has one cause, what to do; what has no file as it is."""
+    if not isinstance(error.filename, str | os.PathLike) or not error.strerror:
+        return one_line(error)
+    mend = f"; {MENDS[error.errno]}" if error.errno in (*NO_ROOM, errno.ENAMETOOLONG) else ""
+    return printable(f"{error.filename}: {error.strerror}{mend}")
 
 
 def from_the_system(error: OSError) -> OSError:

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from wsi_meta.errors import OutputPathError, WsiMetaError
@@ -20,6 +20,7 @@ __all__ = [
     "flush",
     "remove_leftovers",
     "replace_files",
+    "write_together",
     "written_folder",
     "written_whole",
 ]
@@ -55,6 +56,40 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what it ended with is told instead
             partial.unlink()
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files of one output into a folder, which is made if it does not exist: all of them, or none where one cannot be.
+
+    Parameters
+    ----------
+    contents : by name; older files of these names are replaced, whatever else the folder holds stays
+
+    Raises
+    ------
+    OutputPathError
+        when one cannot be written; older files stay.
+    """
+    with ExitStack() as stack:
+        if not folder.exists():
+            _make(folder)
+            stack.callback(_remove_empty, folder)
+        for name, content in contents.items():  # each gets its name when all are on the disk
+            partial = stack.enter_context(written_whole(folder / name))
+            partial.write_bytes(content)
+            flush(partial)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputPathError(cannot_be_written(f"{folder}:", error)) from error
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it holds something
+        folder.rmdir()
 
 
 @contextmanager

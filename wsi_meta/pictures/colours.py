@@ -14,7 +14,19 @@ from wsi_meta.models.dihedral import VIEWS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["COLOUR_MAP", "HATCHED", "LAYERS", "VEIL", "Layer", "blend", "colour_cells", "layer_style", "shown_colours"]
+__all__ = [
+    "COLOUR_MAP",
+    "HATCHED",
+    "LAYERS",
+    "STYLES",
+    "VEIL",
+    "Layer",
+    "blend",
+    "colour_cells",
+    "layer_style",
+    "shown_colours",
+    "veil_of",
+]
 
 
 @dataclass(frozen=True)
@@ -35,20 +47,21 @@ def _spread_label(views: str) -> str:
 
 COLOUR_MAP = "viridis"
 """Of every picture of probability: perceptually even; its bright end is the complement of haematoxylin's purple."""
-_LAYERS = {
+STYLES = {
     "probability": Layer(COLOUR_MAP, 1.0, 1.0, "probability of tumor (research use only)"),
     # pale yellow over teal to blue: no colours of H&E. The highest possible value is 0.5 (half of the views 0, half 1); on
     # real tissue (CMU-1-Small-Region) 95 % of the cells stay under 0.25
     "uncertainty": Layer("YlGnBu", 0.5, 0.25, _spread_label("eight")),
 }
-LAYERS = tuple(_LAYERS)
+LAYERS = tuple(STYLES)
 """What can be drawn of a heatmap."""
 VEIL = {
     Status.BACKGROUND: ((0.62, 0.62, 0.66, 0.75), "not scanned: no tissue found"),
     Status.PENDING: ((1.0, 0.6, 0.0, 0.85), "not scanned yet"),
     Status.UNREADABLE: ((0.85, 0.0, 0.1, 0.9), "unreadable"),
 }
-"""Colour (RGBA) and words for every cell that has no value."""
+"""Colour (RGBA) and words for every cell that has no value; :func:`veil_of` has the words for one map."""
+OUTSIDE = "not scanned: outside the tissue mask"
 HATCHED = UNKNOWN
 """Cells that may hold anything: also striped, so that no colour of the map is taken for them."""
 STEPS = 256
@@ -66,7 +79,7 @@ def colour_cells(
     """
     from matplotlib import colormaps
 
-    known, drawn = np.nan_to_num(values), _LAYERS[layer]
+    known, drawn = np.nan_to_num(values), STYLES[layer]
     colours = np.asarray(colormaps[drawn.colour_map](known / drawn.top))
     if alpha is not None:
         colours[..., 3] = alpha * np.minimum(known / drawn.opaque, 1)
@@ -84,7 +97,7 @@ def blend(ground: NDArray[np.uint8], colours: NDArray[np.float64]) -> NDArray[np
 
 def shown_colours(tissue: NDArray[np.uint8], layer: str, alpha: float | None, threshold: float = 0.0) -> NDArray[np.uint8]:
     """Return the colours of a bar from 0 to the layer's top as they look on tissue of one colour: uint8 RGB (256, 3)."""
-    values = np.linspace(0, _LAYERS[layer].top, STEPS, dtype=np.float32)
+    values = np.linspace(0, STYLES[layer].top, STEPS, dtype=np.float32)
     colours = colour_cells(values, np.full(STEPS, Status.SCANNED, np.uint8), layer, alpha, threshold)
     return blend(np.broadcast_to(tissue, (STEPS, 3)), colours)
 
@@ -93,4 +106,11 @@ def layer_style(record: ScanRecord, layer: str) -> Layer:
     """Return how one of :data:`LAYERS` is drawn; the label of uncertainty names the number of views."""
     views = record.identity.views
     named = layer == "uncertainty" and views != VIEWS
-    return replace(_LAYERS[layer], label=_spread_label(str(views))) if named else _LAYERS[layer]
+    return replace(STYLES[layer], label=_spread_label(str(views))) if named else STYLES[layer]
+
+
+def veil_of(record: ScanRecord) -> dict[Status, tuple[tuple[float, float, float, float], str]]:
+    """Return :data:`VEIL` in the words for a map: where a mask said what is tissue, none was looked for."""
+    if record.tissue.source == "found":
+        return VEIL
+    return VEIL | {Status.BACKGROUND: (VEIL[Status.BACKGROUND][0], OUTSIDE)}

@@ -12,10 +12,10 @@ from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.regions import SIZE_CLASSES, Lesion
 from wsi_meta.heatmaps.scoring import none_found
 from wsi_meta.heatmaps.store import Status
-from wsi_meta.pictures.colours import HATCHED, VEIL, layer_style, shown_colours
+from wsi_meta.pictures.colours import HATCHED, layer_style, shown_colours, veil_of
 from wsi_meta.pictures.marks import NUMBERED, class_colour
 from wsi_meta.pictures.page import Bar, Entry
-from wsi_meta.pictures.window import DARKER, UNSEEN, Map, Window
+from wsi_meta.pictures.window import DARKER, UNSEEN, UNSEEN_WORDS, Map, Window
 from wsi_meta.quality.verdict import LIMITS, NO_TISSUE, OK
 from wsi_meta.words import format_probability, format_threshold, printable
 
@@ -31,12 +31,11 @@ def title_of(record: ScanRecord) -> str:
     """Return the slide's name and score, what is not known, and what may be wrong with the slide."""
     name, result = printable(record.slide.name), record.result
     if result is None:
-        return f"{name}: scan not finished"
+        return f"{name}: {record.why_incomplete}"
     score = "no score, nothing scanned"
     if result.score is not None:
         score = f"score {format_probability(result.score)}"
-    unread = result.cells["unreadable"]
-    incomplete = f" (incomplete: {unread} cells unreadable)" if unread else ""
+    incomplete = "" if result.complete else f" (incomplete: {record.why_incomplete})"
     words = () if record.verdict is None else record.verdict.words
     wrong = [word for word in words if word not in (OK, NO_TISSUE, LIMITS["unread"].word)]  # those two are told already
     return "; ".join([f"{name}: {score}{incomplete}", *wrong])
@@ -82,9 +81,8 @@ def unknown_entries(drawn: Map, window: Window, seen: NDArray[np.bool_], *, bare
     """
     sides = drawn.sides(window, (seen.shape[0], seen.shape[1]))
     present = set[int]() if sides is None else set(np.unique(drawn.status[sides[0].cells, sides[1].cells]).tolist())
-    entries = [
-        veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in VEIL.items() if state in present
-    ]
+    veil = veil_of(drawn.record).items()
+    entries = [veil_entry(words, colour, hatched=state in HATCHED) for state, (colour, words) in veil if state in present]
     hidden = not bare and not seen.all() and (seen | drawn.striped(window, (seen.shape[0], seen.shape[1]))).all()
     return entries if hidden else entries + unseen_entries(seen)
 
@@ -94,7 +92,7 @@ def unseen_entries(seen: NDArray[np.bool_]) -> list[Entry]:
     if seen.all():
         return []
     pale, dark = (tuple(part / 255 for part in colour) for colour in UNSEEN)
-    return [Entry("slide's pixels cannot be read", pale, hatch=dark)]
+    return [Entry(UNSEEN_WORDS, pale, hatch=dark)]
 
 
 def veil_entry(words: str, colour: Sequence[float], *, hatched: bool) -> Entry:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from wsi_meta.slides.slide import Slide
 
-__all__ = ["draw_sheet", "window_round"]
+__all__ = ["draw_sheet", "lay_out", "window_round"]
 
 LEAST_MM = 0.5
 """Side of the smallest window: a lesion of one cell is shown with what lies round it."""
@@ -54,7 +54,7 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
     """
     chosen = lesions[:most]
     dpi = dpi_for(width_px)
-    across, side_px = _layout(len(chosen), width_px / dpi, dpi)
+    across, side_px = lay_out(len(chosen), width_px / dpi, dpi)
     shown = [_show(drawn, slide, lesion, side_px) for lesion in chosen]
     side = side_px / dpi
     page = Page(
@@ -71,7 +71,7 @@ def draw_sheet(drawn: Map, slide: Slide, lesions: Sequence[Lesion], most: int, w
     return page
 
 
-def _layout(lesions: int, width_in: float, dpi: float) -> tuple[int, int]:
+def lay_out(lesions: int, width_in: float, dpi: float) -> tuple[int, int]:
     """Return how many lesions stand side by side, and the side of a panel in pixels: so wide that words fit below it."""
     width_in = max(width_in, 2 * LEAST_IN + INSIDE_IN)
     room = int((width_in + BETWEEN_IN + 1e-9) / (2 * LEAST_IN + INSIDE_IN + BETWEEN_IN))

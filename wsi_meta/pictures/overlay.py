@@ -150,7 +150,7 @@ def _draw(drawn: Map, slide: Slide | None, window: Window, lesions: Sequence[Les
     if inside is not None:
         add_outlines(axes, inside)
         add_numbers(axes, inside if numbered else [], window, frame)
-    page.add_scale(window.width * grid.slide_mpp / 1000 / frame[0], frame[0])
+    page.add_scale(window.width * grid.slide_mpp / 1000 / frame[0])
     return page
 
 

@@ -124,9 +124,13 @@ class Page:
         axes.spines[:].set(linewidth=0.5, color="0.3")
         return axes
 
-    def add_scale(self, mm_per_in: float, width_in: float, left: float = 0.0, top: float | None = None) -> None:
-        """Draw a bar of a round length below a map of a width; `top` counts from the corner of the content."""
-        length, words = round_length(mm_per_in * width_in)
+    def add_scale(self, mm_per_in: float, width_in: float | None = None, left: float = 0.0, top: float | None = None) -> None:
+        """Draw a bar of a round length below a picture of a width, which is the page's where None is given.
+
+        A map may be far narrower than its page: a bar that is made for it would be too small to measure with. `top` counts from
+        the corner of the content.
+        """
+        length, words = round_length(mm_per_in * (self._width if width_in is None else width_in))
         y = (self._below if top is None else self._top + top) + 0.1
         self._rectangle(MARGIN_IN + left, y - 0.02, length / mm_per_in, 0.04, facecolor="black")
         self.text(MARGIN_IN + left + length / mm_per_in + 0.07, y, words, TEXT_POINTS)

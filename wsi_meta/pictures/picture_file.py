@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def write_figure(figure: Any, out: Path) -> None:
             _write_svg(figure, partial, compressed=ending == "svgz")
         else:
             options = {"pil_kwargs": SAVED_BY[ending]} if ending in SAVED_BY else {}
-            figure.savefig(partial, format=ending, **options)
+            written = io.BytesIO()  # written to a file, PDF of matplotlib would not say why that failed
+            figure.savefig(written, format=ending, **options)
+            partial.write_bytes(written.getbuffer())
 
 
 def _write_svg(figure: Any, file: Path, *, compressed: bool) -> None:

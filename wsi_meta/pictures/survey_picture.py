@@ -21,7 +21,7 @@ from wsi_meta.words import counted, printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["draw_survey"]
+__all__ = ["draw_survey", "mark_pieces", "shown_kinds"]
 
 MAX_SIDE = 2000
 """Longer side of the slide in the picture, pixels."""
@@ -65,8 +65,8 @@ def draw_survey(survey: TissueSurvey, slide: Slide, out: Path) -> Path:
     picture, striped = _over(ground, survey, pixels_mm)
     page = Page(letter(_title(survey), survey.slide), [NOTE], frame, None, _entries(survey, seen | striped), dpi)
     axes = page.add_picture(picture, (0, width_mm, height_mm, 0), 0, 0)
-    _mark_pieces(axes, survey)
-    page.add_scale(width_mm / frame[0], frame[0])
+    mark_pieces(axes, survey)
+    page.add_scale(width_mm / frame[0])
     write_figure(page.figure, out)
     return out
 
@@ -80,7 +80,7 @@ def _over(
     ----------
     pixels_mm : the centres of the picture's rows and columns
     """
-    kinds, every = _shown_kinds(survey.kinds)
+    kinds, every = shown_kinds(survey.kinds)
     rows, cols = (
         np.minimum((centres / (survey.mpp * every / 1000)).astype(np.int64), length - 1)
         for centres, length in zip(pixels_mm, kinds.shape, strict=True)
@@ -95,7 +95,7 @@ def _over(
     return picture, striped
 
 
-def _shown_kinds(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+def shown_kinds(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
     """Return at most as many kinds as the picture has pixels, and how many lie along a side of each."""
     every = max(1, -(-max(kinds.shape) // MAX_SIDE))
     shown = kinds[::every, ::every].copy()
@@ -110,7 +110,7 @@ def _title(survey: TissueSurvey) -> str:
     return f"{printable(survey.slide)}: tissue {survey.tissue_mm2:.1f} mm², {survey.tissue.fraction:.1%} of the slide, {pieces}"
 
 
-def _mark_pieces(axes: Any, survey: TissueSurvey) -> None:
+def mark_pieces(axes: Any, survey: TissueSurvey) -> None:
     """Write the numbers of the pieces onto their tissue, and circle the specks, which are small."""
     from matplotlib.patheffects import withStroke
     from scipy.ndimage import center_of_mass, find_objects, label

@@ -20,10 +20,11 @@ from wsi_meta.tiling.grid import PatchGrid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DARKER", "UNSEEN", "Map", "Window", "hatch", "read_ground", "read_window", "window_of_region"]
+__all__ = ["DARKER", "UNSEEN", "UNSEEN_WORDS", "Map", "Window", "hatch", "read_ground", "read_window", "window_of_region"]
 
 UNSEEN = ((255, 255, 255), (205, 150, 155))
 """Colours, RGB, of the stripes where the slide's pixels could not be read."""
+UNSEEN_WORDS = "slide's pixels cannot be read"
 BAND_PX = 256
 """Rows that are blended at a time: RGBA of a whole large picture would take gigabytes."""
 STRIPE_PX = 5

@@ -12,11 +12,12 @@ from wsi_meta.files.image_series import ome_root
 from wsi_meta.readers.tiff_reader import CHECKED, JPEG2000, PlacedTiles, TiledLevel, TileForm
 from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
+from wsi_meta.tiffs.pixel_form import other_order
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
 from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
-__all__ = ["NotPlainError", "find_checked", "find_levels", "head_of", "name_of", "tiles_of"]
+__all__ = ["NotPlainError", "find_checked", "find_levels", "name_of", "tables_in", "tiles_of"]
 
 
 class NotPlainError(ValueError):
@@ -152,21 +153,19 @@ def tiles_of(page: Any) -> TiledLevel:
     if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
         raise NotPlainError(f"{len(offsets)} tiles; expected {columns * rows * planes}")
     compression, differences = int(page.compression), page.predictor == DIFFERENCES
-    head = head_of(page, page.photometric) if compression == JPEG else b""
-    form = TileForm(page.tilewidth, page.tilelength, compression, head, differences, page.samplesperpixel // planes)
-    return TiledLevel(page.tilewidth, page.tilelength, columns, lengths.reshape(planes, -1), offsets.reshape(planes, -1), form)
+    if (told := other_order(compression, page.predictor, page.fillorder)) is not None:
+        raise NotPlainError(told)
+    shape, samples = (int(page.tilewidth), int(page.tilelength)), page.samplesperpixel // planes
+    form = TileForm(*shape, compression, tables_in(page), int(page.photometric), differences, samples)
+    return TiledLevel(*shape, columns, lengths.reshape(planes, -1), offsets.reshape(planes, -1), form)
 
 
-def head_of(page: Any, colours: int) -> bytes:
-    """Return the first bytes of every tile's JPEG, whose Adobe marker states the colours: RGB or YCBCR.
-
-    Remarks beside the shared tables do not count, as for OpenSlide.
-    """
+def tables_in(page: Any) -> bytes:
+    """Return the tables that a page's JPEGs share, without remarks beside them, which do not count for OpenSlide either."""
     try:
-        tables = tables_of(bytes(page.jpegtables or b"\xff\xd8\xff\xd9"))
+        return tables_of(bytes(page.jpegtables)) if page.compression == JPEG and page.jpegtables else b""
     except ValueError as error:
         raise NotPlainError(str(error)) from error
-    return b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([colours == YCBCR]) + tables
 
 
 def name_of(value: Any) -> str:

@@ -10,7 +10,7 @@ from math import ceil, floor
 from wsi_meta.errors import number, whole_number
 from wsi_meta.files.address import SlidePath
 
-__all__ = ["UM_PER_UNIT", "LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios"]
+__all__ = ["LevelWindow", "Scales", "check_region", "cut_to", "find_scales", "find_window", "mean_ratios", "um_per"]
 
 SAME_SCALE_PX = 0.25
 """A level is read as it is when its scale is off by less than this over the whole region, in pixels."""
@@ -27,11 +27,12 @@ PREFIXES = (
     *(("femto", "f", -15), ("atto", "a", -18), ("zepto", "z", -21), ("yocto", "y", -24)),
 )
 """Powers of ten of the metre's prefixes, by name and letter; that of micro is written in two ways."""
+METRES = ("meter", "metre", "meters", "metres")
 UM_PER_UNIT = {
-    **dict.fromkeys(("meter", "metre", "m"), 1e6),
-    **{name + metre: float(f"1e{power + 6}") for name, _, power in PREFIXES for metre in ("meter", "metre")},
+    **dict.fromkeys((*METRES, "m"), 1e6),
+    **{name + metre: float(f"1e{power + 6}") for name, _, power in PREFIXES for metre in METRES},
     **{letter + "m": float(f"1e{power + 6}") for _, letter, power in PREFIXES},
-    "micron": 1.0,
+    **dict.fromkeys(("micron", "microns"), 1.0),
     **dict.fromkeys(("angstrom", "\u00c5", "\u212b"), 1e-4),
     **dict.fromkeys(("inch", "in"), 25_400.0),
     **dict.fromkeys(("foot", "ft"), 304_800.0),
@@ -44,7 +45,7 @@ UM_PER_UNIT = {
     "ua": 1.495978707e17,
     "ly": 9.4607304725808e21,
 }
-"""Micrometres of the units of length that NGFF names, and of OME-XML's: case counts."""
+"""Micrometres of the units of length that NGFF names, and of OME-XML's, and of what is written for them."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -70,6 +71,11 @@ class Scales:
             (_extent(sizes[0][0], width, factor), _extent(sizes[0][1], height, factor))
             for (width, height), factor in zip(sizes, self.downsamples, strict=True)
         )
+
+
+def um_per(unit: str) -> float | None:
+    """Return the micrometres of a unit of length; None where it is not known. Case counts where it tells two units apart."""
+    return UM_PER_UNIT.get(unit, UM_PER_UNIT.get(unit.lower()))
 
 
 def mean_ratios(sizes: Sequence[Size]) -> tuple[float, ...]:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, ome_root, pictures_of_tiff
 from wsi_meta.files.same_file import SameFile, WatchedFile
-from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of, tiles_of
-from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
+from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tiles_of
+from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
-from wsi_meta.tiffs.codestreams import agreed_colours
-from wsi_meta.tiffs.pixel_form import believed_colours, refuse_turned, spread
+from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import (
     CONTIGUOUS,
-    DIFFERENCES,
     JPEG,
     MAX_TILE_PX,
     OME,
@@ -59,7 +52,7 @@ class OmeTiffReader(TiffReader, OpenedReader):
     NotPlainError
         when its first page is stored in a way that is not read here.
     SlideReadError
-        when it holds another picture that is as large, is to be turned, or says YCbCr of tiles that say RGB.
+        when it holds another picture that is as large, or is to be turned.
     """
 
     file: WatchedFile
@@ -87,7 +80,6 @@ class OmeTiffReader(TiffReader, OpenedReader):
         for number, orientation in enumerate(turned):
             refuse_turned(display_name or path, orientation, f"level {number}")
         expect_one(display_name or path, pictures)
-        levels = self._as_tiles_say(display_name or path, levels, pages)
         self.level_dimensions = tuple(sizes)
         width, height = sizes[0]
         self.level_downsamples = mean_ratios(sizes)
@@ -101,32 +93,6 @@ class OmeTiffReader(TiffReader, OpenedReader):
         super().__init__(display_name or path, self.file, levels, self.scales.downsamples, WHITE)
         self._judge_left_out((width, height), self.scales.downsamples)
         self.reason = f"a TIFF with a pyramid of {len(self.scales.usable)} levels in its first page"
-
-    def _as_tiles_say(self, display_name: object, levels: dict[int, TiledLevel], pages: list[Any]) -> dict[int, TiledLevel]:
-        """Return the levels, JPEG in the colours that its tiles say; where a level's say nothing, as another level's say."""
-        found, jpeg = dict(levels), [number for number, level in levels.items() if level.form.compression == JPEG]
-        said = {number: agreed_colours(self._stored_tiles(levels[number])) for number in jpeg}
-        for number in jpeg:
-            tag = pages[number].photometric
-            words = [said[other] for other in (number, *jpeg) if said[other] is not None and pages[other].photometric == tag]
-            colours = believed_colours(display_name, tag, words[0] if words else None)
-            form = replace(levels[number].form, head=head_of(pages[number], colours))
-            found[number] = replace(levels[number], form=form)
-        return found
-
-    def _stored_tiles(self, level: TiledLevel) -> Iterator[bytes]:
-        """Yield a few of a level's stored tiles. That one cannot be read is none of the others' fault."""
-        stored = np.flatnonzero(level.lengths)
-        for number in stored[spread(len(stored))]:
-            offset, length = int(level.offsets[0, number]), int(level.plane_lengths[0, number])
-            if not 0 < length <= level.form.most_bytes:
-                continue
-            try:
-                yield self.file.opened().read(offset, length)
-            except SlideReadError:
-                raise
-            except OSError:
-                continue
 
 
 def _levels_of(pages: list[Any]) -> tuple[dict[int, TiledLevel], dict[int, str]]:
@@ -151,8 +117,6 @@ def _level_of(page: Any) -> TiledLevel:
     samples = page.bitspersample, page.samplesperpixel, page.imagedepth
     if samples != (8, 3, 1) or page.sampleformat not in UNSIGNED or (planes != 1 and page.compression == JPEG):
         raise NotPlainError("samples that are not three bytes a pixel")
-    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
-        raise NotPlainError(f"predictor {name_of(page.predictor)}")
     if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     if not page.imagewidth or not page.imagelength:
@@ -208,11 +172,11 @@ def ome_mpp(text: str, size: tuple[int, int]) -> StatedMpp:
 def _um_of(pixels: Any, name: str) -> float:
     """Return a size that OME-XML states in micrometres; ValueError that says why it is not understood."""
     value, unit = pixels.attrib[name], pixels.get(f"{name}Unit", "µm").strip()
-    um = UM_PER_UNIT.get(BROKEN_MICRO.sub("µm", unit))
+    um = um_per(BROKEN_MICRO.sub("µm", unit))
     if um is None:
-        raise ValueError(f"its OME-XML states the size of a pixel in {unit!r}, which is no unit of length")
+        raise ValueError(f"its OME-XML states the size of a pixel in {unit!r}, which is not understood")
     try:
-        return float(value) * um
+        return float(value.replace("_", "?")) * um  # Python passes over underscores within a number
     except ValueError:
         raise ValueError(f"its OME-XML states {name} {value!r}, which is no number with a decimal point") from None
 

@@ -20,7 +20,7 @@ from wsi_meta.readers.levels import find_scales
 from wsi_meta.readers.ome_tiff import mpp_of_tiff, ome_mpp
 from wsi_meta.readers.reader import Bounds, OpenedReader, UnreadableRegionError, undecodable
 from wsi_meta.readers.tiff_reader import TiffReader, TileCheck
-from wsi_meta.tiffs.level_pages import level_pages
+from wsi_meta.tiffs.level_pages import REDRAWN, level_pages
 from wsi_meta.tiffs.sparse_tiles import LeftOut, lacks_tiles
 from wsi_meta.tiffs.structure import check_forms, check_tiff, tile_grids
 from wsi_meta.words import first_line
@@ -89,7 +89,7 @@ class OpenSlideReader(OpenedReader):
         self.tiles = [_tile_of(self.properties, level) for level in range(len(self.level_dimensions))]
         self.scales = find_scales(self.level_dimensions, self.level_downsamples, self.tiles)
         vendor = str(self.properties.get("openslide.vendor"))
-        check_forms(path, vendor, {self.level_dimensions[level] for level in self.scales.usable})
+        check_forms(path, vendor, self.level_dimensions, self.scales.usable)
         for part in files_of_slide(path, read=True) if vendor == "dicom" else ():
             check_dicom(part)
         self.background = tuple(bytes.fromhex(self.properties.get("openslide.background-color", "FFFFFF")))
@@ -166,9 +166,9 @@ class OpenSlideReader(OpenedReader):
     def _refuse_lost(self, level: int, left: int, top: int, width: int, height: int) -> None:
         """Refuse tiles that were left out and are no glass; ValueError or SlideReadError.
 
-        In Aperio's files OpenSlide draws coarser tiles anew from level 0 where they, or what lies below them, were left out.
+        In some formats OpenSlide draws coarser tiles anew from level 0 where they, or what lies below them, were left out.
         """
-        if self._left_out is not None and self.properties.get("openslide.vendor") == "aperio":
+        if self._left_out is not None and self.properties.get("openslide.vendor") in REDRAWN:
             scale = self.scales.downsamples[level]
             rectangle = 0, int(left * scale), int(top * scale), ceil(width * scale), ceil(height * scale)
             self._left_out.refuse_lost(rectangle, _no_look if self._coarse is None else self._coarse.pixels)
@@ -206,7 +206,7 @@ class OpenSlideReader(OpenedReader):
         if not lacks_tiles(grids):
             return None, None
         left_out, coarse = LeftOut(sizes[0], grids, factors, self.background), None
-        if vendor == "aperio":
+        if vendor in REDRAWN:
             try:
                 levels = find_levels(self.path, vendor, sizes, grids, sparse=True)
                 coarse = TiffReader(self.path, self.file, levels, factors, self.background)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.files.image_series import expect_one, pictures_of_tiff
-from wsi_meta.readers.jpeg_tiff import NotPlainError, head_of, name_of
+from wsi_meta.readers.jpeg_tiff import NotPlainError, name_of, tables_in
 from wsi_meta.readers.ome_tiff import mpp_of_page
 from wsi_meta.readers.reader import StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TileForm
-from wsi_meta.tiffs.codestreams import agreed_colours
-from wsi_meta.tiffs.pixel_form import believed_colours, other_colours, refuse_turned, spread
+from wsi_meta.tiffs.pixel_form import other_colours, other_order, refuse_turned
 from wsi_meta.tiffs.tags import (
     BLACK_IS_ZERO,
     CONTIGUOUS,
@@ -38,8 +37,6 @@ __all__ = ["read_picture_tiff", "refuse_larger"]
 MOST_PX = 1 << 28
 """Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
 
-MOST_HEAD_BYTES = 1 << 20
-"""A JPEG says its colours, and how it is coded, in its first bytes; a colour profile may stand before."""
 ALPHA_MULTIPLIED, ALPHA = 1, 2
 """TIFF's numbers of what a further sample of a pixel is."""
 
@@ -106,11 +103,9 @@ def _other_storage(page: Any) -> str | None:
         return "colours stored as YCBCR, not in JPEG; expected RGB or grey"
     if int(page.compression) not in (JPEG, *DECODERS):
         return f"compressed with {name_of(page.compression)}"
-    if page.predictor not in (1, DIFFERENCES) or page.fillorder != 1:
-        return f"predictor {name_of(page.predictor)}"
     if page.compression == JPEG and (page.samplesperpixel, page.planarconfig) != (3, CONTIGUOUS):
         return "JPEG of other than three colours"
-    return None
+    return other_order(int(page.compression), page.predictor, page.fillorder)
 
 
 def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
@@ -123,27 +118,16 @@ def _decode(path: Path, page: Any) -> NDArray[np.uint8]:
     if len(offsets) != strips * planes or len(lengths) != strips * planes:
         raise NotPlainError(f"{len(offsets)} strips; expected {strips * planes}")
     pixels = np.empty((height, width, samples), np.uint8)
+    form = int(page.compression), tables_in(page), int(page.photometric), page.predictor == DIFFERENCES
     with path.open("rb") as file:
-        head = _jpeg_head(path, page, file) if page.compression == JPEG else b""
         for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
             plane, strip = divmod(number, strips)
             top = strip * rows
             target = pixels[top : top + rows, :, plane : plane + 1] if planes > 1 else pixels[top : top + rows]
             file.seek(offset)
-            form = TileForm(width, len(target), int(page.compression), head, page.predictor == DIFFERENCES, target.shape[2])
-            target[:] = form.decode(file.read(min(length, form.most_bytes)))
+            stored = TileForm(width, len(target), *form, target.shape[2])
+            target[:] = stored.decode(file.read(min(length, stored.most_bytes)))
     return pixels
-
-
-def _jpeg_head(path: Path, page: Any, file: BinaryIO) -> bytes:
-    """Return the first bytes of every strip's JPEG; SlideReadError where the strips say other colours than are believed."""
-
-    def strip(number: int) -> bytes:
-        file.seek(page.dataoffsets[number])
-        return file.read(min(page.databytecounts[number], MOST_HEAD_BYTES))
-
-    said = agreed_colours(strip(number) for number in spread(len(page.dataoffsets)))
-    return head_of(page, believed_colours(path, int(page.photometric), said))
 
 
 def _meant(page: Any, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

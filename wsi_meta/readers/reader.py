@@ -37,6 +37,11 @@ class Bounds:
     width: int
     height: int
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """The level-0 pixel that QuPath's coordinates count from."""
+        return self.x, self.y
+
 
 class Reader(ABC):
     """Who decodes a slide's pixels. Threads may share it."""

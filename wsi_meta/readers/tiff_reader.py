@@ -11,9 +11,17 @@ import numpy as np
 
 from wsi_meta.files.same_file import OpenFile, WatchedFile
 from wsi_meta.readers.tile_reader import Tile, TileReader
-from wsi_meta.tiffs.codestreams import check_deflate, check_jpeg, check_jpeg2000, declared_size, decode_jpeg, decode_jpeg2000
+from wsi_meta.tiffs.codestreams import (
+    check_deflate,
+    check_jpeg,
+    check_jpeg2000,
+    declared_size,
+    decode_jpeg,
+    decode_jpeg2000,
+    stored_colours,
+)
 from wsi_meta.tiffs.sparse_tiles import LeftOut, TileGrid, lacks_tiles
-from wsi_meta.tiffs.tags import JPEG
+from wsi_meta.tiffs.tags import JPEG, PREDICTED, YCBCR
 from wsi_meta.words import first_line
 
 if TYPE_CHECKING:
@@ -38,24 +46,25 @@ DECODERS: dict[int, str] = {
 """Other compressions that are read, by the names that imagecodecs has for them."""
 MOST_BYTES_PER_PX, HEADER_BYTES = 8, 1 << 20
 """A longer tile is none: the JPEG of a pixel has fewer than 3 bytes, and the header holds a colour profile at most."""
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+"""A JPEG's word on its colours, but for its last byte: 1 for YCbCr, 0 for RGB."""
 FILE_HEADER_BYTES = 8
 """No tile lies in the first bytes of a TIFF."""
 
 
 @dataclass(frozen=True)
 class TileForm:
-    """How tiles, or strips, of one size are stored.
-
-    Of JPEG, `head`, followed by a tile's own bytes without their first two, is a complete JPEG. It holds the start of image, a
-    marker that says whether the tile is RGB or YCbCr, and the tables that the tiles share.
-    """
+    """How tiles, or strips, of one size are stored."""
 
     width: int
     height: int
     compression: int = JPEG
-    head: bytes = b""
+    tables: bytes = b""
+    """What JPEGs share, and each lacks."""
+    colours: int = YCBCR
+    """Of the JPEGs that do not say their own: RGB or YCBCR."""
     differences: bool = False
-    """Whether values are stored as differences from the pixel before (TIFF's predictor 2)."""
+    """Whether values are told to be differences from the pixel before (TIFF's predictor 2); some compressions know that."""
     samples: int = 3
     """Values of a pixel: one where each colour has tiles of its own."""
 
@@ -69,12 +78,13 @@ class TileForm:
         if self.compression == JPEG:
             return self._decode_jpeg(stored)
         pixels = self._values(stored).reshape(self.height, self.width, self.samples)
-        return np.cumsum(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
+        undone = self.differences and self.compression in PREDICTED
+        return np.cumsum(pixels, axis=1, dtype=np.uint8) if undone else pixels
 
     def check(self, stored: bytes) -> None:
         """Find damage without the pixels; ValueError. What shows none is not looked at."""
         if self.compression == JPEG:
-            check_jpeg(self._whole(stored))
+            check_jpeg(self.whole_jpeg(stored))
         elif self.compression in DEFLATE:
             check_deflate(stored, self.most_bytes)
         elif self.compression in BY_LENGTH:
@@ -83,16 +93,18 @@ class TileForm:
             check_jpeg2000(stored)
 
     def _decode_jpeg(self, stored: bytes) -> NDArray[np.uint8]:
-        pixels = decode_jpeg(self._whole(stored))
+        pixels = decode_jpeg(self.whole_jpeg(stored))
         if pixels.shape != (self.height, self.width, 3):
             raise ValueError(f"a tile of {pixels.shape[1]} x {pixels.shape[0]} px")
         return pixels
 
-    def _whole(self, stored: bytes) -> bytes:
+    def whole_jpeg(self, stored: bytes) -> bytes:
         """Return a complete JPEG; ValueError where it does not say that it has the size of a tile."""
         if stored[:2] != b"\xff\xd8":
             raise ValueError("a tile that is no JPEG")
-        jpeg = b"".join((self.head, memoryview(stored)[2:]))
+        # each says its own colours: writers keep tiles as they are beside others that they made anew
+        told = ADOBE + bytes([(stored_colours(stored) or self.colours) == YCBCR])
+        jpeg = b"".join((stored[:2], told, self.tables, memoryview(stored)[2:]))
         if (size := declared_size(jpeg)) != (self.width, self.height):  # before memory is taken for its pixels
             said = f"{size[0]} x {size[1]} px" if size else "nothing of its size"
             raise ValueError(f"a tile whose own header says {said}; expected {self.width} x {self.height} px")

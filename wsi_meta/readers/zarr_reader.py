@@ -23,7 +23,7 @@ from wsi_meta.files.image_series import expect_one, pictures_of_zarr
 from wsi_meta.files.remote_file import refuse_without_cloud
 from wsi_meta.files.zarr_chunks import NotNowError, may_come_later, probed, told_of
 from wsi_meta.files.zarr_folder import kind_of_zarr
-from wsi_meta.readers.levels import UM_PER_UNIT, Scales, find_scales, mean_ratios
+from wsi_meta.readers.levels import Scales, find_scales, mean_ratios, um_per
 from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tile_reader import Tile, TileReader
 from wsi_meta.tiffs.sparse_tiles import TileGrid
@@ -241,7 +241,7 @@ def _mpp_of(multiscale: Any, axes: list[str], level: _Level) -> StatedMpp:
     for axis, scale in zip("xy", level.scale, strict=True):
         described = multiscale["axes"][axes.index(axis)]
         unit = str(described.get("unit") or "").strip() if isinstance(described, dict) else ""
-        um = UM_PER_UNIT.get(unit, UM_PER_UNIT.get(unit.lower()))
+        um = um_per(unit)
         if um is None:
             return f"its axis {axis} has the unit {unit!r}, which is none of length" if unit else None
         sizes.append(scale * um)

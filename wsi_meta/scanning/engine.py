@@ -33,7 +33,7 @@ from wsi_meta.scanning.threads import Threads, Turn
 from wsi_meta.scanning.worker import BlockWorker
 from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import Block
-from wsi_meta.words import format_probability
+from wsi_meta.words import format_probability, format_score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,9 +109,9 @@ class SlideScan:
         """How the cells are computed, in words."""
         return self.plan.describe(compiled=self.heatmap.record.identity.compiled)
 
-    def begin(self) -> SlideScan:
-        """Take out of the store what an earlier scan came to, whose unreadable cells are tried again: they will be others."""
-        return replace(self, heatmap=self.heatmap.unfinished())
+    def reopen(self) -> SlideScan:
+        """Write that the scan goes on: what it came to before will be something else, as unreadable cells are tried again."""
+        return replace(self, heatmap=self.heatmap.reopen())
 
     def finish(self, unlikeness: Unlikeness, note: Callable[[str], None]) -> Heatmap:
         """Write what comes of the blocks once all are scanned: score, lesions, verdict, and what the scan took."""
@@ -242,11 +242,8 @@ def _known_figures(heatmap: Heatmap, result: ScanResult) -> dict[str, float | No
 
 def _describe_end(heatmap: Heatmap, slide: SlidePath, place: str, effort: ScanEffort) -> tuple[str, dict[str, Any]]:
     """Return what came of a slide's scan and what this run of it took: as one line, and as plain JSON values."""
-    result = heatmap.result
-    score = result.score if result is not None else None
-    complete = result is not None and result.complete
-    found = "no cell was scanned" if score is None else f"score {format_probability(score, 4)}"
-    found += "" if score is None or complete else ", incomplete"
+    complete, score = heatmap.finished, heatmap.result.score if heatmap.result is not None else None
+    found = heatmap.record.why_incomplete if score is None else f"score {format_score(score, 4, complete=complete)}"
     facts = {"place": place, "slide": str(slide), "store": str(heatmap.path), "score": score, "complete": complete}
     how = f"; {effort.summary}" if effort.cells else "" if score is None else "; finished before"
     return f"{place} {slide_name(slide)}: {found}{how}".lstrip(), facts | effort.to_facts()

@@ -105,11 +105,11 @@ def continue_or_refuse(there: Heatmap, record: ScanRecord, tissue: NDArray[np.bo
     if not there.intact:
         logger.warning("%s: damaged: the record of its scan is not as it was written; that is made anew", there.path)
         kept = tuple(name for name in MEASURES if (there.path / name).exists())
-        there = there.unfinished(replace(record, measures=kept))
+        there = there.write_record(replace(record, measures=kept))
     heatmap = clear_damage(there, tissue)
     if told := "; ".join(contradictions(heatmap)):
         logger.warning("%s: damaged: %s; that is made anew", there.path, told)
-        return heatmap.unfinished()
+        return heatmap.reopen()
     return heatmap
 
 
@@ -117,7 +117,7 @@ def keep_effort(heatmap: Heatmap, effort: ScanEffort) -> None:
     """Keep in a store what a run took that did not reach the scan's end; nothing where an earlier one did, or it cannot be."""
     if heatmap.result is None:
         with suppress(HeatmapError, OSError):  # what ended the run is told instead
-            heatmap.unfinished(heatmap.record.with_run(effort))
+            heatmap.write_record(heatmap.record.with_run(effort))
 
 
 def refuse_other_slide(there: Heatmap, slide: Slide, grid: PatchGrid, **known: Any) -> None:

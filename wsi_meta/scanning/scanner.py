@@ -142,7 +142,7 @@ class Scanner:
                 heatmap = self._fill(SlideScan(opened, heatmap, self.plan, turn, self.journal, source.path))
             refuse_nothing(heatmap, source.path)
             if self._score_model is not None:
-                heatmap = heatmap.with_fitted_score(fitted_score(heatmap, self._score_model))
+                heatmap = heatmap.write_fitted_score(fitted_score(heatmap, self._score_model))
             tell_end(self.note, heatmap, source.path, opened, turn)
             return heatmap
 
@@ -279,10 +279,10 @@ class Scanner:
         todo = {block: status[block.cells] != Status.BACKGROUND for block in scan.heatmap.open_blocks(status)}
         cells = sum(int(wanted.sum()) for wanted in todo.values())
         turn.begin(len(todo))
-        scan = scan.begin()
+        scan = scan.reopen()
         self.note(f"{scan.slide.name}: {cells:,} cells, {scan.way}")
         try:
-            with counted_cells(scan.source, cells, self._progress, turn.place) as report:
+            with counted_cells(scan.source, cells, self._progress, scan.slide.name, turn.place) as report:
                 self._engine.run(scan, todo, report)
         except BaseException:
             keep_effort(scan.heatmap, turn.stop_meter())

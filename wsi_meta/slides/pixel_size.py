@@ -11,6 +11,7 @@ from typing import Any
 from wsi_meta.errors import OVER_0, DataError, MissingMppError, SlideReadError, is_truth, number, shown
 from wsi_meta.files.address import SlidePath
 from wsi_meta.slides.resampling import exact_ratio
+from wsi_meta.tiffs.tags import UM_PER_RESOLUTION_UNIT
 
 __all__ = [
     "COARSEST_MPP",
@@ -42,7 +43,7 @@ SAME_SHARE = 0.02
 """Sizes that differ by less than this share count as the same."""
 APERIO_CROP = re.compile(r"\[\d+,\d+[ ,](\d+)x(\d+)\]")
 """Width and height of the picture that a description by Aperio is of."""
-UM_PER_RESOLUTION_UNIT = {"inch": 25_400.0, "centimeter": 10_000.0}
+UM_PER_UNIT = {"inch": UM_PER_RESOLUTION_UNIT[2], "centimeter": UM_PER_RESOLUTION_UNIT[3]}
 """Micrometres of TIFF's units, by OpenSlide's names of them."""
 
 
@@ -105,7 +106,7 @@ def warn_of_another_mpp(
 
 def _mpp_of_tags(properties: dict[str, str]) -> float | None:
     """Return the size of a pixel in the tags of an Aperio slide's first page; None where there is none that can be."""
-    um = UM_PER_RESOLUTION_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
+    um = UM_PER_UNIT.get(properties.get("tiff.ResolutionUnit", ""))
     dots = float(properties.get("tiff.XResolution", 0))
     if properties.get("openslide.vendor") != "aperio" or um is None or not dots:
         return None

@@ -27,7 +27,7 @@ from wsi_meta.readers.picture_reader import PictureReader
 from wsi_meta.slides.overview import read_in_parts
 from wsi_meta.slides.pixel_size import find_mpp, refuse_larger_than_any, refuse_too_coarse, warn_of_another_mpp
 from wsi_meta.slides.resampling import average_area, exact_ratio
-from wsi_meta.slides.strange_levels import BelievedLevels
+from wsi_meta.slides.strange_levels import COMMON_TILE_PX, BelievedLevels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Slide", "open_slide"]
 
 logger = logging.getLogger("wsi_meta")
-COMMON_TILE_PX = 256  # side of a stored tile where the file does not say
 
 
 def open_slide(path: str | Path | Address, *, mpp: float | None = None, reader: str = "auto") -> Slide:

@@ -17,7 +17,7 @@ from wsi_meta.readers.reader import WHITE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BelievedLevels"]
+__all__ = ["COMMON_TILE_PX", "BelievedLevels"]
 
 PLACES = 12
 """Places at which a level is compared with the next finer one, each a stored tile of that one."""

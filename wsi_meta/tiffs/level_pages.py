@@ -8,17 +8,20 @@ from pathlib import Path
 from wsi_meta.tiffs.pages import Page, number_of, pages_in
 from wsi_meta.tiffs.tags import HEIGHT, KIND, REDUCED, TILE_HEIGHT, TILE_WIDTH, WIDTH
 
-__all__ = ["VENDORS", "is_tiled", "level_pages", "size_of"]
+__all__ = ["REDRAWN", "VENDORS", "is_tiled", "level_pages"]
 
-VENDORS = ("generic-tiff", "aperio", "philips")
-"""OpenSlide's names of the formats that keep each level in a page, tiles edge to edge from the corner of the slide."""
+REDRAWN = ("aperio", "huron")
+"""OpenSlide's names of formats of which it draws coarser tiles from level 0 where they, or what they show, were left out."""
+VENDORS = ("generic-tiff", "philips", "argos", *REDRAWN)
+"""And of all that keep each level in a page, tiles edge to edge from the corner of the slide."""
 
 
 def level_pages(path: Path, vendor: str, level_dimensions: Sequence[tuple[int, int]]) -> list[int | None]:
     """Return the number of the page of each level, by OpenSlide's rules.
 
-    Aperio's and Philips' levels are the pages with tiles, in their order. Of a plain TIFF they are the first page and those
-    that say that they are coarser, by their width; other pages, whatever their size, are no levels.
+    Levels are the pages with tiles, in their order; of several focal planes, as Argos has them, one is read, and which is not
+    told here. Of a plain TIFF they are the first page and those that say that they are coarser, by their width; other pages,
+    whatever their size, are no levels.
 
     Parameters
     ----------
@@ -34,7 +37,7 @@ def level_pages(path: Path, vendor: str, level_dimensions: Sequence[tuple[int, i
     if vendor not in VENDORS:
         return unknown
     with path.open("rb") as file:
-        sizes = {number: size_of(page) for number, page in enumerate(pages_in(file)) if _may_be_level(number, page, vendor)}
+        sizes = {number: _size_of(page) for number, page in enumerate(pages_in(file)) if _may_be_level(number, page, vendor)}
     numbers = sorted(sizes, key=lambda number: -sizes[number][0]) if vendor == "generic-tiff" else list(sizes)
     if len(numbers) != len(level_dimensions):
         return unknown
@@ -49,7 +52,7 @@ def is_tiled(page: Page) -> bool:
     return TILE_WIDTH in page and TILE_HEIGHT in page
 
 
-def size_of(page: Page) -> tuple[int, int]:
+def _size_of(page: Page) -> tuple[int, int]:
     """Return width and height of a page; 0 for what it does not say."""
     return number_of(page, WIDTH) or 0, number_of(page, HEIGHT) or 0
 

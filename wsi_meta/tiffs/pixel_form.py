@@ -15,10 +15,17 @@ from wsi_meta.tiffs.pages import number_of, pages_in
 from wsi_meta.tiffs.tags import (
     BITS,
     BLACK_IS_ZERO,
+    CODECS,
+    COMPRESSION,
+    DIFFERENCES,
     EXTRA_SAMPLES,
+    NONE,
     ORIENTATION,
+    PACKBITS,
     PALETTE,
     PHOTOMETRIC,
+    PREDICTED,
+    PREDICTOR,
     RGB,
     SAMPLE_FORMAT,
     SAMPLES,
@@ -30,9 +37,9 @@ from wsi_meta.tiffs.tags import (
 __all__ = [
     "PNG",
     "OtherFormError",
-    "believed_colours",
     "exif_orientation",
     "other_colours",
+    "other_order",
     "refuse_other_colours",
     "refuse_other_form",
     "refuse_turned",
@@ -83,6 +90,19 @@ def other_colours(bits: Sequence[int], photometric: int | None) -> str | None:
     return None
 
 
+def other_order(compression: int, predictor: int, fill_order: int = 1) -> str | None:
+    """Return how bits and values follow each other that are not read, by the numbers of TIFF's tags; None where they are."""
+    if compression not in (NONE, PACKBITS, *PREDICTED):
+        return None
+    if fill_order != 1:
+        return f"bytes whose first bit is their lowest (FillOrder {fill_order}); expected FillOrder 1"
+    known = (1, DIFFERENCES) if compression in PREDICTED else (1,)
+    if predictor in known:
+        return None
+    told = f"Predictor {int(predictor)} with the compression {CODECS[compression]}, of which libraries make different pixels"
+    return f"{told}; expected {' or '.join(map(str, known))}"
+
+
 def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int]]) -> None:
     """Refuse a tiled page of a TIFF, a level, that OpenSlide would decode to what it does not mean.
 
@@ -98,6 +118,7 @@ def refuse_other_form(path: object, number: int, said: Mapping[int, Sequence[int
     refuse_turned(path, (said.get(ORIENTATION) or [1])[0], f"page {number}")
     photometric, samples = said[PHOTOMETRIC][0] if said.get(PHOTOMETRIC) else None, (said.get(SAMPLES) or [1])[0]
     told = other_colours(said.get(BITS, ()), photometric)
+    told = told or other_order(*((said.get(code) or [1])[0] for code in (COMPRESSION, PREDICTOR)))
     if told is None and any(kind not in UNSIGNED for kind in said.get(SAMPLE_FORMAT, ())):
         told = "values that are no whole numbers from 0 on (SampleFormat)"
     elif told is None and photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO) and samples > 1:
@@ -132,17 +153,6 @@ def refuse_other_colours(display_name: object, photometric: int | None, said: in
             f"{display_name}: says that its colours are {JPEG_COLOURS[photometric]}, but its JPEG tiles say "
             f"{JPEG_COLOURS[said]}; they would be shown in wrong colours; convert the slide again"
         )
-
-
-def believed_colours(display_name: object, photometric: int, said: int | None) -> int:
-    """Return the colours of JPEG tiles: YCbCr where they say so; Bio-Formats and QuPath say RGB of these. Refuse the reverse.
-
-    Parameters and errors are those of :func:`refuse_other_colours`.
-    """
-    if (photometric, said) == (RGB, YCBCR):
-        return YCBCR
-    refuse_other_colours(display_name, photometric, said)
-    return photometric
 
 
 def exif_orientation(data: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,7 +12,7 @@ import numpy as np
 
 from wsi_meta.errors import SlideReadError
 from wsi_meta.tiffs.codestreams import agreed_colours
-from wsi_meta.tiffs.level_pages import is_tiled, size_of
+from wsi_meta.tiffs.level_pages import is_tiled, level_pages
 from wsi_meta.tiffs.pages import MAX_PAGES, Page, Tag, few_of, number_of, pages_at, pages_in
 from wsi_meta.tiffs.pixel_form import refuse_other_colours, refuse_other_form, spread
 from wsi_meta.tiffs.sparse_tiles import TileGrid
@@ -115,22 +115,24 @@ def check_tiff(path: Path) -> list[ImpossibleTiles]:
     return list(found.values())
 
 
-def check_forms(path: Path, vendor: str, sizes: Collection[tuple[int, int]]) -> None:
+def check_forms(path: Path, vendor: str, level_dimensions: Sequence[tuple[int, int]], usable: Collection[int]) -> None:
     """Check how the pixels of a TIFF's levels are stored; its labels and the like may be of any form.
 
     Parameters
     ----------
-    vendor : OpenSlide's name of its format
-    sizes : width and height of each level that is read
+    vendor, level_dimensions : what OpenSlide says of it
+    usable : the levels that are read
 
     Raises
     ------
     OtherFormError
         when OpenSlide decodes them to something else.
     """
+    numbers = level_pages(path, vendor, level_dimensions)
+    levels = {numbers[level] for level in usable}
     with path.open("rb") as file:
         for number, page in enumerate(pages_in(file)):
-            if is_tiled(page) and (number == 0 or _is_level(page, vendor, sizes)):
+            if is_tiled(page) and (number == 0 or number in levels or (None in levels and _says_level(page))):
                 refuse_other_form(path, number, {code: few_of(page, code, file) for code in FORM})
                 if number_of(page, COMPRESSION) == JPEG:
                     refuse_other_colours(path, number_of(page, PHOTOMETRIC), agreed_colours(_tiles_of(page, file)))
@@ -152,12 +154,8 @@ def _last_of(page: Page, codes: tuple[int, int]) -> Tag | None:
     return next((page[code] for code in reversed(page) if code in codes), None)
 
 
-def _is_level(page: Page, vendor: str, sizes: Collection[tuple[int, int]]) -> bool:
-    """Tell whether OpenSlide takes a page after the first for a level: of Aperio's by its tiles, of others by its kind, too."""
-    kind, size = number_of(page, KIND) or 0, size_of(page)
-    if vendor not in ("aperio", "generic-tiff"):  # whose levels are not as large as their pages
-        return kind & (REDUCED | IS_MASK) == REDUCED
-    return size in sizes and (vendor == "aperio" or bool(kind & REDUCED))
+def _says_level(page: Page) -> bool:
+    return (number_of(page, KIND) or 0) & (REDUCED | IS_MASK) == REDUCED
 
 
 def tile_grids(path: Path) -> dict[int, TileGrid]:

@@ -20,12 +20,16 @@ __all__ = [
     "KIND",
     "LENGTHS",
     "MAX_TILE_PX",
+    "NONE",
     "OFFSETS",
     "OME",
     "ORIENTATION",
+    "PACKBITS",
     "PALETTE",
     "PHOTOMETRIC",
     "PLANES",
+    "PREDICTED",
+    "PREDICTOR",
     "REDUCED",
     "RGB",
     "SAMPLES",
@@ -45,13 +49,15 @@ __all__ = [
     "is_tiff",
 ]
 
-KIND, WIDTH, HEIGHT, COMPRESSION, PLANES, SUB_PAGES = 254, 256, 257, 259, 284, 330
+KIND, WIDTH, HEIGHT, PLANES, SUB_PAGES = 254, 256, 257, 284, 330
 """Tags of a page: NewSubfileType, sizes, and where the pages within it stand."""
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 STRIP_OFFSETS, STRIP_LENGTHS, TILE_OFFSETS, TILE_LENGTHS = 273, 279, 324, 325
 OFFSETS, LENGTHS = (STRIP_OFFSETS, TILE_OFFSETS), (STRIP_LENGTHS, TILE_LENGTHS)
 """Tags of where its strips or tiles stand, and of their bytes."""
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = FORM = 258, 262, 274, 277, 338, 339
+BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 277, 338, 339
+COMPRESSION, PREDICTOR = 259, 317
+FORM = (BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, COMPRESSION, PREDICTOR)
 """Tags that say how pixels are stored."""
 REDUCED, IS_MASK = 1, 4
 """Bits of a page's kind: a coarser level, label or overview; which pixels of another page count."""
@@ -67,12 +73,13 @@ UM_PER_RESOLUTION_UNIT = {2: 25_400.0, 3: 10_000.0}
 """Micrometres of an inch and a centimetre, by the numbers of ResolutionUnit."""
 OME = re.compile(r"<(\w+:)?OME[\s>]")
 """What only OME-XML holds, which may be the description of a page."""
-JPEG = 7
+NONE, JPEG, PACKBITS = 1, 7, 32773
 CODECS = {
-    1: "none",
+    NONE: "none",
     5: "LZW",
     JPEG: "JPEG",
     8: "deflate",
+    PACKBITS: "PackBits",
     32946: "deflate",
     33003: "JPEG 2000",
     33005: "JPEG 2000",
@@ -84,8 +91,10 @@ CODECS = {
     50001: "WebP",
     50002: "JPEG XL",
 }
-"""A compression, and the names of all."""
-COMMON_CODECS = frozenset({1, 5, 7, 8, 32946, 33003, 33005})
+"""Some compressions, and the names of all."""
+PREDICTED = (5, 8, 32946, 34925, 50000)
+"""Those that know predictors. A JPEG or JPEG 2000 is a picture of its own, for which no library asks for one."""
+COMMON_CODECS = frozenset({NONE, 5, JPEG, 8, PACKBITS, 32946, 33003, 33005})
 """Those that every build of OpenSlide reads."""
 MAX_TILE_PX = 2**26
 """Pixels of the largest tile that is read of any file, 8,192 x 8,192: OpenSlide needs four bytes for each, and aborts when it

@@ -19,6 +19,7 @@ from wsi_meta.slides.slide import Slide, open_slide
 from wsi_meta.tiling.grid import PatchGrid
 from wsi_meta.tiling.tissue_colours import join_tissue, segment_by_colour
 from wsi_meta.tiling.tissue_outlines import MaskRaster, read_tissue_outlines
+from wsi_meta.words import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,11 +148,15 @@ def as_tissue_mask(source: str | Path | NDArray[np.bool_] | TissueMask | None, s
 
 
 def describe_tissue(tissue: TissueMask, slide: Slide) -> str:
-    """Return in one line how much of a slide is tissue; warn where none is."""
+    """Return in one line how much of a slide is tissue; warn where none is, and by whose word."""
     if not tissue.mask.any():
-        logger.warning(
-            "%s: NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none", slide.path
-        )
+        told = "NO TISSUE FOUND, nothing will be scanned; look at the slide, or pass --tissue-mask none"
+        if tissue.source != "found":
+            told = (
+                f"THE TISSUE MASK IS EMPTY ({printable(tissue.source)}), nothing will be scanned; expected some of the slide "
+                "as tissue; pass another --tissue-mask, or leave it out"
+            )
+        logger.warning("%s: %s", slide.path, told)
     return f"{slide.name}: tissue on {tissue.fraction:.1%} of the slide"
 
 

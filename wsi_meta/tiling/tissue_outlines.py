@@ -109,7 +109,7 @@ def tissue_features(mask: NDArray[np.bool_], step: float, slide: Slide) -> dict[
     step : level-0 pixels along a side of its pixel
     slide : whose mask it is; outlines are cut at its edge
     """
-    origin = slide.bounds.x, slide.bounds.y
+    origin = slide.bounds.corner
     polygons = [[_level_0(ring * step, slide, origin) for ring in rings] for rings in trace_cells(mask)]
     properties = {"objectType": "annotation", "name": "tissue", "classification": {"name": "Tissue", "color": [0, 130, 90]}}
     return collection([feature("Polygon", polygon, properties) for polygon in polygons], origin)
@@ -125,7 +125,7 @@ def _placed(region: DrawnRegion, drawn: DrawnFile, slide: Slide, raster: MaskRas
 
     So a last pixel of the mask, of which the slide covers little, is still within.
     """
-    corner = np.array((slide.bounds.x, slide.bounds.y) if drawn.origin is None else drawn.origin, np.float64)
+    corner = np.array(slide.bounds.corner if drawn.origin is None else drawn.origin, np.float64)
     limits = np.array((slide.width, slide.height), np.float64)
     rings = [ring + corner for ring in region.rings]
     middle = (rings[0].min(0) + rings[0].max(0)) / 2

@@ -16,7 +16,7 @@ from wsi_meta.errors import DeviceError, TrainingError
 from wsi_meta.inference.device import resolve_device
 from wsi_meta.words import printable
 
-__all__ = ["Processes", "joined_processes"]
+__all__ = ["Processes", "find_processes", "joined_processes"]
 
 LONGEST_WAIT = timedelta(hours=6)
 """How long processes wait for the first one while it validates. NCCL would give up after ten minutes."""
@@ -72,7 +72,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
     TrainingError
         when another process ended while this one waited for it.
     """
-    processes = _find_processes(resolve_device(device))
+    processes = find_processes(resolve_device(device))
     with _current_device(processes.device):
         if processes.count == 1:
             yield processes
@@ -90,7 +90,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
             distributed.destroy_process_group()
 
 
-def _find_processes(device: str) -> Processes:
+def find_processes(device: str) -> Processes:
     """Return this process's place, from the environment that torchrun sets."""
     count = _number("WORLD_SIZE") if os.environ.get("WORLD_SIZE") else 1
     if count == 1:

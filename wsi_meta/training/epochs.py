@@ -200,7 +200,8 @@ def _store(run: Run, epochs: list[Epoch], state: dict[str, torch.Tensor], best_l
         losses = {"train_loss": epochs[-1].train_loss, "valid_loss": epochs[-1].valid_loss}
         training = run.described | {"best_epoch": len(epochs), "best_losses": losses}
         card = run.validation.card(state, best_logits, training, mosaics=mosaics)
-        known = KnownPatches.of({"train": run.train_set.contents, "valid": run.validation.patches.contents})
+        contents = {"train": run.train_set.contents, "valid": run.validation.patches.contents}
+        known = KnownPatches.of(contents, run.learner.start.known_patches)
         save_model(out, state, card, known_patches=known)
     write_history(out, epochs)
     rows = [asdict(epoch) for epoch in epochs]

@@ -16,7 +16,9 @@ from torch.overrides import TorchFunctionMode
 
 from wsi_meta.datasets.patches import Patches
 from wsi_meta.errors import ModelFileError, TrainingError
+from wsi_meta.evaluation.cautions import LEAKS, UNKNOWN
 from wsi_meta.models.card import CARD_KEY, read_card
+from wsi_meta.models.known_patches import KnownPatches, known_to_weights
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.resnet import IMAGENET_WEIGHTS
 from wsi_meta.models.weights import COUNTS, check_weights, find_names, read_weights
@@ -36,10 +38,13 @@ __all__ = [
     "learns",
     "source_of",
     "stage_of",
+    "warn_of_known",
 ]
 
 logger = logging.getLogger(__name__)
 
+NO_FILES = ("imagenet", "none")
+"""Initial weights that are no file."""
 STAGES = ("none", "stem", "layer1", "layer2", "layer3", "layer4", "head")
 """The stages of a ResNet50, the one nearest to the input first; "none" means no stage at all."""
 
@@ -57,6 +62,8 @@ class Start:
     """One line for a person: what was loaded and what was not."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """What the network is shown."""
+    known_patches: KnownPatches | None = None
+    """Marks of the patches that the loaded weights were made with; None where nothing says."""
 
 
 def stage_of(name: str) -> str:
@@ -126,7 +133,7 @@ def initialise(network: nn.Module, init: str | Path, preprocessing: Preprocessin
     summary = f"loaded {len(fitting)} tensors from {Path(init).name}{match.prefix and f' ({match.prefix}*)'}"
     summary += f"; random: {', '.join(stages)} ({len(missing)} tensors)" if missing else "; nothing left random"
     summary += f"; not used: {unused}" if (unused := len(state) - len(fitting)) else ""
-    return Start(network, frozenset(fitting), Path(init).name, summary, preprocessing)
+    return Start(network, frozenset(fitting), Path(init).name, summary, preprocessing, _known_to(init))
 
 
 def highest_rate(name: str, start: Start, recipe: Recipe) -> float:
@@ -195,7 +202,7 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
         when the model file is damaged, or is shown patches of another size.
     """
     preprocessing = Preprocessing()
-    if str(init) not in ("imagenet", "none") and not holds_pickle(Path(init)) and CARD_KEY in read_metadata(Path(init)):
+    if _is_model(init):
         preprocessing = read_card(init).preprocessing
         if preprocessing.patch_px != patches.patch_px:
             told = f"is shown patches of {preprocessing.patch_px} px"
@@ -206,10 +213,53 @@ def input_of(init: str | Path, patches: Patches) -> Preprocessing:
     return preprocessing if patches.mpp is None else replace(preprocessing, mpp=patches.mpp)
 
 
-def source_of(init: str | Path) -> dict[str, str]:
-    """Return where initial weights come from, as a card records it: a name and, of a file, the SHA-256 of its bytes."""
-    named = {"init": Path(init).name}
-    return named if str(init) in ("imagenet", "none") else named | {"init_sha256": sha256(Path(init).read_bytes()).hexdigest()}
+def source_of(init: str | Path) -> dict[str, Any]:
+    """Return where initial weights come from, as a card records it: a name and, of a file, the SHA-256 of its bytes.
+
+    Of a model file that does not say which patches it was made with, also that.
+    """
+    named: dict[str, Any] = {"init": Path(init).name}
+    if str(init) not in NO_FILES:
+        named["init_sha256"] = sha256(Path(init).read_bytes()).hexdigest()
+    return named if _says_all(init) else named | {"init_known": False}
+
+
+def warn_of_known(init: str | Path, valid: Patches, test: Patches | None) -> None:
+    """Warn of patches that are to judge a training, and that its initial weights were made with.
+
+    What their epoch was chosen on may choose another one, and is no warning in validation.
+
+    Parameters
+    ----------
+    init : as for :func:`initialise`
+    valid, test : with their contents
+    """
+    name, known = Path(init).name, _known_to(init)
+    for split, patches, parts in (("validation", valid, ("train",)), ("test", test, ("train", "valid"))):
+        counts = {} if known is None or patches is None or patches.contents is None else known.count(patches.contents)
+        for part in parts:
+            if patches is not None and (count := counts.get(part)):
+                told = LEAKS[part].format(f"{count:,} of these {len(patches):,} patches")
+                logger.warning("--init %s, patches of the %s split: %s", name, split, told)
+    if not _says_all(init):
+        logger.warning("--init %s: %s", name, UNKNOWN.format("it"))
+
+
+def _is_model(init: str | Path) -> bool:
+    """Tell whether initial weights are those of a model file of wsi-meta."""
+    return str(init) not in NO_FILES and not holds_pickle(Path(init)) and CARD_KEY in read_metadata(Path(init))
+
+
+def _known_to(init: str | Path) -> KnownPatches | None:
+    return None if str(init) in NO_FILES else known_to_weights(Path(init))
+
+
+def _says_all(init: str | Path) -> bool:
+    """Tell whether all patches that initial weights were made with are known. Weights of others say nothing, nor need they."""
+    if not _is_model(init):
+        return True
+    known = _known_to(init)
+    return known is not None and {"train", "valid"} <= set(known.marks) and read_card(init).training.get("init_known", True)
 
 
 def _download_imagenet() -> dict[str, torch.Tensor]:

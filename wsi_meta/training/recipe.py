@@ -17,7 +17,7 @@ from wsi_meta.inference.options import InferenceOptions
 from wsi_meta.models.model import model_path
 from wsi_meta.outputs.paths import as_path
 
-__all__ = ["RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
+__all__ = ["CHOICES", "RECIPES", "Augmentation", "Recipe", "TrainOptions", "initial_file"]
 
 _LIMITS = {
     "epochs": (1, math.inf),
@@ -49,14 +49,14 @@ _LIMITS = {
     "blur": (0, 1),
     "jpeg": (0, 1),
 }
-_CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm": ("adapt", "frozen")}
+CHOICES = {"freeze": ("none", "stem", "layer1", "layer2", "layer3"), "batchnorm": ("adapt", "frozen")}
 
 
 def _check(settings: Augmentation | Recipe) -> None:
     """Raise an OptionsError for settings that no training can use."""
     for name, value in vars(settings).items():
-        if name in _CHOICES:
-            one_of(name, value, _CHOICES[name])
+        if name in CHOICES:
+            one_of(name, value, CHOICES[name])
         least, most = _LIMITS.get(name, (-math.inf, math.inf))
         if name in _LIMITS:
             number(name, value, f"at least {least}" if math.isinf(most) else f"{least} to {most}", least=least, most=most)

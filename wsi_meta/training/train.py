@@ -19,7 +19,7 @@ from wsi_meta.files.locks import locked
 from wsi_meta.inference.options import compiler_variables
 from wsi_meta.inference.torch_settings import own_modes
 from wsi_meta.models.card import read_card
-from wsi_meta.models.known_patches import KnownPatches
+from wsi_meta.models.known_patches import read_known_patches
 from wsi_meta.models.model import save_model
 from wsi_meta.models.preprocessing import Preprocessing
 from wsi_meta.models.weights import read_weights
@@ -40,7 +40,7 @@ from wsi_meta.training.contact_sheet import contact_sheet_path
 from wsi_meta.training.distributed import Processes, joined_processes
 from wsi_meta.training.epochs import Job, Outcome, Parts, Run, card_facts, train_epochs
 from wsi_meta.training.history import Epoch, check_outputs, curves_path, is_finished, read_history, turned
-from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of
+from wsi_meta.training.initial_weights import Start, build_seeded, idle_settings, initialise, input_of, warn_of_known
 from wsi_meta.training.learner import choose_precision
 from wsi_meta.training.mosaics import mosaic_side
 from wsi_meta.training.recipe import Recipe, TrainOptions, initial_file
@@ -150,7 +150,7 @@ def run_training(
     ):
         job = Job(out, recipe, replace(options, progress=options.progress and processes.first), processes, parts)
         _check_batches(job)
-        train_set, valid_set = _open_checked(job, data)
+        train_set, valid_set = _open_checked(job, data, init)
         precision = choose_precision(options.precision, processes.device, recipe.pictures(len(train_set)))
         preprocessing = input_of(init, train_set)
         validation = parts.make_validation(
@@ -228,7 +228,7 @@ def _load_start(job: Job, init: str | Path, preprocessing: Preprocessing) -> Sta
     return start
 
 
-def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Patches, Patches]:
+def _open_checked(job: Job, data: str | Path | Sequence[str | Path], init: str | Path) -> tuple[Patches, Patches]:
     """Open training and validation patches; the first process reads each of them once before the first step."""
     recipe, options, found = job.recipe, job.options, open_patches(data)
     train_set, valid_set = split_for_training(found, fraction=recipe.valid_fraction, seed=recipe.seed, tell=job.processes.first)
@@ -239,6 +239,7 @@ def _open_checked(job: Job, data: str | Path | Sequence[str | Path]) -> tuple[Pa
         note(checked.summary, enabled=options.progress)
         train_set, valid_set = checked.train, checked.valid
         warn_of_few(valid_set, f"{tell_folders(data)}: validation")
+        warn_of_known(init, valid_set, checked.test)
     train_set, valid_set = job.processes.share((train_set, valid_set))
     _refuse_too_few(train_set, valid_set, recipe)
     return train_set, valid_set
@@ -281,8 +282,7 @@ def _fit_to_int8(job: Job, outcome: Outcome, train_set: Patches, validation: Val
         state, card = read_weights(job.out), read_card(job.out)
         if card.int8_ranges is None:
             state, card, logits = validation.finished(state, card, train_set)
-            contents = {"train": train_set.contents, "valid": validation.patches.contents}
-            save_model(job.out, state, card, known_patches=KnownPatches.of(contents))
+            save_model(job.out, state, card, known_patches=read_known_patches(job.out))
         else:
             logits = validation.logits(state)
     logits = job.processes.share(logits)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wsi_meta.heatmaps.record import ScanRecord
-from wsi_meta.pictures.colours import VEIL, layer_style
+from wsi_meta.pictures.colours import layer_style, veil_of
 
 __all__ = ["layer_colours", "veil_colours"]
 
@@ -43,9 +43,9 @@ def _colours(colour_map: str, top: float, opaque: float, label: str) -> dict[str
     return {"table": np.asarray(colours).tobytes().hex(), "top": top, "opaque": opaque, "label": label}
 
 
-def veil_colours() -> dict[str, dict[str, Any]]:
+def veil_colours(record: ScanRecord) -> dict[str, dict[str, Any]]:
     """Return colour (CSS) and words of each status that has no value, by its number."""
-    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in VEIL.items()}
+    return {str(int(state)): {"colour": _css(colour), "words": words} for state, (colour, words) in veil_of(record).items()}
 
 
 def _css(colour: tuple[float, float, float, float]) -> str:

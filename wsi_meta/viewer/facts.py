@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from wsi_meta.errors import WsiMetaError
 from wsi_meta.heatmaps.lesions import default_threshold
 from wsi_meta.heatmaps.regions import at_least, largest_lesion
-from wsi_meta.heatmaps.scoring import format_score, kept_lesions, none_found
+from wsi_meta.heatmaps.scoring import kept_lesions, none_found
 from wsi_meta.heatmaps.store import Heatmap, Status
+from wsi_meta.pictures.window import UNSEEN_WORDS
 from wsi_meta.viewer.colours import layer_colours, veil_colours
 from wsi_meta.viewer.shown_map import HIGHEST, NO_VALUE, TOP_STEP, layers_of
-from wsi_meta.words import format_threshold, one_line, printable
-from wsi_meta.worklist.page import reason_of, slide_name
+from wsi_meta.words import format_score, format_threshold, one_line, printable
+from wsi_meta.worklist.page import reason_of, row_name
 
 if TYPE_CHECKING:
     from wsi_meta.heatmaps.record import ScanRecord, ScanResult
@@ -63,7 +64,7 @@ def map_facts(state: MapState) -> dict[str, Any]:
         "layers": [
             {"name": layer, "highest": HIGHEST[layer], **layer_colours(heatmap.record, layer)} for layer in layers_of(heatmap)
         ],
-        "veil": veil_colours(),
+        "veil": veil_colours(heatmap.record),
         "status": {str(int(status)): status.name.lower() for status in Status},
         "threshold": default_threshold(heatmap),
         "thresholds": heatmap.record.model.thresholds,
@@ -74,15 +75,15 @@ def map_facts(state: MapState) -> dict[str, Any]:
 
 
 def slide_facts(tiles: SlideTiles | None, told: str) -> dict[str, Any]:
-    """Return where the slide's tiles are, and which file it is; without `tiles` why there is none."""
+    """Return where the slide's tiles are, which file it is, whether all could be read; without `tiles` why there is none."""
     if tiles is None:
-        return {"mark": None, "told": told, "levels": []}
+        return {"mark": None, "told": told, "levels": [], "unread": False, "unread_words": ""}
     levels = [
         {"downsample": level.downsample, "width": level.width, "height": level.height}
         | {"tile_width": level.tile_width, "tile_height": level.tile_height}
         for level in tiles.levels
     ]
-    return {"mark": tiles.mark, "told": told, "levels": levels}
+    return {"mark": tiles.mark, "told": told, "levels": levels, "unread": tiles.unread, "unread_words": UNSEEN_WORDS}
 
 
 def list_facts(store: ShelvedStore) -> dict[str, Any]:
@@ -94,26 +95,28 @@ def list_facts(store: ShelvedStore) -> dict[str, Any]:
     except (WsiMetaError, OSError) as error:
         return facts | {"problem": one_line(error).removeprefix(f"{store.path}: "), "state": "damaged", "lesions": ""}
     result = record.result
-    state = "not finished" if result is None else "complete" if result.complete else "incomplete"
+    state = record.why_incomplete if result is None else "complete" if result.complete else "incomplete"
     found = (kept_lesions(heatmap) or {}).get("found", [])
-    largest, none = largest_lesion(found), none_found(record)
     return facts | {
         "score": None if result is None else result.score,
         "told": "" if result is None or result.score is None else _told(result.score, result),
         "state": state,
-        "lesions": f"{len(found)}, largest: {at_least(largest['size_class'], cut=largest['cut'])}"
-        if largest
-        else none
-        if result
-        else "",
+        "lesions": _lesions_in_words(record, found),
         "verdict": record.verdict.summary if record.verdict else "",
         "mm": f"{record.slide.width * record.slide.mpp / 1000:.1f} x {record.slide.height * record.slide.mpp / 1000:.1f}",
     }
 
 
+def _lesions_in_words(record: ScanRecord, found: list[dict[str, Any]]) -> str:
+    """Return how many lesions there are and how large; empty where none is known of a scan that has not ended."""
+    if largest := largest_lesion(found):
+        return f"{len(found)}, largest: {at_least(largest['size_class'], cut=largest['cut'])}"
+    return none_found(record) if record.result else ""
+
+
 def left_out_facts(row: Row) -> dict[str, Any]:
     """Return a line of the list of heatmaps for a slide that has none: its name, and why as its ``problem``."""
-    return {"name": slide_name(row), "problem": reason_of(row), "score": None}
+    return {"name": row_name(row), "problem": reason_of(row), "score": None}
 
 
 def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
@@ -128,7 +131,7 @@ def _groups(heatmap: Heatmap) -> list[tuple[str, Lines]]:
 
 def _progress(heatmap: Heatmap) -> Lines:
     left, blocks = len(heatmap.open_blocks(heatmap.status)), len(heatmap.grid.blocks())
-    return [("Scan", "not finished"), ("Left", f"{left} of {blocks} blocks")]
+    return [("Complete", f"no, {heatmap.record.why_incomplete}"), ("Left", f"{left} of {blocks} blocks")]
 
 
 def _result(record: ScanRecord) -> Lines:
@@ -138,8 +141,7 @@ def _result(record: ScanRecord) -> Lines:
     lines = [("Slide score", _told(result.score, result))]
     if result.fitted_score is not None:
         lines.append(("Fitted score", _told(result.fitted_score["score"], result)))
-    missing = result.cells.get("unreadable", 0)
-    lines.append(("Complete", "yes" if result.complete else f"no, {missing:,} cells could not be read"))
+    lines.append(("Complete", "yes" if result.complete else f"no, {record.why_incomplete}"))
     if record.verdict is not None:
         lines.append(("Quality", record.verdict.explained))
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from wsi_meta.viewer.corrections import Corrections, read_corrections, write_cor
 from wsi_meta.viewer.facts import left_out_facts, list_facts, map_facts, slide_facts, slide_scanned
 from wsi_meta.viewer.guard import HEADERS, Gate
 from wsi_meta.viewer.shelf import Shelf, ShownStore
-from wsi_meta.viewer.shown_map import version_of
+from wsi_meta.viewer.shown_map import MapState, version_of
 from wsi_meta.words import one_line
 
 __all__ = ["Desk", "make_application"]
@@ -28,6 +29,8 @@ Answer = TypeVar("Answer")
 
 KEY, NUMBER = "([0-9a-f]{12})", r"(\d{1,6})"
 """How a store and a number stand in a link."""
+GROWN = 412
+"""The answer where an older version of a map is asked for: a page then asks for all anew. Every other failure it tells."""
 FOREVER = "private, max-age=31536000, immutable"
 """For what a link with another mark would name if it changed."""
 THRESHOLD = r"(\d\.?\d{0,25}(?:e-\d{1,3})?)"
@@ -119,6 +122,12 @@ class _Handler(RequestHandler):
     async def shown(self, key: str, record: ScanRecord | None = None) -> ShownStore:
         return await self.in_thread(lambda: self.desk.shelf.show(key, record))
 
+    async def state_of(self, key: str, version: str) -> MapState:
+        """Return a map in the version of the facts that a page has."""
+        if (state := (await self.shown(key)).map.state_of(version)) is None:
+            raise HTTPError(GROWN, reason="The map has grown")
+        return state
+
     def send(self, body: bytes | str, kind: str, *, mark: str | None = None, forever: bool = False) -> None:
         """Answer with a body; `mark` names its content, so that a browser that has it is told so."""
         self.set_header("Content-Type", kind)
@@ -157,17 +166,16 @@ class Nothing(_Handler):
 
 class Front(_Handler):
     async def get(self) -> None:
-        stores = self.desk.shelf.stores
-        if not await self.in_thread(lambda: self.desk.shelf.has_list):
-            self.redirect(f"/s/{next(iter(stores))}")
+        shelf = self.desk.shelf
+        if alone := await self.in_thread(lambda: None if shelf.has_list else next(iter(shelf.stores), None)):
+            self.redirect(f"/s/{alone}")
         else:
             self.send(self.desk.assets.list_page, "text/html; charset=utf-8")
 
 
 class Page(_Handler):
-    def get(self, key: str) -> None:
-        if key not in self.desk.shelf.stores:
-            raise HTTPError(404, reason="There is no such heatmap")
+    async def get(self, key: str) -> None:
+        await self.in_thread(lambda: self.desk.shelf.find(key))
         self.send(self.desk.assets.map_page, "text/html; charset=utf-8")
 
 
@@ -176,8 +184,8 @@ class List(_Handler):
         shelf = self.desk.shelf
         stores = await self.in_thread(lambda: [list_facts(store) for store in shelf.stores.values()])
         left_out = await self.in_thread(lambda: [left_out_facts(row) for row in shelf.left_out()])
-        has_report = await self.in_thread(lambda: shelf.report() is not None)
-        self.send(json.dumps({"stores": stores, "left_out": left_out, "report": has_report}), "application/json")
+        facts = {"stores": stores, "left_out": left_out, "report": await self.in_thread(shelf.report) is not None}
+        self.send(json.dumps(facts), "application/json")
 
 
 class MapFacts(_Handler):
@@ -192,27 +200,25 @@ class MapFacts(_Handler):
 class Version(_Handler):
     async def get(self, key: str) -> None:
         shown = await self.shown(key)
-        self.send(json.dumps({"version": await self.in_thread(lambda: version_of(shown.map.path))}), "application/json")
+        version, unread = (
+            await self.in_thread(lambda: version_of(shown.map.path)),
+            shown.tiles is not None and shown.tiles.unread,
+        )
+        self.send(json.dumps({"version": version, "unread": unread}), "application/json")
 
 
 class Map(_Handler):
     async def get(self, key: str, version: str) -> None:
-        shown = await self.shown(key)
-        state = await self.in_thread(shown.map.state)
-        if state.version != version:
-            raise HTTPError(409, reason="The map has grown")
+        state = await self.state_of(key, version)
         self.set_header("Content-Encoding", "gzip")
         self.send(state.packed, "application/octet-stream", mark=version)
 
 
 class Lesions(_Handler):
     async def get(self, key: str, version: str, asked: str) -> None:
-        shown = await self.shown(key)
         if not 0 < float(asked) <= 1:
             raise HTTPError(400, reason="A threshold is more than 0 and at most 1")
-        state = await self.in_thread(shown.map.state)
-        if state.version != version:
-            raise HTTPError(409, reason="The map has grown")
+        state = await self.state_of(key, version)
         threshold = state.nearest_threshold(float(asked))
         found = await self.in_thread(lambda: json.dumps(state.lesions(threshold)))
         self.send(found, "application/json", mark=f"{version}-{threshold!r}")
@@ -266,6 +272,9 @@ class Report(_Handler):
 
 
 class Thumbnail(_Handler):
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:  # noqa: ARG002  (tornado names it)
+        return os.fsdecode(value)  # a file's name may be no UTF-8
+
     async def get(self, name: str) -> None:
         found = await self.in_thread(lambda: self.desk.shelf.thumbnail(name))
         if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from typing import Any
 from wsi_meta.errors import OutputExistsError
 from wsi_meta.outputs.checks import check_folder
 from wsi_meta.outputs.writing import written_folder
+from wsi_meta.pictures.window import UNSEEN_WORDS
 from wsi_meta.viewer.assets import NAMES, fill_page
 from wsi_meta.viewer.facts import map_facts, slide_facts
 from wsi_meta.viewer.shelf import ShownStore
 from wsi_meta.viewer.shown_map import MapState
 from wsi_meta.viewer.slide_tiles import SlideTiles
+from wsi_meta.words import printable
 
 __all__ = ["check_saved_page", "save_page"]
+
+logger = logging.getLogger("wsi_meta")
 
 LONGEST_PX = 8192
 """Longer side of the finest level that is written: some 2,000 tiles of 256 px, 30 MB."""
@@ -48,6 +53,8 @@ def save_page(shown: ShownStore, folder: Path) -> Path:
     OutputExistsError, OutputPathError
     """
     check_saved_page(folder)
+    if shown.tiles is None:
+        logger.warning("%s; the page shows the map alone", shown.slide_told)
     with written_folder(folder) as made:
         _fill(made, shown)
     return folder / "index.html"
@@ -58,6 +65,10 @@ def _fill(made: Path, shown: ShownStore) -> None:
     (made / "assets").mkdir(parents=True)
     if shown.tiles is not None:
         levels = _write_tiles(made / "tiles", shown.tiles)
+        if shown.tiles.unread:
+            logger.warning(
+                "%s: %s in places, which are striped in the page; copy the slide again", shown.slide_told, UNSEEN_WORDS
+            )
     source = files("wsi_meta.viewer") / "static"
     for name in NAMES:
         (made / "assets" / name).write_bytes((source / name).read_bytes())
@@ -70,7 +81,10 @@ def _fill(made: Path, shown: ShownStore) -> None:
 
 def _data(shown: ShownStore, state: MapState, levels: int) -> dict[str, Any]:
     facts = map_facts(state)
-    slide = slide_facts(shown.tiles, Path(shown.slide_told).name if shown.tiles else shown.slide_told)
+    name = printable(state.heatmap.record.slide.file)
+    slide = slide_facts(
+        shown.tiles, Path(shown.slide_told).name if shown.tiles else f"{name}: the slide is not part of this page"
+    )
     slide["levels"] = slide["levels"][:levels]
     points = sorted({*state.heatmap.record.model.thresholds.values(), *THRESHOLDS})
     return {

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError, WsiMetaError
-from wsi_meta.files.address import SlidePath
-from wsi_meta.heatmaps.inspection import stores_at
+from wsi_meta.files.address import SlidePath, name_in
 from wsi_meta.heatmaps.lesions import default_threshold
+from wsi_meta.heatmaps.ownership import is_heatmap_path, stores_in
 from wsi_meta.heatmaps.record import ScanRecord
 from wsi_meta.heatmaps.scanned_slide import open_as_scanned
-from wsi_meta.outputs.paths import as_path, real_path
+from wsi_meta.outputs.paths import real_path
 from wsi_meta.viewer.shown_map import ShownMap
 from wsi_meta.viewer.slide_tiles import KeptTiles, SlideTiles
 from wsi_meta.words import one_line, printable
 from wsi_meta.worklist.slide_places import given_slide, slide_places
-from wsi_meta.worklist.table import Row, name_in, open_table
+from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.worklist import read_page, read_thumbnail
 
-__all__ = ["Shelf", "ShelvedStore", "ShownStore", "find_stores", "folders_of_stores"]
+__all__ = ["Shelf", "ShelvedStore", "ShownStore", "folders_of_stores"]
 
 OPEN_STORES = 8
 """Stores that are open at the same time; a folder may hold hundreds."""
@@ -64,20 +64,34 @@ class Shelf:
     ----------
     stores : paths of heatmap stores
     slide : the slide of a single store, or a folder of slides; None looks for them
-    folders : whose tables tell of slides without a heatmap
+    folders : whose stores come and go, and whose tables tell of slides without a heatmap
     """
 
     def __init__(self, stores: Sequence[Path], slide: SlidePath | None = None, folders: Sequence[Path] = ()) -> None:
-        self.stores = {key: ShelvedStore(key, path) for path in stores for key in [_key(path)]}
+        inside = {real_path(folder) for folder in folders}
+        self._alone = [path for path in stores if real_path(path.absolute().parent) not in inside]
         self._slide, self._folders = slide, folders
+        self._known: dict[str, ShelvedStore] = {}
         self._kept = KeptTiles()
         self._open: OrderedDict[str, ShownStore] = OrderedDict()
         self._opening = threading.Lock()
 
     @property
+    def stores(self) -> dict[str, ShelvedStore]:
+        """The stores that there are now, by key: those of the folders, and others that were given by themselves."""
+        found = [*(store for folder in self._folders for store in stores_in(folder)), *self._alone]
+        now = {key: ShelvedStore(key, path) for path in found for key in [_key(path)]}
+        self._known.update(now)
+        return now
+
+    def find(self, key: str) -> ShelvedStore:
+        """Return a store by its key, also one that was there and is gone; KeyError where there never was one."""
+        return self._known.get(key) or self.stores[key]
+
+    @property
     def folder(self) -> Path | None:
         """The one folder that all stores lie in; None where there are several."""
-        folders = {store.path.absolute().parent for store in self.stores.values()}
+        folders = {path.absolute() for path in (*self._folders, *(store.parent for store in self._alone))}
         return folders.pop() if len(folders) == 1 else None
 
     def show(self, key: str, record: ScanRecord | None = None) -> ShownStore:
@@ -94,7 +108,7 @@ class Shelf:
             when there is none of that key.
         HeatmapError
         """
-        store = self.stores[key]
+        store = self.find(key)
         with self._opening:
             before = self._open.get(key)
             if before is None or (record is not None and not before.has_slide_of(record)):
@@ -110,9 +124,9 @@ class Shelf:
 
     def prepare(self) -> None:
         """Find the lesions of a single store before a page asks for them: the first search imports what it needs."""
-        if len(self.stores) == 1:
+        if len(stores := self.stores) == 1:
             with suppress(WsiMetaError, OSError):
-                state = self.show(next(iter(self.stores))).map.state()
+                state = self.show(next(iter(stores))).map.state()
                 state.lesions(round(default_threshold(state.heatmap), 3))
 
     def left_out(self) -> list[Row]:
@@ -131,7 +145,7 @@ class Shelf:
     @property
     def has_list(self) -> bool:
         """Whether there is more to choose from than one map, or more to tell."""
-        return len(self.stores) > 1 or bool(self.left_out())
+        return len(self.stores) != 1 or bool(self.left_out())
 
     def report(self) -> bytes | None:
         """Return the worklist page of the stores' folder; None where there is none of ours."""
@@ -164,21 +178,9 @@ class Shelf:
         return None, told or f"{name}: not at hand; put the slide beside the heatmap, or pass it with --slide"
 
 
-def find_stores(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the heatmap stores at some paths: stores, or folders of them.
-
-    Raises
-    ------
-    HeatmapError
-        when a path does not exist, or a folder holds no store.
-    """
-    found = [store for path in paths for store in stores_at(as_path("heatmap", path))]
-    return list({real_path(store): store for store in found}.values())
-
-
 def folders_of_stores(paths: Sequence[str | Path]) -> list[Path]:
     """Return those of some paths that are folders of stores."""
-    return [Path(path) for path in paths if stores_at(Path(path)) != [Path(path)]]
+    return [Path(path) for path in paths if not is_heatmap_path(Path(path))]
 
 
 def _candidates(store: Path, record: ScanRecord, given: SlidePath | None) -> Iterator[SlidePath]:

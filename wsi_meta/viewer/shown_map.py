@@ -115,16 +115,25 @@ class ShownMap:
                 self._state = _read(self.path)
             return self._state
 
+    def state_of(self, version: str) -> MapState | None:
+        """Return the store as :meth:`state` read it last, where that is a version: all that a page shows is of one time.
+
+        None where it was read again meanwhile. Nothing is read here, so this also answers of a store that is damaged by now.
+        """
+        kept = self._state
+        return kept if kept.version == version else None
+
 
 def version_of(path: Path) -> str:
-    """Return a short text that changes with a store: with its record, and with each block that is done."""
+    """Return a short text that changes with a store: with its record, and with each file of its cells' arrays."""
     digest = hashlib.sha256()
-    for file in (path / "zarr.json", *sorted(_files(path / "status" / "c"))):
+    for file in (path / "zarr.json", *sorted(_files(path))):
         try:
             found = file.stat()
         except (FileNotFoundError, NotADirectoryError):  # gone between the listing and now, or no store
             continue
-        digest.update(f"{file.name} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{name} {found.st_ino} {found.st_size} {found.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -161,14 +170,23 @@ def _steps(values: NDArray[np.float32], highest: float) -> NDArray[np.uint16]:
     return np.where(np.isfinite(values), steps, NO_VALUE).astype("<u2")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of an array's chunks, which lie two folders deep."""
+def _files(store: Path) -> Iterator[Path]:
+    """Yield the files of the chunks of a store's arrays of cells, as ``0/c/ROW/COL``; coarser levels lie in groups."""
+    rows = (row for array in _folders(store) for row in _folders(f"{array}/c"))
+    for row in rows:
+        yield from (Path(entry.path) for entry in _entries(row) if not entry.name.endswith(".partial"))
+
+
+def _folders(folder: str | Path) -> list[str]:
+    return [entry.path for entry in _entries(folder) if entry.is_dir()]
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
-        for row in list(os.scandir(folder)):
-            if row.is_dir():
-                yield from (Path(entry.path) for entry in os.scandir(row.path) if not entry.name.endswith(".partial"))
+        with os.scandir(folder) as found:
+            return list(found)
     except (FileNotFoundError, NotADirectoryError):  # no block yet, the store is being replaced, or is none
-        return
+        return []
 
 
 def _shown(lesion: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsi_meta.readers.levels import SAME_SCALE_PX
 from wsi_meta.readers.reader import UnreadableRegionError
 from wsi_meta.readers.tile_cache import TileCache
 from wsi_meta.slides.resampling import average_area
@@ -20,8 +21,6 @@ __all__ = ["KeptTiles", "SlideTiles", "TileLevel"]
 
 COMMON_TILE_PX, SMALLEST_TILE_PX, LARGEST_TILE_PX = 512, 128, 2048
 """Side of a tile that is made here, and the limits of a stored one's for it to be a tile here: a file may store strips."""
-SAME_SCALE_PX = 0.25
-"""A stored level is shown as it is when at its far end it is off by less than this."""
 JPEG_QUALITY = 85
 PIXEL_BYTES, JPEG_BYTES = 128 << 20, 192 << 20
 """Bytes of tiles that are kept as pixels, for averages of them, and as JPEG."""
@@ -99,6 +98,12 @@ class SlideTiles:
         self.slide, self._kept = slide, kept
         self.mark = slide.fingerprint()[:16]
         self.levels = _plan(slide)
+        self._unread: set[tuple[int, int, int]] = set()
+
+    @property
+    def unread(self) -> bool:
+        """Whether a tile that was sent shows stripes for pixels that could not be read."""
+        return bool(self._unread)
 
     def jpeg(self, level: int, col: int, row: int) -> tuple[bytes, bool]:
         """Return a tile as JPEG, and whether a part of it could not be read: that is tried again by the next call.
@@ -116,9 +121,12 @@ class SlideTiles:
         self._level(level).window(col, row)  # before room is kept for it
         key = self.mark, level, col, row
         try:
-            return self._kept.jpegs.get(key, lambda: _encode(self._whole(level, col, row))).tobytes(), False
+            sent = self._kept.jpegs.get(key, lambda: _encode(self._whole(level, col, row))).tobytes()
         except _DamagedError as made:
+            self._unread.add(key[1:])
             return _encode(made.pixels).tobytes(), True
+        self._unread.discard(key[1:])
+        return sent, False
 
     def pixels(self, level: int, col: int, row: int) -> tuple[NDArray[np.uint8], bool]:
         """Return a tile, uint8 (height, width, 3), and whether a part of it could not be read, which is striped grey.
@@ -194,7 +202,7 @@ def _plan(slide: Slide) -> tuple[TileLevel, ...]:
 
 
 def _stored_level(slide: Slide, downsample: int, side: int) -> int | None:
-    """Return the level of the file that has a downsample, to a quarter pixel over its longer side."""
+    """Return the level of the file that has a downsample, as near as for pixels that are read, over its longer side."""
     for level, factor in enumerate(slide.level_downsamples):
         if level not in slide.levels_left_out and abs(downsample / factor - 1) * side < SAME_SCALE_PX:
             return level
@@ -209,6 +217,7 @@ def _encode(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _stripes(height: int, width: int) -> NDArray[np.uint8]:
+    """Return stripes that fall to the right: those over cells without a value rise."""
     rows, cols = np.ogrid[:height, :width]
-    grey = np.where((rows + cols) // STRIPE_PX % 2, STRIPE, GAP).astype(np.uint8)
+    grey = np.where((rows - cols) // STRIPE_PX % 2, STRIPE, GAP).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

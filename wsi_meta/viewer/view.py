@@ -10,9 +10,10 @@ from pathlib import Path
 
 from wsi_meta.errors import OptionsError, truth
 from wsi_meta.files.address import Address, slide_path
+from wsi_meta.heatmaps.inspection import stores_at
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.viewer.saved_page import check_saved_page, save_page
-from wsi_meta.viewer.shelf import Shelf, find_stores, folders_of_stores, refuse_another
+from wsi_meta.viewer.shelf import Shelf, folders_of_stores, refuse_another
 from wsi_meta.worklist.slide_places import refuse_one_slide
 
 __all__ = ["view"]
@@ -55,7 +56,7 @@ def view(
         when `static` cannot be written.
     """
     static, browser = None if static is None else as_path("static", static), truth("browser", browser)
-    found = find_stores(stores)
+    found = stores_at(*stores)
     given = None if slide is None else slide_path(slide)
     refuse_one_slide(given, len(found))
     if static is not None:

@@ -17,10 +17,10 @@ from wsi_meta.challenges.cohort import match_slide
 from wsi_meta.challenges.froc import FALSE_POSITIVES, FrocCurve, SlideHits, froc_curve, froc_interval
 from wsi_meta.errors import WsiMetaError
 from wsi_meta.evaluation.roc import delong
-from wsi_meta.files.address import from_file_uri
+from wsi_meta.files.address import from_file_uri, name_in
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.words import one_line, some_of
-from wsi_meta.worklist.table import Row, name_in
+from wsi_meta.worklist.table import Row
 
 __all__ = ["CohortAgreement", "CohortAuc", "CohortFroc", "judge_rows"]
 
@@ -161,6 +161,6 @@ def _hits(folder: Path, name: str, row: Row) -> SlideHits:
     extent = record.slide.width, record.slide.height
     if drawn is not None and drawn.suffix.lower() in OUTLINE_ENDINGS:
         bounds = record.slide.bounds
-        outlines = read_annotations(drawn, origin=(bounds.x, bounds.y) if bounds else (0, 0))
+        outlines = read_annotations(drawn, origin=bounds.corner if bounds else (0, 0))
         return match_slide(name, points, outlines, extent=extent).hits
     return match_slide(name, points, drawn, None, extent=extent).hits

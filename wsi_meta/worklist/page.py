@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from wsi_meta import __version__
 from wsi_meta.errors import SlideReadError
-from wsi_meta.files.address import from_file_uri, is_address
+from wsi_meta.files.address import from_file_uri, is_address, name_in, slide_name
 from wsi_meta.heatmaps.regions import NODE_OF_CLASS, at_least
 from wsi_meta.heatmaps.store import Status
 from wsi_meta.pictures.colours import COLOUR_MAP, VEIL
@@ -20,12 +20,12 @@ from wsi_meta.quality.verdict import LIMITS, MEANINGS, NO_TISSUE, OK
 from wsi_meta.words import duration, format_probability, printable
 from wsi_meta.worklist.cohort_agreement import CohortAgreement, CohortFroc, judge_rows
 from wsi_meta.worklist.patients import find_patients
-from wsi_meta.worklist.table import Row, name_in
+from wsi_meta.worklist.table import Row
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["GENERATOR", "read_template", "reason_of", "render_page", "slide_name"]
+__all__ = ["GENERATOR", "read_template", "reason_of", "render_page", "row_name"]
 
 GENERATOR = "wsi-meta worklist"
 """The page's head contains this: a folder with another page is not ours."""
@@ -34,7 +34,7 @@ NOTHING, UNKNOWN, EMPTY = "nothing", "unknown", "empty"
 
 Not known: not all was read, or the table of an older version does not say.
 """
-NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned: no tissue found"}
+NONE = {NOTHING: "none found", UNKNOWN: "not known", EMPTY: "nothing scanned"}
 """What the table says of a slide without a lesion, by its kind."""
 UNLIKE = LIMITS["unlikeness"].word
 DASH = "\N{EN DASH}"
@@ -64,7 +64,7 @@ def render_page(
     running : how many slides a run that goes on has done, and has in all; None where none goes on
     template : from :func:`read_template`; None reads it
     """
-    names = [slide_name(row) for row in rows]
+    names = [row_name(row) for row in rows]
     ranked = sorted(zip(rows, names, strict=True), key=lambda pair: (-_rank(pair[0]), pair[1]))
     shown = [_shown(row, name, pictures.get(name)) for row, name in ranked if row["score"] is not None or _kind(row) == EMPTY]
     failing = sorted((pair for pair in ranked if pair[0]["error"]), key=lambda pair: pair[0]["score"] is not None)
@@ -103,9 +103,9 @@ def read_template() -> Template:
     return templates.get_template("worklist.html")
 
 
-def slide_name(row: Row) -> str:
-    """Return a slide's name as its store has it, else as its file has it."""
-    return printable(Path(name_in(row["heatmap"] or row["slide"])).stem)
+def row_name(row: Row) -> str:
+    """Return the name of a row's slide as its store has it, else as a scan would name it."""
+    return printable(Path(name_in(row["heatmap"])).stem if row["heatmap"] else slide_name(Path(name_in(row["slide"]))))
 
 
 def _rank(row: Row) -> float:
@@ -135,7 +135,7 @@ def _lead(rows: Sequence[Row]) -> list[str]:
     if unknown:
         told.append(f"Whether there are lesions on {unknown:,} is not known.")
     if empty := sum(_kind(row) == EMPTY for row in rows):
-        told.append(f"On {empty:,} nothing was scanned, because no tissue was found.")
+        told.append(f"On {empty:,} nothing was scanned: no tissue was found, or the mask has none.")
     if unlike := sum(UNLIKE in str(row["verdict"]).split(", ") for row in scored):
         are, theirs = ("is", "its score and lesions") if unlike == 1 else ("are", "their scores and lesions")
         told.append(f"{unlike:,} of {len(scored):,} {are} unlike the training slides: {theirs} mean little.")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wsi_meta.errors import HeatmapError
-from wsi_meta.files.address import SlidePath, is_address
+from wsi_meta.files.address import SlidePath, is_address, name_in
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.effort import ScanEffort
 from wsi_meta.heatmaps.lesions import MEND_UNREAD
-from wsi_meta.heatmaps.ownership import is_store, stores_in
+from wsi_meta.heatmaps.ownership import NO_HEATMAP, is_store, stores_in
 from wsi_meta.heatmaps.regions import largest_lesion
 from wsi_meta.heatmaps.scanned_slide import is_scanned_slide
 from wsi_meta.heatmaps.scoring import kept_lesions
@@ -22,7 +22,7 @@ from wsi_meta.heatmaps.soundness import open_sound
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.paths import as_path
 from wsi_meta.words import one_line, printable
-from wsi_meta.worklist.table import COLUMNS, Row, from_here, name_in, open_table, whole
+from wsi_meta.worklist.table import COLUMNS, Row, from_here, open_table, whole
 from wsi_meta.worklist.worklist import renew_worklist
 
 __all__ = ["INCOMPLETE", "UNFINISHED", "add_row", "check_summary", "failed", "summarise", "summarise_folder"]
@@ -62,9 +62,9 @@ def summarise_folder(folder: str | Path) -> list[Row]:
         found = "a heatmap store" if is_store(folder) else "no such folder"
         raise HeatmapError(f"{folder}: {found}; expected a folder of heatmaps from 'wsi-meta scan' of several slides")
     before = open_table(folder).rows
-    stores = [store for store in stores_in(folder) if is_store(store)]
+    stores = stores_in(folder, warn=True)
     if not stores and not before:
-        raise HeatmapError(f"{folder}: no heatmap in this folder; expected stores that end in .zarr")
+        raise HeatmapError(f"{folder}: {NO_HEATMAP}")
     rows = [whole(row) for row in _rows_of(stores, before)]
     with locked(folder / "summary.csv", wait_s=WAIT_S):
         table = open_table(folder)
@@ -113,7 +113,7 @@ def add_row(folder: Path, row: Row, store: Path, source: SlidePath | None = None
 
 
 def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
-    """Return the summary's row for a scan that came to its end: a dict with :data:`wsi_meta.worklist.table.COLUMNS`.
+    """Return the summary's row for a scan, at its end or on its way: a dict with :data:`wsi_meta.worklist.table.COLUMNS`.
 
     Parameters
     ----------
@@ -121,12 +121,12 @@ def summarise(slide: str | SlidePath, heatmap: Heatmap) -> Row:
     """
     record, result = heatmap.record, heatmap.record.result
     if result is None:
-        return failed(slide, "not scanned to the end; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
+        return failed(slide, f"{record.why_incomplete}; scan again to continue", UNFINISHED) | {"heatmap": str(heatmap.root)}
     cells, kept = result.cells, kept_lesions(heatmap)
     found = kept["found"] if kept else None
     largest = largest_lesion(found or ())
     tissue = sum(cells.values()) - cells["background"]
-    error = f"{cells['unreadable']} cells could not be read; {MEND_UNREAD}" if cells["unreadable"] else None
+    error = f"{record.why_incomplete}; {MEND_UNREAD}" if cells["unreadable"] else None
     return (
         dict.fromkeys(COLUMNS)
         | {

@@ -21,12 +21,12 @@ from typing import Any
 
 from wsi_meta import __version__
 from wsi_meta.errors import OutputExistsError, OutputPathError
-from wsi_meta.files.address import from_file_uri, is_address, portable
+from wsi_meta.files.address import from_file_uri, is_address, name_in, portable
 from wsi_meta.outputs.paths import cannot_be_written
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import printable, some_of
 
-__all__ = ["COLUMNS", "Row", "Table", "from_here", "name_in", "open_table", "whole"]
+__all__ = ["COLUMNS", "Row", "Table", "from_here", "open_table", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +145,6 @@ def from_here(slide: str) -> str:
     if slide.startswith("/") and "//" not in slide and "/." not in slide:
         return slide  # as this version writes it: thousands of rows are asked for each that is added
     return slide if is_address(slide) else printable(str(Path(from_file_uri(slide)).absolute()))
-
-
-def name_in(path: str) -> str:
-    """Return the name of a file or folder that a row names, as the disk has it; tables of before hold it as it is shown."""
-    return Path(from_file_uri(path)).name
 
 
 HEAD = '{"made_by": "wsi-meta '

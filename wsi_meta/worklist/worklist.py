@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from wsi_meta.errors import OutputExistsError, WsiMetaError
-from wsi_meta.files.address import SlidePath
+from wsi_meta.files.address import SlidePath, name_in
 from wsi_meta.files.locks import locked
 from wsi_meta.heatmaps.store import Heatmap
 from wsi_meta.outputs.writing import written_whole
 from wsi_meta.words import first_line, one_line, printable
 from wsi_meta.worklist.page import GENERATOR, read_template, render_page
-from wsi_meta.worklist.table import Row, name_in, open_table
+from wsi_meta.worklist.table import Row, open_table
 from wsi_meta.worklist.thumbnails import make_thumbnail
 
 if TYPE_CHECKING:

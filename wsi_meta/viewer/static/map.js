@@ -6,8 +6,9 @@
   const view = { layer: "probability", opacity: 0.7, threshold: 0.5, shown: true, outlined: true, hidden: true, selected: null };
   const over = document.createElement("canvas");
   const veil = document.createElement("canvas");
-  let facts, values, viewer, picture, masks, found, outlines, corrections, told = "";
-  let wanted = 0;
+  const GROWN = 412; // the server's answer where the map is another one by now
+  let facts, values, viewer, picture, masks, found, outlines, corrections, told = "", trouble = "";
+  let wanted = 0, next;
 
   // ---- drawing ------------------------------------------------------------------------------------------------------
 
@@ -59,13 +60,19 @@
     context.setLineDash([]);
   };
 
+  // The numbers of the largest lesions, as far as they find room: closer, more of them do.
   const drawNumbers = (context, { left, top, scale }, ratio) => {
+    if (Math.min(facts.grid.width, facts.grid.height) * scale < 48) return; // they would hide the map, as overlay says
+    const written = [];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.font = "600 12px system-ui, sans-serif";
     context.lineJoin = "round";
     for (const lesion of found.lesions.slice(0, 60)) {
       const x = (lesion.corner[0] - left) * scale + 4;
       const y = (lesion.corner[1] - top) * scale + 4;
+      const box = { left: x - 2, top: y - 11, right: x + 2 + context.measureText(lesion.lesion).width, bottom: y + 3 };
+      if (written.some((one) => box.left < one.right && box.right > one.left && box.top < one.bottom && box.bottom > one.top)) continue;
+      written.push(box);
       context.strokeStyle = "rgba(255,255,255,.95)";
       context.lineWidth = 3.5;
       context.strokeText(lesion.lesion, x, y);
@@ -167,10 +174,11 @@
   const inWords = WsiMeta.threshold;
 
   // One of the model's own as it is, any other in thousandths: the server finds lesions at no others.
-  const ownOrRounded = (threshold) =>
-    Object.values(facts.thresholds).includes(threshold) ? threshold : Math.max(1, Math.round(threshold * 1000)) / 1000;
+  const ownOrRounded = (threshold, { thresholds } = facts) =>
+    Object.values(thresholds).includes(threshold) ? threshold : Math.max(1, Math.round(threshold * 1000)) / 1000;
 
   const notice = (text) => {
+    if (text === told) return; // a reader of the screen would read it again
     told = text;
     byId("notice").textContent = text;
     byId("notice").hidden = !text;
@@ -222,11 +230,13 @@
     context.putImageData(image, 0, 0);
     byId("label").textContent = layer.label.replace(/ \(research use only\)/, "");
     byId("top").textContent = layer.top;
-    const legend = shownMasks().flatMap(({ name, colour, words }) => {
+    const legend = (view.shown ? shownMasks() : []).flatMap(({ name, colour, words }) => {
       const swatch = make("i", "", name);
       if (name === "background") swatch.style.background = colour;
       return [swatch, make("span", words)];
     });
+    if (facts.slide.unread) legend.push(make("i", "", "unread"), make("span", facts.slide.unread_words));
+    byId("veil").hidden = !legend.length;
     byId("veil").replaceChildren(...legend);
   };
 
@@ -237,7 +247,6 @@
     }
     for (const id of ["shown", "outlined", "hidden"]) byId(id).checked = view[id];
     document.querySelector("#layers select").value = view.layer;
-    byId("veil").hidden = !view.shown;
     byId("hidden").disabled = !WsiMeta.ofTumor(view.layer);
     showLayer();
   };
@@ -374,17 +383,13 @@
 
   // ---- data ---------------------------------------------------------------------------------------------------------
 
-  const loadLesions = async () => {
-    const mine = ++wanted;
-    try {
-      const answer = await source.lesions(facts.version, view.threshold);
-      if (mine !== wanted) return;
-      found = answer;
-    } catch (error) {
-      // 409: the map has grown; it is loaded again soon
-      if (mine === wanted && error.status !== 409) notice(`The lesions are not those of threshold ${inWords(view.threshold)}: ${error.message}`);
-      return;
-    }
+  // All that is shown is of one time: of the store as it was when its facts were asked for. Where not all of a later time can be
+  // had, what was shown stays, and the notice says why.
+
+  const reasonOf = (error) => (error.status === undefined ? "no answer from wsi-meta view; start it again and load this page anew" : error.message);
+
+  const takeLesions = (answer) => {
+    found = answer;
     outlines = new Path2D();
     for (const lesion of found.lesions) {
       WsiMeta.addRings(outlines, lesion.polygons);
@@ -398,31 +403,83 @@
     draw();
   };
 
-  const loadMap = async () => {
-    values = WsiMeta.unpack(facts, await source.map(facts.version));
+  const loadLesions = async () => {
+    const [mine, asked] = [++wanted, view.threshold];
+    try {
+      const answer = await source.lesions(facts.version, asked);
+      if (mine !== wanted) return;
+      unless("No lesions");
+      takeLesions(answer);
+    } catch (error) {
+      if (mine !== wanted) return;
+      if (error.status === GROWN) return look();
+      if (view.threshold === asked) setBack();
+      notice(`No lesions at threshold ${inWords(asked)}, shown are those of ${inWords(found.threshold)}: ${reasonOf(error)}`);
+    }
+  };
+
+  const setBack = () => {
+    view.threshold = found.threshold;
+    showControls();
+    paint();
+  };
+
+  const load = async (now) => {
+    const before = view.threshold;
+    const asked = before === facts.threshold ? now.threshold : ownOrRounded(before, now);
+    const [map, lesions] = await Promise.all([source.map(now.version), source.lesions(now.version, asked)]);
+    wanted++; // an answer about the map before is not waited for
+    facts = now;
+    values = WsiMeta.unpack(facts, map);
     masks = WsiMeta.paintMasks(facts, values);
+    const isSet = view.threshold !== before; // meanwhile, by hand
+    if (!isSet) view.threshold = asked;
     showFacts();
     paint();
     showControls();
-    await loadLesions();
+    takeLesions(lesions);
+    if (isSet) await loadLesions();
   };
 
-  const watch = async () => {
+  const loadAnew = async () => {
+    const now = await source.facts();
+    // another slide, one that was not at hand, or a map of other layers
+    const kind = ({ slide_scanned: scanned, slide, layers }) => JSON.stringify([scanned, slide.mark, layers.map(({ name }) => name)]);
+    if (kind(now) === kind(facts)) await load(now);
+    else location.reload();
+  };
+
+  const watch = async (isOld = false) => {
+    let pause = facts.finished ? 15000 : 2500;
     try {
-      if (!document.hidden && (await source.version()) !== facts.version) {
-        const now = await source.facts();
-        // another slide, or one that was not at hand
-        if (now.slide_scanned !== facts.slide_scanned || now.slide.mark !== facts.slide.mark) return location.reload();
-        facts = now;
-        await loadMap();
+      if (!document.hidden) {
+        const { version, unread } = await source.version();
+        if (isOld || version !== facts.version) await loadAnew();
+        else if (unread !== facts.slide.unread) {
+          facts.slide.unread = unread;
+          showLayer();
+        }
+        await corrections.refresh();
+        if (trouble) unless(trouble);
+        trouble = "";
       }
-      if (!document.hidden) await corrections.refresh();
-      unless("No answer");
     } catch (error) {
-      if (error.status === undefined) notice("No answer from wsi-meta view; start it again and load this page anew");
-      else if (error.status !== 409) notice(error.message);
+      pause = 2500;
+      if (error.status !== GROWN) {
+        trouble = `Shown is what was read before. Now: ${reasonOf(error)}`;
+        notice(trouble);
+      }
     }
-    setTimeout(watch, facts.finished ? 15000 : 2500);
+    clearTimeout(next);
+    next = setTimeout(watch, pause);
+  };
+
+  const look = () => watch(true);
+
+  // Once tiles have come, the server knows whether all of them could be read.
+  const lookSoon = () => {
+    clearTimeout(next);
+    next = setTimeout(watch, 1000);
   };
 
   // ---- hands --------------------------------------------------------------------------------------------------------
@@ -504,6 +561,7 @@
       event.preventDefault();
       act();
     });
+    document.addEventListener("visibilitychange", () => source.live && watch());
     addEventListener("hashchange", () => {
       const place = readLink();
       showControls();
@@ -530,6 +588,7 @@
     for (const name of ["update-viewport", "resize"]) viewer.addHandler(name, fold);
     fold();
     viewer.addHandler("animation-finish", keepLink);
+    if (source.live) viewer.addHandler("tile-loaded", lookSoon);
   };
 
   const begin = async () => {
@@ -564,14 +623,14 @@
     over.className = "over";
     Object.assign(viewer.canvas, { role: "img", ariaLabel: `${facts.name}: the slide and its map` });
     viewer.canvas.append(over);
-    await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), loadMap()]);
+    await Promise.all([new Promise((resolve) => viewer.addOnceHandler("open", resolve)), load(facts)]);
     if (place) goTo(place);
     listen();
     draw();
     await corrections.load();
     document.body.dataset.ready = "yes";
     WsiMeta.page = { viewer, view, frame, facts: () => facts, found: () => found, corrections, fly, setThreshold, set };
-    if (source.live) setTimeout(watch, 2500);
+    if (source.live) next = setTimeout(watch, 2500);
   };
 
   begin().catch((error) => {

@@ -14,7 +14,7 @@ WsiMeta.fromServer = () => {
   return {
     live: true,
     facts: async () => (await ask("facts")).json(),
-    version: async () => (await (await ask("version")).json()).version,
+    version: async () => (await ask("version")).json(),
     map: async (version) => (await ask(`map/${version}`)).arrayBuffer(),
     lesions: async (version, threshold) => (await ask(`lesions/${version}/${threshold}`)).json(),
     tileUrl: (mark, level, col, row) => `${base}/tile/${mark}/${level}/${col}/${row}`,
@@ -34,7 +34,6 @@ WsiMeta.fromFiles = (files) => ({
   live: false,
   kept: Object.keys(files.lesions).map(Number).sort((one, other) => one - other), // thresholds of which it has the lesions
   facts: async () => files.facts,
-  version: async () => files.facts.version,
   map: async () => {
     const packed = Uint8Array.from(atob(files.map), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
