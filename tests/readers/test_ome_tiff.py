@@ -13,7 +13,7 @@ import tifffile
 from fakes import scan_darkness
 from numpy.typing import NDArray
 from range_server import served
-from slide_files import overwrite, rename_tag, stored_tiles, texture, write_jpeg_slide
+from slide_files import overwrite, rename_tag, set_tile_tag, stored_tiles, texture, write_jpeg_slide
 
 from wsi_meta import open_slide
 from wsi_meta.errors import SlideReadError
@@ -73,6 +73,35 @@ def test_every_level_is_read_as_it_was_written(
         assert list(slide.level_downsamples) == [1, 2, 4]
         for factor, level in zip((1, 2, 4), levels_of(slide), strict=True):
             np.testing.assert_array_equal(level, image[::factor, ::factor])
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
+def test_transparent_pixels_lie_before_white_on_every_level(
+    tmp_path: Path, image: NDArray[np.uint8], kind: str, planar: bool
+) -> None:
+    opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+    opaque[:200, :300], opaque[200:400, :300] = 0, 100
+    colours = image * (opaque / 255) if kind == "assocalpha" else image
+    whole = np.concatenate([colours.round().astype(np.uint8), opaque], axis=2)
+    path = write_ome(tmp_path / "s.ome.tif", whole, "zlib", planar=planar, extrasamples=[kind])
+    seen = image * (opaque / 255) + 255 * (1 - opaque / 255)
+    with open_slide(path) as slide, open_slide(path, reader="openslide") as openslide:
+        assert slide.reader == "direct"
+        for factor, level in zip((1, 2, 4), levels_of(slide), strict=True):
+            np.testing.assert_allclose(level, seen[::factor, ::factor], atol=1)
+        np.testing.assert_allclose(levels_of(openslide)[0], seen, atol=2)
+
+
+def test_a_lost_tile_of_a_transparent_picture_is_told_by_its_coarser_levels(tmp_path: Path, image: NDArray[np.uint8]) -> None:
+    whole = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    path = write_ome(tmp_path / "s.ome.tif", whole, "zlib", extrasamples=["unassalpha"])
+    for tag in ("TileOffsets", "TileByteCounts"):
+        set_tile_tag(path, tag, 9, 0)
+    with open_slide(path) as slide:
+        with pytest.raises(SlideReadError, match="the tile at row 1, column 1 was lost: other levels hold what lies there"):
+            slide.read_region(100, 70, 20, 20)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 90, 60), image[:60, :90])
 
 
 def test_jpeg_is_read_as_tifffile_and_openslide_read_it(tmp_path: Path, image: NDArray[np.uint8]) -> None:

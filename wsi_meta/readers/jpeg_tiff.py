@@ -14,7 +14,7 @@ from wsi_meta.tiffs.codestreams import tables_of
 from wsi_meta.tiffs.level_pages import VENDORS, level_pages
 from wsi_meta.tiffs.pixel_form import other_order
 from wsi_meta.tiffs.sparse_tiles import lacks_tiles
-from wsi_meta.tiffs.tags import CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
+from wsi_meta.tiffs.tags import ALPHA_MULTIPLIED, CONTIGUOUS, DIFFERENCES, JPEG, RGB, SEPARATE, YCBCR
 from wsi_meta.words import first_line
 
 __all__ = ["NotPlainError", "find_checked", "find_levels", "name_of", "tables_in", "tiles_of"]
@@ -156,7 +156,8 @@ def tiles_of(page: Any) -> TiledLevel:
     if (told := other_order(compression, page.predictor, page.fillorder)) is not None:
         raise NotPlainError(told)
     shape, samples = (int(page.tilewidth), int(page.tilelength)), page.samplesperpixel // planes
-    form = TileForm(*shape, compression, tables_in(page), int(page.photometric), differences, samples)
+    multiplied = ALPHA_MULTIPLIED in page.extrasamples
+    form = TileForm(*shape, compression, tables_in(page), int(page.photometric), differences, samples, multiplied)
     return TiledLevel(*shape, columns, lengths.reshape(planes, -1), offsets.reshape(planes, -1), form)
 
 

@@ -14,6 +14,8 @@ from wsi_meta.readers.reader import WHITE, Bounds, OpenedReader, StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TiffReader, TiledLevel
 from wsi_meta.tiffs.pixel_form import refuse_turned
 from wsi_meta.tiffs.tags import (
+    ALPHA,
+    ALPHA_MULTIPLIED,
     CONTIGUOUS,
     JPEG,
     MAX_TILE_PX,
@@ -113,15 +115,24 @@ def _level_of(page: Any) -> TiledLevel:
         raise NotPlainError(f"tiles compressed with {name_of(page.compression)}")
     if page.photometric != RGB and (page.photometric, page.compression) != (YCBCR, JPEG):
         raise NotPlainError(f"colours stored as {name_of(page.photometric)}; expected RGB")
-    planes = {CONTIGUOUS: 1, SEPARATE: 3}.get(int(page.planarconfig), 0)
-    samples = page.bitspersample, page.samplesperpixel, page.imagedepth
-    if samples != (8, 3, 1) or page.sampleformat not in UNSIGNED or (planes != 1 and page.compression == JPEG):
-        raise NotPlainError("samples that are not three bytes a pixel")
+    if (told := _other_samples(page)) is not None:
+        raise NotPlainError(told)
     if not page.tilewidth or not page.tilelength or page.tilewidth * page.tilelength > MAX_TILE_PX:
         raise NotPlainError(f"tiles of {page.tilewidth} x {page.tilelength} px")
     if not page.imagewidth or not page.imagelength:
         raise NotPlainError(f"a page of {page.imagewidth} x {page.imagelength} px")
     return tiles_of(page)
+
+
+def _other_samples(page: Any) -> str | None:
+    """Return how pixels are stored that are neither RGB nor RGB with transparency, a byte each; None where they are."""
+    samples = 4 if tuple(page.extrasamples) in ((ALPHA,), (ALPHA_MULTIPLIED,)) else 3
+    form = page.bitspersample, page.samplesperpixel, page.imagedepth
+    if form != (8, samples, 1) or page.sampleformat not in UNSIGNED or page.planarconfig not in (CONTIGUOUS, SEPARATE):
+        return "samples that are not three bytes a pixel, nor four with transparency"
+    if page.compression == JPEG and (samples, page.planarconfig) != (3, CONTIGUOUS):
+        return "JPEG of other than three colours"
+    return None
 
 
 def mpp_of_page(page: Any) -> StatedMpp:

@@ -15,6 +15,8 @@ from wsi_meta.readers.reader import StatedMpp
 from wsi_meta.readers.tiff_reader import DECODERS, TileForm
 from wsi_meta.tiffs.pixel_form import other_colours, other_order, refuse_turned
 from wsi_meta.tiffs.tags import (
+    ALPHA,
+    ALPHA_MULTIPLIED,
     BLACK_IS_ZERO,
     CONTIGUOUS,
     DIFFERENCES,
@@ -36,9 +38,6 @@ __all__ = ["read_picture_tiff", "refuse_larger"]
 
 MOST_PX = 1 << 28
 """Pixels of the largest picture, 16,384 x 16,384: 800 MB. A larger one is better stored in tiles."""
-
-ALPHA_MULTIPLIED, ALPHA = 1, 2
-"""TIFF's numbers of what a further sample of a pixel is."""
 
 
 class TiffPicture(NamedTuple):

@@ -66,7 +66,9 @@ class TileForm:
     differences: bool = False
     """Whether values are told to be differences from the pixel before (TIFF's predictor 2); some compressions know that."""
     samples: int = 3
-    """Values of a pixel: one where each colour has tiles of its own."""
+    """Values of a pixel: one where each colour has tiles of its own. A fourth one is how opaque it is."""
+    multiplied: bool = False
+    """Whether colours are multiplied by that already."""
 
     @property
     def most_bytes(self) -> int:
@@ -189,7 +191,8 @@ class TiffReader(TileReader):
     def _decode(self, tile: Tile, source: Any) -> NDArray[np.uint8]:
         level = self._levels[tile[0]]
         planes = [level.form.decode(_read(level.form, self._same, source, part)) for part in level.parts(*tile[1:])]
-        return planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
+        pixels = planes[0] if level.planes == 1 else np.concatenate(planes, axis=2)
+        return pixels if pixels.shape[2] == 3 else _before(self.background, pixels, multiplied=level.form.multiplied)
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,13 @@ def _read(form: TileForm, same: WatchedFile, file: OpenFile, part: tuple[int, in
     if not FILE_HEADER_BYTES <= offset <= same.size - length:
         raise ValueError(f"a tile of {length:,} bytes at {offset:,} in a file of {same.size:,}")
     return file.read(offset, length)
+
+
+def _before(background: tuple[int, ...], pixels: NDArray[np.uint8], *, multiplied: bool) -> NDArray[np.uint8]:
+    """Return pixels (height, width, 4) that may be transparent as they look before a colour, (height, width, 3)."""
+    opaque = pixels[..., 3:] / np.float32(255)
+    colours = pixels[..., :3] if multiplied else pixels[..., :3] * opaque
+    return np.minimum(colours + np.array(background, np.float32) * (1 - opaque), 255).round().astype(np.uint8)
 
 
 def _decoder(compression: int) -> Callable[[bytes, int], Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "ALPHA",
+    "ALPHA_MULTIPLIED",
     "BITS",
     "BLACK_IS_ZERO",
     "CODECS",
@@ -59,6 +61,8 @@ BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262
 COMPRESSION, PREDICTOR = 259, 317
 FORM = (BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, SAMPLE_FORMAT, COMPRESSION, PREDICTOR)
 """Tags that say how pixels are stored."""
+ALPHA_MULTIPLIED, ALPHA = 1, 2
+"""What a further value of a pixel is: how opaque it is; multiplied, the colours are multiplied by it already."""
 REDUCED, IS_MASK = 1, 4
 """Bits of a page's kind: a coarser level, label or overview; which pixels of another page count."""
 CONTIGUOUS, SEPARATE = 1, 2
